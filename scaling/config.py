@@ -36,6 +36,7 @@ class RunConfig(BaseModel):
     top_k: int = Field(0, ge=0)
     max_new_tokens: int | None = Field(None, ge=1)
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    max_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     engine: Literal["transformers"] = "transformers"
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -88,7 +89,7 @@ def load_config(file: Path | None, given: dict[str, Any]) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        said = "give a whole number from 1, or `auto`" if key == "batch_size" else _said(first["msg"])
+        said = "give a whole number from 1, or `auto`" if key in ("batch_size", "max_batch_tokens") else _said(first["msg"])
         raise UsageError(f"`{option(key)}` is {values[key]!r}: {said}.") from None
 
 

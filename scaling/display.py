@@ -122,7 +122,7 @@ def show_summary(console: Console, summary: dict[str, Any]) -> None:
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, value, remark) of each line; a rate that cannot be computed shows as a dash."""
-    tokens, seconds = summary["tokens"], summary["seconds"]
+    tokens, engine, seconds = summary["tokens"], summary["engine"], summary["seconds"]
     flat = ("accuracy, flat vote", _percent(summary["accuracy"]), _interval(summary))
     hierarchical = (
         "accuracy, hierarchical vote",
@@ -147,6 +147,12 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{tokens['prefill_computed']:,}",
             f"{tokens['prefill_avoided']:,} more were shared",
         ),
+        (
+            "keys and values held",
+            _bytes(engine["kv_bytes_held"]),
+            f"{_bytes(engine['kv_bytes_avoided'])} more were shared, at the peak",
+        ),
+        ("decode steps", f"{engine['decode_steps']:,}", f"rows in use: {_percent(engine['slot_occupancy'])}"),
         ("seconds", f"{seconds:.1f}", f"{tokens['generated'] / max(seconds, 1e-9):.0f} tokens/s"),
     ]
 
@@ -157,6 +163,10 @@ def _percent(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def _bytes(value: int) -> str:
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
 
 
 def _interval(summary: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from contrastive.thinker import Thinker
 from scaling import models
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding, Generated
-from scaling.engines.transformers import TransformersEngine, auto_batch_size
+from scaling.engines.transformers import TransformersEngine, auto_limits
 from scaling.errors import Interrupted, UsageError
 from scaling.journal import Journal, config_hash
 from scaling.methods.base import Method
@@ -190,7 +190,7 @@ def cpu_name() -> str:
 def _sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -> dict[str, Any]:
     config = setup.config
     grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed)
-    engine = _engine(setup)
+    engine = _engine(setup, watcher)
     account = _Account(setup, journal, engine, time.monotonic())
     decoding = Decoding(config.temperature, config.top_p, config.top_k, config.max_new_tokens or 1)
     watcher.start(grid, journal.completions, folder)
@@ -219,13 +219,22 @@ def _sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) 
     return summary
 
 
-def _engine(setup: Setup) -> TransformersEngine:
-    model, size = setup.backbone.model, setup.config.batch_size
-    if size == "auto":
-        free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
-        tokens = setup.longest + (setup.config.max_new_tokens or 1)
-        size = auto_batch_size(model, tokens_per_row=tokens, free_bytes=free)
-    return TransformersEngine(model, end_tokens=setup.backbone.end_tokens, batch_size=size)
+def _engine(setup: Setup, watcher: Watcher) -> TransformersEngine:
+    model, config = setup.backbone.model, setup.config
+    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    batch_size, max_batch_tokens = auto_limits(
+        model,
+        tokens_per_row=setup.longest + (config.max_new_tokens or 1),
+        free_bytes=free,
+        batch_size=None if config.batch_size == "auto" else config.batch_size,
+        max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
+    )
+    engine = TransformersEngine(
+        model, end_tokens=setup.backbone.end_tokens, batch_size=batch_size, max_batch_tokens=max_batch_tokens
+    )
+    if engine.plain_because:
+        watcher.status(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
+    return engine
 
 
 def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
@@ -266,10 +275,11 @@ class _Account:
         before = journal.read_summary() or {}
         self._seconds = float(before.get("seconds", 0.0))
         self._tokens = before.get("tokens", {})
+        self._before = before.get("engine", {})
 
     def summary(self, folder: Path) -> dict[str, Any]:
         config, completions = self._setup.config, self._journal.completions
-        prefill = self._engine.prefill
+        counters = self._engine.counters
         return {
             **summarise(
                 self._setup.task.questions,
@@ -279,12 +289,22 @@ class _Account:
                 voter=config.voter,
             ),
             "tokens": {
-                "prefill_computed": self._tokens.get("prefill_computed", 0) + prefill.computed,
-                "prefill_avoided": self._tokens.get("prefill_avoided", 0) + prefill.avoided,
+                "prefill_computed": self._tokens.get("prefill_computed", 0) + counters.prefill_computed,
+                "prefill_avoided": self._tokens.get("prefill_avoided", 0) + counters.prefill_avoided,
                 "generated": sum(completion.num_tokens for completion in completions.values()),
             },
-            "seconds": self._seconds + (time.monotonic() - self._started if prefill.computed else 0.0),
+            "engine": self._counted(),
+            "seconds": self._seconds + (time.monotonic() - self._started if counters.prefill_computed else 0.0),
             "task": self._setup.task.name,
             "method": config.method,
             "run": str(folder),
         }
+
+    def _counted(self) -> dict[str, Any]:
+        """Counters of all sessions; bytes are the largest of any session, everything else is added up."""
+        now = {key: value for key, value in asdict(self._engine.counters).items() if not key.startswith("prefill")}
+        for key, value in now.items():
+            before = self._before.get(key, 0)
+            now[key] = max(before, value) if key.startswith("kv_bytes") else before + value
+        occupancy = now["decoded_rows"] / now["row_capacity"] if now["row_capacity"] else None
+        return {**now, "slot_occupancy": occupancy}

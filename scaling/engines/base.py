@@ -32,13 +32,15 @@ class SoftPrompt:
 class Decoding:
     """How tokens are chosen. Nothing else of a model's generation config is ever used.
 
-    temperature: 0 is greedy. top_p: 1 is off. top_k: 0 is off. max_new_tokens counts the end token.
+    temperature: 0 is greedy. top_p: 1 is off. top_k: 0 is off. max_new_tokens counts the end token. log_probs: whether
+    results carry their log-probability.
     """
 
     temperature: float
     top_p: float
     top_k: int
     max_new_tokens: int
+    log_probs: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,24 +54,43 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """A finished request. tokens: generated ids, the end token included where stop_reason is "end"."""
+    """A finished request. tokens: generated ids, the end token included where stop_reason is "end".
+
+    log_prob: sum over the tokens of their log-probability under the model at temperature 1, None unless asked for.
+    """
 
     request: Request
     tokens: list[int]
     stop_reason: str
+    log_prob: float | None = None
 
 
 @dataclass
-class PrefillCount:
-    """Prompt tokens the engine computed, and those it did not need to because samples share them (tokens)."""
+class Counters:
+    """What the engine did, and what it spared by sharing, compared with a copy of the prompt for every completion.
 
-    computed: int = 0
-    avoided: int = 0
+    prefill_computed, prefill_avoided: prompt tokens. kv_bytes_held, kv_bytes_avoided: bytes of keys and values at their
+    peak. decode_steps: forward passes of one token a row; decoded_rows: rows in them, of row_capacity that would have fit.
+    cancelled_tokens: decoded for completions that were then cancelled.
+    """
+
+    prefill_computed: int = 0
+    prefill_avoided: int = 0
+    kv_bytes_held: int = 0
+    kv_bytes_avoided: int = 0
+    decode_steps: int = 0
+    decoded_rows: int = 0
+    row_capacity: int = 0
+    cancelled_tokens: int = 0
 
 
 class Engine(Protocol):
     """Samples requests and yields each as it finishes, in any order."""
 
-    prefill: PrefillCount
+    counters: Counters
 
     def generate(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Generated]: ...
+
+    def cancel(self, question_id: str) -> None:
+        """Gives up what is left of a question; takes effect before the next token."""
+        ...

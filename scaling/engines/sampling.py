@@ -59,28 +59,40 @@ def keep_top(logits: Tensor, decoding: Decoding) -> Tensor:
 
 
 def sample_tokens(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
-    """One token a row by inverting the cumulative distribution at `uniform`.
+    """One token a row by inverting the cumulative distribution at `uniform`; -1 where a row's logits hold a NaN.
 
     logits: [R, V], any float dtype; uniform: [R] float64. Returns [R] int64. Greedy at temperature 0.
     """
     if decoding.temperature == 0:
-        return logits.argmax(-1)
-    logits = keep_top(logits.float() / decoding.temperature, decoding)
-    return _invert(logits.softmax(-1), uniform)
+        top, chosen = logits.max(-1)
+    else:
+        scaled = logits.float() / decoding.temperature
+        top = scaled.amax(-1)
+        chosen = _invert(keep_top(scaled, decoding).sub_(top.unsqueeze(-1)).exp_(), uniform)
+    return chosen.masked_fill_(top.isnan(), -1)
 
 
-def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """First token whose cumulative probability exceeds `uniform`, found block by block.
+def log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probability of one token a row at temperature 1. logits: [R, V]; tokens: [R] int64. Returns [R] float32."""
+    chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1).float()
+    return chosen - logits.float().logsumexp(-1)
 
-    Two levels keep the float64 sums short: a cumulative sum over the whole vocabulary cost more than the softmax.
+
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """First token whose cumulative weight exceeds `uniform` times the sum, found block by block. weights: [R, V] float32.
+
+    Two levels, as only the short one needs float64: 128 rows of 49,152 take 9 ms instead of 43 ms on two CPU cores.
     """
-    rows, vocabulary = probabilities.shape
-    blocks = torch.nn.functional.pad(probabilities, (0, -vocabulary % _BLOCK)).view(rows, -1, _BLOCK)
-    edges = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    rows, vocabulary = weights.shape
+    whole = vocabulary - vocabulary % _BLOCK
+    sums = [weights[:, :whole].view(rows, -1, _BLOCK).sum(-1), weights[:, whole:].sum(-1, keepdim=True)]
+    edges = torch.cat(sums, dim=-1).double().cumsum(-1)
     target = uniform.unsqueeze(-1) * edges[:, -1:]
     block = torch.searchsorted(edges, target, right=True).clamp(max=edges.shape[1] - 1)
     before = torch.where(block > 0, edges.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks.gather(1, block.unsqueeze(-1).expand(-1, 1, _BLOCK)).squeeze(1).double().cumsum(-1)
+    tokens = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    inside = weights.gather(1, tokens.clamp(max=vocabulary - 1)).masked_fill_(tokens >= vocabulary, 0.0)
+    inside = inside.double().cumsum(-1)
     # rounding may put the target a hair beyond its block: stay on the last token that has any probability
     rest = torch.minimum(target - before, inside[:, -1:] * (1 - 2.0**-52))
     return (block * _BLOCK + torch.searchsorted(inside, rest, right=True)).squeeze(1)

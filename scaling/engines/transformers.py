@@ -1,58 +1,56 @@
-"""The in-process engine: batches on a transformers model, soft tokens as input embeddings.
+"""The in-process engine: draws tokens for many rows at once on a transformers model, soft tokens as input embeddings.
 
-Each distinct prompt of a batch is prefilled once and its keys and values copied to its samples' slots. Rows that finish
-make room for the next requests. Masks and positions keep a row's result independent of its neighbours.
-Letters as in `contrastive.thinker`; R rows decoded together, P distinct prompts among them.
+The scheduler says what is decoded, a decoder turns last tokens into logits, and this loop draws the next ones. A row that
+finishes is taken by the next request at once. Masks and positions keep a row's result independent of its neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain, islice
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers import PreTrainedModel
 
-from contrastive.thinker import attention_masks
-from scaling.engines.base import Decoding, Generated, PrefillCount, Request, SoftPrompt
-from scaling.engines.sampling import sample_tokens, uniforms
-from scaling.engines.slots import SlotCache
+from scaling.engines.base import Counters, Decoding, Generated, Request
+from scaling.engines.decoder import Decoder
+from scaling.engines.fitting import why_not_shared
+from scaling.engines.packing import PackedWeights
+from scaling.engines.plain import PlainDecoder
+from scaling.engines.sampling import log_probabilities, sample_tokens, uniforms
+from scaling.engines.scheduler import Scheduler
+from scaling.engines.shared import SharedPrefixDecoder
 from scaling.errors import UsageError
-
-_REFILL = 4  # a refill is one more forward pass: wait until one row in 4 is free
-
-
-@dataclass(eq=False)
-class _Rows:
-    """What is being decoded, row by row. seeds: [R] int64; logits: [R, V] of the next token."""
-
-    cache: SlotCache
-    seeds: Tensor
-    logits: Tensor
-    requests: list[Request] = field(default_factory=list)
-    tokens: list[list[int]] = field(default_factory=list)
 
 
 class TransformersEngine:
-    """batch_size: rows decoded together; halved, down to 1, each time memory runs out. end_tokens: ids that stop a row."""
+    """end_tokens: ids that stop a row. batch_size: rows decoded together; halved, down to 1, each time memory runs out.
 
-    def __init__(self, model: PreTrainedModel, *, end_tokens: tuple[int, ...], batch_size: int):
+    max_batch_tokens: tokens whose keys and values are held at once, prompts and rows together. plain_because: why prefixes
+    are not shared, None where they are.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, end_tokens: Sequence[int], batch_size: int, max_batch_tokens: int
+    ) -> None:
         self.batch_size = batch_size
-        self.prefill = PrefillCount()
+        self.max_batch_tokens = max_batch_tokens
+        self.counters = Counters()
+        self.plain_because = why_not_shared(model)
         self._model = model
-        self._end = frozenset(end_tokens)
+        self._end = torch.tensor(sorted(end_tokens), dtype=torch.long, device=model.device)
+        self._cancelled: set[str] = set()
+        self._packed = PackedWeights(model)
 
     def generate(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Generated]:
         """Yields every request once, as it finishes. Raises UsageError where the model's logits are not numbers."""
         source = iter(requests)
         while True:
-            held: list[Request] = []
+            work = self._start(source, decoding)
             try:
-                yield from self._run(source, held, decoding)
+                with self._packed:
+                    yield from work.run(self._cancelled)
                 return
             except RuntimeError as error:
                 if not _out_of_memory(error):
@@ -62,141 +60,191 @@ class TransformersEngine:
                         "memory ran out with a single completion; lower `--max-new-tokens`, or take a smaller backbone."
                     ) from error
             # the same requests start again, and their own streams give them the same tokens
-            source = chain(held, source)
+            source = chain(work.unfinished(), source)
+            del work
             self.batch_size = max(1, self.batch_size // 2)
+            self.max_batch_tokens //= 2
+
+    def cancel(self, question_id: str) -> None:
+        """Gives up what is left of a question; takes effect before the next token."""
+        self._cancelled.add(question_id)
+
+    def _start(self, source: Iterator[Request], decoding: Decoding) -> _Work:
+        kind = PlainDecoder if self.plain_because else SharedPrefixDecoder
+        decoder: Decoder = kind(self._model, num_rows=self.batch_size, max_new_tokens=decoding.max_new_tokens)
+        scheduler = Scheduler(
+            source,
+            num_rows=self.batch_size,
+            prompt_tokens=self.max_batch_tokens - self.batch_size * decoding.max_new_tokens,
+            share_prefix=decoder.share_prefix,
+        )
+        return _Work(decoder, scheduler, _Rows(self.batch_size, decoding, self._end), self.counters, self._packed)
+
+
+class _Work:
+    """One pass over the requests with a fixed number of rows."""
+
+    def __init__(
+        self, decoder: Decoder, scheduler: Scheduler, rows: _Rows, counters: Counters, packed: PackedWeights
+    ) -> None:
+        self._decoder, self._scheduler, self._rows = decoder, scheduler, rows
+        self._counters, self._packed = counters, packed
+        self._most_rows = self._peak_held = self._peak_flat = 0
+
+    def unfinished(self) -> list[Request]:
+        """Requests taken from the source and neither yielded nor cancelled."""
+        return [*self._rows.requests.values(), *self._scheduler.open]
 
     @torch.inference_mode()
-    def _run(self, source: Iterator[Request], held: list[Request], decoding: Decoding) -> Iterator[Generated]:
-        """Decodes until `source` is empty. held: the requests taken from it and not yet yielded, kept up to date."""
-        rows = self._no_rows()
-        while True:
-            free = self.batch_size - len(rows.requests)
-            if free * _REFILL >= self.batch_size and (taken := list(islice(source, free))):
-                held.extend(taken)
-                self._admit(rows, taken, decoding)
-            if not rows.requests:
-                return
-            finished = self._advance(rows, decoding)
-            self._drop(rows, [number for number, _ in finished])
-            for _, generated in finished:
-                held.remove(generated.request)
-                yield generated
-            if rows.requests:
-                self._step(rows)
+    def run(self, cancelled: set[str]) -> Iterator[Generated]:
+        """Decodes until there are no more requests. cancelled: questions to give up, looked at before every token."""
+        known: set[str] = set()
+        yield from self._fill([])
+        while used := self._decoder.used:
+            self._packed.choose(used)
+            logits = self._decoder.step(self._rows.last[:used])
+            self._count_step(used)
+            free = self._rows.draw(list(range(used)), logits)
+            yield from self._finish(free)
+            if new := cancelled - known:
+                known |= new
+                free += self._cancel(new)
+            yield from self._fill(free)
 
-    def _advance(self, rows: _Rows, decoding: Decoding) -> list[tuple[int, Generated]]:
-        """Draws one token for every row; returns (row, result) of those that are finished."""
-        chosen = self._choose(rows, decoding).tolist()
-        finished = []
-        for number, token in enumerate(chosen):
-            tokens = rows.tokens[number]
-            tokens.append(token)
-            if token in self._end:
-                finished.append((number, Generated(rows.requests[number], tokens, "end")))
-            elif len(tokens) == decoding.max_new_tokens:
-                finished.append((number, Generated(rows.requests[number], tokens, "length")))
-        return finished
+    def _fill(self, free: list[int]) -> Iterator[Generated]:
+        """Puts requests into rows, and closes up what stays free. free: rows in use whose request is done."""
+        while available := [*free, *range(self._decoder.used, self._rows.capacity)]:
+            self._prepare(len(available))
+            requests = self._scheduler.take(len(available))
+            if not requests:
+                break
+            rows, free = available[: len(requests)], free[len(requests) :]
+            logits = self._decoder.place(rows, [request.prompt for request in requests])
+            self._rows.start(rows, requests)
+            self._counters.prefill_avoided += sum(len(request.prompt) for request in requests)
+            done = self._rows.draw(rows, logits)
+            yield from self._finish(done)
+            free += done
+        if free:
+            self._rows.rearrange(self._decoder.remove(free))
 
-    def _choose(self, rows: _Rows, decoding: Decoding) -> Tensor:
-        if bool(rows.logits.amax(-1).isnan().any()):
+    def _prepare(self, free: int) -> None:
+        new, dropped = self._scheduler.prepare(free)
+        for prompt in dropped:
+            self._decoder.drop(prompt)
+        if new:
+            computed = self._decoder.hold(new)
+            self._counters.prefill_computed += computed
+            self._counters.prefill_avoided -= computed
+
+    def _finish(self, done: list[int]) -> Iterator[Generated]:
+        for row in done:
+            generated = self._rows.take(row)
+            if self._scheduler.finish(generated.request):
+                self._decoder.drop(generated.request.prompt)
+            yield generated
+
+    def _cancel(self, questions: set[str]) -> list[int]:
+        """Rows that are free because their question was given up."""
+        rows = [row for row, request in self._rows.requests.items() if request.prompt.question_id in questions]
+        for row in rows:
+            generated = self._rows.take(row)
+            self._counters.cancelled_tokens += len(generated.tokens)
+            if self._scheduler.finish(generated.request):
+                self._decoder.drop(generated.request.prompt)
+        for prompt in chain.from_iterable(map(self._scheduler.cancel, questions)):
+            self._decoder.drop(prompt)
+        return rows
+
+    def _count_step(self, used: int) -> None:
+        counters = self._counters
+        self._most_rows = max(self._most_rows, used)
+        counters.decode_steps += 1
+        counters.decoded_rows += used
+        counters.row_capacity += self._most_rows
+        flat = self._rows.prompt_tokens + int(self._rows.steps[:used].sum())
+        own = flat - self._rows.prompt_tokens if self._decoder.share_prefix else flat
+        self._peak_held = max(self._peak_held, self._scheduler.held_tokens + own)
+        self._peak_flat = max(self._peak_flat, flat)
+        size = self._decoder.bytes_per_token
+        counters.kv_bytes_held = max(counters.kv_bytes_held, size * self._peak_held)
+        counters.kv_bytes_avoided = max(counters.kv_bytes_avoided, size * (self._peak_flat - self._peak_held))
+
+
+class _Rows:
+    """What is being decoded. seeds, steps, last: [R] int64: random stream, tokens drawn, last token; tokens: [R, most].
+
+    requests: those in rows that are not done, by row.
+    """
+
+    def __init__(self, capacity: int, decoding: Decoding, end: Tensor) -> None:
+        self.capacity = capacity
+        self.requests: dict[int, Request] = {}
+        self.prompt_tokens = 0
+        self.last, self.steps, self._seeds = torch.zeros(3, capacity, dtype=torch.long, device=end.device)
+        self._tokens = torch.zeros(capacity, decoding.max_new_tokens, dtype=torch.long, device=end.device)
+        self._log_probs = torch.zeros(capacity, dtype=torch.float64, device=end.device)
+        self._decoding, self._end = decoding, end
+
+    def start(self, rows: list[int], requests: list[Request]) -> None:
+        at = torch.tensor(rows, device=self._end.device)
+        self._seeds[at] = torch.tensor([request.seed for request in requests], device=at.device)
+        self.steps[at] = 0
+        self._log_probs[at] = 0.0
+        self.requests.update(zip(rows, requests, strict=True))
+        self.prompt_tokens += sum(len(request.prompt) for request in requests)
+
+    def draw(self, rows: list[int], logits: Tensor) -> list[int]:
+        """One more token in each of `rows`, from logits [len(rows), V]. Returns the rows that are then done."""
+        at = torch.tensor(rows, device=self._end.device)
+        chosen = sample_tokens(logits, uniforms(self._seeds[at], self.steps[at]), self._decoding)
+        if bool((chosen < 0).any()):
             raise UsageError(
-                f"the backbone's logits are not numbers (NaN) in {str(self._model.dtype).removeprefix('torch.')}; try "
+                f"the backbone's logits are not numbers (NaN) in {str(logits.dtype).removeprefix('torch.')}; try "
                 f"`--dtype float32`, and check the backbone's weights and the `--thinker` checkpoint."
             )
-        steps = torch.tensor([len(tokens) for tokens in rows.tokens], device=rows.seeds.device)
-        return sample_tokens(rows.logits, uniforms(rows.seeds, steps), decoding)
+        if self._decoding.log_probs:
+            self._log_probs[at] += log_probabilities(logits, chosen)
+        self._tokens[at, self.steps[at]] = chosen
+        self.last[at] = chosen
+        self.steps[at] += 1
+        done = torch.isin(chosen, self._end) | (self.steps[at] == self._decoding.max_new_tokens)
+        return [rows[number] for number in done.nonzero().flatten().tolist()]
 
-    def _no_rows(self) -> _Rows:
-        device = self._model.device
-        nothing = torch.empty(0, dtype=torch.long, device=device)
-        return _Rows(SlotCache(self.batch_size, device), nothing, torch.empty(0, 0, device=device))
+    def take(self, row: int) -> Generated:
+        """The result of a row, which is then nobody's."""
+        request = self.requests.pop(row)
+        self.prompt_tokens -= len(request.prompt)
+        tokens = self._tokens[row, : int(self.steps[row])].tolist()
+        ended = bool(torch.isin(self.last[row], self._end))
+        log_prob = float(self._log_probs[row]) if self._decoding.log_probs else None
+        return Generated(request, tokens, "end" if ended else "length", log_prob)
 
-    def _admit(self, rows: _Rows, requests: list[Request], decoding: Decoding) -> None:
-        """New rows, up to the logits after their prompts; each distinct prompt is computed once."""
-        distinct = {id(request.prompt): request.prompt for request in requests}
-        place = {key: number for number, key in enumerate(distinct)}
-        inputs, mask = self._embed(list(distinct.values()))
-        # no config: every layer keeps all its keys, and a sliding window is the mask's business
-        prefilled = DynamicCache()
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits = self._forward(inputs, prefilled, mask, positions)
-        source = torch.tensor([place[id(request.prompt)] for request in requests], device=mask.device)
-        rows.cache.admit(prefilled, mask, source, room=decoding.max_new_tokens)
-        seeds = torch.tensor([request.seed for request in requests], device=mask.device)
-        rows.seeds = torch.cat([rows.seeds, seeds])
-        rows.logits = torch.cat([rows.logits, logits[source]]) if rows.requests else logits[source]
-        rows.requests += requests
-        rows.tokens += [[] for _ in requests]
-        computed = sum(map(len, distinct.values()))
-        self.prefill.computed += computed
-        self.prefill.avoided += sum(len(request.prompt) for request in requests) - computed
-
-    def _embed(self, prompts: list[SoftPrompt]) -> tuple[Tensor, Tensor]:
-        """Input embeddings [P, T, D] and mask [P, T] int64, padded on the left with zeros."""
-        embed, device = self._model.get_input_embeddings(), self._model.device
-        longest = max(map(len, prompts))
-        inputs = torch.zeros(
-            len(prompts),
-            longest,
-            self._model.config.get_text_config().hidden_size,
-            dtype=self._model.dtype,
-            device=device,
-        )
-        mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
-        for row, prompt in enumerate(prompts):
-            parts = [
-                embed(torch.tensor(prompt.prefix, dtype=torch.long, device=device)),
-                prompt.thoughts.to(device=device, dtype=self._model.dtype),
-                embed(torch.tensor(prompt.suffix, dtype=torch.long, device=device)),
-            ]
-            inputs[row, longest - len(prompt) :] = torch.cat(parts)
-            mask[row, longest - len(prompt) :] = 1
-        return inputs, mask
-
-    def _drop(self, rows: _Rows, finished: list[int]) -> None:
-        if not finished:
-            return
-        order = rows.cache.drop(finished)
-        index = torch.tensor(order, dtype=torch.long, device=rows.seeds.device)
-        rows.seeds, rows.logits = rows.seeds[index], rows.logits[index]
-        rows.requests = [rows.requests[number] for number in order]
-        rows.tokens = [rows.tokens[number] for number in order]
-
-    def _step(self, rows: _Rows) -> None:
-        """Feeds every row its last token."""
-        last = torch.tensor([[tokens[-1]] for tokens in rows.tokens], device=rows.seeds.device)
-        positions, seen = rows.cache.extend()
-        inputs = self._model.get_input_embeddings()(last)
-        mask = attention_masks(self._model.config, seen[:, None], positions[:, None], inputs.dtype)
-        rows.logits = self._forward(inputs, rows.cache, mask, positions[:, None])
-
-    def _forward(self, inputs: Tensor, cache: Cache, mask: Any, positions: Tensor) -> Tensor:
-        """Logits [rows, V] after the last position of inputs [rows, T, D]."""
-        output = self._model(
-            inputs_embeds=inputs,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+    def rearrange(self, order: list[int]) -> None:
+        """Row number r is from now on what row order[r] was."""
+        for states in (self.last, self.steps, self._seeds, self._tokens, self._log_probs):
+            states[: len(order)] = states[order]
+        self.requests = {new: self.requests[old] for new, old in enumerate(order)}
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def auto_batch_size(model: PreTrainedModel, *, tokens_per_row: int, free_bytes: int) -> int:
-    """Rows that fit half of the free memory: keys and values of `tokens_per_row`, and the logits' working copies.
+def auto_limits(
+    model: PreTrainedModel, *, tokens_per_row: int, free_bytes: int, batch_size: int | None, max_batch_tokens: int | None
+) -> tuple[int, int]:
+    """(batch_size, max_batch_tokens) where None means to choose: tokens fit half of the free memory; rows fit the tokens
+    even if no two share a prompt.
 
-    At most 128 on a CPU, where a step is bound by arithmetic from there on, and 512 elsewhere.
+    At most 128 rows on a CPU, where a step is bound by arithmetic from there on, and 512 elsewhere.
     """
-    config = model.config
+    config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_token = 2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize
-    per_row = per_token * tokens_per_row + config.vocab_size * 4 * 4
-    largest = 128 if model.device.type == "cpu" else 512
-    return int(max(1, min(largest, free_bytes // 2 // per_row)))
+    per_row = config.vocab_size * 4 * 4  # the logits' working copies
+    largest = batch_size or (128 if model.device.type == "cpu" else 512)
+    fitting = max(1, free_bytes // 2 // (per_token * tokens_per_row + per_row))
+    tokens = max_batch_tokens or max(tokens_per_row, (free_bytes // 2 - min(largest, fitting) * per_row) // per_token)
+    return min(largest, max(1, tokens // tokens_per_row)), tokens

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from scaling.engines.base import Decoding, Generated, Request, SoftPrompt
 from scaling.engines.sampling import sample_tokens, uniforms
-from scaling.engines.transformers import TransformersEngine, auto_batch_size
+from scaling.engines.transformers import TransformersEngine, auto_limits
 from scaling.errors import UsageError
 from scaling.seeds import stream_seed
 
@@ -37,6 +37,10 @@ def some_requests(model: PreTrainedModel, *, questions: int = 3, paths: int = 2,
     return requests
 
 
+def engine_of(model: PreTrainedModel, batch_size: int, *, max_batch_tokens: int = 10_000) -> TransformersEngine:
+    return TransformersEngine(model, end_tokens=END, batch_size=batch_size, max_batch_tokens=max_batch_tokens)
+
+
 @torch.inference_mode()
 def plain(model: PreTrainedModel, request: Request, decoding: Decoding) -> list[int]:
     embed = model.get_input_embeddings()
@@ -56,7 +60,7 @@ def plain(model: PreTrainedModel, request: Request, decoding: Decoding) -> list[
 def decoded(
     model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding, *, batch_size: int
 ) -> dict[tuple[str, int, int], Generated]:
-    engine = TransformersEngine(model, end_tokens=END, batch_size=batch_size)
+    engine = engine_of(model, batch_size)
     results = list(engine.generate(requests, decoding))
     found = {(g.request.prompt.question_id, g.request.prompt.path, g.request.sample): g for g in results}
     assert len(found) == len(results) == len(requests)
@@ -112,11 +116,11 @@ def test_the_order_of_requests_changes_nothing(make_model: MakeModel) -> None:
 def test_prompts_are_prefilled_once_for_all_their_samples(make_model: MakeModel) -> None:
     model = make_model("llama")
     requests = some_requests(model, questions=1, paths=2, samples=3)
-    engine = TransformersEngine(model, end_tokens=END, batch_size=6)
+    engine = engine_of(model, 6)
     list(engine.generate(requests, GREEDY))
     length = 3 + 2 + 2  # prefix, soft tokens, suffix
-    assert engine.prefill.computed == 2 * length
-    assert engine.prefill.avoided == (6 - 2) * length
+    assert engine.counters.prefill_computed == 2 * length
+    assert engine.counters.prefill_avoided == (6 - 2) * length
 
 
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(make_model: MakeModel) -> None:
@@ -132,7 +136,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(make_model: Ma
         return forward(*args, **kwargs)
 
     model.forward = scarce
-    engine = TransformersEngine(model, end_tokens=END, batch_size=16)
+    engine = engine_of(model, 16)
     results = list(engine.generate(requests, SAMPLED))
     assert engine.batch_size == 4
     found = {(g.request.prompt.question_id, g.request.prompt.path, g.request.sample): g.tokens for g in results}
@@ -148,7 +152,7 @@ def test_no_memory_even_for_one_row_is_the_users_to_fix(make_model: MakeModel) -
 
     model.forward = none_left
     with pytest.raises(UsageError, match="max-new-tokens"):
-        list(TransformersEngine(model, end_tokens=END, batch_size=2).generate(some_requests(model), GREEDY))
+        list(engine_of(model, 2).generate(some_requests(model), GREEDY))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(make_model: MakeModel) -> None:
@@ -159,7 +163,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_model: MakeModel) 
 
     model.forward = broken
     with pytest.raises(RuntimeError, match="a bug"):
-        list(TransformersEngine(model, end_tokens=END, batch_size=2).generate(some_requests(model), GREEDY))
+        list(engine_of(model, 2).generate(some_requests(model), GREEDY))
 
 
 def test_logits_that_are_not_numbers_are_reported(make_model: MakeModel) -> None:
@@ -167,7 +171,7 @@ def test_logits_that_are_not_numbers_are_reported(make_model: MakeModel) -> None
     with torch.no_grad():
         model.lm_head.weight[3, 0] = torch.nan
     with pytest.raises(UsageError, match="NaN"):
-        list(TransformersEngine(model, end_tokens=END, batch_size=2).generate(some_requests(model), GREEDY))
+        list(engine_of(model, 2).generate(some_requests(model), GREEDY))
 
 
 def test_the_automatic_batch_shrinks_with_memory(make_model: MakeModel) -> None:

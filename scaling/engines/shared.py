@@ -1,0 +1,196 @@
+"""Three levels of keys and values: a question's prefix held once, a path's segment once, and each sample's own tokens.
+
+The *segment* is what follows the prefix: soft thoughts and suffix, or the last token of a prompt that has neither.
+Letters as in `attention`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from scaling.engines import attention
+from scaling.engines.attention import Groups, Levels, SharedLevel
+from scaling.engines.base import SoftPrompt
+from scaling.engines.decoder import batches, compacted, embedded
+from scaling.engines.levels import Caught, OwnKeys, Store
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """Where a prompt's keys are, and the logits [V] after it."""
+
+    prefix: tuple[int, ...]
+    prefix_slot: int
+    segment_slot: int
+    length: int
+    logits: Tensor
+
+
+@dataclass(eq=False)
+class _Grouping:
+    """Who shares what; the same until rows or stores change."""
+
+    prefixes: Groups
+    segments: Groups
+
+
+class SharedPrefixDecoder:
+    """Raises ValueError or NotImplementedError where the model does not take its attention from outside."""
+
+    share_prefix = True
+
+    def __init__(self, model: PreTrainedModel, *, num_rows: int, max_new_tokens: int) -> None:
+        attention.install(model)
+        self._model = model
+        device = model.device
+        self._prefixes, self._segments = Store(device), Store(device)
+        self._own = OwnKeys(num_rows, max_new_tokens, device)
+        self._held: dict[SoftPrompt, _Held] = {}
+        self._prefix_slots: dict[tuple[int, ...], int] = {}
+        self._prefix_users: Counter[tuple[int, ...]] = Counter()
+        # of each row: its slots in the two stores, and the length of its prompt
+        self._rows = torch.zeros(3, num_rows, dtype=torch.long, device=device)
+        self._grouping: _Grouping | None = None
+        # a model's own mask is never looked at, but it would take time to make: anything of four axes is passed through
+        self._no_mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device)
+
+    @property
+    def used(self) -> int:
+        return self._own.used
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self._prefixes.bytes_per_token or self._segments.bytes_per_token
+
+    def hold(self, prompts: Sequence[SoftPrompt]) -> int:
+        split = [_split(prompt) for prompt in prompts]
+        new = list(dict.fromkeys(prefix for prefix, _ in split if prefix not in self._prefix_slots))
+        for batch in batches([len(prefix) for prefix in new]):
+            self._compute_prefixes([new[number] for number in batch])
+        for batch in batches([length for _, length in split]):
+            # pieces of one length only, so that nothing is padded and the last position is the last token of all
+            for length in {split[number][1] for number in batch}:
+                self._compute_segments([prompts[number] for number in batch if split[number][1] == length], length)
+        self._grouping = None
+        return sum(map(len, new)) + sum(length for _, length in split)
+
+    def drop(self, prompt: SoftPrompt) -> None:
+        held = self._held.pop(prompt)
+        self._segments.remove(held.segment_slot)
+        self._prefix_users[held.prefix] -= 1
+        if not self._prefix_users[held.prefix]:
+            del self._prefix_users[held.prefix]
+            self._prefixes.remove(self._prefix_slots.pop(held.prefix))
+        self._grouping = None
+
+    def place(self, rows: Sequence[int], prompts: Sequence[SoftPrompt]) -> Tensor:
+        held = [self._held[prompt] for prompt in prompts]
+        at = torch.tensor(rows, device=self._rows.device)
+        kept = [[h.prefix_slot for h in held], [h.segment_slot for h in held], [h.length for h in held]]
+        self._rows[:, at] = torch.tensor(kept, device=at.device)
+        self._own.lengths[at] = 0
+        self._own.used = max(self._own.used, max(rows) + 1)
+        self._grouping = None
+        return torch.stack([h.logits for h in held])
+
+    def remove(self, rows: Sequence[int]) -> list[int]:
+        order = compacted(self.used, rows)
+        for target, source in enumerate(order):
+            if source != target:
+                self._own.move(source, target)
+        self._own.used = len(order)
+        self._rows[:, : len(order)] = self._rows[:, order]
+        self._grouping = None
+        return order
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self._own.extend()
+        grouping = self._grouping or self._group()
+        lengths, starts = self._own.lengths[: self.used], self._rows[2, : self.used]
+        positions = (starts + lengths - 1)[:, None]
+        shared = [
+            level
+            for store, groups in ((self._prefixes, grouping.prefixes), (self._segments, grouping.segments))
+            if (level := _level(store, groups, positions))
+        ]
+        inputs = self._model.get_input_embeddings()(tokens)[:, None]
+        return self._forward(inputs, self._own, Levels(shared, positions, starts, lengths))
+
+    def _group(self) -> _Grouping:
+        prefix, segment, _ = self._rows[:, : self.used]
+        self._grouping = _Grouping(
+            Groups.of(prefix, num_groups=self._prefixes.num_groups),
+            Groups.of(segment, num_groups=self._segments.num_groups),
+        )
+        return self._grouping
+
+    def _compute_prefixes(self, prefixes: list[tuple[int, ...]]) -> None:
+        """Padded on the right, where causal attention never looks."""
+        lengths = [len(prefix) for prefix in prefixes]
+        device = self._rows.device
+        width = max(1, *lengths)  # at least one token goes through the model, even if none is asked for
+        padded = [[*prefix, *[0] * (width - len(prefix))] for prefix in prefixes]
+        inputs = self._model.get_input_embeddings()(torch.tensor(padded, device=device))
+        caught = Caught()
+        starts = torch.zeros(len(prefixes), dtype=torch.long, device=device)
+        self._forward(inputs, caught, _own_level(starts, width))
+        slots = self._prefixes.add(caught, lengths, start=[0] * len(prefixes))
+        self._prefix_slots.update(zip(prefixes, slots, strict=True))
+
+    def _compute_segments(self, prompts: list[SoftPrompt], length: int) -> None:
+        inputs = torch.stack([embedded(self._model, prompt)[-length:] for prompt in prompts])
+        prefixes = [_split(prompt)[0] for prompt in prompts]
+        used = torch.tensor([self._prefix_slots[prefix] for prefix in prefixes], device=inputs.device)
+        starts = torch.tensor([len(prefix) for prefix in prefixes], device=inputs.device)
+        levels = _own_level(starts, length)
+        groups = Groups.of(used, num_groups=self._prefixes.num_groups)
+        if level := _level(self._prefixes, groups, levels.positions):
+            levels.shared = [level]
+        caught = Caught()
+        logits = self._forward(inputs, caught, levels)
+        slots = self._segments.add(caught, [length] * len(prompts), start=[len(prefix) for prefix in prefixes])
+        for prompt, prefix, slot, last in zip(prompts, prefixes, slots, logits, strict=True):
+            self._held[prompt] = _Held(prefix, self._prefix_slots[prefix], slot, len(prompt), last)
+            self._prefix_users[prefix] += 1
+
+    def _forward(self, inputs: Tensor, cache: Cache, levels: Levels) -> Tensor:
+        """Logits [rows, V] after the last position of inputs [rows, X, D]."""
+        output = self._model(
+            inputs_embeds=inputs,
+            attention_mask=self._no_mask,
+            position_ids=levels.positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            levels=levels,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+def _split(prompt: SoftPrompt) -> tuple[tuple[int, ...], int]:
+    """The prefix that other prompts may share, and the length of the segment after it, which is never empty."""
+    after = len(prompt) - len(prompt.prefix)
+    return (prompt.prefix, after) if after else (prompt.prefix[:-1], 1)
+
+
+def _level(store: Store, groups: Groups, positions: Tensor) -> SharedLevel | None:
+    """A store as the queries at `positions` see it; None where it holds no token."""
+    if store.longest == 0:
+        return None
+    keys, values = store.view()
+    last = store.num_groups
+    return SharedLevel(keys, values, store.lengths[:last], store.starts[:last], groups, positions, store.even)
+
+
+def _own_level(starts: Tensor, length: int) -> Levels:
+    """Rows of `length` tokens at once, from position `starts` on: the causal attention of a prefill."""
+    positions = starts[:, None] + torch.arange(length, device=starts.device)
+    return Levels([], positions, starts, torch.full_like(starts, length))
