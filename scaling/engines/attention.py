@@ -22,7 +22,7 @@ from transformers.masking_utils import sdpa_mask
 NAME = "shared_prefix"
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
 
-Part = tuple[Tensor, Tensor]  # output [R, H, G, X, d] and log-sum-exp of its scores [R, H, G, X]
+Part = tuple[Tensor, Tensor]  # output [R, G * X, H, d] and log-sum-exp of its scores [R, G * X, H, 1]
 
 
 @dataclass(eq=False)
@@ -65,21 +65,16 @@ class SharedLevel:
     even: bool
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
 
-    def attend(self, layer: int, query: Tensor, *, scale: float, window: int | None) -> Part:
-        """query: [R, H, G, X, d]."""
+    def attend(self, layer: int, by_head: Tensor, *, scale: float, window: int | None) -> Part:
+        """by_head: [H, R, G * X, d], the queries with the key heads in front, where those of a group lie side by side."""
+        heads, _, length, width = by_head.shape
         num_groups, most = self.groups.index.shape
-        heads, group, length, width = query.shape[1:]
-        packed = query[self.groups.index].transpose(1, 2).reshape(num_groups, heads, most * group * length, width)
-        mask = self._mask(window, group, query.dtype)
-        out, lse = partial_attention(packed, self.keys[layer], self.values[layer], mask, scale)
-        return self._rows(out, query), self._rows(lse.unsqueeze(-1), query).squeeze(-1)
-
-    def _rows(self, packed: Tensor, query: Tensor) -> Tensor:
-        """[S, H, m * G * X, e] back to [R, H, G, X, e]."""
-        num_groups, most = self.groups.index.shape
-        heads, group, length = query.shape[1:4]
-        split = packed.view(num_groups, heads, most, group, length, -1).transpose(1, 2)
-        return split.reshape(num_groups * most, heads, group, length, -1)[self.groups.place]
+        packed = by_head.index_select(1, self.groups.index.flatten())
+        packed = packed.view(heads, num_groups, most * length, width).transpose(0, 1)
+        mask = self._mask(window, length // self.positions.shape[1], packed.dtype)
+        parts = partial_attention(packed, self.keys[layer], self.values[layer], mask, scale)
+        out, lse = (part.reshape(num_groups * most, length, heads, -1) for part in parts)
+        return out.index_select(0, self.groups.place), lse.index_select(0, self.groups.place)
 
     def _mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor | None:
         if window not in self._masks:
@@ -114,14 +109,18 @@ class Levels:
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None) -> Tensor:
-        """query: [R, H * G, X, d]; key, value: [R, H, T, d], the rows' own. Returns [R, H * G, X, d]."""
-        rows, heads, length, width = query.shape
-        grouped = query.reshape(rows, key.shape[1], -1, length, width)
-        mask = self._mask(window, grouped.shape[2], key.shape[2], query.dtype)
-        out, lse = partial_attention(grouped.flatten(2, 3), key, value, mask, scale)
-        parts = [(out.view(grouped.shape), lse.view(grouped.shape[:-1]))]
-        parts += [level.attend(layer, grouped, scale=scale, window=window) for level in self.shared]
-        return merge(parts).view(rows, heads, length, width)
+        """query: [R, H * G, X, d]; key, value: [R, H, T, d], the rows' own. Returns [R, X, H * G, d]."""
+        rows, all_heads, length, width = query.shape
+        heads = key.shape[1]
+        group = all_heads // heads
+        packed = query.reshape(rows, heads, group * length, width)
+        mask = self._mask(window, group, key.shape[2], query.dtype)
+        parts = [partial_attention(packed, key, value, mask, scale)]
+        if self.shared:
+            by_head = packed.transpose(0, 1).contiguous()
+            parts += [level.attend(layer, by_head, scale=scale, window=window) for level in self.shared]
+        merged = merge(parts).reshape(rows, group, length, heads, width)
+        return merged.permute(0, 2, 3, 1, 4).reshape(rows, length, all_heads, width)
 
     def _mask(self, window: int | None, group: int, num_keys: int, dtype: torch.dtype) -> Tensor:
         if window not in self._masks:
@@ -140,7 +139,7 @@ def merge(parts: Sequence[Part]) -> Tensor:
     """Attention over the union of the parts' keys: their outputs, weighted by the softmax of their log-sum-exps."""
     if len(parts) == 1:
         return parts[0][0]
-    weights = torch.stack([lse for _, lse in parts]).softmax(0).to(parts[0][0].dtype).unsqueeze(-1)
+    weights = torch.stack([lse for _, lse in parts]).softmax(0).to(parts[0][0].dtype)
     merged = parts[0][0] * weights[0]
     for (out, _), weight in zip(parts[1:], weights[1:], strict=True):
         merged.addcmul_(out, weight)
@@ -150,16 +149,18 @@ def merge(parts: Sequence[Part]) -> Tensor:
 def partial_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Part:
     """Softmax attention and the log-sum-exp of its scores, float32 or wider.
 
-    query: [B, H, Q, d]; key, value: [B, H, T, d]; mask: additive, broadcastable to [B, H, Q, T]. A query that sees no
-    key gets a finite output and a log-sum-exp that no other level's can be smaller than.
+    query: [B, H, Q, d]; key, value: [B, H, T, d]; mask: additive, broadcastable to [B, H, Q, T]. Returns [B, Q, H, d] and
+    [B, Q, H, 1]. A query that sees no key gets a finite output and a log-sum-exp that no other level's can be smaller than.
     """
     if query.device.type == "cpu":
-        return _flash_on_cpu(query, key, value, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
-    scores = (query @ key.transpose(-1, -2)).float() * scale
-    if mask is not None:
-        scores += mask
-    lse = scores.logsumexp(-1)
-    return (scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value, lse
+        out, lse = _flash_on_cpu(query, key, value, attn_mask=mask, scale=scale)
+    else:
+        scores = (query @ key.transpose(-1, -2)).float() * scale
+        if mask is not None:
+            scores += mask
+        lse = scores.logsumexp(-1)
+        out = (scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value
+    return out.transpose(1, 2), lse.transpose(1, 2).unsqueeze(-1)
 
 
 _flash_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -190,7 +191,7 @@ def _attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     out = levels.attend(layer, query, key, value, scale=scale, window=sliding_window)
-    return out.transpose(1, 2).contiguous(), None
+    return out, None
 
 
 AttentionInterface.register(NAME, _attention)

@@ -11,7 +11,7 @@ from scaling.engines.decoder import Decoder
 from scaling.engines.plain import PlainDecoder
 from scaling.engines.shared import SharedPrefixDecoder
 
-_PREFIX, _SUFFIX, _NEXT = (2, 3, 5), (7, 4), 6
+_PATHS, _PREFIX, _SUFFIX = 3, 6, 2
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
@@ -23,14 +23,15 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
         return "its attention cannot be replaced"
     before = model.config._attn_implementation
     try:
-        expected = _logits(model, PlainDecoder(model, num_rows=2, max_new_tokens=2))
-        found = _logits(model, SharedPrefixDecoder(model, num_rows=2, max_new_tokens=2))
+        expected = _logits(model, PlainDecoder(model, num_rows=_PATHS, max_new_tokens=2))
+        found = _logits(model, SharedPrefixDecoder(model, num_rows=_PATHS, max_new_tokens=2))
     except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         model.set_attn_implementation(before)
         return f"its attention does not fit: {' '.join(str(error).split())[:100]}"
-    off = float((found - expected).norm() / expected.norm())
+    # the median row: in half precision a single row may be thrown far off by rounding alone, with or without sharing
+    off = float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
     if off < _tolerance(model.dtype):
         return None
     model.set_attn_implementation(before)
@@ -44,10 +45,11 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 @torch.inference_mode()
 def _logits(model: PreTrainedModel, decoder: Decoder) -> Tensor:
-    """Logits after two paths' prompts and after one token more, [4, V] float32."""
-    embed = model.get_input_embeddings()(torch.tensor([[8, 9], [1, 2]], device=model.device)).float()
-    prompts = [SoftPrompt("", path, _PREFIX, thoughts, _SUFFIX) for path, thoughts in enumerate(embed)]
+    """Logits after the prompts of a few paths, and after one token more, [2 * _PATHS, V] float32."""
+    ids = torch.arange(3, 90, 5, device=model.device) * (model.config.get_text_config().vocab_size // 100)
+    prefix, suffix, following = ids[:_PREFIX], ids[_PREFIX : _PREFIX + _SUFFIX], ids[-_PATHS:]
+    embed = model.get_input_embeddings()(ids[-3 * _PATHS : -_PATHS].view(_PATHS, 2)).float()
+    prompts = [SoftPrompt("", path, tuple(prefix.tolist()), e, tuple(suffix.tolist())) for path, e in enumerate(embed)]
     decoder.hold(prompts)
-    first = decoder.place([0, 1], prompts)
-    after = decoder.step(torch.full((2,), _NEXT, device=model.device))
-    return torch.cat([first, after]).float()
+    first = decoder.place(range(_PATHS), prompts)
+    return torch.cat([first, decoder.step(following)]).float()
