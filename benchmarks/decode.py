@@ -28,7 +28,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -37,9 +36,10 @@ from typing import Any
 
 import psutil
 import torch
+from floor import floor, timed
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from scaling import models
 from scaling.config import RunConfig
@@ -228,12 +228,6 @@ def timings(asked: argparse.Namespace, work: Callable[[], list[list[int]]]) -> R
     }
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    began = time.perf_counter()
-    result = work()
-    return time.perf_counter() - began, result
-
-
 def make_engine(model: PreTrainedModel, batch_size: str, *, tokens_per_row: int) -> TransformersEngine:
     """The engine as `scale-run` makes it, but for end tokens."""
     free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
@@ -300,58 +294,23 @@ def generate_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
 
 
 def batch_size_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
-    """The fastest batch size of `generate` on a job of a quarter of the length; not counted in its peak memory."""
+    """The batch size of `generate` with the most tokens a second, each tried once at a quarter of the length; it does not
+    count in the peak memory of `generate`."""
     model = load(asked)
     rows = [prompt["embeddings"] for prompt in prompts for _ in range(asked.samples)]
-    sizes = [size for size in _BATCH_SIZES if size <= len(rows)] or [len(rows)]
     generate(model, rows[:1], size=1, new_tokens=2)
     short = max(1, asked.new_tokens // 4)
-    seconds = {size: timed(lambda: generate(model, rows, size=size, new_tokens=short))[0] for size in sizes}  # noqa: B023
-    return {"batch_size": min(seconds, key=lambda size: seconds[size])}
+    speeds = {}
+    for size in [size for size in _BATCH_SIZES if size <= len(rows)] or [len(rows)]:
+        seconds, _ = timed(lambda: generate(model, rows[:size], size=size, new_tokens=short))  # noqa: B023
+        speeds[size] = size * short / seconds
+    return {"batch_size": max(speeds, key=lambda size: speeds[size])}
 
 
 def floor_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
     device, dtype = place(asked)
     config = AutoConfig.from_pretrained(models.locate(asked.backbone)).get_text_config()
-    rows = min(len(prompts) * asked.samples, 256)
-    parameters = step_parameters(config)
-    values = torch.ones(1 << 28, device=device)
-    bandwidth = values.numel() * 4 / best(values.sum)
-    left = torch.randn(rows, config.hidden_size, device=device, dtype=dtype)
-    right = torch.randn(config.hidden_size, config.intermediate_size, device=device, dtype=dtype)
-    products = best(lambda: [left @ right for _ in range(20)])
-    rate = 20 * 2 * left.numel() * right.shape[1] / products
-    step = max(parameters * dtype.itemsize / bandwidth, rows * 2 * parameters / rate)
-    return {
-        "tokens_per_second": round(rows / step, 1),
-        "step_seconds": round(step, 6),
-        "rows": rows,
-        "read_gb_per_second": round(bandwidth / 1e9, 2),
-        "matrix_gflop_per_second": round(rate / 1e9, 1),
-        "weight_bytes_per_step": parameters * dtype.itemsize,
-        "flops_per_token": 2 * parameters,
-    }
-
-
-def step_parameters(config: Any) -> int:
-    """Parameters that take part in a step: all but the input embedding, the output layer also where it is the same."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    others = sum(weight.numel() for weight in model.parameters() if weight is not embedding and weight is not output)
-    return int(others + output.numel())
-
-
-def best(work: Callable[[], Any]) -> float:
-    """Seconds of the fastest of five."""
-
-    def once() -> None:
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    once()
-    return min(timed(once)[0] for _ in range(5))
+    return floor(config, rows=min(len(prompts) * asked.samples, 256), device=device, dtype=dtype)
 
 
 _CASES: dict[str, Callable[[argparse.Namespace, list[Prompt]], Row]] = {

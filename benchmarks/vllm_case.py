@@ -71,7 +71,7 @@ def measure(asked: argparse.Namespace, prompts: list[dict[str, Any]]) -> dict[st
 
 def load(asked: argparse.Namespace, *, longest: int) -> Any:
     """vLLM's engine with its defaults, but for soft prompts and for positions no longer than the job's."""
-    from vllm import LLM  # type: ignore[import-not-found]  # only in its own environment; reads the settings above
+    from vllm import LLM  # only in its own environment; reads the settings above
 
     return LLM(
         model=asked.model,

@@ -50,7 +50,8 @@ def scale_run(
     voter: Annotated[str | None, _option("flat (default) or hierarchical; both are reported.", DECODING)] = None,
     batch_size: Annotated[str | None, _option("Completions decoded together, or auto (default).", OUTPUT)] = None,
     max_batch_tokens: Annotated[
-        str | None, _option("Tokens whose keys and values are held at once, or auto (default): half of free memory.", OUTPUT)
+        str | None,
+        _option("Tokens whose keys and values are held at once, or auto (default): half of free memory.", OUTPUT),
     ] = None,
     engine: Annotated[str | None, _option("transformers (default).", OUTPUT)] = None,
     device: Annotated[str | None, _option("auto (default), cpu, cuda, cuda:1 ...", OUTPUT)] = None,

@@ -89,7 +89,11 @@ def load_config(file: Path | None, given: dict[str, Any]) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        said = "give a whole number from 1, or `auto`" if key in ("batch_size", "max_batch_tokens") else _said(first["msg"])
+        said = (
+            "give a whole number from 1, or `auto`"
+            if key in ("batch_size", "max_batch_tokens")
+            else _said(first["msg"])
+        )
         raise UsageError(f"`{option(key)}` is {values[key]!r}: {said}.") from None
 
 

@@ -82,7 +82,7 @@ class SharedLevel:
         return self._masks[window]
 
     def _make_mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor | None:
-        """[S, 1, 1, T], or [S, 1, m * G * X, T] where a window makes the queries of a group differ; None where all see all."""
+        """[S, 1, 1, T], or [S, 1, m * G * X, T] where a window makes queries differ; None where all see all."""
         if window is None and self.even:
             return None
         keys = torch.arange(self.keys[0].shape[2], device=self.lengths.device)
@@ -108,7 +108,9 @@ class Levels:
     lengths: Tensor
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None
+    ) -> Tensor:
         """query: [R, H * G, X, d]; key, value: [R, H, T, d], the rows' own. Returns [R, X, H * G, d]."""
         rows, all_heads, length, width = query.shape
         heads = key.shape[1]

@@ -22,8 +22,12 @@ class Decoder(Protocol):
     """
 
     share_prefix: bool
-    bytes_per_token: int
-    used: int
+
+    @property
+    def bytes_per_token(self) -> int: ...
+
+    @property
+    def used(self) -> int: ...
 
     def hold(self, prompts: Sequence[SoftPrompt]) -> int:
         """Computes keys and values of prompts; returns the number of tokens it computed."""

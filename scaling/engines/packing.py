@@ -62,7 +62,7 @@ class PackedWeights:
 
     def _fits(self) -> bool:
         size = 4 * sum(module.weight.numel() for module in self._linears)
-        return size < psutil.virtual_memory().available // 4
+        return bool(size < psutil.virtual_memory().available // 4)
 
     def _product(self, number: int, inputs: Tensor) -> Tensor:
         module = self._linears[number]
@@ -70,10 +70,8 @@ class PackedWeights:
         packs = self._packs.get(self._band)
         # always of two axes: the last positions of a prefill are not contiguous, and with three axes the library would then
         # copy the weights of the output layer for every row (2 s for 32 prompts in bfloat16)
-        if packs is None or len(flat) != self._rows:
-            out = self._unpacked(module, flat)
-        else:
-            out = packs[number](flat, self._band)
+        fits = packs is not None and len(flat) == self._rows
+        out = packs[number](flat, self._band) if packs and fits else self._unpacked(module, flat)
         return out.view(*inputs.shape[:-1], -1)
 
     def _unpacked(self, module: torch.nn.Linear, inputs: Tensor) -> Tensor:
@@ -88,8 +86,8 @@ def _packer(model: PreTrainedModel) -> Callable[[torch.nn.Linear, int], Product]
         return None
     abilities = torch.cpu.get_capabilities()
     if model.dtype == torch.bfloat16 and (abilities.get("amx_bf16") or abilities.get("avx512_bf16")):
-        return _packed_by_onednn if torch.backends.mkldnn.is_available() else None
-    if model.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkl.is_available():
+        return _packed_by_onednn if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
+    if model.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return _packed_by_mkl
     return None
 

@@ -71,7 +71,7 @@ class TransformersEngine:
 
     def _start(self, source: Iterator[Request], decoding: Decoding) -> _Work:
         kind = PlainDecoder if self.plain_because else SharedPrefixDecoder
-        decoder: Decoder = kind(self._model, num_rows=self.batch_size, max_new_tokens=decoding.max_new_tokens)
+        decoder = kind(self._model, num_rows=self.batch_size, max_new_tokens=decoding.max_new_tokens)
         scheduler = Scheduler(
             source,
             num_rows=self.batch_size,
@@ -197,6 +197,7 @@ class _Rows:
     def draw(self, rows: list[int], logits: Tensor) -> list[int]:
         """One more token in each of `rows`, from logits [len(rows), V]. Returns the rows that are then done."""
         at = torch.tensor(rows, device=self._end.device)
+        before = logits.clone() if self._decoding.log_probs else logits
         chosen = sample_tokens(logits, uniforms(self._seeds[at], self.steps[at]), self._decoding)
         if bool((chosen < 0).any()):
             raise UsageError(
@@ -204,7 +205,7 @@ class _Rows:
                 f"`--dtype float32`, and check the backbone's weights and the `--thinker` checkpoint."
             )
         if self._decoding.log_probs:
-            self._log_probs[at] += log_probabilities(logits, chosen)
+            self._log_probs[at] += log_probabilities(before, chosen)
         self._tokens[at, self.steps[at]] = chosen
         self.last[at] = chosen
         self.steps[at] += 1
@@ -232,7 +233,12 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def auto_limits(
-    model: PreTrainedModel, *, tokens_per_row: int, free_bytes: int, batch_size: int | None, max_batch_tokens: int | None
+    model: PreTrainedModel,
+    *,
+    tokens_per_row: int,
+    free_bytes: int,
+    batch_size: int | None,
+    max_batch_tokens: int | None,
 ) -> tuple[int, int]:
     """(batch_size, max_batch_tokens) where None means to choose: tokens fit half of the free memory; rows fit the tokens
     even if no two share a prompt.
