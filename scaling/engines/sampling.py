@@ -61,12 +61,16 @@ def keep_top(logits: Tensor, decoding: Decoding) -> Tensor:
 def sample_tokens(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
     """One token a row by inverting the cumulative distribution at `uniform`; -1 where a row's logits hold a NaN.
 
-    logits: [R, V], any float dtype, overwritten; uniform: [R] float64. Returns [R] int64. Greedy at temperature 0.
+    logits: [R, V], any float dtype; uniform: [R] float64. Returns [R] int64. Greedy at temperature 0.
     """
+    return sample_tokens_(logits.clone(), uniform, decoding)
+
+
+def sample_tokens_(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
+    """The same, overwriting float32 logits: another tensor of that size costs more in page faults than all arithmetic."""
     if decoding.temperature == 0:
         top, chosen = logits.max(-1)
     else:
-        # in place: a fresh tensor of this size costs more in page faults than the division itself
         scaled = logits.float().div_(decoding.temperature)
         top = scaled.amax(-1)
         chosen = _invert(keep_top(scaled, decoding).sub_(top.unsqueeze(-1)).exp_(), uniform)

@@ -18,7 +18,7 @@ from scaling.engines.decoder import Decoder
 from scaling.engines.fitting import why_not_shared
 from scaling.engines.packing import PackedWeights
 from scaling.engines.plain import PlainDecoder
-from scaling.engines.sampling import log_probabilities, sample_tokens, uniforms
+from scaling.engines.sampling import log_probabilities, sample_tokens, sample_tokens_, uniforms
 from scaling.engines.scheduler import Scheduler
 from scaling.engines.shared import SharedPrefixDecoder
 from scaling.errors import UsageError
@@ -197,15 +197,15 @@ class _Rows:
     def draw(self, rows: list[int], logits: Tensor) -> list[int]:
         """One more token in each of `rows`, from logits [len(rows), V]. Returns the rows that are then done."""
         at = torch.tensor(rows, device=self._end.device)
-        before = logits.clone() if self._decoding.log_probs else logits
-        chosen = sample_tokens(logits, uniforms(self._seeds[at], self.steps[at]), self._decoding)
+        draw = sample_tokens if self._decoding.log_probs else sample_tokens_
+        chosen = draw(logits, uniforms(self._seeds[at], self.steps[at]), self._decoding)
         if bool((chosen < 0).any()):
             raise UsageError(
                 f"the backbone's logits are not numbers (NaN) in {str(logits.dtype).removeprefix('torch.')}; try "
                 f"`--dtype float32`, and check the backbone's weights and the `--thinker` checkpoint."
             )
         if self._decoding.log_probs:
-            self._log_probs[at] += log_probabilities(before, chosen)
+            self._log_probs[at] += log_probabilities(logits, chosen)
         self._tokens[at, self.steps[at]] = chosen
         self.last[at] = chosen
         self.steps[at] += 1

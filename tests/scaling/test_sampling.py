@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from scaling.engines.base import Decoding
-from scaling.engines.sampling import keep_top, sample_tokens, uniforms
+from scaling.engines.sampling import keep_top, log_probabilities, sample_tokens, uniforms
 from scaling.seeds import stream_seed
 
 LAST = 1 - 2.0**-53  # the largest number that `uniforms` can give
@@ -237,3 +237,21 @@ def test_rows_have_their_own_nucleus():
     flat = torch.zeros(5)
     kept = keep_top(torch.stack([LOGITS, flat]), decoding(top_p=0.39)).isfinite().sum(-1)
     assert kept.tolist() == [1, 2]
+
+
+# ---- logits that are not numbers, and log-probabilities
+
+
+@pytest.mark.parametrize("choice", [decoding(temperature=0), decoding(), decoding(top_p=0.9), decoding(top_k=3)])
+@pytest.mark.parametrize("place", [0, 300, 511])
+def test_a_row_with_a_nan_gives_no_token_and_harms_no_other(choice, place):
+    logits = torch.zeros(3, 512)
+    logits[:, 7] = 50.0
+    logits[1, place] = torch.nan
+    assert sample_tokens(logits, torch.full((3,), 0.5, dtype=torch.float64), choice).tolist() == [7, -1, 7]
+
+
+def test_log_probabilities_are_those_of_temperature_one():
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])) + 3.0
+    found = log_probabilities(logits, torch.tensor([1, 2]))
+    torch.testing.assert_close(found.exp(), torch.tensor([0.25, 0.8]))
