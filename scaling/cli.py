@@ -40,6 +40,9 @@ def scale_run(
     ] = None,
     samples: Annotated[int | None, _option("Samples M of each path. Default 4.", PATHS)] = None,
     soft_tokens: Annotated[int | None, _option("Soft tokens L. Default: the checkpoint's, else 4.", PATHS)] = None,
+    adaptive: Annotated[
+        float | None, _option("Stop a question once its vote is this sure: above 0.5, to 1. Default: never.", PATHS)
+    ] = None,
     temperature: Annotated[float | None, _option("Default 0.5; 0 is greedy.", DECODING)] = None,
     top_p: Annotated[float | None, _option("Nucleus mass. Default 1, which is off.", DECODING)] = None,
     top_k: Annotated[int | None, _option("Most probable tokens kept. Default 0, which is off.", DECODING)] = None,

@@ -31,6 +31,7 @@ class RunConfig(BaseModel):
     latent_paths: int | None = Field(None, ge=1)
     samples: int = Field(4, ge=1)
     soft_tokens: int | None = Field(None, ge=1)
+    adaptive: float | None = Field(None, gt=0.5, le=1)
     temperature: float = Field(0.5, ge=0, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
@@ -63,6 +64,11 @@ class RunConfig(BaseModel):
         if not self.soft and (self.thinker or self.soft_tokens):
             option = "--thinker" if self.thinker else "--soft-tokens"
             raise UsageError(f"`{option}` is for methods with soft tokens, and `cot` has none: leave it out.")
+        if self.adaptive is not None and self.voter != "flat":
+            raise UsageError(
+                f"`--adaptive` {self.adaptive} stops where the flat vote is decided, and `--voter` is {self.voter}: "
+                f"use `--voter flat`, or leave `--adaptive` out."
+            )
         return self.model_copy(
             update={
                 "task": self.task or ("arithmetic" if own_task else None),

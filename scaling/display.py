@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from scaling.adaptive import leading
 from scaling.records import Completion, Key
 from scaling.sampler import Grid
 from scaling.voter import flat_vote, hierarchical_vote
@@ -28,8 +29,9 @@ class Watch:
         self._console = console
         self._vote = _VOTES[voter]
         self._progress: Progress | None = None
-        self._finished: dict[str, list[Completion]] = defaultdict(list)
-        self._tokens = self._right = self._decided = self._done = 0
+        self._finished: dict[str, dict[Key, Completion]] = defaultdict(dict)  # of questions that are not decided
+        self._decided: set[str] = set()
+        self._tokens = self._right = self._done = 0
         self._printed = 0.0
 
     def __enter__(self) -> Watch:
@@ -62,7 +64,7 @@ class Watch:
         self._count(completion)
         self._tokens += completion.num_tokens
         if self._progress:
-            self._progress.update(self._task, completed=self._done, said=self._said())
+            self._progress.update(self._task, total=self._wanted, completed=self._done, said=self._said())
         elif time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
             self._console.print(
@@ -73,25 +75,35 @@ class Watch:
 
     def _count(self, completion: Completion) -> None:
         self._done += 1
-        together = self._finished[completion.question_id]
-        together.append(completion)
-        if len(together) == self._grid.num_paths * self._grid.num_samples:
-            vote = self._vote(completion.question_id, together)
-            self._decided += 1
-            self._right += any(c.correct for c in together if c.answer == vote.answer)
-            together.clear()
+        question_id = completion.question_id
+        if question_id in self._decided:
+            self._wanted += 1  # drawn although it was given up: it had finished by then
+            return
+        found = self._finished[question_id]
+        found[completion.key] = completion
+        size = {"num_paths": self._grid.num_paths, "num_samples": self._grid.num_samples}
+        counted = leading(question_id, found, **size, confidence=self._grid.adaptive)
+        if counted is None:
+            return
+        vote = self._vote(question_id, counted)
+        self._decided.add(question_id)
+        self._right += any(c.correct for c in counted if c.answer == vote.answer)
+        self._wanted -= self._grid.num_paths * self._grid.num_samples - len(found)
+        del self._finished[question_id]
 
     def _opening(self, folder: Path) -> str:
         grid = self._grid
         size = f"{len(grid.questions)} questions x {grid.num_paths} paths x {grid.num_samples} samples"
-        held = f", {self._done} of {self._wanted} already there" if self._done else ""
-        return f"{size} = {self._wanted} completions in {folder}{held}"
+        whole = len(grid.questions) * grid.num_paths * grid.num_samples
+        most = "at most " if grid.adaptive is not None else ""
+        held = f", {self._done} of {most}{self._wanted} already there" if self._done else ""
+        return f"{size} = {most}{whole} completions in {folder}{held}"
 
     def _said(self) -> str:
         """Questions, speed and running accuracy."""
         speed = self._tokens / max(1e-9, time.monotonic() - self._started)
-        accuracy = f"{self._right / self._decided:.1%}" if self._decided else "-"
-        return f"{self._decided}/{len(self._grid.questions)} questions, {speed:.0f} tokens/s, accuracy {accuracy}"
+        accuracy = f"{self._right / len(self._decided):.1%}" if self._decided else "-"
+        return f"{len(self._decided)}/{len(self._grid.questions)} questions, {speed:.0f} tokens/s, accuracy {accuracy}"
 
     def _left(self) -> str:
         spent, new = time.monotonic() - self._started, self._done - self._held
@@ -141,6 +153,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("strict reading", _percent(summary["accuracy_strict"]), "only answers in the asked-for form"),
         ("questions", f"{summary['num_questions']}", f"{summary['num_completions']} completions"),
+        *_saved(summary),
         ("generated tokens", f"{tokens['generated']:,}", f"{_number(summary['mean_tokens'])} a completion"),
         (
             "prompt tokens computed",
@@ -155,6 +168,14 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("decode steps", f"{engine['decode_steps']:,}", f"rows in use: {_percent(engine['slot_occupancy'])}"),
         ("seconds", f"{seconds:.1f}", f"{tokens['generated'] / max(seconds, 1e-9):.0f} tokens/s"),
     ]
+
+
+def _saved(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    if "adaptive" not in summary:
+        return []
+    adaptive = summary["adaptive"]
+    value = f"{adaptive['samples_saved']:,} ({_percent(adaptive['samples_saved_share'])})"
+    return [("samples saved", value, f"{adaptive['questions_stopped']} questions were decided early")]
 
 
 def _percent(value: float | None) -> str:

@@ -22,7 +22,8 @@ from scaling.records import Completion, Key, completion_from, to_json
 
 RUN, SAMPLES, SUMMARY, LOCK = "run.json", "samples.jsonl", "summary.json", ".lock"
 EXTENDABLE = ("latent_paths", "samples", "limit")  # how much of the run: may grow or shrink on the same directory
-FREE = ("out", "batch_size", "max_batch_tokens", "device", "voter")  # how the run is carried out: changes no completion
+# How the run is carried out: changes no completion, at most whether it is drawn.
+FREE = ("out", "batch_size", "max_batch_tokens", "device", "voter", "adaptive")
 
 
 class Journal:

@@ -6,6 +6,7 @@ The story of `scale-run`, top to bottom. Knows no terminal: what happens is told
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ import torch
 from contrastive import checkpoint
 from contrastive.thinker import Thinker
 from scaling import models
+from scaling.adaptive import Stopping
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding, Generated
 from scaling.engines.transformers import TransformersEngine, auto_limits
@@ -189,7 +191,8 @@ def cpu_name() -> str:
 
 def _sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -> dict[str, Any]:
     config = setup.config
-    grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed)
+    grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed, config.adaptive)
+    stopping = grid.stopping(journal.completions.values())
     engine = _engine(setup, watcher)
     account = _Account(setup, journal, engine, time.monotonic())
     decoding = Decoding(config.temperature, config.top_p, config.top_k, config.max_new_tokens or 1)
@@ -199,7 +202,14 @@ def _sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) 
         read = reader(setup, checker)
         try:
             for completion in sample(
-                grid, set(journal.completions), method=setup.method, engine=engine, decoding=decoding, read=read
+                grid,
+                set(journal.completions),
+                method=setup.method,
+                engine=engine,
+                decoding=decoding,
+                read=read,
+                stopping=stopping,
+                window=math.ceil(2 * engine.batch_size / grid.num_paths),
             ):
                 journal.append(completion)
                 watcher.completion(completion)
@@ -208,15 +218,21 @@ def _sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) 
                     saved = time.monotonic()
         except KeyboardInterrupt:
             journal.write_summary(account.summary(folder))
-            wanted = len(grid.questions) * grid.num_paths * grid.num_samples
-            # counted here, as the summary leaves out questions that are not complete
-            held = wanted - sum(len(grid.missing(question, journal.completions)) for question in grid.questions)
             raise Interrupted(
-                f"stopped: {held} of {wanted} samples are in {folder}; the same command continues the run."
+                f"stopped: {_held(grid, journal, stopping)} samples are in {folder}; the same command continues the run."
             ) from None
     summary = account.summary(folder)
     journal.write_summary(summary)
     return summary
+
+
+def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
+    """How many samples there are of how many; counted here, as the summary leaves out questions that are not complete."""
+    missing = {question.id: len(grid.missing(question, journal.completions)) for question in grid.questions}
+    held = len(missing) * grid.num_paths * grid.num_samples - sum(missing.values())
+    if stopping is None:
+        return f"{held} of {held + sum(missing.values())}"
+    return f"{held} of at most {held + sum(left for key, left in missing.items() if not stopping.decided(key))}"
 
 
 def _engine(setup: Setup, watcher: Watcher) -> TransformersEngine:
@@ -287,6 +303,7 @@ class _Account:
                 num_paths=config.latent_paths or 1,
                 num_samples=config.samples,
                 voter=config.voter,
+                adaptive=config.adaptive,
             ),
             "tokens": {
                 "prefill_computed": self._tokens.get("prefill_computed", 0) + counters.prefill_computed,

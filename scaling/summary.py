@@ -1,19 +1,22 @@
 """The figures of summary.json, from the completions of a run.
 
-Only the asked grid counts (the given questions, paths below N, samples below M), and of it only the questions whose
-whole N x M grid is there: a missing completion is neither wrong nor without an answer. Nothing is rounded, and a rate
-over nothing is None, never 0.0. Knows nothing of files, tasks or how a reading was made; takes correctness as recorded.
+Only the asked grid counts (the given questions, paths below N, samples below M), and of it only the complete questions,
+whose whole N x M grid is there: a missing completion is neither wrong nor without an answer. In an adaptive run a question
+is also complete once its vote is decided, and then only the completions that decided it count. Nothing is rounded, and a
+rate over nothing is None, never 0.0. Knows nothing of files, tasks or how a reading was made; takes correctness as recorded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
+from scaling.adaptive import leading
 from scaling.records import Completion, Key, Question, Vote
 from scaling.voter import VOTERS, flat_vote, hierarchical_vote, majority
 
-Grid = list[Completion]  # all N x M completions of one question
+Grid = list[Completion]  # the completions of one complete question that count
 
 
 def summarise(
@@ -23,17 +26,20 @@ def summarise(
     num_paths: int,
     num_samples: int,
     voter: str,
+    adaptive: float | None = None,
 ) -> dict[str, Any]:
     """Accuracies by vote, with a 95 % interval for the flat one, and the rates behind them.
 
     accuracy, accuracy_low, accuracy_high, accuracy_strict and ties are of the flat vote, whatever `voter` says;
-    accuracy_voted is of the vote that `voter` names. num_completions are the completions of complete questions, over
-    which every rate is taken. Raises ValueError for an unknown voter or an empty grid.
+    accuracy_voted is of the vote that `voter` names. num_completions are the completions of complete questions that
+    count, over which every rate is taken. adaptive: the confidence that decides a vote early, None for never. Raises
+    ValueError for an unknown voter or an empty grid.
     """
     if voter not in VOTERS or num_paths < 1 or num_samples < 1:
         raise ValueError(f"cannot summarise {num_paths} paths x {num_samples} samples with voter {voter!r}")
-    cells = [(path, sample) for path in range(num_paths) for sample in range(num_samples)]
-    whole = [(question.id, grid) for question in questions if (grid := _grid(question.id, completions, cells))]
+    size = {"num_paths": num_paths, "num_samples": num_samples}
+    grids = ((q.id, leading(q.id, completions, **size, confidence=adaptive)) for q in questions)
+    whole = [(question_id, grid) for question_id, grid in grids if grid is not None]
     figures = {**_vote_figures(whole), **_completion_figures([grid for _, grid in whole])}
     return {
         **figures,
@@ -42,6 +48,7 @@ def summarise(
         "num_questions": len(whole),
         "num_questions_expected": len(questions),
         "complete": len(whole) == len(questions),
+        **({"adaptive": _savings(whole, completions, **size, confidence=adaptive)} if adaptive is not None else {}),
     }
 
 
@@ -55,14 +62,26 @@ def wilson_interval(successes: int, total: int) -> tuple[float | None, float | N
     return float(interval.low), float(interval.high)
 
 
-def _grid(question_id: str, completions: Mapping[Key, Completion], cells: Sequence[tuple[int, int]]) -> Grid | None:
-    grid = []
-    for path, sample in cells:
-        completion = completions.get((question_id, path, sample))
-        if completion is None:
-            return None
-        grid.append(completion)
-    return grid
+def _savings(
+    whole: Sequence[tuple[str, Grid]],
+    completions: Mapping[Key, Completion],
+    *,
+    num_paths: int,
+    num_samples: int,
+    confidence: float,
+) -> dict[str, Any]:
+    """How many questions were decided early, and the samples of complete questions that were for this reason not drawn.
+
+    Samples that were drawn are not saved, even if they came too late to count.
+    """
+    cells = list(product((question_id for question_id, _ in whole), range(num_paths), range(num_samples)))
+    saved = sum(cell not in completions for cell in cells)
+    return {
+        "confidence": confidence,
+        "questions_stopped": sum(len(grid) < num_paths * num_samples for _, grid in whole),
+        "samples_saved": saved,
+        "samples_saved_share": _share(saved, len(cells)),
+    }
 
 
 def _vote_figures(whole: Sequence[tuple[str, Grid]]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+torch.set_num_threads(1)  # tiny models gain nothing from more, and two test processes that share two cores lose much
+
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 WINDOW = 8  # tokens, of the families whose layers see a sliding window
 

@@ -15,7 +15,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("contrastive", "scaling", "sweeps", "analysis")
 ARROWS = {"contrastive": (), "scaling": ("contrastive",), "sweeps": ("scaling", "contrastive"), "analysis": ()}
 ALLOWED_MODULES = {"analysis": ("scaling.records",)}
-LIGHT = ("scaling", "scaling.records", "scaling.voter", "scaling.journal", "scaling.config", "scaling.cli")
+LIGHT = (
+    "scaling",
+    "scaling.records",
+    "scaling.voter",
+    "scaling.adaptive",
+    "scaling.journal",
+    "scaling.config",
+    "scaling.cli",
+)
 # spelled in two parts, as this file is searched too
 ABSOLUTE_PLACES = [f"/{place}/" for place in ("work", "home", "root", "Users")]
 

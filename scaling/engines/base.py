@@ -89,7 +89,9 @@ class Engine(Protocol):
 
     counters: Counters
 
-    def generate(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Generated]: ...
+    def generate(self, requests: Iterable[Request], decoding: Decoding, *, lookahead: int = 0) -> Iterator[Generated]:
+        """lookahead: requests to see ahead of time, where the same prompts come back after others."""
+        ...
 
     def cancel(self, question_id: str) -> None:
         """Gives up what is left of a question; takes effect before the next token."""

@@ -15,12 +15,17 @@ from scaling.engines.base import Request, SoftPrompt
 
 class Scheduler:
     """num_rows: completions decoded together. prompt_tokens: most tokens of prompt held at once (a single prompt may be
-    longer). share_prefix: whether the prefix of several prompts is held, and counted, once."""
+    longer). share_prefix: whether the prefix of several prompts is held, and counted, once. lookahead: requests seen ahead
+    of time, beside the few that the rows need next, so that the prompts they come back to are still held.
+    """
 
-    def __init__(self, source: Iterator[Request], *, num_rows: int, prompt_tokens: int, share_prefix: bool) -> None:
+    def __init__(
+        self, source: Iterator[Request], *, num_rows: int, prompt_tokens: int, share_prefix: bool, lookahead: int = 0
+    ) -> None:
         self._source = source
         self._num_rows, self._prompt_tokens, self._share = num_rows, prompt_tokens, share_prefix
         self._ahead = max(1, num_rows // 4)  # prompts are computed some requests ahead, so that several share a pass
+        self._lookahead = lookahead
         self._waiting: deque[Request] = deque()
         self._ready: deque[Request] = deque()
         self._wanted: Counter[SoftPrompt] = Counter()  # requests seen and not finished
@@ -37,9 +42,9 @@ class Scheduler:
 
     def prepare(self, free: int) -> tuple[list[SoftPrompt], list[SoftPrompt]]:
         """Prompts to compute so that `free` rows can be filled, and prompts to drop before that."""
-        if len(self._ready) >= free:
+        self._pull(max(free - len(self._ready), 0) + self._ahead + self._lookahead)
+        if len(self._ready) > free:
             return [], []
-        self._pull(free - len(self._ready) + self._ahead)
         new: list[SoftPrompt] = []
         dropped: list[SoftPrompt] = []
         while self._waiting and len(self._ready) < free + self._ahead:

@@ -23,6 +23,8 @@ from scaling.engines.scheduler import Scheduler
 from scaling.engines.shared import SharedPrefixDecoder
 from scaling.errors import UsageError
 
+_TOO_LARGE = "memory ran out with a single completion; lower `--max-new-tokens`, or take a smaller backbone."
+
 
 class TransformersEngine:
     """end_tokens: ids that stop a row. batch_size: rows decoded together; halved, down to 1, each time memory runs out.
@@ -37,28 +39,31 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.counters = Counters()
-        self.plain_because = why_not_shared(model)
+        try:
+            self.plain_because = why_not_shared(model)
+        except torch.OutOfMemoryError as error:
+            raise UsageError(_TOO_LARGE) from error
         self._model = model
         self._end = torch.tensor(sorted(end_tokens), dtype=torch.long, device=model.device)
         self._cancelled: set[str] = set()
         self._packed = PackedWeights(model)
 
-    def generate(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Generated]:
-        """Yields every request once, as it finishes. Raises UsageError where the model's logits are not numbers."""
+    def generate(self, requests: Iterable[Request], decoding: Decoding, *, lookahead: int = 0) -> Iterator[Generated]:
+        """Yields every request once, as it finishes. lookahead: requests to see ahead of time, where the same prompts come
+        back after others. Raises UsageError where the model's logits are not numbers.
+        """
         source = iter(requests)
         while True:
-            work = self._start(source, decoding)
+            work = self._start(source, decoding, lookahead)
             try:
                 with self._packed:
-                    yield from work.run(self._cancelled)
+                    yield from work.run()
                 return
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
                 if self.batch_size == 1:
-                    raise UsageError(
-                        "memory ran out with a single completion; lower `--max-new-tokens`, or take a smaller backbone."
-                    ) from error
+                    raise UsageError(_TOO_LARGE) from error
             # the same requests start again, and their own streams give them the same tokens
             source = chain(work.unfinished(), source)
             del work
@@ -69,7 +74,7 @@ class TransformersEngine:
         """Gives up what is left of a question; takes effect before the next token."""
         self._cancelled.add(question_id)
 
-    def _start(self, source: Iterator[Request], decoding: Decoding) -> _Work:
+    def _start(self, source: Iterator[Request], decoding: Decoding, lookahead: int) -> _Work:
         kind = PlainDecoder if self.plain_because else SharedPrefixDecoder
         decoder = kind(self._model, num_rows=self.batch_size, max_new_tokens=decoding.max_new_tokens)
         scheduler = Scheduler(
@@ -77,18 +82,31 @@ class TransformersEngine:
             num_rows=self.batch_size,
             prompt_tokens=self.max_batch_tokens - self.batch_size * decoding.max_new_tokens,
             share_prefix=decoder.share_prefix,
+            lookahead=lookahead,
         )
-        return _Work(decoder, scheduler, _Rows(self.batch_size, decoding, self._end), self.counters, self._packed)
+        rows = _Rows(self.batch_size, decoding, self._end)
+        return _Work(decoder, scheduler, rows, counters=self.counters, packed=self._packed, cancelled=self._cancelled)
 
 
 class _Work:
-    """One pass over the requests with a fixed number of rows."""
+    """One pass over the requests with a fixed number of rows.
+
+    cancelled: questions to give up, looked at before every token.
+    """
 
     def __init__(
-        self, decoder: Decoder, scheduler: Scheduler, rows: _Rows, counters: Counters, packed: PackedWeights
+        self,
+        decoder: Decoder,
+        scheduler: Scheduler,
+        rows: _Rows,
+        *,
+        counters: Counters,
+        packed: PackedWeights,
+        cancelled: set[str],
     ) -> None:
         self._decoder, self._scheduler, self._rows = decoder, scheduler, rows
         self._counters, self._packed = counters, packed
+        self._cancelled, self._given_up = cancelled, set[str]()
         self._most_rows = self._peak_held = self._peak_flat = 0
 
     def unfinished(self) -> list[Request]:
@@ -96,9 +114,8 @@ class _Work:
         return [*self._rows.requests.values(), *self._scheduler.open]
 
     @torch.inference_mode()
-    def run(self, cancelled: set[str]) -> Iterator[Generated]:
-        """Decodes until there are no more requests. cancelled: questions to give up, looked at before every token."""
-        known: set[str] = set()
+    def run(self) -> Iterator[Generated]:
+        """Decodes until there are no more requests."""
         yield from self._fill([])
         while used := self._decoder.used:
             self._packed.choose(used)
@@ -106,14 +123,15 @@ class _Work:
             self._count_step(used)
             free = self._rows.draw(list(range(used)), logits)
             yield from self._finish(free)
-            if new := cancelled - known:
-                known |= new
-                free += self._cancel(new)
             yield from self._fill(free)
 
     def _fill(self, free: list[int]) -> Iterator[Generated]:
         """Puts requests into rows, and closes up what stays free. free: rows in use whose request is done."""
-        while available := [*free, *range(self._decoder.used, self._rows.capacity)]:
+        while True:
+            free += self._give_up()
+            available = [*free, *range(self._decoder.used, self._rows.capacity)]
+            if not available:
+                return
             self._prepare(len(available))
             requests = self._scheduler.take(len(available))
             if not requests:
@@ -144,8 +162,10 @@ class _Work:
                 self._decoder.drop(generated.request.prompt)
             yield generated
 
-    def _cancel(self, questions: set[str]) -> list[int]:
-        """Rows that are free because their question was given up."""
+    def _give_up(self) -> list[int]:
+        """Rows that are free because their question has been cancelled."""
+        questions = self._cancelled - self._given_up
+        self._given_up |= questions
         rows = [row for row, request in self._rows.requests.items() if request.prompt.question_id in questions]
         for row in rows:
             generated = self._rows.take(row)

@@ -7,23 +7,26 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from contrastive import checkpoint
 from contrastive.projection import new_projection
 from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 from scaling.config import RunConfig
-from scaling.engines.base import Generated
+from scaling.engines.base import Decoding, Generated, Request, SoftPrompt
+from scaling.engines.sampling import sample_tokens, uniforms
 from scaling.engines.transformers import TransformersEngine
 from scaling.prompts import PROMPT_VERSION
 from scaling.records import Completion, Key
 from scaling.run import execute
+from scaling.seeds import stream_seed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -98,6 +101,51 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> dict[Key, Generated]:
 
     monkeypatch.setattr(TransformersEngine, "generate", spy)
     return seen
+
+
+@pytest.fixture(scope="session")
+def some_requests() -> Callable[..., list[Request]]:
+    """`some_requests(model, questions=3, paths=2, samples=3)`: prompts of different lengths, the longest beyond the
+    families' sliding window of 8: prefixes of 3, 10, 17 ... tokens, 2 soft tokens, a suffix of 2."""
+
+    def make(model: PreTrainedModel, *, questions: int = 3, paths: int = 2, samples: int = 3) -> list[Request]:
+        generator = torch.Generator().manual_seed(1)
+        width = model.config.hidden_size
+        requests = []
+        for question in range(questions):
+            name = f"q{question}"
+            prefix = tuple(torch.randint(10, 90, (3 + 7 * question,), generator=generator).tolist())
+            for path in range(paths):
+                prompt = SoftPrompt(name, path, prefix, torch.randn(2, width, generator=generator) * 0.3, (11, 12))
+                requests += [Request(prompt, s, stream_seed(0, name, path, s)) for s in range(samples)]
+        return requests
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def without_cache() -> Callable[..., Generated]:
+    """`without_cache(model, request, decoding, end)`: the plainest possible decoder, one row, and the whole sequence again
+    for every token."""
+
+    @torch.inference_mode()
+    def decode(model: PreTrainedModel, request: Request, decoding: Decoding, end: Sequence[int]) -> Generated:
+        embed = model.get_input_embeddings()
+        prompt = request.prompt
+        before, after = (embed(torch.tensor(ids, dtype=torch.long)) for ids in (prompt.prefix, prompt.suffix))
+        inputs = torch.cat([before, prompt.thoughts.to(before.dtype), after])[None]
+        tokens: list[int] = []
+        log_prob = 0.0
+        while len(tokens) < decoding.max_new_tokens and not (tokens and tokens[-1] in end):
+            logits = model(inputs_embeds=inputs, use_cache=False).logits[:, -1]
+            uniform = uniforms(torch.tensor([request.seed]), torch.tensor([len(tokens)]))
+            tokens.append(int(sample_tokens(logits.clone(), uniform, decoding)))
+            log_prob += float(logits[0].double().log_softmax(-1)[tokens[-1]])
+            inputs = torch.cat([inputs, embed(torch.tensor([tokens[-1:]]))], dim=1)
+        stop_reason = "end" if tokens[-1] in end else "length"
+        return Generated(request, tokens, stop_reason, log_prob if decoding.log_probs else None)
+
+    return decode
 
 
 @pytest.fixture

@@ -29,11 +29,13 @@ OPTIONS = [
     "--latent-paths",
     "--samples",
     "--soft-tokens",
+    "--adaptive",
     "--temperature",
     "--top-p",
     "--top-k",
     "--max-new-tokens",
     "--batch-size",
+    "--max-batch-tokens",
     "--engine",
     "--device",
     "--dtype",
@@ -136,6 +138,9 @@ def test_a_config_file_that_is_not_there(call):
         ("--top-p", "0"),
         ("--top-p", "1.5"),
         ("--top-k", "-1"),
+        ("--adaptive", "0.5"),
+        ("--adaptive", "1.01"),
+        ("--adaptive", "nan"),
         ("--samples", "0"),
         ("--latent-paths", "0"),
         ("--limit", "0"),
@@ -172,6 +177,7 @@ def test_a_bad_value_in_the_file_is_told_like_an_option(call, tmp_path, key):
         (["--method", "cot", "--soft-tokens", "2"], "--soft-tokens"),
         (["--method", "cot", "--thinker", "x"], "--thinker"),
         (["--temperature", "0", "--samples", "2"], "--samples 1"),
+        (["--adaptive", "0.9", "--voter", "hierarchical"], "--voter flat"),
         (["--task", "gsm8k", "--difficulty", "2"], "--difficulty"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
@@ -269,6 +275,24 @@ def test_a_file_gives_the_same_as_options_and_options_override_it(call, small, t
         )
     overridden = shown(call("--config", file, "--seed", 9, "--dry-run", "--json"))
     assert overridden == {**shown(call("--config", file, "--dry-run", "--json")), "seed": 9}
+
+
+def test_adaptive_is_shown_and_may_stand_in_a_file(call, small, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("adaptive: 0.9\n")
+    assert shown(call(*small, "--dry-run", "--json"))["adaptive"] is None
+    for chosen in (("--config", file), ("--adaptive", "0.9")):
+        assert shown(call(*small, *chosen, "--dry-run", "--json"))["adaptive"] == 0.9
+
+
+def test_an_adaptive_run_ends_with_a_line_on_what_it_saved(call, small, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = call(*small, "--adaptive", "1", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "at most 2 completions" in result.stderr
+    line = next(line for line in result.stdout.splitlines() if "samples saved" in line)
+    assert "0 questions were decided early" in line  # of two samples no first one decides
+    assert "0 (0.0%)" in line
 
 
 def test_the_same_run_from_a_file_continues_that_from_options(call, small, tmp_path):

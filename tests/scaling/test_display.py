@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,10 +22,10 @@ def completion(question: str, path: int, answer: str | None, *, correct: bool) -
     )
 
 
-def watched(*before: Completion) -> tuple[Watch, io.StringIO]:
+def watched(*before: Completion, grid: Grid = GRID) -> tuple[Watch, io.StringIO]:
     said = io.StringIO()
     watch = Watch(Console(file=said, width=200), voter="flat")
-    watch.start(GRID, {c.key: c for c in before}, Path("somewhere"))
+    watch.start(grid, {c.key: c for c in before}, Path("somewhere"))
     return watch, said
 
 
@@ -49,6 +50,38 @@ def test_what_was_there_before_counts_but_not_as_speed() -> None:
     assert "1/2 questions, 0 tokens/s" in watch._said()
 
 
+def test_a_question_decided_early_counts_at_once_and_its_other_samples_are_no_longer_wanted() -> None:
+    grid = replace(GRID, num_samples=4, adaptive=0.95)  # four of one answer are enough
+    watch, said = watched(grid=grid)
+    assert "= at most 16 completions" in said.getvalue()
+    same = [replace(completion("a", n % 2, "1", correct=True), sample=n // 2) for n in range(8)]
+    for drawn in [*same[:2], *same[3:5]]:
+        watch.completion(drawn)
+    assert "0/2 questions" in watch._said()  # the third is still being drawn
+    assert (watch._done, watch._wanted) == (4, 16)
+    watch.completion(same[2])
+    assert "1/2 questions" in watch._said()
+    assert "accuracy 100.0%" in watch._said()
+    assert (watch._done, watch._wanted) == (5, 5 + 8)
+    watch.completion(same[6])  # had finished by then
+    assert (watch._done, watch._wanted) == (6, 6 + 8)
+    assert "1/2 questions" in watch._said()
+    _, resumed = watched(*same[:5], grid=grid)
+    assert "5 of at most 13 already there" in resumed.getvalue()
+
+
+def test_a_live_bar_ends_at_what_was_drawn() -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    with Watch(console, voter="flat") as watch:
+        watch.start(replace(GRID, num_samples=4, adaptive=0.95), {}, Path("somewhere"))
+        for question in "ab":
+            for number in range(4):
+                watch.completion(replace(completion(question, number % 2, "1", correct=True), sample=number // 2))
+        assert watch._progress is not None
+        task = watch._progress.tasks[0]
+        assert (task.completed, task.total) == (8, 8)
+
+
 def test_no_time_left_is_told_from_a_few_completions() -> None:
     watch, _ = watched()
     watch.completion(completion("a", 0, "1", correct=True))
@@ -57,8 +90,12 @@ def test_no_time_left_is_told_from_a_few_completions() -> None:
 
 def test_a_rate_over_nothing_is_a_dash_and_never_a_number() -> None:
     figures = summarise(GRID.questions, {}, num_paths=2, num_samples=1, voter="hierarchical")
-    tokens = {"prefill_computed": 0, "prefill_avoided": 0, "generated": 0}
-    shown = {what: value for what, value, _ in rows({**figures, "tokens": tokens, "seconds": 0.0})}
+    costs = {
+        "tokens": {"prefill_computed": 0, "prefill_avoided": 0, "generated": 0},
+        "engine": {"kv_bytes_held": 0, "kv_bytes_avoided": 0, "decode_steps": 0, "slot_occupancy": None},
+        "seconds": 0.0,
+    }
+    shown = {what: value for what, value, _ in rows({**figures, **costs})}
     assert next(iter(shown)) == "accuracy, hierarchical vote"
     rates = ("accuracy, flat vote", "accuracy, hierarchical vote", "pass@1", "coverage", "answers not found")
     assert [shown[rate] for rate in rates] == ["-"] * 5
