@@ -99,8 +99,9 @@ def _packed_by_mkl(module: torch.nn.Linear, band: int) -> Product:
     shape = torch.empty(1).expand(weight.shape)
 
     def product(inputs: Tensor, rows: int) -> Tensor:
-        padded = pad(inputs.float(), (0, 0, 0, rows - len(inputs)))
-        out = torch.ops.mkl._mkl_linear(padded, packed, shape, bias, rows)
+        missing = rows - len(inputs)
+        filled = pad(inputs.float(), (0, 0, 0, missing)) if missing else inputs.float()
+        out = torch.ops.mkl._mkl_linear(filled, packed, shape, bias, rows)
         return out[: len(inputs)].to(inputs.dtype)  # type: ignore[no-any-return]
 
     return product
