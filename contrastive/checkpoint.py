@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from contrastive.projection import new_projection
 from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "thinker.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "thinker.safetensors", "README.md"
+
+
+class Checkpoint(ModelHubMixin):
+    """A thinker with its config, for the Hugging Face Hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
+
+    The Hub's plain mixin and not its PyTorch one, as that one names the weights' file itself.
+    """
+
+    def __init__(self, thinker: Thinker, config: ThinkerConfig, *, files: dict[str, bytes] | None = None) -> None:
+        """files: others that belong to it, such as the model card, by name."""
+        self.thinker, self.thinker_config, self._files = thinker, config, files or {}
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config = self.thinker_config
+        save(
+            self.thinker,
+            save_directory,
+            soft_tokens=config.soft_tokens,
+            prompt_version=config.prompt_version,
+            about=config.about,
+        )
+        for name, content in self._files.items():
+            (save_directory / name).write_bytes(content)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Checkpoint:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            wanted = {key: options[key] for key in known if key in options}
+            folder = Path(snapshot_download(model_id, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE], **wanted))
+        card = folder / CARD_FILE
+        return cls(*load(folder), files={CARD_FILE: card.read_bytes()} if card.is_file() else {})
 
 
 class CheckpointError(Exception):
@@ -25,8 +62,9 @@ class CheckpointError(Exception):
 class ThinkerConfig:
     """What a checkpoint says of itself.
 
-    num_paths: N. soft_tokens: L it was trained with. vectors_per_path: K, 1 or L. normalise: see `Thinker`.
-    prompt_version: version of the prompts it was trained on.
+    num_paths: N. soft_tokens: L it was trained with. vectors_per_path: K, 1 or L. normalise, standardise, path_offset: see
+    `Thinker`. prompt_version: version of the prompts it was trained on. about: how it came to be, for people and for
+    warnings: models with their fingerprints, task, losses, metrics.
     """
 
     num_paths: int
@@ -35,21 +73,34 @@ class ThinkerConfig:
     backbone_width: int
     vectors_per_path: int
     normalise: bool
+    standardise: bool
+    path_offset: bool
     prompt_version: str
+    about: dict[str, Any]
 
 
-def save(thinker: Thinker, folder: Path, *, soft_tokens: int, prompt_version: str) -> None:
-    """Writes the thinker to `folder`. Each file replaces its predecessor in one step."""
+def describe(thinker: Thinker, *, soft_tokens: int, prompt_version: str, about: dict[str, Any]) -> ThinkerConfig:
+    """The config of a thinker, as its shapes are."""
     num_paths, per_path, assistant_width = thinker.token_sets.vectors.shape
-    config = ThinkerConfig(
+    return ThinkerConfig(
         num_paths=num_paths,
         soft_tokens=soft_tokens,
         assistant_width=assistant_width,
         backbone_width=thinker.projection.out_features,
         vectors_per_path=per_path,
         normalise=thinker.normalise,
+        standardise=thinker.statistics is not None,
+        path_offset=thinker.offset is not None,
         prompt_version=prompt_version,
+        about=about,
     )
+
+
+def save(
+    thinker: Thinker, folder: Path, *, soft_tokens: int, prompt_version: str, about: dict[str, Any] | None = None
+) -> None:
+    """Writes the thinker to `folder`. Each file replaces its predecessor in one step."""
+    config = describe(thinker, soft_tokens=soft_tokens, prompt_version=prompt_version, about=about or {})
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in thinker.state_dict().items()}
     save_file(tensors, folder / f"{WEIGHTS_FILE}.tmp")
@@ -79,16 +130,19 @@ def read_config(folder: Path) -> ThinkerConfig:
 
 def _is_valid(kind: str, value: object) -> bool:
     """Whether a JSON value is of the annotated type; numbers here are counts and start at one."""
-    return type(value).__name__ == kind and (kind != "int" or (isinstance(value, int) and value > 0))
+    return type(value).__name__ == kind.split("[")[0] and (kind != "int" or (isinstance(value, int) and value > 0))
 
 
 def load(folder: Path) -> tuple[Thinker, ThinkerConfig]:
     """The thinker in `folder`, float32 on the CPU. Raises CheckpointError unless every tensor fits the config."""
     config = read_config(folder)
+    statistics = torch.zeros(2, config.num_paths, config.assistant_width) if config.standardise else None
     thinker = Thinker(
         SoftTokenSets(torch.zeros(config.num_paths, config.vectors_per_path, config.assistant_width)),
         new_projection(config.assistant_width, config.backbone_width, scale=1.0),
         normalise=config.normalise,
+        statistics=statistics,
+        offset=config.path_offset,
     )
     try:
         tensors = load_file(folder / WEIGHTS_FILE)
@@ -98,3 +152,41 @@ def load(folder: Path) -> tuple[Thinker, ThinkerConfig]:
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise CheckpointError(f"{folder / WEIGHTS_FILE} holds values that are not finite")
     return thinker, config
+
+
+def import_published(path: Path, *, prompt_version: str, soft_tokens: int = 4) -> tuple[Thinker, ThinkerConfig]:
+    """The thinker of a `projection.bin` as the papers' authors publish it: tensors weight [D, D_a], bias [D] and, where
+    there are several paths, embedding [N, D_a]. Never runs what a pickle may contain. Raises CheckpointError.
+
+    Without an embedding the single path has a zero vector as its initial token.
+    """
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    weight, bias, embedding = _published(path, tensors)
+    thinker = Thinker(
+        SoftTokenSets(embedding[:, None]), new_projection(weight.shape[1], weight.shape[0], scale=1.0), normalise=False
+    )
+    thinker.projection.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    about = {"imported_from": path.name}
+    return thinker, describe(thinker, soft_tokens=soft_tokens, prompt_version=prompt_version, about=about)
+
+
+def _published(path: Path, tensors: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """weight, bias and embedding, checked against each other."""
+    known = isinstance(tensors, dict) and {"weight", "bias"} <= set(tensors) <= {"weight", "bias", "embedding"}
+    if not known or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        found = ", ".join(map(str, tensors)) if isinstance(tensors, dict) else type(tensors).__name__
+        raise CheckpointError(f"{path} must hold the tensors weight, bias and perhaps embedding, and holds: {found}")
+    weight, bias = tensors["weight"], tensors["bias"]
+    embedding = tensors.get("embedding", weight.new_zeros(1, weight.shape[-1]))
+    if (
+        weight.ndim != 2
+        or bias.shape != weight.shape[:1]
+        or embedding.ndim != 2
+        or embedding.shape[1] != weight.shape[1]
+    ):
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+        raise CheckpointError(f"{path} holds tensors that do not fit each other: {shapes}")
+    return weight, bias, embedding

@@ -6,28 +6,44 @@ D_a assistant width, D backbone width, V vocabulary. Knows token ids, no text, n
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from contrastive import prefix
 from contrastive.projection import new_projection
 from contrastive.token_sets import SoftTokenSets
 
 
 class Thinker(nn.Module):
-    """What is learned: initial token sets and projection. The assistant is handed in and never part of the state.
+    """What is learned: initial token sets, projection and, where wanted, an offset for each path. The assistant is handed in
+    and never part of the state.
 
     normalise: divide each assistant state by its root mean square before the projection, which frees its scale from the
-    assistant's final norm; False is the papers' plain T = W h + b.
+    assistant's final norm; False is the papers' plain T = W h + b. statistics: [2, N, D_a], mean and deviation of each
+    path's states over a reference set, by which states are then standardised instead. offset: whether each path has a
+    learned vector of its own beside W h + b.
     """
 
-    def __init__(self, token_sets: SoftTokenSets, projection: nn.Linear, *, normalise: bool = True):
+    statistics: Tensor | None
+    offset: nn.Parameter | None
+
+    def __init__(
+        self,
+        token_sets: SoftTokenSets,
+        projection: nn.Linear,
+        *,
+        normalise: bool = True,
+        statistics: Tensor | None = None,
+        offset: bool = False,
+    ):
         super().__init__()
         self.token_sets = token_sets
         self.projection = projection
         self.normalise = normalise
+        self.register_buffer("statistics", statistics)
+        per_path = torch.zeros(self.num_paths, 1, projection.out_features)
+        self.register_parameter("offset", nn.Parameter(per_path) if offset else None)
 
     @classmethod
     def untrained(cls, rare_rows: Tensor, *, num_paths: int, backbone_width: int, scale: float) -> Thinker:
@@ -44,76 +60,53 @@ class Thinker(nn.Module):
 
     def first_paths(self, num_paths: int) -> Thinker:
         """The same thinker with its first paths only, so that unused ones cost nothing."""
-        sets = SoftTokenSets(self.token_sets.vectors[:num_paths])
-        return Thinker(sets, self.projection, normalise=self.normalise)
+        kept = Thinker(
+            SoftTokenSets(self.token_sets.vectors[:num_paths]),
+            self.projection,
+            normalise=self.normalise,
+            statistics=None if self.statistics is None else self.statistics[:, :num_paths],
+            offset=self.offset is not None,
+        )
+        if self.offset is not None and kept.offset is not None:
+            kept.offset.data = self.offset.detach()[:num_paths].clone()
+        return kept
 
     def forward(self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int) -> Tensor:
         """Thoughts [B, N, L, D], float32: T^k = W h^k + b with h^k = Assistant([question ; [INI]^k x L]).
 
-        input_ids, attention_mask: [B, T] int64, padded on the right, ending before the first slot. One pass computes all
-        paths: the N x L slots follow the question once, and a mask keeps each path to the question and its own slots.
+        input_ids, attention_mask: [B, T] int64, padded on the right, ending before the first slot. The question is read
+        once, without gradient; then all paths' slots follow it in one pass, each seeing only its own path.
         """
-        batch, length = input_ids.shape
-        embed = assistant.get_input_embeddings()
-        slots = self.token_sets(num_slots).flatten(0, 1)
-        questions = embed(input_ids)
-        inputs = torch.cat([questions, slots.to(questions.dtype).expand(batch, -1, -1)], dim=1)
-        positions = slot_positions(attention_mask, self.num_paths, num_slots)
-        allowed = path_mask(attention_mask, self.num_paths, num_slots)
-        states = assistant.base_model(
-            inputs_embeds=inputs,
-            attention_mask=attention_masks(assistant.config, allowed, positions, inputs.dtype),
-            position_ids=positions,
-            use_cache=False,
-        ).last_hidden_state[:, length:]
-        return self.project(states.unflatten(1, (self.num_paths, num_slots)))
+        return self.project(self.states(assistant, input_ids, attention_mask, num_slots))
+
+    def states(self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int) -> Tensor:
+        """The assistant's last hidden states at the slots, [B, N, L, D_a]."""
+        question = prefix.read(assistant, input_ids, attention_mask)
+        slots = self.token_sets(num_slots).flatten(0, 1).to(assistant.dtype).expand(len(input_ids), -1, -1)
+        steps = torch.arange(num_slots, device=input_ids.device).repeat(self.num_paths)
+        positions = question.lengths[:, None] + steps
+        states = prefix.go_on(assistant, question, slots, positions, path_mask(self.num_paths, num_slots, slots.device))
+        return states.view(len(input_ids), self.num_paths, num_slots, -1)
 
     def project(self, states: Tensor) -> Tensor:
-        """[..., D_a] assistant states to [..., D] thoughts, in float32."""
+        """[..., N, L, D_a] assistant states to [..., N, L, D] thoughts, in float32."""
         states = states.float()
-        if self.normalise:
+        if self.statistics is not None:
+            mean, deviation = self.statistics[:, :, None]
+            states = (states - mean) / deviation
+        elif self.normalise:
             states = states * states.pow(2).mean(-1, keepdim=True).clamp(min=1e-12).rsqrt()
         thoughts: Tensor = self.projection(states)
-        return thoughts
+        return thoughts if self.offset is None else thoughts + self.offset
 
 
-def slot_positions(attention_mask: Tensor, num_paths: int, num_slots: int) -> Tensor:
-    """[B, T + N*L] position ids: every path's slots continue its own question, as if no other path were there."""
-    question = attention_mask.cumsum(-1) - 1
-    slots = torch.arange(num_slots, device=question.device).repeat(num_paths)
-    return torch.cat([question.clamp(min=0), attention_mask.sum(-1, keepdim=True) + slots], dim=1)
+def path_mask(num_paths: int, num_slots: int, device: torch.device) -> Tensor:
+    """[N * L, N * L] bool, True where a slot (row) may see a slot (column): those of its own path up to itself."""
+    path = torch.arange(num_paths, device=device).repeat_interleave(num_slots)
+    return (path[:, None] == path).tril()
 
 
-def path_mask(attention_mask: Tensor, num_paths: int, num_slots: int) -> Tensor:
-    """[B, T + N*L, T + N*L] bool, True where a query (row) may see a key (column).
-
-    A slot sees the question's tokens (not its padding) and the slots of its own path up to itself.
-    """
-    length = attention_mask.shape[1]
-    total = length + num_paths * num_slots
-    path = torch.full((total,), -1, device=attention_mask.device)
-    path[length:] = torch.arange(num_paths, device=path.device).repeat_interleave(num_slots)
-    same_path = (path[None, :] == -1) | (path[None, :] == path[:, None])
-    causal = torch.ones(total, total, dtype=torch.bool, device=path.device).tril()
-    real = torch.nn.functional.pad(attention_mask.bool(), (0, num_paths * num_slots), value=True)
-    own = torch.eye(total, dtype=torch.bool, device=path.device)  # a padded query must see something, or it is NaN
-    return (same_path & causal)[None] & real[:, None, :] | own
-
-
-def attention_masks(config: Any, allowed: Tensor, positions: Tensor, dtype: torch.dtype) -> Any:
-    """The additive masks [B, 1, Q, K] that a transformers model takes, one per kind of layer where it has several.
-
-    allowed: [B, Q, K] bool; positions: [B, Q] of the queries. Layers with a sliding window see only keys less than a
-    window behind; the keys' positions are those of the queries where Q = K, otherwise 0 .. K-1.
-    """
-    lowest = torch.finfo(dtype).min
-    full = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, lowest).unsqueeze(1)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    if window is None or kinds == {"full_attention"}:
-        return full
-    queries, keys = allowed.shape[1:]
-    behind = positions if queries == keys else torch.arange(keys, device=positions.device)[None]
-    far = positions[:, :, None] - behind[:, None, :] >= window
-    sliding = full.masked_fill(far.unsqueeze(1), lowest)
-    return {"full_attention": full, "sliding_attention": sliding} if kinds else sliding
+def state_statistics(states: Tensor) -> Tensor:
+    """Mean and deviation of each path's states [B, N, L, D_a] over questions and slots, [2, N, D_a] float32."""
+    of_path = states.float().transpose(0, 1).flatten(1, 2)
+    return torch.stack([of_path.mean(1), of_path.std(1, unbiased=False).clamp(min=1e-6)])

@@ -17,52 +17,62 @@ RUN, MODELS, PATHS, DECODING, OUTPUT = "What to run", "Models", "Paths and sampl
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def _option(help: str, panel: str, **extra: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=panel, show_default=False, **extra)
+def panel_option(help: str, panel: str, *names: str) -> Any:
+    """An option in a panel of the help. names: its spelling, where it is not that of the argument."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def scale_run(
-    method: Annotated[str | None, _option("softcot++ (default), softcot or cot.", RUN)] = None,
+    method: Annotated[str | None, panel_option("softcot++ (default), softcot or cot.", RUN)] = None,
     task: Annotated[
         str | None,
-        _option("arithmetic (default), gsm8k, asdiv, aqua, strategyqa or date-understanding.", RUN),
+        panel_option("arithmetic (default), gsm8k, asdiv, aqua, strategyqa or date-understanding.", RUN),
     ] = None,
-    data: Annotated[Path | None, _option("Questions as JSONL: a file, or a folder of SPLIT.jsonl.", RUN)] = None,
-    limit: Annotated[int | None, _option("First questions only. Default 20 for arithmetic, else all.", RUN)] = None,
-    split: Annotated[str | None, _option("test (default), train or validation.", RUN)] = None,
-    difficulty: Annotated[int | None, _option("Steps of an arithmetic question, 1 (default) to 4.", RUN)] = None,
-    backbone: Annotated[str | None, _option("Folder, GGUF file, Hub id, or smollm2-135m (default).", MODELS)] = None,
-    assistant: Annotated[str | None, _option("The same, for the model that thinks.", MODELS)] = None,
-    thinker: Annotated[Path | None, _option("Checkpoint folder; without it the thinker is untrained.", MODELS)] = None,
+    data: Annotated[Path | None, panel_option("Questions as JSONL: a file, or a folder of SPLIT.jsonl.", RUN)] = None,
+    limit: Annotated[
+        int | None, panel_option("First questions only. Default 20 for arithmetic, else all.", RUN)
+    ] = None,
+    split: Annotated[str | None, panel_option("test (default), train or validation.", RUN)] = None,
+    difficulty: Annotated[int | None, panel_option("Steps of an arithmetic question, 1 (default) to 4.", RUN)] = None,
+    backbone: Annotated[
+        str | None, panel_option("Folder, GGUF file, Hub id, or smollm2-135m (default).", MODELS)
+    ] = None,
+    assistant: Annotated[str | None, panel_option("The same, for the model that thinks.", MODELS)] = None,
+    thinker: Annotated[
+        Path | None, panel_option("Checkpoint folder; without it the thinker is untrained.", MODELS)
+    ] = None,
     latent_paths: Annotated[
-        int | None, _option("Latent paths N. Default 8, or the checkpoint's; 1 without ++.", PATHS)
+        int | None, panel_option("Latent paths N. Default 8, or the checkpoint's; 1 without ++.", PATHS)
     ] = None,
-    samples: Annotated[int | None, _option("Samples M of each path. Default 4.", PATHS)] = None,
-    soft_tokens: Annotated[int | None, _option("Soft tokens L. Default: the checkpoint's, else 4.", PATHS)] = None,
+    samples: Annotated[int | None, panel_option("Samples M of each path. Default 4.", PATHS)] = None,
+    soft_tokens: Annotated[int | None, panel_option("Soft tokens L. Default: the checkpoint's, else 4.", PATHS)] = None,
     adaptive: Annotated[
-        float | None, _option("Stop a question once its vote is this sure: above 0.5, to 1. Default: never.", PATHS)
+        float | None,
+        panel_option("Stop a question once its vote is this sure: above 0.5, to 1. Default: never.", PATHS),
     ] = None,
-    temperature: Annotated[float | None, _option("Default 0.5; 0 is greedy.", DECODING)] = None,
-    top_p: Annotated[float | None, _option("Nucleus mass. Default 1, which is off.", DECODING)] = None,
-    top_k: Annotated[int | None, _option("Most probable tokens kept. Default 0, which is off.", DECODING)] = None,
+    temperature: Annotated[float | None, panel_option("Default 0.5; 0 is greedy.", DECODING)] = None,
+    top_p: Annotated[float | None, panel_option("Nucleus mass. Default 1, which is off.", DECODING)] = None,
+    top_k: Annotated[int | None, panel_option("Most probable tokens kept. Default 0, which is off.", DECODING)] = None,
     max_new_tokens: Annotated[
-        int | None, _option("Longest completion. Default 96 for arithmetic, else 512.", DECODING)
+        int | None, panel_option("Longest completion. Default 96 for arithmetic, else 512.", DECODING)
     ] = None,
-    seed: Annotated[int | None, _option("Start of all random streams. Default 0.", DECODING)] = None,
-    voter: Annotated[str | None, _option("flat (default) or hierarchical; both are reported.", DECODING)] = None,
-    batch_size: Annotated[str | None, _option("Completions decoded together, or auto (default).", OUTPUT)] = None,
+    seed: Annotated[int | None, panel_option("Start of all random streams. Default 0.", DECODING)] = None,
+    voter: Annotated[str | None, panel_option("flat (default) or hierarchical; both are reported.", DECODING)] = None,
+    batch_size: Annotated[str | None, panel_option("Completions decoded together, or auto (default).", OUTPUT)] = None,
     max_batch_tokens: Annotated[
         str | None,
-        _option("Tokens whose keys and values are held at once, or auto (default): half of free memory.", OUTPUT),
+        panel_option("Tokens whose keys and values are held at once, or auto (default): half of free memory.", OUTPUT),
     ] = None,
-    engine: Annotated[str | None, _option("transformers (default).", OUTPUT)] = None,
-    device: Annotated[str | None, _option("auto (default), cpu, cuda, cuda:1 ...", OUTPUT)] = None,
-    dtype: Annotated[str | None, _option("auto (default), float32, bfloat16 or float16.", OUTPUT)] = None,
-    out: Annotated[Path | None, _option("Run directory. Default: under runs/, named by the settings.", OUTPUT)] = None,
-    config: Annotated[Path | None, _option("YAML file with any of these options.", OUTPUT)] = None,
-    json: Annotated[bool, _option("Print the summary alone, as JSON.", OUTPUT)] = False,
-    dry_run: Annotated[bool, _option("Show settings and first prompt; run nothing.", OUTPUT)] = False,
+    engine: Annotated[str | None, panel_option("transformers (default).", OUTPUT)] = None,
+    device: Annotated[str | None, panel_option("auto (default), cpu, cuda, cuda:1 ...", OUTPUT)] = None,
+    dtype: Annotated[str | None, panel_option("auto (default), float32, bfloat16 or float16.", OUTPUT)] = None,
+    out: Annotated[
+        Path | None, panel_option("Run directory. Default: under runs/, named by the settings.", OUTPUT)
+    ] = None,
+    config: Annotated[Path | None, panel_option("YAML file with any of these options.", OUTPUT)] = None,
+    json: Annotated[bool, panel_option("Print the summary alone, as JSON.", OUTPUT)] = False,
+    dry_run: Annotated[bool, panel_option("Show settings and first prompt; run nothing.", OUTPUT)] = False,
 ) -> None:
     """Sample N latent paths x M completions for every question, vote, and report accuracy and cost.
 
@@ -70,15 +80,15 @@ def scale_run(
     """
     given = {key: value for key, value in locals().items() if key not in ("config", "json", "dry_run")}
     given = {key: value for key, value in given.items() if value is not None}
-    raise typer.Exit(_guarded(lambda: _run(config, given, as_json=json, dry_run=dry_run)))
+    raise typer.Exit(guarded("scale-run", lambda: _run(config, given, as_json=json, dry_run=dry_run)))
 
 
 def _run(file: Path | None, given: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
     from rich.console import Console
 
-    from scaling.config import load_config
+    from scaling.config import RunConfig, load_config
 
-    settings = load_config(file, given)
+    settings = load_config(file, given, RunConfig)
     settings.resolved()  # clashes between options are told before torch is imported
     if dry_run:
         from scaling.preview import preview
@@ -97,19 +107,19 @@ def _run(file: Path | None, given: dict[str, Any], *, as_json: bool, dry_run: bo
         show_summary(Console(), summary)
 
 
-def _guarded(work: Any) -> int:
+def guarded(command: str, work: Any) -> int:
     """Runs `work` and turns what a user can fix, or an interruption, into a sentence and an exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         work()
     except UsageError as error:
-        print(f"scale-run: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("scale-run: stopped before the first sample; nothing was lost.", file=sys.stderr)
+        print(f"{command}: stopped before anything was begun; nothing was lost.", file=sys.stderr)
         return 130
     except Interrupted as error:
-        print(f"scale-run: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         return 130
     return 0
 

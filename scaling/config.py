@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -84,22 +84,22 @@ def option(key: str) -> str:
     return f"--{key.replace('_', '-')}"
 
 
-def load_config(file: Path | None, given: dict[str, Any]) -> RunConfig:
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def load_config(file: Path | None, given: dict[str, Any], kind: type[Settings]) -> Settings:
     """Settings from a YAML file, overridden by what was given on the command line. Raises UsageError."""
     values = {**(_read_yaml(file) if file else {}), **given}
-    unknown = [key for key in values if key not in RunConfig.model_fields]
+    unknown = [key for key in values if key not in kind.model_fields]
     if unknown:
-        raise UsageError(f"unknown key `{unknown[0]}` in {file}.{nearest(str(unknown[0]), RunConfig.model_fields)}")
+        raise UsageError(f"unknown key `{unknown[0]}` in {file}.{nearest(str(unknown[0]), kind.model_fields)}")
     try:
-        return RunConfig(**values)
+        return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        said = (
-            "give a whole number from 1, or `auto`"
-            if key in ("batch_size", "max_batch_tokens")
-            else _said(first["msg"])
-        )
+        several = len(error.errors()) > 1 and all(str(one["loc"][0]) == key for one in error.errors())
+        said = "give a whole number from 1, or `auto`" if several else _said(first["msg"])
         raise UsageError(f"`{option(key)}` is {values[key]!r}: {said}.") from None
 
 

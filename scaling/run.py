@@ -69,7 +69,7 @@ def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
     described = {**config.model_dump(mode="json"), **setup.details, "first_question": digest(setup.task.questions[0])}
     folder = config.out or Path("runs") / f"{setup.task.name}-{config.method}-{config_hash(described)}"
     with Journal.open(folder, config=described, environment=environment(setup.backbone)) as journal:
-        return _sample_all(setup, journal, folder, watcher)
+        return sample_all(setup, journal, folder, watcher)
 
 
 def prepare(config: RunConfig, watcher: Watcher) -> Setup:
@@ -189,7 +189,7 @@ def cpu_name() -> str:
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
 
 
-def _sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -> dict[str, Any]:
+def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -> dict[str, Any]:
     config = setup.config
     grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed, config.adaptive)
     stopping = grid.stopping(journal.completions.values())

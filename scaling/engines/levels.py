@@ -14,26 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
+from contrastive.prefix import Caught
+
 _SLOTS, _TOKENS = 8, 64  # a store grows by at least so much
-
-
-class Caught(Cache):
-    """A cache that only keeps what passes through it. keys, values: [B, H, T, d] a layer."""
-
-    def __init__(self) -> None:
-        super().__init__(layers=[])
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-        assert layer_idx == len(self.keys), "layers must come in order"
-        self.keys.append(key_states)
-        self.values.append(value_states)
-        return key_states, value_states
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        del layer_idx
-        return 0
 
 
 class Store:

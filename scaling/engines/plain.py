@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from contrastive.thinker import attention_masks
+from contrastive.prefix import attention_masks
 from scaling.engines.base import SoftPrompt
 from scaling.engines.decoder import batches, compacted, embedded
 from scaling.engines.levels import OwnKeys

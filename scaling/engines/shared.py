@@ -15,11 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from contrastive.prefix import Caught
 from scaling.engines import attention
 from scaling.engines.attention import Groups, Levels, SharedLevel
 from scaling.engines.base import SoftPrompt
 from scaling.engines.decoder import batches, compacted, embedded
-from scaling.engines.levels import Caught, OwnKeys, Store
+from scaling.engines.levels import OwnKeys, Store
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scaling.engines.levels import Caught, OwnKeys, Store
+from contrastive.prefix import Caught
+from scaling.engines.levels import OwnKeys, Store
 
 LAYERS, HEADS, WIDTH = 2, 3, 4
 CPU = torch.device("cpu")

@@ -1,0 +1,220 @@
+"""The training loop: steps, validation, early stopping, and a state on disk from which the very same training goes on.
+
+Deterministic: the order of questions, dropout and learning rate are functions of seed and step, so what is kept is the
+thinker, the optimiser's moments and a few numbers. Knows token ids, no texts, no terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from contrastive.objective import Objective, Parts, backward
+from contrastive.parallel import Processes
+from contrastive.reader import Example, Reader
+from contrastive.thinker import Thinker
+from contrastive.watch import Health, examine
+
+STATE_FILE, METRICS_FILE = "training.safetensors", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """batch_size: questions of an optimiser step. warmup: steps. clip: largest norm of the gradient. validate_every: steps.
+
+    patience: validations without a better loss after which training stops, 0 for never.
+    """
+
+    max_steps: int
+    batch_size: int = 8
+    lr: float = 2e-3
+    weight_decay: float = 0.0
+    warmup: int = 0
+    clip: float = 1.0
+    validate_every: int = 50
+    patience: int = 0
+    seed: int = 0
+
+    def lr_at(self, step: int) -> float:
+        """Linear warm-up, then linear decay to zero after the last step; step counts from 0."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        return self.lr * (self.max_steps - step) / max(1, self.max_steps - self.warmup)
+
+    def batch(self, examples: Sequence[Example], step: int) -> list[Example]:
+        """The questions of a step: every epoch has each example once, in an order of its own."""
+        per_epoch = math.ceil(len(examples) / self.batch_size)
+        epoch, number = divmod(step, per_epoch)
+        order = list(range(len(examples)))
+        random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        return [examples[place] for place in order[number * self.batch_size : (number + 1) * self.batch_size]]
+
+
+@dataclass
+class Progress:
+    """How far training is. best: lowest validation loss so far, at step best_step; waited: validations since."""
+
+    step: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    waited: int = 0
+    seconds: float = 0.0
+    stopped_early: bool = False
+
+
+class Watcher(Protocol):
+    """Is told what happens."""
+
+    def started(self, progress: Progress, schedule: Schedule) -> None: ...
+    def stepped(self, progress: Progress, row: dict[str, Any]) -> None: ...
+    def examined(self, progress: Progress, health: Health) -> None: ...
+
+
+@dataclass(eq=False)
+class Trainer:
+    """Everything a training needs. keep: called with the health whenever validation is better than before.
+
+    folder: where state and metrics go; only process 0 writes.
+    """
+
+    thinker: Thinker
+    assistant: PreTrainedModel
+    reader: Reader
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    schedule: Schedule
+    objective: Objective
+    folder: Path
+    keep: Callable[[Health], None]
+    watcher: Watcher
+    processes: Processes = field(default_factory=Processes)
+
+    def run(self) -> Progress:
+        """Trains to the end, from the state in the folder where there is one. Raises ModelChanged."""
+        trained = [parameter for parameter in self.thinker.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.AdamW(trained, lr=self.schedule.lr, weight_decay=self.schedule.weight_decay)
+        frozen = [digest(self.assistant), digest(self.reader.backbone)]
+        progress = self._resumed()
+        self.watcher.started(progress, self.schedule)
+        if not (self.folder / STATE_FILE).is_file():
+            self._examine(progress)
+        while progress.step < self.schedule.max_steps and not progress.stopped_early:
+            self._step(progress)
+            last = progress.step == self.schedule.max_steps
+            if last or progress.step % self.schedule.validate_every == 0:
+                self._examine(progress)
+        if [digest(self.assistant), digest(self.reader.backbone)] != frozen:
+            raise ModelChanged("training has changed a frozen model")
+        return progress
+
+    def _step(self, progress: Progress) -> None:
+        began = time.monotonic()
+        batch = self.schedule.batch(self.train, progress.step)
+        lr = self.schedule.lr_at(progress.step)
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
+        self._optimiser.zero_grad()
+        parts = backward(
+            self.thinker,
+            self.assistant,
+            self.reader,
+            batch,
+            self.objective,
+            step=progress.step,
+            processes=self.processes,
+        )
+        norm = torch.nn.utils.clip_grad_norm_(self._optimiser.param_groups[0]["params"], self.schedule.clip)
+        self._optimiser.step()
+        progress.step += 1
+        took = time.monotonic() - began
+        progress.seconds += took
+        tokens = sum(len(example.target) for example in batch) * self.thinker.num_paths
+        self._tell(progress, parts, lr=lr, gradient_norm=float(norm), tokens_per_second=tokens / took)
+
+    def _tell(self, progress: Progress, parts: Parts, **more: float) -> None:
+        row = {"step": progress.step, **asdict(parts), **more, "seconds": progress.seconds}
+        self._write(row)
+        self.watcher.stepped(progress, row)
+
+    def _examine(self, progress: Progress) -> None:
+        began = time.monotonic()
+        health = examine(
+            self.thinker, self.assistant, self.reader, self.validation, self.objective, processes=self.processes
+        )
+        progress.seconds += time.monotonic() - began
+        if health.loss < progress.best:
+            progress.best, progress.best_step, progress.waited = health.loss, progress.step, 0
+            if self.processes.rank == 0:
+                self.keep(health)
+        else:
+            progress.waited += 1
+            progress.stopped_early = 0 < self.schedule.patience <= progress.waited
+        self._write({"step": progress.step, "validation": asdict(health), "seconds": progress.seconds})
+        if self.processes.rank == 0:
+            self._save(progress)
+        self.watcher.examined(progress, health)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.processes.rank == 0:
+            with (self.folder / METRICS_FILE).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def _save(self, progress: Progress) -> None:
+        """One file, replaced in one step: a kill at any moment leaves this state or the one before."""
+        tensors = {f"thinker.{name}": tensor for name, tensor in self.thinker.state_dict().items()}
+        for number, state in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": tensor for name, tensor in state.items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        partial = self.folder / f"{STATE_FILE}.tmp"
+        save_file(tensors, partial, metadata={"progress": json.dumps(asdict(progress))})
+        partial.replace(self.folder / STATE_FILE)
+
+    def _resumed(self) -> Progress:
+        path = self.folder / STATE_FILE
+        if not path.is_file():
+            (self.folder / METRICS_FILE).unlink(missing_ok=True)
+            return Progress()
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        self.thinker.load_state_dict(_under("thinker.", tensors))
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimiser.", tensors).items():
+            number, key = name.split(".")
+            states.setdefault(int(number), {})[key] = tensor
+        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": states})
+        self._forget_after(progress.step)
+        return progress
+
+    def _forget_after(self, step: int) -> None:
+        """Steps after the saved state are taken again, so their rows would stand twice."""
+        path = self.folder / METRICS_FILE
+        if self.processes.rank or not path.is_file():
+            return
+        whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        path.write_text("".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= step))
+
+
+class ModelChanged(Exception):
+    """A frozen model is not what it was before: a bug."""
+
+
+def digest(model: PreTrainedModel) -> tuple[int, ...]:
+    """Tells whether any bit of any weight or buffer has changed."""
+    return tuple(int(torch.hash_tensor(tensor).view(torch.int64)) for tensor in model.state_dict().values())
+
+
+def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

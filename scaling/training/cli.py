@@ -1,0 +1,149 @@
+"""`scale-train`: options in, exit code out. Imports nothing heavy before a training begins."""
+
+from __future__ import annotations
+
+import importlib.util
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scaling.cli import guarded, panel_option
+from scaling.errors import UsageError
+
+DATA, MODELS, PATHS, LOSS, STEPS, OUTPUT = (
+    "What to learn from",
+    "Models",
+    "Paths and thoughts",
+    "Loss",
+    "Steps",
+    "Where and how",
+)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def scale_train(
+    task: Annotated[str | None, panel_option("As in scale-run; arithmetic by default.", DATA)] = None,
+    data: Annotated[
+        Path | None, panel_option("Questions as JSONL: a folder with train.jsonl, or a file.", DATA)
+    ] = None,
+    limit: Annotated[
+        int | None, panel_option("Questions to learn from. Default 512 for arithmetic, else all.", DATA)
+    ] = None,
+    validation: Annotated[
+        int | None, panel_option("Questions held out, never of the test split. Default 32.", DATA)
+    ] = None,
+    difficulty: Annotated[int | None, panel_option("Steps of an arithmetic question, 1 (default) to 4.", DATA)] = None,
+    targets: Annotated[
+        str | None, panel_option("gold rationales (default), or self: the backbone's own right chains.", DATA)
+    ] = None,
+    chains: Annotated[
+        int | None, panel_option("Chains sampled per question for self targets. Default 4.", DATA)
+    ] = None,
+    backbone: Annotated[
+        str | None, panel_option("Folder, GGUF file, Hub id, or smollm2-135m (default).", MODELS)
+    ] = None,
+    assistant: Annotated[str | None, panel_option("The same, for the model that thinks.", MODELS)] = None,
+    latent_paths: Annotated[int | None, panel_option("Latent paths N. Default 8; 1 is SoftCoT.", PATHS)] = None,
+    soft_tokens: Annotated[int | None, panel_option("Soft tokens L. Default 4.", PATHS)] = None,
+    vector_per_slot: Annotated[
+        bool | None,
+        panel_option("A learned vector for each slot, not one repeated in all.", PATHS, "--vector-per-slot"),
+    ] = None,
+    normalise: Annotated[bool | None, panel_option("Assistant states get RMS 1 (default). Papers: off.", PATHS)] = None,
+    standardise: Annotated[
+        bool | None, panel_option("Assistant states are centred and scaled over a reference set.", PATHS)
+    ] = None,
+    path_offset: Annotated[bool | None, panel_option("A learned vector for each path beside W h + b.", PATHS)] = None,
+    freeze_token_sets: Annotated[
+        bool | None,
+        panel_option("Train the projection alone, as the published code does.", PATHS, "--freeze-token-sets"),
+    ] = None,
+    contrastive: Annotated[str | None, panel_option("paper, view (default), uniform or none.", LOSS)] = None,
+    contrastive_weight: Annotated[
+        float | None, panel_option("Weight of the contrast of paths. Default 1.", LOSS)
+    ] = None,
+    contrastive_temperature: Annotated[
+        float | None, panel_option("Default 1 for paper, 0.05 for view, 0.5 for uniform.", LOSS)
+    ] = None,
+    question_weight: Annotated[
+        float | None, panel_option("Weight of the contrast of questions. Default 0, which is off.", LOSS)
+    ] = None,
+    epochs: Annotated[int | None, panel_option("Times through the targets. Default 3.", STEPS)] = None,
+    max_steps: Annotated[int | None, panel_option("Optimiser steps, instead of epochs.", STEPS)] = None,
+    batch_size: Annotated[int | None, panel_option("Targets of a step. Default 8.", STEPS)] = None,
+    grad_accumulation: Annotated[
+        int | None, panel_option("Parts of a batch, which take less memory. Default: one target a part.", STEPS)
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, panel_option("Compute activations twice rather than keep them.", STEPS, "--gradient-checkpointing")
+    ] = None,
+    lr: Annotated[float | None, panel_option("Learning rate, falling linearly. Default 0.002.", STEPS)] = None,
+    warmup: Annotated[int | None, panel_option("Steps of rising learning rate. Default 0.", STEPS)] = None,
+    weight_decay: Annotated[float | None, panel_option("Default 0.", STEPS)] = None,
+    clip: Annotated[float | None, panel_option("Largest norm of the gradient. Default 1.", STEPS)] = None,
+    validate_every: Annotated[int | None, panel_option("Steps. Default: ten times in all.", STEPS)] = None,
+    patience: Annotated[
+        int | None, panel_option("Stop after so many validations without a better loss. Default 0: never.", STEPS)
+    ] = None,
+    seed: Annotated[int | None, panel_option("Order of questions and dropout. Default 0.", STEPS)] = None,
+    device: Annotated[str | None, panel_option("auto (default), cpu, cuda, cuda:1 ...", OUTPUT)] = None,
+    dtype: Annotated[
+        str | None, panel_option("Of the frozen models: auto (default), float32, bfloat16.", OUTPUT)
+    ] = None,
+    out: Annotated[Path | None, panel_option("Checkpoint folder. Default: under checkpoints/.", OUTPUT)] = None,
+    resume: Annotated[bool | None, panel_option("Go on with the training in that folder.", OUTPUT, "--resume")] = None,
+    log_with: Annotated[str | None, panel_option("tensorboard, wandb or trackio.", OUTPUT)] = None,
+    push_to_hub: Annotated[str | None, panel_option("Repository for the checkpoint: owner/name.", OUTPUT)] = None,
+    config: Annotated[Path | None, panel_option("YAML file with any of these options.", OUTPUT)] = None,
+    json: Annotated[bool, panel_option("Print the result alone, as JSON.", OUTPUT, "--json")] = False,
+) -> None:
+    """Learn N initial token sets and a projection, so that every latent path reasons well and the paths differ.
+
+    The checkpoint is the thinker of the best validation: give its folder to `scale-run --thinker`.
+    """
+    given = {key: value for key, value in locals().items() if key not in ("config", "json") and value is not None}
+    raise typer.Exit(guarded("scale-train", lambda: _train(config, given, as_json=json)))
+
+
+def _train(file: Path | None, given: dict[str, Any], *, as_json: bool) -> None:
+    from scaling.config import load_config
+    from scaling.training.config import TrainConfig
+
+    settings = load_config(file, given, TrainConfig)
+    settings.resolved()  # clashes between options are told before torch is imported
+    if settings.log_with and not importlib.util.find_spec(settings.log_with):
+        raise UsageError(f"`--log-with` {settings.log_with} needs a package: pip install {settings.log_with}.")
+    from accelerate import Accelerator
+    from rich.console import Console
+
+    from contrastive.parallel import Processes
+    from scaling.training.display import TrainWatch, show_result
+    from scaling.training.run import publish, train
+
+    folder = str(settings.out or "checkpoints")
+    accelerator = Accelerator(cpu=settings.device == "cpu", log_with=settings.log_with, project_dir=folder)
+    if accelerator.num_processes > 1:
+        settings = settings.model_copy(update={"device": str(accelerator.device)})
+    if settings.log_with:
+        accelerator.init_trackers("softcotpp", config=settings.model_dump(mode="json"))
+    with TrainWatch(Console(stderr=True), accelerator) as watch:
+        result = train(settings, watch, Processes())
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        if settings.push_to_hub:
+            publish(result.folder, settings.push_to_hub)
+        if as_json:
+            print(
+                jsonlib.dumps({"folder": str(result.folder), **vars(result.progress), **vars(result.health)}, indent=2)
+            )
+        else:
+            show_result(Console(), result.health, result.folder, result.progress)
+
+
+def main() -> None:
+    """Entry point of the `scale-train` command."""
+    app()

@@ -1,0 +1,137 @@
+"""What the user of `scale-train` sees: progress with the parts of the loss, a line a validation, a table at the end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from contrastive.train import Progress as Training
+from contrastive.train import Schedule
+from contrastive.watch import Health
+from scaling.display import Watch
+from scaling.run import Watcher as RunWatcher
+
+_LINE_EVERY = 10.0  # seconds between plain progress lines
+
+
+class TrainWatch:
+    """A live bar on a terminal, plain lines elsewhere, and the same figures to the tracker that was asked for, if any.
+
+    Only process 0 shows anything. Use as a context manager.
+    """
+
+    def __init__(self, console: Console, accelerator: Accelerator) -> None:
+        self._console = console
+        self._accelerator = accelerator
+        self._silent = not accelerator.is_main_process
+        self._progress: Progress | None = None
+        self._runs: list[Watch] = []
+        self._printed = 0.0
+
+    def __enter__(self) -> TrainWatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        for run in self._runs:
+            run.__exit__(None, None, None)
+        self._runs.clear()
+        if self._progress:
+            self._progress.stop()
+
+    def status(self, text: str) -> None:
+        self._print(f"{text} ...", style="dim")
+
+    def sampling(self) -> RunWatcher:
+        """Follows the sampling of own chains."""
+        self._runs.append(Watch(Console(quiet=True) if self._silent else self._console, voter="flat"))
+        return self._runs[-1]
+
+    def started(self, progress: Training, schedule: Schedule) -> None:
+        for run in self._runs:
+            run.__exit__(None, None, None)
+        self._schedule, self._began, self._first = schedule, time.monotonic(), progress.step
+        if progress.step:
+            self._print(f"going on from step {progress.step} of {schedule.max_steps}")
+        if self._console.is_terminal and not self._silent:
+            columns = (
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[said]}"),
+            )
+            self._progress = Progress(BarColumn(), *columns, console=self._console, transient=True)
+            self._task = self._progress.add_task("", total=schedule.max_steps, completed=progress.step, said="")
+            self._progress.start()
+
+    def stepped(self, progress: Training, row: dict[str, Any]) -> None:
+        self._accelerator.log(
+            {f"train/{key}": value for key, value in row.items() if key != "step" and value is not None},
+            step=progress.step,
+        )
+        said = (
+            f"loss {row['language']:.4f}, contrast {row['contrastive']:.3f}, cosine {_cosine(row['path_cosine'])}, "
+            f"{row['tokens_per_second']:.0f} tokens/s"
+        )
+        if self._progress:
+            self._progress.update(self._task, completed=progress.step, said=said)
+        elif time.monotonic() - self._printed > _LINE_EVERY:
+            self._printed = time.monotonic()
+            self._print(f"step {progress.step}/{self._schedule.max_steps}: {said}, {self._left(progress)} left")
+
+    def examined(self, progress: Training, health: Health) -> None:
+        figures = {key: value for key, value in vars(health).items() if isinstance(value, float)}
+        self._accelerator.log({f"validation/{key}": value for key, value in figures.items()}, step=progress.step)
+        best = ", best so far" if progress.best_step == progress.step else ""
+        self._print(
+            f"validation at step {progress.step}: loss {health.loss:.4f}{best} (without thoughts {health.without:.4f}, with "
+            f"another question's {health.another:.4f}), cosine of paths {_cosine(health.path_cosine)}, of questions "
+            f"{_cosine(health.question_cosine)}, rank {health.effective_rank:.1f}"
+        )
+        if progress.stopped_early:
+            self._print(f"stopped early: no better validation since step {progress.best_step}")
+
+    def _left(self, progress: Training) -> str:
+        done = progress.step - self._first
+        seconds = (time.monotonic() - self._began) / max(1, done) * (self._schedule.max_steps - progress.step)
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+    def _print(self, text: str, **options: Any) -> None:
+        if not self._silent:
+            self._console.print(text, highlight=False, soft_wrap=True, **options)
+
+
+def show_result(console: Console, health: Health, folder: Path, progress: Training) -> None:
+    """The kept thinker's figures, and warnings in plain words."""
+    table = Table(title=f"thinker of step {progress.best_step}", show_header=False, title_justify="left")
+    for row in (
+        ("loss, own thoughts", f"{health.loss:.4f}", "nats a token, held-out questions"),
+        ("loss, no thoughts", f"{health.without:.4f}", "the same prompt without them"),
+        ("loss, another question's", f"{health.another:.4f}", ""),
+        ("question information", f"{health.question_information:+.4f}", "the last less the first"),
+        ("cosine of paths", _cosine(health.path_cosine), "mean over pairs; 1 is all the same"),
+        ("cosine of questions", _cosine(health.question_cosine), "1 is a constant prompt"),
+        ("effective rank", f"{health.effective_rank:.2f}", f"of {len(health.per_path)} paths"),
+        ("loss of the paths", f"{min(health.per_path):.4f} to {max(health.per_path):.4f}", ""),
+        ("seconds", f"{progress.seconds:.1f}", ""),
+    ):
+        table.add_row(*row)
+    console.print(table)
+    for warning in health.warnings():
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    console.print(f"checkpoint: {folder}/  use it with: scale-run --thinker {folder}", highlight=False, soft_wrap=True)
+
+
+def _cosine(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

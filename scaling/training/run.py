@@ -1,0 +1,232 @@
+"""One training from its settings to its checkpoint: questions, targets, examples, thinker, steps, checkpoint.
+
+The story of `scale-train`, top to bottom. Knows no terminal: what happens is told to a `Watcher`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from contrastive import checkpoint
+from contrastive.objective import TEMPERATURES, Objective
+from contrastive.parallel import Processes
+from contrastive.reader import Example, Reader, UnsupportedModel
+from contrastive.thinker import Thinker, state_statistics
+from contrastive.token_sets import SoftTokenSets
+from contrastive.train import STATE_FILE, Progress, Schedule, Trainer
+from contrastive.train import Watcher as StepWatcher
+from contrastive.watch import Health
+from scaling import models
+from scaling.config import option
+from scaling.errors import Interrupted, UsageError
+from scaling.journal import config_hash
+from scaling.models import LanguageModel
+from scaling.prompts import PROMPT_VERSION
+from scaling.run import Watcher as RunWatcher
+from scaling.run import environment
+from scaling.training.card import write_card
+from scaling.training.config import FREE, TrainConfig
+from scaling.training.targets import ExampleBuilder, Split, examples_of, gold_text, own_chains, split_of
+
+CONFIG = "train.json"
+_REFERENCE = 64  # questions over which states are standardised
+_VALIDATIONS = 10  # of a training, unless asked for otherwise
+
+
+class Watcher(StepWatcher, Protocol):
+    """Is told what happens; a progress bar, plain lines or nothing."""
+
+    def status(self, text: str) -> None: ...
+    def sampling(self) -> RunWatcher: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """folder: of the checkpoint. health: of the thinker that was kept, the best that there was."""
+
+    folder: Path
+    progress: Progress
+    health: Health
+
+
+def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result:
+    """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
+    config = config.resolved()
+    device = models.pick_device(config.device)
+    dtype = models.pick_dtype(config.dtype, device)
+    config = config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")})
+    split = split_of(config)
+    watcher.status(f"loading {config.backbone} and {config.assistant}")
+    backbone, assistant = models.load_pair(config.backbone, config.assistant, device=device, dtype=dtype)
+    described = describe(config, backbone, assistant, split)
+    folder = config.out or Path("checkpoints") / f"{split.task.name}-{config_hash(described)}"
+    _open(folder, described, resume=config.resume, processes=processes)
+    learn, validate = _examples(config, split, backbone, assistant, watcher, processes)
+    thinker = new_thinker(config, backbone, assistant, learn)
+
+    def keep(health: Health) -> None:
+        about = {**described, "metrics": asdict(health), "environment": environment(backbone)}
+        checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
+        write_card(folder, about)
+
+    trainer = Trainer(
+        thinker=thinker,
+        assistant=assistant.model,
+        reader=_reader(backbone),
+        train=learn,
+        validation=validate,
+        schedule=_schedule(config, len(learn)),
+        objective=_objective(config),
+        folder=folder,
+        keep=keep,
+        watcher=watcher,
+        processes=processes,
+    )
+    try:
+        progress = trainer.run()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; `--resume` with the same command goes on from the last validation in {folder}."
+        ) from None
+    processes.wait()
+    return Result(folder, progress, _health_of(folder))
+
+
+def _health_of(folder: Path) -> Health:
+    metrics = checkpoint.read_config(folder).about["metrics"]
+    return Health(**{**metrics, "per_path": tuple(metrics["per_path"]), "dead": tuple(metrics["dead"])})
+
+
+def describe(config: TrainConfig, backbone: LanguageModel, assistant: LanguageModel, split: Split) -> dict[str, Any]:
+    """What decides a training's result: settings, models, questions."""
+    settings = config.model_dump(mode="json", exclude=set(FREE))
+    ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
+    return {
+        **settings,
+        "task": split.task.name,
+        "prompt_version": PROMPT_VERSION,
+        "backbone_fingerprint": backbone.fingerprint,
+        "assistant_fingerprint": assistant.fingerprint,
+        "questions": config_hash({"ids": ids}),
+    }
+
+
+def _open(folder: Path, described: dict[str, Any], *, resume: bool, processes: Processes) -> None:
+    """Makes the folder, or checks that what is in it is this very training. Raises UsageError."""
+    before = folder / CONFIG
+    if before.is_file():
+        other = json.loads(before.read_text())
+        different = sorted(key for key in {*other, *described} if other.get(key) != described.get(key))
+        if different:
+            listed = ", ".join(
+                f"`{option(key)}` was {other.get(key)!r}, now {described.get(key)!r}" for key in different
+            )
+            raise UsageError(f"{folder} holds another training: {listed}; give another `--out`.")
+        if (folder / STATE_FILE).is_file() and not resume:
+            raise UsageError(f"{folder} holds this training already: add `--resume` to go on, or give another `--out`.")
+    processes.wait()
+    if processes.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        before.write_text(json.dumps(described, indent=2) + "\n")
+    processes.wait()
+
+
+def _examples(
+    config: TrainConfig,
+    split: Split,
+    backbone: LanguageModel,
+    assistant: LanguageModel,
+    watcher: Watcher,
+    processes: Processes,
+) -> tuple[list[Example], list[Example]]:
+    build = ExampleBuilder(backbone, assistant, kind=split.task.kind, num_slots=config.soft_tokens)
+    texts: Callable[[Any], Sequence[str]] = lambda question: [gold_text(question, kind=split.task.kind)]  # noqa: E731
+    if config.targets == "self":
+        if processes.rank == 0:
+            watcher.status("sampling the backbone's own chains")
+            own_chains(split, config, backbone, watcher.sampling())
+        processes.wait()
+        chains = own_chains(split, config, backbone, watcher.sampling())
+        texts = lambda question: chains[question.id]  # noqa: E731
+    learn, validate = examples_of(split.train, texts, build), examples_of(split.validation, texts, build)
+    if not learn or not validate:
+        raise UsageError(
+            "the backbone answered no question rightly, so there is no chain to learn from: raise `--limit`, `--validation` "
+            "or `--chains`, or use `--targets gold`."
+        )
+    watcher.status(f"{len(learn)} targets to learn from, {len(validate)} to validate on")
+    return learn, validate
+
+
+@torch.no_grad()
+def new_thinker(
+    config: TrainConfig, backbone: LanguageModel, assistant: LanguageModel, examples: Sequence[Example]
+) -> Thinker:
+    """The thinker before its first step; standardised over the first questions where that is wanted."""
+    scale = backbone.embedding_scale()
+    start = Thinker.untrained(
+        assistant.rare_rows(), num_paths=config.latent_paths, backbone_width=backbone.width, scale=scale
+    )
+    vectors = start.token_sets.vectors.detach()
+    if config.vector_per_slot:
+        vectors = vectors.expand(-1, config.soft_tokens, -1)
+    thinker = Thinker(
+        SoftTokenSets(vectors), start.projection, normalise=config.normalise, offset=config.path_offset
+    ).to(config.device)
+    if config.standardise:
+        reference = list({example.question: example for example in examples}.values())[:_REFERENCE]
+        states = [_states(thinker, assistant, example, config.soft_tokens) for example in reference]
+        thinker.statistics = state_statistics(torch.cat(states))
+    thinker.token_sets.requires_grad_(not config.freeze_token_sets)
+    return thinker
+
+
+def _states(thinker: Thinker, assistant: LanguageModel, example: Example, num_slots: int) -> torch.Tensor:
+    ids = torch.tensor([example.assistant], device=assistant.model.device)
+    return thinker.states(assistant.model, ids, torch.ones_like(ids), num_slots)
+
+
+def _reader(backbone: LanguageModel) -> Reader:
+    try:
+        return Reader(backbone.model)
+    except UnsupportedModel as error:
+        raise UsageError(f"`--backbone` {backbone.name} cannot be trained for: {error}.") from None
+
+
+def _schedule(config: TrainConfig, num_examples: int) -> Schedule:
+    per_epoch = math.ceil(num_examples / config.batch_size)
+    max_steps = config.max_steps or (config.epochs or 1) * per_epoch
+    same = ("batch_size", "lr", "weight_decay", "warmup", "clip", "patience", "seed")
+    every = config.validate_every or max(1, math.ceil(max_steps / _VALIDATIONS))
+    return Schedule(max_steps=max_steps, validate_every=every, **{key: getattr(config, key) for key in same})
+
+
+def _objective(config: TrainConfig) -> Objective:
+    parts = config.grad_accumulation or config.batch_size
+    return Objective(
+        num_slots=config.soft_tokens,
+        contrastive=config.contrastive,
+        weight=config.contrastive_weight,
+        temperature=config.contrastive_temperature or TEMPERATURES[config.contrastive],
+        question_weight=config.question_weight,
+        micro_batch=math.ceil(config.batch_size / parts),
+        recompute=config.gradient_checkpointing,
+        seed=config.seed,
+    )
+
+
+def publish(folder: Path, repository: str) -> None:
+    """Puts the checkpoint's files on the Hub. Raises UsageError where the Hub refuses."""
+    try:
+        checkpoint.Checkpoint.from_pretrained(folder).push_to_hub(repository)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"`--push-to-hub` {repository}: {' '.join(str(error).split())[:200]}. The checkpoint is in {folder}."
+        ) from None

@@ -1,0 +1,131 @@
+"""What the backbone is to say after the thoughts: gold rationales, or the backbone's own right chains, as token ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from contrastive.reader import Example
+from scaling.config import RunConfig
+from scaling.errors import UsageError
+from scaling.journal import Journal, config_hash
+from scaling.methods.cot import ChainOfThought
+from scaling.models import LanguageModel, cache_folder
+from scaling.prompts import PROMPT_VERSION, PromptBuilder
+from scaling.records import Question
+from scaling.run import Setup, Watcher, digest, environment, sample_all
+from scaling.tasks.catalogue import Task, load_task
+from scaling.training.config import TrainConfig
+
+_SPLIT_SEED = "validation"
+_TEMPERATURE = 0.7  # of own chains: high enough that they differ, low enough that many are right
+_DECIDES_CHAINS = ("samples", "temperature", "max_new_tokens", "seed", "dtype", "task")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Questions to learn from and questions to validate on; no question is in both, none is of the test split."""
+
+    task: Task
+    train: tuple[Question, ...]
+    validation: tuple[Question, ...]
+
+
+def split_of(config: TrainConfig) -> Split:
+    """The task's own validation split where it is generated; else a part of its train split, picked by hash of the id."""
+    if config.task == "arithmetic" and config.data is None:
+        task = load_task("arithmetic", split="train", limit=config.limit, difficulty=config.difficulty)
+        held = load_task("arithmetic", split="validation", limit=config.validation, difficulty=config.difficulty)
+        return Split(task, task.questions, held.questions)
+    if config.data is not None and config.data.is_file() and config.data.stem == "test":
+        raise UsageError(f"`--data` {config.data} looks like test questions: give its folder, or the train file.")
+    task = load_task(config.task, data=config.data, split="train", difficulty=config.difficulty)
+    if len(task.questions) <= config.validation:
+        raise UsageError(
+            f"`--validation` {config.validation} leaves nothing to train on: there are {len(task.questions)} questions."
+        )
+    held_ids = {q.id for q in sorted(task.questions, key=_hash)[: config.validation]}
+    train = [q for q in task.questions if q.id not in held_ids][: config.limit]
+    return Split(task, tuple(train), tuple(q for q in task.questions if q.id in held_ids))
+
+
+def _hash(question: Question) -> str:
+    return hashlib.sha256(f"{_SPLIT_SEED}\0{question.id}".encode()).hexdigest()
+
+
+def gold_text(question: Question, *, kind: str) -> str:
+    """The question's rationale and its answer in the asked-for form."""
+    answer = f"({question.answer})" if kind == "choice" else question.answer
+    return " ".join([*question.rationale, f"The answer is {answer}."])
+
+
+class ExampleBuilder:
+    """Token ids of examples, with the very prompts of runs."""
+
+    def __init__(self, backbone: LanguageModel, assistant: LanguageModel, *, kind: str, num_slots: int) -> None:
+        self._tokenizer = backbone.tokenizer
+        self._end = end_token(backbone)
+        self._backbone = PromptBuilder(backbone.tokenizer, kind=kind)
+        self._assistant = PromptBuilder(assistant.tokenizer, kind=kind)
+        self._num_slots = num_slots
+        self._context = backbone.context
+
+    def __call__(self, question: Question, text: str) -> Example:
+        """text: what the backbone should say; the end token is added. Raises UsageError where it does not fit."""
+        prompt = self._backbone.backbone(question, num_slots=self._num_slots)
+        # a prompt without chat format ends with "Answer:", after which a word begins with a space
+        said = text if self._tokenizer.chat_template else f" {text}"
+        target = (*self._tokenizer(said, add_special_tokens=False)["input_ids"], self._end)
+        length = len(prompt.prefix) + self._num_slots + len(prompt.suffix) + len(target)
+        if length > self._context:
+            raise UsageError(
+                f"question {question.id} needs {length} tokens with its target, more than the backbone's context of "
+                f"{self._context}: leave the question out of the data, or take a backbone with a longer context."
+            )
+        return Example(question.id, self._assistant.assistant(question), prompt.prefix, prompt.suffix, target)
+
+
+def end_token(backbone: LanguageModel) -> int:
+    """The token that ends a completion: the tokenizer's own where the model stops at it."""
+    own = backbone.tokenizer.eos_token_id
+    if own in backbone.end_tokens:
+        return int(own)
+    if not backbone.end_tokens:
+        raise UsageError(f"the backbone {backbone.name} has no end token, so it cannot learn where to stop.")
+    return backbone.end_tokens[0]
+
+
+def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watcher: Watcher) -> dict[str, list[str]]:
+    """The backbone's own chains of thought whose answer is right, by question id; none twice. Sampled once, then read from
+    the cache folder, where an interrupted sampling goes on too.
+    """
+    questions = (*split.train, *split.validation)
+    method = ChainOfThought(backbone, kind=split.task.kind)
+    same = {key: getattr(config, key) for key in ("task", "data", "backbone", "seed", "device", "dtype")}
+    wanted = {"method": "cot", "samples": config.chains, "temperature": _TEMPERATURE}
+    settings = RunConfig.model_validate({**same, **wanted}).resolved()
+    described = {
+        **settings.model_dump(mode="json", include=set(_DECIDES_CHAINS)),
+        "backbone_fingerprint": backbone.fingerprint,
+        "prompt_version": PROMPT_VERSION,
+        "questions": hashlib.sha256("".join(map(digest, questions)).encode()).hexdigest()[:12],
+    }
+    folder = cache_folder() / "targets" / config_hash(described)
+    longest = max(method.prompt_length(question) for question in questions)
+    setup = Setup(settings, replace(split.task, questions=questions), backbone, method, longest, {})
+    with Journal.open(folder, config=described, environment=environment(backbone)) as journal:
+        sample_all(setup, journal, folder, watcher)
+        found = [done for _, done in sorted(journal.completions.items()) if done.correct and done.stop_reason == "end"]
+    chains: dict[str, list[str]] = {question.id: [] for question in questions}
+    for completion in found:
+        if completion.text not in chains[completion.question_id]:
+            chains[completion.question_id].append(completion.text)
+    return chains
+
+
+def examples_of(
+    questions: Sequence[Question], texts: Callable[[Question], Sequence[str]], build: ExampleBuilder
+) -> list[Example]:
+    """One example for each text of each question."""
+    return [build(question, text) for question in questions for text in texts(question)]

@@ -1,0 +1,268 @@
+"""Whole trainings of a tiny pair: schedule, what changes, resume after a kill, early stopping, two processes as one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from contrastive.objective import Objective
+from contrastive.reader import Reader
+from contrastive.train import METRICS_FILE, STATE_FILE, ModelChanged, Schedule, Trainer, digest
+
+OBJECTIVE = Objective(num_slots=2, weight=0.1, question_weight=0.1)
+SCHEDULE = Schedule(max_steps=7, batch_size=2, lr=0.02, warmup=2, validate_every=3)
+
+
+class Watch:
+    """Remembers, and raises where it is told to."""
+
+    def __init__(self, *, die_at=None):
+        self.rows, self.healths, self._die_at = [], [], die_at
+
+    def started(self, progress, schedule):
+        self.first, self.last = progress.step, schedule.max_steps
+
+    def stepped(self, progress, row):
+        self.rows.append(row)
+        if progress.step == self._die_at:
+            raise KeyboardInterrupt
+
+    def examined(self, progress, health):
+        self.healths.append((progress.step, health))
+
+
+@pytest.fixture
+def trainer(make_model, new_thinker, some_examples, tmp_path):
+    """`trainer(folder, schedule=..., watcher=..., **changes)`: the same thinker and questions every time."""
+
+    def make(folder="out", *, schedule=SCHEDULE, watcher=None, thinker=None, **changes):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        assistant, backbone = (make_model("llama", seed=seed).requires_grad_(False) for seed in (0, 1))
+        examples = some_examples(7)
+        settings = {
+            "thinker": thinker or new_thinker(),
+            "assistant": assistant,
+            "reader": Reader(backbone),
+            "train": examples[:5],
+            "validation": examples[5:],
+            "schedule": schedule,
+            "objective": OBJECTIVE,
+            "folder": tmp_path / folder,
+            "keep": [].append,
+            "watcher": watcher or Watch(),
+        }
+        return Trainer(**(settings | changes))
+
+    return make
+
+
+def metrics(folder: Path):
+    rows = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    timed = ("seconds", "tokens_per_second")
+    return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+
+
+def test_the_learning_rate_rises_and_falls_linearly():
+    schedule = Schedule(max_steps=10, lr=1.0, warmup=2)
+    assert [schedule.lr_at(step) for step in range(10)] == pytest.approx(
+        [0.5, 1, 1, *[(10 - s) / 8 for s in range(3, 10)]]
+    )
+    assert Schedule(max_steps=4, lr=1.0).lr_at(0) == 1.0
+    assert Schedule(max_steps=4, lr=1.0).lr_at(3) == 0.25
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 9])
+def test_an_epoch_has_every_example_once_in_an_order_of_its_own(batch_size):
+    schedule, examples = Schedule(max_steps=1, batch_size=batch_size), list("abcdefg")
+    per_epoch = math.ceil(len(examples) / batch_size)
+    steps = range(per_epoch)
+    epochs = [[x for s in steps for x in schedule.batch(examples, e * per_epoch + s)] for e in range(3)]
+    assert all(sorted(epoch) == examples for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert schedule.batch(examples, 1) == schedule.batch(examples, 1)
+    other = replace(schedule, seed=1)
+    assert [other.batch(examples, s) for s in range(per_epoch)] != [
+        schedule.batch(examples, s) for s in range(per_epoch)
+    ]
+
+
+def test_training_lowers_the_loss_and_changes_what_is_trained_and_nothing_else(trainer, new_thinker):
+    thinker = new_thinker(offset=True)
+    before = {name: tensor.clone() for name, tensor in thinker.state_dict().items()}
+    watch = Watch()
+    training = trainer(thinker=thinker, watcher=watch, schedule=replace(SCHEDULE, max_steps=30, validate_every=10))
+    frozen = [digest(training.assistant), digest(training.reader.backbone)]
+    progress = training.run()
+    assert (progress.step, progress.stopped_early) == (30, False)
+    assert watch.rows[-1]["language"] < watch.rows[0]["language"] - 0.05
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in thinker.state_dict().items())
+    assert all((t != before["token_sets.vectors"][k]).all() for k, t in enumerate(thinker.token_sets.vectors))
+    assert [digest(training.assistant), digest(training.reader.backbone)] == frozen
+
+
+def test_a_frozen_model_that_changes_is_a_bug_that_is_told(trainer):
+    watch = Watch()
+    training = trainer(watcher=watch)
+
+    def spoil(*_):
+        with torch.no_grad():
+            training.reader.backbone.lm_head.weight[0, 0] += 1e-6
+
+    watch.stepped = spoil
+    with pytest.raises(ModelChanged):
+        training.run()
+
+
+def test_a_digest_tells_a_single_bit(make_model):
+    model = make_model("llama")
+    before = digest(model)
+    assert digest(model) == before
+    with torch.no_grad():
+        weight = model.lm_head.weight
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+    assert digest(model) != before
+
+
+@pytest.mark.parametrize("die_at", [1, 4, 6])
+def test_a_resumed_training_ends_with_the_same_parameters(trainer, tmp_path, die_at):
+    whole = trainer("whole")
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        trainer("cut", watcher=Watch(die_at=die_at)).run()
+    watch = Watch()
+    again = trainer("cut", watcher=watch)
+    progress = again.run()
+    assert watch.first == (die_at - 1) // 3 * 3  # the last validation; step 6 dies before its own
+    for name, tensor in whole.thinker.state_dict().items():
+        assert torch.equal(again.thinker.state_dict()[name], tensor), name
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert progress.step == 7
+
+
+def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer("cut", watcher=Watch(die_at=4)).run()
+    with (tmp_path / "cut" / METRICS_FILE).open("a") as file:
+        file.write('{"step": 5, "langu')
+    trainer("cut").run()
+    trainer("whole").run()
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_a_finished_training_is_not_trained_again(trainer):
+    first = trainer()
+    first.run()
+    watch = Watch()
+    again = trainer(watcher=watch)
+    assert again.run().step == 7
+    assert watch.rows == watch.healths == []
+    assert torch.equal(again.thinker.projection.weight, first.thinker.projection.weight)
+
+
+def test_the_state_is_no_pickle_and_holds_no_frozen_model(trainer, tmp_path):
+    training = trainer()
+    training.run()
+    size = (tmp_path / "out" / STATE_FILE).stat().st_size
+    trained = sum(parameter.numel() for parameter in training.thinker.parameters())
+    assert size < 4 * 3 * trained + 5000  # parameters and two moments
+    assert (tmp_path / "out" / STATE_FILE).read_bytes()[8:9] == b"{"
+
+
+def test_early_stopping_and_the_best_thinker(trainer):
+    """Where nothing moves, nothing gets better than it was before the first step."""
+    kept = []
+    schedule = replace(SCHEDULE, lr=1e-30, max_steps=20, validate_every=1, patience=2)
+    watch = Watch()
+    progress = trainer(schedule=schedule, watcher=watch, keep=kept.append).run()
+    assert progress.stopped_early
+    assert (progress.step, progress.best_step, progress.waited) == (2, 0, 2)
+    assert len({health.loss for _, health in watch.healths}) == 1
+    assert [health.loss for health in kept] == [progress.best]
+
+
+def test_the_best_thinker_is_kept(trainer):
+    kept, watch = [], Watch()
+    progress = trainer(schedule=replace(SCHEDULE, validate_every=1), watcher=watch, keep=kept.append).run()
+    losses = [health.loss for _, health in watch.healths]
+    assert progress.best == min(losses) == kept[-1].loss
+    assert losses[progress.best_step] == progress.best
+    assert [health.loss for health in kept] == sorted((health.loss for health in kept), reverse=True)
+
+
+def test_what_validation_says(trainer, plain, some_examples):
+    """Losses against the plain loop; another question's thoughts are those of the next."""
+    watch = Watch()
+    training = trainer(watcher=watch)
+    training.run()
+    step, health = watch.healths[-1]
+    examples = some_examples(7)[5:]
+    tokens = sum(len(example.target) for example in examples)
+    with torch.no_grad():
+        models = training.thinker, training.assistant, training.reader.backbone
+        own = sum(plain(*models, example) for example in examples) / tokens
+        swapped = [replace(e, assistant=o.assistant) for e, o in zip(examples, examples[::-1], strict=True)]
+        another = sum(plain(*models, example).mean() for example in swapped) / tokens
+    assert step == 7
+    assert health.per_path == pytest.approx(own.tolist(), rel=1e-4)
+    assert health.loss == pytest.approx(own.mean().item(), rel=1e-4)
+    assert health.another == pytest.approx(another.item(), rel=1e-4)
+    assert health.question_information == pytest.approx(health.another - health.loss)
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+import pytest
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-W", "ignore",
+    "{file}::test_one_of_the_processes", "--basetemp={temp}"]))
+"""
+
+
+@pytest.mark.skipif("TWO_PROCESSES_OUT" not in os.environ, reason="is started by the test of two processes")
+def test_one_of_the_processes(trainer):
+    from accelerate import Accelerator
+    from safetensors.torch import save_file
+
+    accelerator = Accelerator(cpu=True)
+    training = trainer(f"rank{accelerator.process_index}")
+    assert training.processes.count == 2
+    training.run()
+    out = Path(os.environ["TWO_PROCESSES_OUT"]) / f"{accelerator.process_index}.safetensors"
+    save_file(training.thinker.state_dict(), out)
+    accelerator.end_training()
+
+
+def test_two_processes_end_with_the_parameters_of_one(trainer, tmp_path):
+    from safetensors.torch import load_file
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"TWO_PROCESSES_OUT": str(tmp_path), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    running = []
+    for rank in ("0", "1"):
+        code = PROCESS.format(file=__file__, temp=tmp_path / f"temp{rank}")
+        environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
+        command = [sys.executable, "-c", code]
+        running.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    for process in running:
+        said, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+    alone = trainer("alone")
+    alone.run()
+    found = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
+    for name, tensor in alone.thinker.state_dict().items():
+        assert torch.equal(found[0][name], found[1][name]), name
+        torch.testing.assert_close(found[0][name], tensor, atol=2e-5, rtol=1e-4)
