@@ -47,8 +47,9 @@ from scaling.engines.base import Counters, Decoding, Request, SoftPrompt
 from scaling.engines.transformers import TransformersEngine, auto_limits
 from scaling.errors import UsageError
 from scaling.methods.softcot import SoftCoT
-from scaling.run import cpu_name, make_thinker
+from scaling.run import cpu_name
 from scaling.tasks.catalogue import load_task
+from scaling.thinkers import make_thinker
 
 _SCALING = ((1, 1), (8, 1), (8, 4), (8, 16), (64, 8))  # latent paths, samples
 _BATCH_SIZES = (8, 16, 32, 64, 128)  # of `generate`
@@ -173,9 +174,8 @@ def make_prompts(asked: argparse.Namespace) -> None:
     if data is None:
         say(f"{asked.data} does not exist: taking the project's own arithmetic questions")
     task = load_task("gsm8k" if data else "arithmetic", data=data, limit=asked.questions)
-    thinker = make_thinker(
-        RunConfig.model_validate({"latent_paths": asked.latent_paths, "device": device}), backbone, assistant
-    )
+    untrained = RunConfig.model_validate({"latent_paths": asked.latent_paths, "device": device})
+    thinker = make_thinker(untrained, None, backbone, assistant)
     method = SoftCoT(backbone, assistant, thinker, kind=task.kind, num_slots=4)
     prompts = [prompt for question in task.questions for prompt in method.prompts(question, range(asked.latent_paths))]
     saved = [{**vars(prompt), "embeddings": embeddings(backbone.model, prompt)} for prompt in prompts]

@@ -1,7 +1,7 @@
 """The least time that a decoding step can take on this machine, as measured on it.
 
 A step reads every weight once, and multiplies it with every row: it takes at least the longer of the two, at the speed of
-memory and at that of the matrix product. Knows no engine.
+memory and at the best that matrix products reach, which is that of many rows. Knows no engine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 _PRODUCTS = 20  # a measurement
+_MANY = 1024  # rows; of fewer the library may be slow, which is no property of the machine
 
 
 def floor(config: Any, *, rows: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def floor(config: Any, *, rows: int, device: str, dtype: torch.dtype) -> dict[st
     parameters = step_parameters(config)
     values = torch.ones(1 << 28, device=device)
     bandwidth = values.numel() * 4 / best(values.sum)
-    rate = max(matrix_rate(config, rows=rows, device=device, dtype=kind) for kind in {dtype, torch.float32})
+    rate = max(matrix_rate(config, device=device, dtype=kind) for kind in {dtype, torch.float32})
     step = max(parameters * dtype.itemsize / bandwidth, rows * 2 * parameters / rate)
     return {
         "tokens_per_second": round(rows / step, 1),
@@ -35,9 +36,9 @@ def floor(config: Any, *, rows: int, device: str, dtype: torch.dtype) -> dict[st
     }
 
 
-def matrix_rate(config: Any, *, rows: int, device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of [rows, D] times [D, FF] in the backbone's own sizes."""
-    left = torch.randn(rows, config.hidden_size, device=device, dtype=dtype)
+def matrix_rate(config: Any, *, device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of many rows [R, D] times [D, FF] in the backbone's own sizes."""
+    left = torch.randn(_MANY, config.hidden_size, device=device, dtype=dtype)
     right = torch.randn(config.hidden_size, config.intermediate_size, device=device, dtype=dtype)
     return _PRODUCTS * 2 * left.numel() * right.shape[1] / best(lambda: [left @ right for _ in range(_PRODUCTS)])
 

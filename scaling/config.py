@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from scaling.errors import UsageError, nearest
+
+DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
 
 
 class RunConfig(BaseModel):
@@ -25,9 +28,9 @@ class RunConfig(BaseModel):
     limit: int | None = Field(None, ge=1)
     split: str = "test"
     difficulty: int = Field(1, ge=1, le=4)
-    backbone: str = "smollm2-135m"
-    assistant: str = "smollm2-135m"
-    thinker: Path | None = None
+    backbone: str = DEFAULT_MODEL
+    assistant: str = DEFAULT_MODEL
+    thinker: Annotated[str, BeforeValidator(str)] | None = None
     latent_paths: int | None = Field(None, ge=1)
     samples: int = Field(4, ge=1)
     soft_tokens: int | None = Field(None, ge=1)
@@ -69,14 +72,23 @@ class RunConfig(BaseModel):
                 f"`--adaptive` {self.adaptive} stops where the flat vote is decided, and `--voter` is {self.voter}: "
                 f"use `--voter flat`, or leave `--adaptive` out."
             )
+        thinker = self._thinker()
         return self.model_copy(
             update={
                 "task": self.task or ("arithmetic" if own_task else None),
                 "limit": self.limit or (20 if own_task else None),
-                "latent_paths": self.latent_paths or (1 if not several else None if self.thinker else 8),
+                "thinker": thinker,
+                "latent_paths": self.latent_paths or (1 if not several else 8 if thinker == UNTRAINED else None),
                 "max_new_tokens": self.max_new_tokens or (96 if own_task else 512),
             }
         )
+
+    def _thinker(self) -> str | None:
+        """What is asked for, else the trained default where it fits the models; None without soft tokens."""
+        if not self.soft:
+            return None
+        fits = self.backbone == self.assistant == DEFAULT_MODEL
+        return self.thinker or (DEFAULT_THINKER if fits else UNTRAINED)
 
 
 def option(key: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from scaling import models
 from scaling.config import RunConfig
 from scaling.prompts import SLOT, PromptBuilder
-from scaling.run import task_of, with_checkpoint
+from scaling.run import task_of
+from scaling.thinkers import find, with_checkpoint
 
 
 def preview(config: RunConfig) -> tuple[dict[str, object], str]:
@@ -14,7 +15,7 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
     task = task_of(config)
     device = models.pick_device(config.device)
     dtype = models.pick_dtype(config.dtype, device)
-    config = with_checkpoint(config) if config.soft else config
+    config = with_checkpoint(config, find(config)) if config.soft else config
     num_slots = config.soft_tokens or 0
     settings = {
         **config.model_dump(mode="json"),

@@ -17,14 +17,12 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from contrastive import checkpoint
-from contrastive.thinker import Thinker
-from scaling import models
+from scaling import models, thinkers
 from scaling.adaptive import Stopping
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding, Generated
 from scaling.engines.transformers import TransformersEngine, auto_limits
-from scaling.errors import Interrupted, UsageError
+from scaling.errors import Interrupted
 from scaling.journal import Journal, config_hash
 from scaling.methods.base import Method
 from scaling.methods.cot import ChainOfThought
@@ -39,7 +37,6 @@ from scaling.tasks.catalogue import Task, load_task
 from scaling.tasks.equality import AnswerChecker
 
 _SUMMARY_EVERY = 30.0  # seconds
-_SOFT_TOKENS = 4  # the papers' number at evaluation
 
 
 class Watcher(Protocol):
@@ -80,7 +77,7 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     dtype = models.pick_dtype(config.dtype, device)
     config = config.model_copy(update={"dtype": str(dtype).removeprefix("torch."), "device": device})
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.soft else ""))
-    backbone, method, config, details = _load(config, task.kind, dtype)
+    backbone, method, config, details = _load(config, task.kind, dtype, watcher)
     lengths = [(question.id, method.prompt_length(question)) for question in task.questions]
     check_lengths(lengths, context=backbone.context, max_new_tokens=config.max_new_tokens or 1)
     return Setup(config, task, backbone, method, max(length for _, length in lengths), details)
@@ -93,79 +90,28 @@ def task_of(config: RunConfig) -> Task:
     )
 
 
-def _load(config: RunConfig, kind: str, dtype: torch.dtype) -> tuple[LanguageModel, Method, RunConfig, dict[str, Any]]:
+def _load(
+    config: RunConfig, kind: str, dtype: torch.dtype, watcher: Watcher
+) -> tuple[LanguageModel, Method, RunConfig, dict[str, Any]]:
     if not config.soft:
         source = models.locate(config.backbone)
         backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype)
         plain = {"prompt_version": PROMPT_VERSION, "backbone_fingerprint": backbone.fingerprint}
         return backbone, ChainOfThought(backbone, kind=kind), config, plain
-    config = with_checkpoint(config)
+    found = thinkers.find(config)
+    config = thinkers.with_checkpoint(config, found)
     backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
-    thinker = make_thinker(config, backbone, assistant)
-    method = SoftCoT(backbone, assistant, thinker, kind=kind, num_slots=config.soft_tokens or _SOFT_TOKENS)
+    thinker = thinkers.make_thinker(config, found, backbone, assistant)
+    method = SoftCoT(backbone, assistant, thinker, kind=kind, num_slots=config.soft_tokens or thinkers.SOFT_TOKENS)
     details: dict[str, Any] = {
         "prompt_version": PROMPT_VERSION,
         "backbone_fingerprint": backbone.fingerprint,
         "assistant_fingerprint": assistant.fingerprint,
-        "thinker_sha256": models.sha256(config.thinker / checkpoint.WEIGHTS_FILE) if config.thinker else None,
+        "thinker_sha256": found.sha256 if found else None,
     }
+    for doubt in thinkers.doubts(config, found, backbone, assistant) if found else []:
+        watcher.status(doubt)
     return backbone, method, config, details
-
-
-def with_checkpoint(config: RunConfig) -> RunConfig:
-    """N and L as asked, else those of the checkpoint, else the papers' 4 soft tokens."""
-    if config.thinker is None:
-        return config.model_copy(update={"soft_tokens": config.soft_tokens or _SOFT_TOKENS})
-    saved = _checkpoint(checkpoint.read_config, config.thinker)
-    if config.soft_tokens and saved.vectors_per_path not in (1, config.soft_tokens):
-        raise UsageError(
-            f"`--soft-tokens` {config.soft_tokens} does not fit `--thinker` {config.thinker}, which was trained with one "
-            f"vector for each of {saved.vectors_per_path} slots: leave the option out."
-        )
-    found = {"soft_tokens": saved.soft_tokens, "latent_paths": saved.num_paths}
-    return config.model_copy(update={key: getattr(config, key) or value for key, value in found.items()})
-
-
-def make_thinker(config: RunConfig, backbone: LanguageModel, assistant: LanguageModel) -> Thinker:
-    """The checkpoint's thinker, checked against the models and the asked number of paths, or an untrained one."""
-    num_paths = config.latent_paths or 1
-    if config.thinker is None:
-        thinker = Thinker.untrained(
-            assistant.rare_rows(),
-            num_paths=num_paths,
-            backbone_width=backbone.width,
-            scale=backbone.embedding_scale(),
-        )
-        return thinker.to(config.device)
-    thinker, saved = _checkpoint(checkpoint.load, config.thinker)
-    for role, model, width in (
-        ("assistant", assistant, saved.assistant_width),
-        ("backbone", backbone, saved.backbone_width),
-    ):
-        if model.width != width:
-            raise UsageError(
-                f"`--thinker` {config.thinker} was trained with {role} width {width}, but `--{role}` {model.name} has "
-                f"width {model.width}: give the {role} of the checkpoint, or another checkpoint."
-            )
-    if saved.num_paths < num_paths:
-        raise UsageError(
-            f"`--thinker` {config.thinker} holds {saved.num_paths} latent paths, fewer than `--latent-paths` {num_paths}: "
-            f"ask for at most {saved.num_paths}, or train a checkpoint with more."
-        )
-    if saved.prompt_version != PROMPT_VERSION:
-        raise UsageError(
-            f"`--thinker` {config.thinker} was trained on prompts of version {saved.prompt_version}, and this release has "
-            f"version {PROMPT_VERSION}: train it again, or install the release it was made with."
-        )
-    kept: Thinker = thinker.first_paths(num_paths).requires_grad_(False).to(config.device)
-    return kept
-
-
-def _checkpoint(read: Any, folder: Path) -> Any:
-    try:
-        return read(folder)
-    except checkpoint.CheckpointError as error:
-        raise UsageError(f"`--thinker`: {error}.") from None
 
 
 def digest(question: Question) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,3 +175,105 @@ def test_a_pickle_is_refused_unopened(saved, write):
     write(_Trap(), saved / WEIGHTS_FILE)
     with pytest.raises(CheckpointError, match=WEIGHTS_FILE):
         checkpoint.load(saved)
+
+
+def test_statistics_and_offset_are_part_of_a_checkpoint(tmp_path):
+    generator = torch.Generator().manual_seed(4)
+    thinker = Thinker(
+        SoftTokenSets(torch.randn(N, 1, D_A, generator=generator)),
+        new_projection(D_A, D, scale=0.5),
+        statistics=torch.rand(2, N, D_A, generator=generator),
+        offset=True,
+    )
+    with torch.no_grad():
+        thinker.offset.normal_(generator=generator)
+    checkpoint.save(
+        thinker, tmp_path, soft_tokens=4, prompt_version="7", about={"task": "sums", "metrics": {"loss": 0.5}}
+    )
+    loaded, config = checkpoint.load(tmp_path)
+    states = torch.randn(2, N, 4, D_A, generator=generator)
+    assert torch.equal(loaded.project(states), thinker.project(states))
+    assert torch.equal(loaded.first_paths(2).project(states[:, :2]), thinker.project(states)[:, :2])
+    assert config.about == {"task": "sums", "metrics": {"loss": 0.5}}
+
+
+# ---- the Hub, as a local folder
+
+
+def test_from_pretrained_and_save_pretrained(saved, tmp_path):
+    (saved / "README.md").write_text("a card")
+    found = checkpoint.Checkpoint.from_pretrained(saved)
+    found.save_pretrained(tmp_path / "copy")
+    assert checkpoint.read_config(tmp_path / "copy") == checkpoint.read_config(saved)
+    assert (tmp_path / "copy" / "README.md").read_text() == "a card"
+    for name, tensor in load_file(saved / WEIGHTS_FILE).items():
+        assert torch.equal(load_file(tmp_path / "copy" / WEIGHTS_FILE)[name], tensor)
+
+
+def test_push_to_hub_sends_config_weights_and_card(saved, monkeypatch):
+    sent = {}
+
+    class Hub:
+        def __init__(self, *_, **__):
+            pass
+
+        def create_repo(self, repo_id, **_):
+            return type("Repo", (), {"repo_id": repo_id})
+
+        def upload_folder(self, *, repo_id, folder_path, **_):
+            sent[repo_id] = {path.name for path in Path(folder_path).iterdir()}
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    (saved / "README.md").write_text("a card")
+    checkpoint.Checkpoint.from_pretrained(saved).push_to_hub("somebody/thinker")
+    assert sent == {"somebody/thinker": {CONFIG_FILE, WEIGHTS_FILE, "README.md"}}
+
+
+# ---- the published file
+
+
+def published(path, **tensors):
+    generator = torch.Generator().manual_seed(6)
+    whole = {"weight": torch.randn(D, D_A, generator=generator), "bias": torch.randn(D, generator=generator)}
+    torch.save(whole | tensors, path)
+    return whole | tensors
+
+
+@pytest.mark.parametrize("paths", [0, 3])
+def test_a_published_projection_is_plain(tmp_path, paths):
+    embedding = {"embedding": torch.randn(paths, D_A)} if paths else {}
+    tensors = published(tmp_path / "projection.bin", **embedding)
+    thinker, config = checkpoint.import_published(tmp_path / "projection.bin", prompt_version="7")
+    assert (config.num_paths, config.backbone_width, config.assistant_width) == (paths or 1, D, D_A)
+    assert not config.normalise
+    states = torch.randn(2, paths or 1, 4, D_A)
+    torch.testing.assert_close(thinker.project(states), states @ tensors["weight"].T + tensors["bias"])
+    expected = embedding.get("embedding", torch.zeros(1, D_A))
+    assert torch.equal(thinker.token_sets.vectors[:, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"bias": torch.zeros(5)}, "do not fit each other"),
+        ({"embedding": torch.zeros(2, 9)}, "do not fit each other"),
+        ({"other": torch.zeros(2)}, "weight, bias and perhaps embedding"),
+    ],
+)
+def test_a_published_file_that_makes_no_sense(tmp_path, tensors, said):
+    published(tmp_path / "projection.bin", **tensors)
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.import_published(tmp_path / "projection.bin", prompt_version="7")
+
+
+def test_a_pickle_is_never_run(tmp_path):
+    """A published file that would run code on loading is refused, and nothing has happened."""
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "run"),))
+
+    (tmp_path / "projection.bin").write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(CheckpointError, match=r"projection\.bin"):
+        checkpoint.import_published(tmp_path / "projection.bin", prompt_version="7")
+    assert not (tmp_path / "run").exists()

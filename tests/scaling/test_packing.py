@@ -142,7 +142,7 @@ def test_nothing_is_packed_before_patience_has_run_out(make_model: MakeModel, pa
             packed.choose(5)
             assert bool(packs) is (steps >= packing._PATIENCE)
     assert [module for module, _ in packs] == linears(model), "every layer, once"
-    assert {rows for _, rows in packs} == {packing._BAND}
+    assert {rows for _, rows in packs} == {8}
 
 
 def test_patience_starts_again_in_another_band(make_model: MakeModel, packs: list[Any]) -> None:
@@ -155,11 +155,22 @@ def test_patience_starts_again_in_another_band(make_model: MakeModel, packs: lis
     assert packs == []
 
 
+@pytest.mark.parametrize(
+    ("rows", "band"), [(1, None), (2, 8), (8, 8), (9, 16), (17, 32), (32, 32), (33, 64), (128, 128)]
+)
+def test_bands(make_model: MakeModel, packs: list[Any], rows: int, band: int | None) -> None:
+    packed = PackedWeights(make_model("llama"))
+    with packed:
+        for _ in range(LONG):
+            packed.choose(rows)
+    assert {found for _, found in packs} == ({band} if band else set())
+
+
 def test_rows_of_one_band_share_what_is_packed(make_model: MakeModel, packs: list[Any]) -> None:
     model = make_model("llama")
     packed = PackedWeights(model)
     with packed:
-        for rows in [packing._BAND, 1, 7, 20] * LONG:
+        for rows in [packing._BAND, 17, 20] * LONG:
             packed.choose(rows)
     assert len(packs) == len(linears(model))
 

@@ -11,7 +11,8 @@ from transformers import LlamaForCausalLM
 from scaling import models
 from scaling.config import RunConfig
 from scaling.errors import UsageError
-from scaling.run import execute, with_checkpoint
+from scaling.run import execute
+from scaling.thinkers import find, with_checkpoint
 
 
 def patch_forward(monkeypatch, change):
@@ -94,9 +95,11 @@ def test_a_trained_checkpoint_changes_the_run(tmp_path, run, make_checkpoint):
 
 
 def test_without_being_asked_a_run_has_the_paths_and_soft_tokens_of_its_checkpoint(make_checkpoint):
-    resolved = with_checkpoint(RunConfig(thinker=make_checkpoint()).resolved())
+    config = RunConfig(thinker=make_checkpoint()).resolved()
+    resolved = with_checkpoint(config, find(config))
     assert (resolved.latent_paths, resolved.soft_tokens) == (2, 3)
-    asked = with_checkpoint(RunConfig(thinker=make_checkpoint(), latent_paths=1, soft_tokens=5).resolved())
+    config = RunConfig(thinker=make_checkpoint(), latent_paths=1, soft_tokens=5).resolved()
+    asked = with_checkpoint(config, find(config))
     assert (asked.latent_paths, asked.soft_tokens) == (1, 5)
 
 
@@ -117,7 +120,7 @@ def test_fewer_paths_of_a_checkpoint_are_its_first_ones(tmp_path, run, make_chec
     ],
 )
 def test_a_checkpoint_that_does_not_fit(tmp_path, run, make_checkpoint, monkeypatch, checkpoint, changes, said):
-    monkeypatch.setattr("scaling.run.PROMPT_VERSION", "1")
+    monkeypatch.setattr("scaling.thinkers.PROMPT_VERSION", "1")
     folder = make_checkpoint(**{"prompt_version": "1", **checkpoint})
     with pytest.raises(UsageError) as refused:
         run(tmp_path / "run", thinker=folder, **changes)

@@ -1,0 +1,175 @@
+"""Seconds and peak memory of a training step: ours against the plain loop, on the same batch in one run.
+
+usage: training.py [--backbone NAME] [--assistant NAME] [--questions 4] [--paths 1,4,10] [--dtype float32] [--repeats 3] ...
+
+JSON lines on stdout, one a case; progress on stderr. Each case runs in a process of its own, so that its peak memory is its
+own; one step warms it up and `--repeats` are timed.
+plain: every path's whole sequence goes through both models with gradient, the paths of a question as one batch, and the
+logits of all positions are kept: what a loop over transformers' models does.
+ours: the keys of instruction and question are computed once a question without gradient and shared by its paths.
+gradient_difference: of the two gradients, norm of the difference by the norm of the plain one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from floor import timed
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from contrastive.objective import Objective, backward
+from contrastive.parallel import Processes
+from contrastive.reader import Example, Reader
+from contrastive.thinker import Thinker
+from scaling import models
+from scaling.models import LanguageModel
+from scaling.run import cpu_name
+from scaling.tasks.catalogue import load_task
+from scaling.training.config import TrainConfig
+from scaling.training.run import new_thinker
+from scaling.training.targets import ExampleBuilder, gold_text
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    asked = arguments()
+    if asked.case:
+        print(json.dumps(step_case(asked)))
+        return
+    for paths in map(int, asked.paths.split(",")):
+        with TemporaryDirectory() as folder:
+            rows = [child(case, paths, Path(folder)) for case in ("plain", "ours")]
+            plain, ours = (torch.load(Path(folder) / f"{case}.pt") for case in ("plain", "ours"))
+        rows[1]["gradient_difference"] = float(f"{float((ours - plain).norm() / plain.norm()):.2g}")
+        rows[1]["times_faster"] = round(rows[0]["seconds_per_step"] / rows[1]["seconds_per_step"], 2)
+        for row in rows:
+            print(json.dumps(row), flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="smollm2-135m")
+    parser.add_argument("--assistant", default="smollm2-135m")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/gsm8k"), help="file or folder of questions")
+    for name, default in (("questions", 4), ("soft-tokens", 4), ("repeats", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--paths", default="1,4,10")
+    parser.add_argument("--dtype", default="float32", choices=("bfloat16", "float32", "float16"))
+    for hidden in ("--case", "--folder"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--num-paths", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def child(case: str, paths: int, folder: Path) -> Row:
+    print(f"{case}, {paths} paths", file=sys.stderr, flush=True)
+    command = [
+        sys.executable,
+        __file__,
+        *sys.argv[1:],
+        "--case",
+        case,
+        "--num-paths",
+        str(paths),
+        "--folder",
+        str(folder),
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    row: Row = json.loads(done.stdout.strip().splitlines()[-1])
+    return row
+
+
+def step_case(asked: argparse.Namespace) -> Row:
+    device = models.pick_device("auto")
+    dtype = models.pick_dtype(asked.dtype, device)
+    backbone, assistant = models.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
+    examples = make_examples(asked, backbone, assistant)
+    settings = {"latent_paths": asked.num_paths, "soft_tokens": asked.soft_tokens, "device": device}
+    thinker = new_thinker(TrainConfig.model_validate(settings), backbone, assistant, examples)
+    work = {"ours": ours, "plain": plain}[asked.case]
+
+    def step() -> None:
+        thinker.zero_grad()
+        work(thinker, assistant, backbone, examples, asked.soft_tokens)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    step()
+    seconds = [timed(step)[0] for _ in range(asked.repeats)]
+    gradient = torch.cat([p.grad.flatten().cpu() for p in thinker.parameters() if p.grad is not None])
+    torch.save(gradient, Path(asked.folder) / f"{asked.case}.pt")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    on_device = {"peak_device_memory_mb": torch.cuda.max_memory_allocated() >> 20} if device == "cuda" else {}
+    return {
+        "case": asked.case,
+        "paths": asked.num_paths,
+        "seconds_per_step": round(statistics.median(seconds), 3),
+        "seconds": [round(took, 3) for took in seconds],
+        "peak_memory_mb": peak >> 20,
+        **on_device,
+        "questions": len(examples),
+        "prompt_tokens": [len(example.prefix) + len(example.suffix) for example in examples],
+        "target_tokens": [len(example.target) for example in examples],
+        "backbone": asked.backbone,
+        "assistant": asked.assistant,
+        "dtype": asked.dtype,
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def make_examples(asked: argparse.Namespace, backbone: LanguageModel, assistant: LanguageModel) -> list[Example]:
+    data = asked.data if asked.data.exists() else None
+    task = load_task("gsm8k" if data else "arithmetic", data=data, split="train", limit=asked.questions)
+    build = ExampleBuilder(backbone, assistant, kind=task.kind, num_slots=asked.soft_tokens)
+    return [build(question, gold_text(question, kind=task.kind)) for question in task.questions]
+
+
+def ours(
+    thinker: Thinker, assistant: LanguageModel, backbone: LanguageModel, examples: list[Example], slots: int
+) -> None:
+    objective = Objective(num_slots=slots, contrastive="none")
+    reader = Reader(backbone.model)
+    backward(thinker, assistant.model, reader, examples, objective, step=0, processes=Processes())
+
+
+def plain(
+    thinker: Thinker, assistant: LanguageModel, backbone: LanguageModel, examples: list[Example], slots: int
+) -> None:
+    tokens = sum(len(example.target) for example in examples) * thinker.num_paths
+    for example in examples:
+        before = embedded(assistant, example.assistant, thinker.num_paths)
+        inputs = torch.cat([before, thinker.token_sets(slots).to(before.dtype)], dim=1)
+        states = assistant.model.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -slots:]
+        thoughts = thinker.project(states[None])[0]
+        before = embedded(backbone, example.prefix, thinker.num_paths)
+        after = embedded(backbone, (*example.suffix, *example.target), thinker.num_paths)
+        inputs = torch.cat([before, thoughts.to(before.dtype), after], dim=1)
+        logits = backbone.model(inputs_embeds=inputs, use_cache=False).logits
+        count = len(example.target)
+        targets = torch.tensor(example.target, device=logits.device).repeat(thinker.num_paths)
+        predicted = logits[:, -count - 1 : -1].flatten(0, 1).float()
+        (cross_entropy(predicted, targets, reduction="sum") / tokens).backward()  # type: ignore[no-untyped-call]
+
+
+def embedded(model: LanguageModel, ids: tuple[int, ...], rows: int) -> Tensor:
+    """[rows, T, D], the same in every row."""
+    found: Tensor = model.model.get_input_embeddings()(torch.tensor(ids, device=model.model.device))
+    return found.expand(rows, -1, -1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Which thinker a run has: the trained default of the bundled model, a checkpoint, a published file, or an untrained one.
+
+Finds it, reads it and checks it against models and settings. Knows nothing of questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from contrastive import checkpoint
+from contrastive.checkpoint import ThinkerConfig
+from contrastive.thinker import Thinker
+from scaling import models
+from scaling.config import DEFAULT_THINKER, UNTRAINED, RunConfig
+from scaling.errors import UsageError
+from scaling.models import LanguageModel
+from scaling.prompts import PROMPT_VERSION
+
+SOFT_TOKENS = 4  # the papers' number at evaluation
+_TRAINED = Path(__file__).parent / "trained"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A thinker on disk. sha256: of its file."""
+
+    thinker: Thinker
+    config: ThinkerConfig
+    sha256: str
+
+
+def find(config: RunConfig) -> Found | None:
+    """What a resolved config names, None for an untrained thinker. Raises UsageError where it cannot be used."""
+    if config.thinker in (None, UNTRAINED):
+        return None
+    place = _place(config)
+    try:
+        if place.is_file():
+            made = checkpoint.import_published(place, prompt_version=PROMPT_VERSION, soft_tokens=SOFT_TOKENS)
+            return Found(*made, models.sha256(place))
+        made = checkpoint.load(place)
+    except checkpoint.CheckpointError as error:
+        raise UsageError(f"`--thinker`: {error}.") from None
+    return Found(*made, models.sha256(place / checkpoint.WEIGHTS_FILE))
+
+
+def _place(config: RunConfig) -> Path:
+    name = str(config.thinker)
+    if name == DEFAULT_THINKER:
+        return _TRAINED / config.method
+    place = Path(name).expanduser()
+    if place.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return place
+    files = [checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE]
+    try:
+        return Path(snapshot_download(name, allow_patterns=files))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"`--thinker`: there is no folder {name}, and it could not be fetched from the Hugging Face Hub "
+            f"({' '.join(str(error).split())[:200]}). Check the id and the network, or give a folder."
+        ) from None
+
+
+def with_checkpoint(config: RunConfig, found: Found | None) -> RunConfig:
+    """N and L as asked, else those of the checkpoint, else the papers' 4 soft tokens."""
+    if found is None:
+        return config.model_copy(update={"soft_tokens": config.soft_tokens or SOFT_TOKENS})
+    saved = found.config
+    if config.soft_tokens and saved.vectors_per_path not in (1, config.soft_tokens):
+        raise UsageError(
+            f"`--soft-tokens` {config.soft_tokens} does not fit `--thinker` {config.thinker}, which was trained with one "
+            f"vector for each of {saved.vectors_per_path} slots: leave the option out."
+        )
+    own = {"soft_tokens": saved.soft_tokens, "latent_paths": saved.num_paths}
+    return config.model_copy(update={key: getattr(config, key) or value for key, value in own.items()})
+
+
+def make_thinker(config: RunConfig, found: Found | None, backbone: LanguageModel, assistant: LanguageModel) -> Thinker:
+    """The thinker on the run's device, checked against the models and the asked number of paths."""
+    num_paths = config.latent_paths or 1
+    if found is None:
+        thinker = Thinker.untrained(
+            assistant.rare_rows(),
+            num_paths=num_paths,
+            backbone_width=backbone.width,
+            scale=backbone.embedding_scale(),
+        )
+        return thinker.to(config.device)
+    _check(config, found.config, num_paths, {"assistant": assistant, "backbone": backbone})
+    kept: Thinker = found.thinker.first_paths(num_paths).requires_grad_(False).to(config.device)
+    return kept
+
+
+def _check(config: RunConfig, saved: ThinkerConfig, num_paths: int, given: dict[str, LanguageModel]) -> None:
+    for role, width in (("assistant", saved.assistant_width), ("backbone", saved.backbone_width)):
+        model = given[role]
+        if model.width != width:
+            raise UsageError(
+                f"`--thinker` {config.thinker} was trained with {role} width {width}, but `--{role}` {model.name} has "
+                f"width {model.width}: give the {role} of the checkpoint, or another checkpoint."
+            )
+    if saved.num_paths < num_paths:
+        raise UsageError(
+            f"`--thinker` {config.thinker} holds {saved.num_paths} latent paths, fewer than `--latent-paths` {num_paths}: "
+            f"ask for at most {saved.num_paths}, train a checkpoint with more, or take `--thinker {UNTRAINED}`."
+        )
+    if saved.prompt_version != PROMPT_VERSION:
+        raise UsageError(
+            f"`--thinker` {config.thinker} was trained on prompts of version {saved.prompt_version}, and this release has "
+            f"version {PROMPT_VERSION}: train it again, or install the release it was made with."
+        )
+
+
+def doubts(config: RunConfig, found: Found, backbone: LanguageModel, assistant: LanguageModel) -> list[str]:
+    """Why the checkpoint may not do what it was trained for, in plain words."""
+    about: dict[str, Any] = found.config.about
+    said = []
+    for role, model in (("backbone", backbone), ("assistant", assistant)):
+        before = about.get(f"{role}_fingerprint")
+        if before and before != model.fingerprint:
+            said.append(
+                f"the thinker {config.thinker} was trained with another {role} ({about.get(role)}) of this width"
+            )
+    return said

@@ -1,0 +1,354 @@
+"""`scale-train` on the tiny model: what is learned from, what is written, what is refused, and that runs take it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from contrastive import checkpoint
+from contrastive.parallel import Processes
+from contrastive.train import METRICS_FILE, STATE_FILE
+from scaling import models
+from scaling.config import RunConfig
+from scaling.errors import UsageError
+from scaling.methods.softcot import SoftCoT
+from scaling.records import Question
+from scaling.tasks.answers import read_answer
+from scaling.tasks.catalogue import load_task
+from scaling.thinkers import make_thinker
+from scaling.training import targets
+from scaling.training.cli import app
+from scaling.training.config import TrainConfig
+from scaling.training.run import new_thinker, train
+from scaling.training.targets import ExampleBuilder, gold_text, split_of
+
+QUESTIONS = {
+    "number": Question("n", "How many are 3 and 4?", "-7", rationale=("3 + 4 = 7.", "Its negative is -7.")),
+    "choice": Question("c", "Which one?", "B", choices=("this", "that"), rationale=("That one.",)),
+    "yes_no": Question("y", "Is it?", "no", rationale=("It is not.",)),
+}
+
+
+class Quiet:
+    def __init__(self):
+        self.said, self.healths = [], []
+
+    def status(self, text):
+        self.said.append(text)
+
+    def sampling(self):
+        return self
+
+    def start(self, grid, done, folder):
+        self.folder, self.wanted = folder, len(grid.questions) * grid.num_samples - len(done)
+
+    def completion(self, completion):
+        pass
+
+    def started(self, progress, schedule):
+        self.first, self.schedule = progress.step, schedule
+
+    def stepped(self, progress, row):
+        pass
+
+    def examined(self, progress, health):
+        self.last = progress.step
+        self.healths.append(health)
+
+
+@pytest.fixture
+def settings(tiny_model_folder, tmp_path):
+    """`settings(**changes)`: 6 questions, 2 paths of 3 soft tokens, 4 steps."""
+    model = str(tiny_model_folder)
+    standard = {
+        **{"backbone": model, "assistant": model, "device": "cpu", "dtype": "float32", "limit": 6, "validation": 3},
+        **{"latent_paths": 2, "soft_tokens": 3, "max_steps": 4, "batch_size": 3, "validate_every": 2},
+        "out": tmp_path / "trained",
+    }
+    return lambda **changes: TrainConfig.model_validate({**standard, **changes})
+
+
+@pytest.fixture
+def model(tiny_model_folder):
+    source = str(tiny_model_folder)
+    return models.load(models.locate(source), name=source, device="cpu", dtype=torch.float32)
+
+
+def rows_of(path: Path, number: int) -> Path:
+    lines = [
+        {"id": f"q{n}", "question": f"What is {n} + 1?", "answer": n + 1, "rationale": f"{n} + 1 = {n + 1}"}
+        for n in range(number)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+# ---- what is learned from
+
+
+def test_generated_questions_are_of_the_train_and_validation_splits(settings):
+    """Mistake: validation set = test set."""
+    split = split_of(settings().resolved())
+    texts = {question.text for question in (*split.train, *split.validation)}
+    assert (len(split.train), len(split.validation), len(texts)) == (6, 3, 9)
+    assert all("-train-" in question.id for question in split.train)
+    assert all("-validation-" in question.id for question in split.validation)
+    assert texts.isdisjoint(question.text for question in load_task("arithmetic", split="test", limit=500).questions)
+
+
+def test_files_are_split_by_hash_of_the_id(settings, tmp_path):
+    rows_of(tmp_path / "data" / "train.jsonl", 20)
+    rows_of(tmp_path / "data" / "test.jsonl", 5)
+    config = settings(data=tmp_path / "data", limit=None, validation=4).resolved()
+    split = split_of(config)
+    assert (len(split.train), len(split.validation)) == (16, 4)
+    assert {q.id for q in split.train} | {q.id for q in split.validation} == {f"q{n}" for n in range(20)}
+    fewer = split_of(settings(data=tmp_path / "data", limit=5, validation=4).resolved())
+    assert fewer.validation == split.validation, "the limit must not move questions between the parts"
+    assert fewer.train == split.train[:5]
+
+
+def test_test_files_are_refused(settings, tmp_path):
+    with pytest.raises(UsageError, match="test questions"):
+        split_of(settings(data=rows_of(tmp_path / "test.jsonl", 20)).resolved())
+
+
+def test_a_validation_that_takes_everything_is_refused(settings, tmp_path):
+    with pytest.raises(UsageError, match="leaves nothing"):
+        split_of(settings(data=rows_of(tmp_path / "train.jsonl", 3)).resolved())
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_gold_targets_are_read_as_strict_answers(kind):
+    question = QUESTIONS[kind]
+    text = gold_text(question, kind=kind)
+    assert text.startswith(question.rationale[0])
+    assert read_answer(text, kind=kind, choices=question.choices).strict == question.answer
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_prompts_of_training_are_those_of_runs(model, kind):
+    """Mistake: a train prompt that differs from the test prompt."""
+    config = RunConfig(latent_paths=2, device="cpu")
+    method = SoftCoT(model, model, make_thinker(config, None, model, model), kind=kind, num_slots=3)
+    (prompt,) = method.prompts(QUESTIONS[kind], [0])
+    example = ExampleBuilder(model, model, kind=kind, num_slots=3)(QUESTIONS[kind], "So be it.")
+    assert (example.prefix, example.suffix) == (prompt.prefix, prompt.suffix)
+    assert example.assistant == method._assistant_prompts.assistant(QUESTIONS[kind])
+
+
+def test_a_target_ends_with_the_end_token(model):
+    """Mistake: the end is unsupervised, so generation does not stop; or the last token is cut off."""
+    example = ExampleBuilder(model, model, kind="number", num_slots=3)(QUESTIONS["number"], "So be it.")
+    assert example.target[-1] in model.end_tokens
+    assert model.tokenizer.decode(example.target[:-1]) == "So be it."
+    assert not set(example.target[:-1]) & set(model.end_tokens)
+
+
+def test_a_target_that_does_not_fit_is_refused(model):
+    with pytest.raises(UsageError, match="context"):
+        ExampleBuilder(model, model, kind="number", num_slots=3)(QUESTIONS["number"], "word " * 600)
+
+
+def test_own_chains_are_sampled_once_and_are_right(settings, tmp_path, monkeypatch, model):
+    monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "cache"))
+    config = settings(targets="self", chains=3).resolved()
+    split, watch = split_of(config), Quiet()
+    right = {}
+    original = targets.sample_all
+
+    def all_right(setup, journal, folder, watcher):
+        """A random model is never right, so that its completions are marked."""
+        original(setup, journal, folder, watcher)
+        for key, done in list(journal.completions.items()):
+            marked = type(done)(
+                **{**vars(done), "correct": key[2] < 2, "stop_reason": "end", "text": f"text {key[2] // 2}"}
+            )
+            journal.completions[key] = marked
+            right.setdefault(key[0], set()).add(marked.text) if marked.correct else None
+
+    monkeypatch.setattr(targets, "sample_all", all_right)
+    chains = targets.own_chains(split, config, model, watch)
+    assert watch.wanted == 9 * 3
+    assert chains == {question.id: ["text 0"] for question in (*split.train, *split.validation)}
+    again = Quiet()
+    assert targets.own_chains(split, config, model, again) == chains
+    assert again.wanted == 0, "sampled again"
+
+
+def test_a_model_that_is_never_right_cannot_teach_itself(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match="--targets gold"):
+        train(settings(targets="self", chains=1), Quiet(), Processes())
+
+
+# ---- the thinker
+
+
+def test_standardised_states_are_centred_and_scaled(settings, model):
+    config = settings(standardise=True).resolved()
+    build = ExampleBuilder(model, model, kind="number", num_slots=3)
+    examples = [build(question, "x") for question in split_of(config).train]
+    thinker = new_thinker(config, model, model, examples)
+    with torch.no_grad():
+        rows = [torch.tensor([example.assistant]) for example in examples]
+        states = torch.cat([thinker.states(model.model, ids, torch.ones_like(ids), 3) for ids in rows])
+        mean, deviation = thinker.statistics[:, :, None]
+        scaled = ((states - mean) / deviation).transpose(0, 1).flatten(1, 2)
+    torch.testing.assert_close(scaled.mean(1), torch.zeros(2, model.width), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled.std(1, unbiased=False), torch.ones(2, model.width), atol=1e-3, rtol=0)
+
+
+# ---- whole trainings
+
+
+def test_what_a_training_writes_and_that_a_run_takes_it(settings, tmp_path, run):
+    out = tmp_path / "trained"
+    options = {"standardise": True, "path_offset": True, "question_weight": 0.1, "vector_per_slot": True}
+    result = train(settings(**options), Quiet(), Processes())
+    assert result.folder == out
+    names = {"config.json", "thinker.safetensors", "README.md", "train.json", METRICS_FILE, STATE_FILE}
+    assert {path.name for path in out.iterdir()} == names
+    thinker, config = checkpoint.load(out)
+    assert (config.num_paths, config.soft_tokens, config.vectors_per_path) == (2, 3, 3)
+    assert config.standardise
+    assert config.path_offset
+    assert config.about["backbone_fingerprint"]
+    assert config.about["metrics"]["loss"] == result.health.loss == result.progress.best
+    assert thinker.offset.abs().max() > 0
+    card = (out / "README.md").read_text()
+    assert "question information" in card
+    assert f"{result.health.loss:.4f}" in card
+    lines = run(tmp_path / "run", thinker=out, latent_paths=None)
+    assert {key[1] for key in lines} == {0, 1}
+
+
+def test_the_kept_thinker_is_the_best_one(settings, tmp_path):
+    watch = Quiet()
+    train(settings(validate_every=1), watch, Processes())
+    about = checkpoint.read_config(tmp_path / "trained").about
+    assert about["metrics"]["loss"] == min(health.loss for health in watch.healths)
+
+
+def test_a_finished_training_is_not_overwritten_and_resume_finds_it_done(settings):
+    first = train(settings(), Quiet(), Processes())
+    with pytest.raises(UsageError, match="--resume"):
+        train(settings(), Quiet(), Processes())
+    watch = Quiet()
+    assert train(settings(resume=True), watch, Processes()).health == first.health
+    assert watch.first == 4
+    with pytest.raises(UsageError, match=r"`--lr` was 0\.002, now 0\.01"):
+        train(settings(resume=True, lr=0.01), Quiet(), Processes())
+
+
+def test_the_published_recipe_is_one_of_the_settings(settings, tmp_path):
+    """Plain T = W h + b, token sets that are never trained, the view form."""
+    train(settings(normalise=False, freeze_token_sets=True, contrastive="view"), Quiet(), Processes())
+    assert not checkpoint.read_config(tmp_path / "trained").normalise
+    state = load_file(tmp_path / "trained" / STATE_FILE)
+    start = models.load(str(settings().backbone), name="", device="cpu", dtype=torch.float32)
+    untrained = new_thinker(settings().resolved(), start, start, [])
+    assert torch.equal(state["thinker.token_sets.vectors"], untrained.token_sets.vectors)
+    assert not torch.equal(state["thinker.projection.weight"], untrained.projection.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 1, "max_steps": 2}, "give one of them"),
+        ({"grad_accumulation": 9}, "--batch-size"),
+        ({"contrastive": "none", "contrastive_temperature": 0.1}, "contrastive-temperature"),
+        ({"contrastive": "view", "latent_paths": 1}, "--latent-paths"),
+    ],
+)
+def test_options_that_clash_are_refused(settings, options, said):
+    with pytest.raises(UsageError, match=said):
+        settings(**options).resolved()
+
+
+def test_one_path_is_softcot_without_contrast(settings):
+    assert settings(latent_paths=1).resolved().contrastive == "none"
+
+
+# ---- the command
+
+
+def options_of(config: TrainConfig) -> list[str]:
+    named = (
+        "backbone",
+        "assistant",
+        "limit",
+        "validation",
+        "latent_paths",
+        "soft_tokens",
+        "max_steps",
+        "validate_every",
+        "out",
+    )
+    return [part for key in named for part in (f"--{key.replace('_', '-')}", str(getattr(config, key)))]
+
+
+def test_the_command_prints_its_result_as_json(settings):
+    done = CliRunner().invoke(app, [*options_of(settings()), "--device", "cpu", "--dtype", "float32", "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["step"] == 4
+    assert result["loss"] == result["best"]
+
+
+def test_the_command_shows_a_table_and_warnings(settings):
+    done = CliRunner().invoke(app, [*options_of(settings()), "--device", "cpu", "--dtype", "float32"])
+    assert done.exit_code == 0, done.output
+    for said in ("question information", "effective rank", "scale-run --thinker", "warning:"):
+        assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--lr", "0"], "`--lr`"),
+        (["--targets", "silver"], "`--targets`"),
+        (["--log-with", "wandb"], "pip install wandb"),
+        (["--epochs", "1", "--max-steps", "1"], "give one of them"),
+    ],
+)
+def test_what_a_user_can_fix_ends_with_two_and_a_sentence(options, said):
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_imports_no_torch():
+    code = "import sys; from scaling.training import cli, config; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_after_kill_nine_resume_ends_with_the_same_parameters(settings, tmp_path):
+    config = settings(max_steps=40, validate_every=4)
+    main = "from scaling.training.cli import main; main()"
+    command = [sys.executable, "-c", main, *options_of(config), "--device", "cpu", "--dtype", "float32", "--lr", "0.01"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    rows = tmp_path / "trained" / METRICS_FILE
+    while killed.poll() is None and not (rows.is_file() and len(rows.read_text().splitlines()) > 9):
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert (tmp_path / "trained" / STATE_FILE).is_file()
+    subprocess.run([*command, "--resume"], env=environment, check=True, capture_output=True)
+    whole = settings(max_steps=40, validate_every=4, lr=0.01, out=tmp_path / "whole", batch_size=8)
+    train(whole, Quiet(), Processes())
+    found, expected = (load_file(folder / STATE_FILE) for folder in (tmp_path / "trained", tmp_path / "whole"))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
