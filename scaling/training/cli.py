@@ -76,7 +76,7 @@ def scale_train(
     max_steps: Annotated[int | None, panel_option("Optimiser steps, instead of epochs.", STEPS)] = None,
     batch_size: Annotated[int | None, panel_option("Targets of a step. Default 8.", STEPS)] = None,
     grad_accumulation: Annotated[
-        int | None, panel_option("Parts of a batch, which take less memory. Default: one target a part.", STEPS)
+        int | None, panel_option("Parts of a batch, which take less memory. Default: parts of 8 paths.", STEPS)
     ] = None,
     gradient_checkpointing: Annotated[
         bool | None, panel_option("Compute activations twice rather than keep them.", STEPS, "--gradient-checkpointing")

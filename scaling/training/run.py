@@ -37,6 +37,7 @@ from scaling.training.targets import ExampleBuilder, Split, examples_of, gold_te
 
 CONFIG = "train.json"
 _REFERENCE = 64  # questions over which states are standardised
+_ROWS = 8  # targets x paths that go through the backbone together, unless asked for otherwise
 _VALIDATIONS = 10  # of a training, unless asked for otherwise
 
 
@@ -209,14 +210,14 @@ def _schedule(config: TrainConfig, num_examples: int) -> Schedule:
 
 
 def _objective(config: TrainConfig) -> Objective:
-    parts = config.grad_accumulation or config.batch_size
+    together = math.ceil(_ROWS / config.latent_paths)  # fewer rows than this leave the products slow
     return Objective(
         num_slots=config.soft_tokens,
         contrastive=config.contrastive,
         weight=config.contrastive_weight,
         temperature=config.contrastive_temperature or TEMPERATURES[config.contrastive],
         question_weight=config.question_weight,
-        micro_batch=math.ceil(config.batch_size / parts),
+        micro_batch=math.ceil(config.batch_size / config.grad_accumulation) if config.grad_accumulation else together,
         recompute=config.gradient_checkpointing,
         seed=config.seed,
     )
