@@ -107,10 +107,11 @@ def test_light_modules_load_no_torch(module):
 def unsafe(tree: ast.AST) -> list[str]:
     """Code from a model's repository, and pickles: `torch.load` without weights_only is one."""
     found = []
+    safe = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call) and _loads_weights_only(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
             found += [] if isinstance(node.value, ast.Constant) and node.value.value is False else ["trust_remote_code"]
-        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save"):
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save") and node not in safe:
             found.append(ast.unparse(node))
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names = {name.split(".")[0] for name in imports(node, package="")}
@@ -120,6 +121,11 @@ def unsafe(tree: ast.AST) -> list[str]:
     return found
 
 
+def _loads_weights_only(call: ast.Call) -> bool:
+    only = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}.get("weights_only")
+    return ast.unparse(call.func) == "torch.load" and only == "True"
+
+
 def test_no_source_runs_foreign_code_or_reads_pickles():
     found = {str(path): wrong for path in sources(*ROOMS) if (wrong := unsafe(ast.parse(path.read_text())))}
     assert found == {}
@@ -127,7 +133,14 @@ def test_no_source_runs_foreign_code_or_reads_pickles():
 
 @pytest.mark.parametrize(
     "code",
-    ["f(trust_remote_code=True)", "f(trust_remote_code=x)", "import pickle", "torch.load(f)", "from torch import load"],
+    [
+        "f(trust_remote_code=True)",
+        "f(trust_remote_code=x)",
+        "import pickle",
+        "torch.load(f)",
+        "torch.load(f, weights_only=False)",
+        "from torch import load",
+    ],
 )
 def test_foreign_code_would_be_found(code):
     assert unsafe(ast.parse(code))
