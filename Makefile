@@ -20,6 +20,7 @@ check: $(VENV)/.dev  ## lint, format, types
 
 bench: $(VENV)/.dev  ## measurements, one JSON line a case
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/training.py
 
 clean:
 	rm -rf $(VENV)

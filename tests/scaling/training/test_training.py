@@ -335,6 +335,27 @@ def test_help_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_tensorboard_gets_losses_and_validations(settings, tmp_path):
+    """In a process of its own, as its packages warn of things that are not ours."""
+    pytest.importorskip("tensorboard")
+    main = "from scaling.training.cli import main; main()"
+    options = [*options_of(settings()), "--device", "cpu", "--dtype", "float32", "--log-with", "tensorboard"]
+    subprocess.run([sys.executable, "-c", main, *options], check=True, capture_output=True)
+    read = """
+import sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1])
+events.Reload()
+print([event.step for event in events.Scalars("train/language")], [e.step for e in events.Scalars("validation/loss")])
+"""
+    # the settings have a folder of their own below that of the figures
+    folder = min(
+        (path.parent for path in (tmp_path / "trained").rglob("events.out*")), key=lambda path: len(path.parts)
+    )
+    done = subprocess.run([sys.executable, "-c", read, str(folder)], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[1, 2, 3, 4] [0, 2, 4]"
+
+
 def test_after_kill_nine_resume_ends_with_the_same_parameters(settings, tmp_path):
     config = settings(max_steps=40, validate_every=4)
     main = "from scaling.training.cli import main; main()"
