@@ -18,6 +18,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +38,7 @@ from scaling.models import LanguageModel
 from scaling.run import cpu_name
 from scaling.tasks.catalogue import load_task
 from scaling.training.config import TrainConfig
-from scaling.training.run import new_thinker
+from scaling.training.run import ROWS, new_thinker
 from scaling.training.targets import ExampleBuilder, gold_text
 
 Row = dict[str, Any]
@@ -138,11 +139,17 @@ def make_examples(asked: argparse.Namespace, backbone: LanguageModel, assistant:
     return [build(question, gold_text(question, kind=task.kind)) for question in task.questions]
 
 
+@cache
+def reader_of(backbone: LanguageModel) -> Reader:
+    """Made once in a training: it tries the model out."""
+    return Reader(backbone.model)
+
+
 def ours(
     thinker: Thinker, assistant: LanguageModel, backbone: LanguageModel, examples: list[Example], slots: int
 ) -> None:
-    objective = Objective(num_slots=slots, contrastive="none")
-    reader = Reader(backbone.model)
+    reader = reader_of(backbone)
+    objective = Objective(num_slots=slots, contrastive="none", micro_batch=-(-ROWS // thinker.num_paths))
     backward(thinker, assistant.model, reader, examples, objective, step=0, processes=Processes())
 
 

@@ -37,7 +37,7 @@ from scaling.training.targets import ExampleBuilder, Split, examples_of, gold_te
 
 CONFIG = "train.json"
 _REFERENCE = 64  # questions over which states are standardised
-_ROWS = 8  # targets x paths that go through the backbone together, unless asked for otherwise
+ROWS = 8  # targets x paths that go through the backbone together, unless asked for otherwise
 _VALIDATIONS = 10  # of a training, unless asked for otherwise
 
 
@@ -210,7 +210,7 @@ def _schedule(config: TrainConfig, num_examples: int) -> Schedule:
 
 
 def _objective(config: TrainConfig) -> Objective:
-    together = math.ceil(_ROWS / config.latent_paths)  # fewer rows than this leave the products slow
+    together = math.ceil(ROWS / config.latent_paths)  # fewer rows than this leave the products slow
     return Objective(
         num_slots=config.soft_tokens,
         contrastive=config.contrastive,
