@@ -129,7 +129,11 @@ def show_summary(console: Console, summary: dict[str, Any]) -> None:
     for row in rows(summary):
         table.add_row(*row)
     console.print(table, highlight=False)
-    console.print(f"files: {summary['run']}/ (run.json, samples.jsonl, summary.json)", highlight=False, soft_wrap=True)
+    console.print(
+        f"files: {summary['run']}/ (run.json, questions.jsonl, samples.jsonl, summary.json)",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

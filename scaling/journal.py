@@ -1,4 +1,4 @@
-"""The run directory: run.json, the append-only samples.jsonl and summary.json, safe against kill -9 at any moment.
+"""The run directory: run.json, questions.jsonl, samples.jsonl (append-only) and summary.json, safe against kill -9 always.
 
 One line of samples.jsonl is one completion, and it is there when its newline is there: a last line without one, or
 unreadable, is torn and cut on the next open. Even a last line that lacks nothing but its newline is cut: its completion
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UsageError
-from scaling.records import Completion, Key, completion_from, to_json
+from scaling.records import Asked, Completion, Key, asked_from, completion_from, to_json
 
-RUN, SAMPLES, SUMMARY, LOCK = "run.json", "samples.jsonl", "summary.json", ".lock"
+RUN, QUESTIONS, SAMPLES, SUMMARY, LOCK = "run.json", "questions.jsonl", "samples.jsonl", "summary.json", ".lock"
 EXTENDABLE = ("latent_paths", "samples", "limit")  # how much of the run: may grow or shrink on the same directory
 # How the run is carried out: changes no completion, at most whether it is drawn.
 FREE = ("out", "batch_size", "max_batch_tokens", "device", "voter", "adaptive")
@@ -38,9 +38,12 @@ class Journal:
         self._lock = lock
 
     @classmethod
-    def open(cls, folder: Path, *, config: dict[str, Any], environment: dict[str, Any]) -> Journal:
+    def open(
+        cls, folder: Path, *, config: dict[str, Any], environment: dict[str, Any], questions: Sequence[Asked] = ()
+    ) -> Journal:
         """Start the run in `folder`, or continue the one there if its config agrees but for EXTENDABLE and FREE keys.
 
+        questions: those that are asked now, all of them; they replace the ones in questions.jsonl.
         Raises UsageError for a directory in use, another config, foreign files or a damaged journal, changing nothing.
         """
         try:
@@ -55,6 +58,7 @@ class Journal:
             completions, size = _read_samples(folder / SAMPLES)
             run = {"config": config, "config_hash": config_hash(config), "environment": environment}
             _write_json(folder / RUN, run)
+            _write(folder / QUESTIONS, "".join(f"{to_json(asked)}\n" for asked in questions))
             samples = os.open(folder / SAMPLES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.ftruncate(samples, size)
         except BaseException:
@@ -116,6 +120,17 @@ def load(folder: Path) -> tuple[dict[str, Any], list[Completion]]:
     return _read_json(folder / RUN, "config", "environment"), list(completions.values())
 
 
+def load_questions(folder: Path) -> list[Asked]:
+    """The questions of a run as they were asked; none where the directory has no questions.jsonl."""
+    path = folder / QUESTIONS
+    if not path.exists():
+        return []
+    try:
+        return [asked_from(json.loads(line)) for line in path.read_text(encoding="ascii").splitlines()]
+    except (ValueError, TypeError):
+        raise UsageError(f"{path} is damaged or not written by a run; the same run again writes it anew") from None
+
+
 def merge(folders: Sequence[Path], into: Path) -> int:
     """Merge the shards of one run into a new directory; returns the number of completions.
 
@@ -130,7 +145,9 @@ def merge(folders: Sequence[Path], into: Path) -> int:
     # Said of the whole only where it is true of every shard.
     shared = {key: value for key, value in environments[0].items() if all(e.get(key) == value for e in environments)}
     config = _merged_config([run["config"] for run in runs], into)
-    with Journal.open(into, config=config, environment={**shared, "shards": environments}) as journal:
+    asked = {question.id: question for folder in folders for question in load_questions(folder)}
+    environment = {**shared, "shards": environments}
+    with Journal.open(into, config=config, environment=environment, questions=list(asked.values())) as journal:
         for completion in found.values():
             journal.append(completion)
     return len(found)
@@ -239,7 +256,10 @@ def _read_json(path: Path, *required: str) -> dict[str, Any]:
 
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:
-    text = json.dumps(fields, indent=2, allow_nan=False) + "\n"
+    _write(path, json.dumps(fields, indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     with _temporary(path).open("w", encoding="ascii") as handle:
         handle.write(text)
         handle.flush()

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from scaling.costs import ModelCosts
 from scaling.errors import UsageError, nearest
 
 # name -> (registry package, file in it, SHA-256 of the file)
@@ -81,6 +82,31 @@ class LanguageModel:
         ids = [i for i in range(self._vocabulary - 1, -1, -1) if i not in special][:_RARE_ROWS]
         rows: Tensor = self.model.get_input_embeddings()(torch.tensor(ids, device=self.model.device))
         return rows.float().cpu()
+
+    @cached_property
+    def costs(self) -> ModelCosts:
+        """What a token costs, from the shapes of the weights. Every matrix counts as used by every token."""
+        config = self.model.config.get_text_config()
+        head = self.model.get_output_embeddings().weight
+        apart = {id(head), id(self.model.get_input_embeddings().weight)}
+        matrices = (
+            module.weight
+            for module in self.model.modules()
+            if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
+        )
+        in_layers = sum(weight.numel() for weight in matrices if weight.ndim == 2 and id(weight) not in apart)
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        keys = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        window = getattr(config, "sliding_window", None) or 0
+        every = "sliding_attention" if window else "full_attention"  # of models whose layers are all alike
+        kinds = getattr(config, "layer_types", None) or [every] * config.num_hidden_layers
+        return ModelCosts(
+            layers=2 * in_layers,
+            head=2 * head.numel(),
+            attention=4 * config.num_attention_heads * width,
+            windows=tuple(window if kind == "sliding_attention" else 0 for kind in kinds),
+            kv_bytes=2 * len(kinds) * keys * width * self.model.dtype.itemsize,
+        )
 
     @property
     def _vocabulary(self) -> int:

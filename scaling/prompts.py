@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from scaling.errors import UsageError
-from scaling.records import Question
+from scaling.records import Asked, Question
 
 PROMPT_VERSION = "1"
 SLOT = "<|soft-thought-slot|>"
@@ -106,13 +106,29 @@ def with_options(question: Question) -> str:
     return "\n".join([question.text, *options])
 
 
-def check_lengths(prompts: Sequence[tuple[str, int]], *, context: int, max_new_tokens: int) -> None:
-    """Raises UsageError for the first (question id, prompt length in tokens) that does not fit the context."""
-    for question_id, length in prompts:
+def as_asked(question: Question, prompt: Prompt, *, num_slots: int, assistant_tokens: int) -> Asked:
+    """The record of a question with its prompt."""
+    return Asked(
+        id=question.id,
+        text=question.text,
+        answer=question.answer,
+        choices=question.choices,
+        prompt=prompt.text,
+        prefix_tokens=len(prompt.prefix),
+        soft_tokens=num_slots,
+        suffix_tokens=len(prompt.suffix),
+        assistant_tokens=assistant_tokens,
+    )
+
+
+def check_lengths(prompts: Sequence[Asked], *, context: int, max_new_tokens: int) -> None:
+    """Raises UsageError for the first prompt that does not fit the context."""
+    for asked in prompts:
+        length = asked.prompt_tokens
         if length + max_new_tokens > context:
             room = context - length
             todo = f"lower `--max-new-tokens` to {room} or less" if room > 0 else "leave the question out of the data"
             raise UsageError(
-                f"question {question_id} needs {length} prompt tokens and `--max-new-tokens` {max_new_tokens}, more than "
+                f"question {asked.id} needs {length} prompt tokens and `--max-new-tokens` {max_new_tokens}, more than "
                 f"the model's context of {context}; {todo}, or take a backbone with a longer context."
             )

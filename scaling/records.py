@@ -29,6 +29,29 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A question as a run asks it, a line of questions.jsonl: what was read, and how many tokens of it.
+
+    prompt: the backbone's prompt as text, slots included. The assistant reads assistant_tokens and then soft_tokens slots;
+    the backbone reads prefix_tokens, soft_tokens thoughts and suffix_tokens. Zero where a method has no such part.
+    """
+
+    id: str
+    text: str
+    answer: str
+    choices: tuple[str, ...]
+    prompt: str
+    prefix_tokens: int
+    soft_tokens: int
+    suffix_tokens: int
+    assistant_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.prefix_tokens + self.soft_tokens + self.suffix_tokens
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled chain and what was read from it: a line of the journal, unique by `key`.
 
@@ -69,7 +92,7 @@ class Vote:
     tied: bool
 
 
-def to_json(record: Completion) -> str:
+def to_json(record: Completion | Asked) -> str:
     """One journal line, without the newline."""
     return json.dumps(asdict(record), ensure_ascii=True)
 
@@ -77,3 +100,8 @@ def to_json(record: Completion) -> str:
 def completion_from(fields: dict[str, Any]) -> Completion:
     """A completion from a parsed journal line. Raises TypeError for a missing or an unknown field."""
     return Completion(**fields)
+
+
+def asked_from(fields: dict[str, Any]) -> Asked:
+    """A question from a parsed line of questions.jsonl. Raises TypeError for a missing or an unknown field."""
+    return Asked(**{**fields, "choices": tuple(fields["choices"])} if "choices" in fields else fields)

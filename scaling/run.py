@@ -29,7 +29,7 @@ from scaling.methods.cot import ChainOfThought
 from scaling.methods.softcot import SoftCoT
 from scaling.models import LanguageModel
 from scaling.prompts import PROMPT_VERSION, check_lengths
-from scaling.records import Completion, Question
+from scaling.records import Asked, Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.summary import summarise
 from scaling.tasks.answers import read_answer
@@ -49,13 +49,14 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """Everything a run needs, loaded and checked; nothing has been written yet. longest: the longest prompt, in tokens."""
+    """Everything a run needs, loaded and checked; nothing has been written yet. asked: the task's questions with their
+    prompts."""
 
     config: RunConfig
     task: Task
     backbone: LanguageModel
     method: Method
-    longest: int
+    asked: list[Asked]
     details: dict[str, Any]
 
 
@@ -65,7 +66,8 @@ def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
     config = setup.config
     described = {**config.model_dump(mode="json"), **setup.details, "first_question": digest(setup.task.questions[0])}
     folder = config.out or Path("runs") / f"{setup.task.name}-{config.method}-{config_hash(described)}"
-    with Journal.open(folder, config=described, environment=environment(setup.backbone)) as journal:
+    known = {**environment(setup.backbone), "costs": asdict(setup.method.costs())}
+    with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
         return sample_all(setup, journal, folder, watcher)
 
 
@@ -78,9 +80,9 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     config = config.model_copy(update={"dtype": str(dtype).removeprefix("torch."), "device": device})
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.soft else ""))
     backbone, method, config, details = _load(config, task.kind, dtype, watcher)
-    lengths = [(question.id, method.prompt_length(question)) for question in task.questions]
-    check_lengths(lengths, context=backbone.context, max_new_tokens=config.max_new_tokens or 1)
-    return Setup(config, task, backbone, method, max(length for _, length in lengths), details)
+    asked = [method.asked(question) for question in task.questions]
+    check_lengths(asked, context=backbone.context, max_new_tokens=config.max_new_tokens or 1)
+    return Setup(config, task, backbone, method, asked, details)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -186,7 +188,7 @@ def _engine(setup: Setup, watcher: Watcher) -> TransformersEngine:
     free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
     batch_size, max_batch_tokens = auto_limits(
         model,
-        tokens_per_row=setup.longest + (config.max_new_tokens or 1),
+        tokens_per_row=max(asked.prompt_tokens for asked in setup.asked) + (config.max_new_tokens or 1),
         free_bytes=free,
         batch_size=None if config.batch_size == "auto" else config.batch_size,
         max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from scaling.costs import RunCosts
 from scaling.engines.base import SoftPrompt
-from scaling.records import Question
+from scaling.records import Asked, Question
 
 
 class Method(Protocol):
@@ -16,6 +17,10 @@ class Method(Protocol):
         """The soft prompts of the asked paths, in that order."""
         ...
 
-    def prompt_length(self, question: Question) -> int:
-        """Length in tokens of the question's prompt, without computing any thoughts."""
+    def asked(self, question: Question) -> Asked:
+        """The question's prompt and its lengths, without computing any thoughts."""
+        ...
+
+    def costs(self) -> RunCosts:
+        """What the method's models cost."""
         ...

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from scaling.costs import RunCosts
 from scaling.engines.base import SoftPrompt
 from scaling.models import LanguageModel
-from scaling.prompts import PromptBuilder
-from scaling.records import Question
+from scaling.prompts import PromptBuilder, as_asked
+from scaling.records import Asked, Question
 
 
 class ChainOfThought:
@@ -17,11 +18,15 @@ class ChainOfThought:
 
     def __init__(self, backbone: LanguageModel, *, kind: str):
         self._builder = PromptBuilder(backbone.tokenizer, kind=kind)
+        self._backbone = backbone
         self._empty = torch.empty(0, backbone.width)
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:
         prompt = self._builder.backbone(question, num_slots=0)
         return [SoftPrompt(question.id, path, prompt.prefix, self._empty, prompt.suffix) for path in paths]
 
-    def prompt_length(self, question: Question) -> int:
-        return len(self._builder.backbone(question, num_slots=0).prefix)
+    def asked(self, question: Question) -> Asked:
+        return as_asked(question, self._builder.backbone(question, num_slots=0), num_slots=0, assistant_tokens=0)
+
+    def costs(self) -> RunCosts:
+        return RunCosts(self._backbone.costs)

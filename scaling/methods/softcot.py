@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from contrastive.thinker import Thinker
+from scaling.costs import RunCosts
 from scaling.engines.base import SoftPrompt
 from scaling.errors import UsageError
 from scaling.models import LanguageModel
-from scaling.prompts import PromptBuilder
-from scaling.records import Question
+from scaling.prompts import PromptBuilder, as_asked
+from scaling.records import Asked, Question
 
 
 class SoftCoT:
@@ -24,6 +25,7 @@ class SoftCoT:
     def __init__(
         self, backbone: LanguageModel, assistant: LanguageModel, thinker: Thinker, *, kind: str, num_slots: int
     ):
+        self._backbone = backbone
         self._assistant = assistant
         self._thinker = thinker
         self._num_slots = num_slots
@@ -35,9 +37,14 @@ class SoftCoT:
         thoughts = self.thoughts(question)
         return [SoftPrompt(question.id, path, prompt.prefix, thoughts[path], prompt.suffix) for path in paths]
 
-    def prompt_length(self, question: Question) -> int:
+    def asked(self, question: Question) -> Asked:
         prompt = self._backbone_prompts.backbone(question, num_slots=self._num_slots)
-        return len(prompt.prefix) + self._num_slots + len(prompt.suffix)
+        read = len(self._assistant_prompts.assistant(question))
+        return as_asked(question, prompt, num_slots=self._num_slots, assistant_tokens=read)
+
+    def costs(self) -> RunCosts:
+        projection = 2 * self._thinker.projection.weight.numel()
+        return RunCosts(self._backbone.costs, self._assistant.costs, projection)
 
     @torch.inference_mode()
     def thoughts(self, question: Question) -> Tensor:

@@ -112,8 +112,8 @@ def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watch
         "questions": hashlib.sha256("".join(map(digest, questions)).encode()).hexdigest()[:12],
     }
     folder = cache_folder() / "targets" / config_hash(described)
-    longest = max(method.prompt_length(question) for question in questions)
-    setup = Setup(settings, replace(split.task, questions=questions), backbone, method, longest, {})
+    asked = [method.asked(question) for question in questions]
+    setup = Setup(settings, replace(split.task, questions=questions), backbone, method, asked, {})
     with Journal.open(folder, config=described, environment=environment(backbone)) as journal:
         sample_all(setup, journal, folder, watcher)
         found = [done for _, done in sorted(journal.completions.items()) if done.correct and done.stop_reason == "end"]

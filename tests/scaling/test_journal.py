@@ -16,8 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling.errors import UsageError
-from scaling.journal import EXTENDABLE, FREE, LOCK, RUN, SAMPLES, SUMMARY, Journal, config_hash, load, merge
-from scaling.records import Completion, to_json
+from scaling.journal import (
+    EXTENDABLE,
+    FREE,
+    LOCK,
+    QUESTIONS,
+    RUN,
+    SAMPLES,
+    SUMMARY,
+    Journal,
+    config_hash,
+    load,
+    load_questions,
+    merge,
+)
+from scaling.records import Asked, Completion, to_json
 
 CONFIG = {"method": "softcot", "temperature": 0.7, "seed": 1, "latent_paths": 2, "samples": 2, "limit": 3, "out": "a"}
 ENVIRONMENT = {"torch": "2.9", "host": "a"}
@@ -120,7 +133,7 @@ def test_the_summary_is_replaced_as_a_whole(tmp_path):
         with pytest.raises(ValueError, match="JSON"):
             journal.write_summary({"accuracy": float("nan")})
         assert journal.read_summary() == {"accuracy": None}
-    assert {entry.name for entry in tmp_path.iterdir()} == {LOCK, RUN, SAMPLES, SUMMARY}
+    assert {entry.name for entry in tmp_path.iterdir()} == {LOCK, RUN, QUESTIONS, SAMPLES, SUMMARY}
 
 
 def test_a_closed_journal_takes_nothing(tmp_path):
@@ -287,7 +300,7 @@ def test_what_a_run_killed_at_its_start_leaves_is_not_foreign(tmp_path):
     (tmp_path / LOCK).touch()
     (tmp_path / (RUN + ".tmp")).write_text('{"conf')
     filled(tmp_path, drawn("q"))
-    assert {entry.name for entry in tmp_path.iterdir()} == {LOCK, RUN, SAMPLES}
+    assert {entry.name for entry in tmp_path.iterdir()} == {LOCK, RUN, QUESTIONS, SAMPLES}
 
 
 def test_only_a_run_directory_can_be_loaded(tmp_path):
@@ -308,6 +321,20 @@ def test_shards_are_merged_into_one_run(tmp_path):
     assert run["config"] == CONFIG | {"latent_paths": 5, "limit": None, "out": str(tmp_path / "all")}
     assert run["config_hash"] == config_hash(CONFIG)
     assert run["environment"] == ENVIRONMENT | {"shards": [ENVIRONMENT, ENVIRONMENT]}
+
+
+def test_questions_are_kept_as_they_were_last_asked_and_merged_without_repeating_any(tmp_path):
+    first, second = (Asked(name, "How many?", "5", ("x", "y"), "How\nmany\ud83d?", 3, 4, 2, 9) for name in ("q0", "q1"))
+    for folder, questions in (("a", [second]), ("a", [first, second]), ("b", [second]), ("old", [])):
+        with Journal.open(tmp_path / folder, config=CONFIG, environment={}, questions=questions):
+            pass
+    (tmp_path / "old" / "questions.jsonl").unlink()
+    assert load_questions(tmp_path / "a") == [first, second]
+    merge([tmp_path / "old", tmp_path / "b", tmp_path / "a"], tmp_path / "all")
+    assert load_questions(tmp_path / "all") == [second, first]
+    (tmp_path / "b" / "questions.jsonl").write_text('{"id": "q0"}\n')
+    with pytest.raises(UsageError, match=r"questions\.jsonl is damaged"):
+        load_questions(tmp_path / "b")
 
 
 def test_a_merged_environment_claims_only_what_all_shards_share(tmp_path):

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from scaling import models
 from scaling.errors import UsageError
 from scaling.prompts import SLOT, PromptBuilder, check_lengths, user_turn, with_options
-from scaling.records import Question
+from scaling.records import Asked, Question
 
 HEADER = "<|im_start|>assistant\n"
 NUMBER = Question("n1", "Tom has 12 apples and buys 34 more. How many?", "46")
@@ -190,20 +190,24 @@ def test_a_template_with_its_own_first_token_gets_no_second_one(tiny_tokenizer):
 # ---- lengths
 
 
+def long(question_id: str, tokens: int) -> Asked:
+    return Asked(question_id, "How many?", "5", (), "How many?", tokens - 6, 4, 2, 9)
+
+
 def test_what_fits_exactly_is_accepted():
-    check_lengths([("a", 40), ("b", 60)], context=100, max_new_tokens=40)
+    check_lengths([long("a", 40), long("b", 60)], context=100, max_new_tokens=40)
 
 
 def test_the_first_question_that_does_not_fit_is_named_with_the_room_it_has():
     with pytest.raises(
         UsageError, match=r"question b .*61 prompt tokens.*`--max-new-tokens` 40.*context of 100"
     ) as error:
-        check_lengths([("a", 60), ("b", 61), ("c", 90)], context=100, max_new_tokens=40)
+        check_lengths([long("a", 60), long("b", 61), long("c", 90)], context=100, max_new_tokens=40)
     assert "lower `--max-new-tokens` to 39 or less" in str(error.value)
 
 
 @pytest.mark.parametrize("length", [100, 250])
 def test_a_prompt_that_leaves_no_room_is_to_be_left_out(length):
     with pytest.raises(UsageError, match="leave the question out") as error:
-        check_lengths([("a", length)], context=100, max_new_tokens=1)
+        check_lengths([long("a", length)], context=100, max_new_tokens=1)
     assert "lower" not in str(error.value)

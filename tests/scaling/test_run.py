@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from scaling import models
+from scaling.costs import RunCosts
 from scaling.errors import UsageError
-from scaling.journal import config_hash
+from scaling.journal import config_hash, load_questions
 from scaling.prompts import PromptBuilder
 from scaling.run import execute, prepare
 from scaling.seeds import stream_seed
@@ -24,7 +25,12 @@ STANDARD = {"text", "seed", "answer", "correct", "num_tokens", "stop_reason"}
 def test_the_files_and_fields_of_a_run(tmp_path, config_of, silent, generated, tiny_model_folder, lines_of):
     out = tmp_path / "run"
     summary = execute(config_of(out=out), silent)
-    assert {path.name for path in out.iterdir()} - {".lock"} == {"run.json", "samples.jsonl", "summary.json"}
+    assert {path.name for path in out.iterdir()} - {".lock"} == {
+        "run.json",
+        "questions.jsonl",
+        "samples.jsonl",
+        "summary.json",
+    }
     assert json.loads((out / "summary.json").read_text()) == summary
 
     described = json.loads((out / "run.json").read_text())
@@ -35,6 +41,8 @@ def test_the_files_and_fields_of_a_run(tmp_path, config_of, silent, generated, t
     loaded = models.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32)
     assert described["config"]["backbone_fingerprint"] == loaded.fingerprint
     assert described["environment"]["versions"]["torch"] == torch.__version__
+    assert RunCosts.from_json(described["environment"]["costs"]) == prepare(config_of(), silent).method.costs()
+    assert load_questions(out) == prepare(config_of(), silent).asked
 
     lines = lines_of(out)
     ids = [question.id for question in load_task("arithmetic", limit=2).questions]
@@ -196,7 +204,8 @@ def test_paths_differ_in_their_thoughts_and_in_nothing_else(config_of, silent):
         assert not torch.allclose(prompts[left].thoughts, prompts[right].thoughts, atol=1e-3)
     other = setup.method.prompts(setup.task.questions[1], [0])[0]
     assert not torch.allclose(prompts[0].thoughts, other.thoughts, atol=1e-3)
-    assert len(prompts[0]) == setup.method.prompt_length(setup.task.questions[0])
+    asked = setup.asked[0]
+    assert (len(prompts[0]), len(prompts[0].prefix)) == (asked.prompt_tokens, asked.prefix_tokens)
 
 
 def test_the_models_generation_config_is_ignored(tmp_path, run, tiny_model_folder):
