@@ -53,11 +53,15 @@ def scale_train(
         bool | None,
         panel_option("A learned vector for each slot, not one repeated in all.", PATHS, "--vector-per-slot"),
     ] = None,
-    normalise: Annotated[bool | None, panel_option("Assistant states get RMS 1 (default). Papers: off.", PATHS)] = None,
-    standardise: Annotated[
-        bool | None, panel_option("Assistant states are centred and scaled over a reference set.", PATHS)
+    normalise: Annotated[
+        bool | None, panel_option("Without --standardise: assistant states get RMS 1. Papers: off.", PATHS)
     ] = None,
-    path_offset: Annotated[bool | None, panel_option("A learned vector for each path beside W h + b.", PATHS)] = None,
+    standardise: Annotated[
+        bool | None, panel_option("Assistant states are centred and scaled over a reference set (default).", PATHS)
+    ] = None,
+    path_offset: Annotated[
+        bool | None, panel_option("A learned vector for each path beside W h + b (default).", PATHS)
+    ] = None,
     freeze_token_sets: Annotated[
         bool | None,
         panel_option("Train the projection alone, as the published code does.", PATHS, "--freeze-token-sets"),

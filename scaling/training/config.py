@@ -31,8 +31,8 @@ class TrainConfig(BaseModel):
     soft_tokens: int = Field(4, ge=1)
     vector_per_slot: bool = False
     normalise: bool = True
-    standardise: bool = False
-    path_offset: bool = False
+    standardise: bool = True
+    path_offset: bool = True
     freeze_token_sets: bool = False
     contrastive: Literal["paper", "view", "uniform", "none"] = "view"
     contrastive_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
@@ -66,6 +66,10 @@ class TrainConfig(BaseModel):
             raise UsageError(
                 f"`--grad-accumulation` {self.grad_accumulation} parts need as many questions, and `--batch-size` is "
                 f"{self.batch_size}: lower the one or raise the other."
+            )
+        if self.standardise and not self.normalise:
+            raise UsageError(
+                "`--no-normalise` changes nothing where states are standardised: add `--no-standardise`, or leave it out."
             )
         if self.contrastive == "none" and self.contrastive_temperature is not None:
             raise UsageError("`--contrastive-temperature` is given and `--contrastive` is none: leave one of them out.")

@@ -254,11 +254,13 @@ def test_a_finished_training_is_not_overwritten_and_resume_finds_it_done(setting
 
 def test_the_published_recipe_is_one_of_the_settings(settings, tmp_path):
     """Plain T = W h + b, token sets that are never trained, the view form."""
-    train(settings(normalise=False, freeze_token_sets=True, contrastive="view"), Quiet(), Processes())
+    train(
+        settings(normalise=False, standardise=False, freeze_token_sets=True, contrastive="view"), Quiet(), Processes()
+    )
     assert not checkpoint.read_config(tmp_path / "trained").normalise
     state = load_file(tmp_path / "trained" / STATE_FILE)
     start = models.load(str(settings().backbone), name="", device="cpu", dtype=torch.float32)
-    untrained = new_thinker(settings().resolved(), start, start, [])
+    untrained = new_thinker(settings(standardise=False).resolved(), start, start, [])
     assert torch.equal(state["thinker.token_sets.vectors"], untrained.token_sets.vectors)
     assert not torch.equal(state["thinker.projection.weight"], untrained.projection.weight)
 
@@ -270,6 +272,7 @@ def test_the_published_recipe_is_one_of_the_settings(settings, tmp_path):
         ({"grad_accumulation": 9}, "--batch-size"),
         ({"contrastive": "none", "contrastive_temperature": 0.1}, "contrastive-temperature"),
         ({"contrastive": "view", "latent_paths": 1}, "--latent-paths"),
+        ({"normalise": False}, "--no-standardise"),
     ],
 )
 def test_options_that_clash_are_refused(settings, options, said):
