@@ -1,4 +1,6 @@
-"""The run directory: run.json, questions.jsonl, samples.jsonl (append-only) and summary.json, safe against kill -9 always.
+"""The run directory: run.json, questions.jsonl, samples.jsonl and thoughts.jsonl (append-only), and summary.json.
+
+Safe against kill -9 always.
 
 One line of samples.jsonl is one completion, and it is there when its newline is there: a last line without one, or
 unreadable, is torn and cut on the next open. Even a last line that lacks nothing but its newline is cut: its completion
@@ -18,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UsageError
-from scaling.records import Asked, Completion, Key, asked_from, completion_from, to_json
+from scaling.records import Asked, Completion, Key, Thoughts, asked_from, completion_from, thoughts_from, to_json
 
 RUN, QUESTIONS, SAMPLES, SUMMARY, LOCK = "run.json", "questions.jsonl", "samples.jsonl", "summary.json", ".lock"
+THOUGHTS = "thoughts.jsonl"  # only where there are several latent paths
 EXTENDABLE = ("latent_paths", "samples", "limit")  # how much of the run: may grow or shrink on the same directory
 # How the run is carried out: changes no completion, at most whether it is drawn.
 FREE = ("out", "batch_size", "max_batch_tokens", "device", "voter", "adaptive")
@@ -36,6 +39,7 @@ class Journal:
         self._size = size
         self._samples = samples
         self._lock = lock
+        self._thoughts = load_thoughts(folder)
 
     @classmethod
     def open(
@@ -61,6 +65,8 @@ class Journal:
             _write(folder / QUESTIONS, "".join(f"{to_json(asked)}\n" for asked in questions))
             samples = os.open(folder / SAMPLES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.ftruncate(samples, size)
+            if (folder / THOUGHTS).exists():  # written anew: without a torn last line
+                _write(folder / THOUGHTS, "".join(f"{to_json(one)}\n" for one in load_thoughts(folder).values()))
         except BaseException:
             os.close(lock)
             raise
@@ -78,6 +84,13 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / SAMPLES))
         self._size += len(line)
         self.completions[completion.key] = completion
+
+    def record_thoughts(self, thoughts: Thoughts) -> None:
+        """Add a question's line to thoughts.jsonl, unless the same stands there."""
+        if self._thoughts.get(thoughts.question_id) != thoughts:
+            self._thoughts[thoughts.question_id] = thoughts
+            with (self.folder / THOUGHTS).open("a", encoding="ascii") as handle:
+                handle.write(f"{to_json(thoughts)}\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace summary.json in one step: a reader sees the old one or the new one, never a part."""
@@ -131,6 +144,19 @@ def load_questions(folder: Path) -> list[Asked]:
         raise UsageError(f"{path} is damaged or not written by a run; the same run again writes it anew") from None
 
 
+def load_thoughts(folder: Path) -> dict[str, Thoughts]:
+    """The lines of thoughts.jsonl by question, the last one of each; a torn line is passed over."""
+    path = folder / THOUGHTS
+    found: dict[str, Thoughts] = {}
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines() if path.exists() else []:
+        try:
+            thoughts = thoughts_from(json.loads(line))
+        except (ValueError, TypeError, KeyError):
+            continue
+        found[thoughts.question_id] = thoughts
+    return found
+
+
 def merge(folders: Sequence[Path], into: Path) -> int:
     """Merge the shards of one run into a new directory; returns the number of completions.
 
@@ -150,6 +176,9 @@ def merge(folders: Sequence[Path], into: Path) -> int:
     with Journal.open(into, config=config, environment=environment, questions=list(asked.values())) as journal:
         for completion in found.values():
             journal.append(completion)
+        for folder in folders:
+            for thoughts in load_thoughts(folder).values():
+                journal.record_thoughts(thoughts)
     return len(found)
 
 

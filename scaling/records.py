@@ -52,6 +52,17 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Thoughts:
+    """How the latent paths of one question differ, a line of thoughts.jsonl.
+
+    cosines: of every two paths' thoughts, each taken as one vector of L x D values; N rows of N.
+    """
+
+    question_id: str
+    cosines: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled chain and what was read from it: a line of the journal, unique by `key`.
 
@@ -92,7 +103,7 @@ class Vote:
     tied: bool
 
 
-def to_json(record: Completion | Asked) -> str:
+def to_json(record: Completion | Asked | Thoughts) -> str:
     """One journal line, without the newline."""
     return json.dumps(asdict(record), ensure_ascii=True)
 
@@ -105,3 +116,8 @@ def completion_from(fields: dict[str, Any]) -> Completion:
 def asked_from(fields: dict[str, Any]) -> Asked:
     """A question from a parsed line of questions.jsonl. Raises TypeError for a missing or an unknown field."""
     return Asked(**{**fields, "choices": tuple(fields["choices"])} if "choices" in fields else fields)
+
+
+def thoughts_from(fields: dict[str, Any]) -> Thoughts:
+    """A line of thoughts.jsonl, parsed. Raises TypeError or KeyError for what is none."""
+    return Thoughts(str(fields["question_id"]), tuple(tuple(map(float, row)) for row in fields["cosines"]))

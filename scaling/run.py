@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
+import resource
+import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,6 +28,7 @@ from scaling.errors import Interrupted
 from scaling.journal import Journal, config_hash
 from scaling.methods.base import Method
 from scaling.methods.cot import ChainOfThought
+from scaling.methods.measured import Measured
 from scaling.methods.softcot import SoftCoT
 from scaling.models import LanguageModel
 from scaling.prompts import PROMPT_VERSION, check_lengths
@@ -133,6 +136,14 @@ def environment(backbone: LanguageModel) -> dict[str, Any]:
     }
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes at their peak in this process: what torch held on a GPU, else all of the process, its models included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def cpu_name() -> str:
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
 
@@ -152,7 +163,7 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
             for completion in sample(
                 grid,
                 set(journal.completions),
-                method=setup.method,
+                method=Measured(setup.method, num_paths=grid.num_paths, record=journal.record_thoughts),
                 engine=engine,
                 decoding=decoding,
                 read=read,
@@ -240,6 +251,7 @@ class _Account:
         self._seconds = float(before.get("seconds", 0.0))
         self._tokens = before.get("tokens", {})
         self._before = before.get("engine", {})
+        self._peak = before.get("peak_memory_bytes", 0)
 
     def summary(self, folder: Path) -> dict[str, Any]:
         config, completions = self._setup.config, self._journal.completions
@@ -259,6 +271,7 @@ class _Account:
                 "generated": sum(completion.num_tokens for completion in completions.values()),
             },
             "engine": self._counted(),
+            "peak_memory_bytes": max(self._peak, peak_memory(self._setup.backbone.model.device)),
             "seconds": self._seconds + (time.monotonic() - self._started if counters.prefill_computed else 0.0),
             "task": self._setup.task.name,
             "method": config.method,

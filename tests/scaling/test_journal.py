@@ -28,9 +28,10 @@ from scaling.journal import (
     config_hash,
     load,
     load_questions,
+    load_thoughts,
     merge,
 )
-from scaling.records import Asked, Completion, to_json
+from scaling.records import Asked, Completion, Thoughts, to_json
 
 CONFIG = {"method": "softcot", "temperature": 0.7, "seed": 1, "latent_paths": 2, "samples": 2, "limit": 3, "out": "a"}
 ENVIRONMENT = {"torch": "2.9", "host": "a"}
@@ -335,6 +336,19 @@ def test_questions_are_kept_as_they_were_last_asked_and_merged_without_repeating
     (tmp_path / "b" / "questions.jsonl").write_text('{"id": "q0"}\n')
     with pytest.raises(UsageError, match=r"questions\.jsonl is damaged"):
         load_questions(tmp_path / "b")
+
+
+def test_thoughts_of_shards_are_merged(tmp_path):
+    def shard(name: str, *thoughts: Thoughts) -> Path:
+        with opened(tmp_path / name) as journal:
+            for one in thoughts:
+                journal.record_thoughts(one)
+        return tmp_path / name
+
+    first, again, other = (Thoughts(name, ((1.0, 0.5), (0.5, 1.0))) for name in ("q1", "q1", "q2"))
+    merge([shard("a", first), shard("b", again, other)], tmp_path / "whole")
+    assert list(load_thoughts(tmp_path / "whole").values()) == [first, other]
+    assert len((tmp_path / "whole" / "thoughts.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_merged_environment_claims_only_what_all_shards_share(tmp_path):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from scaling import models
 from scaling.costs import RunCosts
 from scaling.errors import UsageError
-from scaling.journal import config_hash, load_questions
+from scaling.journal import config_hash, load_questions, load_thoughts
 from scaling.prompts import PromptBuilder
 from scaling.run import execute, prepare
 from scaling.seeds import stream_seed
@@ -30,6 +31,7 @@ def test_the_files_and_fields_of_a_run(tmp_path, config_of, silent, generated, t
         "questions.jsonl",
         "samples.jsonl",
         "summary.json",
+        "thoughts.jsonl",
     }
     assert json.loads((out / "summary.json").read_text()) == summary
 
@@ -55,6 +57,7 @@ def test_the_files_and_fields_of_a_run(tmp_path, config_of, silent, generated, t
 
     assert summary.keys() >= {"accuracy_low", "accuracy_high", "accuracy_hierarchical", "pass_at_1", "coverage"}
     assert summary["seconds"] > 0
+    assert 50_000_000 < summary["peak_memory_bytes"] < psutil.virtual_memory().total
     assert (summary["num_questions"], summary["num_completions"], summary["complete"]) == (2, 8, True)
     assert summary["tokens"]["generated"] == sum(line["num_tokens"] for line in lines.values())
     prompts = sum(len(result.request.prompt) for result in generated.values())
@@ -107,6 +110,40 @@ def test_raising_extends_without_computing_again(tmp_path, run, silent, config_o
     fresh = run(tmp_path / "fresh", **more)
     assert len(fresh) == 12
     assert set(after.splitlines()) == set((tmp_path / "fresh" / "samples.jsonl").read_bytes().splitlines())
+
+
+def test_thoughts_are_compared_once_a_question(tmp_path, config_of, silent, generated):
+    execute(config_of(out=tmp_path / "run"), silent)
+    found = load_thoughts(tmp_path / "run")
+    paths = {
+        (r.request.prompt.question_id, r.request.prompt.path): r.request.prompt.thoughts for r in generated.values()
+    }
+    assert list(found) == list(dict.fromkeys(question for question, _ in paths))
+    for question, thoughts in found.items():
+        one, other = (paths[question, path].flatten().double() for path in range(2))
+        cosine = float(one @ other / one.norm() / other.norm())
+        expected = ((1, cosine), (cosine, 1))
+        assert torch.tensor(thoughts.cosines) == pytest.approx(torch.tensor(expected), abs=1e-4)
+    before = (tmp_path / "run" / "thoughts.jsonl").read_bytes()
+    execute(config_of(out=tmp_path / "run", samples=3), silent)  # the same thoughts again
+    assert (tmp_path / "run" / "thoughts.jsonl").read_bytes() == before
+    execute(config_of(out=tmp_path / "run", samples=3, latent_paths=3), silent)
+    assert [len(thoughts.cosines) for thoughts in load_thoughts(tmp_path / "run").values()] == [3, 3]
+
+
+def test_one_path_has_no_thoughts_to_compare(tmp_path, config_of, silent):
+    execute(config_of(out=tmp_path / "run", latent_paths=1), silent)
+    assert not (tmp_path / "run" / "thoughts.jsonl").exists()
+
+
+def test_a_torn_line_of_thoughts_is_dropped(tmp_path, config_of, silent):
+    execute(config_of(out=tmp_path / "run"), silent)
+    path = tmp_path / "run" / "thoughts.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    assert len(load_thoughts(tmp_path / "run")) == 1
+    execute(config_of(out=tmp_path / "run", samples=3), silent)
+    assert path.read_bytes() == whole
 
 
 def test_the_same_again_draws_nothing(tmp_path, run, config_of, silent):
