@@ -7,6 +7,7 @@ keys that it may see: a causal prefix of T tokens has T (T + 1) / 2 pairs of que
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class ModelCosts:
 
     def _pairs(self, behind: int, tokens: int) -> int:
         """Pairs of query and key, summed over layers."""
-        return sum(_seen(behind, tokens, window) for window in self.windows)
+        return sum(layers * _seen(behind, tokens, window) for window, layers in Counter(self.windows).items())
 
 
 def _seen(behind: int, tokens: int, window: int) -> int:

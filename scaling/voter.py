@@ -56,9 +56,10 @@ def _break_tie(question_id: str, leaders: Sequence[str], ballots: Sequence[Ballo
     for path, answer in ballots:
         if answer in backers:
             backers[answer].add(path)
-    return min(leaders, key=lambda answer: (-len(backers[answer]), _hash(question_id, answer)))
+    return min(leaders, key=lambda answer: (-len(backers[answer]), tie_hash(question_id, answer)))
 
 
-def _hash(question_id: str, answer: str) -> bytes:
+def tie_hash(question_id: str, answer: str) -> bytes:
+    """The second step of the tie rule, 8 bytes: of tied answers that as many paths support, the smallest wins."""
     # surrogatepass: a model may emit half of a surrogate pair, and a vote must not fail on it.
     return hashlib.blake2b(f"{question_id}\0{answer}".encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -1,0 +1,60 @@
+"""What the question browser of the report shows: prompts, grids of answers, and each completion's text. Plain data for JSON.
+
+Texts come from models and are never trusted: nothing here makes HTML of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.load import Run, texts
+from analysis.methods import Method
+from scaling.records import Asked, Completion
+from scaling.voter import flat_vote, hierarchical_vote, majority
+
+
+def browser(methods: Sequence[Method], *, limit: int) -> dict[str, Any]:
+    """The first `limit` questions, with the grid of every method's first run."""
+    first = methods[0].runs[0].questions[:limit]
+    return {
+        "total": len(methods[0].runs[0].questions),
+        "questions": [_question(asked) for asked in first],
+        "methods": [_method(method, [asked.id for asked in first]) for method in methods],
+    }
+
+
+def _question(asked: Asked) -> dict[str, Any]:
+    return {"id": asked.id, "text": asked.text, "gold": asked.answer, "choices": list(asked.choices)}
+
+
+def _method(method: Method, ids: list[str]) -> dict[str, Any]:
+    run = method.runs[0]
+    prompts = {asked.id: asked.prompt for asked in run.questions}
+    found: dict[str, list[Completion]] = {one: [] for one in ids}
+    for completion in texts(run.folder, set(ids)):
+        if completion.path < run.num_paths and completion.sample < run.num_samples:
+            found[completion.question_id].append(completion)
+    grids = [_grid(own, run, prompts[one]) for one, own in found.items()]
+    return {"name": method.name, "seed": run.config.get("seed"), "grids": grids}
+
+
+def _grid(completions: list[Completion], run: Run, prompt: str) -> dict[str, Any]:
+    """cells: [N][M]; vote and path_votes: answers, None for none."""
+    question_id = completions[0].question_id
+    cells: list[list[Any]] = [[None] * run.num_samples for _ in range(run.num_paths)]
+    for one in completions:
+        cells[one.path][one.sample] = {
+            **{"answer": one.answer, "right": one.correct, "text": one.text, "tokens": one.num_tokens},
+            "stop": one.stop_reason,
+        }
+    flat, paths = flat_vote(question_id, completions), hierarchical_vote(question_id, completions)
+    own = [
+        majority(question_id, [(c.path, c.answer) for c in completions if c.path == p]).answer
+        for p in range(run.num_paths)
+    ]
+    right = {one.answer for one in completions if one.correct}
+    return {
+        **{"prompt": prompt, "vote": flat.answer, "vote_right": flat.answer in right, "tied": flat.tied},
+        **{"hierarchical": paths.answer, "path_votes": own, "covered": bool(right), "cells": cells},
+    }

@@ -1,0 +1,104 @@
+"""`scale-report`: run directories in, verdict, tables, figures and one HTML page out. Light until it begins."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scaling.errors import UsageError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_AXES = ("flops", "tokens", "chains", "seconds")
+_VOTERS = ("flat", "hierarchical")
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def scale_report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run directories. NAME=FOLDER names one; runs of one name are its seeds.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and figures/.")] = Path(
+        "report"
+    ),
+    compute: Annotated[
+        str, typer.Option(help="What is equal in the verdict: flops, tokens, chains or seconds.")
+    ] = "flops",
+    voter: Annotated[
+        str, typer.Option(help="Whose accuracy the curves and the verdict show: flat or hierarchical.")
+    ] = "flat",
+    common: Annotated[bool, typer.Option("--common", help="Compare on the questions that all runs hold.")] = False,
+    browse: Annotated[int, typer.Option(help="Questions whose completions the page holds.", min=0)] = 200,
+    seed: Annotated[int, typer.Option(help="Start of the random draws of sub-grids and resamples.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print report.json alone.")] = False,
+) -> None:
+    """Judge runs from their journals: curves over every smaller grid, intervals, and a verdict at equal compute.
+
+    Needs no models and draws no samples.
+    """
+    try:
+        _refuse_unknown("--compute", compute, _AXES)
+        _refuse_unknown("--voter", voter, _VOTERS)
+        _report(runs, out, compute=compute, voter=voter, common=common, browse=browse, seed=seed, as_json=json)
+    except UsageError as error:
+        print(f"scale-report: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        print("scale-report: stopped; the runs are as they were.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _report(
+    runs: list[str], out: Path, *, compute: str, voter: str, common: bool, browse: int, seed: int, as_json: bool
+) -> None:
+    from rich.console import Console
+
+    from analysis.display import show
+    from analysis.load import load
+    from analysis.methods import group
+    from analysis.results import Settings, results
+    from analysis.tables import as_json as to_json
+    from analysis.write import write
+
+    console = Console(stderr=True)
+
+    def tell(text: str) -> None:
+        console.print(f"{text} ...", style="dim", highlight=False, soft_wrap=True)
+
+    loaded = []
+    for run in runs:
+        name, folder = named(run)
+        tell(f"reading {folder}")
+        loaded.append((name, load(folder)))
+    methods = group(loaded, common=common)
+    found = results(methods, Settings(voter=voter, axis=compute, seed=seed), tell)
+    write(found, methods, out, browse=browse, tell=tell)
+    if as_json:
+        print(jsonlib.dumps(to_json(found), indent=2))
+    else:
+        show(Console(), found, out)
+
+
+def named(run: str) -> tuple[str | None, Path]:
+    """`NAME=FOLDER` or `FOLDER`; a folder that is there is a folder, whatever is in its name."""
+    name, equals, folder = run.partition("=")
+    if not equals or Path(run).exists():
+        return None, Path(run)
+    return name, Path(folder)
+
+
+def _refuse_unknown(option: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise UsageError(f"`{option}` is {given!r}; choose one of {', '.join(known)}")
+
+
+def main() -> None:
+    """Entry point of the `scale-report` command."""
+    app()

@@ -1,0 +1,279 @@
+"""A run directory as arrays: who answered what, was it right, how long did it take. Reads run.json and the journals alone.
+
+Only the asked grid counts: the questions of questions.jsonl, paths below N, samples below M. A question whose grid is not
+whole is left out and named; what is missing is neither wrong nor without an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+from numpy.typing import NDArray
+
+from scaling.errors import UsageError
+from scaling.journal import RUN, SAMPLES, SUMMARY, load_questions, load_thoughts
+from scaling.journal import load as load_slowly
+from scaling.records import Asked, Completion
+from scaling.voter import tie_hash
+
+_COLUMNS = {
+    "question_id": pa.string(),
+    "path": pa.int64(),
+    "sample": pa.int64(),
+    "answer": pa.string(),
+    "correct": pa.bool_(),
+    "answer_strict": pa.string(),
+    "correct_strict": pa.bool_(),
+    "num_tokens": pa.int64(),
+    "stop_reason": pa.string(),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Ballots:
+    """The answers of all completions in one reading, as numbers.
+
+    codes: [Q, N, M] int32, the number of the answer within its question, -1 for none. The numbers follow the voter's tie
+    hash, so of tied answers the lowest number wins. verdicts: [Q, K] bool, whether the answer with number k is right; K is
+    the largest number of different answers to a question. sizes: [Q] int64, how many there are.
+    """
+
+    codes: NDArray[np.int32]
+    verdicts: NDArray[np.bool_]
+    sizes: NDArray[np.int64]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """[Q, N, M], whether each completion is right; one without an answer is not."""
+        return self.judged(self.codes)
+
+    def judged(self, codes: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether each answer is right; codes: [Q, ...], -1 for none, which is not."""
+        if not self.verdicts.shape[1]:
+            return np.zeros(codes.shape, dtype=bool)
+        question = np.arange(len(codes)).reshape(-1, *[1] * (codes.ndim - 1))
+        right: NDArray[np.bool_] = (codes >= 0) & self.verdicts[question, np.maximum(codes, 0)]
+        return right
+
+    def counts(self) -> NDArray[np.int32]:
+        """[Q, N, K], how many samples of each path have each answer."""
+        questions, num_paths, _ = self.codes.shape
+        counts = np.zeros((questions, num_paths, max(1, self.verdicts.shape[1])), dtype=np.int32)
+        q, i, j = np.nonzero(self.codes >= 0)
+        np.add.at(counts, (q, i, self.codes[q, i, j]), 1)
+        return counts
+
+    def of(self, rows: NDArray[np.int64]) -> Ballots:
+        """Those of some questions."""
+        return Ballots(self.codes[rows], self.verdicts[rows], self.sizes[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of N paths x M samples. questions, incomplete: whole ones in the order asked, and the ids of the others.
+
+    tokens: [Q, N, M] int64, generated ones. truncated: [Q, N, M] bool, cut off at the token limit. summary: what the run
+    measured of itself, empty where it did not end a session. cosines: [N, N], mean over the questions of the cosine of
+    every two paths' thoughts, or None.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    questions: tuple[Asked, ...]
+    incomplete: tuple[str, ...]
+    lenient: Ballots
+    strict: Ballots
+    tokens: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+    cosines: NDArray[np.float64] | None
+
+    @property
+    def num_paths(self) -> int:
+        return int(self.tokens.shape[1])
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.tokens.shape[2])
+
+    def only(self, ids: Sequence[str]) -> Run:
+        """The same run as if these questions had been asked, in this order."""
+        places = {asked.id: row for row, asked in enumerate(self.questions)}
+        rows = np.array([places[one] for one in ids], dtype=np.int64)
+        return replace(
+            self,
+            questions=tuple(self.questions[row] for row in rows),
+            lenient=self.lenient.of(rows),
+            strict=self.strict.of(rows),
+            tokens=self.tokens[rows],
+            truncated=self.truncated[rows],
+        )
+
+
+def load(folder: Path) -> Run:
+    """The run in `folder`. Raises UsageError where there is none, none of its questions is whole, or a file is damaged."""
+    described = _described(folder)
+    config = described["config"]
+    asked = load_questions(folder)
+    if not asked:
+        raise UsageError(f"{folder} has no questions.jsonl, as runs of older versions; the same run again writes it")
+    shape = (len(asked), int(config.get("latent_paths") or 1), int(config["samples"]))
+    table = _rows(folder / SAMPLES, asked)
+    cells, table = _inside(table, shape)
+    if len(np.unique(cells)) < len(cells):
+        load_slowly(folder)  # says which line repeats which completion
+        raise UsageError(f"{folder / SAMPLES} holds a completion twice; delete one of the two lines")
+    held = np.zeros(shape[0] * shape[1] * shape[2], dtype=bool)
+    held[cells] = True
+    whole = held.reshape(shape).all(axis=(1, 2))
+    _refuse_unfinished(folder, config, int(whole.sum()), len(asked))
+    rows = np.flatnonzero(whole)
+    ids = [question.id for question in asked]
+    summary = folder / SUMMARY
+    return Run(
+        folder=folder,
+        config=config,
+        environment=described.get("environment", {}),
+        summary=json.loads(summary.read_bytes()) if summary.exists() else {},
+        questions=tuple(asked[row] for row in rows),
+        incomplete=tuple(ids[row] for row in np.flatnonzero(~whole)),
+        lenient=_ballots(table, "", cells, shape, ids, folder).of(rows),
+        strict=_ballots(table, "_strict", cells, shape, ids, folder).of(rows),
+        tokens=_spread(table["num_tokens"].to_numpy(), cells, shape)[rows],
+        truncated=_spread(pc.equal(table["stop_reason"], "length").to_numpy(), cells, shape)[rows],
+        cosines=_cosines(folder, shape[1]),
+    )
+
+
+def texts(folder: Path, ids: set[str]) -> list[Completion]:
+    """The completions of some questions with their texts, for a reader to look at."""
+    wanted = []
+    with (folder / SAMPLES).open("rb") as lines:
+        for line in lines:
+            # the id stands first, so most lines are told by their beginning and never parsed whole
+            beginning = line[: line.find(b', "path"')]
+            if beginning.startswith(b'{"question_id": ') and json.loads(beginning[16:]) not in ids:
+                continue
+            try:
+                completion = Completion(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # the torn last line; damage elsewhere is found by `load`
+            if completion.question_id in ids:
+                wanted.append(completion)
+    return wanted
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    if not (folder / RUN).is_file():
+        raise UsageError(f"{folder} is no run directory: it has no {RUN}; give the folder that a run was written to")
+    try:
+        described: dict[str, Any] = json.loads((folder / RUN).read_bytes())
+        described["config"]["samples"]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it") from None
+    return described
+
+
+def _refuse_unfinished(folder: Path, config: dict[str, Any], whole: int, total: int) -> None:
+    if config.get("adaptive") is not None and whole < total:
+        raise UsageError(
+            f"{folder} was stopped early where its vote was sure (`--adaptive` {config['adaptive']}), and curves need every "
+            f"sample: the same `scale-run` command without `--adaptive` draws those left out"
+        )
+    if not whole:
+        raise UsageError(f"{folder} has no question with all its samples yet; let the run go on and report then")
+
+
+def _rows(path: Path, asked: Sequence[Asked]) -> pa.Table:
+    """The columns of samples.jsonl and a column `row`: the question's place, null where it is not asked now."""
+    table = _parsed(path)
+    ids = pa.array([question.id for question in asked], type=pa.string())
+    return table.append_column("row", pc.index_in(table["question_id"], value_set=ids))
+
+
+def _parsed(path: Path) -> pa.Table:
+    size = path.stat().st_size if path.exists() else 0
+    if not size:
+        return pa.schema(_COLUMNS).empty_table()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        end = whole.rfind(b"\n") + 1  # what follows the last newline is torn
+    try:
+        return _fast(path, end)
+    except pa.ArrowInvalid:
+        # half a surrogate pair in a text, or damage: the slow reader takes the one and names the line of the other
+        _, completions = load_slowly(path.parent)
+        return pa.table({name: [getattr(one, name) for one in completions] for name in _COLUMNS}, pa.schema(_COLUMNS))
+
+
+def _fast(path: Path, end: int) -> pa.Table:
+    if not end:
+        return pa.schema(_COLUMNS).empty_table()
+    parse = pj.ParseOptions(explicit_schema=pa.schema(_COLUMNS), unexpected_field_behavior="ignore")
+    with pa.memory_map(str(path)) as source:
+        table = pj.read_json(pa.BufferReader(source.read_buffer(end)), pj.ReadOptions(block_size=1 << 24), parse)
+    needed = [name for name in _COLUMNS if not name.startswith("answer")]
+    if any(table[name].null_count for name in needed):
+        raise pa.ArrowInvalid("a line lacks a field")
+    return table
+
+
+def _inside(table: pa.Table, shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], pa.Table]:
+    """The flat index of each completion in [Q, N, M], and the table, both without what lies outside the grid."""
+    asked = pc.is_valid(table["row"])
+    fits = pc.and_(pc.less(table["path"], shape[1]), pc.less(table["sample"], shape[2]))
+    table = table.filter(pc.and_(asked, fits))
+    row, path, sample = (table[name].to_numpy().astype(np.int64) for name in ("row", "path", "sample"))
+    return (row * shape[1] + path) * shape[2] + sample, table
+
+
+def _spread(values: NDArray[Any], cells: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[Any]:
+    spread = np.zeros(shape, dtype=values.dtype)
+    spread.reshape(-1)[cells] = values
+    return spread
+
+
+def _ballots(
+    table: pa.Table, reading: str, cells: NDArray[np.int64], shape: tuple[int, int, int], ids: list[str], folder: Path
+) -> Ballots:
+    """reading: "" for the lenient one, "_strict" for the strict one."""
+    row = table["row"].to_numpy().astype(np.int64)
+    number, answers = pd.factorize(table[f"answer{reading}"].to_pandas())  # -1 for null
+    given = number >= 0
+    pairs, inverse = np.unique(row[given] * max(1, len(answers)) + number[given], return_inverse=True)
+    of_row, of_answer = np.divmod(pairs, max(1, len(answers)))
+    hashes = [int.from_bytes(tie_hash(ids[q], answers[a])) for q, a in zip(of_row, of_answer, strict=True)]
+    order = np.lexsort((np.array(hashes, dtype=np.uint64), of_row))
+    sizes = np.bincount(of_row, minlength=shape[0])
+    code = np.empty(len(pairs), dtype=np.int32)
+    code[order] = np.arange(len(pairs)) - (np.cumsum(sizes) - sizes)[of_row[order]]
+
+    right = table[f"correct{reading}"].to_numpy()[given].astype(bool)
+    hits, all_of_it = (np.bincount(inverse, weights=w, minlength=len(pairs)) for w in (right, np.ones(len(right))))
+    torn = np.flatnonzero((hits > 0) & (hits < all_of_it))
+    if len(torn):
+        where = f"question {ids[of_row[torn[0]]]}: answer {answers[of_answer[torn[0]]]!r}"
+        raise UsageError(f"{folder / SAMPLES}, {where} is marked both right and wrong; sample that question anew")
+    verdicts = np.zeros((shape[0], int(sizes.max(initial=0))), dtype=bool)
+    verdicts[of_row, code] = hits > 0
+    codes = np.full(shape, -1, dtype=np.int32)
+    codes.reshape(-1)[cells[given]] = code[inverse]
+    return Ballots(codes, verdicts, sizes)
+
+
+def _cosines(folder: Path, num_paths: int) -> NDArray[np.float64] | None:
+    matrices = [thoughts.cosines for thoughts in load_thoughts(folder).values() if len(thoughts.cosines) >= num_paths]
+    if num_paths < 2 or not matrices:
+        return None
+    mean: NDArray[np.float64] = np.mean([np.array(matrix)[:num_paths, :num_paths] for matrix in matrices], axis=0)
+    return mean

@@ -1,0 +1,142 @@
+"""Which runs are one method, what it is called, and whether the methods may be compared: same questions, same settings.
+
+Runs of one name are its seeds: equal but for `--seed` and the thinker they were given. Knows no estimates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.load import Run
+from scaling.errors import UsageError
+from scaling.journal import FREE
+
+_NAMES = {"cot": "CoT", "softcot": "SoftCoT", "softcot++": "SoftCoT++"}
+_OF_A_SEED = ("seed", "thinker", "thinker_sha256", "limit", *FREE)  # may differ between runs of one method
+_OF_A_METHOD = (*_OF_A_SEED, "method", "latent_paths", "samples", "soft_tokens", "assistant", "assistant_fingerprint")
+_SHOWN = 5  # question ids in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A line of the report. runs: one for each seed, all of N x M on the same questions."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def num_paths(self) -> int:
+        return self.runs[0].num_paths
+
+    @property
+    def num_samples(self) -> int:
+        return self.runs[0].num_samples
+
+
+def group(runs: Sequence[tuple[str | None, Run]], *, common: bool) -> list[Method]:
+    """Methods in the given order. runs: each with the name that the user gave it, or None.
+
+    common: keep the questions that all runs hold, rather than refuse runs on different ones. Raises UsageError.
+    """
+    shared = _on_the_same_questions([run for _, run in runs], common=common)
+    names = _names([name for name, _ in runs], shared)
+    methods: dict[str, list[Run]] = {}
+    for name, run in zip(names, shared, strict=True):
+        methods.setdefault(name, []).append(run)
+    for name, own in methods.items():
+        _refuse_unlike(name, own)
+    return [Method(name, tuple(own)) for name, own in methods.items()]
+
+
+def unlike_settings(methods: Sequence[Method]) -> dict[str, list[Any]]:
+    """Settings that should not differ between rivals and do, with their values."""
+    configs = [run.config for method in methods for run in method.runs]
+    return {key: values for key, values in _differing(configs).items() if key not in _OF_A_METHOD}
+
+
+def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
+    """The user's name, else the method's with whatever tells it from the other unnamed runs of that method."""
+    bases = [name or _base(run) for name, run in zip(given, runs, strict=True)]
+    names = []
+    for name, base, run in zip(given, bases, runs, strict=True):
+        rivals = [
+            other.config for own, its, other in zip(given, bases, runs, strict=True) if own is None and its == base
+        ]
+        apart = {} if name else _differing(rivals)
+        told = [f"{key} {_short(run.config.get(key))}" for key in _telling(apart)]
+        names.append(f"{base} ({', '.join(told)})" if told else base)
+    return names
+
+
+def _base(run: Run) -> str:
+    method = str(run.config.get("method"))
+    several = "-SC" if run.num_paths == 1 and run.num_samples > 1 else ""  # self-consistency
+    return f"{_NAMES.get(method, method)}{several}"
+
+
+def _telling(apart: dict[str, list[Any]]) -> list[str]:
+    """Of the keys that differ those that a reader can read; a fingerprint only where nothing else differs."""
+    keys = [key for key in apart if key not in ("seed", "limit", *FREE)]
+    readable = [key for key in keys if not key.endswith(("sha256", "fingerprint"))]
+    return readable or keys
+
+
+def _short(value: Any) -> str:
+    return Path(value).name if isinstance(value, str) and "/" in value else str(value)
+
+
+def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    keys = sorted({key for config in configs for key in config})
+    values = {key: [config.get(key) for config in configs] for key in keys}
+    return {key: list(dict.fromkeys(map(str, own))) for key, own in values.items() if any(v != own[0] for v in own)}
+
+
+def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
+    apart = [key for key in _differing([run.config for run in runs]) if key not in _OF_A_SEED]
+    if apart:
+        raise UsageError(
+            f"the runs named {name} differ in {', '.join(apart)}, so they are no seeds of one method; "
+            f"give them different names, as in `NAME=FOLDER`"
+        )
+    seeds = [(str(run.config.get("seed")), str(run.config.get("thinker_sha256"))) for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(
+            f"{', '.join(str(run.folder) for run in runs)} are the same run with the same seed; give each run once, "
+            f"or sample another with `--seed`"
+        )
+
+
+def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
+    everywhere = set.intersection(*({asked.id for asked in run.questions} for run in runs))
+    first = {asked.id: asked for asked in runs[0].questions}
+    for run in runs:
+        changed = [q.id for q in run.questions if q.id in everywhere and _content(q) != _content(first[q.id])]
+        if changed:
+            raise UsageError(
+                f"{runs[0].folder} and {run.folder} ask different things under the same id: {_listed(changed)}; "
+                f"compare runs on the same data"
+            )
+    if not everywhere:
+        raise UsageError("these runs have no complete question in common; compare runs on the same task and data")
+    order = [asked.id for asked in runs[0].questions if asked.id in everywhere]
+    for run in [] if common else runs:
+        extra = [asked.id for asked in run.questions if asked.id not in everywhere]
+        if extra:
+            lacking = next(other for other in runs if extra[0] not in {asked.id for asked in other.questions})
+            raise UsageError(
+                f"{run.folder} has questions that {lacking.folder} has not, or not completely: {_listed(extra)}; let both "
+                f"runs end with the same `--limit`, or add `--common` to compare on the {len(everywhere)} they share"
+            )
+    return [run.only(order) for run in runs]
+
+
+def _content(asked: Any) -> tuple[str, str, tuple[str, ...]]:
+    return asked.text, asked.answer, asked.choices
+
+
+def _listed(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return f"{', '.join(ids[:_SHOWN])}{more}"

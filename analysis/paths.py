@@ -1,0 +1,159 @@
+"""What a latent path adds beyond temperature: accuracy, entropy, agreement and variance, between paths and within them.
+
+If paths only mattered as labels, the N x M completions of a question could change places freely. That is the null
+hypothesis of every p-value here: labels are shuffled within each question (a permutation test, exact for any number of
+questions). Two completions agree if both have an answer and it is the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.load import Ballots
+from analysis.statistics import Interval, interval_of_ratio, wilson
+
+Floats = NDArray[np.float64]
+
+_SHUFFLES = 999
+_CELLS = 200_000_000  # completions shuffled in all, above which there are fewer shuffles
+
+
+@dataclass(frozen=True, eq=False)
+class PathFigures:
+    """Of N paths. accuracy: [N] share of right completions of each path. entropy: mean over questions of the entropy of
+    all its answers, in bits. agreement: [N, N], chance that a sample of one path and one of another agree; the diagonal
+    is of two different samples of one path, NaN where there is only one sample.
+
+    within, between: its mean on and off the diagonal. between_p: p-value of between < within. intraclass: the
+    intraclass correlation of correctness, the share of a question's variance that lies between its paths. All four are
+    None where N or M is 1.
+    """
+
+    accuracy: Floats
+    entropy: float
+    agreement: Floats
+    within: float | None
+    between: float | None
+    between_p: float | None
+    intraclass: Interval | None
+    intraclass_p: float | None
+
+
+def path_figures(ballots: Ballots, *, seed: int = 0) -> PathFigures:
+    """Diagnostics of a whole N x M grid."""
+    right = ballots.right
+    _, num_paths, num_samples = right.shape
+    agreement = agreements(ballots)
+    accuracy = right.mean(axis=(0, 2))
+    entropy = float(answer_entropy(ballots).mean())
+    if num_paths == 1 or num_samples == 1:
+        return PathFigures(accuracy, entropy, agreement, None, None, None, None, None)
+    between, within = mean_squares(right)
+    p_agreement, p_variance = _shuffled(ballots, seed=seed)
+    off = ~np.eye(num_paths, dtype=bool)
+    return PathFigures(
+        accuracy=accuracy,
+        entropy=entropy,
+        agreement=agreement,
+        within=float(np.diag(agreement).mean()),
+        between=float(agreement[off].mean()),
+        between_p=p_agreement,
+        intraclass=interval_of_ratio(between - within, between + (num_samples - 1) * within, seed=seed),
+        intraclass_p=p_variance,
+    )
+
+
+def mean_squares(right: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Between and within paths, [Q] each, of a one-way analysis of variance for every question; right: [Q, N, M].
+
+    The intraclass correlation is (between - within) / (between + (M - 1) within), each averaged over the questions first
+    (Shrout and Fleiss 1979, ICC(1,1)). It can be negative: paths that are more alike than chance.
+    """
+    _, num_paths, num_samples = right.shape
+    means = right.mean(axis=2)
+    between = num_samples * means.var(axis=1, ddof=1)
+    within = (means * (1 - means)).sum(axis=1) * num_samples / (num_paths * (num_samples - 1))
+    return between, within
+
+
+def answer_entropy(ballots: Ballots) -> Floats:
+    """[Q], entropy in bits of the shares of each question's answers; those without an answer are left out."""
+    shares = ballots.counts().sum(axis=1).astype(float)
+    shares /= np.maximum(1, shares.sum(axis=1, keepdims=True))
+    logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
+    entropy: Floats = -(shares * logs).sum(axis=1)
+    return entropy
+
+
+def agreements(ballots: Ballots) -> Floats:
+    """[N, N], mean over the questions; see `PathFigures`."""
+    num_samples = ballots.codes.shape[2]
+    counts = ballots.counts().astype(float)
+    pairs = np.einsum("qik,qjk->ij", counts, counts) / len(counts)
+    single = (ballots.codes >= 0).mean(axis=0).sum(axis=1)  # each completion with itself
+    matrix: Floats = pairs / num_samples**2
+    own = np.full(len(matrix), np.nan)
+    if num_samples > 1:
+        own = (np.diag(pairs) - single) / (num_samples * (num_samples - 1))
+    np.fill_diagonal(matrix, own)
+    return matrix
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Questions whose leading answer has a share of all N x M answers within (low, high]: how many of those votes are
+    right."""
+
+    low: float
+    high: float
+    mean_share: float
+    accuracy: Interval
+    num_questions: int
+
+
+def calibration(ballots: Ballots, vote_right: Floats, *, bins: int = 10) -> tuple[list[CalibrationBin], float]:
+    """How often a vote of a given share is right, and the expected calibration error (Guo et al. 2017, equation 3).
+
+    vote_right: [Q], 0 or 1. Questions without any answer have share 0 and stand in the lowest bin.
+    """
+    shares = ballots.counts().sum(axis=1).max(axis=1, initial=0) / np.prod(ballots.codes.shape[1:])
+    place = np.clip(np.ceil(shares * bins).astype(int) - 1, 0, bins - 1)
+    found, error = [], 0.0
+    for number in np.unique(place):
+        own = place == number
+        mean, right = float(shares[own].mean()), round(float(vote_right[own].sum()))
+        accuracy = wilson(right, int(own.sum()))
+        found.append(CalibrationBin(number / bins, (number + 1) / bins, mean, accuracy, int(own.sum())))
+        error += float(own.mean()) * abs(mean - accuracy.value)
+    return found, error
+
+
+def _shuffled(ballots: Ballots, *, seed: int) -> tuple[float, float]:
+    """p-values: samples of one path agree more than those of two, and correctness varies more between paths than within.
+
+    Both statistics rise with a sum over paths alone, as the totals of a question stay the same under shuffling: of the
+    squared counts of each answer, and of the squared counts of right completions.
+    """
+    rng = np.random.default_rng(seed)
+    questions, num_paths, num_samples = ballots.codes.shape
+    flat = ballots.codes.reshape(questions, -1)
+    verdicts = np.concatenate([ballots.verdicts, np.zeros((questions, 1), dtype=bool)], axis=1)  # for code -1
+
+    def statistics(codes: NDArray[np.int32]) -> NDArray[np.float64]:
+        grid = codes.reshape(questions, num_paths, num_samples)
+        ordered = np.sort(grid, axis=2)
+        agreeing = sum(  # pairs of samples of one path with the same answer
+            int(((ordered[..., gap:] == ordered[..., :-gap]) & (ordered[..., gap:] >= 0)).sum())
+            for gap in range(1, num_samples)
+        )
+        right = np.take_along_axis(verdicts, codes.astype(np.int64), axis=1).reshape(grid.shape).sum(axis=2)
+        return np.array([agreeing, float((right.astype(float) ** 2).sum())])
+
+    observed = statistics(flat)
+    draws = int(np.clip(_CELLS // flat.size, 99, _SHUFFLES))
+    reached = sum((statistics(rng.permuted(flat, axis=1)) >= observed).astype(int) for _ in range(draws))
+    low, high = (np.asarray(reached) + 1) / (draws + 1)
+    return float(low), float(high)

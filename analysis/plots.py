@@ -1,0 +1,259 @@
+"""The figures, as SVG, and the numbers in each as CSV. Told apart by colour, marker and dash, so also in grey.
+
+Colours are Okabe and Ito's, made for colour-blind readers. Knows results, no runs.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from numpy.typing import NDArray
+
+from analysis.compute import AXES
+from analysis.results import MethodResults, Results
+from analysis.verdict import amount
+
+INK = "#111113"  # of all lines and letters that are not data; the report swaps it for the page's own
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+_MARKERS = "osD^vPX*"
+_DASHES = ("-", "--", "-.", ":")
+_STYLE: dict[Any, Any] = {
+    **{"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "figure.dpi": 100},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25},
+    **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
+    **{"axes.edgecolor": INK, "axes.labelcolor": INK, "figure.facecolor": "none", "axes.facecolor": "none"},
+    **{"legend.frameon": False, "savefig.transparent": True},
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """name: of its files. caption: what is to be seen, a sentence. svg: a whole document. data: what is drawn."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    data: pd.DataFrame
+
+
+def plots(results: Results) -> list[Plot]:
+    """All figures of a report; those of paths only for methods that have several."""
+    found = [_accuracy(results, axis) for axis in results.comparisons]
+    found += [_coverage(results), _pareto(results), _calibration(results)]
+    for number, method in enumerate(results.methods):
+        if method.method.num_paths > 1:
+            found += _of_paths(method, results.settings.voter, f"{number + 1}")
+    return found
+
+
+def save(found: Sequence[Plot], folder: Path) -> None:
+    """NAME.svg and NAME.csv of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for plot in found:
+        light = plot.svg.replace('<style type="text/css">', '<style type="text/css">svg{background:white}', 1)
+        (folder / f"{plot.name}.svg").write_text(light, encoding="utf-8")
+        plot.data.to_csv(folder / f"{plot.name}.csv", index=False)
+
+
+def _accuracy(results: Results, axis: str) -> Plot:
+    rows = [
+        {
+            **{"method": one.method.name, "n": point.n, "m": point.m, axis: point.costs[axis]},
+            **{"accuracy": point.accuracy.value, "low": point.accuracy.low, "high": point.accuracy.high},
+            "mc_error": point.mc_error,
+        }
+        for one in results.methods
+        for point in one.points
+    ]
+    data = pd.DataFrame(rows)
+
+    def draw(ax: Axes) -> None:
+        for number, (name, own) in enumerate(data.groupby("method", sort=False)):
+            low, high = (own[side].astype(float) for side in ("low", "high"))
+            ax.fill_between(own[axis], low, high, color=_COLOURS[number % 8], alpha=0.15, linewidth=0)
+            ax.plot(own[axis], own["accuracy"], label=name, markevery=_doublings(own), **_look(number))
+        _share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
+
+    caption = (
+        f"Accuracy of the {results.settings.voter} vote against {AXES[axis]}; bands are 95 % intervals over "
+        f"{results.num_questions} questions. Each line grows by latent paths first, then by samples of each."
+    )
+    if axis == "seconds":
+        caption += (
+            " Seconds are those of the whole run, shared out by FLOPs: only the last point of a line was measured."
+        )
+    return _plot(f"accuracy-{axis}", f"Accuracy against {axis if axis != 'flops' else 'FLOPs'}", caption, data, draw)
+
+
+def _coverage(results: Results) -> Plot:
+    rows = [
+        {"method": one.method.name, "n": point.n, "m": point.m, "chains": point.n * point.m, "coverage": point.coverage}
+        for one in results.methods
+        for point in one.points
+    ]
+    data = pd.DataFrame(rows)
+
+    def draw(ax: Axes) -> None:
+        for number, (name, own) in enumerate(data.groupby("method", sort=False)):
+            ax.plot(own["chains"], own["coverage"], label=name, markevery=_doublings(own), **_look(number))
+        _share_axis(ax, AXES["chains"], "pass@(n, m)")
+
+    caption = "Share of questions with at least one right chain: what a perfect voter would reach."
+    return _plot("coverage-chains", "Coverage against chains", caption, data, draw)
+
+
+def _pareto(results: Results) -> Plot:
+    axis = "flops" if "flops" in results.comparisons else "chains"
+    front = set(results.pareto)
+    rows = [
+        {
+            **{"method": one.method.name, "n": n + 1, "m": m + 1, axis: float(one.compute.axes[axis][n, m])},
+            **{"accuracy": float(accuracy), "on_front": (one.method.name, n + 1, m + 1) in front},
+        }
+        for one in results.methods
+        for (n, m), accuracy in np.ndenumerate(one.grids[results.settings.voter])
+    ]
+    data = pd.DataFrame(rows)
+
+    def draw(ax: Axes) -> None:
+        for number, (name, own) in enumerate(data.groupby("method", sort=False)):
+            look = {**_look(number), "linestyle": ""}
+            ax.plot(own[axis], own["accuracy"], label=name, **{**look, "alpha": 0.35})
+        best = data[data["on_front"]].sort_values(axis)
+        ax.plot(best[axis], best["accuracy"], color=INK, linewidth=1, label="Pareto front", drawstyle="steps-post")
+        _share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
+
+    caption = "Every grid of n paths x m samples of every method; the line joins those that no cheaper one reaches."
+    return _plot("pareto", "Accuracy and cost of every grid", caption, data, draw)
+
+
+def _calibration(results: Results) -> Plot:
+    rows = [
+        {
+            **{"method": one.method.name, "share_above": own.low, "share_to": own.high, "mean_share": own.mean_share},
+            **{"accuracy": own.accuracy.value, "low": own.accuracy.low, "high": own.accuracy.high},
+            "questions": own.num_questions,
+        }
+        for one in results.methods
+        for own in one.calibration
+    ]
+    data = pd.DataFrame(rows)
+    said = ", ".join(f"{one.method.name} {100 * one.calibration_error:.1f}" for one in results.methods)
+
+    def draw(ax: Axes) -> None:
+        ax.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5)
+        for number, (name, own) in enumerate(data.groupby("method", sort=False)):
+            ax.plot(own["mean_share"], own["accuracy"], label=name, **_look(number))
+            low, high = (own[side].astype(float) for side in ("low", "high"))
+            ax.vlines(own["mean_share"], low, high, color=_COLOURS[number % 8], alpha=0.4)
+        _share_axis(ax, "share of chains behind the vote", "share of such votes that are right", log=False)
+        ax.xaxis.set_major_formatter(PercentFormatter(1))
+        ax.set_ylim(-0.02, 1.02)
+
+    caption = (
+        f"How far the share of a vote may be read as its chance to be right; bars are 95 % intervals. "
+        f"Expected calibration error in points: {said}."
+    )
+    return _plot("calibration", "Vote share and correctness", caption, data, draw)
+
+
+def _of_paths(one: MethodResults, voter: str, number: str) -> list[Plot]:
+    name, paths = one.method.name, (("path", "other"), ("path", "path"))
+    grid = f"Accuracy of the {voter} vote over n paths x m samples, mean over sub-grids of that size, in percent."
+    agreement = (
+        "Chance that two chains have the same answer, in percent: of one path on the diagonal, of two paths off it."
+    )
+    cosines = "Cosine of the soft thoughts of two paths, in hundredths, mean over questions: 100 is the same direction."
+    axes = (("n", "m"), ("latent paths n", "samples m"))
+    found = [
+        _matrix(f"grid-{number}", f"{name}: accuracy of every grid", grid, one.grids[voter], *axes),
+        _matrix(f"agreement-{number}", f"{name}: agreement of answers", agreement, one.paths.agreement, *paths),
+    ]
+    if one.cosines is not None:
+        found.append(_matrix(f"thoughts-{number}", f"{name}: diversity of the paths", cosines, one.cosines, *paths))
+    return found
+
+
+def _matrix(
+    name: str,
+    title: str,
+    caption: str,
+    values: NDArray[np.float64],
+    keys: tuple[str, str],
+    labels: tuple[str, str],
+) -> Plot:
+    rows = [{keys[0]: i + 1, keys[1]: j + 1, "value": float(value)} for (i, j), value in np.ndenumerate(values)]
+    down, across = values.shape
+
+    def draw(ax: Axes) -> None:
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        ax.imshow(values, cmap="cividis", vmin=low, vmax=max(high, low + 1e-9), aspect="auto")
+        if values.size <= 200:
+            for (i, j), value in np.ndenumerate(values):
+                ink = "black" if value - low > 0.55 * (high - low) else "white"
+                ax.text(
+                    j, i, "-" if np.isnan(value) else f"{100 * value:.0f}", ha="center", va="center", color=ink, size=8
+                )
+        for size, ticks in ((across, ax.set_xticks), (down, ax.set_yticks)):
+            ticks(range(0, size, -(-size // 16)), [str(at + 1) for at in range(0, size, -(-size // 16))])
+        ax.set_ylabel(labels[0])
+        ax.set_xlabel(labels[1])
+        ax.grid(False)
+
+    size = (min(7.0, 1.5 + 0.42 * across), min(6.0, 1.2 + 0.36 * down))
+    return _plot(name, title, caption, pd.DataFrame(rows), draw, size=size)
+
+
+def _look(number: int) -> dict[str, Any]:
+    return {
+        **{"color": _COLOURS[number % 8], "marker": _MARKERS[number % 8], "linestyle": _DASHES[number % 4]},
+        **{"markersize": 5, "linewidth": 1.6},
+    }
+
+
+def _doublings(own: pd.DataFrame) -> list[int]:
+    """Places of the points with 1, 2, 4 ... chains and of the last: a marker on each would hide the line."""
+    chains = (own["n"] * own["m"]).tolist()
+    return [place for place, number in enumerate(chains) if number & (number - 1) == 0 or place == len(chains) - 1]
+
+
+def _share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
+    if log:
+        chains = across.startswith("chains")
+        ax.set_xscale("log", base=2 if chains else 10)
+        ax.xaxis.set_major_locator(LogLocator(2) if chains else LogLocator(10, (1, 2, 5)))
+        ax.xaxis.set_major_formatter(lambda value, _: amount(value))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel(across)
+    ax.set_ylabel(up)
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.legend()
+
+
+def _plot(
+    name: str,
+    title: str,
+    caption: str,
+    data: pd.DataFrame,
+    draw: Callable[[Axes], None],
+    *,
+    size: tuple[float, float] = (6.4, 4.0),
+) -> Plot:
+    # the salt keeps ids apart when several figures stand in one page, and the same from run to run
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return Plot(name, title, caption, out.getvalue(), data)

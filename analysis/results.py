@@ -1,0 +1,250 @@
+"""All figures of a report, from runs: what tables, plots, JSON and HTML show. The story of `scale-report`, top to bottom.
+
+Estimates and statistics are made elsewhere; here they are put together, once, as plain records. Knows no format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.compute import AXES, Compute, compute
+from analysis.estimators import VoteEstimate, flat_vote, hierarchical_vote, pass_at, whole_vote
+from analysis.load import Ballots, Run
+from analysis.methods import Method, unlike_settings
+from analysis.paths import CalibrationBin, PathFigures, calibration, path_figures
+from analysis.statistics import Interval, bootstrap, seeded_mean
+from analysis.verdict import Comparison, Curve, compare_all, paths_first, sentence
+
+Floats = NDArray[np.float64]
+Tell = Callable[[str], None]
+
+_VOTES = {"flat": flat_vote, "hierarchical": hierarchical_vote}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """voter: whose accuracy the curves show. axis: on which the verdict is given. seed: of draws and resamples."""
+
+    voter: str = "flat"
+    axis: str = "flops"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A grid of n x m on a method's curve. costs: a question's, on each axis. mc_error: of the random sub-grids."""
+
+    n: int
+    m: int
+    accuracy: Interval
+    coverage: float
+    mc_error: float
+    costs: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResults:
+    """One method. table: the whole grid's figures. grids: [N, M] means over questions (and seeds) of "flat",
+    "hierarchical" and "pass", and their "flat_error" and "hierarchical_error" from random sub-grids."""
+
+    method: Method
+    table: dict[str, Interval]
+    grids: dict[str, Floats]
+    points: list[Point]
+    compute: Compute
+    paths: PathFigures
+    calibration: list[CalibrationBin]
+    calibration_error: float
+    cosines: Floats | None
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A whole report. comparisons: on every axis that all methods have. pareto: (method, n, m) that no other grid beats
+    in both cost and accuracy."""
+
+    settings: Settings
+    task: str
+    num_questions: int
+    methods: list[MethodResults]
+    comparisons: dict[str, list[Comparison]]
+    pareto: list[tuple[str, int, int]]
+    notes: list[str]
+    version: str
+
+    @property
+    def axis(self) -> str:
+        """The axis of the verdict: the one asked for, or chains where it is unknown."""
+        return self.settings.axis if self.settings.axis in self.comparisons else "chains"
+
+    @property
+    def sentences(self) -> list[str]:
+        """The verdicts."""
+        return [sentence(comparison) for comparison in self.comparisons[self.axis]]
+
+
+def results(methods: Sequence[Method], settings: Settings, tell: Tell) -> Results:
+    """Everything that is to be said of these methods. tell: is told what is being worked on."""
+    found, curves = [], {}
+    for method in methods:
+        tell(f"{method.name}: votes over all sub-grids of {method.num_paths} x {method.num_samples}")
+        one, own = _method(method, settings)
+        found.append(one)
+        curves[method.name] = own
+    axes = [axis for axis in AXES if all(axis in one.compute.axes for one in found)]
+    if len(methods) > 1:
+        tell("comparing methods at equal compute")
+    first = methods[0].runs[0]
+    return Results(
+        settings=settings,
+        task=str(first.config.get("task")),
+        num_questions=len(first.questions),
+        methods=found,
+        comparisons={axis: compare_all(curves, axis, seed=settings.seed) for axis in axes},
+        pareto=pareto(found, "flops" if "flops" in axes else "chains", settings.voter),
+        notes=_notes(methods, found, settings, axes),
+        version=version("softcotpp"),
+    )
+
+
+def _method(method: Method, settings: Settings) -> tuple[MethodResults, list[Curve]]:
+    grids = [_grids(run.lenient, settings) for run in method.runs]
+    costs = [compute(run) for run in method.runs]
+    shape = paths_first(method.num_paths, method.num_samples)
+    at = (np.array([n - 1 for n, _ in shape]), np.array([m - 1 for _, m in shape]))
+    curves = [
+        Curve(shape, own[settings.voter].values[:, *at], {axis: its.axes[axis][at] for axis in its.axes})
+        for own, its in zip(grids, costs, strict=True)
+    ]
+    means = {name: np.mean([own[name].values.mean(axis=0) for own in grids], axis=0) for name in grids[0]}
+    errors = {
+        f"{name}_error": np.sqrt(sum(own[name].error ** 2 for own in grids)) / len(grids)
+        for name in ("flat", "hierarchical")
+    }
+    shared = _mean_costs(costs)
+    run, votes = method.runs[0], grids[0]
+    bins, error = calibration(run.lenient, votes["flat"].values[:, -1, -1])
+    figures = MethodResults(
+        method=method,
+        table=_table(method, grids, settings),
+        grids={**means, **errors},
+        points=_points(curves, means["pass"][at], errors[f"{settings.voter}_error"][at], shared, settings),
+        compute=shared,
+        paths=path_figures(run.lenient, seed=settings.seed),
+        calibration=bins,
+        calibration_error=error,
+        cosines=run.cosines,
+    )
+    return figures, curves
+
+
+def _grids(ballots: Ballots, settings: Settings) -> dict[str, VoteEstimate]:
+    values = pass_at(ballots)
+    none = np.zeros(values.shape[1:])
+    votes = {name: vote(ballots, seed=settings.seed) for name, vote in _VOTES.items()}
+    return {"pass": VoteEstimate(values, none, none == 0), **votes}
+
+
+def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> dict[str, Interval]:
+    def mean(values: Sequence[Floats]) -> Interval:
+        return seeded_mean(values, seed=settings.seed)
+
+    runs = method.runs
+    return {
+        "flat": mean([own["flat"].values[:, -1, -1] for own in grids]),
+        "hierarchical": mean([own["hierarchical"].values[:, -1, -1] for own in grids]),
+        "strict": mean([whole_vote(run.strict) for run in runs]),
+        "pass_at_1": mean([own["pass"].values[:, 0, 0] for own in grids]),
+        "coverage": mean([own["pass"].values[:, -1, -1] for own in grids]),
+        "no_answer": mean([(run.lenient.codes < 0).mean(axis=(1, 2)) for run in runs]),
+        "truncated": mean([run.truncated.mean(axis=(1, 2)) for run in runs]),
+        "mean_tokens": bootstrap(np.mean([run.tokens.mean(axis=(1, 2)) for run in runs], axis=0)[:, None])[0],
+    }
+
+
+def _points(
+    curves: Sequence[Curve], coverage: Floats, errors: Floats, costs: Compute, settings: Settings
+) -> list[Point]:
+    columns = [curve.values for curve in curves]
+    if len(curves) == 1:
+        intervals = bootstrap(columns[0], seed=settings.seed)
+    else:
+        intervals = [seeded_mean([own[:, place] for own in columns]) for place in range(columns[0].shape[1])]
+    return [
+        Point(
+            n,
+            m,
+            interval,
+            float(covered),
+            float(error),
+            {axis: float(of[n - 1, m - 1]) for axis, of in costs.axes.items()},
+        )
+        for (n, m), interval, covered, error in zip(curves[0].grids, intervals, coverage, errors, strict=True)
+    ]
+
+
+def _mean_costs(costs: Sequence[Compute]) -> Compute:
+    """Of a method's seeds; an axis that one of them lacks is left out."""
+    known = [axis for axis in costs[0].axes if all(axis in one.axes for one in costs)]
+
+    def mean(values: list[float | None]) -> float | None:
+        given = [value for value in values if value is not None]
+        return float(np.mean(given)) if len(given) == len(values) else None
+
+    peaks = [one.peak_bytes for one in costs if one.peak_bytes is not None]
+    return Compute(
+        axes={axis: np.mean([one.axes[axis] for one in costs], axis=0) for axis in known},
+        unshared=mean([one.unshared for one in costs]),
+        kv_bytes=mean([one.kv_bytes for one in costs]),
+        peak_bytes=max(peaks) if peaks else None,
+    )
+
+
+def pareto(found: Sequence[MethodResults], axis: str, voter: str) -> list[tuple[str, int, int]]:
+    """Grids of all methods, every n x m, that no other one beats: cheaper ones are all less accurate. By rising cost."""
+    cells = [
+        (float(one.compute.axes[axis][n, m]), -float(one.grids[voter][n, m]), one.method.name, n + 1, m + 1)
+        for one in found
+        for n, m in np.ndindex(one.grids[voter].shape)
+    ]
+    front, best = [], math.inf
+    for _, missed, name, n, m in sorted(cells):
+        if missed < best - 1e-12:
+            best = missed
+            front.append((name, n, m))
+    return front
+
+
+def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: Settings, axes: list[str]) -> list[str]:
+    """What a reader must know before believing a figure."""
+    notes = [_incomplete(run) for method in methods for run in method.runs if run.incomplete]
+    for key, values in unlike_settings(methods).items():
+        notes.append(f"The runs differ in {key} ({', '.join(values)}): their difference may come from that alone.")
+    devices = {str(run.environment.get("device")) for method in methods for run in method.runs}
+    if len(devices) > 1:
+        notes.append(f"Seconds were measured on different devices: {', '.join(sorted(devices))}.")
+    if settings.axis not in axes:
+        notes.append(f"The verdict is on chains, as {settings.axis} are not known for every run.")
+    if len(methods[0].runs[0].questions) == 1:
+        notes.append("One question gives no interval and no verdict.")
+    single = [method.name for method in methods if len(method.runs) == 1]
+    if single and len(single) < len(methods):
+        notes.append(f"Only one seed of {', '.join(single)}: what another seed would give is not in its intervals.")
+    worst = max(float(one.grids[f"{settings.voter}_error"].max()) for one in found)
+    if worst > 0:
+        notes.append(
+            f"Accuracies of grids with too many sub-grids to count come from random ones; that adds a standard error of at "
+            f"most {100 * worst:.2f} points."
+        )
+    return notes
+
+
+def _incomplete(run: Run) -> str:
+    number = len(run.incomplete)
+    return f"{run.folder}: {number} question{'s' * (number > 1)} not complete and left out; the same run again completes it."

@@ -1,0 +1,210 @@
+"""Intervals, tests and power. The unit is the question: completions of one question are never counted as independent.
+
+All values are shares or differences of shares, as fractions of 1. One question gives no interval. Intervals have 95 %
+confidence. Knows nothing of runs, votes or costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from scaling.summary import wilson_interval
+
+Floats = NDArray[np.float64]
+Method = Literal["BCa", "percentile"]
+
+LEVEL = 0.95
+_WORK = 200_000_000  # values drawn for one interval or test
+_FEWEST, _MOST = 999, 9999  # resamples
+_AT_ONCE = 20_000_000  # values held at once
+_BCA_UP_TO = 1000  # questions; above, the correction is far below the width of a line, and its jackknife too slow
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with a 95 % interval; low and high are None where one question, or no variation, tells of no spread."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of means, its interval and two-sided p-value; deviation: standard deviation of a question's
+    difference. num_questions: pairs."""
+
+    interval: Interval
+    p_value: float | None
+    deviation: float
+    num_questions: int
+
+
+def wilson(successes: int, total: int) -> Interval:
+    """Share of questions with the Wilson score interval."""
+    return Interval(successes / total, *wilson_interval(successes, total))
+
+
+def bootstrap(values: ArrayLike, *, method: Method | None = None, seed: int = 0) -> list[Interval]:
+    """Mean over questions of each column of values [Q, C], with a bootstrap interval over questions (Efron 1987).
+
+    method: None is BCa up to 1,000 questions and percentile above. The same questions are drawn for all columns. A
+    column of zeros or ones, whose resamples are all alike, gets the Wilson interval instead; other constants none.
+    """
+    data = np.asarray(values, dtype=float)
+    questions = len(data)
+    means = data.mean(axis=0)
+    varied = data.std(axis=0) > 1e-12
+    low, high = np.full((2, data.shape[1]), np.nan)
+    if questions > 1 and varied.any():
+        found = _resampled(data[:, varied], method or ("BCa" if questions <= _BCA_UP_TO else "percentile"), seed)
+        low[varied], high[varied] = found
+    return [
+        Interval(float(mean), float(low[c]), float(high[c]))
+        if varied[c] and questions > 1
+        else _constant(mean, questions)
+        for c, mean in enumerate(means)
+    ]
+
+
+def _resampled(data: Floats, method: Method, seed: int) -> tuple[Floats, Floats]:
+    resamples = int(np.clip(_WORK // data.size, _FEWEST, _MOST))
+    found = stats.bootstrap(
+        (data,),
+        np.mean,
+        axis=0,
+        confidence_level=LEVEL,
+        n_resamples=resamples,
+        batch=max(1, _AT_ONCE // data.size),
+        method=method,
+        rng=np.random.default_rng(seed),
+    )
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
+def _constant(mean: float, questions: int) -> Interval:
+    if mean in (0.0, 1.0):
+        return wilson(int(mean) * questions, questions)
+    return Interval(float(mean), None, None)
+
+
+def interval_of_ratio(above: Floats, below: Floats, *, seed: int = 0) -> Interval | None:
+    """mean(above) / mean(below) over questions with a percentile bootstrap interval; None where the denominator is 0."""
+    if below.mean() == 0:
+        return None
+    value = float(above.mean() / below.mean())
+    if len(above) < 2:
+        return Interval(value, None, None)
+    resamples = int(np.clip(_WORK // len(above), _FEWEST, _MOST))
+    rng = np.random.default_rng(seed)
+    batch = max(1, _AT_ONCE // len(above))
+    ratios: list[float] = []
+    while len(ratios) < resamples:
+        drawn = rng.integers(0, len(above), (min(batch, resamples - len(ratios)), len(above)))
+        bottom = below[drawn].mean(axis=1)
+        ratios += (above[drawn].mean(axis=1) / np.where(bottom > 0, bottom, np.nan)).tolist()
+    low, high = np.nanquantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def paired_difference(first: Sequence[Floats], second: Sequence[Floats], *, seed: int = 0) -> Difference:
+    """Mean of first - second over the same questions. Each is a list of [Q] arrays, one for every seed of its method.
+
+    One seed each: bootstrap interval, and a sign-flip permutation test of the questions' differences. Several: seeds are
+    drawn as well as questions, both crossed, so the variance of the mean is that of the questions' differences plus that
+    of the seeds' means of each method, and interval and test are t with Satterthwaite's degrees of freedom. (It counts the
+    residual twice, so it errs on the wide side.) A method with one seed adds no variance of its own: its seed is taken as
+    given.
+    """
+    gaps = np.mean(first, axis=0) - np.mean(second, axis=0)
+    questions = len(gaps)
+    deviation = float(gaps.std(ddof=1)) if questions > 1 else 0.0
+    if questions < 2:
+        return Difference(Interval(float(gaps.mean()), None, None), None, deviation, questions)
+    if len(first) > 1 or len(second) > 1:
+        return _over_seeds(gaps, [first, second], deviation)
+    return Difference(bootstrap(gaps[:, None], seed=seed)[0], sign_flip(gaps, seed=seed), deviation, questions)
+
+
+def seeded_mean(runs: Sequence[Floats], *, seed: int = 0) -> Interval:
+    """Mean over questions, and over seeds where a method has several; see `paired_difference`."""
+    if len(runs) > 1:
+        mean = np.mean(runs, axis=0)
+        return _over_seeds(mean, [runs], 0.0).interval if len(mean) > 1 else Interval(float(mean.mean()), None, None)
+    binary = bool(np.isin(runs[0], (0.0, 1.0)).all())
+    return wilson(int(runs[0].sum()), len(runs[0])) if binary else bootstrap(runs[0][:, None], seed=seed)[0]
+
+
+def _over_seeds(gaps: Floats, methods: Sequence[Sequence[Floats]], deviation: float) -> Difference:
+    """gaps: [Q], the mean over seeds."""
+    value = float(gaps.mean())
+    parts = [(float(gaps.var(ddof=1)) / len(gaps), len(gaps) - 1)]
+    for runs in methods:
+        if len(runs) > 1:
+            means = np.array([run.mean() for run in runs])
+            parts.append((float(means.var(ddof=1)) / len(means), len(means) - 1))
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return Difference(Interval(value, None, None), 1.0 if value == 0 else None, deviation, len(gaps))
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    margin = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
+    p_value = float(2 * stats.t.sf(abs(value) / variance**0.5, freedom))
+    return Difference(Interval(value, value - margin, value + margin), p_value, deviation, len(gaps))
+
+
+def sign_flip(gaps: Floats, *, seed: int = 0) -> float:
+    """Two-sided p-value of a zero mean, by flipping the signs of the questions' differences [Q]; exact where few differ."""
+    told = gaps[np.abs(gaps) > 1e-12]  # a zero stays zero whatever its sign
+    if not len(told):
+        return 1.0
+    resamples = int(np.clip(_WORK // len(told), _FEWEST, _MOST))
+    found = stats.permutation_test(
+        (told,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=resamples,
+        batch=max(1, _AT_ONCE // len(told)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def mcnemar(first: Floats, second: Floats) -> tuple[int, int, float]:
+    """Questions that only the first gets right, only the second, and the exact two-sided p-value (a binomial test).
+
+    first, second: [Q], 0 or 1.
+    """
+    only_first, only_second = int(((first == 1) & (second == 0)).sum()), int(((first == 0) & (second == 1)).sum())
+    differing = only_first + only_second
+    return only_first, only_second, float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjusted for that many comparisons at once (Holm 1979); those without a p-value are none."""
+    given = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(given):
+        largest = max(largest, min(1.0, p * (len(given) - rank)))
+        adjusted[place] = largest
+    return adjusted
+
+
+def questions_needed(difference: float, deviation: float, *, level: float = 0.05, power: float = 0.8) -> int | None:
+    """Questions for a two-sided paired test at `level` to find `difference` with probability `power`; None for 0."""
+    if difference == 0:
+        return None
+    reach = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
+    return max(2, int(np.ceil((reach * deviation / abs(difference)) ** 2)))
+
+
+def detectable(deviation: float, questions: int, *, level: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference that this many questions find with probability `power`."""
+    reach = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
+    return float(reach * deviation / questions**0.5)

@@ -1,0 +1,246 @@
+"""The report's tables as rows of text, as Markdown and as JSON. One source for every format; knows no HTML."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.results import MethodResults, Results
+from analysis.statistics import Interval
+from analysis.verdict import Comparison, amount, p_text
+
+
+@dataclass(frozen=True)
+class Table:
+    """title, what the columns mean, and cells as text; the first column names the row."""
+
+    title: str
+    remark: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tables(results: Results, *, every_axis: bool = True) -> list[Table]:
+    """All tables of a report, the most asked for first. every_axis: compare on all axes, else on that of the verdict."""
+    found = [_accuracy(results), _compute(results)]
+    if len(results.methods) > 1:
+        found.append(_comparisons(results, every_axis=every_axis))
+    found.append(_paths(results))
+    return found
+
+
+def markdown(results: Results) -> str:
+    """The report as Markdown: verdict, notes, tables."""
+    lines = [f"# {headline(results)}", "", *(f"**{said}**\n" for said in results.sentences)]
+    lines += [f"- {note}" for note in results.notes]
+    for table in tables(results):
+        lines += ["", f"## {table.title}", "", *markdown_rows(table), "", table.remark]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_rows(table: Table) -> list[str]:
+    """A table alone, as the lines of a Markdown one."""
+    head = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
+    return head + [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in table.rows]
+
+
+def headline(results: Results) -> str:
+    questions = f"{results.num_questions} question{'s' * (results.num_questions != 1)}"
+    return f"{', '.join(one.method.name for one in results.methods)} on {results.task}, {questions}"
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """Everything in the report but the questions, numbers unrounded; what is unknown is null."""
+    return {
+        "softcotpp": results.version,
+        "task": results.task,
+        "num_questions": results.num_questions,
+        "voter": results.settings.voter,
+        "seed": results.settings.seed,
+        "axis": results.axis,
+        "verdicts": results.sentences,
+        "notes": results.notes,
+        "comparisons": {axis: [_comparison(one) for one in own] for axis, own in results.comparisons.items()},
+        "pareto": [{"method": name, "n": n, "m": m} for name, n, m in results.pareto],
+        "methods": [_method(one) for one in results.methods],
+    }
+
+
+def _comparison(one: Comparison) -> dict[str, Any]:
+    return {**asdict(one), "decision": one.decision}
+
+
+def _method(one: MethodResults) -> dict[str, Any]:
+    return {
+        "name": one.method.name,
+        "num_paths": one.method.num_paths,
+        "num_samples": one.method.num_samples,
+        "runs": [
+            {
+                "folder": str(run.folder),
+                "config": run.config,
+                "environment": run.environment,
+                "incomplete": run.incomplete,
+            }
+            for run in one.method.runs
+        ],
+        "figures": {name: asdict(interval) for name, interval in one.table.items()},
+        "grids": {name: _plain(grid) for name, grid in one.grids.items()},
+        "curve": [asdict(point) for point in one.points],
+        "compute": _plain(asdict(one.compute)),
+        "paths": _plain(asdict(one.paths)),
+        "calibration": [asdict(own) for own in one.calibration],
+        "calibration_error": one.calibration_error,
+        "thought_cosines": _plain(one.cosines),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists, NaN as None."""
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _accuracy(results: Results) -> Table:
+    def row(one: MethodResults) -> tuple[str, ...]:
+        figures, method = one.table, one.method
+        seeds = f", {len(method.runs)} seeds" if len(method.runs) > 1 else ""
+        shares = [_with_interval(figures[name]) for name in ("flat", "hierarchical", "strict", "pass_at_1", "coverage")]
+        rest = [_percent(figures[name].value) for name in ("no_answer", "truncated")]
+        return (method.name, f"{method.num_paths} x {method.num_samples}{seeds}", *shares, *rest)
+
+    return Table(
+        "Accuracy",
+        "Percent with 95 % intervals over questions. flat: vote over all chains; hierarchical: paths vote, "
+        "then questions; strict: flat, of answers in the asked-for form alone; pass@1: a single chain; "
+        "coverage: any chain; then chains without an answer, and chains cut off at the token limit.",
+        ("method", "N x M", "flat", "hierarchical", "strict", "pass@1", "coverage", "no answer", "cut off"),
+        tuple(row(one) for one in results.methods),
+    )
+
+
+def _compute(results: Results) -> Table:
+    def row(one: MethodResults) -> tuple[str, ...]:
+        axes, compute = one.compute.axes, one.compute
+        whole = {axis: float(grid[-1, -1]) for axis, grid in axes.items()}
+        memory = (_bytes(compute.kv_bytes), _bytes(compute.peak_bytes))
+        return (
+            one.method.name,
+            f"{whole['chains']:.0f}",
+            amount(whole["tokens"]),
+            f"{one.table['mean_tokens'].value:.1f}",
+            _amount(whole.get("flops")),
+            _amount(compute.unshared),
+            _amount(whole.get("seconds")),
+            *memory,
+        )
+
+    return Table(
+        "Compute",
+        "Of a question's whole grid, mean over questions. FLOPs count the assistant, the projection, prompts "
+        "(shared between chains, or not) and decoding, attention included; bytes are of the keys and values "
+        "of all its chains; the peak is the GPU's, else that of the process, models included.",
+        (
+            *("method", "chains", "tokens", "tokens a chain", "FLOPs", "FLOPs, nothing shared", "seconds"),
+            *("keys and values", "peak memory"),
+        ),
+        tuple(row(one) for one in results.methods),
+    )
+
+
+def _comparisons(results: Results, *, every_axis: bool) -> Table:
+    def row(one: Comparison) -> tuple[str, ...]:
+        pair = f"{one.first} - {one.second}"
+        if one.difference is None or one.budget is None:
+            return (pair, one.axis, "-", "no common budget", "-", "-", "-", "-", "-")
+        only = "-" if one.mcnemar_p is None else f"{one.only_first} : {one.only_second}, p {p_text(one.mcnemar_p)}"
+        needed = "-" if one.needed is None else f"{one.needed:,}"
+        tests = (_p(one.difference.p_value), _p(one.p_holm), only)
+        return (pair, one.axis, amount(one.budget), _points(one.difference.interval), *tests, needed, one.decision)
+
+    return Table(
+        "Differences at equal compute",
+        "Points of accuracy at the largest budget that both reach, with 95 % intervals; p: sign-flip "
+        "permutation test of the paired differences (t test where a method has several seeds); Holm: adjusted"
+        " for all pairs on that axis; then questions that only one of the two gets right with McNemar's exact"
+        " test, where both ran whole grids; and the questions that 80 % power would take if the difference "
+        "were as found.",
+        ("pair", "equal", "budget", "difference", "p", "p, Holm", "McNemar", "questions needed", "decision"),
+        tuple(
+            row(one) for axis, own in results.comparisons.items() for one in own if every_axis or axis == results.axis
+        ),
+    )
+
+
+def _paths(results: Results) -> Table:
+    def row(one: MethodResults) -> tuple[str, ...]:
+        paths = one.paths
+        accuracies = f"{_percent(float(paths.accuracy.min()))} to {_percent(float(paths.accuracy.max()))}"
+        cosine = "-"
+        if one.cosines is not None:
+            cosine = f"{one.cosines[~np.eye(len(one.cosines), dtype=bool)].mean():.2f}"
+        agreement = (_percent(paths.within), _percent(paths.between), _p(paths.between_p))
+        intraclass = "-" if paths.intraclass is None else _points(paths.intraclass, scale=1, digits=3)
+        return (
+            *(
+                one.method.name,
+                accuracies,
+                f"{paths.entropy:.2f}",
+                cosine,
+                *agreement,
+                intraclass,
+                _p(paths.intraclass_p),
+            ),
+        )
+
+    return Table(
+        "What the paths add",
+        "Accuracy of single chains, by path; entropy of a question's answers in bits; cosine between the "
+        "paths' thoughts; chance that two chains of one path, or of two paths, agree; intraclass correlation:"
+        " the share of the variance of correctness that lies between paths. Zero means that paths are mere "
+        "labels and all diversity is temperature; p by shuffling the labels.",
+        (
+            *("method", "paths' accuracy", "entropy", "cosine", "agree within", "agree between", "p of agreement"),
+            *("intraclass correlation", "p of correlation"),
+        ),
+        tuple(row(one) for one in results.methods),
+    )
+
+
+def _with_interval(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return _percent(interval.value)
+    return f"{_percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def _points(interval: Interval, *, scale: float = 100, digits: int = 1) -> str:
+    value = f"{scale * interval.value:+.{digits}f}"
+    if interval.low is None or interval.high is None:
+        return value
+    return f"{value} ({scale * interval.low:+.{digits}f} to {scale * interval.high:+.{digits}f})"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else p_text(value)
+
+
+def _amount(value: float | None) -> str:
+    return "-" if value is None else amount(value)
+
+
+def _bytes(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"

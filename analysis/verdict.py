@@ -1,0 +1,179 @@
+"""Which of two methods is better at equal compute, how sure that is, and how many questions would decide it.
+
+A method's curve grows by paths first, then by samples: 1 x 1 .. N x 1, then N x 2 .. N x M. At a budget between two points
+both are taken in the shares that cost the budget, so a question's value there is what a run would score that takes the
+larger grid for that share of its questions. Knows no files, no figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.statistics import Difference, detectable, holm, mcnemar, paired_difference, questions_needed
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One seed of a method: values [Q, P] of P grids, and for each axis their mean costs [P], rising."""
+
+    grids: tuple[tuple[int, int], ...]
+    values: Floats
+    costs: dict[str, Floats]
+
+    def at(self, axis: str, budget: float) -> Floats:
+        """[Q], the values at this mean cost, linear between the two grids around it. Raises ValueError outside."""
+        costs = self.costs[axis]
+        if not costs[0] <= budget * (1 + 1e-9) or not budget <= costs[-1] * (1 + 1e-9):
+            raise ValueError(f"{budget} lies outside the curve, {costs[0]} to {costs[-1]} {axis}")
+        above = int(np.clip(np.searchsorted(costs, budget), 1, max(1, len(costs) - 1)))
+        if len(costs) == 1:
+            return self.values[:, 0]
+        share = float(np.clip((budget - costs[above - 1]) / (costs[above] - costs[above - 1]), 0, 1))
+        mixed: Floats = (1 - share) * self.values[:, above - 1] + share * self.values[:, above]
+        return mixed
+
+
+def paths_first(num_paths: int, num_samples: int) -> tuple[tuple[int, int], ...]:
+    """The grids of a curve, (n, m)."""
+    return (*((n, 1) for n in range(1, num_paths + 1)), *((num_paths, m) for m in range(2, num_samples + 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """first against second at `budget` of `axis`. difference: first - second; None with no budget that both curves reach.
+
+    p_holm: p-value adjusted for the other pairs on the same axis. needed: questions for 80 % power, should the true
+    difference be the one found; detectable: the difference that the questions at hand find with 80 % power. only_first,
+    only_second, mcnemar_p: questions right for one alone, where both values are 0 or 1 throughout.
+    """
+
+    first: str
+    second: str
+    axis: str
+    budget: float | None
+    difference: Difference | None
+    p_holm: float | None
+    needed: int | None
+    detectable: float | None
+    only_first: int | None
+    only_second: int | None
+    mcnemar_p: float | None
+
+    @property
+    def decision(self) -> str:
+        """better, worse, or not decided; "no common budget" where the curves do not meet."""
+        if self.difference is None:
+            return "no common budget"
+        if self.p_holm is None or self.p_holm >= LEVEL:
+            return "not decided"
+        return "better" if self.difference.interval.value > 0 else "worse"
+
+
+def compare_all(curves: dict[str, list[Curve]], axis: str, *, seed: int = 0) -> list[Comparison]:
+    """Every pair of methods on one axis, in the given order; each method is a list of its seeds' curves."""
+    pairs = list(combinations(curves, 2))
+    found = [_difference(curves[a], curves[b], axis, seed) for a, b in pairs]
+    adjusted = holm([difference.p_value if difference else None for _, difference, _ in found])
+    return [_comparison(pair, axis, *one, p_holm) for pair, one, p_holm in zip(pairs, found, adjusted, strict=True)]
+
+
+_Exact = tuple[int | None, int | None, float | None]
+
+
+def _difference(
+    first: Sequence[Curve], second: Sequence[Curve], axis: str, seed: int
+) -> tuple[float | None, Difference | None, _Exact]:
+    budget = common_budget([*first, *second], axis)
+    if budget is None:
+        return None, None, (None, None, None)
+    values = [[curve.at(axis, min(budget, curve.costs[axis][-1])) for curve in curves] for curves in (first, second)]
+    binary = len(first) == len(second) == 1 and all(np.isin(own[0], (0.0, 1.0)).all() for own in values)
+    exact: _Exact = mcnemar(values[0][0], values[1][0]) if binary else (None, None, None)
+    return budget, paired_difference(*values, seed=seed), exact
+
+
+def common_budget(curves: Sequence[Curve], axis: str) -> float | None:
+    """The largest cost that all curves reach, None where one begins above another's end or the axis is unknown."""
+    if any(axis not in curve.costs for curve in curves):
+        return None
+    budget = min(float(curve.costs[axis][-1]) for curve in curves)
+    return budget if budget >= max(float(curve.costs[axis][0]) for curve in curves) else None
+
+
+def _comparison(
+    pair: tuple[str, str],
+    axis: str,
+    budget: float | None,
+    difference: Difference | None,
+    exact: _Exact,
+    p_holm: float | None,
+) -> Comparison:
+    needed = smallest = None
+    if difference and difference.num_questions > 1:
+        needed = questions_needed(difference.interval.value, difference.deviation)
+        smallest = detectable(difference.deviation, difference.num_questions)
+    first, second = pair
+    only_first, only_second, mcnemar_p = exact
+    return Comparison(
+        first, second, axis, budget, difference, p_holm, needed, smallest, only_first, only_second, mcnemar_p
+    )
+
+
+def sentence(comparison: Comparison) -> str:
+    """The verdict in plain words."""
+    first, second, axis = comparison.first, comparison.second, _AT[comparison.axis]
+    difference = comparison.difference
+    if difference is None or comparison.budget is None:
+        return f"{first} and {second} have no budget in common on the axis of {axis}: extend the smaller run."
+    value = amount(comparison.budget)
+    at = f"At {value}{'' if value[-1].isalpha() and axis == 'FLOPs' else ' '}{axis} a question"
+    points = f"{100 * difference.interval.value:+.1f} points"
+    if difference.interval.low is not None and difference.interval.high is not None:
+        points += f", 95 % interval {100 * difference.interval.low:+.1f} to {100 * difference.interval.high:+.1f}"
+    if comparison.p_holm is not None:
+        points += f", p = {p_text(comparison.p_holm)}"
+    if comparison.decision != "not decided":
+        return f"{at}, {first} is {comparison.decision} than {second} ({points})."
+    return f"{at}, {first} against {second} is not decided ({points}): {_what_would_decide(comparison, difference)}."
+
+
+_AT = {"chains": "chains", "tokens": "generated tokens", "flops": "FLOPs", "seconds": "seconds"}
+
+
+def _what_would_decide(comparison: Comparison, difference: Difference) -> str:
+    if difference.num_questions < 2:
+        return "one question tells nothing of others"
+    if comparison.needed is None or comparison.needed > 10_000_000:
+        return f"these questions would show a true difference of {100 * (comparison.detectable or 0):.1f} points"
+    if comparison.needed <= difference.num_questions:
+        return "too many comparisons, or too few seeds, for a difference of this size"
+    return (
+        f"a true difference of this size would take about {_rounded(comparison.needed):,} questions, "
+        f"and these {difference.num_questions} would show one of {100 * (comparison.detectable or 0):.1f} points"
+    )
+
+
+def _rounded(number: int) -> int:
+    """To two digits: it is an estimate from an estimate."""
+    digits = max(0, len(str(number)) - 2)
+    return int(-(-number // 10**digits) * 10**digits)
+
+
+def amount(value: float) -> str:
+    """Three digits and a unit: 12, 1.14 k, 340 G."""
+    power = 0 if value < 1000 else min(5, int(math.log10(value) // 3))
+    return f"{value / 1000**power:.3g} {' kMGTP'[power]}".strip()
+
+
+def p_text(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
