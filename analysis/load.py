@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.json as pj
 from numpy.typing import NDArray
 
@@ -129,8 +128,7 @@ def load(folder: Path) -> Run:
     if not asked:
         raise UsageError(f"{folder} has no questions.jsonl, as runs of older versions; the same run again writes it")
     shape = (len(asked), int(config.get("latent_paths") or 1), int(config["samples"]))
-    table = _rows(folder / SAMPLES, asked)
-    cells, table = _inside(table, shape)
+    cells, table = _inside(_parsed(folder / SAMPLES), asked, shape)
     if len(np.unique(cells)) < len(cells):
         load_slowly(folder)  # says which line repeats which completion
         raise UsageError(f"{folder / SAMPLES} holds a completion twice; delete one of the two lines")
@@ -150,8 +148,8 @@ def load(folder: Path) -> Run:
         incomplete=tuple(ids[row] for row in np.flatnonzero(~whole)),
         lenient=_ballots(table, "", cells, shape, ids, folder).of(rows),
         strict=_ballots(table, "_strict", cells, shape, ids, folder).of(rows),
-        tokens=_spread(table["num_tokens"].to_numpy(), cells, shape)[rows],
-        truncated=_spread(pc.equal(table["stop_reason"], "length").to_numpy(), cells, shape)[rows],
+        tokens=_spread(table["num_tokens"].to_numpy().astype(np.int64), cells, shape)[rows],
+        truncated=_spread((table["stop_reason"] == "length").to_numpy().astype(bool), cells, shape)[rows],
         cosines=_cosines(folder, shape[1]),
     )
 
@@ -195,25 +193,20 @@ def _refuse_unfinished(folder: Path, config: dict[str, Any], whole: int, total: 
         raise UsageError(f"{folder} has no question with all its samples yet; let the run go on and report then")
 
 
-def _rows(path: Path, asked: Sequence[Asked]) -> pa.Table:
-    """The columns of samples.jsonl and a column `row`: the question's place, null where it is not asked now."""
-    table = _parsed(path)
-    ids = pa.array([question.id for question in asked], type=pa.string())
-    return table.append_column("row", pc.index_in(table["question_id"], value_set=ids))
-
-
-def _parsed(path: Path) -> pa.Table:
+def _parsed(path: Path) -> pd.DataFrame:
     size = path.stat().st_size if path.exists() else 0
     if not size:
-        return pa.schema(_COLUMNS).empty_table()
+        return pd.DataFrame(columns=list(_COLUMNS))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         end = whole.rfind(b"\n") + 1  # what follows the last newline is torn
     try:
-        return _fast(path, end)
+        frame: pd.DataFrame = _fast(path, end).to_pandas()
+        return frame
     except pa.ArrowInvalid:
         # half a surrogate pair in a text, or damage: the slow reader takes the one and names the line of the other
         _, completions = load_slowly(path.parent)
-        return pa.table({name: [getattr(one, name) for one in completions] for name in _COLUMNS}, pa.schema(_COLUMNS))
+        columns = {name: pd.Series([getattr(one, name) for one in completions], dtype=object) for name in _COLUMNS}
+        return pd.DataFrame(columns)
 
 
 def _fast(path: Path, end: int) -> pa.Table:
@@ -228,13 +221,15 @@ def _fast(path: Path, end: int) -> pa.Table:
     return table
 
 
-def _inside(table: pa.Table, shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], pa.Table]:
+def _inside(
+    table: pd.DataFrame, asked: Sequence[Asked], shape: tuple[int, int, int]
+) -> tuple[NDArray[np.int64], pd.DataFrame]:
     """The flat index of each completion in [Q, N, M], and the table, both without what lies outside the grid."""
-    asked = pc.is_valid(table["row"])
-    fits = pc.and_(pc.less(table["path"], shape[1]), pc.less(table["sample"], shape[2]))
-    table = table.filter(pc.and_(asked, fits))
-    row, path, sample = (table[name].to_numpy().astype(np.int64) for name in ("row", "path", "sample"))
-    return (row * shape[1] + path) * shape[2] + sample, table
+    row = pd.Index([question.id for question in asked]).get_indexer(pd.Index(table["question_id"]))
+    path, sample = (table[name].to_numpy().astype(np.int64) for name in ("path", "sample"))
+    inside = (row >= 0) & (path < shape[1]) & (sample < shape[2])
+    cells: NDArray[np.int64] = (row.astype(np.int64) * shape[1] + path) * shape[2] + sample
+    return cells[inside], table[inside]
 
 
 def _spread(values: NDArray[Any], cells: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[Any]:
@@ -244,11 +239,16 @@ def _spread(values: NDArray[Any], cells: NDArray[np.int64], shape: tuple[int, in
 
 
 def _ballots(
-    table: pa.Table, reading: str, cells: NDArray[np.int64], shape: tuple[int, int, int], ids: list[str], folder: Path
+    table: pd.DataFrame,
+    reading: str,
+    cells: NDArray[np.int64],
+    shape: tuple[int, int, int],
+    ids: list[str],
+    folder: Path,
 ) -> Ballots:
     """reading: "" for the lenient one, "_strict" for the strict one."""
-    row = table["row"].to_numpy().astype(np.int64)
-    number, answers = pd.factorize(table[f"answer{reading}"].to_pandas())  # -1 for null
+    row = cells // (shape[1] * shape[2])
+    number, answers = pd.factorize(table[f"answer{reading}"])  # -1 for null
     given = number >= 0
     pairs, inverse = np.unique(row[given] * max(1, len(answers)) + number[given], return_inverse=True)
     of_row, of_answer = np.divmod(pairs, max(1, len(answers)))

@@ -161,8 +161,8 @@ def _over_seeds(gaps: Floats, methods: Sequence[Sequence[Floats]], deviation: fl
 def sign_flip(gaps: Floats, *, seed: int = 0) -> float:
     """Two-sided p-value of a zero mean, by flipping the signs of the questions' differences [Q]; exact where few differ."""
     told = gaps[np.abs(gaps) > 1e-12]  # a zero stays zero whatever its sign
-    if not len(told):
-        return 1.0
+    if len(told) < 2:
+        return 1.0  # one difference is as large with either sign
     resamples = int(np.clip(_WORK // len(told), _FEWEST, _MOST))
     found = stats.permutation_test(
         (told,),

@@ -1,0 +1,85 @@
+"""`scale-report` as it is typed: files, exit codes and advice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.cli import app, named
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="session")
+def folders(make_run, random_answers):
+    return [make_run(random_answers(1, 5, 2, 2)), make_run(random_answers(2, 5, 1, 4), method="cot")]
+
+
+def test_two_runs_become_a_report(folders, tmp_path):
+    done = runner.invoke(app, [*map(str, folders), "--out", str(tmp_path / "r")])
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"report.html", "report.md", "report.json", "figures"}
+    assert "is not decided" in done.stdout
+    fields = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert [one["name"] for one in fields["methods"]] == ["SoftCoT++", "CoT-SC"]
+    again = runner.invoke(app, [*map(str, folders), "--out", str(tmp_path / "r"), "--json", "--compute", "tokens"])
+    assert json.loads(again.stdout)["axis"] == "tokens"
+
+
+def test_runs_are_left_as_they_were(folders, tmp_path):
+    before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    runner.invoke(app, [*map(str, folders), "--out", str(tmp_path / "r")])
+    assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == before
+
+
+def test_the_same_seed_gives_the_same_report(folders, tmp_path):
+    for name in "ab":
+        runner.invoke(app, [*map(str, folders), "--out", str(tmp_path / name), "--seed", "3"])
+    for file in ("report.html", "report.md", "report.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere is no run directory"),
+        (["--compute", "watts"], "`--compute` is 'watts'; choose one of flops, tokens, chains, seconds"),
+        (["--voter", "first"], "`--voter` is 'first'; choose one of flat, hierarchical"),
+    ],
+)
+def test_what_a_user_can_fix_is_said_in_a_sentence(folders, tmp_path, arguments, said):
+    done = runner.invoke(app, [str(folders[0]), *arguments, "--out", str(tmp_path / "r")])
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_cannot_be_written(folders, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = runner.invoke(app, [str(folders[0]), "--out", str(tmp_path / "file")])
+    assert done.exit_code == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert named("ours=runs/a") == ("ours", Path("runs/a"))
+    assert named("runs/a") == (None, Path("runs/a"))
+    (tmp_path / "l=4").mkdir()
+    assert named("l=4") == (None, Path("l=4"))
+
+
+def test_a_report_never_loads_torch(folders, tmp_path):
+    code = (
+        "import sys; from analysis.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was loaded'"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, folders), "--out", str(tmp_path / "r")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,70 @@
+"""Costs of sub-grids against the run's own formulas, added up completion by completion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis.compute import compute
+from analysis.load import load
+from scaling.costs import RunCosts
+
+MEASURED = {"seconds": 12.0, "num_questions": 3, "peak_memory_bytes": 5_000_000}
+
+
+def costs_of(run) -> RunCosts:
+    return RunCosts.from_json(run.environment["costs"])
+
+
+def test_the_whole_grid_costs_the_sum_of_its_parts(make_run, random_answers):
+    run = load(make_run(random_answers(0, 3, 2, 3)))
+    costs, found = costs_of(run), compute(run)
+    total = unshared = bytes_held = 0
+    for asked, tokens in zip(run.questions, run.tokens, strict=True):
+        lengths = tokens.ravel().tolist()
+        total += costs.question(asked) + 2 * costs.path(asked) + sum(costs.completion(asked, n) for n in lengths)
+        unshared += costs.unshared(asked, lengths, paths=2)
+        held = asked.prefix_tokens + 2 * (asked.soft_tokens + asked.suffix_tokens) + sum(n - 1 for n in lengths)
+        bytes_held += held * costs.backbone.kv_bytes
+    assert found.axes["flops"][-1, -1] == pytest.approx(total / 3)
+    assert found.unshared == pytest.approx(unshared / 3)
+    assert found.kv_bytes == pytest.approx(bytes_held / 3)
+    assert found.axes["tokens"][-1, -1] == pytest.approx(run.tokens.sum() / 3)
+
+
+def test_a_sub_grid_costs_the_mean_over_all_of_its_size(make_run, random_answers):
+    """1 path x 1 sample: every completion alone, with the question and its path."""
+    run = load(make_run(random_answers(1, 2, 2, 2)))
+    costs = costs_of(run)
+    alone = [
+        costs.question(asked) + costs.path(asked) + costs.completion(asked, n)
+        for asked, tokens in zip(run.questions, run.tokens, strict=True)
+        for n in tokens.ravel().tolist()
+    ]
+    assert compute(run).axes["flops"][0, 0] == pytest.approx(np.mean(alone))
+
+
+def test_every_axis_rises_with_paths_and_samples(make_run, random_answers):
+    for axis, grid in compute(load(make_run(random_answers(2, 3, 3, 3), summary=MEASURED))).axes.items():
+        assert (np.diff(grid, axis=0) > 0).all(), axis
+        assert (np.diff(grid, axis=1) > 0).all(), axis
+
+
+def test_chains_are_counted_and_seconds_shared_out_by_flops(make_run, random_answers):
+    found = compute(load(make_run(random_answers(3, 3, 3, 2), summary=MEASURED)))
+    assert found.axes["chains"].tolist() == [[1, 2], [2, 4], [3, 6]]
+    assert found.axes["seconds"][-1, -1] == 4.0
+    ratio = found.axes["seconds"] / found.axes["flops"]
+    assert ratio == pytest.approx(np.full((3, 2), ratio[0, 0]))
+    assert found.peak_bytes == 5_000_000
+
+
+def test_what_was_not_measured_is_not_made_up(make_run, random_answers):
+    run = load(make_run(random_answers(4, 3, 2, 2), costs=None))
+    found = compute(run)
+    assert set(found.axes) == {"chains", "tokens"}
+    assert (found.unshared, found.kv_bytes, found.peak_bytes) == (None, None, None)
+    without_seconds = compute(replace(load(make_run(random_answers(4, 3, 2, 2))), summary={}))
+    assert set(without_seconds.axes) == {"chains", "tokens", "flops"}

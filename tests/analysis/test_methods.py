@@ -1,0 +1,111 @@
+"""What counts as one method, what it is called, and which runs may be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from analysis.load import load
+from analysis.methods import group, unlike_settings
+from scaling.errors import UsageError
+
+SOFT = {"method": "softcot++", "thinker": "models/a", "thinker_sha256": "aa"}
+
+
+@pytest.fixture
+def run_of(make_run, random_answers):
+    """`run_of(paths, samples, **config)`: a loaded run of 4 questions; seed: of its answers too."""
+
+    def make(paths=2, samples=2, *, questions=4, seed=0, **config):
+        return load(make_run(random_answers(seed, questions, paths, samples), seed=seed, **config))
+
+    return make
+
+
+def names(*runs, common=False):
+    return [method.name for method in group([(None, run) for run in runs], common=common)]
+
+
+def test_methods_have_their_usual_names(run_of):
+    runs = [run_of(1, 1, method="cot"), run_of(1, 4, method="cot"), run_of(1, 4, method="softcot"), run_of(**SOFT)]
+    assert names(*runs) == ["CoT", "CoT-SC", "SoftCoT-SC", "SoftCoT++"]
+    assert names(run_of(method="softcot-p")) == ["softcot-p"]
+
+
+def test_runs_of_one_method_are_told_apart_by_what_differs(run_of):
+    assert names(run_of(**SOFT), run_of(**SOFT | {"temperature": 1.0})) == [
+        "SoftCoT++ (temperature 0.5)",
+        "SoftCoT++ (temperature 1.0)",
+    ]
+    assert names(run_of(**SOFT), run_of(**SOFT | {"thinker": "models/b", "thinker_sha256": "bb"})) == [
+        "SoftCoT++ (thinker a)",
+        "SoftCoT++ (thinker b)",
+    ]
+    assert names(run_of(2, 2, **SOFT), run_of(3, 2, **SOFT)) == [
+        "SoftCoT++ (latent_paths 2)",
+        "SoftCoT++ (latent_paths 3)",
+    ]
+
+
+def test_runs_that_differ_only_in_their_seed_are_one_method(run_of):
+    [method] = group([(None, run_of(seed=seed, **SOFT)) for seed in range(3)], common=False)
+    assert (method.name, len(method.runs)) == ("SoftCoT++", 3)
+
+
+def test_a_name_makes_trained_thinkers_the_seeds_of_one_method(run_of):
+    other = SOFT | {"thinker": "models/b", "thinker_sha256": "bb"}
+    found = group([("ours", run_of(**SOFT)), ("ours", run_of(**other)), (None, run_of(method="cot"))], common=False)
+    assert [(method.name, len(method.runs)) for method in found] == [("ours", 2), ("CoT", 1)]
+
+
+def test_unlike_runs_of_one_name_are_refused(run_of):
+    with pytest.raises(UsageError, match="the runs named x differ in temperature"):
+        group([("x", run_of(**SOFT)), ("x", run_of(**SOFT | {"temperature": 1.0}))], common=False)
+    with pytest.raises(UsageError, match="are the same run with the same seed"):
+        group([(None, run_of(**SOFT)), (None, run_of(**SOFT))], common=False)
+
+
+def test_runs_on_different_questions_are_refused_by_name(run_of):
+    one, other = run_of(**SOFT), run_of(method="cot", questions=12)
+    with pytest.raises(UsageError, match=r"q4, q5, q6, q7, q8 and 3 more; .* `--common` to compare on the 4"):
+        names(one, other)
+    methods = group([(None, one), (None, other)], common=True)
+    assert [[asked.id for asked in method.runs[0].questions] for method in methods] == [["q0", "q1", "q2", "q3"]] * 2
+
+
+def test_an_incomplete_question_is_a_different_question(run_of, make_run, random_answers):
+    partial = load(make_run(random_answers(0, 4, 1, 2), skip=[("q1", 0, 1)], method="cot"))
+    with pytest.raises(UsageError, match="or not completely: q1; let both"):
+        names(run_of(**SOFT), partial)
+    assert [len(m.runs[0].questions) for m in group([(None, run_of(**SOFT)), (None, partial)], common=True)] == [3, 3]
+
+
+def test_the_same_ids_with_other_texts_are_refused_even_with_common(run_of):
+    one, other = run_of(**SOFT), run_of(method="cot")
+    changed = (replace(other.questions[0], text="What else?"), *other.questions[1:])
+    with pytest.raises(UsageError, match="different things under the same id: q0"):
+        names(one, replace(other, questions=changed), common=True)
+
+
+def test_nothing_in_common(run_of):
+    one = run_of(**SOFT)
+    other = replace(run_of(method="cot"), questions=tuple(replace(q, id=f"x{q.id}") for q in one.questions))
+    with pytest.raises(UsageError, match="no complete question in common"):
+        names(one, other, common=True)
+
+
+def test_questions_in_another_order_are_put_in_one(run_of):
+    one, other = run_of(**SOFT), run_of(method="cot")
+    turned = other.only([asked.id for asked in reversed(other.questions)])
+    methods = group([(None, one), (None, turned)], common=False)
+    assert (methods[1].runs[0].tokens == other.tokens).all()
+    assert (methods[1].runs[0].lenient.codes == other.lenient.codes).all()
+
+
+def test_settings_that_rivals_should_share_are_told(run_of):
+    runs = [run_of(**SOFT), run_of(1, 4, method="cot", temperature=1.0, prompt_version=2)]
+    assert unlike_settings(group([(None, run) for run in runs], common=False)) == {
+        "prompt_version": ["None", "2"],
+        "temperature": ["0.5", "1.0"],
+    }

@@ -1,0 +1,147 @@
+"""The report's figures agree with the run's own summary, and its tables, Markdown and JSON with each other."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis.load import load
+from analysis.methods import group
+from analysis.results import Settings, pareto, results
+from analysis.tables import as_json, markdown, tables
+from analysis.verdict import paths_first
+from scaling.journal import load as load_completions
+from scaling.records import Question
+from scaling.summary import summarise
+
+MEASURED = {"seconds": 30.0, "num_questions": 12, "peak_memory_bytes": 4_000_000}
+
+
+@pytest.fixture(scope="session")
+def folders(make_run, random_answers):
+    """softcot++ 3 x 3 and cot 1 x 9 on 12 questions."""
+    soft = random_answers(1, 12, 3, 3, right=np.linspace(0.1, 0.9, 12))
+    plain = random_answers(2, 12, 1, 9, right=np.linspace(0.1, 0.6, 12))
+    cosines = np.eye(3) * 0.5 + 0.5
+    return [
+        make_run(soft, summary=MEASURED, cosines=cosines.tolist()),
+        make_run(plain, summary=MEASURED, method="cot"),
+    ]
+
+
+def report(folders, tell=lambda _: None, **settings):
+    return results(group([(None, load(folder)) for folder in folders], common=False), Settings(**settings), tell)
+
+
+@pytest.fixture(scope="session")
+def found(folders):
+    return report(folders)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_table_says_what_the_runs_own_summary_says(found, folders, which):
+    run, completions = load_completions(folders[which])
+    questions = [Question(f"q{i}", "", str(i + 1)) for i in range(12)]
+    shape = {"num_paths": run["config"]["latent_paths"], "num_samples": run["config"]["samples"]}
+    expected = summarise(questions, {one.key: one for one in completions}, voter="flat", **shape)
+    table = found.methods[which].table
+    for ours, its in (
+        *(("flat", "accuracy"), ("hierarchical", "accuracy_hierarchical"), ("strict", "accuracy_strict")),
+        *(("pass_at_1", "pass_at_1"), ("coverage", "coverage"), ("no_answer", "no_answer"), ("truncated", "truncated")),
+        ("mean_tokens", "mean_tokens"),
+    ):
+        assert table[ours].value == pytest.approx(expected[its]), ours
+    assert (table["flat"].low, table["flat"].high) == (expected["accuracy_low"], expected["accuracy_high"])
+
+
+def test_curves_end_where_the_table_stands(found):
+    for one in found.methods:
+        last = one.points[-1]
+        assert (last.n, last.m) == (one.method.num_paths, one.method.num_samples)
+        assert last.accuracy.value == pytest.approx(one.table["flat"].value)
+        assert last.coverage == pytest.approx(one.table["coverage"].value)
+        assert one.points[0].accuracy.value == pytest.approx(one.table["pass_at_1"].value)
+        assert [(p.n, p.m) for p in one.points] == list(paths_first(one.method.num_paths, one.method.num_samples))
+        for point in one.points:
+            assert point.accuracy.value == pytest.approx(one.grids["flat"][point.n - 1, point.m - 1])
+
+
+def test_the_other_voter_gives_its_own_curves(found, folders):
+    other = report(folders, voter="hierarchical")
+    ends = [one.points[-1].accuracy.value for one in other.methods]
+    assert ends == pytest.approx([one.table["hierarchical"].value for one in other.methods])
+    assert found.methods[0].grids["hierarchical"] == pytest.approx(other.methods[0].grids["hierarchical"])
+
+
+def test_verdicts_are_on_the_axis_asked_for(found, folders):
+    assert set(found.comparisons) == {"chains", "tokens", "flops", "seconds"}
+    assert "FLOPs a question" in found.sentences[0]
+    assert report(folders, axis="chains").sentences[0].startswith("At 9 chains a question, SoftCoT++ ")
+
+
+def test_the_front_holds_what_nothing_cheaper_beats(found):
+    cells = {
+        (one.method.name, n + 1, m + 1): (one.compute.axes["flops"][n, m], accuracy)
+        for one in found.methods
+        for (n, m), accuracy in np.ndenumerate(one.grids["flat"])
+    }
+    expected = {
+        name
+        for name, (cost, accuracy) in cells.items()
+        if not any(c <= cost and a >= accuracy - 1e-12 and (c, a) != (cost, accuracy) for c, a in cells.values())
+    }
+    assert set(pareto(found.methods, "flops", "flat")) == expected
+    assert set(found.pareto) == expected
+
+
+def test_seeds_are_averaged(make_run, random_answers):
+    runs = [make_run(random_answers(seed, 10, 2, 2), seed=seed) for seed in range(3)]
+    found = report(runs)
+    [one] = found.methods
+    singles = [report([run]).methods[0] for run in runs]
+    assert one.table["flat"].value == pytest.approx(np.mean([single.table["flat"].value for single in singles]))
+    assert one.grids["pass"] == pytest.approx(np.mean([single.grids["pass"] for single in singles], axis=0))
+    assert one.compute.axes["flops"] == pytest.approx(np.mean([s.compute.axes["flops"] for s in singles], axis=0))
+    assert "2 x 2, 3 seeds" in tables(found)[0].rows[0]
+    assert found.sentences == []
+
+
+def test_notes_say_what_a_reader_must_know(make_run, random_answers):
+    one = make_run(random_answers(3, 3, 2, 2), skip=[("q2", 0, 0)])
+    other = make_run(random_answers(3, 2, 1, 4), method="cot", temperature=1.0, costs=None)
+    notes = " ".join(report([one, other]).notes)
+    assert "1 question not complete and left out" in notes
+    assert "The runs differ in temperature (0.5, 1.0)" in notes
+    assert "The verdict is on chains, as flops are not known for every run" in notes
+    single = report([make_run([[["1", "2"]]])])
+    assert "One question gives no interval and no verdict." in single.notes
+    assert single.methods[0].table["flat"].low is None
+
+
+def test_json_holds_what_the_tables_show(found):
+    fields = json.loads(json.dumps(as_json(found)))
+    assert fields["verdicts"] == found.sentences
+    for one, own in zip(found.methods, fields["methods"], strict=True):
+        assert own["figures"]["flat"]["value"] == one.table["flat"].value
+        assert own["grids"]["flat"] == one.grids["flat"].tolist()
+        assert len(own["curve"]) == len(one.points)
+    assert fields["methods"][1]["paths"]["agreement"][0][0] == pytest.approx(found.methods[1].paths.agreement[0, 0])
+    assert "NaN" not in json.dumps(as_json(found))
+
+
+def test_markdown_has_every_table_with_as_many_cells_as_columns(found):
+    text = markdown(found)
+    for table in tables(found):
+        assert f"## {table.title}" in text
+        assert all(len(row) == len(table.columns) for row in table.rows)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == sum(2 + len(table.rows) for table in tables(found))
+    assert found.sentences[0] in text
+
+
+def test_a_bar_in_a_name_breaks_no_markdown(make_run, random_answers):
+    method = group([("a|b", load(make_run(random_answers(4, 2, 1, 2))))], common=False)
+    text = markdown(results(method, Settings(), lambda _: None))
+    assert "| a\\|b |" in text
