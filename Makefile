@@ -21,6 +21,7 @@ check: $(VENV)/.dev  ## lint, format, types
 bench: $(VENV)/.dev  ## measurements, one JSON line a case
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf $(VENV)

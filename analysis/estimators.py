@@ -22,7 +22,7 @@ from analysis.load import Ballots
 Floats = NDArray[np.float64]
 
 _CHUNK = 4_000_000  # votes counted at once
-_WORK = 200_000  # questions x random sub-grids of each size
+_WORK = 10_000_000  # completions x random sub-grids of each size
 _FEWEST, _MOST = 16, 1000  # sub-grids of each size for a question
 
 
@@ -78,7 +78,7 @@ def whole_vote(ballots: Ballots) -> Floats:
 
 def _vote(ballots: Ballots, *, hierarchical: bool, seed: int) -> VoteEstimate:
     questions, num_paths, num_samples = ballots.codes.shape
-    draws = int(np.clip(_WORK // questions, _FEWEST, _MOST))
+    draws = int(np.clip(_WORK // ballots.codes.size, _FEWEST, _MOST))
     rng = np.random.default_rng(seed)
     values = np.zeros((questions, num_paths, num_samples))
     variance = np.zeros((num_paths, num_samples))
@@ -107,7 +107,7 @@ def _alike(ballots: Ballots, draws: int) -> Iterator[NDArray[np.int64]]:
     order = np.argsort(-ballots.sizes, kind="stable")
     start = 0
     while start < len(order):
-        each = num_paths * max(draws, num_samples) * max(1, int(ballots.sizes[order[start]]))
+        each = num_paths * max(draws, num_samples) * max(num_samples, int(ballots.sizes[order[start]]))
         stop = start + max(1, _CHUNK // each)
         yield order[start:stop]
         start = stop

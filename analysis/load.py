@@ -157,11 +157,12 @@ def load(folder: Path) -> Run:
 def texts(folder: Path, ids: set[str]) -> list[Completion]:
     """The completions of some questions with their texts, for a reader to look at."""
     wanted = []
+    begin = b'{"question_id": '
+    known = {json.dumps(one).encode("ascii") for one in ids}
     with (folder / SAMPLES).open("rb") as lines:
         for line in lines:
-            # the id stands first, so most lines are told by their beginning and never parsed whole
-            beginning = line[: line.find(b', "path"')]
-            if beginning.startswith(b'{"question_id": ') and json.loads(beginning[16:]) not in ids:
+            # the id stands first, so most lines are told by their beginning and never parsed
+            if line.startswith(begin) and line[len(begin) : line.find(b', "path"')] not in known:
                 continue
             try:
                 completion = Completion(**json.loads(line))

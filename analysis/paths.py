@@ -140,17 +140,14 @@ def _shuffled(ballots: Ballots, *, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     questions, num_paths, num_samples = ballots.codes.shape
     flat = ballots.codes.reshape(questions, -1)
-    verdicts = np.concatenate([ballots.verdicts, np.zeros((questions, 1), dtype=bool)], axis=1)  # for code -1
+    wide = ballots.verdicts.shape[1] + 1  # the first place is for no answer
+    place = wide * np.repeat(np.arange(questions * num_paths), num_samples) + 1
 
-    def statistics(codes: NDArray[np.int32]) -> NDArray[np.float64]:
-        grid = codes.reshape(questions, num_paths, num_samples)
-        ordered = np.sort(grid, axis=2)
-        agreeing = sum(  # pairs of samples of one path with the same answer
-            int(((ordered[..., gap:] == ordered[..., :-gap]) & (ordered[..., gap:] >= 0)).sum())
-            for gap in range(1, num_samples)
-        )
-        right = np.take_along_axis(verdicts, codes.astype(np.int64), axis=1).reshape(grid.shape).sum(axis=2)
-        return np.array([agreeing, float((right.astype(float) ** 2).sum())])
+    def statistics(codes: NDArray[np.int32]) -> Floats:
+        counts = np.bincount(place + codes.ravel(), minlength=questions * num_paths * wide)
+        given = counts.reshape(questions, num_paths, wide)[..., 1:]
+        right = (given * ballots.verdicts[:, None]).sum(axis=2)
+        return np.array([(given**2).sum(), (right**2).sum()], dtype=float)
 
     observed = statistics(flat)
     draws = int(np.clip(_CELLS // flat.size, 99, _SHUFFLES))
