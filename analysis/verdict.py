@@ -141,7 +141,8 @@ def sentence(comparison: Comparison) -> str:
     if difference.interval.low is not None and difference.interval.high is not None:
         points += f", 95 % interval {100 * difference.interval.low:+.1f} to {100 * difference.interval.high:+.1f}"
     if comparison.p_holm is not None:
-        points += f", p = {p_text(comparison.p_holm)}"
+        text = p_text(comparison.p_holm)
+        points += f", p {text}" if text[0] == "<" else f", p = {text}"
     if comparison.decision != "not decided":
         return f"{at}, {first} is {comparison.decision} than {second} ({points})."
     return f"{at}, {first} against {second} is not decided ({points}): {_what_would_decide(comparison, difference)}."
@@ -176,4 +177,4 @@ def amount(value: float) -> str:
 
 
 def p_text(value: float) -> str:
-    return "below 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
