@@ -331,7 +331,7 @@ def test_the_batch_size_changes_no_figure_of_an_adaptive_run(
         assert summary["adaptive"]["samples_saved"] == saved
         assert summary["adaptive"]["questions_stopped"] == sum(len(first) < 10 for first in expected.values())
         assert saved > 0 or size == "auto"
-        timed = {"tokens", "engine", "seconds", "run", "adaptive"}
+        timed = {"tokens", "engine", "seconds", "peak_memory_bytes", "run", "adaptive"}
         summaries.append({key: value for key, value in summary.items() if key not in timed})
     assert summaries[0] == summaries[1] == summaries[2]
     assert summaries[0]["num_completions"] == sum(map(len, expected.values()))

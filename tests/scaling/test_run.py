@@ -171,7 +171,7 @@ def test_lowering_reports_the_smaller_grid_and_keeps_the_rest(tmp_path, run, con
     assert (lowered["num_questions"], lowered["num_completions"]) == (1, 1)
     assert lowered["accuracy_low"] is None  # one question gives no interval
     fresh = execute(config_of(out=tmp_path / "fresh", **smaller), silent)
-    costs = {"tokens", "engine", "seconds", "run"}
+    costs = {"tokens", "engine", "seconds", "peak_memory_bytes", "run"}
     assert {k: v for k, v in lowered.items() if k not in costs} == {k: v for k, v in fresh.items() if k not in costs}
 
 
