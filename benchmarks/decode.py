@@ -47,6 +47,7 @@ from scaling.engines.base import Counters, Decoding, Request, SoftPrompt
 from scaling.engines.transformers import TransformersEngine, auto_limits
 from scaling.errors import UsageError
 from scaling.methods.softcot import SoftCoT
+from scaling.methods.thoughts import Thinking
 from scaling.run import cpu_name
 from scaling.tasks.catalogue import load_task
 from scaling.thinkers import make_thinker
@@ -176,7 +177,7 @@ def make_prompts(asked: argparse.Namespace) -> None:
     task = load_task("gsm8k" if data else "arithmetic", data=data, limit=asked.questions)
     untrained = RunConfig.model_validate({"latent_paths": asked.latent_paths, "device": device})
     thinker = make_thinker(untrained, None, backbone, assistant)
-    method = SoftCoT(backbone, assistant, thinker, kind=task.kind, num_slots=4)
+    method = SoftCoT(backbone, Thinking(assistant, thinker, kind=task.kind, num_tokens=4), kind=task.kind, num_slots=4)
     prompts = [prompt for question in task.questions for prompt in method.prompts(question, range(asked.latent_paths))]
     saved = [{**vars(prompt), "embeddings": embeddings(backbone.model, prompt)} for prompt in prompts]
     torch.save(saved, asked.job)

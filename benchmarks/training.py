@@ -35,11 +35,12 @@ from contrastive.reader import Example, Reader
 from contrastive.thinker import Thinker
 from scaling import models
 from scaling.models import LanguageModel
+from scaling.prompts import gold_text
 from scaling.run import cpu_name
 from scaling.tasks.catalogue import load_task
 from scaling.training.config import TrainConfig
 from scaling.training.run import ROWS, new_thinker
-from scaling.training.targets import ExampleBuilder, gold_text
+from scaling.training.targets import ExampleBuilder
 
 Row = dict[str, Any]
 

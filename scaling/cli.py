@@ -24,7 +24,10 @@ def panel_option(help: str, panel: str, *names: str) -> Any:
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def scale_run(
-    method: Annotated[str | None, panel_option("softcot++ (default), softcot or cot.", RUN)] = None,
+    method: Annotated[
+        str | None,
+        panel_option("softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk or assist-cot.", RUN),
+    ] = None,
     task: Annotated[
         str | None,
         panel_option("arithmetic (default), gsm8k, asdiv, aqua, strategyqa or date-understanding.", RUN),
@@ -47,6 +50,17 @@ def scale_run(
     ] = None,
     samples: Annotated[int | None, panel_option("Samples M of each path. Default 4.", PATHS)] = None,
     soft_tokens: Annotated[int | None, panel_option("Soft tokens L. Default: the checkpoint's, else 4.", PATHS)] = None,
+    noise: Annotated[
+        float | None,
+        panel_option(
+            "Size of softcot-p's, -dropout's or -gumbel's change, relative to the thoughts. Default 0.5.", PATHS
+        ),
+    ] = None,
+    control: Annotated[
+        str | None,
+        panel_option("What replaces the thoughts: zero, mean, shuffled (another question's), unk or none.", PATHS),
+    ] = None,
+    shots: Annotated[int | None, panel_option("Solved questions before each one, for cot. Default 0.", PATHS)] = None,
     adaptive: Annotated[
         float | None,
         panel_option("Stop a question once its vote is this sure: above 0.5, to 1. Default: never.", PATHS),

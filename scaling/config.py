@@ -22,7 +22,9 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["softcot++", "softcot", "cot"] = "softcot++"
+    method: Literal[
+        "softcot++", "softcot", "softcot-p", "softcot-dropout", "softcot-gumbel", "cot", "cot-unk", "assist-cot"
+    ] = "softcot++"
     task: str | None = None
     data: Path | None = None
     limit: int | None = Field(None, ge=1)
@@ -34,6 +36,9 @@ class RunConfig(BaseModel):
     latent_paths: int | None = Field(None, ge=1)
     samples: int = Field(4, ge=1)
     soft_tokens: int | None = Field(None, ge=1)
+    noise: float | None = Field(None, ge=0, allow_inf_nan=False)
+    control: Literal["zero", "mean", "shuffled", "unk", "none"] | None = None
+    shots: int = Field(0, ge=0)
     adaptive: float | None = Field(None, gt=0.5, le=1)
     temperature: float = Field(0.5, ge=0, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -50,13 +55,23 @@ class RunConfig(BaseModel):
 
     @property
     def soft(self) -> bool:
-        """Whether the method uses soft tokens, hence an assistant and a thinker."""
-        return self.method != "cot"
+        """Whether the method has soft thoughts, hence an assistant and a thinker."""
+        return self.method.startswith("softcot")
+
+    @property
+    def assisted(self) -> bool:
+        """Whether an assistant is needed."""
+        return self.soft or self.method == "assist-cot"
+
+    @property
+    def perturbed(self) -> bool:
+        """Whether the latent paths are random draws around the thought of one."""
+        return self.method in ("softcot-p", "softcot-dropout", "softcot-gumbel")
 
     def resolved(self) -> RunConfig:
         """The same settings with every default that depends on others filled in. Raises UsageError where they clash."""
         own_task = self.task in (None, "arithmetic") and self.data is None
-        several = self.method == "softcot++"
+        several = self.perturbed or self.method == "softcot++"
         if self.latent_paths not in (None, 1) and not several:
             raise UsageError(
                 f"`--latent-paths` {self.latent_paths} needs a method with several paths, and `{self.method}` has one: "
@@ -64,9 +79,7 @@ class RunConfig(BaseModel):
             )
         if self.temperature == 0 and self.samples > 1:
             raise UsageError("`--temperature` 0 is greedy, so all samples of a path are equal: add `--samples 1`.")
-        if not self.soft and (self.thinker or self.soft_tokens):
-            option = "--thinker" if self.thinker else "--soft-tokens"
-            raise UsageError(f"`{option}` is for methods with soft tokens, and `cot` has none: leave it out.")
+        self._refuse_idle()
         if self.adaptive is not None and self.voter != "flat":
             raise UsageError(
                 f"`--adaptive` {self.adaptive} stops where the flat vote is decided, and `--voter` is {self.voter}: "
@@ -80,8 +93,22 @@ class RunConfig(BaseModel):
                 "thinker": thinker,
                 "latent_paths": self.latent_paths or (1 if not several else 8 if thinker == UNTRAINED else None),
                 "max_new_tokens": self.max_new_tokens or (96 if own_task else 512),
+                "noise": _NOISE if self.noise is None and self.perturbed else self.noise,
             }
         )
+
+    def _refuse_idle(self) -> None:
+        """Raises UsageError for an option that the method would have to ignore."""
+        idle = {
+            "--thinker": self.thinker and not self.soft,
+            "--soft-tokens": self.soft_tokens and not (self.soft or self.method == "cot-unk"),
+            "--control": self.control and not self.soft,
+            "--noise": self.noise is not None and not self.perturbed,
+            "--shots": self.shots and self.method != "cot",
+        }
+        for name, given in idle.items():
+            if given:
+                raise UsageError(f"`{name}` is for {_FOR[name]}, and `--method` is `{self.method}`: leave it out.")
 
     def _thinker(self) -> str | None:
         """What is asked for, else the trained default where it fits the models; None without soft tokens."""
@@ -89,6 +116,16 @@ class RunConfig(BaseModel):
             return None
         fits = self.backbone == self.assistant == DEFAULT_MODEL
         return self.thinker or (DEFAULT_THINKER if fits else UNTRAINED)
+
+
+_NOISE = 0.5  # relative to the thoughts: large enough that paths differ, small enough that they stay near
+_FOR = {
+    "--thinker": "methods with soft thoughts",
+    "--soft-tokens": "methods with slots",
+    "--control": "methods with soft thoughts",
+    "--noise": "the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)",
+    "--shots": "`cot`",
+}
 
 
 def option(key: str) -> str:

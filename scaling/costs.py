@@ -67,8 +67,8 @@ class RunCosts:
         return cls(**models, projection=fields["projection"])
 
     def question(self, asked: Asked) -> int:
-        """What all paths share: the assistant reads the question once, the backbone the prefix."""
-        return self._assistant(asked.assistant_tokens) + self.backbone.forward(asked.prefix_tokens)
+        """What all paths share: the assistant reads the question once and may write a hint, the backbone the prefix."""
+        return self._hint(asked) + self._assistant(asked.assistant_tokens) + self.backbone.forward(asked.prefix_tokens)
 
     def path(self, asked: Asked) -> int:
         """What each path adds: its slots in the assistant, the projection, its segment of the prompt."""
@@ -83,7 +83,13 @@ class RunCosts:
         """The same grid when nothing is shared: every completion reads its whole prompt, every path its question."""
         thinking = self._assistant(asked.assistant_tokens + asked.soft_tokens) + asked.soft_tokens * self.projection
         prefill = self.backbone.forward(asked.prompt_tokens)
+        thinking += self._hint(asked)
         return paths * thinking + sum(prefill + self.completion(asked, count) for count in tokens)
+
+    def _hint(self, asked: Asked) -> int:
+        if not self.assistant:
+            return 0
+        return self.assistant.decode(asked.hint_tokens, behind=asked.assistant_tokens)
 
     def _assistant(self, tokens: int, *, behind: int = 0) -> int:
         return self.assistant.forward(tokens, behind=behind) if self.assistant else 0

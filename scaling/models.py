@@ -83,6 +83,13 @@ class LanguageModel:
         rows: Tensor = self.model.get_input_embeddings()(torch.tensor(ids, device=self.model.device))
         return rows.float().cpu()
 
+    @torch.no_grad()
+    def embeddings(self) -> Tensor:
+        """[V, D] float32 on the CPU: the input embedding of every token of the tokenizer, as the first layer receives it."""
+        ids = torch.arange(self._vocabulary, device=self.model.device)
+        rows: Tensor = self.model.get_input_embeddings()(ids)
+        return rows.float().cpu()
+
     @cached_property
     def costs(self) -> ModelCosts:
         """What a token costs, from the shapes of the weights. Every matrix counts as used by every token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from scaling import models
 from scaling.config import RunConfig
 from scaling.prompts import SLOT, PromptBuilder
-from scaling.run import task_of
+from scaling.tasks.catalogue import task_of
 from scaling.thinkers import find, with_checkpoint
 
 

@@ -45,18 +45,31 @@ class Prompt:
 
 
 class PromptBuilder:
-    """Prompts of one kind of task for one tokenizer, in the model's chat format (a plain one where it has none)."""
+    """Prompts of one kind of task for one tokenizer, in the model's chat format (a plain one where it has none).
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, kind: str):
+    exemplars: questions with rationale that stand solved before every question the backbone reads.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, kind: str, exemplars: Sequence[Question] = ()):
         self._tokenizer = tokenizer
         self._kind = kind
+        self._solved = [
+            (user_turn(exemplar, kind=kind, num_slots=0), gold_text(exemplar, kind=kind)) for exemplar in exemplars
+        ]
         tokenizer.add_tokens([AddedToken(SLOT, special=True, normalized=False)])
         self._slot_id = int(tokenizer.convert_tokens_to_ids(SLOT))
 
-    def backbone(self, question: Question, *, num_slots: int) -> Prompt:
-        """What the backbone reads, the assistant header included. Raises UsageError unless it holds exactly L slots."""
-        text = self._chat(user_turn(question, kind=self._kind, num_slots=num_slots))
+    def backbone(self, question: Question, *, num_slots: int, notes: str = "") -> Prompt:
+        """What the backbone reads, the assistant header included. Raises UsageError unless it holds exactly L slots.
+
+        notes: text in the place of the slots.
+        """
+        text = self._chat(user_turn(question, kind=self._kind, num_slots=num_slots, notes=notes), self._solved)
         return self._split(text, question, num_slots)
+
+    def hint_request(self, question: Question) -> tuple[int, ...]:
+        """What the assistant reads when it is to write its notes as text."""
+        return self._split(self._chat(f"{_ASSISTANT}\n\n{with_options(question)}"), question, 0).prefix
 
     def assistant(self, question: Question) -> tuple[int, ...]:
         """What the assistant reads before its slots. Never says how many slots follow."""
@@ -73,13 +86,21 @@ class PromptBuilder:
             return Prompt(tuple(ids), (), text)
         return Prompt(tuple(ids[: found[0]]), tuple(ids[found[-1] + 1 :]), text)
 
-    def _chat(self, user: str) -> str:
+    def _chat(self, user: str, solved: Sequence[tuple[str, str]] = ()) -> str:
         if not self._tokenizer.chat_template:
-            return f"Question: {user}\nAnswer:"
+            return (
+                "".join(f"Question: {asked}\nAnswer: {said}\n\n" for asked, said in solved)
+                + f"Question: {user}\nAnswer:"
+            )
+        before = [
+            {"role": role, "content": text}
+            for turns in solved
+            for role, text in zip(("user", "assistant"), turns, strict=True)
+        ]
         template = self._tokenizer.get_chat_template()
         return str(
             self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": user}],
+                [*before, {"role": "user", "content": user}],
                 chat_template=_STOPPED_CLOCK + template if "strftime_now" in template else template,
                 tokenize=False,
                 add_generation_prompt=True,
@@ -88,11 +109,11 @@ class PromptBuilder:
         )
 
 
-def user_turn(question: Question, *, kind: str, num_slots: int) -> str:
-    """The user's turn for the backbone. With no slots it is the plain chain-of-thought prompt."""
+def user_turn(question: Question, *, kind: str, num_slots: int, notes: str = "") -> str:
+    """The user's turn for the backbone. With neither slots nor notes it is the plain chain-of-thought prompt."""
     parts = [with_options(question), _ASK[kind]]
-    if num_slots:
-        hint = f"{_HINT} {_OPEN}{SLOT * num_slots}{_CLOSE}"
+    if num_slots or notes:
+        hint = f"{_HINT} {_OPEN}{SLOT * num_slots or notes}{_CLOSE}"
         # StrategyQA's slots stand before the closing request (the papers' setting)
         parts.insert(1 if kind == "yes_no" else 2, hint)
     return "\n\n".join(parts)
@@ -106,7 +127,15 @@ def with_options(question: Question) -> str:
     return "\n".join([question.text, *options])
 
 
-def as_asked(question: Question, prompt: Prompt, *, num_slots: int, assistant_tokens: int) -> Asked:
+def gold_text(question: Question, *, kind: str) -> str:
+    """The question's rationale and its answer in the asked-for form."""
+    answer = f"({question.answer})" if kind == "choice" else question.answer
+    return " ".join([*question.rationale, f"The answer is {answer}."])
+
+
+def as_asked(
+    question: Question, prompt: Prompt, *, num_slots: int, assistant_tokens: int, hint_tokens: int = 0
+) -> Asked:
     """The record of a question with its prompt."""
     return Asked(
         id=question.id,
@@ -118,6 +147,7 @@ def as_asked(question: Question, prompt: Prompt, *, num_slots: int, assistant_to
         soft_tokens=num_slots,
         suffix_tokens=len(prompt.suffix),
         assistant_tokens=assistant_tokens,
+        hint_tokens=hint_tokens,
     )
 
 

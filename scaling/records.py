@@ -6,7 +6,7 @@ Letters: N latent paths, M samples per path. A *path* is latent, a *sample* is d
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Key = tuple[str, int, int]  # (question id, path, sample)
@@ -32,8 +32,9 @@ class Question:
 class Asked:
     """A question as a run asks it, a line of questions.jsonl: what was read, and how many tokens of it.
 
-    prompt: the backbone's prompt as text, slots included. The assistant reads assistant_tokens and then soft_tokens slots;
-    the backbone reads prefix_tokens, soft_tokens thoughts and suffix_tokens. Zero where a method has no such part.
+    prompt: the backbone's prompt as text, slots included. The assistant reads assistant_tokens, and then soft_tokens slots
+    or writes hint_tokens of text; the backbone reads prefix_tokens, soft_tokens thoughts and suffix_tokens. Zero where a
+    method has no such part.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Asked:
     soft_tokens: int
     suffix_tokens: int
     assistant_tokens: int
+    hint_tokens: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -71,6 +73,9 @@ class Completion:
     num_tokens: generated tokens, the end token included.
     stop_reason: "end" (the model's end token) or "length" (`max_new_tokens` reached).
     seed: start of this completion's own random stream; see `scaling.seeds`.
+    log_prob: sum over the tokens of their log-probability at temperature 1. self_certainty: mean over the tokens of the
+    model's own, in nats. None in older journals. They differ in their last digits between machines and batch sizes, so two
+    completions are equal whatever they are.
     """
 
     question_id: str
@@ -84,6 +89,8 @@ class Completion:
     num_tokens: int
     stop_reason: str
     seed: int
+    log_prob: float | None = field(default=None, compare=False)
+    self_certainty: float | None = field(default=None, compare=False)
 
     @property
     def key(self) -> Key:

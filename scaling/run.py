@@ -16,27 +16,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
 import torch
 
-from scaling import models, thinkers
+from scaling import models
 from scaling.adaptive import Stopping
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding, Generated
-from scaling.engines.transformers import TransformersEngine, auto_limits
+from scaling.engines.transformers import TransformersEngine, fitted_engine
 from scaling.errors import Interrupted
 from scaling.journal import Journal, config_hash
 from scaling.methods.base import Method
-from scaling.methods.cot import ChainOfThought
+from scaling.methods.build import build
 from scaling.methods.measured import Measured
-from scaling.methods.softcot import SoftCoT
 from scaling.models import LanguageModel
-from scaling.prompts import PROMPT_VERSION, check_lengths
+from scaling.prompts import check_lengths
 from scaling.records import Asked, Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.summary import summarise
 from scaling.tasks.answers import read_answer
-from scaling.tasks.catalogue import Task, load_task
+from scaling.tasks.catalogue import Task, task_of
 from scaling.tasks.equality import AnswerChecker
 
 _SUMMARY_EVERY = 30.0  # seconds
@@ -81,42 +79,11 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     device = models.pick_device(config.device)
     dtype = models.pick_dtype(config.dtype, device)
     config = config.model_copy(update={"dtype": str(dtype).removeprefix("torch."), "device": device})
-    watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.soft else ""))
-    backbone, method, config, details = _load(config, task.kind, dtype, watcher)
-    asked = [method.asked(question) for question in task.questions]
-    check_lengths(asked, context=backbone.context, max_new_tokens=config.max_new_tokens or 1)
-    return Setup(config, task, backbone, method, asked, details)
-
-
-def task_of(config: RunConfig) -> Task:
-    """The questions of a resolved config."""
-    return load_task(
-        config.task, data=config.data, split=config.split, limit=config.limit, difficulty=config.difficulty
-    )
-
-
-def _load(
-    config: RunConfig, kind: str, dtype: torch.dtype, watcher: Watcher
-) -> tuple[LanguageModel, Method, RunConfig, dict[str, Any]]:
-    if not config.soft:
-        source = models.locate(config.backbone)
-        backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype)
-        plain = {"prompt_version": PROMPT_VERSION, "backbone_fingerprint": backbone.fingerprint}
-        return backbone, ChainOfThought(backbone, kind=kind), config, plain
-    found = thinkers.find(config)
-    config = thinkers.with_checkpoint(config, found)
-    backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
-    thinker = thinkers.make_thinker(config, found, backbone, assistant)
-    method = SoftCoT(backbone, assistant, thinker, kind=kind, num_slots=config.soft_tokens or thinkers.SOFT_TOKENS)
-    details: dict[str, Any] = {
-        "prompt_version": PROMPT_VERSION,
-        "backbone_fingerprint": backbone.fingerprint,
-        "assistant_fingerprint": assistant.fingerprint,
-        "thinker_sha256": found.sha256 if found else None,
-    }
-    for doubt in thinkers.doubts(config, found, backbone, assistant) if found else []:
-        watcher.status(doubt)
-    return backbone, method, config, details
+    watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
+    built = build(config, task, dtype, watcher.status)
+    asked = [built.method.asked(question) for question in task.questions]
+    check_lengths(asked, context=built.backbone.context, max_new_tokens=config.max_new_tokens or 1)
+    return Setup(built.config, task, built.backbone, built.method, asked, built.details)
 
 
 def digest(question: Question) -> str:
@@ -154,7 +121,7 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
     stopping = grid.stopping(journal.completions.values())
     engine = _engine(setup, watcher)
     account = _Account(setup, journal, engine, time.monotonic())
-    decoding = Decoding(config.temperature, config.top_p, config.top_k, config.max_new_tokens or 1)
+    decoding = Decoding(config.temperature, config.top_p, config.top_k, config.max_new_tokens or 1, log_probs=True)
     watcher.start(grid, journal.completions, folder)
     saved = time.monotonic()
     with AnswerChecker() as checker:
@@ -195,17 +162,13 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
 
 
 def _engine(setup: Setup, watcher: Watcher) -> TransformersEngine:
-    model, config = setup.backbone.model, setup.config
-    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
-    batch_size, max_batch_tokens = auto_limits(
-        model,
+    config = setup.config
+    engine = fitted_engine(
+        setup.backbone.model,
+        end_tokens=setup.backbone.end_tokens,
         tokens_per_row=max(asked.prompt_tokens for asked in setup.asked) + (config.max_new_tokens or 1),
-        free_bytes=free,
         batch_size=None if config.batch_size == "auto" else config.batch_size,
         max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
-    )
-    engine = TransformersEngine(
-        model, end_tokens=setup.backbone.end_tokens, batch_size=batch_size, max_batch_tokens=max_batch_tokens
     )
     if engine.plain_because:
         watcher.status(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
@@ -237,9 +200,16 @@ def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
             num_tokens=len(generated.tokens),
             stop_reason=generated.stop_reason,
             seed=request.seed,
+            log_prob=_rounded(generated.log_prob),
+            self_certainty=_rounded(generated.self_certainty),
         )
 
     return read
+
+
+def _rounded(value: float | None) -> float | None:
+    """To four decimals: the rest is rounding of the machine."""
+    return None if value is None else round(value, 4)
 
 
 class _Account:

@@ -51,7 +51,7 @@ def find(config: RunConfig) -> Found | None:
 def _place(config: RunConfig) -> Path:
     name = str(config.thinker)
     if name == DEFAULT_THINKER:
-        return _TRAINED / config.method
+        return _TRAINED / ("softcot++" if config.method == "softcot++" else "softcot")
     place = Path(name).expanduser()
     if place.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return place
@@ -75,13 +75,13 @@ def with_checkpoint(config: RunConfig, found: Found | None) -> RunConfig:
             f"`--soft-tokens` {config.soft_tokens} does not fit `--thinker` {config.thinker}, which was trained with one "
             f"vector for each of {saved.vectors_per_path} slots: leave the option out."
         )
-    own = {"soft_tokens": saved.soft_tokens, "latent_paths": saved.num_paths}
+    own = {"soft_tokens": saved.soft_tokens, "latent_paths": 8 if config.perturbed else saved.num_paths}
     return config.model_copy(update={key: getattr(config, key) or value for key, value in own.items()})
 
 
 def make_thinker(config: RunConfig, found: Found | None, backbone: LanguageModel, assistant: LanguageModel) -> Thinker:
     """The thinker on the run's device, checked against the models and the asked number of paths."""
-    num_paths = config.latent_paths or 1
+    num_paths = 1 if config.perturbed else config.latent_paths or 1
     if found is None:
         thinker = Thinker.untrained(
             assistant.rare_rows(),

@@ -33,7 +33,7 @@ class Decoding:
     """How tokens are chosen. Nothing else of a model's generation config is ever used.
 
     temperature: 0 is greedy. top_p: 1 is off. top_k: 0 is off. max_new_tokens counts the end token. log_probs: whether
-    results carry their log-probability.
+    results carry their log-probability and self-certainty.
     """
 
     temperature: float
@@ -56,13 +56,15 @@ class Request:
 class Generated:
     """A finished request. tokens: generated ids, the end token included where stop_reason is "end".
 
-    log_prob: sum over the tokens of their log-probability under the model at temperature 1, None unless asked for.
+    log_prob: sum over the tokens of their log-probability under the model at temperature 1. self_certainty: mean over the
+    tokens, in nats; see `scaling.engines.sampling.confidences`. Both None unless asked for.
     """
 
     request: Request
     tokens: list[int]
     stop_reason: str
     log_prob: float | None = None
+    self_certainty: float | None = None
 
 
 @dataclass

@@ -5,6 +5,8 @@ R rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -77,10 +79,17 @@ def sample_tokens_(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tenso
     return chosen.masked_fill_(top.isnan(), -1)
 
 
-def log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probability of one token a row at temperature 1. logits: [R, V]; tokens: [R] int64. Returns [R] float32."""
-    chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1).float()
-    return chosen - logits.float().logsumexp(-1)
+def confidences(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one token a row at temperature 1: its log-probability, and the self-certainty of the distribution it came from.
+
+    Self-certainty is the divergence of the uniform distribution from the model's, KL(U || p) = -log V - mean log p, in nats
+    (arXiv 2502.18581, equation 6): 0 where all tokens are as likely. logits: [R, V]; tokens: [R] int64. Returns two [R]
+    float32.
+    """
+    logits = logits.float()
+    chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1)
+    total = logits.logsumexp(-1)
+    return chosen - total, total - logits.mean(-1) - math.log(logits.shape[1])
 
 
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:

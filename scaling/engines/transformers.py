@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
+import psutil
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from scaling.engines.decoder import Decoder
 from scaling.engines.fitting import why_not_shared
 from scaling.engines.packing import PackedWeights
 from scaling.engines.plain import PlainDecoder
-from scaling.engines.sampling import log_probabilities, sample_tokens, sample_tokens_, uniforms
+from scaling.engines.sampling import confidences, sample_tokens, sample_tokens_, uniforms
 from scaling.engines.scheduler import Scheduler
 from scaling.engines.shared import SharedPrefixDecoder
 from scaling.errors import UsageError
@@ -203,14 +204,15 @@ class _Rows:
         self.prompt_tokens = 0
         self.last, self.steps, self._seeds = torch.zeros(3, capacity, dtype=torch.long, device=end.device)
         self._tokens = torch.zeros(capacity, decoding.max_new_tokens, dtype=torch.long, device=end.device)
-        self._log_probs = torch.zeros(capacity, dtype=torch.float64, device=end.device)
+        # [2, R]: sums over the tokens of log-probability and self-certainty
+        self._confidences = torch.zeros(2, capacity, dtype=torch.float64, device=end.device)
         self._decoding, self._end = decoding, end
 
     def start(self, rows: list[int], requests: list[Request]) -> None:
         at = torch.tensor(rows, device=self._end.device)
         self._seeds[at] = torch.tensor([request.seed for request in requests], device=at.device)
         self.steps[at] = 0
-        self._log_probs[at] = 0.0
+        self._confidences[:, at] = 0.0
         self.requests.update(zip(rows, requests, strict=True))
         self.prompt_tokens += sum(len(request.prompt) for request in requests)
 
@@ -225,7 +227,7 @@ class _Rows:
                 f"`--dtype float32`, and check the backbone's weights and the `--thinker` checkpoint."
             )
         if self._decoding.log_probs:
-            self._log_probs[at] += log_probabilities(logits, chosen)
+            self._confidences[:, at] += torch.stack(confidences(logits, chosen))
         self._tokens[at, self.steps[at]] = chosen
         self.last[at] = chosen
         self.steps[at] += 1
@@ -238,18 +240,42 @@ class _Rows:
         self.prompt_tokens -= len(request.prompt)
         tokens = self._tokens[row, : int(self.steps[row])].tolist()
         ended = bool(torch.isin(self.last[row], self._end))
-        log_prob = float(self._log_probs[row]) if self._decoding.log_probs else None
-        return Generated(request, tokens, "end" if ended else "length", log_prob)
+        stop_reason = "end" if ended else "length"
+        if not self._decoding.log_probs:
+            return Generated(request, tokens, stop_reason)
+        log_prob, certainty = self._confidences[:, row].tolist()
+        return Generated(request, tokens, stop_reason, log_prob, certainty / len(tokens))
 
     def rearrange(self, order: list[int]) -> None:
         """Row number r is from now on what row order[r] was."""
-        for states in (self.last, self.steps, self._seeds, self._tokens, self._log_probs):
+        for states in (self.last, self.steps, self._seeds, self._tokens, self._confidences.T):
             states[: len(order)] = states[order]
         self.requests = {new: self.requests[old] for new, old in enumerate(order)}
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def fitted_engine(
+    model: PreTrainedModel,
+    *,
+    end_tokens: Sequence[int],
+    tokens_per_row: int,
+    batch_size: int | None = None,
+    max_batch_tokens: int | None = None,
+) -> TransformersEngine:
+    """An engine whose limits fit the memory that is free now; those that are given stay. tokens_per_row: prompt and
+    completion of the longest request."""
+    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    rows, tokens = auto_limits(
+        model,
+        tokens_per_row=tokens_per_row,
+        free_bytes=free,
+        batch_size=batch_size,
+        max_batch_tokens=max_batch_tokens,
+    )
+    return TransformersEngine(model, end_tokens=end_tokens, batch_size=rows, max_batch_tokens=tokens)
 
 
 def auto_limits(

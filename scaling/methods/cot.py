@@ -1,4 +1,4 @@
-"""Zero-shot chain of thought: no soft tokens, one path; M samples of it are self-consistency (arXiv 2203.11171)."""
+"""Chain of thought, zero-shot or few-shot: no soft tokens, one path; M samples are self-consistency (arXiv 2203.11171)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from scaling.records import Asked, Question
 
 
 class ChainOfThought:
-    """The plain prompt, whatever the path."""
+    """The plain prompt, whatever the path. exemplars: solved questions that stand before it."""
 
-    def __init__(self, backbone: LanguageModel, *, kind: str):
-        self._builder = PromptBuilder(backbone.tokenizer, kind=kind)
+    def __init__(self, backbone: LanguageModel, *, kind: str, exemplars: Sequence[Question] = ()):
+        self._builder = PromptBuilder(backbone.tokenizer, kind=kind, exemplars=exemplars)
         self._backbone = backbone
         self._empty = torch.empty(0, backbone.width)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from scaling.config import RunConfig
 from scaling.errors import UsageError, nearest
 from scaling.records import Question
 from scaling.tasks import arithmetic, hub
@@ -57,6 +59,12 @@ def load_task(
             f"{place} must hold at least one question, but has none: give another file, task or `--split`."
         )
     return task
+
+
+def task_of(config: RunConfig, **changes: Any) -> Task:
+    """The questions of a resolved config; changes: other values of its fields, as `split` or `limit`."""
+    asked = {key: getattr(config, key) for key in ("data", "split", "limit", "difficulty")}
+    return load_task(config.task, **{**asked, **changes})
 
 
 def _check(name: str | None, *, data: Path | None, limit: int | None, difficulty: int) -> None:

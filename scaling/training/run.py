@@ -28,12 +28,12 @@ from scaling.config import option
 from scaling.errors import Interrupted, UsageError
 from scaling.journal import config_hash
 from scaling.models import LanguageModel
-from scaling.prompts import PROMPT_VERSION
+from scaling.prompts import PROMPT_VERSION, gold_text
 from scaling.run import Watcher as RunWatcher
 from scaling.run import environment
 from scaling.training.card import write_card
 from scaling.training.config import FREE, TrainConfig
-from scaling.training.targets import ExampleBuilder, Split, examples_of, gold_text, own_chains, split_of
+from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 
 CONFIG = "train.json"
 _REFERENCE = 64  # questions over which states are standardised

@@ -54,12 +54,6 @@ def _hash(question: Question) -> str:
     return hashlib.sha256(f"{_SPLIT_SEED}\0{question.id}".encode()).hexdigest()
 
 
-def gold_text(question: Question, *, kind: str) -> str:
-    """The question's rationale and its answer in the asked-for form."""
-    answer = f"({question.answer})" if kind == "choice" else question.answer
-    return " ".join([*question.rationale, f"The answer is {answer}."])
-
-
 class ExampleBuilder:
     """Token ids of examples, with the very prompts of runs."""
 

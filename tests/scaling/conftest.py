@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -77,6 +78,9 @@ def run(config_of: Callable[..., RunConfig]) -> Callable[..., dict[Key, dict[str
 def read_lines(out: Path) -> dict[Key, dict[str, Any]]:
     lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     found = {(line["question_id"], line["path"], line["sample"]): line for line in lines}
+    for line in lines:  # equal only up to rounding; see `Completion`
+        assert line.pop("log_prob") <= 0
+        assert line.pop("self_certainty") >= 0
     assert len(found) == len(lines), "a key stands twice in samples.jsonl"
     return found
 
@@ -135,15 +139,18 @@ def without_cache() -> Callable[..., Generated]:
         before, after = (embed(torch.tensor(ids, dtype=torch.long)) for ids in (prompt.prefix, prompt.suffix))
         inputs = torch.cat([before, prompt.thoughts.to(before.dtype), after])[None]
         tokens: list[int] = []
-        log_prob = 0.0
+        log_prob = certainty = 0.0
         while len(tokens) < decoding.max_new_tokens and not (tokens and tokens[-1] in end):
             logits = model(inputs_embeds=inputs, use_cache=False).logits[:, -1]
             uniform = uniforms(torch.tensor([request.seed]), torch.tensor([len(tokens)]))
             tokens.append(int(sample_tokens(logits.clone(), uniform, decoding)))
-            log_prob += float(logits[0].double().log_softmax(-1)[tokens[-1]])
+            own = logits[0].double().log_softmax(-1)
+            log_prob += float(own[tokens[-1]])
+            certainty += float(-own.mean() - math.log(len(own)))
             inputs = torch.cat([inputs, embed(torch.tensor([tokens[-1:]]))], dim=1)
         stop_reason = "end" if tokens[-1] in end else "length"
-        return Generated(request, tokens, stop_reason, log_prob if decoding.log_probs else None)
+        told = (log_prob, certainty / len(tokens)) if decoding.log_probs else ()
+        return Generated(request, tokens, stop_reason, *told)
 
     return decode
 

@@ -221,6 +221,7 @@ def test_log_probs_are_the_models_own_at_temperature_1(
         assert generated.tokens == wanted.tokens
         tolerance = {"rel": 0.05} if dtype == torch.bfloat16 else {"rel": 1e-5}
         assert generated.log_prob == pytest.approx(wanted.log_prob, **tolerance)
+        assert generated.self_certainty == pytest.approx(wanted.self_certainty, **tolerance)
         assert generated.log_prob < 0
     assert compared >= 2
 
@@ -229,7 +230,7 @@ def test_log_probs_are_the_models_own_at_temperature_1(
 def test_log_probs_are_none_unless_asked_for(make_model: MakeModel, some_requests: SomeRequests, share: bool) -> None:
     model = make_model("llama")
     found = decoded(engine_of(model, 4, share=share), some_requests(model, questions=1), SAMPLED)
-    assert {generated.log_prob for generated in found.values()} == {None}
+    assert {(generated.log_prob, generated.self_certainty) for generated in found.values()} == {(None, None)}
 
 
 @BOTH

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy import stats
 
 from scaling.engines.base import Decoding
-from scaling.engines.sampling import keep_top, log_probabilities, sample_tokens, uniforms
+from scaling.engines.sampling import confidences, keep_top, sample_tokens, uniforms
 from scaling.seeds import stream_seed
 
 LAST = 1 - 2.0**-53  # the largest number that `uniforms` can give
@@ -251,7 +253,14 @@ def test_a_row_with_a_nan_gives_no_token_and_harms_no_other(choice, place):
     assert sample_tokens(logits, torch.full((3,), 0.5, dtype=torch.float64), choice).tolist() == [7, -1, 7]
 
 
-def test_log_probabilities_are_those_of_temperature_one():
+def test_confidences_are_those_of_temperature_one():
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])) + 3.0
-    found = log_probabilities(logits, torch.tensor([1, 2]))
-    torch.testing.assert_close(found.exp(), torch.tensor([0.25, 0.8]))
+    log_prob, certainty = confidences(logits, torch.tensor([1, 2]))
+    torch.testing.assert_close(log_prob.exp(), torch.tensor([0.25, 0.8]))
+    # KL(U || p) = sum over j of (1/3) log((1/3) / p_j)
+    by_hand = [sum(math.log(1 / 3 / p) / 3 for p in row) for row in ((0.5, 0.25, 0.25), (0.1, 0.1, 0.8))]
+    torch.testing.assert_close(certainty, torch.tensor(by_hand))
+
+
+def test_a_model_that_knows_nothing_has_no_certainty():
+    assert float(confidences(torch.full((1, 1000), 7.0), torch.tensor([3]))[1]) == pytest.approx(0.0, abs=1e-5)

@@ -22,6 +22,8 @@ from scaling import models
 from scaling.config import RunConfig
 from scaling.errors import UsageError
 from scaling.methods.softcot import SoftCoT
+from scaling.methods.thoughts import Thinking
+from scaling.prompts import PromptBuilder, gold_text
 from scaling.records import Question
 from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import load_task
@@ -30,7 +32,7 @@ from scaling.training import targets
 from scaling.training.cli import app
 from scaling.training.config import TrainConfig
 from scaling.training.run import new_thinker, train
-from scaling.training.targets import ExampleBuilder, gold_text, split_of
+from scaling.training.targets import ExampleBuilder, split_of
 
 QUESTIONS = {
     "number": Question("n", "How many are 3 and 4?", "-7", rationale=("3 + 4 = 7.", "Its negative is -7.")),
@@ -141,11 +143,16 @@ def test_gold_targets_are_read_as_strict_answers(kind):
 def test_prompts_of_training_are_those_of_runs(model, kind):
     """Mistake: a train prompt that differs from the test prompt."""
     config = RunConfig(latent_paths=2, device="cpu")
-    method = SoftCoT(model, model, make_thinker(config, None, model, model), kind=kind, num_slots=3)
+    method = SoftCoT(
+        model,
+        Thinking(model, make_thinker(config, None, model, model), kind=kind, num_tokens=3),
+        kind=kind,
+        num_slots=3,
+    )
     (prompt,) = method.prompts(QUESTIONS[kind], [0])
     example = ExampleBuilder(model, model, kind=kind, num_slots=3)(QUESTIONS[kind], "So be it.")
     assert (example.prefix, example.suffix) == (prompt.prefix, prompt.suffix)
-    assert example.assistant == method._assistant_prompts.assistant(QUESTIONS[kind])
+    assert example.assistant == PromptBuilder(model.tokenizer, kind=kind).assistant(QUESTIONS[kind])
 
 
 def test_a_target_ends_with_the_end_token(model):

@@ -1,0 +1,147 @@
+"""From a run's settings to its method: which models are loaded, and what fills the slots. The only list of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaling import models, thinkers
+from scaling.config import RunConfig
+from scaling.errors import UsageError
+from scaling.methods.assist import AssistCoT
+from scaling.methods.base import Method
+from scaling.methods.cot import ChainOfThought
+from scaling.methods.hints import write_hints
+from scaling.methods.perturbations import Gumbel, dropout, gaussian
+from scaling.methods.softcot import SoftCoT
+from scaling.methods.thoughts import (
+    Constant,
+    Perturb,
+    Perturbed,
+    Shuffled,
+    Thinking,
+    Thoughts,
+    partners_of,
+    placeholders,
+)
+from scaling.models import LanguageModel
+from scaling.prompts import PROMPT_VERSION
+from scaling.records import Question
+from scaling.tasks.catalogue import Task, task_of
+
+Tell = Callable[[str], None]
+
+_MEAN_OVER = 32  # questions of the mean thought
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """config: with what the checkpoint decides filled in. details: of run.json, to tell models and checkpoints apart."""
+
+    backbone: LanguageModel
+    method: Method
+    config: RunConfig
+    details: dict[str, Any]
+
+
+def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
+    """Loads the models of a resolved config and makes its method. Raises UsageError where something does not fit."""
+    if config.soft:
+        return _soft(config, task, dtype, tell)
+    if config.method == "assist-cot":
+        backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+        write = partial(write_hints, assistant, tell=tell)
+        method: Method = AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
+        return Built(backbone, method, config, _details(backbone) | {"assistant_fingerprint": assistant.fingerprint})
+    backbone = models.load(models.locate(config.backbone), name=config.backbone, device=config.device, dtype=dtype)
+    if config.method == "cot":
+        method = ChainOfThought(backbone, kind=task.kind, exemplars=exemplars(config, task))
+    else:
+        num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
+        config = config.model_copy(update={"soft_tokens": num_slots})
+        empty = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
+        method = SoftCoT(backbone, empty, kind=task.kind, num_slots=num_slots)
+    return Built(backbone, method, config, _details(backbone))
+
+
+def exemplars(config: RunConfig, task: Task) -> list[Question]:
+    """The first `--shots` questions of the training split that have a rationale; none of them is asked."""
+    if not config.shots:
+        return []
+    if config.data is not None and config.data.is_file():
+        raise UsageError(
+            f"`--shots` takes solved questions from train.jsonl beside the asked ones: give the folder of {config.data}."
+        )
+    asked = {question.id for question in task.questions}
+    limit = 2 * config.shots if config.task == "arithmetic" and config.data is None else None
+    solved = [q for q in task_of(config, split="train", limit=limit).questions if q.rationale and q.id not in asked]
+    if len(solved) < config.shots:
+        raise UsageError(
+            f"`--shots` {config.shots} needs that many training questions with a rationale, and there are {len(solved)}: "
+            f"give a smaller number."
+        )
+    return solved[: config.shots]
+
+
+def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
+    found = thinkers.find(config)
+    config = thinkers.with_checkpoint(config, found)
+    backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+    thinker = thinkers.make_thinker(config, found, backbone, assistant)
+    num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
+    thoughts: Thoughts = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots)
+    if config.perturbed:
+        thoughts = Perturbed(
+            thoughts,
+            _perturbation(config, backbone),
+            num_paths=config.latent_paths or 1,
+            noise=config.noise or 0.0,
+            seed=config.seed,
+        )
+    if config.control:
+        thoughts = _controlled(config, thoughts, backbone)
+    for doubt in thinkers.doubts(config, found, backbone, assistant) if found else []:
+        tell(doubt)
+    details = {
+        **_details(backbone),
+        "assistant_fingerprint": assistant.fingerprint,
+        "thinker_sha256": found.sha256 if found else None,
+    }
+    return Built(backbone, SoftCoT(backbone, thoughts, kind=task.kind, num_slots=num_slots), config, details)
+
+
+def _perturbation(config: RunConfig, backbone: LanguageModel) -> Perturb:
+    if config.method == "softcot-p":
+        return gaussian
+    if config.method == "softcot-dropout":
+        return dropout
+    return Gumbel(backbone.embeddings())
+
+
+def _controlled(config: RunConfig, thoughts: Thoughts, backbone: LanguageModel) -> Thoughts:
+    """The method's own thoughts replaced. Which ones does not depend on `--limit`, so a run can be extended."""
+    num_paths, num_slots = config.latent_paths or 1, config.soft_tokens or 0
+    device = backbone.model.device
+    if config.control == "shuffled":
+        more = None if config.limit is None else config.limit + 1
+        return Shuffled(thoughts, partners_of(task_of(config, limit=more).questions))
+    if config.control == "mean":
+        return Constant(_mean_thought(thoughts, task_of(config, limit=_MEAN_OVER)))
+    if config.control == "unk":
+        return Constant(placeholders(backbone, num_paths=num_paths, num_tokens=num_slots))
+    kept = num_slots if config.control == "zero" else 0
+    return Constant(torch.zeros(num_paths, kept, backbone.width, device=device))
+
+
+def _mean_thought(thoughts: Thoughts, task: Task) -> Tensor:
+    """[N, L, D], over the first questions of the split."""
+    return torch.stack([thoughts(question) for question in task.questions]).mean(0)
+
+
+def _details(backbone: LanguageModel) -> dict[str, Any]:
+    return {"prompt_version": PROMPT_VERSION, "backbone_fingerprint": backbone.fingerprint}

@@ -1,0 +1,135 @@
+"""Where soft thoughts come from: a thinker, a perturbation of its thoughts, or a control that has nothing to say.
+
+Whatever makes them, a question's thoughts are [N, L, D] float32, path k's the same for every N. Knows no prompts of the
+backbone and no answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from contrastive.thinker import Thinker
+from scaling.errors import UsageError
+from scaling.models import LanguageModel
+from scaling.prompts import PromptBuilder
+from scaling.records import Question
+from scaling.seeds import stream_seed
+
+Perturb = Callable[[Tensor, float, torch.Generator], Tensor]
+
+_OF_THE_PATH = -1  # in place of a sample's number: the stream of the path's own noise
+
+
+class Thoughts(Protocol):
+    """Makes thoughts. num_tokens: L. assistant: the model run for them, None if none is. projection: FLOPs of a slot."""
+
+    num_tokens: int
+    assistant: LanguageModel | None
+    projection: int
+
+    def __call__(self, question: Question) -> Tensor:
+        """All paths' thoughts of a question, [N, L, D] float32."""
+        ...
+
+    def reads(self, question: Question) -> int:
+        """Tokens that the assistant reads before its slots."""
+        ...
+
+
+class Thinking:
+    """A thinker's own thoughts: SoftCoT with one path, SoftCoT++ with several."""
+
+    def __init__(self, assistant: LanguageModel, thinker: Thinker, *, kind: str, num_tokens: int):
+        self.assistant: LanguageModel | None = assistant
+        self.num_tokens = num_tokens
+        self.projection = 2 * thinker.projection.weight.numel()
+        self._model, self._thinker = assistant.model, thinker
+        self._prompts = PromptBuilder(assistant.tokenizer, kind=kind)
+
+    @torch.inference_mode()
+    def __call__(self, question: Question) -> Tensor:
+        """In one pass of the assistant, and one question at a time, so that thoughts do not depend on which questions happen
+        to share a batch. Raises UsageError where they are not numbers."""
+        ids = torch.tensor([self._prompts.assistant(question)], device=self._model.device)
+        thoughts: Tensor = self._thinker(self._model, ids, torch.ones_like(ids), self.num_tokens)[0]
+        if not bool(thoughts.isfinite().all()):
+            raise UsageError(
+                f"the thoughts of question {question.id} are not numbers (NaN or infinite); check the `--thinker` "
+                f"checkpoint, or try `--dtype float32`."
+            )
+        return thoughts
+
+    def reads(self, question: Question) -> int:
+        return len(self._prompts.assistant(question))
+
+
+class Perturbed:
+    """N draws around the thought of one path, each from a random stream of its own (run seed, question, path)."""
+
+    def __init__(self, source: Thoughts, perturb: Perturb, *, num_paths: int, noise: float, seed: int):
+        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self._source, self._perturb = source, perturb
+        self._num_paths, self._noise, self._seed = num_paths, noise, seed
+
+    def __call__(self, question: Question) -> Tensor:
+        thought = self._source(question)[0]
+        return torch.stack([self._draw(thought, question, path) for path in range(self._num_paths)])
+
+    def reads(self, question: Question) -> int:
+        return self._source.reads(question)
+
+    def _draw(self, thought: Tensor, question: Question, path: int) -> Tensor:
+        # on the CPU, so that the same seed is the same noise on every device
+        generator = torch.Generator().manual_seed(stream_seed(self._seed, question.id, path, _OF_THE_PATH))
+        return self._perturb(thought.cpu(), self._noise, generator).to(thought.device)
+
+
+class Constant:
+    """The same thoughts for every question, made without an assistant: zeros, placeholders, nothing, or a mean."""
+
+    assistant: LanguageModel | None = None
+    projection = 0
+
+    def __init__(self, thoughts: Tensor):
+        """thoughts: [N, L, D] float32."""
+        self.num_tokens = thoughts.shape[1]
+        self._thoughts = thoughts
+
+    def __call__(self, question: Question) -> Tensor:  # noqa: ARG002
+        return self._thoughts
+
+    def reads(self, question: Question) -> int:  # noqa: ARG002
+        return 0
+
+
+class Shuffled:
+    """Another question's thoughts: those of its partner, which is the same whatever else is asked."""
+
+    def __init__(self, source: Thoughts, partners: Mapping[str, Question]):
+        """partners: for each question id another question."""
+        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self._source, self._partners = source, partners
+
+    def __call__(self, question: Question) -> Tensor:
+        return self._source(self._partners[question.id])
+
+    def reads(self, question: Question) -> int:
+        return self._source.reads(self._partners[question.id])
+
+
+def partners_of(questions: Sequence[Question]) -> dict[str, Question]:
+    """Each question's next one; the last one's is the first. Raises UsageError for a single question."""
+    if len(questions) < 2:
+        raise UsageError("`--control shuffled` takes another question's thoughts, and there is only one question.")
+    following = [*questions[1:], questions[0]]
+    return {question.id: other for question, other in zip(questions, following, strict=True)}
+
+
+def placeholders(backbone: LanguageModel, *, num_paths: int, num_tokens: int) -> Tensor:
+    """Raw embeddings of the backbone's rarest token in every slot, [N, L, D]: extra positions that say nothing ("pause
+    tokens", arXiv 2310.02226)."""
+    return backbone.rare_rows()[0].expand(num_paths, num_tokens, -1).to(backbone.model.device)
