@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,6 @@ from scaling.errors import UsageError
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _AXES = ("flops", "tokens", "chains", "seconds")
-_VOTERS = ("flat", "hierarchical")
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,9 +30,24 @@ def scale_report(
     compute: Annotated[
         str, typer.Option(help="What is equal in the verdict: flops, tokens, chains or seconds.")
     ] = "flops",
-    voter: Annotated[
-        str, typer.Option(help="Whose accuracy the curves and the verdict show: flat or hierarchical.")
-    ] = "flat",
+    voters: Annotated[
+        str,
+        typer.Option(
+            help="Votes to compare, by comma; the first makes curves and verdict. flat, hierarchical, log-prob-mean, "
+            "log-prob-sum, self-certainty, path-reliability, best-of-n; or all."
+        ),
+    ] = "flat,hierarchical",
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run directory of a method on other questions, for path-reliability. Once for each method."),
+    ] = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(help="For best-of-n: module:function, or folder or Hub id of a reward model."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Name of the method that the others are compared with. Default: every pair.")
+    ] = None,
     common: Annotated[bool, typer.Option("--common", help="Compare on the questions that all runs hold.")] = False,
     browse: Annotated[int, typer.Option(help="Questions whose completions the page holds.", min=0)] = 200,
     seed: Annotated[int, typer.Option(help="Start of the random draws of sub-grids and resamples.")] = 0,
@@ -45,8 +59,18 @@ def scale_report(
     """
     try:
         _refuse_unknown("--compute", compute, _AXES)
-        _refuse_unknown("--voter", voter, _VOTERS)
-        _report(runs, out, compute=compute, voter=voter, common=common, browse=browse, seed=seed, as_json=json)
+        settings = {"axis": compute, "baseline": baseline, "seed": seed}
+        _report(
+            runs,
+            out,
+            voters=voters,
+            validation=validation or [],
+            scorer=scorer,
+            common=common,
+            browse=browse,
+            as_json=json,
+            settings=settings,
+        )
     except UsageError as error:
         print(f"scale-report: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -56,7 +80,16 @@ def scale_report(
 
 
 def _report(
-    runs: list[str], out: Path, *, compute: str, voter: str, common: bool, browse: int, seed: int, as_json: bool
+    runs: list[str],
+    out: Path,
+    *,
+    voters: str,
+    validation: list[Path],
+    scorer: str | None,
+    common: bool,
+    browse: int,
+    as_json: bool,
+    settings: dict[str, Any],
 ) -> None:
     from rich.console import Console
 
@@ -64,7 +97,9 @@ def _report(
     from analysis.load import load
     from analysis.methods import group
     from analysis.results import Settings, results
+    from analysis.scores import scores
     from analysis.tables import as_json as to_json
+    from analysis.voters import Outside, chosen
     from analysis.write import write
 
     console = Console(stderr=True)
@@ -72,13 +107,19 @@ def _report(
     def tell(text: str) -> None:
         console.print(f"{text} ...", style="dim", highlight=False, soft_wrap=True)
 
+    votes = chosen(voters, validation=bool(validation), scorer=bool(scorer))
     loaded = []
     for run in runs:
         name, folder = named(run)
         tell(f"reading {folder}")
         loaded.append((name, load(folder)))
     methods = group(loaded, common=common)
-    found = results(methods, Settings(voter=voter, axis=compute, seed=seed), tell)
+    own = [run for method in methods for run in method.runs]
+    outside = Outside(
+        validation=[load(folder) for folder in validation],
+        scores={str(run.folder): scores(run, scorer) for run in own} if scorer else {},
+    )
+    found = results(methods, Settings(voters=votes, **settings), tell, outside)
     write(found, methods, out, browse=browse, tell=tell)
     if as_json:
         print(jsonlib.dumps(to_json(found), indent=2))

@@ -4,15 +4,17 @@ A sub-grid is n of the N paths, and of each of them m of its M samples, chosen i
 estimate is the mean over sub-grids, for each question on its own: unbiased for a run of that size. pass@(n, m) has a closed
 form (`pass_at`). Votes are averaged over all sub-grids where there are few enough, else over random ones, and then carry
 the standard error of that choice. Votes are those of `scaling.voter`: no answer no vote, ties to the answer that more
-paths support, then to the smallest hash. Knows nothing of files, intervals or costs.
+paths support, then to the smallest hash. Chains may have weights, of which `analysis.voters` knows. Knows nothing of files,
+intervals or costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from math import comb
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,24 @@ Floats = NDArray[np.float64]
 _CHUNK = 4_000_000  # votes counted at once
 _WORK = 10_000_000  # completions x random sub-grids of each size
 _FEWEST, _MOST = 16, 1000  # sub-grids of each size for a question
+_SAME = 1e-12  # relative difference up to which two sums of weights are tied: they were added in another order
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """How answers become a vote. weights: [Q, N, M] above 0, what each chain counts, None for 1. hierarchical: paths vote,
+    then their winners. best: the answer of the heaviest chain wins, not that of the heaviest sum."""
+
+    weights: Floats | None = None
+    hierarchical: bool = False
+    best: bool = False
+
+    def of(self, rows: NDArray[np.int64]) -> Rule:
+        """That of some questions."""
+        return self if self.weights is None else replace(self, weights=self.weights[rows])
+
+
+FLAT, HIERARCHICAL = Rule(), Rule(hierarchical=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,23 +80,14 @@ def pass_at(ballots: Ballots) -> Floats:
     return values.clip(0, 1)
 
 
-def flat_vote(ballots: Ballots, *, seed: int = 0) -> VoteEstimate:
-    """Majority over all n x m answers."""
-    return _vote(ballots, hierarchical=False, seed=seed)
-
-
-def hierarchical_vote(ballots: Ballots, *, seed: int = 0) -> VoteEstimate:
-    """Majority of each path over its m answers, then of the n paths."""
-    return _vote(ballots, hierarchical=True, seed=seed)
-
-
 def whole_vote(ballots: Ballots) -> Floats:
     """[Q], 1 where the flat vote over the whole grid is right, else 0."""
-    votes = _winners(ballots.counts()[:, None], hierarchical=False)[:, 0, -1]
+    votes = _winners(ballots.counts()[:, None], FLAT)[:, 0, -1]
     return ballots.judged(votes).astype(float)
 
 
-def _vote(ballots: Ballots, *, hierarchical: bool, seed: int) -> VoteEstimate:
+def vote(ballots: Ballots, rule: Rule = FLAT, *, seed: int = 0) -> VoteEstimate:
+    """What a vote by `rule` over n paths x m samples scores; by default a majority over all n x m answers."""
     questions, num_paths, num_samples = ballots.codes.shape
     draws = int(np.clip(_WORK // ballots.codes.size, _FEWEST, _MOST))
     rng = np.random.default_rng(seed)
@@ -86,10 +97,10 @@ def _vote(ballots: Ballots, *, hierarchical: bool, seed: int) -> VoteEstimate:
     if not ballots.verdicts.shape[1]:  # no answer at all
         return VoteEstimate(values, variance, np.ones_like(exact))
     for rows in _alike(ballots, draws):
-        some = ballots.of(rows)
-        mean, spread = _by_chance(some, draws, rng, hierarchical=hierarchical)
+        some, own = ballots.of(rows), rule.of(rows)
+        mean, spread = _by_chance(some, draws, rng, own)
         for n, m in np.argwhere(exact):
-            mean[:, n, m], spread[:, n, m] = _by_counting(some, n + 1, m + 1, hierarchical=hierarchical), 0
+            mean[:, n, m], spread[:, n, m] = _by_counting(some, n + 1, m + 1, own), 0
         values[rows] = mean
         variance += spread.sum(axis=0)
     return VoteEstimate(values, np.sqrt(variance / draws) / questions, exact)
@@ -113,59 +124,70 @@ def _alike(ballots: Ballots, draws: int) -> Iterator[NDArray[np.int64]]:
         start = stop
 
 
-def _by_chance(ballots: Ballots, draws: int, rng: np.random.Generator, *, hierarchical: bool) -> tuple[Floats, Floats]:
+def _by_chance(ballots: Ballots, draws: int, rng: np.random.Generator, rule: Rule) -> tuple[Floats, Floats]:
     """Mean and variance over random sub-grids, [Q, N, M]: paths and samples in random order, cut after n and m."""
     questions, num_paths, num_samples = ballots.codes.shape
-    wide = int(ballots.sizes.max())
     paths = rng.random((questions, draws, num_paths), dtype=np.float32).argsort(axis=2)
     samples = rng.random((questions, draws, num_paths, num_samples), dtype=np.float32).argsort(axis=3)
     rows = np.arange(questions)[:, None, None]
-    counts = np.zeros((questions, draws, num_paths, wide), dtype=np.int32)
+    counts = _no_votes((questions, draws, num_paths, int(ballots.sizes.max())), rule)
     mean, variance = (np.zeros((questions, num_paths, num_samples)) for _ in range(2))
     for m in range(num_samples):
-        codes = ballots.codes[rows, paths, samples[..., m]]  # [Q, R, N]
-        _count(counts, codes)
-        votes = _winners(counts, hierarchical=hierarchical)
-        right = ballots.judged(votes)
+        drawn = (rows, paths, samples[..., m])  # [Q, R, N]
+        _count(counts, ballots.codes[drawn], rule, drawn)
+        right = ballots.judged(_winners(counts, rule))
         mean[:, :, m] = right.mean(axis=1)
         variance[:, :, m] = right.var(axis=1, ddof=1)
     return mean, variance
 
 
-def _count(counts: NDArray[np.int32], codes: NDArray[np.int32]) -> None:
-    """Adds a vote for each code, -1 for none, to counts [..., K]."""
+def _no_votes(shape: tuple[int, ...], rule: Rule) -> NDArray[Any]:
+    return np.zeros(shape, dtype=np.int32 if rule.weights is None else np.float64)
+
+
+def _count(counts: NDArray[Any], codes: NDArray[np.int32], rule: Rule = FLAT, at: Any = ...) -> None:
+    """Adds to counts [..., K] a vote for each code, -1 for none. at: where the codes stand in [Q, N, M]."""
     voters = np.nonzero(codes >= 0)
-    counts[(*voters, codes[voters])] += 1
+    places: Any = (*voters, codes[voters])
+    if rule.weights is None:
+        counts[places] += 1
+    elif rule.best:
+        counts[places] = np.maximum(counts[places], rule.weights[at][voters])
+    else:
+        counts[places] += rule.weights[at][voters]
 
 
-def _winners(counts: NDArray[np.int32], *, hierarchical: bool) -> NDArray[np.int64]:
+def _winners(counts: NDArray[Any], rule: Rule) -> NDArray[np.int64]:
     """The vote after each path, [Q, R, N], -1 for none; counts: [Q, R, N, K], each path's own."""
     num_paths = counts.shape[2]
-    if hierarchical:
-        own = counts.argmax(axis=3)
-        ballots = np.where(counts.any(axis=3), own, -1)
-        each = np.zeros_like(counts)
+    if rule.hierarchical:
+        ballots = np.where(counts.any(axis=3), counts.argmax(axis=3), -1)
+        each = np.zeros(counts.shape, dtype=np.int32)
         _count(each, ballots)
         scores = each.cumsum(axis=2, dtype=np.int32)
-    else:
+    elif rule.best:
+        scores = np.maximum.accumulate(counts, axis=2)
+    elif rule.weights is None:
         scores = (counts * (num_paths + 1) + (counts > 0)).cumsum(axis=2, dtype=np.int32)
+    else:
+        sums = counts.cumsum(axis=2)
+        tied = (sums > 0) & (sums >= sums.max(axis=3, keepdims=True) * (1 - _SAME))
+        scores = np.where(tied, (counts > 0).cumsum(axis=2), 0)
     return np.where(scores.any(axis=3), scores.argmax(axis=3), -1)
 
 
-def _by_counting(ballots: Ballots, n: int, m: int, *, hierarchical: bool) -> Floats:
+def _by_counting(ballots: Ballots, n: int, m: int, rule: Rule) -> Floats:
     """The share of all sub-grids of n paths x m samples whose vote is right, [Q]."""
     questions, num_paths, num_samples = ballots.codes.shape
-    wide = int(ballots.sizes.max())
     single = list(combinations(range(num_samples), m))
     # what each choice of m samples counts on each path, [choices, Q, N, K]
-    counted = np.zeros((len(single), questions, num_paths, wide), dtype=np.int32)
+    counted = _no_votes((len(single), questions, num_paths, int(ballots.sizes.max())), rule)
     for choice, picked in zip(counted, single, strict=True):
         for sample in picked:
-            _count(choice, ballots.codes[:, :, sample])
+            _count(choice, ballots.codes[:, :, sample], rule, np.s_[:, :, sample])
     right = np.zeros(questions)
     for paths in combinations(range(num_paths), n):
         for choices in product(range(len(single)), repeat=n):
             counts = counted[list(choices), :, list(paths)].transpose(1, 0, 2)  # [Q, n, K]
-            votes = _winners(counts[:, None], hierarchical=hierarchical)[:, 0, -1]
-            right += ballots.judged(votes)
+            right += ballots.judged(_winners(counts[:, None], rule)[:, 0, -1])
     return right / sub_grids(ballots, n - 1, m - 1)

@@ -35,7 +35,10 @@ _COLUMNS = {
     "correct_strict": pa.bool_(),
     "num_tokens": pa.int64(),
     "stop_reason": pa.string(),
+    "log_prob": pa.float64(),
+    "self_certainty": pa.float64(),
 }
+_MAY_BE_NULL = ("answer", "answer_strict", "log_prob", "self_certainty")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +84,10 @@ class Ballots:
 class Run:
     """One run of N paths x M samples. questions, incomplete: whole ones in the order asked, and the ids of the others.
 
-    tokens: [Q, N, M] int64, generated ones. truncated: [Q, N, M] bool, cut off at the token limit. summary: what the run
-    measured of itself, empty where it did not end a session. cosines: [N, N], mean over the questions of the cosine of
-    every two paths' thoughts, or None.
+    tokens: [Q, N, M] int64, generated ones. truncated: [Q, N, M] bool, cut off at the token limit. log_probs: [Q, N, M], sum
+    over the tokens, and self_certainty: [Q, N, M], mean over them, both in nats, NaN where the journal has none. summary:
+    what the run measured of itself, empty where it did not end a session. cosines: [N, N], mean over the questions of the
+    cosine of every two paths' thoughts, or None.
     """
 
     folder: Path
@@ -96,6 +100,8 @@ class Run:
     strict: Ballots
     tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    log_probs: NDArray[np.float64]
+    self_certainty: NDArray[np.float64]
     cosines: NDArray[np.float64] | None
 
     @property
@@ -117,6 +123,8 @@ class Run:
             strict=self.strict.of(rows),
             tokens=self.tokens[rows],
             truncated=self.truncated[rows],
+            log_probs=self.log_probs[rows],
+            self_certainty=self.self_certainty[rows],
         )
 
 
@@ -150,6 +158,8 @@ def load(folder: Path) -> Run:
         strict=_ballots(table, "_strict", cells, shape, ids, folder).of(rows),
         tokens=_spread(table["num_tokens"].to_numpy().astype(np.int64), cells, shape)[rows],
         truncated=_spread((table["stop_reason"] == "length").to_numpy().astype(bool), cells, shape)[rows],
+        log_probs=_spread(table["log_prob"].to_numpy().astype(np.float64), cells, shape)[rows],
+        self_certainty=_spread(table["self_certainty"].to_numpy().astype(np.float64), cells, shape)[rows],
         cosines=_cosines(folder, shape[1]),
     )
 
@@ -216,8 +226,7 @@ def _fast(path: Path, end: int) -> pa.Table:
     parse = pj.ParseOptions(explicit_schema=pa.schema(_COLUMNS), unexpected_field_behavior="ignore")
     with pa.memory_map(str(path)) as source:
         table = pj.read_json(pa.BufferReader(source.read_buffer(end)), pj.ReadOptions(block_size=1 << 24), parse)
-    needed = [name for name in _COLUMNS if not name.startswith("answer")]
-    if any(table[name].null_count for name in needed):
+    if any(table[name].null_count for name in _COLUMNS if name not in _MAY_BE_NULL):
         raise pa.ArrowInvalid("a line lacks a field")
     return table
 

@@ -14,9 +14,17 @@ from analysis.load import Run
 from scaling.errors import UsageError
 from scaling.journal import FREE
 
-_NAMES = {"cot": "CoT", "softcot": "SoftCoT", "softcot++": "SoftCoT++"}
+_NAMES = {
+    **{"cot": "CoT", "cot-unk": "CoT-Unk", "assist-cot": "Assist-CoT", "lora": "LoRA", "softcot": "SoftCoT"},
+    **{"softcot-p": "SoftCoT-P", "softcot-dropout": "SoftCoT-Dropout", "softcot-gumbel": "SoftCoT-Gumbel"},
+    "softcot++": "SoftCoT++",
+}
 _OF_A_SEED = ("seed", "thinker", "thinker_sha256", "limit", *FREE)  # may differ between runs of one method
-_OF_A_METHOD = (*_OF_A_SEED, "method", "latent_paths", "samples", "soft_tokens", "assistant", "assistant_fingerprint")
+_OF_A_METHOD = (
+    *(*_OF_A_SEED, "method", "latent_paths", "samples", "soft_tokens", "assistant", "assistant_fingerprint"),
+    *("control", "noise", "shots", "adapter", "adapter_sha256"),
+)
+_OF_A_CONTROL = ("control", "samples")  # may differ between a control and its method
 _SHOWN = 5  # question ids in a message
 
 
@@ -57,6 +65,22 @@ def unlike_settings(methods: Sequence[Method]) -> dict[str, list[Any]]:
     return {key: values for key, values in _differing(configs).items() if key not in _OF_A_METHOD}
 
 
+def controls(methods: Sequence[Method]) -> list[tuple[str, str]]:
+    """(method, control) for every control whose own method, equal in all else, is among `methods`."""
+    soft = [method for method in methods if method.runs[0].config.get("control")]
+    return [
+        (own.name, control.name)
+        for control in soft
+        for own in methods
+        if not own.runs[0].config.get("control") and _alike(own.runs[0], control.runs[0])
+    ]
+
+
+def _alike(own: Run, control: Run) -> bool:
+    apart = _differing([own.config, control.config])
+    return not [key for key in apart if key not in (*FREE, *_OF_A_CONTROL, "seed", "limit", "latent_paths")]
+
+
 def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
     """The user's name, else the method's with whatever tells it from the other unnamed runs of that method."""
     bases = [name or _base(run) for name, run in zip(given, runs, strict=True)]
@@ -72,9 +96,13 @@ def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
 
 
 def _base(run: Run) -> str:
-    method = str(run.config.get("method"))
-    several = "-SC" if run.num_paths == 1 and run.num_samples > 1 else ""  # self-consistency
-    return f"{_NAMES.get(method, method)}{several}"
+    """As the papers call it: -SC for self-consistency, several samples of one path; a control in brackets."""
+    config = run.config
+    method = str(config.get("method"))
+    several = "-SC" if run.num_paths == 1 and run.num_samples > 1 else ""
+    shots = f", {config['shots']}-shot" if config.get("shots") else ""
+    control = f" [{config['control']}]" if config.get("control") else ""
+    return f"{_NAMES.get(method, method)}{several}{shots}{control}"
 
 
 def _telling(apart: dict[str, list[Any]]) -> list[str]:

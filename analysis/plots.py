@@ -52,6 +52,8 @@ def plots(results: Results) -> list[Plot]:
     found = [_accuracy(results, axis) for axis in results.comparisons]
     found += [_coverage(results), _pareto(results), _calibration(results)]
     for number, method in enumerate(results.methods):
+        if len(results.settings.voters) > 2:
+            found.append(_votes(method, results.settings.voters, f"{number + 1}"))
         if method.method.num_paths > 1:
             found += _of_paths(method, results.settings.voter, f"{number + 1}")
     return found
@@ -166,6 +168,23 @@ def _calibration(results: Results) -> Plot:
         f"Expected calibration error in points: {said}."
     )
     return _plot("calibration", "Vote share and correctness", caption, data, draw)
+
+
+def _votes(one: MethodResults, voters: Sequence[str], number: str) -> Plot:
+    rows = [
+        {"voter": voter, "n": p.n, "m": p.m, "chains": p.n * p.m, "accuracy": float(one.grids[voter][p.n - 1, p.m - 1])}
+        for voter in voters
+        for p in one.points
+    ]
+    data = pd.DataFrame(rows)
+
+    def draw(ax: Axes) -> None:
+        for place, (name, own) in enumerate(data.groupby("voter", sort=False)):
+            ax.plot(own["chains"], own["accuracy"], label=name, markevery=_doublings(own), **_look(place))
+        _share_axis(ax, AXES["chains"], "accuracy")
+
+    caption = "The same chains, voted on in different ways; lines grow by latent paths first, then by samples of each."
+    return _plot(f"votes-{number}", f"{one.method.name}: accuracy by vote", caption, data, draw)
 
 
 def _of_paths(one: MethodResults, voter: str, number: str) -> list[Plot]:

@@ -7,33 +7,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.compute import AXES, Compute, compute
-from analysis.estimators import VoteEstimate, flat_vote, hierarchical_vote, pass_at, whole_vote
-from analysis.load import Ballots, Run
-from analysis.methods import Method, unlike_settings
+from analysis.estimators import VoteEstimate, pass_at, vote, whole_vote
+from analysis.load import Run
+from analysis.methods import Method, controls, unlike_settings
 from analysis.paths import CalibrationBin, PathFigures, calibration, path_figures
-from analysis.statistics import Interval, bootstrap, seeded_mean
-from analysis.verdict import Comparison, Curve, compare_all, paths_first, sentence
+from analysis.statistics import Difference, Interval, bootstrap, holm, paired_difference, seeded_mean
+from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
+from analysis.voters import Outside, rule
+from scaling.errors import UsageError, nearest
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]
 
-_VOTES = {"flat": flat_vote, "hierarchical": hierarchical_vote}
-
 
 @dataclass(frozen=True)
 class Settings:
-    """voter: whose accuracy the curves show. axis: on which the verdict is given. seed: of draws and resamples."""
+    """voters: votes to compare; the first is that of the curves and the verdict. axis: on which the verdict is given.
+    baseline: name of the method that all others are compared with, None for every pair. seed: of draws and resamples."""
 
-    voter: str = "flat"
+    voters: tuple[str, ...] = ("flat", "hierarchical")
     axis: str = "flops"
+    baseline: str | None = None
     seed: int = 0
+
+    @property
+    def voter(self) -> str:
+        return self.voters[0]
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,25 @@ class Point:
     costs: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Voted:
+    """One vote over a method's whole grid. difference: to the report's first voter on the same chains, None for that one
+    itself. p_holm: adjusted for all such differences of the report."""
+
+    voter: str
+    accuracy: Interval
+    difference: Difference | None
+    p_holm: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class MethodResults:
-    """One method. table: the whole grid's figures. grids: [N, M] means over questions (and seeds) of "flat",
-    "hierarchical" and "pass", and their "flat_error" and "hierarchical_error" from random sub-grids."""
+    """One method. table: the whole grid's figures. votes: one for each voter. grids: [N, M] means over questions (and seeds)
+    of "pass" and of every voter, and VOTER_error, the standard error from random sub-grids."""
 
     method: Method
     table: dict[str, Interval]
+    votes: list[Voted]
     grids: dict[str, Floats]
     points: list[Point]
     compute: Compute
@@ -66,14 +85,15 @@ class MethodResults:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """A whole report. comparisons: on every axis that all methods have. pareto: (method, n, m) that no other grid beats
-    in both cost and accuracy."""
+    """A whole report. comparisons: on every axis that all methods have. controls: (method, control) of its methods. pareto:
+    (method, n, m) that no other grid beats in both cost and accuracy."""
 
     settings: Settings
     task: str
     num_questions: int
     methods: list[MethodResults]
     comparisons: dict[str, list[Comparison]]
+    controls: list[tuple[str, str]]
     pareto: list[tuple[str, int, int]]
     notes: list[str]
     version: str
@@ -85,16 +105,18 @@ class Results:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdicts."""
-        return [sentence(comparison) for comparison in self.comparisons[self.axis]]
+        """The verdicts, in the order of the comparisons."""
+        own = self.comparisons[self.axis]
+        return [control_sentence(one) if (one.first, one.second) in self.controls else sentence(one) for one in own]
 
 
-def results(methods: Sequence[Method], settings: Settings, tell: Tell) -> Results:
-    """Everything that is to be said of these methods. tell: is told what is being worked on."""
+def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: Outside | None = None) -> Results:
+    """Everything that is to be said of these methods. tell: is told what is being worked on. Raises UsageError."""
+    against = _pairs([method.name for method in methods], controls(methods), settings.baseline)
     found, curves = [], {}
     for method in methods:
         tell(f"{method.name}: votes over all sub-grids of {method.num_paths} x {method.num_samples}")
-        one, own = _method(method, settings)
+        one, own = _method(method, settings, outside or Outside())
         found.append(one)
         curves[method.name] = own
     axes = [axis for axis in AXES if all(axis in one.compute.axes for one in found)]
@@ -105,16 +127,40 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell) -> Result
         settings=settings,
         task=str(first.config.get("task")),
         num_questions=len(first.questions),
-        methods=found,
-        comparisons={axis: compare_all(curves, axis, seed=settings.seed) for axis in axes},
+        methods=_with_holm(found),
+        comparisons={axis: compare_all(curves, axis, pairs=against, seed=settings.seed) for axis in axes},
+        controls=controls(methods),
         pareto=pareto(found, "flops" if "flops" in axes else "chains", settings.voter),
         notes=_notes(methods, found, settings, axes),
         version=version("softcotpp"),
     )
 
 
-def _method(method: Method, settings: Settings) -> tuple[MethodResults, list[Curve]]:
-    grids = [_grids(run.lenient, settings) for run in method.runs]
+def _pairs(names: Sequence[str], against: Sequence[tuple[str, str]], baseline: str | None) -> list[tuple[str, str]]:
+    """All pairs, a method always before its control; or those with the baseline and those of controls."""
+    if baseline is not None and baseline not in names:
+        raise UsageError(
+            f"`--baseline` {baseline!r} is none of the methods ({', '.join(names)}).{nearest(baseline, names)}"
+        )
+    found = []
+    for first, second in combinations(names, 2):
+        own = next((pair for pair in against if set(pair) == {first, second}), None)
+        if own is None and baseline is not None:
+            own = (first, second) if second == baseline else (second, first) if first == baseline else None
+        if own or baseline is None:
+            found.append(own or (first, second))
+    return found
+
+
+def _with_holm(found: Sequence[MethodResults]) -> list[MethodResults]:
+    """p-values of the votes' differences, adjusted for all of the report."""
+    p_values = [v.difference.p_value if v.difference else None for one in found for v in one.votes]
+    adjusted = iter(holm(p_values))
+    return [replace(one, votes=[replace(v, p_holm=next(adjusted)) for v in one.votes]) for one in found]
+
+
+def _method(method: Method, settings: Settings, outside: Outside) -> tuple[MethodResults, list[Curve]]:
+    grids = [_grids(run, settings, outside) for run in method.runs]
     costs = [compute(run) for run in method.runs]
     shape = paths_first(method.num_paths, method.num_samples)
     at = (np.array([n - 1 for n, _ in shape]), np.array([m - 1 for _, m in shape]))
@@ -124,15 +170,15 @@ def _method(method: Method, settings: Settings) -> tuple[MethodResults, list[Cur
     ]
     means = {name: np.mean([own[name].values.mean(axis=0) for own in grids], axis=0) for name in grids[0]}
     errors = {
-        f"{name}_error": np.sqrt(sum(own[name].error ** 2 for own in grids)) / len(grids)
-        for name in ("flat", "hierarchical")
+        f"{name}_error": np.sqrt(sum(own[name].error ** 2 for own in grids)) / len(grids) for name in settings.voters
     }
     shared = _mean_costs(costs)
-    run, votes = method.runs[0], grids[0]
-    bins, error = calibration(run.lenient, votes["flat"].values[:, -1, -1])
+    run = method.runs[0]
+    bins, error = calibration(run.lenient, whole_vote(run.lenient))
     figures = MethodResults(
         method=method,
         table=_table(method, grids, settings),
+        votes=_votes(grids, settings),
         grids={**means, **errors},
         points=_points(curves, means["pass"][at], errors[f"{settings.voter}_error"][at], shared, settings),
         compute=shared,
@@ -144,11 +190,25 @@ def _method(method: Method, settings: Settings) -> tuple[MethodResults, list[Cur
     return figures, curves
 
 
-def _grids(ballots: Ballots, settings: Settings) -> dict[str, VoteEstimate]:
-    values = pass_at(ballots)
+def _grids(run: Run, settings: Settings, outside: Outside) -> dict[str, VoteEstimate]:
+    values = pass_at(run.lenient)
     none = np.zeros(values.shape[1:])
-    votes = {name: vote(ballots, seed=settings.seed) for name, vote in _VOTES.items()}
+    votes = {name: vote(run.lenient, rule(name, run, outside), seed=settings.seed) for name in settings.voters}
     return {"pass": VoteEstimate(values, none, none == 0), **votes}
+
+
+def _votes(grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> list[Voted]:
+    whole = {name: [own[name].values[:, -1, -1] for own in grids] for name in settings.voters}
+    first = whole[settings.voter]
+    return [
+        Voted(
+            name,
+            seeded_mean(values, seed=settings.seed),
+            None if name == settings.voter else paired_difference(values, first, seed=settings.seed),
+            None,
+        )
+        for name, values in whole.items()
+    ]
 
 
 def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> dict[str, Interval]:
@@ -157,8 +217,7 @@ def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: S
 
     runs = method.runs
     return {
-        "flat": mean([own["flat"].values[:, -1, -1] for own in grids]),
-        "hierarchical": mean([own["hierarchical"].values[:, -1, -1] for own in grids]),
+        "accuracy": mean([own[settings.voter].values[:, -1, -1] for own in grids]),
         "strict": mean([whole_vote(run.strict) for run in runs]),
         "pass_at_1": mean([own["pass"].values[:, 0, 0] for own in grids]),
         "coverage": mean([own["pass"].values[:, -1, -1] for own in grids]),

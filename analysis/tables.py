@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from analysis.results import MethodResults, Results
+from analysis.results import MethodResults, Results, Voted
 from analysis.statistics import Interval
 from analysis.verdict import Comparison, amount, p_text
+from analysis.voters import VOTERS
+
+_FEW = 2  # voters that stand in the table of accuracies; more have their own
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Table:
 def tables(results: Results, *, every_axis: bool = True) -> list[Table]:
     """All tables of a report, the most asked for first. every_axis: compare on all axes, else on that of the verdict."""
     found = [_accuracy(results), _compute(results)]
+    if len(results.settings.voters) > _FEW:
+        found.insert(1, _votes(results))
     if len(results.methods) > 1:
         found.append(_comparisons(results, every_axis=every_axis))
     found.append(_paths(results))
@@ -58,7 +64,8 @@ def as_json(results: Results) -> dict[str, Any]:
         "softcotpp": results.version,
         "task": results.task,
         "num_questions": results.num_questions,
-        "voter": results.settings.voter,
+        "voters": list(results.settings.voters),
+        "baseline": results.settings.baseline,
         "seed": results.settings.seed,
         "axis": results.axis,
         "verdicts": results.sentences,
@@ -88,6 +95,7 @@ def _method(one: MethodResults) -> dict[str, Any]:
             for run in one.method.runs
         ],
         "figures": {name: asdict(interval) for name, interval in one.table.items()},
+        "votes": [asdict(voted) for voted in one.votes],
         "grids": {name: _plain(grid) for name, grid in one.grids.items()},
         "curve": [asdict(point) for point in one.points],
         "compute": _plain(asdict(one.compute)),
@@ -113,18 +121,41 @@ def _accuracy(results: Results) -> Table:
     def row(one: MethodResults) -> tuple[str, ...]:
         figures, method = one.table, one.method
         seeds = f", {len(method.runs)} seeds" if len(method.runs) > 1 else ""
-        shares = [_with_interval(figures[name]) for name in ("flat", "hierarchical", "strict", "pass_at_1", "coverage")]
+        shares = [_with_interval(voted.accuracy) for voted in one.votes[:_FEW]]
+        shares += [_with_interval(figures[name]) for name in ("strict", "pass_at_1", "coverage")]
         rest = [_percent(figures[name].value) for name in ("no_answer", "truncated")]
         return (method.name, f"{method.num_paths} x {method.num_samples}{seeds}", *shares, *rest)
 
+    voters = results.settings.voters[:_FEW]
     return Table(
         "Accuracy",
-        "Percent with 95 % intervals over questions. flat: vote over all chains; hierarchical: paths vote, "
-        "then questions; strict: flat, of answers in the asked-for form alone; pass@1: a single chain; "
-        "coverage: any chain; then chains without an answer, and chains cut off at the token limit.",
-        ("method", "N x M", "flat", "hierarchical", "strict", "pass@1", "coverage", "no answer", "cut off"),
+        f"Percent with 95 % intervals over questions. {_meanings(voters)} strict: flat, of answers in the asked-for form "
+        "alone; pass@1: a single chain; coverage: any chain; then chains without an answer, and chains cut off at the token "
+        "limit.",
+        ("method", "N x M", *voters, "strict", "pass@1", "coverage", "no answer", "cut off"),
         tuple(row(one) for one in results.methods),
     )
+
+
+def _votes(results: Results) -> Table:
+    def cell(voted: Voted) -> str:
+        if voted.difference is None:
+            return _percent(voted.accuracy.value)
+        gap = f"{100 * voted.difference.interval.value:+.1f}"
+        return f"{_percent(voted.accuracy.value)} ({gap}, p {_p(voted.p_holm)})"
+
+    voters = results.settings.voters
+    return Table(
+        "Votes",
+        f"Percent right by vote over all chains; in brackets the points against {voters[0]} on the same chains and the "
+        f"p-value of this paired difference, adjusted by Holm for all of the table. {_meanings(voters)}",
+        ("method", *voters),
+        tuple((one.method.name, *map(cell, one.votes)) for one in results.methods),
+    )
+
+
+def _meanings(voters: Sequence[str]) -> str:
+    return f"{'; '.join(f'{name}: {VOTERS[name]}' for name in voters)}."
 
 
 def _compute(results: Results) -> Table:

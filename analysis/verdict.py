@@ -79,9 +79,11 @@ class Comparison:
         return "better" if self.difference.interval.value > 0 else "worse"
 
 
-def compare_all(curves: dict[str, list[Curve]], axis: str, *, seed: int = 0) -> list[Comparison]:
-    """Every pair of methods on one axis, in the given order; each method is a list of its seeds' curves."""
-    pairs = list(combinations(curves, 2))
+def compare_all(
+    curves: dict[str, list[Curve]], axis: str, *, pairs: Sequence[tuple[str, str]] | None = None, seed: int = 0
+) -> list[Comparison]:
+    """Pairs of methods on one axis, by default every one in the given order; each method is a list of its seeds' curves."""
+    pairs = list(combinations(curves, 2)) if pairs is None else pairs
     found = [_difference(curves[a], curves[b], axis, seed) for a, b in pairs]
     adjusted = holm([difference.p_value if difference else None for _, difference, _ in found])
     return [_comparison(pair, axis, *one, p_holm) for pair, one, p_holm in zip(pairs, found, adjusted, strict=True)]
@@ -146,6 +148,18 @@ def sentence(comparison: Comparison) -> str:
     if comparison.decision != "not decided":
         return f"{at}, {first} is {comparison.decision} than {second} ({points})."
     return f"{at}, {first} against {second} is not decided ({points}): {_what_would_decide(comparison, difference)}."
+
+
+def control_sentence(comparison: Comparison) -> str:
+    """The verdict on a method and its control, whose thoughts know nothing of the question."""
+    own, control = comparison.first, comparison.second
+    said = sentence(comparison)
+    if comparison.decision == "better":
+        return f"{said} So the control does not do as well: the thoughts of the question help."
+    if comparison.decision == "no common budget":
+        return said
+    how = "better than" if comparison.decision == "worse" else "as well as"
+    return f"The control {control} does {how} {own}, so nothing here shows that thoughts of the question help. {said}"
 
 
 _AT = {"chains": "chains", "tokens": "generated tokens", "flops": "FLOPs", "seconds": "seconds"}

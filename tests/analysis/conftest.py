@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def completion(question: str, path: int, sample: int, answer: str | None, gold: 
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`make_run(answers, **config)`: answers[question][path][sample], a text or None; gold is question + 1.
 
-    skip: keys that are missing. text: what each completion says. summary, costs, thoughts: as a run writes them.
+    skip: keys that are missing. signals: for a key its log_prob and self_certainty. text: what each completion
+    says. summary, costs, thoughts: as a run writes them.
     """
 
     def make(
@@ -51,6 +52,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         costs: RunCosts | None = COSTS,
         cosines: Sequence[Sequence[float]] | None = None,
         questions: list[Asked] | None = None,
+        signals: Callable[[str, int, int], tuple[float, float]] | None = None,
         **changes: Any,
     ) -> Path:
         shape = {"latent_paths": len(answers[0]), "samples": len(answers[0][0]), "limit": len(answers)}
@@ -67,6 +69,9 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 for path, samples in enumerate(paths):
                     for sample, answer in enumerate(samples):
                         one = completion(asked.id, path, sample, answer, asked.answer, text)
+                        if signals is not None:
+                            log_prob, certainty = signals(*one.key)
+                            one = replace(one, log_prob=log_prob, self_certainty=certainty)
                         if one.key not in skip:
                             journal.append(one)
             if summary is not None:

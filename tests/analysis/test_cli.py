@@ -49,7 +49,11 @@ def test_the_same_seed_gives_the_same_report(folders, tmp_path):
     [
         (["nowhere"], "nowhere is no run directory"),
         (["--compute", "watts"], "`--compute` is 'watts'; choose one of flops, tokens, chains, seconds"),
-        (["--voter", "first"], "`--voter` is 'first'; choose one of flat, hierarchical"),
+        (["--voters", "flat,self-certainy"], "`--voters` has 'self-certainy'; choose of flat, hierarchical"),
+        (["--voters", "best-of-n"], "`--voters best-of-n` needs `--scorer`"),
+        (["--voters", "flat,path-reliability"], "`--voters path-reliability` needs `--validation`"),
+        (["--scorer", "judge:score"], "`--scorer` is for the vote best-of-n: add it to `--voters`"),
+        (["--baseline", "CoT"], "`--baseline` 'CoT' is none of the methods (SoftCoT++)"),
     ],
 )
 def test_what_a_user_can_fix_is_said_in_a_sentence(folders, tmp_path, arguments, said):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import estimators
-from analysis.estimators import flat_vote, hierarchical_vote, pass_at
+from analysis.estimators import FLAT, HIERARCHICAL, Rule, pass_at, vote
 from analysis.load import load
 from scaling import voter
 from scaling.records import Completion
@@ -57,8 +57,8 @@ def brute_force(question: str, answers: list[list[str | None]], gold: str, measu
 def measures(ballots):
     return {
         "pass": pass_at(ballots),
-        "flat": flat_vote(ballots).values,
-        "hierarchical": hierarchical_vote(ballots).values,
+        "flat": vote(ballots).values,
+        "hierarchical": vote(ballots, HIERARCHICAL).values,
     }
 
 
@@ -70,14 +70,16 @@ def test_every_measure_equals_counting_all_sub_grids(answers, make_run):
             assert values[question] == pytest.approx(brute_force(f"q{question}", own, str(question + 1), name)), name
 
 
-@pytest.mark.parametrize("estimate", [flat_vote, hierarchical_vote])
-def test_random_sub_grids_agree_with_counting_within_their_error(estimate, make_run, random_answers, monkeypatch):
+@pytest.mark.parametrize("rule", [FLAT, HIERARCHICAL, "weighted", "best"])
+def test_random_sub_grids_agree_with_counting_within_their_error(rule, make_run, random_answers, monkeypatch):
     ballots = load(make_run(random_answers(3, 60, 3, 3))).lenient
-    counted = estimate(ballots)
+    if isinstance(rule, str):
+        rule = Rule(np.random.default_rng(0).random((60, 3, 3)), best=rule == "best")
+    counted = vote(ballots, rule)
     assert counted.exact.all()
     assert (counted.error == 0).all()
     monkeypatch.setattr(estimators, "sub_grids", lambda *_: 10**9)
-    drawn = estimate(ballots)
+    drawn = vote(ballots, rule)
     assert not drawn.exact.any()
     assert (drawn.error[1, 1] > 0).all()
     error = np.maximum(drawn.error, 1e-12)
@@ -90,20 +92,20 @@ def test_random_sub_grids_agree_with_counting_within_their_error(estimate, make_
 
 def test_the_same_seed_draws_the_same_sub_grids(make_run, random_answers):
     ballots = load(make_run(random_answers(1, 5, 6, 5))).lenient
-    first, again, other = (flat_vote(ballots, seed=seed).values for seed in (0, 0, 1))
+    first, again, other = (vote(ballots, seed=seed).values for seed in (0, 0, 1))
     assert (first == again).all()
     assert (first != other).any()
 
 
 def test_room_for_fewer_questions_at_once_changes_only_the_draws(make_run, random_answers, monkeypatch):
     ballots = load(make_run(random_answers(5, 40, 3, 3))).lenient
-    at_once = flat_vote(ballots).values
+    at_once = vote(ballots).values
     monkeypatch.setattr(estimators, "_CHUNK", 1)
-    assert flat_vote(ballots).values == pytest.approx(at_once)
+    assert vote(ballots).values == pytest.approx(at_once)
 
 
 def test_more_questions_get_fewer_draws_and_say_so(make_run, random_answers):
-    few, many = (flat_vote(load(make_run(random_answers(2, number, 4, 4))).lenient) for number in (4, 900))
+    few, many = (vote(load(make_run(random_answers(2, number, 4, 4))).lenient) for number in (4, 900))
     assert few.exact.sum() > many.exact.sum() > 0  # 1000 draws against 694
 
 

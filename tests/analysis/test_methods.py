@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from analysis.load import load
-from analysis.methods import group, unlike_settings
+from analysis.methods import controls, group, unlike_settings
 from scaling.errors import UsageError
 
 SOFT = {"method": "softcot++", "thinker": "models/a", "thinker_sha256": "aa"}
@@ -30,7 +30,19 @@ def names(*runs, common=False):
 def test_methods_have_their_usual_names(run_of):
     runs = [run_of(1, 1, method="cot"), run_of(1, 4, method="cot"), run_of(1, 4, method="softcot"), run_of(**SOFT)]
     assert names(*runs) == ["CoT", "CoT-SC", "SoftCoT-SC", "SoftCoT++"]
-    assert names(run_of(method="softcot-p")) == ["softcot-p"]
+    runs = [run_of(method=f"softcot-{name}") for name in ("p", "dropout", "gumbel")]
+    assert names(*runs) == ["SoftCoT-P", "SoftCoT-Dropout", "SoftCoT-Gumbel"]
+    runs = [run_of(1, 4, method="cot", shots=4), run_of(1, 4, method="cot-unk"), run_of(1, 1, method="assist-cot")]
+    assert names(*runs) == ["CoT-SC, 4-shot", "CoT-Unk-SC", "Assist-CoT"]
+
+
+def test_controls_are_named_and_know_their_method(run_of):
+    runs = [run_of(**SOFT), run_of(**SOFT, control="zero"), run_of(1, 4, **SOFT, control="none")]
+    runs += [run_of(**SOFT | {"thinker_sha256": "bb", "thinker": "models/b"}, control="zero"), run_of(method="cot")]
+    methods = group(list(zip([None, None, None, "other", "plain"], runs, strict=True)), common=False)
+    assert [m.name for m in methods] == ["SoftCoT++", "SoftCoT++ [zero]", "SoftCoT++-SC [none]", "other", "plain"]
+    assert controls(methods) == [("SoftCoT++", "SoftCoT++ [zero]"), ("SoftCoT++", "SoftCoT++-SC [none]")]
+    assert unlike_settings(methods) == {}
 
 
 def test_runs_of_one_method_are_told_apart_by_what_differs(run_of):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.estimators import flat_vote
+from analysis.estimators import vote
 from analysis.load import load
 from analysis.paths import agreements, answer_entropy, calibration, mean_squares, path_figures
 from analysis.statistics import wilson
@@ -97,7 +97,7 @@ def test_calibration_by_hand(make_run):
     """Two votes of share 1, one of them right; one right vote of share 3/4; one question without any answer."""
     answers = [[["1"] * 2] * 2, [["9"] * 2] * 2, [["3", "3"], ["3", "7"]], [[None] * 2] * 2]
     ballots = load(make_run(answers)).lenient
-    bins, error = calibration(ballots, flat_vote(ballots).values[:, -1, -1])
+    bins, error = calibration(ballots, vote(ballots).values[:, -1, -1])
     assert [(one.mean_share, one.accuracy.value, one.num_questions) for one in bins] == [
         (0.0, 0.0, 1),
         (0.75, 1.0, 1),

@@ -12,6 +12,7 @@ from analysis.methods import group
 from analysis.results import Settings, pareto, results
 from analysis.tables import as_json, markdown, tables
 from analysis.verdict import paths_first
+from scaling.errors import UsageError
 from scaling.journal import load as load_completions
 from scaling.records import Question
 from scaling.summary import summarise
@@ -47,20 +48,23 @@ def test_the_table_says_what_the_runs_own_summary_says(found, folders, which):
     shape = {"num_paths": run["config"]["latent_paths"], "num_samples": run["config"]["samples"]}
     expected = summarise(questions, {one.key: one for one in completions}, voter="flat", **shape)
     table = found.methods[which].table
+    votes = {voted.voter: voted.accuracy for voted in found.methods[which].votes}
+    assert votes["flat"].value == pytest.approx(expected["accuracy"])
+    assert votes["hierarchical"].value == pytest.approx(expected["accuracy_hierarchical"])
     for ours, its in (
-        *(("flat", "accuracy"), ("hierarchical", "accuracy_hierarchical"), ("strict", "accuracy_strict")),
+        *(("accuracy", "accuracy"), ("strict", "accuracy_strict")),
         *(("pass_at_1", "pass_at_1"), ("coverage", "coverage"), ("no_answer", "no_answer"), ("truncated", "truncated")),
         ("mean_tokens", "mean_tokens"),
     ):
         assert table[ours].value == pytest.approx(expected[its]), ours
-    assert (table["flat"].low, table["flat"].high) == (expected["accuracy_low"], expected["accuracy_high"])
+    assert (table["accuracy"].low, table["accuracy"].high) == (expected["accuracy_low"], expected["accuracy_high"])
 
 
 def test_curves_end_where_the_table_stands(found):
     for one in found.methods:
         last = one.points[-1]
         assert (last.n, last.m) == (one.method.num_paths, one.method.num_samples)
-        assert last.accuracy.value == pytest.approx(one.table["flat"].value)
+        assert last.accuracy.value == pytest.approx(one.table["accuracy"].value)
         assert last.coverage == pytest.approx(one.table["coverage"].value)
         assert one.points[0].accuracy.value == pytest.approx(one.table["pass_at_1"].value)
         assert [(p.n, p.m) for p in one.points] == list(paths_first(one.method.num_paths, one.method.num_samples))
@@ -69,9 +73,9 @@ def test_curves_end_where_the_table_stands(found):
 
 
 def test_the_other_voter_gives_its_own_curves(found, folders):
-    other = report(folders, voter="hierarchical")
+    other = report(folders, voters=("hierarchical", "flat"))
     ends = [one.points[-1].accuracy.value for one in other.methods]
-    assert ends == pytest.approx([one.table["hierarchical"].value for one in other.methods])
+    assert ends == pytest.approx([one.votes[1].accuracy.value for one in found.methods])
     assert found.methods[0].grids["hierarchical"] == pytest.approx(other.methods[0].grids["hierarchical"])
 
 
@@ -101,7 +105,7 @@ def test_seeds_are_averaged(make_run, random_answers):
     found = report(runs)
     [one] = found.methods
     singles = [report([run]).methods[0] for run in runs]
-    assert one.table["flat"].value == pytest.approx(np.mean([single.table["flat"].value for single in singles]))
+    assert one.table["accuracy"].value == pytest.approx(np.mean([single.table["accuracy"].value for single in singles]))
     assert one.grids["pass"] == pytest.approx(np.mean([single.grids["pass"] for single in singles], axis=0))
     assert one.compute.axes["flops"] == pytest.approx(np.mean([s.compute.axes["flops"] for s in singles], axis=0))
     assert "2 x 2, 3 seeds" in tables(found)[0].rows[0]
@@ -117,14 +121,14 @@ def test_notes_say_what_a_reader_must_know(make_run, random_answers):
     assert "The verdict is on chains, as flops are not known for every run" in notes
     single = report([make_run([[["1", "2"]]])])
     assert "One question gives no interval and no verdict." in single.notes
-    assert single.methods[0].table["flat"].low is None
+    assert single.methods[0].table["accuracy"].low is None
 
 
 def test_json_holds_what_the_tables_show(found):
     fields = json.loads(json.dumps(as_json(found)))
     assert fields["verdicts"] == found.sentences
     for one, own in zip(found.methods, fields["methods"], strict=True):
-        assert own["figures"]["flat"]["value"] == one.table["flat"].value
+        assert own["figures"]["accuracy"]["value"] == one.table["accuracy"].value
         assert own["grids"]["flat"] == one.grids["flat"].tolist()
         assert len(own["curve"]) == len(one.points)
     assert fields["methods"][1]["paths"]["agreement"][0][0] == pytest.approx(found.methods[1].paths.agreement[0, 0])
@@ -145,3 +149,44 @@ def test_a_bar_in_a_name_breaks_no_markdown(make_run, random_answers):
     method = group([("a|b", load(make_run(random_answers(4, 2, 1, 2))))], common=False)
     text = markdown(results(method, Settings(), lambda _: None))
     assert "| a\\|b |" in text
+
+
+@pytest.fixture(scope="session")
+def with_control(make_run, random_answers):
+    """Right in nine questions of ten, its control in three of ten, and plain chains in between; 40 questions each."""
+    soft = {"method": "softcot++", "thinker_sha256": "aa"}
+    return [
+        make_run(random_answers(1, 40, 2, 2, right=0.9), **soft),
+        make_run(random_answers(2, 40, 1, 4, right=0.6), method="cot"),
+        make_run(random_answers(3, 40, 2, 2, right=0.3), **soft, control="shuffled"),
+        make_run(random_answers(4, 40, 2, 2, right=0.9), **soft, control="zero"),
+    ]
+
+
+def test_a_control_stands_after_its_method_and_says_what_it_means(with_control):
+    found = report(with_control, axis="chains", baseline="CoT-SC")
+    pairs = [(one.first, one.second) for one in found.comparisons["chains"]]
+    assert pairs == [
+        *(("SoftCoT++", "CoT-SC"), ("SoftCoT++", "SoftCoT++ [shuffled]"), ("SoftCoT++", "SoftCoT++ [zero]")),
+        *(("SoftCoT++ [shuffled]", "CoT-SC"), ("SoftCoT++ [zero]", "CoT-SC")),
+    ]
+    assert found.sentences[1].endswith("So the control does not do as well: the thoughts of the question help.")
+    assert found.sentences[2].startswith(
+        "The control SoftCoT++ [zero] does as well as SoftCoT++, so nothing here shows"
+    )
+    turned = report(with_control[::-1], axis="chains").comparisons["chains"]
+    assert {("SoftCoT++", "SoftCoT++ [zero]"), ("SoftCoT++", "SoftCoT++ [shuffled]")} <= {
+        (one.first, one.second) for one in turned
+    }
+
+
+def test_a_baseline_leaves_the_other_pairs_out_and_costs_less_in_holm(with_control):
+    every, few = (report(with_control, axis="chains", baseline=name).comparisons["chains"] for name in (None, "CoT-SC"))
+    assert (len(every), len(few)) == (6, 5)
+    p = {(one.first, one.second): one.p_holm for one in every}
+    assert all(one.p_holm <= p.get((one.first, one.second), 1) for one in few)
+
+
+def test_an_unknown_baseline_is_refused_with_the_nearest_name(with_control):
+    with pytest.raises(UsageError, match=r"`--baseline` 'CoT-CS' is none .* Did you mean `CoT-SC`"):
+        report(with_control, baseline="CoT-CS")

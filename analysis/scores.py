@@ -1,0 +1,37 @@
+"""What a scorer thinks of a run's chains. It may be a model, so it runs in a process of its own, `scaling.scoring`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.load import Run
+from scaling.errors import UsageError
+
+
+def scores(run: Run, scorer: str) -> NDArray[np.float64]:
+    """[Q, N, M], higher is better. scorer: `module:function`, or a folder or Hub id. Raises UsageError."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "scores.jsonl"
+        command = [sys.executable, "-m", "scaling.scoring", str(run.folder), "--scorer", scorer, "--out", str(out)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)  # progress and tracebacks go to the screen
+        if done.returncode == 130:
+            raise KeyboardInterrupt
+        if done.returncode:
+            raise UsageError(done.stdout.strip() or f"`--scorer` {scorer} failed; its own message stands above")
+        return _read(out, run)
+
+
+def _read(path: Path, run: Run) -> NDArray[np.float64]:
+    table = pd.read_json(path, lines=True, dtype={"question_id": str, "score": float})
+    row = pd.Index([asked.id for asked in run.questions]).get_indexer(pd.Index(table["question_id"]))
+    kept = (row >= 0) & (table["path"] < run.num_paths) & (table["sample"] < run.num_samples)
+    found = np.full(run.tokens.shape, np.nan)
+    found[row[kept], table["path"][kept], table["sample"][kept]] = table["score"][kept]
+    return found

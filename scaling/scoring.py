@@ -1,0 +1,240 @@
+"""Scores of a run's chains by a user's function or a reward model: how much it likes each one, for best-of-n votes.
+
+`python -m scaling.scoring FOLDER --scorer S --out FILE` scores the run in FOLDER; `scale-report --scorer` calls it, as
+reports load no models. A text is scored once: scores lie in the cache folder under the scorer, the question and the text, so
+that a second report, or a run that was extended, asks only for what is new.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UsageError
+from scaling.journal import load, load_questions
+from scaling.prompts import with_options
+from scaling.records import Asked, Completion, Question
+
+Score = Callable[[str, list[str]], Sequence[float]]
+Pair = tuple[str, str]  # question, chain
+
+_TOGETHER = 64  # chains of a question that a scorer gets at once
+_TOKENS = 16_384  # of a reward model's batch, padding included
+
+
+def score_run(folder: Path, spec: str, cache: Path, tell: Callable[[int, int], None]) -> Iterator[dict[str, Any]]:
+    """A score for every chain in the journal: {"question_id", "path", "sample", "score"}. tell: chains scored, of how many.
+
+    Raises UsageError where the scorer cannot be found, or returns anything but one finite number for each chain.
+    """
+    _, completions = load(folder)
+    texts = {asked.id: _text(asked) for asked in load_questions(folder)}
+    own = [one for one in completions if one.question_id in texts]
+    score, identity = scorer_of(spec)
+    with _Scores(cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl") as known:
+        wanted = dict.fromkeys((texts[one.question_id], one.text) for one in own)
+        new = [pair for pair in wanted if pair not in known]
+        done = 0
+        for question, chains in _together(new):
+            known.add(question, chains, _checked(score(question, chains), len(chains), spec))
+            done += len(chains)
+            tell(done, len(new))
+        yield from (_line(one, known[texts[one.question_id], one.text]) for one in own)
+
+
+def _line(one: Completion, score: float) -> dict[str, Any]:
+    return {"question_id": one.question_id, "path": one.path, "sample": one.sample, "score": score}
+
+
+def _text(asked: Asked) -> str:
+    return with_options(Question(asked.id, asked.text, asked.answer, asked.choices))
+
+
+def _together(pairs: Sequence[Pair]) -> Iterator[tuple[str, list[str]]]:
+    chains: dict[str, list[str]] = {}
+    for question, chain in pairs:
+        chains.setdefault(question, []).append(chain)
+    for question, own in chains.items():
+        for start in range(0, len(own), _TOGETHER):
+            yield question, own[start : start + _TOGETHER]
+
+
+def _checked(scores: Any, number: int, spec: str) -> list[float]:
+    try:
+        found = [float(score) for score in scores]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != number or not all(map(math.isfinite, found)):
+        raise UsageError(
+            f"`--scorer` {spec} must return {number} finite numbers for {number} chains, the higher the better; it returned "
+            f"{str(scores)[:100]}"
+        )
+    return found
+
+
+class _Scores:
+    """What a scorer has said so far, a line of JSON each; a torn last line is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, float] = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    fields = json.loads(line)
+                    self._known[fields["key"]] = float(fields["score"])
+                except (ValueError, KeyError, TypeError):
+                    continue
+        self._file = path.open("a")
+        self._file.write("\n")  # ends a torn line
+
+    def __enter__(self) -> _Scores:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __contains__(self, pair: Pair) -> bool:
+        return _key(pair) in self._known
+
+    def __getitem__(self, pair: Pair) -> float:
+        return self._known[_key(pair)]
+
+    def add(self, question: str, chains: Sequence[str], scores: Sequence[float]) -> None:
+        for chain, score in zip(chains, scores, strict=True):
+            key = _key((question, chain))
+            self._known[key] = score
+            self._file.write(json.dumps({"key": key, "score": score}) + "\n")
+        self._file.flush()
+
+
+def _key(pair: Pair) -> str:
+    return hashlib.sha256(f"{pair[0]}\0{pair[1]}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def scorer_of(spec: str) -> tuple[Score, str]:
+    """The scorer, and what its scores are kept under: its name with the content of its file. Raises UsageError.
+
+    `module:function` is called as function(question, chains) and returns a number for each chain. Anything else is a folder
+    or Hub id of a sequence-classification model with one output.
+    """
+    module, colon, name = spec.partition(":")
+    if colon and "/" not in module and not Path(spec).exists():
+        return _function(spec, module, name)
+    return reward_model(spec), f"{spec}\0{_weights_stamp(Path(spec))}"
+
+
+def _function(spec: str, module: str, name: str) -> tuple[Score, str]:
+    try:
+        found = importlib.import_module(module)
+        function: Score = getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"`--scorer` {spec} cannot be imported ({error}); write `module:function` with a module of this folder or of an "
+            f"installed package"
+        ) from None
+    source = Path(found.__file__).read_bytes() if found.__file__ else b""
+    return function, f"{spec}\0{hashlib.sha256(source).hexdigest()}"
+
+
+def _weights_stamp(folder: Path) -> str:
+    """Changes when a local model is trained anew; empty for a Hub id."""
+    files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))
+    return "\0".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+
+
+def reward_model(name: str) -> Score:
+    """A sequence-classification model with one output, as a scorer. Raises UsageError.
+
+    It reads question and chain in its chat format where it has one, else as a pair of texts.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from scaling.models import pick_device, pick_dtype
+
+    device = pick_device("auto")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=pick_dtype("auto", device), trust_remote_code=False
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(
+            f"`--scorer` {name} is neither `module:function` nor a sequence-classification model that can be loaded "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from None
+    if model.config.num_labels != 1:
+        raise UsageError(
+            f"`--scorer` {name} has {model.config.num_labels} outputs, and a reward model has one; give another model, or "
+            f"write `module:function` that makes one number of them"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.to(device).eval()
+
+    def encoded(question: str, chain: str) -> list[int]:
+        if tokenizer.chat_template:
+            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": chain}]
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(tokenizer(question, chain)["input_ids"])
+
+    @torch.inference_mode()
+    def score(question: str, chains: list[str]) -> list[float]:
+        rows = [encoded(question, chain) for chain in chains]
+        scores = [0.0] * len(rows)
+        for batch in _batches(rows):
+            inputs = tokenizer.pad({"input_ids": [rows[i] for i in batch]}, padding_side="right", return_tensors="pt")
+            logits = model(**inputs.to(device)).logits[:, 0].float().tolist()
+            for i, value in zip(batch, logits, strict=True):
+                scores[i] = value
+        return scores
+
+    return score
+
+
+def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Places of rows of about one length, as many as there is room for."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    start = 0
+    while start < len(order):
+        stop = start + max(1, _TOKENS // max(1, len(rows[order[start]])))
+        yield order[start:stop]
+        start = stop
+
+
+def main() -> None:
+    """The command; see the module."""
+    parser = argparse.ArgumentParser(prog="scaling.scoring", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--scorer", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from scaling.models import cache_folder
+
+    try:
+        with Progress(console=Console(stderr=True)) as progress, arguments.out.open("w") as file:
+            bar = progress.add_task(f"scoring {arguments.folder}", total=None)
+            tell = lambda done, total: progress.update(bar, completed=done, total=total)  # noqa: E731
+            for line in score_run(arguments.folder, arguments.scorer, cache_folder() / "scores", tell):
+                file.write(json.dumps(line) + "\n")
+    except UsageError as error:
+        print(error)  # to stdout: stderr belongs to the progress bar and to the scorer
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
