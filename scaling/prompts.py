@@ -151,13 +151,14 @@ def as_asked(
     )
 
 
-def check_lengths(prompts: Sequence[Asked], *, context: int, max_new_tokens: int) -> None:
+def check_lengths(prompts: Sequence[Asked], *, context: int, max_new_tokens: int, shots: int = 0) -> None:
     """Raises UsageError for the first prompt that does not fit the context."""
     for asked in prompts:
         length = asked.prompt_tokens
         if length + max_new_tokens > context:
             room = context - length
-            todo = f"lower `--max-new-tokens` to {room} or less" if room > 0 else "leave the question out of the data"
+            too_long = f"give fewer than {shots} `--shots`" if shots else "leave the question out of the data"
+            todo = f"lower `--max-new-tokens` to {room} or less" if room > 0 else too_long
             raise UsageError(
                 f"question {asked.id} needs {length} prompt tokens and `--max-new-tokens` {max_new_tokens}, more than "
                 f"the model's context of {context}; {todo}, or take a backbone with a longer context."

@@ -82,7 +82,8 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
     built = build(config, task, dtype, watcher.status)
     asked = [built.method.asked(question) for question in task.questions]
-    check_lengths(asked, context=built.backbone.context, max_new_tokens=config.max_new_tokens or 1)
+    lengths = {"context": built.backbone.context, "max_new_tokens": config.max_new_tokens or 1}
+    check_lengths(asked, **lengths, shots=config.shots)
     return Setup(built.config, task, built.backbone, built.method, asked, built.details)
 
 

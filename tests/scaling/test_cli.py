@@ -257,6 +257,23 @@ def test_a_dry_run_of_plain_chains_has_no_slots_and_no_assistant(call, small, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "shown", "slots"),
+    [
+        (["--method", "cot", "--shots", "1"], "The answer is", 0),
+        (["--method", "assist-cot"], "<notes>[what the assistant writes]</notes>", 0),
+        (["--method", "cot-unk"], "<notes>[1][2][3][4]</notes>", 1),
+        (["--control", "shuffled"], "control shuffled: the slots hold the thoughts of another question", 2),
+    ],
+)
+def test_a_dry_run_shows_what_each_method_reads(call, small, options, shown, slots):
+    base = call(*small, "--dry-run", "--method", "cot", "--latent-paths", "1").stdout
+    result = call(*small, "--dry-run", *options, "--latent-paths", "2" if options[0] == "--control" else "1")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count(shown) > base.count(shown)
+    assert result.stdout.count("[1]") == slots
+
+
 def test_a_dry_run_as_json_is_one_document(call, small):
     resolved = json.loads(call(*small, "--dry-run", "--json").stdout)
     assert (resolved["num_questions"], resolved["soft_tokens"], resolved["task"]) == (1, 4, "arithmetic")

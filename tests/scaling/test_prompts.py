@@ -203,6 +203,8 @@ def test_the_first_question_that_does_not_fit_is_named_with_the_room_it_has():
         UsageError, match=r"question b .*61 prompt tokens.*`--max-new-tokens` 40.*context of 100"
     ) as error:
         check_lengths([long("a", 60), long("b", 61), long("c", 90)], context=100, max_new_tokens=40)
+    with pytest.raises(UsageError, match="give fewer than 8 `--shots`"):
+        check_lengths([long("a", 100)], context=100, max_new_tokens=40, shots=8)
     assert "lower `--max-new-tokens` to 39 or less" in str(error.value)
 
 
