@@ -8,13 +8,16 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from analysis.results import Results
-from analysis.tables import Table, headline, tables
+from analysis.tables import Table, headline, overview, tables
 
 
 def show(console: Console, results: Results, folder: Path) -> None:
     """Verdict last, as it is what one looks for where the output ends."""
     console.print(headline(results), style="bold", highlight=False, markup=False)
-    for table in tables(results, every_axis=False):
+    short = overview(results)
+    if short:
+        console.print(_lines(short), highlight=False)
+    for table in [] if short else tables(results, every_axis=False):
         console.print(_rich(table), highlight=False)
     for note in results.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
@@ -33,4 +36,14 @@ def _rich(table: Table) -> RichTable:
         found.add_column(row[0], justify="right")
     for place, column in enumerate(table.columns[1:], start=1):
         found.add_row(column, *(row[place] for row in table.rows))
+    return found
+
+
+def _lines(table: Table) -> RichTable:
+    """A method a line."""
+    found = RichTable(title=table.title, title_justify="left")
+    for place, column in enumerate(table.columns):
+        found.add_column(column, justify="right" if place else "left")
+    for row in table.rows:
+        found.add_row(*row)
     return found

@@ -65,15 +65,15 @@ def unlike_settings(methods: Sequence[Method]) -> dict[str, list[Any]]:
     return {key: values for key, values in _differing(configs).items() if key not in _OF_A_METHOD}
 
 
-def controls(methods: Sequence[Method]) -> list[tuple[str, str]]:
-    """(method, control) for every control whose own method, equal in all else, is among `methods`."""
-    soft = [method for method in methods if method.runs[0].config.get("control")]
-    return [
-        (own.name, control.name)
-        for control in soft
-        for own in methods
-        if not own.runs[0].config.get("control") and _alike(own.runs[0], control.runs[0])
-    ]
+def controls(methods: Sequence[Method]) -> dict[tuple[str, str], str]:
+    """Which control it is, at (method, control), for every control whose own method, equal in all else, is given too."""
+    kinds = [(method, method.runs[0].config.get("control")) for method in methods]
+    return {
+        (own.name, control.name): kind
+        for control, kind in kinds
+        for own, its in kinds
+        if kind and not its and _alike(own.runs[0], control.runs[0])
+    }
 
 
 def _alike(own: Run, control: Run) -> bool:

@@ -236,7 +236,11 @@ def _matrix(
 
 def _look(number: int) -> dict[str, Any]:
     return {
-        **{"color": _COLOURS[number % 8], "marker": _MARKERS[number % 8], "linestyle": _DASHES[number % 4]},
+        **{
+            "color": _COLOURS[number % 8],
+            "marker": _MARKERS[number % 8],
+            "linestyle": _DASHES[(number + number // 8) % 4],
+        },
         **{"markersize": 5, "linewidth": 1.6},
     }
 

@@ -6,7 +6,7 @@ Estimates and statistics are made elsewhere; here they are put together, once, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import combinations
@@ -85,7 +85,7 @@ class MethodResults:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """A whole report. comparisons: on every axis that all methods have. controls: (method, control) of its methods. pareto:
+    """A whole report. comparisons: on every axis that all methods have. controls: at (method, control), which it is. pareto:
     (method, n, m) that no other grid beats in both cost and accuracy."""
 
     settings: Settings
@@ -93,7 +93,7 @@ class Results:
     num_questions: int
     methods: list[MethodResults]
     comparisons: dict[str, list[Comparison]]
-    controls: list[tuple[str, str]]
+    controls: dict[tuple[str, str], str]
     pareto: list[tuple[str, int, int]]
     notes: list[str]
     version: str
@@ -106,8 +106,11 @@ class Results:
     @property
     def sentences(self) -> list[str]:
         """The verdicts, in the order of the comparisons."""
-        own = self.comparisons[self.axis]
-        return [control_sentence(one) if (one.first, one.second) in self.controls else sentence(one) for one in own]
+        said = []
+        for one in self.comparisons[self.axis]:
+            control = self.controls.get((one.first, one.second))
+            said.append(control_sentence(one, control) if control else sentence(one))
+        return said
 
 
 def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: Outside | None = None) -> Results:
@@ -136,7 +139,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
     )
 
 
-def _pairs(names: Sequence[str], against: Sequence[tuple[str, str]], baseline: str | None) -> list[tuple[str, str]]:
+def _pairs(names: Sequence[str], against: Collection[tuple[str, str]], baseline: str | None) -> list[tuple[str, str]]:
     """All pairs, a method always before its control; or those with the baseline and those of controls."""
     if baseline is not None and baseline not in names:
         raise UsageError(

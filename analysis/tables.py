@@ -15,6 +15,7 @@ from analysis.verdict import Comparison, amount, p_text
 from analysis.voters import VOTERS
 
 _FEW = 2  # voters that stand in the table of accuracies; more have their own
+_MANY = 5  # methods that are named in a headline, and fit side by side in a terminal
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,27 @@ def tables(results: Results, *, every_axis: bool = True) -> list[Table]:
     return found
 
 
+def overview(results: Results) -> Table | None:
+    """One table of a line a method, for a terminal, where there are too many to stand side by side; else None."""
+    if len(results.methods) <= _MANY:
+        return None
+
+    axis = "flops" if "flops" in results.comparisons else "tokens"
+
+    def row(one: MethodResults) -> tuple[str, ...]:
+        shares = [_percent(one.table[name].value) for name in ("pass_at_1", "coverage")]
+        grid = f"{one.method.num_paths} x {one.method.num_samples}"
+        cost = amount(float(one.compute.axes[axis][-1, -1]))
+        return (one.method.name, grid, _with_interval(one.table["accuracy"]), *shares, cost)
+
+    return Table(
+        "Methods",
+        "",
+        ("method", "N x M", results.settings.voter, "pass@1", "coverage", "FLOPs" if axis == "flops" else axis),
+        tuple(row(one) for one in results.methods),
+    )
+
+
 def markdown(results: Results) -> str:
     """The report as Markdown: verdict, notes, tables."""
     lines = [f"# {headline(results)}", "", *(f"**{said}**\n" for said in results.sentences)]
@@ -55,7 +77,8 @@ def markdown_rows(table: Table) -> list[str]:
 
 def headline(results: Results) -> str:
     questions = f"{results.num_questions} question{'s' * (results.num_questions != 1)}"
-    return f"{', '.join(one.method.name for one in results.methods)} on {results.task}, {questions}"
+    names = [one.method.name for one in results.methods]
+    return f"{', '.join(names) if len(names) <= _MANY else f'{len(names)} methods'} on {results.task}, {questions}"
 
 
 def as_json(results: Results) -> dict[str, Any]:

@@ -150,17 +150,20 @@ def sentence(comparison: Comparison) -> str:
     return f"{at}, {first} against {second} is not decided ({points}): {_what_would_decide(comparison, difference)}."
 
 
-def control_sentence(comparison: Comparison) -> str:
-    """The verdict on a method and its control, whose thoughts know nothing of the question."""
-    own, control = comparison.first, comparison.second
+def control_sentence(comparison: Comparison, control: str) -> str:
+    """The verdict on a method and its control, and what follows from it. control: zero, mean, shuffled, unk or none."""
     said = sentence(comparison)
-    if comparison.decision == "better":
-        return f"{said} So the control does not do as well: the thoughts of the question help."
     if comparison.decision == "no common budget":
         return said
+    asked = "thoughts carry anything of their question" if control in _OF_THOUGHTS else "thoughts help at all"
+    if comparison.decision == "better":
+        shown = "thoughts carry something of their question" if control in _OF_THOUGHTS else "the slots matter"
+        return f"{said} So {shown}."
     how = "better than" if comparison.decision == "worse" else "as well as"
-    return f"The control {control} does {how} {own}, so nothing here shows that thoughts of the question help. {said}"
+    return f"The control {comparison.second} does {how} {comparison.first}: nothing here shows that {asked}. {said}"
 
+
+_OF_THOUGHTS = ("mean", "shuffled")  # thoughts, but not of the question
 
 _AT = {"chains": "chains", "tokens": "generated tokens", "flops": "FLOPs", "seconds": "seconds"}
 

@@ -31,6 +31,16 @@ def test_two_runs_become_a_report(folders, tmp_path):
     assert json.loads(again.stdout)["axis"] == "tokens"
 
 
+def test_many_methods_stand_one_below_the_other(make_run, random_answers, tmp_path):
+    runs = [f"name{k}={make_run(random_answers(k, 5, 1, 2), method='cot', temperature=k / 10)}" for k in range(6)]
+    done = runner.invoke(app, [*runs, "--baseline", "name0", "--out", str(tmp_path / "r")], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("6 methods on arithmetic, 5 questions")
+    assert "…" not in done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("│ name")]
+    assert [line.split()[1] for line in lines] == [f"name{k}" for k in range(6)]
+
+
 def test_runs_are_left_as_they_were(folders, tmp_path):
     before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
     runner.invoke(app, [*map(str, folders), "--out", str(tmp_path / "r")])

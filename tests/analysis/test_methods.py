@@ -41,7 +41,10 @@ def test_controls_are_named_and_know_their_method(run_of):
     runs += [run_of(**SOFT | {"thinker_sha256": "bb", "thinker": "models/b"}, control="zero"), run_of(method="cot")]
     methods = group(list(zip([None, None, None, "other", "plain"], runs, strict=True)), common=False)
     assert [m.name for m in methods] == ["SoftCoT++", "SoftCoT++ [zero]", "SoftCoT++-SC [none]", "other", "plain"]
-    assert controls(methods) == [("SoftCoT++", "SoftCoT++ [zero]"), ("SoftCoT++", "SoftCoT++-SC [none]")]
+    assert controls(methods) == {
+        ("SoftCoT++", "SoftCoT++ [zero]"): "zero",
+        ("SoftCoT++", "SoftCoT++-SC [none]"): "none",
+    }
     assert unlike_settings(methods) == {}
 
 
