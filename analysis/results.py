@@ -57,8 +57,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Voted:
-    """One vote over a method's whole grid. difference: to the report's first voter on the same chains, None for that one
-    itself. p_holm: adjusted for all such differences of the report."""
+    """One vote over a method's whole grid. difference: to the report's first voter on the same chains, None where both are
+    one vote. p_holm: adjusted for all such differences of the report."""
 
     voter: str
     accuracy: Interval
@@ -181,7 +181,7 @@ def _method(method: Method, settings: Settings, outside: Outside) -> tuple[Metho
     figures = MethodResults(
         method=method,
         table=_table(method, grids, settings),
-        votes=_votes(grids, settings),
+        votes=_votes(method, grids, settings),
         grids={**means, **errors},
         points=_points(curves, means["pass"][at], errors[f"{settings.voter}_error"][at], shared, settings),
         compute=shared,
@@ -200,18 +200,26 @@ def _grids(run: Run, settings: Settings, outside: Outside) -> dict[str, VoteEsti
     return {"pass": VoteEstimate(values, none, none == 0), **votes}
 
 
-def _votes(grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> list[Voted]:
+def _votes(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> list[Voted]:
     whole = {name: [own[name].values[:, -1, -1] for own in grids] for name in settings.voters}
     first = whole[settings.voter]
     return [
         Voted(
             name,
             seeded_mean(values, seed=settings.seed),
-            None if name == settings.voter else paired_difference(values, first, seed=settings.seed),
+            None if _the_same(name, settings.voter, method) else paired_difference(values, first, seed=settings.seed),
             None,
         )
         for name, values in whole.items()
     ]
+
+
+def _the_same(voter: str, other: str, method: Method) -> bool:
+    """Whether two votes are one on such a grid, whatever the chains say: no difference to test."""
+    plain = {"flat"}
+    plain |= {"hierarchical"} if 1 in (method.num_paths, method.num_samples) else set()
+    plain |= {"path-reliability"} if method.num_paths == 1 else set()
+    return voter == other or {voter, other} <= plain
 
 
 def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> dict[str, Interval]:

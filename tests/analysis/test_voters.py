@@ -170,3 +170,13 @@ def test_all_votes_in_one_report(make_run, random_answers, signals):
 def test_lists_of_voters():
     assert chosen("flat", validation=False, scorer=False) == ("flat",)
     assert chosen("self-certainty, flat,flat", validation=False, scorer=False) == ("self-certainty", "flat")
+
+
+def test_votes_that_are_one_by_construction_are_not_tested(make_run, random_answers):
+    plain = load(make_run(random_answers(4, 12, 1, 4), method="cot"))
+    paths, both = load(make_run(random_answers(5, 12, 4, 1))), load(make_run(random_answers(5, 12, 4, 2)))
+    for run, same in ((plain, True), (paths, True), (both, False)):
+        [one] = results(group([(None, run)], common=False), Settings(), lambda _: None).methods
+        assert (one.votes[1].difference is None) == same
+        if same:
+            assert one.votes[1].accuracy == one.votes[0].accuracy
