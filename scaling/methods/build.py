@@ -92,9 +92,9 @@ def exemplars(config: RunConfig, task: Task) -> list[Question]:
 
 def _lora(config: RunConfig, task: Task, backbone: LanguageModel, tell: Tell) -> Built:
     found = adapters.find(str(config.adapter))
+    merged = adapters.merged(adapters.load(found, backbone), backbone)
     for doubt in adapters.doubts(found, backbone):
         tell(doubt)
-    merged = adapters.merged(adapters.load(found, backbone), backbone)
     return adapted(config, task, backbone.fingerprint, merged, found.sha256)
 
 
