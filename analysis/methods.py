@@ -19,10 +19,12 @@ _NAMES = {
     **{"softcot-p": "SoftCoT-P", "softcot-dropout": "SoftCoT-Dropout", "softcot-gumbel": "SoftCoT-Gumbel"},
     "softcot++": "SoftCoT++",
 }
-_OF_A_SEED = ("seed", "thinker", "thinker_sha256", "limit", *FREE)  # may differ between runs of one method
+_OF_A_SEED = (  # may differ between runs of one method
+    *("seed", "thinker", "thinker_sha256", "adapter", "adapter_sha256", "merged_fingerprint", "limit", *FREE),
+)
 _OF_A_METHOD = (
     *(*_OF_A_SEED, "method", "latent_paths", "samples", "soft_tokens", "assistant", "assistant_fingerprint"),
-    *("control", "noise", "shots", "adapter", "adapter_sha256"),
+    *("control", "noise", "shots"),
 )
 _OF_A_CONTROL = ("control", "samples")  # may differ between a control and its method
 _SHOWN = 5  # question ids in a message
@@ -129,7 +131,8 @@ def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
             f"the runs named {name} differ in {', '.join(apart)}, so they are no seeds of one method; "
             f"give them different names, as in `NAME=FOLDER`"
         )
-    seeds = [(str(run.config.get("seed")), str(run.config.get("thinker_sha256"))) for run in runs]
+    apart_by = ("seed", "thinker_sha256", "adapter_sha256")
+    seeds = [tuple(str(run.config.get(key)) for key in apart_by) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UsageError(
             f"{', '.join(str(run.folder) for run in runs)} are the same run with the same seed; give each run once, "

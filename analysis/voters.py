@@ -90,7 +90,7 @@ def _ranks(scores: Floats) -> Floats:
 
 def validation_of(run: Run, validation: Sequence[Run]) -> Run:
     """The validation run of the same method with the same thinker and as many paths. Raises UsageError."""
-    keys = ("method", "thinker_sha256", "backbone_fingerprint", "latent_paths", "control", "noise")
+    keys = ("method", "thinker_sha256", "adapter_sha256", "backbone_fingerprint", "latent_paths", "control", "noise")
     mine = [run.config.get(key) for key in keys]
     found = [other for other in validation if [other.config.get(key) for key in keys] == mine]
     if len(found) != 1:

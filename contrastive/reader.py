@@ -62,6 +62,18 @@ class Reader:
         starts = torch.tensor([slots + len(example.suffix) - 1 for example in examples], device=device)
         return self._sums(states.view(batch, paths, length, -1), examples, counts, starts)
 
+    def whole(self, examples: Sequence[Example]) -> Tensor:
+        """Negative log-likelihood of each example's target without thoughts, its sum over tokens, [B] float32, in nats.
+
+        Unlike in `losses`, a gradient reaches every token's states: for a backbone that itself has something to learn.
+        """
+        device = self.backbone.device
+        ids, mask = padded([(*one.prefix, *one.suffix, *one.target[:-1]) for one in examples], device)
+        states = self.backbone.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        counts = torch.tensor([len(one.target) for one in examples], device=device)
+        starts = torch.tensor([len(one.prefix) + len(one.suffix) - 1 for one in examples], device=device)
+        return self._sums(states[:, None], examples, counts, starts)[:, 0]
+
     def _sums(self, states: Tensor, examples: Sequence[Example], counts: Tensor, starts: Tensor) -> Tensor:
         """states: [B, N, S, D]; the state before each target token is turned into its loss."""
         batch, paths = states.shape[:2]

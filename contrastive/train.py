@@ -1,7 +1,8 @@
 """The training loop: steps, validation, early stopping, and a state on disk from which the very same training goes on.
 
-Deterministic: the order of questions, dropout and learning rate are functions of seed and step, so what is kept is the
-thinker, the optimiser's moments and a few numbers. Knows token ids, no texts, no terminal.
+Deterministic: the order of questions, dropout and learning rate are functions of seed and step, so what is kept is what
+was learned, the optimiser's moments and a few numbers. `Loop` knows no more than that; `Trainer` trains a thinker with it.
+Knows token ids, no texts, no terminal.
 """
 
 from __future__ import annotations
@@ -10,24 +11,29 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
-from contrastive.objective import Objective, Parts, backward
+from contrastive.objective import Objective, backward
 from contrastive.parallel import Processes
 from contrastive.reader import Example, Reader
 from contrastive.thinker import Thinker
-from contrastive.watch import Health, examine
+from contrastive.watch import Health, Validation, examine
 
 STATE_FILE, METRICS_FILE = "training.safetensors", "metrics.jsonl"
+_OPTIMISER = "optimiser."
+
+Judged = TypeVar("Judged", bound=Validation)
 
 
 @dataclass(frozen=True)
@@ -79,33 +85,57 @@ class Watcher(Protocol):
 
     def started(self, progress: Progress, schedule: Schedule) -> None: ...
     def stepped(self, progress: Progress, row: dict[str, Any]) -> None: ...
-    def examined(self, progress: Progress, health: Health) -> None: ...
+    def examined(self, progress: Progress, health: Any) -> None: ...
 
 
-@dataclass(eq=False)
-class Trainer:
-    """Everything a training needs. keep: called with the health whenever validation is better than before.
+@dataclass(eq=False, kw_only=True)
+class Loop(ABC, Generic[Judged]):
+    """What every training has. keep: called with what validation said whenever it is better than before.
 
     folder: where state and metrics go; only process 0 writes.
     """
 
-    thinker: Thinker
-    assistant: PreTrainedModel
-    reader: Reader
     train: Sequence[Example]
     validation: Sequence[Example]
     schedule: Schedule
-    objective: Objective
     folder: Path
-    keep: Callable[[Health], None]
+    keep: Callable[[Judged], None]
     watcher: Watcher
     processes: Processes = field(default_factory=Processes)
 
+    @abstractmethod
+    def trained(self) -> list[Parameter]:
+        """The parameters that the optimiser changes, in an order that is always the same."""
+
+    @abstractmethod
+    def frozen(self) -> Sequence[tuple[int, ...]]:
+        """Digests of what a training must not change."""
+
+    @abstractmethod
+    def learned(self) -> dict[str, Tensor]:
+        """What the state on disk holds besides the optimiser's moments, by name."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back what `learned` gave."""
+
+    @abstractmethod
+    def backward(self, batch: Sequence[Example], *, step: int) -> tuple[dict[str, Any], int]:
+        """Adds the gradient over `batch`, the questions of all processes, so that every process has the whole of it.
+
+        Returns what the loss was made of, and how many target tokens were predicted.
+        """
+
+    @abstractmethod
+    def examine(self) -> Judged:
+        """What the validation questions say now."""
+
     def run(self) -> Progress:
         """Trains to the end, from the state in the folder where there is one. Raises ModelChanged."""
-        trained = [parameter for parameter in self.thinker.parameters() if parameter.requires_grad]
-        self._optimiser = torch.optim.AdamW(trained, lr=self.schedule.lr, weight_decay=self.schedule.weight_decay)
-        frozen = [digest(self.assistant), digest(self.reader.backbone)]
+        self._optimiser = torch.optim.AdamW(
+            self.trained(), lr=self.schedule.lr, weight_decay=self.schedule.weight_decay
+        )
+        frozen = self.frozen()
         progress = self._resumed()
         self.watcher.started(progress, self.schedule)
         if not (self.folder / STATE_FILE).is_file():
@@ -115,7 +145,7 @@ class Trainer:
             last = progress.step == self.schedule.max_steps
             if last or progress.step % self.schedule.validate_every == 0:
                 self._examine(progress)
-        if [digest(self.assistant), digest(self.reader.backbone)] != frozen:
+        if self.frozen() != frozen:
             raise ModelChanged("training has changed a frozen model")
         return progress
 
@@ -126,33 +156,20 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = lr
         self._optimiser.zero_grad()
-        parts = backward(
-            self.thinker,
-            self.assistant,
-            self.reader,
-            batch,
-            self.objective,
-            step=progress.step,
-            processes=self.processes,
-        )
+        parts, tokens = self.backward(batch, step=progress.step)
         norm = torch.nn.utils.clip_grad_norm_(self._optimiser.param_groups[0]["params"], self.schedule.clip)
         self._optimiser.step()
         progress.step += 1
         took = time.monotonic() - began
         progress.seconds += took
-        tokens = sum(len(example.target) for example in batch) * self.thinker.num_paths
-        self._tell(progress, parts, lr=lr, gradient_norm=float(norm), tokens_per_second=tokens / took)
-
-    def _tell(self, progress: Progress, parts: Parts, **more: float) -> None:
-        row = {"step": progress.step, **asdict(parts), **more, "seconds": progress.seconds}
+        told = {"lr": lr, "gradient_norm": float(norm), "tokens_per_second": tokens / took}
+        row = {"step": progress.step, **parts, **told, "seconds": progress.seconds}
         self._write(row)
         self.watcher.stepped(progress, row)
 
     def _examine(self, progress: Progress) -> None:
         began = time.monotonic()
-        health = examine(
-            self.thinker, self.assistant, self.reader, self.validation, self.objective, processes=self.processes
-        )
+        health = self.examine()
         progress.seconds += time.monotonic() - began
         if health.loss < progress.best:
             progress.best, progress.best_step, progress.waited = health.loss, progress.step, 0
@@ -173,9 +190,9 @@ class Trainer:
 
     def _save(self, progress: Progress) -> None:
         """One file, replaced in one step: a kill at any moment leaves this state or the one before."""
-        tensors = {f"thinker.{name}": tensor for name, tensor in self.thinker.state_dict().items()}
+        tensors = dict(self.learned())
         for number, state in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": tensor for name, tensor in state.items()}
+            tensors |= {f"{_OPTIMISER}{number}.{name}": tensor for name, tensor in state.items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         partial = self.folder / f"{STATE_FILE}.tmp"
         save_file(tensors, partial, metadata={"progress": json.dumps(asdict(progress))})
@@ -189,9 +206,9 @@ class Trainer:
         with safe_open(path, framework="pt") as file:
             progress = Progress(**json.loads(file.metadata()["progress"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        self.thinker.load_state_dict(_under("thinker.", tensors))
+        self.restore({name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMISER)})
         states: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimiser.", tensors).items():
+        for name, tensor in under(_OPTIMISER, tensors).items():
             number, key = name.split(".")
             states.setdefault(int(number), {})[key] = tensor
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": states})
@@ -207,14 +224,47 @@ class Trainer:
         path.write_text("".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= step))
 
 
+@dataclass(eq=False, kw_only=True)
+class Trainer(Loop[Health]):
+    """Trains a thinker between two frozen models."""
+
+    thinker: Thinker
+    assistant: PreTrainedModel
+    reader: Reader
+    objective: Objective
+
+    def trained(self) -> list[Parameter]:
+        return [parameter for parameter in self.thinker.parameters() if parameter.requires_grad]
+
+    def frozen(self) -> Sequence[tuple[int, ...]]:
+        return [digest(model) for model in (self.assistant, self.reader.backbone)]
+
+    def learned(self) -> dict[str, Tensor]:
+        return {f"thinker.{name}": tensor for name, tensor in self.thinker.state_dict().items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        self.thinker.load_state_dict(under("thinker.", tensors))
+
+    def backward(self, batch: Sequence[Example], *, step: int) -> tuple[dict[str, Any], int]:
+        given = (self.thinker, self.assistant, self.reader, batch, self.objective)
+        parts = backward(*given, step=step, processes=self.processes)
+        return asdict(parts), sum(len(example.target) for example in batch) * self.thinker.num_paths
+
+    def examine(self) -> Health:
+        given = (self.thinker, self.assistant, self.reader, self.validation, self.objective)
+        return examine(*given, processes=self.processes)
+
+
 class ModelChanged(Exception):
     """A frozen model is not what it was before: a bug."""
 
 
-def digest(model: PreTrainedModel) -> tuple[int, ...]:
-    """Tells whether any bit of any weight or buffer has changed."""
-    return tuple(int(torch.hash_tensor(tensor).view(torch.int64)) for tensor in model.state_dict().values())
+def digest(model: PreTrainedModel, *, but: Collection[str] = ()) -> tuple[int, ...]:
+    """Tells whether any bit of any weight or buffer has changed. but: names of tensors that may."""
+    held = (tensor for name, tensor in model.state_dict().items() if name not in but)
+    return tuple(int(torch.hash_tensor(tensor).view(torch.int64)) for tensor in held)
 
 
-def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name begins so, without that beginning."""
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

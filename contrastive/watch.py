@@ -24,7 +24,14 @@ _ALIKE = 0.95  # mean cosine from which all questions' thoughts are one
 
 
 @dataclass(frozen=True)
-class Health:
+class Validation:
+    """What held-out questions say. loss: nats a token of their targets."""
+
+    loss: float
+
+
+@dataclass(frozen=True)
+class Health(Validation):
     """Losses are nats a token over the validation questions.
 
     loss: with the own thoughts, mean over paths; per_path: of each path; without: the same prompt without thoughts;
@@ -33,7 +40,6 @@ class Health:
     earlier one.
     """
 
-    loss: float
     without: float
     another: float
     per_path: tuple[float, ...]

@@ -26,7 +26,9 @@ def panel_option(help: str, panel: str, *names: str) -> Any:
 def scale_run(
     method: Annotated[
         str | None,
-        panel_option("softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk or assist-cot.", RUN),
+        panel_option(
+            "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk, assist-cot or lora.", RUN
+        ),
     ] = None,
     task: Annotated[
         str | None,
@@ -44,6 +46,9 @@ def scale_run(
     assistant: Annotated[str | None, panel_option("The same, for the model that thinks.", MODELS)] = None,
     thinker: Annotated[
         Path | None, panel_option("Checkpoint folder; without it the thinker is untrained.", MODELS)
+    ] = None,
+    adapter: Annotated[
+        str | None, panel_option("For lora: folder or Hub id of an adapter of the backbone.", MODELS)
     ] = None,
     latent_paths: Annotated[
         int | None, panel_option("Latent paths N. Default 8, or the checkpoint's; 1 without ++.", PATHS)

@@ -23,7 +23,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal[
-        "softcot++", "softcot", "softcot-p", "softcot-dropout", "softcot-gumbel", "cot", "cot-unk", "assist-cot"
+        "softcot++", "softcot", "softcot-p", "softcot-dropout", "softcot-gumbel", "cot", "cot-unk", "assist-cot", "lora"
     ] = "softcot++"
     task: str | None = None
     data: Path | None = None
@@ -33,6 +33,7 @@ class RunConfig(BaseModel):
     backbone: str = DEFAULT_MODEL
     assistant: str = DEFAULT_MODEL
     thinker: Annotated[str, BeforeValidator(str)] | None = None
+    adapter: Annotated[str, BeforeValidator(str)] | None = None
     latent_paths: int | None = Field(None, ge=1)
     samples: int = Field(4, ge=1)
     soft_tokens: int | None = Field(None, ge=1)
@@ -80,6 +81,10 @@ class RunConfig(BaseModel):
         if self.temperature == 0 and self.samples > 1:
             raise UsageError("`--temperature` 0 is greedy, so all samples of a path are equal: add `--samples 1`.")
         self._refuse_idle()
+        if self.method == "lora" and not self.adapter:
+            raise UsageError(
+                "`--method lora` needs `--adapter`, a folder that `scale-train --method lora` wrote, or a Hub id: add it."
+            )
         if self.adaptive is not None and self.voter != "flat":
             raise UsageError(
                 f"`--adaptive` {self.adaptive} stops where the flat vote is decided, and `--voter` is {self.voter}: "
@@ -104,6 +109,7 @@ class RunConfig(BaseModel):
             "--soft-tokens": self.soft_tokens and not (self.soft or self.method == "cot-unk"),
             "--control": self.control and not self.soft,
             "--noise": self.noise is not None and not self.perturbed,
+            "--adapter": self.adapter and self.method != "lora",
             "--shots": self.shots and self.method != "cot",
         }
         for name, given in idle.items():
@@ -124,6 +130,7 @@ _FOR = {
     "--soft-tokens": "methods with slots",
     "--control": "methods with soft thoughts",
     "--noise": "the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)",
+    "--adapter": "`lora`",
     "--shots": "`cot`",
 }
 

@@ -12,11 +12,13 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -137,7 +139,7 @@ def load(source: str, *, name: str, device: str, dtype: torch.dtype) -> Language
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UsageError(_why_not(source, name, error)) from error
     model.to(device).eval().requires_grad_(False)
-    return LanguageModel(name, _fingerprint(model), model, tokenizer)
+    return LanguageModel(name, fingerprint_of(model), model, tokenizer)
 
 
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
@@ -172,7 +174,9 @@ def locate(name: str) -> str:
         return str(_unpacked(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UsageError(f"the folder {path} holds no config.json, so it is no model folder.")
+            adapter = (path / "adapter_config.json").is_file()
+            todo = f" It is an adapter: use it with `--method lora --adapter {name}`." if adapter else ""
+            raise UsageError(f"the folder {path} holds no config.json, so it is no model folder.{todo}")
         return str(path.resolve())
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
@@ -180,6 +184,20 @@ def locate(name: str) -> str:
         f"`{name}` is neither a model folder, a GGUF file, a Hub id (owner/name) nor a bundled model "
         f"({', '.join(BUNDLED)}).{nearest(name, BUNDLED) or _neighbour(path)}"
     )
+
+
+def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
+    """A path as it is, whether or not something is there; of a Hub id these files, fetched. Raises UsageError."""
+    place = Path(name).expanduser()
+    if place.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return place
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(files)))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"`{option}`: there is no folder {name}, and it could not be fetched from the Hugging Face Hub "
+            f"({' '.join(str(error).split())[:200]}). Check the id and the network, or give a folder."
+        ) from None
 
 
 def _neighbour(path: Path) -> str:
@@ -264,7 +282,7 @@ def sha256(path: Path) -> str:
 
 
 @torch.no_grad()
-def _fingerprint(model: PreTrainedModel) -> str:
+def fingerprint_of(model: PreTrainedModel) -> str:
     """12 hex digits over the shape and a sample of every tensor: a second for any size, not a checksum against tampering."""
     digest = hashlib.sha256(model.config.model_type.encode())
     for name, tensor in sorted(model.state_dict().items()):

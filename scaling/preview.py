@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from scaling import models
+from scaling import adapters, models
 from scaling.config import RunConfig
 from scaling.methods.build import exemplars
 from scaling.prompts import SLOT, PromptBuilder
@@ -28,6 +28,8 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
     device = models.pick_device(config.device)
     dtype = models.pick_dtype(config.dtype, device)
     config = with_checkpoint(config, find(config)) if config.soft else config
+    if config.adapter:
+        adapters.find(config.adapter)  # so that one that is not there is told now
     settings = {
         **config.model_dump(mode="json"),
         "device": device,

@@ -63,10 +63,14 @@ class Setup:
 
 def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
     """Runs `config`, or continues it, and returns its summary. Raises UsageError and Interrupted."""
-    setup = prepare(config, watcher)
+    return carry_out(prepare(config, watcher), watcher)
+
+
+def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) -> dict[str, Any]:
+    """Runs what is set up, or continues it. parent: where its directory lies, unless `out` names one."""
     config = setup.config
     described = {**config.model_dump(mode="json"), **setup.details, "first_question": digest(setup.task.questions[0])}
-    folder = config.out or Path("runs") / f"{setup.task.name}-{config.method}-{config_hash(described)}"
+    folder = config.out or parent / f"{setup.task.name}-{config.method}-{config_hash(described)}"
     known = {**environment(setup.backbone), "costs": asdict(setup.method.costs())}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
         return sample_all(setup, journal, folder, watcher)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-
 from contrastive import checkpoint
 from contrastive.checkpoint import ThinkerConfig
 from contrastive.thinker import Thinker
@@ -52,17 +50,7 @@ def _place(config: RunConfig) -> Path:
     name = str(config.thinker)
     if name == DEFAULT_THINKER:
         return _TRAINED / ("softcot++" if config.method == "softcot++" else "softcot")
-    place = Path(name).expanduser()
-    if place.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return place
-    files = [checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE]
-    try:
-        return Path(snapshot_download(name, allow_patterns=files))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"`--thinker`: there is no folder {name}, and it could not be fetched from the Hugging Face Hub "
-            f"({' '.join(str(error).split())[:200]}). Check the id and the network, or give a folder."
-        ) from None
+    return models.find_folder(name, option="--thinker", files=[checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE])
 
 
 def with_checkpoint(config: RunConfig, found: Found | None) -> RunConfig:

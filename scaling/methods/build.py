@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaling import models, thinkers
+from scaling import adapters, models, thinkers
 from scaling.config import RunConfig
 from scaling.errors import UsageError
 from scaling.methods.assist import AssistCoT
@@ -57,8 +57,10 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
         write = partial(write_hints, assistant, tell=tell)
         method: Method = AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
-        return Built(backbone, method, config, _details(backbone) | {"assistant_fingerprint": assistant.fingerprint})
+        return Built(backbone, method, config, details_of(backbone) | {"assistant_fingerprint": assistant.fingerprint})
     backbone = models.load(models.locate(config.backbone), name=config.backbone, device=config.device, dtype=dtype)
+    if config.method == "lora":
+        return _lora(config, task, backbone, tell)
     if config.method == "cot":
         method = ChainOfThought(backbone, kind=task.kind, exemplars=exemplars(config, task))
     else:
@@ -66,7 +68,7 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         config = config.model_copy(update={"soft_tokens": num_slots})
         empty = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
         method = SoftCoT(backbone, empty, kind=task.kind, num_slots=num_slots)
-    return Built(backbone, method, config, _details(backbone))
+    return Built(backbone, method, config, details_of(backbone))
 
 
 def exemplars(config: RunConfig, task: Task) -> list[Question]:
@@ -86,6 +88,25 @@ def exemplars(config: RunConfig, task: Task) -> list[Question]:
             f"give a smaller number."
         )
     return solved[: config.shots]
+
+
+def _lora(config: RunConfig, task: Task, backbone: LanguageModel, tell: Tell) -> Built:
+    found = adapters.find(str(config.adapter))
+    merged = adapters.merged(adapters.load(found, backbone), backbone)
+    for doubt in adapters.doubts(found, backbone):
+        tell(doubt)
+    return adapted(config, task, backbone.fingerprint, merged, found.sha256)
+
+
+def adapted(config: RunConfig, task: Task, fingerprint: str, merged: LanguageModel, sha256: str) -> Built:
+    """The prompts of `cot` for a backbone with its adapter merged. fingerprint: of the backbone without it."""
+    details = {
+        **details_of(merged),
+        "backbone_fingerprint": fingerprint,
+        "merged_fingerprint": merged.fingerprint,
+        "adapter_sha256": sha256,
+    }
+    return Built(merged, ChainOfThought(merged, kind=task.kind), config, details)
 
 
 def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
@@ -108,7 +129,7 @@ def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
     for doubt in thinkers.doubts(config, found, backbone, assistant) if found else []:
         tell(doubt)
     details = {
-        **_details(backbone),
+        **details_of(backbone),
         "assistant_fingerprint": assistant.fingerprint,
         "thinker_sha256": found.sha256 if found else None,
     }
@@ -143,5 +164,6 @@ def _mean_thought(thoughts: Thoughts, task: Task) -> Tensor:
     return torch.stack([thoughts(question) for question in task.questions]).mean(0)
 
 
-def _details(backbone: LanguageModel) -> dict[str, Any]:
+def details_of(backbone: LanguageModel) -> dict[str, Any]:
+    """What run.json says of every run's prompts and backbone."""
     return {"prompt_version": PROMPT_VERSION, "backbone_fingerprint": backbone.fingerprint}

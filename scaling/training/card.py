@@ -13,12 +13,68 @@ def write_card(folder: Path, about: dict[str, Any]) -> None:
     (folder / CARD_FILE).write_text(card(about))
 
 
+def write_lora_card(folder: Path, about: dict[str, Any]) -> None:
+    """about: what is in train.json."""
+    (folder / CARD_FILE).write_text(lora_card(about))
+
+
+def lora_card(about: dict[str, Any]) -> str:
+    metrics = about["metrics"]
+    return f"""---
+library_name: peft
+base_model: {about["backbone"]}
+tags: [lora, softcotpp]
+---
+
+# LoRA adapter for {about["backbone"]}
+
+Rank {about["rank"]}, alpha {2 * about["rank"]}, on all linear layers. It learned to answer questions of
+{about["task"]} after the prompt of chain of thought.
+
+```
+scale-run --method lora --backbone {about["backbone"]} --adapter FOLDER
+```
+
+## Held-out questions of {about["task"]}
+
+| figure | value |
+|---|---|
+| loss before training, nats a token | {metrics["before"]:.4f} |
+| loss of this adapter | {metrics["loss"]:.4f} |
+{_check(metrics.get("check"))}
+## How it was made
+
+| setting | value |
+|---|---|
+{_settings(about)}
+"""
+
+
+def _check(check: dict[str, Any] | None) -> str:
+    if check is None:
+        return ""
+    return f"""
+## What it forgot or learned elsewhere
+
+Greedy chain of thought on {check["questions"]} questions of {check["task"]}, which was not trained on:
+
+| figure | value |
+|---|---|
+| right before training | {check["before"]:.1%} |
+| right with this adapter | {check["after"]:.1%} |
+| right only before | {check["only_before"]} |
+| right only after | {check["only_after"]} |
+| exact McNemar p | {check["p"]:.3f} |
+"""
+
+
+def _settings(about: dict[str, Any]) -> str:
+    return "\n".join(f"| `{key}` | {value} |" for key, value in about.items() if isinstance(value, str | int | float))
+
+
 def card(about: dict[str, Any]) -> str:
     metrics = about["metrics"]
     information = metrics["another"] - metrics["loss"]
-    settings = "\n".join(
-        f"| `{key}` | {value} |" for key, value in about.items() if isinstance(value, str | int | float)
-    )
     return f"""---
 library_name: softcotpp
 base_model: {about["backbone"]}
@@ -51,7 +107,7 @@ scale-run --backbone {about["backbone"]} --assistant {about["assistant"]} --thin
 
 | setting | value |
 |---|---|
-{settings}
+{_settings(about)}
 """
 
 

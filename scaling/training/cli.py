@@ -12,11 +12,12 @@ import typer
 from scaling.cli import guarded, panel_option
 from scaling.errors import UsageError
 
-DATA, MODELS, PATHS, LOSS, STEPS, OUTPUT = (
+DATA, MODELS, PATHS, LOSS, LORA, STEPS, OUTPUT = (
     "What to learn from",
     "Models",
     "Paths and thoughts",
     "Loss",
+    "With --method lora, instead of paths, thoughts and their loss",
     "Steps",
     "Where and how",
 )
@@ -26,6 +27,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def scale_train(
+    method: Annotated[
+        str | None, panel_option("softcot++ (default), or lora: fine-tune the backbone on the same targets.", DATA)
+    ] = None,
     task: Annotated[str | None, panel_option("As in scale-run; arithmetic by default.", DATA)] = None,
     data: Annotated[
         Path | None, panel_option("Questions as JSONL: a folder with train.jsonl, or a file.", DATA)
@@ -76,6 +80,15 @@ def scale_train(
     question_weight: Annotated[
         float | None, panel_option("Weight of the contrast of questions. Default 0, which is off.", LOSS)
     ] = None,
+    rank: Annotated[int | None, panel_option("Rank of the adapter. Default 16; alpha is twice that.", LORA)] = None,
+    merge: Annotated[
+        bool | None, panel_option("Also write the whole model, with the adapter in it, to OUT/merged.", LORA, "--merge")
+    ] = None,
+    check_on: Annotated[
+        Path | None,
+        panel_option("Questions of another task as JSONL, a file or a folder: right before and after.", LORA),
+    ] = None,
+    check_limit: Annotated[int | None, panel_option("First questions of them. Default 50.", LORA)] = None,
     epochs: Annotated[int | None, panel_option("Times through the targets. Default 3.", STEPS)] = None,
     max_steps: Annotated[int | None, panel_option("Optimiser steps, instead of epochs.", STEPS)] = None,
     batch_size: Annotated[int | None, panel_option("Targets of a step. Default 8.", STEPS)] = None,
@@ -85,7 +98,9 @@ def scale_train(
     gradient_checkpointing: Annotated[
         bool | None, panel_option("Compute activations twice rather than keep them.", STEPS, "--gradient-checkpointing")
     ] = None,
-    lr: Annotated[float | None, panel_option("Learning rate, falling linearly. Default 0.002.", STEPS)] = None,
+    lr: Annotated[
+        float | None, panel_option("Learning rate, falling linearly. Default 0.002; lora 0.0002.", STEPS)
+    ] = None,
     warmup: Annotated[int | None, panel_option("Steps of rising learning rate. Default 0.", STEPS)] = None,
     weight_decay: Annotated[float | None, panel_option("Default 0.", STEPS)] = None,
     clip: Annotated[float | None, panel_option("Largest norm of the gradient. Default 1.", STEPS)] = None,
@@ -107,7 +122,8 @@ def scale_train(
 ) -> None:
     """Learn N initial token sets and a projection, so that every latent path reasons well and the paths differ.
 
-    The checkpoint is the thinker of the best validation: give its folder to `scale-run --thinker`.
+    The checkpoint is the thinker of the best validation: give its folder to `scale-run --thinker`. With --method lora it
+    is an adapter of the backbone, for `scale-run --method lora --adapter`.
     """
     given = {key: value for key, value in locals().items() if key not in ("config", "json") and value is not None}
     raise typer.Exit(guarded("scale-train", lambda: _train(config, given, as_json=json)))
@@ -125,8 +141,8 @@ def _train(file: Path | None, given: dict[str, Any], *, as_json: bool) -> None:
     from rich.console import Console
 
     from contrastive.parallel import Processes
-    from scaling.training.display import TrainWatch, show_result
-    from scaling.training.run import publish, train
+    from scaling.training.display import TrainWatch
+    from scaling.training.run import publish
 
     folder = str(settings.out or "checkpoints")
     accelerator = Accelerator(cpu=settings.device == "cpu", log_with=settings.log_with, project_dir=folder)
@@ -135,17 +151,29 @@ def _train(file: Path | None, given: dict[str, Any], *, as_json: bool) -> None:
     if settings.log_with:
         accelerator.init_trackers("softcotpp", config=settings.model_dump(mode="json"))
     with TrainWatch(Console(stderr=True), accelerator) as watch:
+        train, show = _of_method(settings.method)
         result = train(settings, watch, Processes())
     accelerator.end_training()
     if accelerator.is_main_process:
         if settings.push_to_hub:
             publish(result.folder, settings.push_to_hub)
         if as_json:
-            print(
-                jsonlib.dumps({"folder": str(result.folder), **vars(result.progress), **vars(result.health)}, indent=2)
-            )
+            print(jsonlib.dumps(result.told(), indent=2))
         else:
-            show_result(Console(), result.health, result.folder, result.progress)
+            show(Console(), result)
+
+
+def _of_method(method: str) -> tuple[Any, Any]:
+    """What trains, and what shows its result; `peft` is imported only where it is needed."""
+    from scaling.training import display
+
+    if method == "lora":
+        from scaling.training.lora import train_lora
+
+        return train_lora, display.show_adapter
+    from scaling.training.run import train
+
+    return train, display.show_result
 
 
 def main() -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -14,9 +13,13 @@ from rich.table import Table
 
 from contrastive.train import Progress as Training
 from contrastive.train import Schedule
-from contrastive.watch import Health
+from contrastive.watch import Health, Validation
 from scaling.display import Watch
 from scaling.run import Watcher as RunWatcher
+
+if TYPE_CHECKING:
+    from scaling.training.lora import LoraResult
+    from scaling.training.run import Result
 
 _LINE_EVERY = 10.0  # seconds between plain progress lines
 
@@ -49,12 +52,14 @@ class TrainWatch:
         self._runs.clear()
         if self._progress:
             self._progress.stop()
+            self._progress = None
 
     def status(self, text: str) -> None:
         self._print(f"{text} ...", style="dim")
 
     def sampling(self) -> RunWatcher:
-        """Follows the sampling of own chains."""
+        """Follows a run: the sampling of own chains, or a check."""
+        self._stop()
         self._runs.append(Watch(Console(quiet=True) if self._silent else self._console, voter="flat"))
         return self._runs[-1]
 
@@ -80,25 +85,22 @@ class TrainWatch:
             {f"train/{key}": value for key, value in row.items() if key != "step" and value is not None},
             step=progress.step,
         )
-        said = (
-            f"loss {row['language']:.4f}, contrast {row['contrastive']:.3f}, cosine {_cosine(row['path_cosine'])}, "
-            f"{row['tokens_per_second']:.0f} tokens/s"
-        )
+        paths = ""
+        if "contrastive" in row:
+            paths = f"contrast {row['contrastive']:.3f}, cosine {_cosine(row['path_cosine'])}, "
+        said = f"loss {row['language']:.4f}, {paths}{row['tokens_per_second']:.0f} tokens/s"
         if self._progress:
             self._progress.update(self._task, completed=progress.step, said=said)
         elif time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
             self._print(f"step {progress.step}/{self._schedule.max_steps}: {said}, {self._left(progress)} left")
 
-    def examined(self, progress: Training, health: Health) -> None:
+    def examined(self, progress: Training, health: Validation) -> None:
         figures = {key: value for key, value in vars(health).items() if isinstance(value, float)}
         self._accelerator.log({f"validation/{key}": value for key, value in figures.items()}, step=progress.step)
         best = ", best so far" if progress.best_step == progress.step else ""
-        self._print(
-            f"validation at step {progress.step}: loss {health.loss:.4f}{best} (without thoughts {health.without:.4f}, with "
-            f"another question's {health.another:.4f}), cosine of paths {_cosine(health.path_cosine)}, of questions "
-            f"{_cosine(health.question_cosine)}, rank {health.effective_rank:.1f}"
-        )
+        paths = _of_thoughts(health) if isinstance(health, Health) else ""
+        self._print(f"validation at step {progress.step}: loss {health.loss:.4f}{best}{paths}")
         if progress.stopped_early:
             self._print(f"stopped early: no better validation since step {progress.best_step}")
 
@@ -112,8 +114,9 @@ class TrainWatch:
             self._console.print(text, highlight=False, soft_wrap=True, **options)
 
 
-def show_result(console: Console, health: Health, folder: Path, progress: Training) -> None:
+def show_result(console: Console, result: Result) -> None:
     """The kept thinker's figures, and warnings in plain words."""
+    health, folder, progress = result.health, result.folder, result.progress
     table = Table(title=f"thinker of step {progress.best_step}", show_header=False, title_justify="left")
     for row in (
         ("loss, own thoughts", f"{health.loss:.4f}", "nats a token, held-out questions"),
@@ -131,6 +134,40 @@ def show_result(console: Console, health: Health, folder: Path, progress: Traini
     for warning in health.warnings():
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     console.print(f"checkpoint: {folder}/  use it with: scale-run --thinker {folder}", highlight=False, soft_wrap=True)
+
+
+def show_adapter(console: Console, result: LoraResult) -> None:
+    """The kept adapter's figures, and what it did to other questions."""
+    figures, progress, check = result.figures, result.progress, result.check
+    table = Table(title=f"adapter of step {progress.best_step}", show_header=False, title_justify="left")
+    rows = [
+        ("loss", f"{figures.loss:.4f}", "nats a token, held-out questions"),
+        ("loss before training", f"{figures.before:.4f}", ""),
+        ("trained parameters", f"{result.parameters:,}", ""),
+        ("seconds", f"{progress.seconds:.1f}", ""),
+    ]
+    if check:
+        rows += [
+            (f"{check.task} before", f"{check.before:.1%}", f"greedy, {check.questions} questions not trained on"),
+            (f"{check.task} after", f"{check.after:.1%}", f"exact McNemar p = {check.p:.3f}"),
+            ("right only before", f"{check.only_before}", ""),
+            ("right only after", f"{check.only_after}", ""),
+        ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    used = f"scale-run --method lora --adapter {result.folder}"
+    console.print(f"adapter: {result.folder}/  use it with: {used}", highlight=False, soft_wrap=True)
+    if result.merged:
+        used = f"scale-run --backbone {result.merged}"
+        console.print(f"merged: {result.merged}/  use it with: {used}", highlight=False, soft_wrap=True)
+
+
+def _of_thoughts(health: Health) -> str:
+    return (
+        f" (without thoughts {health.without:.4f}, with another question's {health.another:.4f}), cosine of paths "
+        f"{_cosine(health.path_cosine)}, of questions {_cosine(health.question_cosine)}, rank {health.effective_rank:.1f}"
+    )
 
 
 def _cosine(value: float | None) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from huggingface_hub import HfApi
 
 from contrastive import checkpoint
 from contrastive.objective import TEMPERATURES, Objective
@@ -23,7 +24,7 @@ from contrastive.token_sets import SoftTokenSets
 from contrastive.train import STATE_FILE, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
 from contrastive.watch import Health
-from scaling import models
+from scaling import adapters, models
 from scaling.config import option
 from scaling.errors import Interrupted, UsageError
 from scaling.journal import config_hash
@@ -32,10 +33,11 @@ from scaling.prompts import PROMPT_VERSION, gold_text
 from scaling.run import Watcher as RunWatcher
 from scaling.run import environment
 from scaling.training.card import write_card
-from scaling.training.config import FREE, TrainConfig
+from scaling.training.config import FREE, OF_LORA, OF_THOUGHTS, TrainConfig
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 
 CONFIG = "train.json"
+FOUND = ("metrics", "environment")  # in it besides what decides a training
 _REFERENCE = 64  # questions over which states are standardised
 ROWS = 8  # targets x paths that go through the backbone together, unless asked for otherwise
 _VALIDATIONS = 10  # of a training, unless asked for otherwise
@@ -56,20 +58,21 @@ class Result:
     progress: Progress
     health: Health
 
+    def told(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"folder": str(self.folder), **vars(self.progress), **vars(self.health)}
+
 
 def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
-    config = config.resolved()
-    device = models.pick_device(config.device)
-    dtype = models.pick_dtype(config.dtype, device)
-    config = config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")})
+    config, dtype = placed(config.resolved())
     split = split_of(config)
     watcher.status(f"loading {config.backbone} and {config.assistant}")
-    backbone, assistant = models.load_pair(config.backbone, config.assistant, device=device, dtype=dtype)
-    described = describe(config, backbone, assistant, split)
-    folder = config.out or Path("checkpoints") / f"{split.task.name}-{config_hash(described)}"
-    _open(folder, described, resume=config.resume, processes=processes)
-    learn, validate = _examples(config, split, backbone, assistant, watcher, processes)
+    backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+    described = describe(config, split, {"backbone": backbone, "assistant": assistant})
+    folder = open_folder(config, described, processes=processes)
+    build = ExampleBuilder(backbone, assistant, kind=split.task.kind, num_slots=config.soft_tokens)
+    learn, validate = examples(config, split, build, backbone, watcher, processes)
     thinker = new_thinker(config, backbone, assistant, learn)
 
     def keep(health: Health) -> None:
@@ -80,10 +83,10 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     trainer = Trainer(
         thinker=thinker,
         assistant=assistant.model,
-        reader=_reader(backbone),
+        reader=reader_of(backbone),
         train=learn,
         validation=validate,
-        schedule=_schedule(config, len(learn)),
+        schedule=schedule_of(config, len(learn)),
         objective=_objective(config),
         folder=folder,
         keep=keep,
@@ -105,49 +108,66 @@ def _health_of(folder: Path) -> Health:
     return Health(**{**metrics, "per_path": tuple(metrics["per_path"]), "dead": tuple(metrics["dead"])})
 
 
-def describe(config: TrainConfig, backbone: LanguageModel, assistant: LanguageModel, split: Split) -> dict[str, Any]:
-    """What decides a training's result: settings, models, questions."""
-    settings = config.model_dump(mode="json", exclude=set(FREE))
+def placed(config: TrainConfig) -> tuple[TrainConfig, torch.dtype]:
+    """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
+    device = models.pick_device(config.device)
+    dtype = models.pick_dtype(config.dtype, device)
+    return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
+
+
+def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) -> dict[str, Any]:
+    """What decides a training's result: settings, models by role, questions; nothing that is of another method alone."""
+    of_others = (*OF_THOUGHTS, "merge", "check_on", "check_limit") if config.method == "lora" else ("method", *OF_LORA)
+    settings = config.model_dump(mode="json", exclude={*FREE, *of_others})
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
     return {
         **settings,
         "task": split.task.name,
         "prompt_version": PROMPT_VERSION,
-        "backbone_fingerprint": backbone.fingerprint,
-        "assistant_fingerprint": assistant.fingerprint,
+        **{f"{role}_fingerprint": model.fingerprint for role, model in used.items()},
         "questions": config_hash({"ids": ids}),
     }
 
 
-def _open(folder: Path, described: dict[str, Any], *, resume: bool, processes: Processes) -> None:
-    """Makes the folder, or checks that what is in it is this very training. Raises UsageError."""
-    before = folder / CONFIG
+def open_folder(config: TrainConfig, described: dict[str, Any], *, processes: Processes) -> Path:
+    """Makes the training's folder, or checks that what is in it is this very training. Raises UsageError."""
+    folder = config.out or Path("checkpoints") / f"{described['task']}-{config_hash(described)}"
+    before, found = folder / CONFIG, {}
     if before.is_file():
         other = json.loads(before.read_text())
+        found = {key: other.pop(key) for key in FOUND if key in other}
         different = sorted(key for key in {*other, *described} if other.get(key) != described.get(key))
         if different:
             listed = ", ".join(
                 f"`{option(key)}` was {other.get(key)!r}, now {described.get(key)!r}" for key in different
             )
             raise UsageError(f"{folder} holds another training: {listed}; give another `--out`.")
-        if (folder / STATE_FILE).is_file() and not resume:
+        if (folder / STATE_FILE).is_file() and not config.resume:
             raise UsageError(f"{folder} holds this training already: add `--resume` to go on, or give another `--out`.")
     processes.wait()
     if processes.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        before.write_text(json.dumps(described, indent=2) + "\n")
+        write_about(folder, described | found)
     processes.wait()
+    return folder
 
 
-def _examples(
+def write_about(folder: Path, about: dict[str, Any]) -> None:
+    """train.json, replaced in one step."""
+    partial = folder / f"{CONFIG}.tmp"
+    partial.write_text(json.dumps(about, indent=2) + "\n")
+    partial.replace(folder / CONFIG)
+
+
+def examples(
     config: TrainConfig,
     split: Split,
+    build: ExampleBuilder,
     backbone: LanguageModel,
-    assistant: LanguageModel,
     watcher: Watcher,
     processes: Processes,
 ) -> tuple[list[Example], list[Example]]:
-    build = ExampleBuilder(backbone, assistant, kind=split.task.kind, num_slots=config.soft_tokens)
+    """Those to learn from and those to validate on. Raises UsageError where there is nothing to learn from."""
     texts: Callable[[Any], Sequence[str]] = lambda question: [gold_text(question, kind=split.task.kind)]  # noqa: E731
     if config.targets == "self":
         if processes.rank == 0:
@@ -194,14 +214,16 @@ def _states(thinker: Thinker, assistant: LanguageModel, example: Example, num_sl
     return thinker.states(assistant.model, ids, torch.ones_like(ids), num_slots)
 
 
-def _reader(backbone: LanguageModel) -> Reader:
+def reader_of(backbone: LanguageModel) -> Reader:
+    """Raises UsageError for a backbone whose losses cannot be worked out."""
     try:
         return Reader(backbone.model)
     except UnsupportedModel as error:
         raise UsageError(f"`--backbone` {backbone.name} cannot be trained for: {error}.") from None
 
 
-def _schedule(config: TrainConfig, num_examples: int) -> Schedule:
+def schedule_of(config: TrainConfig, num_examples: int) -> Schedule:
+    """Steps and optimiser as the settings say."""
     per_epoch = math.ceil(num_examples / config.batch_size)
     max_steps = config.max_steps or (config.epochs or 1) * per_epoch
     same = ("batch_size", "lr", "weight_decay", "warmup", "clip", "patience", "seed")
@@ -210,23 +232,34 @@ def _schedule(config: TrainConfig, num_examples: int) -> Schedule:
 
 
 def _objective(config: TrainConfig) -> Objective:
-    together = math.ceil(ROWS / config.latent_paths)  # fewer rows than this leave the products slow
     return Objective(
         num_slots=config.soft_tokens,
         contrastive=config.contrastive,
         weight=config.contrastive_weight,
         temperature=config.contrastive_temperature or TEMPERATURES[config.contrastive],
         question_weight=config.question_weight,
-        micro_batch=math.ceil(config.batch_size / config.grad_accumulation) if config.grad_accumulation else together,
+        micro_batch=micro_batch(config, paths=config.latent_paths),
         recompute=config.gradient_checkpointing,
         seed=config.seed,
     )
 
 
+def micro_batch(config: TrainConfig, *, paths: int) -> int:
+    """Targets that go through the backbone together: fewer rows than `ROWS` leave the products slow."""
+    parts = config.grad_accumulation
+    return math.ceil(config.batch_size / parts) if parts else math.ceil(ROWS / paths)
+
+
 def publish(folder: Path, repository: str) -> None:
-    """Puts the checkpoint's files on the Hub. Raises UsageError where the Hub refuses."""
+    """Puts the checkpoint's files, or those of an adapter, on the Hub. Raises UsageError where the Hub refuses."""
+    adapter = [adapters.CONFIG_FILE, adapters.WEIGHTS_FILE, adapters.ABOUT_FILE, checkpoint.CARD_FILE]
     try:
-        checkpoint.Checkpoint.from_pretrained(folder).push_to_hub(repository)
+        if (folder / adapters.WEIGHTS_FILE).is_file():
+            hub = HfApi()
+            hub.create_repo(repository, exist_ok=True)
+            hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=adapter)
+        else:
+            checkpoint.Checkpoint.from_pretrained(folder).push_to_hub(repository)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"`--push-to-hub` {repository}: {' '.join(str(error).split())[:200]}. The checkpoint is in {folder}."

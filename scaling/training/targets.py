@@ -55,13 +55,13 @@ def _hash(question: Question) -> str:
 
 
 class ExampleBuilder:
-    """Token ids of examples, with the very prompts of runs."""
+    """Token ids of examples, with the very prompts of runs. assistant: None where nothing but the backbone reads."""
 
-    def __init__(self, backbone: LanguageModel, assistant: LanguageModel, *, kind: str, num_slots: int) -> None:
+    def __init__(self, backbone: LanguageModel, assistant: LanguageModel | None, *, kind: str, num_slots: int) -> None:
         self._tokenizer = backbone.tokenizer
         self._end = end_token(backbone)
         self._backbone = PromptBuilder(backbone.tokenizer, kind=kind)
-        self._assistant = PromptBuilder(assistant.tokenizer, kind=kind)
+        self._assistant = PromptBuilder(assistant.tokenizer, kind=kind) if assistant else None
         self._num_slots = num_slots
         self._context = backbone.context
 
@@ -77,7 +77,8 @@ class ExampleBuilder:
                 f"question {question.id} needs {length} tokens with its target, more than the backbone's context of "
                 f"{self._context}: leave the question out of the data, or take a backbone with a longer context."
             )
-        return Example(question.id, self._assistant.assistant(question), prompt.prefix, prompt.suffix, target)
+        read = self._assistant.assistant(question) if self._assistant else ()
+        return Example(question.id, read, prompt.prefix, prompt.suffix, target)
 
 
 def end_token(backbone: LanguageModel) -> int:

@@ -20,6 +20,7 @@ from contrastive import checkpoint
 from contrastive.projection import new_projection
 from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
+from scaling import models
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding, Generated, Request, SoftPrompt
 from scaling.engines.sampling import sample_tokens, uniforms
@@ -28,6 +29,7 @@ from scaling.prompts import PROMPT_VERSION
 from scaling.records import Completion, Key
 from scaling.run import execute
 from scaling.seeds import stream_seed
+from scaling.training.adapter import new_adapter, save_adapter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -170,6 +172,26 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         thinker = Thinker(SoftTokenSets(vectors), new_projection(assistant_width, backbone_width, scale=0.5))
         checkpoint.save(thinker, tmp_path / "checkpoint", soft_tokens=3, prompt_version=prompt_version)
         return tmp_path / "checkpoint"
+
+    return make
+
+
+@pytest.fixture
+def make_adapter(tmp_path: Path, tiny_model_folder: Path) -> Callable[..., Path]:
+    """`make_adapter(name="adapter", scale=0.0, backbone=...)`: the folder of a LoRA adapter of rank 4 for the tiny model, or
+    another; A is random, B too with `scale` as its deviation, and zero without."""
+
+    def make(*, name: str = "adapter", scale: float = 0.0, backbone: Path = tiny_model_folder) -> Path:
+        source = str(backbone)
+        model = models.load(source, name=source, device="cpu", dtype=torch.float32)
+        adapter = new_adapter(model, rank=4, seed=0)
+        generator = torch.Generator().manual_seed(1)
+        for key, parameter in adapter.named_parameters():
+            if "lora_B" in key:
+                parameter.data = torch.randn(parameter.shape, generator=generator) * scale
+        (tmp_path / name).mkdir()
+        save_adapter(adapter, tmp_path / name, backbone=source)
+        return tmp_path / name
 
     return make
 

@@ -26,6 +26,7 @@ OPTIONS = [
     "--backbone",
     "--assistant",
     "--thinker",
+    "--adapter",
     "--latent-paths",
     "--samples",
     "--soft-tokens",

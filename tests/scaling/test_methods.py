@@ -44,18 +44,19 @@ def thoughts_of(setup, number: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_and_knows_its_costs(tmp_path, config_of, silent, method):
+def test_every_method_runs_and_knows_its_costs(tmp_path, config_of, silent, method, make_adapter):
     several = {} if method == "softcot++" or method in PERTURBED else {"latent_paths": 1}
-    summary = execute(config_of(method=method, out=tmp_path / "run", **several), silent)
+    adapter = {"adapter": make_adapter()} if method == "lora" else {}
+    summary = execute(config_of(method=method, out=tmp_path / "run", **several, **adapter), silent)
     assert summary["complete"] is True
     assert summary["num_completions"] == 2 * 2 * (several.get("latent_paths", 2))
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     costs = RunCosts.from_json(described["environment"]["costs"])
-    assert (costs.assistant is None) == (method in ("cot", "cot-unk"))
+    assert (costs.assistant is None) == (method in ("cot", "cot-unk", "lora"))
     for asked in load_questions(tmp_path / "run"):
         assert costs.question(asked) > 0
         # what the run computed at most, was nothing shared
-        assert (asked.soft_tokens > 0) == (method not in ("cot", "assist-cot"))
+        assert (asked.soft_tokens > 0) == (method not in ("cot", "assist-cot", "lora"))
 
 
 def test_cot_is_the_backbones_own_generation(tmp_path, config_of, silent, made, tiny_model_folder):
@@ -262,6 +263,10 @@ def test_exemplars_come_from_the_training_file_of_a_folder(made, tmp_path):
         ),
         ({"method": "softcot", "noise": 0.0}, "`--noise` is for the methods that perturb thoughts"),
         ({"method": "softcot++", "shots": 2}, "`--shots` is for `cot`"),
+        ({"method": "lora", "adapter": "x", "shots": 2}, "`--shots` is for `cot`"),
+        ({"method": "lora", "adapter": "x", "latent_paths": 2}, "needs a method with several paths"),
+        ({"method": "lora"}, "`--method lora` needs `--adapter`"),
+        ({"method": "cot", "adapter": "x"}, "`--adapter` is for `lora`, and `--method` is `cot`"),
         ({"method": "assist-cot", "thinker": "x"}, "`--thinker` is for methods with soft thoughts"),
         ({"method": "assist-cot", "soft_tokens": 2}, "`--soft-tokens` is for methods with slots"),
         ({"method": "cot-unk", "latent_paths": 2}, "needs a method with several paths"),

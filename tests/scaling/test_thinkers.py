@@ -89,7 +89,7 @@ def test_a_published_file_can_be_run(tmp_path, run):
 def test_a_hub_id_is_fetched(monkeypatch, make_checkpoint):
     folder = make_checkpoint()
     asked = []
-    monkeypatch.setattr(thinkers, "snapshot_download", lambda name, **_: asked.append(name) or str(folder))
+    monkeypatch.setattr(models, "snapshot_download", lambda name, **_: asked.append(name) or str(folder))
     found = find(RunConfig(thinker="somebody/thinker"))
     assert asked == ["somebody/thinker"]
     assert found.config == checkpoint.read_config(folder)
@@ -99,6 +99,6 @@ def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
     def refuse(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(thinkers, "snapshot_download", refuse)
+    monkeypatch.setattr(models, "snapshot_download", refuse)
     with pytest.raises(UsageError, match=r"somebody/thinker.*no network"):
         find(RunConfig(thinker="somebody/thinker"))

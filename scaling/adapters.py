@@ -1,0 +1,133 @@
+"""LoRA adapters in PEFT's form: found, checked, put on a backbone, and merged into its weights. Knows no questions.
+
+Imports `peft` where it is needed, as that takes longer than a dry run.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from scaling.errors import UsageError
+from scaling.models import LanguageModel, find_folder, fingerprint_of, sha256
+from scaling.prompts import PROMPT_VERSION
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE = "adapter_config.json", "adapter_model.safetensors", "train.json"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An adapter on disk. name: as the user gave it. sha256: of its weights. about: its train.json, if it has one."""
+
+    name: str
+    folder: Path
+    sha256: str
+    about: dict[str, Any]
+
+
+def find(name: str) -> Found:
+    """The adapter in a folder or under a Hub id. Raises UsageError where there is none."""
+    folder = find_folder(name, option="--adapter", files=[CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE])
+    missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]
+    if missing:
+        whole = (folder / "config.json").is_file()
+        todo = f"it is a whole model: use it as `--backbone {name}`" if whole else "give the folder of an adapter"
+        raise UsageError(f"`--adapter` {name} holds no {' and no '.join(missing)}: {todo}.")
+    about = folder / ABOUT_FILE
+    return Found(name, folder, sha256(folder / WEIGHTS_FILE), json.loads(about.read_text()) if about.is_file() else {})
+
+
+def doubts(found: Found, backbone: LanguageModel) -> list[str]:
+    """Why the adapter may not do what it was trained for, in plain words."""
+    said = []
+    trained_on = found.about.get("backbone_fingerprint")
+    if trained_on and trained_on != backbone.fingerprint:
+        said.append(
+            f"the adapter {found.name} was trained with another backbone ({found.about.get('backbone')}) of these shapes"
+        )
+    version = found.about.get("prompt_version")
+    if version and version != PROMPT_VERSION:
+        said.append(
+            f"the adapter {found.name} was trained on prompts of version {version}, and these are {PROMPT_VERSION}"
+        )
+    return said
+
+
+def load(found: Found, backbone: LanguageModel) -> PeftModel:
+    """Puts the adapter on the backbone, whose model changes in place. Raises UsageError unless every tensor fits."""
+    from peft import LoraConfig, PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(found.folder))
+        tensors = load_file(found.folder / WEIGHTS_FILE)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise UsageError(f"`--adapter` {found.name} cannot be read: {_short(error)}.") from None
+    if not isinstance(config, LoraConfig):
+        raise UsageError(
+            f"`--adapter` {found.name} is of the kind {config.peft_type}, and `--method lora` takes LoRA only."
+        )
+    try:
+        model = put_on(backbone, config)
+        wrong = take(model, tensors)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(_unfit(found, backbone, _short(error))) from None
+    if wrong:
+        raise UsageError(_unfit(found, backbone, f"{len(wrong)} tensors without their like, as {wrong[0]}"))
+    return model
+
+
+def put_on(backbone: LanguageModel, config: LoraConfig) -> PeftModel:
+    """A new adapter on the backbone, in evaluation mode; the backbone's model changes in place."""
+    from peft import get_peft_model
+
+    with _quiet():
+        model: PeftModel = get_peft_model(backbone.model, config)
+    return model.eval()
+
+
+def take(model: PeftModel, tensors: dict[str, Any]) -> list[str]:
+    """Gives the adapter these tensors. Returns the names that only one of the two has."""
+    from peft import set_peft_model_state_dict
+
+    with _quiet():
+        told: Any = set_peft_model_state_dict(model, tensors)
+    return sorted([*told.unexpected_keys, *(name for name in told.missing_keys if "lora_" in name)])
+
+
+def merged(model: PeftModel, backbone: LanguageModel) -> LanguageModel:
+    """The backbone with the adapter in its weights, rounded to their type; `model` and `backbone` are used up."""
+    with _quiet():
+        whole = model.merge_and_unload(safe_merge=True)
+    whole.eval().requires_grad_(False)
+    return replace(backbone, model=whole, fingerprint=fingerprint_of(whole))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without peft's warnings: of what it does by itself, and of a property that transformers has renamed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _unfit(found: Found, backbone: LanguageModel, reason: str) -> str:
+    made_for = f" It was made for {found.about['backbone']}." if found.about.get("backbone") else ""
+    return (
+        f"`--adapter` {found.name} does not fit `--backbone` {backbone.name} ({reason}): give the backbone that it was "
+        f"trained with.{made_for}"
+    )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

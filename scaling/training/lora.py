@@ -1,0 +1,190 @@
+"""One LoRA training from its settings to its adapter: the backbone itself learns the targets that a thinker would.
+
+A baseline for thoughts: the same questions, split and targets, the prompts of chain of thought, and low-rank changes to
+all linear layers (arXiv 2106.09685) by `peft`. Knows no terminal: what happens is told to a `Watcher`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from contrastive.parallel import Processes
+from contrastive.reader import Example
+from contrastive.train import Progress
+from scaling import adapters, models
+from scaling.config import RunConfig
+from scaling.errors import Interrupted
+from scaling.methods.build import Built, adapted, details_of
+from scaling.methods.cot import ChainOfThought
+from scaling.models import LanguageModel
+from scaling.run import environment
+from scaling.tasks.catalogue import Task
+from scaling.training.adapter import Figures, LoraTrainer, new_adapter, save_adapter, save_merged
+from scaling.training.card import write_lora_card
+from scaling.training.check import Check, compare, held_out, right_answers, settings_of
+from scaling.training.config import TrainConfig
+from scaling.training.run import (
+    CONFIG,
+    Watcher,
+    describe,
+    examples,
+    micro_batch,
+    open_folder,
+    placed,
+    reader_of,
+    schedule_of,
+    write_about,
+)
+from scaling.training.targets import ExampleBuilder, split_of
+
+MERGED, CHECKS = "merged", "checks"  # folders in the training's own
+
+
+@dataclass(frozen=True, eq=False)
+class LoraResult:
+    """folder: of the adapter of the best validation, whose figures these are. parameters: how many were trained.
+
+    check: None without `--check-on`. merged: folder of the whole model, None without `--merge`.
+    """
+
+    folder: Path
+    progress: Progress
+    figures: Figures
+    parameters: int
+    check: Check | None
+    merged: Path | None
+
+    def told(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "folder": str(self.folder),
+            **vars(self.progress),
+            **vars(self.figures),
+            "parameters": self.parameters,
+            "merged": str(self.merged) if self.merged else None,
+            "check": asdict(self.check) if self.check else None,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What all parts of a training need. described: what decides its result."""
+
+    config: TrainConfig
+    backbone: LanguageModel
+    folder: Path
+    described: dict[str, Any]
+    watcher: Watcher
+    processes: Processes
+
+
+def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> LoraResult:
+    """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
+    config, dtype = placed(config.resolved())
+    split = split_of(config)
+    held = held_out(config, split)
+    watcher.status(f"loading {config.backbone}")
+    source = models.locate(config.backbone)
+    backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype)
+    described = describe(config, split, {"backbone": backbone})
+    folder = open_folder(config, described, processes=processes)
+    training = _Training(config, backbone, folder, described, watcher, processes)
+    before = _before(training, held) if held and processes.rank == 0 else {}
+    processes.wait()
+    build = ExampleBuilder(backbone, None, kind=split.task.kind, num_slots=0)
+    learn, validate = examples(config, split, build, backbone, watcher, processes)
+    trainer = _trainer(training, learn, validate)
+    try:
+        progress = trainer.run()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; `--resume` with the same command goes on from the last validation in {folder}."
+        ) from None
+    processes.wait()
+    if processes.rank == 0:
+        _finish(training, trainer.model, held, before)
+    processes.wait()
+    return _result(training, progress)
+
+
+def _trainer(training: _Training, learn: Sequence[Example], validate: Sequence[Example]) -> LoraTrainer:
+    config, folder = training.config, training.folder
+    reader = reader_of(training.backbone)
+    model = new_adapter(training.backbone, rank=config.rank or 1, seed=config.seed)
+    versions = environment(training.backbone)
+    versions["versions"]["peft"] = version("peft")
+
+    def keep(figures: Figures) -> None:
+        about = {**training.described, "metrics": asdict(figures), "environment": versions}
+        save_adapter(model, folder, backbone=config.backbone)
+        write_about(folder, about)
+        write_lora_card(folder, about)
+
+    return LoraTrainer(
+        train=learn,
+        validation=validate,
+        schedule=schedule_of(config, len(learn)),
+        folder=folder,
+        keep=keep,
+        watcher=training.watcher,
+        processes=training.processes,
+        model=model,
+        reader=reader,
+        micro_batch=micro_batch(config, paths=1),
+        recompute=config.gradient_checkpointing,
+    )
+
+
+def _before(training: _Training, held: Task) -> dict[str, bool]:
+    training.watcher.status(f"answering {len(held.questions)} questions of {held.name} before training")
+    method = ChainOfThought(training.backbone, kind=held.kind)
+    settings = settings_of(training.config, method="cot")
+    built = Built(training.backbone, method, settings, details_of(training.backbone))
+    return right_answers(built, held, training.watcher.sampling(), parent=training.folder / CHECKS)
+
+
+def _finish(training: _Training, model: PeftModel, held: Task | None, before: dict[str, bool]) -> None:
+    """What needs the best adapter in the backbone's weights: `--merge` and the check's second half."""
+    if held is None and not training.config.merge:
+        return
+    adapters.take(model, load_file(training.folder / adapters.WEIGHTS_FILE))
+    whole = adapters.merged(model, training.backbone)
+    if training.config.merge:
+        training.watcher.status(f"writing {training.folder / MERGED}")
+        save_merged(whole, training.folder / MERGED)
+    if held:
+        after = _after(training, held, whole)
+        about = json.loads((training.folder / CONFIG).read_text())
+        about["metrics"]["check"] = asdict(compare(held.name, before, after))
+        write_about(training.folder, about)
+        write_lora_card(training.folder, about)
+
+
+def _after(training: _Training, held: Task, whole: LanguageModel) -> dict[str, bool]:
+    training.watcher.status(f"answering {len(held.questions)} questions of {held.name} after training")
+    settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
+    digest_of_weights = models.sha256(training.folder / adapters.WEIGHTS_FILE)
+    built = adapted(settings, held, training.backbone.fingerprint, whole, digest_of_weights)
+    return right_answers(built, held, training.watcher.sampling(), parent=training.folder / CHECKS)
+
+
+def _result(training: _Training, progress: Progress) -> LoraResult:
+    metrics = json.loads((training.folder / CONFIG).read_text())["metrics"]
+    check = metrics.get("check") if training.config.check_on else None
+    tensors = load_file(training.folder / adapters.WEIGHTS_FILE).values()
+    return LoraResult(
+        folder=training.folder,
+        progress=progress,
+        figures=Figures(loss=metrics["loss"], before=metrics["before"]),
+        parameters=sum(tensor.numel() for tensor in tensors),
+        check=Check(**check) if check else None,
+        merged=training.folder / MERGED if training.config.merge else None,
+    )
