@@ -120,8 +120,11 @@ class Journal:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """12 hex digits that name what a run computes: the same for configs that may share a run directory."""
-    fixed = {key: value for key, value in config.items() if key not in EXTENDABLE + FREE}
+    """12 hex digits that name what a run computes: the same for configs that may share a run directory.
+
+    What is not set has no part in it, so that an option of a later version renames no run that lacks it.
+    """
+    fixed = {key: value for key, value in config.items() if key not in EXTENDABLE + FREE and value is not None}
     return hashlib.sha256(_canonical(fixed).encode("ascii")).hexdigest()[:12]
 
 
@@ -222,7 +225,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here:
     """Every key that forbids sharing a directory, with both values; empty where none does."""
     differing = []
     for key in sorted((old.keys() | new.keys()) - set(EXTENDABLE + FREE)):
-        before, after = (_canonical(config[key]) if key in config else "not set" for config in (old, new))
+        values = (config.get(key) for config in (old, new))
+        before, after = ("not set" if value is None else _canonical(value) for value in values)
         if before != after:
             differing.append(f"`--{key.replace('_', '-')}` is {before} in {there} and {after} {here}")
     return "; ".join(differing)

@@ -288,6 +288,17 @@ def test_the_hash_is_of_what_a_run_computes(order, changed):
     assert same == (changed in EXTENDABLE + FREE)
 
 
+def test_an_option_that_is_not_set_is_no_other_run(tmp_path):
+    folder = tmp_path / "run"
+    with Journal.open(folder, config=CONFIG, environment=ENVIRONMENT):
+        pass
+    with Journal.open(folder, config=CONFIG | {"later": None}, environment=ENVIRONMENT):
+        pass
+    assert config_hash(CONFIG | {"later": None}) == config_hash(CONFIG) != config_hash(CONFIG | {"later": 0})
+    with pytest.raises(UsageError, match=r"`--later` is not set in .* and 0 now"):
+        Journal.open(folder, config=CONFIG | {"later": 0}, environment=ENVIRONMENT)
+
+
 def test_a_folder_of_foreign_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UsageError, match=r"not empty \(thesis\.tex\) and has no run\.json"):

@@ -280,6 +280,6 @@ def test_an_option_that_would_be_ignored_is_refused(settings, said):
 def test_defaults_of_the_perturbed_methods():
     for method in PERTURBED:
         resolved = RunConfig(method=method, thinker="untrained").resolved()
-        assert (resolved.noise, resolved.latent_paths) == (0.5, 8)
+        assert (resolved.noise, resolved.latent_paths) == (0.2, 8)
     assert RunConfig(method="softcot-p", noise=0).resolved().noise == 0
     assert RunConfig(method="softcot").resolved().noise is None
