@@ -58,7 +58,7 @@ def scale_run(
     noise: Annotated[
         float | None,
         panel_option(
-            "Size of softcot-p's, -dropout's or -gumbel's change, relative to the thoughts. Default 0.5.", PATHS
+            "Size of softcot-p's, -dropout's or -gumbel's change, relative to the thoughts. Default 0.2.", PATHS
         ),
     ] = None,
     control: Annotated[

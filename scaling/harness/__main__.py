@@ -1,0 +1,33 @@
+"""`python -m scaling.harness`: the lm-evaluation-harness's own command, with this toolkit's model where none is named."""
+
+from __future__ import annotations
+
+import sys
+
+from scaling.errors import UsageError
+
+_OTHER = ("ls", "validate")  # commands without a model
+
+
+def main() -> None:
+    try:
+        from lm_eval.__main__ import cli_evaluate
+
+        from scaling.harness.model import NAME
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("lm_eval"):
+            raise
+        print('the harness is an optional package: pip install -c constraints.txt ".[lm-eval]"', file=sys.stderr)
+        raise SystemExit(2) from None
+    named = any(argument.split("=")[0] in ("--model", "-M") for argument in sys.argv)
+    if len(sys.argv) > 1 and not named and sys.argv[1] not in _OTHER:
+        sys.argv += ["--model", NAME]
+    try:
+        cli_evaluate()
+    except UsageError as error:
+        print(f"scaling.harness: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

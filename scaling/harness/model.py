@@ -1,0 +1,271 @@
+"""The toolkit's methods as a model of the lm-evaluation-harness, so that its tasks run with latent paths and a vote.
+
+The harness brings questions and metrics; prompts, thoughts, sampling and votes are those of `scale-run`. Needs the optional
+package `lm_eval`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from scaling import models
+from scaling.config import RunConfig, load_config
+from scaling.engines.base import Decoding, Generated, SoftPrompt
+from scaling.engines.transformers import fitted_engine
+from scaling.errors import UsageError, nearest
+from scaling.methods.build import build
+from scaling.records import Completion, Question
+from scaling.sampler import Grid, sample
+from scaling.tasks.answers import read_answer
+from scaling.tasks.catalogue import Task
+from scaling.voter import flat_vote, hierarchical_vote
+
+NAME = "softcotpp"
+KINDS = ("number", "choice", "yes_no")
+
+_OF_THE_HARNESS = ("task", "data", "limit", "split", "difficulty", "shots", "out", "adaptive", "engine")
+_NEEDS_ALL_QUESTIONS = "is made from all questions before the first is asked, and the harness brings them one by one"
+_LENGTHS = ("max_gen_toks", "max_new_tokens")
+_OF_A_TASK = (
+    "until",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "num_beams",
+    *_LENGTHS,
+)  # how chains are drawn is ours to say
+_LETTERS = 5  # options A to E of a chain that is read for a letter
+_LONGEST = 512  # new tokens, unless asked for otherwise
+_ROWS = 32  # prompts that go through the backbone together for their likelihood
+
+
+@register_model(NAME)
+class SoftCoTModel(LM):
+    """An `lm_eval` model. options: those of `scale-run` with `_` for `-`. kind: how a chain's answer is read for the vote:
+    number, choice (a letter from A to E) or yes_no. Raises UsageError.
+
+    A request's context is the question, in the prompts of `scale-run`; so exemplars of the harness are part of the question.
+    batch_size and device come from the harness: 1, its default, means `auto`.
+    """
+
+    def __init__(
+        self, *, kind: str = "number", batch_size: int | str = "auto", max_batch_size: int | None = None, **options: Any
+    ):
+        super().__init__()
+        _refuse(kind, options, max_batch_size)
+        if str(options.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
+            options.pop("device")  # the harness says cuda:0 unless told otherwise; its own models then take the CPU too
+        given = {"max_new_tokens": _LONGEST, **options, "batch_size": "auto" if str(batch_size) == "1" else batch_size}
+        config = load_config(None, given, RunConfig).resolved()
+        if config.method == "assist-cot" or config.control in ("mean", "shuffled"):
+            asked = f"control={config.control}" if config.control else f"method={config.method}"
+            raise UsageError(f"`{asked}` {_NEEDS_ALL_QUESTIONS}: use another, or `scale-run`.")
+        device = models.pick_device(config.device)
+        dtype = models.pick_dtype(config.dtype, device)
+        config = config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")})
+        console = Console(stderr=True)
+        built = build(config, Task("harness", kind, ()), dtype, console.print)
+        self.config, self._kind = built.config, kind
+        self._backbone, self._method = built.backbone, built.method
+        self._device = built.backbone.model.device
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> SoftCoTModel:
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> SoftCoTModel:
+        """additional_config: the harness's `--batch_size` and `--device`, for what the model's arguments do not say."""
+        own = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        return cls(**{**own, **arg_dict})
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        """For each request the text of a chain that gave the voted answer, cut at its `until` strings.
+
+        N x M chains each, drawn as the model's arguments say; of the task's, `until` and the length count. The random
+        streams are those of the context, and of which copy of it this is, whatever else is asked.
+        """
+        copies: Counter[str] = Counter()
+        groups: dict[int, list[tuple[Question, Any]]] = {}
+        for one in requests:
+            context, arguments = one.args
+            groups.setdefault(self._longest(arguments), []).append((_question(context, copies[context]), one))
+            copies[context] += 1
+        texts: dict[int, str] = {}
+        for longest, group in groups.items():
+            chosen = self._voted([question for question, _ in group], longest)
+            for chain, (_, one) in zip(chosen, group, strict=True):
+                texts[id(one)] = _cut(chain.text, one.args[1].get("until", []))
+                self.cache_hook.add_partial("generate_until", one.args, texts[id(one)])
+        return [texts[id(one)] for one in requests]
+
+    def _longest(self, arguments: dict[str, Any]) -> int:
+        """New tokens of a chain. Raises UsageError for arguments of a task that would have to be ignored."""
+        for key, value in arguments.items():
+            if key not in _OF_A_TASK or (key == "num_beams" and value != 1):
+                raise UsageError(
+                    f"the task's generation argument `{key}` = {value!r} has no meaning here: leave it out."
+                )
+        lengths = [int(arguments[key]) for key in _LENGTHS if arguments.get(key) is not None]
+        return min([*lengths, self.config.max_new_tokens or _LONGEST])
+
+    def _voted(self, questions: Sequence[Question], longest: int) -> list[Completion]:
+        """Of each question the first chain, by path, then sample, that gave the voted answer; where none has, the first."""
+        config = self.config
+        grid = Grid(questions, config.latent_paths or 1, config.samples, config.seed)
+        room = max(self._method.asked(question).prompt_tokens for question in questions) + longest
+        self._refuse_longer(room)
+        engine = fitted_engine(
+            self._backbone.model,
+            end_tokens=self._backbone.end_tokens,
+            tokens_per_row=room,
+            batch_size=None if config.batch_size == "auto" else config.batch_size,
+            max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
+        )
+        decoding = Decoding(config.temperature, config.top_p, config.top_k, longest)
+        found = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=self._read)
+        chains: dict[str, list[Completion]] = {question.id: [] for question in questions}
+        number = len(questions) * grid.num_paths * grid.num_samples
+        for completion in track(found, "sampling", total=number, console=Console(stderr=True), transient=True):
+            chains[completion.question_id].append(completion)
+        return [_speaker(own, config.voter) for own in chains.values()]
+
+    def _refuse_longer(self, tokens: int) -> None:
+        if tokens > self._backbone.context:
+            raise UsageError(
+                f"a question with its answer takes {tokens} tokens, more than the backbone's context of "
+                f"{self._backbone.context}: lower `max_new_tokens`, or the harness's `--num_fewshot`."
+            )
+
+    def _read(self, question: Question, generated: Generated) -> Completion:
+        tokenizer, request = self._backbone.tokenizer, generated.request
+        text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True)).strip()
+        said = text if tokenizer.chat_template else text.split("\nQuestion:")[0]
+        answer = read_answer(said, kind=self._kind, choices=("\0",) * _LETTERS if self._kind == "choice" else ())
+        return Completion(
+            question_id=question.id,
+            path=request.prompt.path,
+            sample=request.sample,
+            text=said,
+            answer=answer.lenient,
+            correct=False,  # the harness judges
+            answer_strict=answer.strict,
+            correct_strict=False,
+            num_tokens=len(generated.tokens),
+            stop_reason=generated.stop_reason,
+            seed=request.seed,
+        )
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        """Log, in nats, of the continuation's probability, the mean over the N paths, and whether each of its tokens is the
+        likeliest next one of that mixture.
+
+        A prompt in chat format ends where the answer begins, so there the continuation's leading space is dropped.
+        """
+        found = []
+        prompts: tuple[str, list[SoftPrompt]] = ("", [])
+        for one in track(requests, "likelihoods", console=Console(stderr=True), transient=True):
+            context, continuation = map(str, one.args)
+            if context != prompts[0] or not prompts[1]:  # the options of a question come one after the other
+                paths = range(self.config.latent_paths or 1)
+                prompts = (context, self._method.prompts(_question(context), paths))
+            target = self._target(continuation)
+            self._refuse_longer(len(prompts[1][0]) + len(target))
+            found.append(self._likelihood(prompts[1], target))
+            self.cache_hook.add_partial("loglikelihood", one.args, found[-1])
+        return found
+
+    def _target(self, continuation: str) -> list[int]:
+        tokenizer = self._backbone.tokenizer
+        text = continuation.lstrip() if tokenizer.chat_template else continuation
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @torch.inference_mode()
+    def _likelihood(self, prompts: Sequence[SoftPrompt], target: list[int]) -> tuple[float, bool]:
+        if not target:
+            return 0.0, True
+        steps = torch.cat([self._steps(prompts[i : i + _ROWS], target) for i in range(0, len(prompts), _ROWS)])
+        ids = torch.tensor(target, device=steps.device)
+        own = steps.gather(2, ids.expand(len(steps), -1)[..., None])[..., 0].double()  # [N, T]
+        # what the earlier tokens make of each path, so that the product over the tokens is the mean over paths
+        weights = (own.cumsum(1) - own).log_softmax(0)
+        mixture = (weights[..., None] + steps).logsumexp(0)  # [T, V]
+        total = own.sum(1).logsumexp(0) - math.log(len(own))
+        return float(total), bool((mixture.argmax(-1) == ids).all())
+
+    def _steps(self, prompts: Sequence[SoftPrompt], target: list[int]) -> Tensor:
+        """Log-probabilities of every token at each place of the target, [N, T, V] float32."""
+        model = self._backbone.model
+        embed = model.get_input_embeddings()
+
+        def words(ids: Sequence[int]) -> Tensor:
+            rows: Tensor = embed(torch.tensor(ids, dtype=torch.long, device=self._device))
+            return rows
+
+        first = prompts[0]
+        before, after = words(first.prefix), words((*first.suffix, *target[:-1]))
+        thoughts = torch.stack([prompt.thoughts for prompt in prompts]).to(before)
+        parts = [before.expand(len(prompts), -1, -1), thoughts, after.expand(len(prompts), -1, -1)]
+        logits = model(inputs_embeds=torch.cat(parts, dim=1), use_cache=False, logits_to_keep=len(target)).logits
+        steps: Tensor = logits.float().log_softmax(-1)
+        return steps
+
+    def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:  # noqa: ARG002
+        raise UsageError(
+            "this task measures the perplexity of whole texts, in which there is no question to think about: run it "
+            "with the harness's own model `hf`."
+        )
+
+    def apply_chat_template(self, *_: Any, **__: Any) -> str:
+        raise UsageError("prompts are in the model's chat format already: leave `--apply_chat_template` out.")
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return str(self.apply_chat_template()) if chat_template else ""
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self._backbone.fingerprint
+
+
+def _refuse(kind: str, options: dict[str, Any], max_batch_size: int | None) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"`kind` is {kind!r}: choose one of {', '.join(KINDS)}.")
+    if max_batch_size is not None:
+        raise UsageError("`--max_batch_size` has no meaning here: leave it out, `batch_size` is chosen by itself.")
+    for key in options:
+        if key in _OF_THE_HARNESS:
+            raise UsageError(f"`{key}` is the harness's to decide: leave it out of `--model_args`.")
+        if key not in RunConfig.model_fields:
+            known = {*RunConfig.model_fields, "kind"} - {*_OF_THE_HARNESS}
+            raise UsageError(f"`--model_args` has no `{key}`.{nearest(key, known)}")
+
+
+def _question(context: str, copy: int = 0) -> Question:
+    """Named by its text, so that its random streams are its own, and by its copy, for tasks that ask it several times."""
+    name = hashlib.sha256(context.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return Question(f"{name}-{copy}" if copy else name, context, "")
+
+
+def _speaker(chains: Sequence[Completion], voter: str) -> Completion:
+    ordered = sorted(chains, key=lambda one: (one.path, one.sample))
+    vote = (flat_vote if voter == "flat" else hierarchical_vote)(ordered[0].question_id, ordered)
+    return next((one for one in ordered if one.answer == vote.answer), ordered[0])
+
+
+def _cut(text: str, until: str | Sequence[str]) -> str:
+    ends = [until] if isinstance(until, str) else list(until)
+    return text[: min((text.find(end) for end in ends if end and end in text), default=len(text))]
