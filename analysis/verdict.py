@@ -159,8 +159,13 @@ def control_sentence(comparison: Comparison, control: str) -> str:
     if comparison.decision == "better":
         shown = "thoughts carry something of their question" if control in _OF_THOUGHTS else "the slots matter"
         return f"{said} So {shown}."
-    how = "better than" if comparison.decision == "worse" else "as well as"
-    return f"The control {comparison.second} does {how} {comparison.first}: nothing here shows that {asked}. {said}"
+    first, second = comparison.first, comparison.second
+    does = (
+        f"does better than {first}"
+        if comparison.decision == "worse"
+        else f"does as well as {first}, as far as can be told"
+    )
+    return f"The control {second} {does}: nothing here shows that {asked}. {said}"
 
 
 _OF_THOUGHTS = ("mean", "shuffled")  # thoughts, but not of the question
