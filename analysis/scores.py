@@ -24,7 +24,10 @@ def scores(run: Run, scorer: str) -> NDArray[np.float64]:
         if done.returncode == 130:
             raise KeyboardInterrupt
         if done.returncode:
-            raise UsageError(done.stdout.strip() or f"`--scorer` {scorer} failed; its own message stands above")
+            said = (
+                done.stdout.splitlines()[-1:] if done.returncode == 2 else []
+            )  # whatever the scorer itself printed before
+            raise UsageError("".join(said) or f"`--scorer` {scorer} failed; its own message stands above")
         return _read(out, run)
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from itertools import combinations, product
 from math import exp, log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from analysis.load import load
 from analysis.methods import group
 from analysis.plots import plots
 from analysis.results import Settings, results
+from analysis.scores import scores
 from analysis.tables import markdown, tables
 from analysis.voters import Outside, chosen, reliability, rule, wrong_agreement
 from scaling.errors import UsageError
@@ -180,3 +182,25 @@ def test_votes_that_are_one_by_construction_are_not_tested(make_run, random_answ
         assert (one.votes[1].difference is None) == same
         if same:
             assert one.votes[1].accuracy == one.votes[0].accuracy
+
+
+@pytest.fixture
+def judge(tmp_path, monkeypatch):
+    """A scorer that talks: judge:number scores 1 for an answer of 1, judge:few forgets chains, judge:broken fails."""
+    (tmp_path / "judge.py").write_text(
+        "def number(question, chains):\n    print('hm')\n    return [float('is 1.' in chain) for chain in chains]\n"
+        "def few(question, chains):\n    print('hm')\n    return []\n"
+        "def broken(question, chains):\n    print('hm')\n    raise RuntimeError('out of order')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
+    monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("judge")
+def test_a_scorer_runs_in_its_own_process_and_may_talk(make_run):
+    run = load(make_run([[["1", "8"], [None, "9"]], [["1", "2"], ["1", "1"]]]))
+    assert scores(run, "judge:number").tolist() == [[[1, 0], [0, 0]], [[1, 0], [1, 1]]]
+    with pytest.raises(UsageError, match=r"^`--scorer` judge:few must return \d finite numbers"):
+        scores(run, "judge:few")
+    with pytest.raises(UsageError, match=r"^`--scorer` judge:broken failed; its own message stands above$"):
+        scores(run, "judge:broken")

@@ -16,6 +16,7 @@ from scaling.run import execute
 
 LONG = {"limit": 2, "latent_paths": 2, "samples": 3, "max_new_tokens": 50, "batch_size": 2, "soft_tokens": 2}
 COUNT = 12
+LONGER = {**LONG, "samples": 20}  # cannot end between a first line and a signal, however busy the machine
 WAIT = 120.0  # seconds
 
 
@@ -58,8 +59,8 @@ def test_a_killed_run_continues_to_the_uninterrupted_one(tmp_path, options, comm
 
 
 def test_ctrl_c_says_how_to_continue_and_a_second_process_is_refused(tmp_path, options, command, config_of, silent):
-    out = tmp_path / "run"
-    process = command(*options)
+    out, count = tmp_path / "run", 80
+    process = command(*options, "--samples", 20)
     wait_for_lines(out, 1, process)
 
     os.kill(process.pid, signal.SIGSTOP)  # holds the directory for as long as the second process needs
@@ -78,14 +79,14 @@ def test_ctrl_c_says_how_to_continue_and_a_second_process_is_refused(tmp_path, o
     assert process.returncode == 130
     assert printed == ""
     held = lines_in(out)
-    assert 1 <= held < COUNT
-    assert f"scale-run: stopped: {held} of {COUNT} samples are in {out}; the same command continues the run." in said
+    assert 1 <= held < count
+    assert f"scale-run: stopped: {held} of {count} samples are in {out}; the same command continues the run." in said
     assert "Traceback" not in said
     assert json.loads((out / "summary.json").read_text())["complete"] is False
 
-    summary = execute(config_of(**LONG, out=out), silent)
-    assert len(silent.completions) == COUNT - held
-    assert (summary["complete"], summary["num_completions"]) == (True, COUNT)
+    summary = execute(config_of(**LONGER, out=out), silent)
+    assert len(silent.completions) == count - held
+    assert (summary["complete"], summary["num_completions"]) == (True, count)
 
 
 def test_sigterm_before_the_first_sample_is_taken_like_ctrl_c(options, monkeypatch):
