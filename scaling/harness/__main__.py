@@ -27,6 +27,9 @@ def main() -> None:
     except UsageError as error:
         print(f"scaling.harness: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("scaling.harness: stopped.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from scaling.engines.transformers import fitted_engine
 from scaling.errors import UsageError, nearest
 from scaling.methods.build import build
 from scaling.records import Completion, Question
-from scaling.sampler import Grid, sample
+from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import Task
 from scaling.voter import flat_vote, hierarchical_vote
@@ -46,7 +46,7 @@ _OF_A_TASK = (
     "num_beams",
     *_LENGTHS,
 )  # how chains are drawn is ours to say
-_LETTERS = 5  # options A to E of a chain that is read for a letter
+_LETTERS = 10  # options A to J of a chain that is read for a letter
 _LONGEST = 512  # new tokens, unless asked for otherwise
 _ROWS = 32  # prompts that go through the backbone together for their likelihood
 
@@ -54,20 +54,15 @@ _ROWS = 32  # prompts that go through the backbone together for their likelihood
 @register_model(NAME)
 class SoftCoTModel(LM):
     """An `lm_eval` model. options: those of `scale-run` with `_` for `-`. kind: how a chain's answer is read for the vote:
-    number, choice (a letter from A to E) or yes_no. Raises UsageError.
+    number, choice (a letter from A to J) or yes_no. Raises UsageError.
 
     A request's context is the question, in the prompts of `scale-run`; so exemplars of the harness are part of the question.
-    batch_size and device come from the harness: 1, its default, means `auto`.
     """
 
-    def __init__(
-        self, *, kind: str = "number", batch_size: int | str = "auto", max_batch_size: int | None = None, **options: Any
-    ):
+    def __init__(self, *, kind: str = "number", max_batch_size: int | None = None, **options: Any):
         super().__init__()
         _refuse(kind, options, max_batch_size)
-        if str(options.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
-            options.pop("device")  # the harness says cuda:0 unless told otherwise; its own models then take the CPU too
-        given = {"max_new_tokens": _LONGEST, **options, "batch_size": "auto" if str(batch_size) == "1" else batch_size}
+        given = {"max_new_tokens": _LONGEST, **options}
         config = load_config(None, given, RunConfig).resolved()
         if config.method == "assist-cot" or config.control in ("mean", "shuffled"):
             asked = f"control={config.control}" if config.control else f"method={config.method}"
@@ -78,6 +73,8 @@ class SoftCoTModel(LM):
         console = Console(stderr=True)
         built = build(config, Task("harness", kind, ()), dtype, console.print)
         self.config, self._kind = built.config, kind
+        self._details = built.details
+        self._limit = [built.config.max_new_tokens or _LONGEST] if "max_new_tokens" in options else []
         self._backbone, self._method = built.backbone, built.method
         self._device = built.backbone.model.device
 
@@ -89,9 +86,19 @@ class SoftCoTModel(LM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> SoftCoTModel:
-        """additional_config: the harness's `--batch_size` and `--device`, for what the model's arguments do not say."""
+        """additional_config: the harness's `--batch_size` and `--device`, for what the model's arguments do not say. Its
+        defaults are 1, here `auto`, and cuda:0, without CUDA the CPU, as for its own models."""
         own = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        if str(own.get("batch_size")) == "1":
+            own.pop("batch_size")
+        if str(own.get("device")).startswith("cuda") and not torch.cuda.is_available():
+            own.pop("device")
         return cls(**{**own, **arg_dict})
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What stands in the harness's results: all settings, and fingerprints of models and checkpoint."""
+        settings = self.config.model_dump(mode="json", exclude=set(_OF_THE_HARNESS))
+        return {NAME: {**settings, "kind": self._kind, **self._details}}
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """For each request the text of a chain that gave the voted answer, cut at its `until` strings.
@@ -100,18 +107,19 @@ class SoftCoTModel(LM):
         streams are those of the context, and of which copy of it this is, whatever else is asked.
         """
         copies: Counter[str] = Counter()
-        groups: dict[int, list[tuple[Question, Any]]] = {}
-        for one in requests:
+        groups: dict[tuple[int, tuple[str, ...]], list[tuple[int, Question]]] = {}
+        for place, one in enumerate(requests):  # a task that repeats its questions hands on the very same object
             context, arguments = one.args
-            groups.setdefault(self._longest(arguments), []).append((_question(context, copies[context]), one))
+            kind = self._longest(arguments), _ends(arguments)
+            groups.setdefault(kind, []).append((place, _question(context, copies[context])))
             copies[context] += 1
-        texts: dict[int, str] = {}
-        for longest, group in groups.items():
-            chosen = self._voted([question for question, _ in group], longest)
-            for chain, (_, one) in zip(chosen, group, strict=True):
-                texts[id(one)] = _cut(chain.text, one.args[1].get("until", []))
-                self.cache_hook.add_partial("generate_until", one.args, texts[id(one)])
-        return [texts[id(one)] for one in requests]
+        texts = [""] * len(requests)
+        for (longest, until), group in groups.items():
+            chosen = self._voted([question for _, question in group], longest, until)
+            for chain, (place, _) in zip(chosen, group, strict=True):
+                texts[place] = chain.text
+                self.cache_hook.add_partial("generate_until", requests[place].args, chain.text)
+        return texts
 
     def _longest(self, arguments: dict[str, Any]) -> int:
         """New tokens of a chain. Raises UsageError for arguments of a task that would have to be ignored."""
@@ -121,9 +129,9 @@ class SoftCoTModel(LM):
                     f"the task's generation argument `{key}` = {value!r} has no meaning here: leave it out."
                 )
         lengths = [int(arguments[key]) for key in _LENGTHS if arguments.get(key) is not None]
-        return min([*lengths, self.config.max_new_tokens or _LONGEST])
+        return min([*lengths, *self._limit], default=_LONGEST)
 
-    def _voted(self, questions: Sequence[Question], longest: int) -> list[Completion]:
+    def _voted(self, questions: Sequence[Question], longest: int, until: Sequence[str]) -> list[Completion]:
         """Of each question the first chain, by path, then sample, that gave the voted answer; where none has, the first."""
         config = self.config
         grid = Grid(questions, config.latent_paths or 1, config.samples, config.seed)
@@ -137,7 +145,7 @@ class SoftCoTModel(LM):
             max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
         )
         decoding = Decoding(config.temperature, config.top_p, config.top_k, longest)
-        found = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=self._read)
+        found = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=self._reader(until))
         chains: dict[str, list[Completion]] = {question.id: [] for question in questions}
         number = len(questions) * grid.num_paths * grid.num_samples
         for completion in track(found, "sampling", total=number, console=Console(stderr=True), transient=True):
@@ -151,24 +159,30 @@ class SoftCoTModel(LM):
                 f"{self._backbone.context}: lower `max_new_tokens`, or the harness's `--num_fewshot`."
             )
 
-    def _read(self, question: Question, generated: Generated) -> Completion:
-        tokenizer, request = self._backbone.tokenizer, generated.request
-        text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True)).strip()
-        said = text if tokenizer.chat_template else text.split("\nQuestion:")[0]
-        answer = read_answer(said, kind=self._kind, choices=("\0",) * _LETTERS if self._kind == "choice" else ())
-        return Completion(
-            question_id=question.id,
-            path=request.prompt.path,
-            sample=request.sample,
-            text=said,
-            answer=answer.lenient,
-            correct=False,  # the harness judges
-            answer_strict=answer.strict,
-            correct_strict=False,
-            num_tokens=len(generated.tokens),
-            stop_reason=generated.stop_reason,
-            seed=request.seed,
-        )
+    def _reader(self, until: Sequence[str]) -> ReadCompletion:
+        """A chain is cut before its answer is read, so that the task finds the answer that was voted on."""
+        tokenizer = self._backbone.tokenizer
+        choices = ("\0",) * _LETTERS if self._kind == "choice" else ()
+
+        def read(question: Question, generated: Generated) -> Completion:
+            text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True)).strip()
+            said = _cut(text if tokenizer.chat_template else text.split("\nQuestion:")[0], until)
+            answer = read_answer(said, kind=self._kind, choices=choices)
+            return Completion(
+                question_id=question.id,
+                path=generated.request.prompt.path,
+                sample=generated.request.sample,
+                text=said,
+                answer=answer.lenient,
+                correct=False,  # the harness judges
+                answer_strict=answer.strict,
+                correct_strict=False,
+                num_tokens=len(generated.tokens),
+                stop_reason=generated.stop_reason,
+                seed=generated.request.seed,
+            )
+
+        return read
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Log, in nats, of the continuation's probability, the mean over the N paths, and whether each of its tokens is the
@@ -266,6 +280,11 @@ def _speaker(chains: Sequence[Completion], voter: str) -> Completion:
     return next((one for one in ordered if one.answer == vote.answer), ordered[0])
 
 
-def _cut(text: str, until: str | Sequence[str]) -> str:
-    ends = [until] if isinstance(until, str) else list(until)
-    return text[: min((text.find(end) for end in ends if end and end in text), default=len(text))]
+def _ends(arguments: dict[str, Any]) -> tuple[str, ...]:
+    until = arguments.get("until") or ()
+    return tuple(end for end in ((until,) if isinstance(until, str) else until) if end)
+
+
+def _cut(text: str, until: Sequence[str]) -> str:
+    """The text before the first of the strings in it."""
+    return text[: min((text.find(end) for end in until if end in text), default=len(text))]

@@ -42,15 +42,19 @@ def model(tiny_model_folder):
 
 
 @pytest.fixture
-def says(monkeypatch):
+def says(monkeypatch, tiny_model_folder):
     """Chains with the given texts, by (path, sample), instead of the engine's."""
+    from transformers import AutoTokenizer
+
     from scaling.harness import model
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
 
     def put(texts):
         def fake(grid, *_, read, **__):
             for question in grid.questions:
                 for (path, number), text in reversed(list(texts.items())):
-                    ids = read.__self__._backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+                    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                     prompt = SimpleNamespace(question_id=question.id, path=path)
                     generated = SimpleNamespace(request=SimpleNamespace(prompt=prompt, sample=number, seed=0))
                     generated.tokens, generated.stop_reason = ids, "end"
@@ -79,7 +83,7 @@ def test_the_voter_that_is_asked_for_votes(model, says, voter, answer):
 
 def test_copies_of_a_context_are_drawn_apart(model):
     own = model(latent_paths=1, samples=1, temperature=1.0)
-    first, second = own.generate_until([request(WORDS[0][0], {}), request(WORDS[0][0], {})])
+    first, second = own.generate_until([request(WORDS[0][0], {})] * 2)  # the harness repeats the object
     assert first != second
     assert own.generate_until([request(WORDS[0][0], {})]) == [first]
 
@@ -94,6 +98,26 @@ def test_a_text_ends_before_the_first_stop(model, says):
     own = model(latent_paths=1, samples=1)
     says({(0, 0): "It is 4. The answer is 4. Question: next"})
     assert own.generate_until([request("What?", {"until": ["Question:", "."]})]) == ["It is 4"]
+
+
+def test_what_stands_behind_a_stop_has_no_vote(model, says):
+    own = model(latent_paths=1, samples=3)
+    says({(0, 0): "It is 4.\nNext: 9", (0, 1): "It is 9.", (0, 2): "It is 4.\nNext: 9"})
+    assert own.generate_until([request("What?", {"until": "\n"})]) == ["It is 4."]
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, [700, 2, 512]), ({"max_new_tokens": 12}, [12, 2, 12])])
+def test_only_a_limit_that_is_given_cuts_a_tasks_length(tiny_model_folder, given, expected):
+    from scaling.harness.model import SoftCoTModel
+
+    own = SoftCoTModel(method="cot", backbone=str(tiny_model_folder), device="cpu", **given)
+    assert [own._longest(task) for task in ({"max_gen_toks": 700}, {"max_new_tokens": 2}, {})] == expected
+
+
+def test_a_letter_may_be_one_of_ten(model, says):
+    own = model(latent_paths=1, samples=3, kind="choice")
+    says({(0, 0): "The answer is (A).", (0, 1): "The answer is (J).", (0, 2): "The answer is J."})
+    assert own.generate_until([request("Which?", {})]) == ["The answer is (J)."]
 
 
 def test_a_context_has_its_own_randomness_whatever_else_is_asked(model):
@@ -200,6 +224,13 @@ def test_the_harness_arguments_give_way_to_the_models(tiny_model_folder):
     text = f"method=cot,backbone={tiny_model_folder},device=cpu,samples=2"
     own = SoftCoTModel.create_from_arg_string(text, {"batch_size": 1, "max_batch_size": None, "device": "cuda:0"})
     assert (own.config.device, own.config.batch_size, own.config.samples) == ("cpu", "auto", 2)
+    own = SoftCoTModel.create_from_arg_string(
+        f"method=cot,backbone={tiny_model_folder}", {"batch_size": 3, "device": "cpu"}
+    )
+    assert own.config.batch_size == 3
+    info = own.get_model_info()["softcotpp"]
+    assert (info["method"], info["kind"]) == ("cot", "number")
+    assert info["backbone_fingerprint"] == own._backbone.fingerprint
 
 
 def test_a_prompt_that_does_not_fit(model):
