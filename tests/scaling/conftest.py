@@ -196,6 +196,11 @@ def make_adapter(tmp_path: Path, tiny_model_folder: Path) -> Callable[..., Path]
     return make
 
 
+def heeds_ctrl_c() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and that is inherited: also by tests run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """`command(*arguments)`: a started `scale-run` in a process group of its own; whatever is left is killed."""
@@ -212,6 +217,7 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
+                preexec_fn=heeds_ctrl_c,
             )
         )
         return started[-1]

@@ -16,7 +16,7 @@ from scaling.run import execute
 
 LONG = {"limit": 2, "latent_paths": 2, "samples": 3, "max_new_tokens": 50, "batch_size": 2, "soft_tokens": 2}
 COUNT = 12
-LONGER = {**LONG, "samples": 20}  # cannot end between a first line and a signal, however busy the machine
+LONGER = {**LONG, "samples": 20}  # does not end between a first line and a signal
 WAIT = 120.0  # seconds
 
 
