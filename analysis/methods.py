@@ -13,12 +13,8 @@ from typing import Any
 from analysis.load import Run
 from scaling.errors import UsageError
 from scaling.journal import FREE
+from scaling.names import called
 
-_NAMES = {
-    **{"cot": "CoT", "cot-unk": "CoT-Unk", "assist-cot": "Assist-CoT", "lora": "LoRA", "softcot": "SoftCoT"},
-    **{"softcot-p": "SoftCoT-P", "softcot-dropout": "SoftCoT-Dropout", "softcot-gumbel": "SoftCoT-Gumbel"},
-    "softcot++": "SoftCoT++",
-}
 _OF_A_SEED = (  # may differ between runs of one method
     *("seed", "thinker", "thinker_sha256", "adapter", "adapter_sha256", "merged_fingerprint", "limit", *FREE),
 )
@@ -85,7 +81,7 @@ def _alike(own: Run, control: Run) -> bool:
 
 def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
     """The user's name, else the method's with whatever tells it from the other unnamed runs of that method."""
-    bases = [name or _base(run) for name, run in zip(given, runs, strict=True)]
+    bases = [name or called(run.config) for name, run in zip(given, runs, strict=True)]
     names = []
     for name, base, run in zip(given, bases, runs, strict=True):
         rivals = [
@@ -95,16 +91,6 @@ def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
         told = [f"{key} {_short(run.config.get(key))}" for key in _telling(apart)]
         names.append(f"{base} ({', '.join(told)})" if told else base)
     return names
-
-
-def _base(run: Run) -> str:
-    """As the papers call it: -SC for self-consistency, several samples of one path; a control in brackets."""
-    config = run.config
-    method = str(config.get("method"))
-    several = "-SC" if run.num_paths == 1 and run.num_samples > 1 else ""
-    shots = f", {config['shots']}-shot" if config.get("shots") else ""
-    control = f" [{config['control']}]" if config.get("control") else ""
-    return f"{_NAMES.get(method, method)}{several}{shots}{control}"
 
 
 def _telling(apart: dict[str, list[Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -69,11 +70,15 @@ class RunConfig(BaseModel):
         """Whether the latent paths are random draws around the thought of one."""
         return self.method in ("softcot-p", "softcot-dropout", "softcot-gumbel")
 
+    @property
+    def several(self) -> bool:
+        """Whether the method has more than one latent path to offer."""
+        return self.perturbed or self.method == "softcot++"
+
     def resolved(self) -> RunConfig:
         """The same settings with every default that depends on others filled in. Raises UsageError where they clash."""
         own_task = self.task in (None, "arithmetic") and self.data is None
-        several = self.perturbed or self.method == "softcot++"
-        if self.latent_paths not in (None, 1) and not several:
+        if self.latent_paths not in (None, 1) and not self.several:
             raise UsageError(
                 f"`--latent-paths` {self.latent_paths} needs a method with several paths, and `{self.method}` has one: "
                 f"use `--method softcot++`, or `--samples` for more chains."
@@ -96,7 +101,7 @@ class RunConfig(BaseModel):
                 "task": self.task or ("arithmetic" if own_task else None),
                 "limit": self.limit or (20 if own_task else None),
                 "thinker": thinker,
-                "latent_paths": self.latent_paths or (1 if not several else 8 if thinker == UNTRAINED else None),
+                "latent_paths": self.latent_paths or (1 if not self.several else 8 if thinker == UNTRAINED else None),
                 "max_new_tokens": self.max_new_tokens or (96 if own_task else 512),
                 "noise": _NOISE if self.noise is None and self.perturbed else self.noise,
             }
@@ -104,17 +109,22 @@ class RunConfig(BaseModel):
 
     def _refuse_idle(self) -> None:
         """Raises UsageError for an option that the method would have to ignore."""
-        idle = {
-            "--thinker": self.thinker and not self.soft,
-            "--soft-tokens": self.soft_tokens and not (self.soft or self.method == "cot-unk"),
-            "--control": self.control and not self.soft,
-            "--noise": self.noise is not None and not self.perturbed,
-            "--adapter": self.adapter and self.method != "lora",
-            "--shots": self.shots and self.method != "cot",
+        for key, (used, whose) in self._users().items():
+            if not used and getattr(self, key) != type(self).model_fields[key].default:
+                raise UsageError(f"`{option(key)}` is for {whose}, and `--method` is `{self.method}`: leave it out.")
+
+    def _users(self) -> dict[str, tuple[bool, str]]:
+        """For options that not every method has a use for: whether this one has, and which have."""
+        thoughts, slots = "methods with soft thoughts", self.soft or self.method == "cot-unk"
+        perturbing = "the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)"
+        return {
+            "thinker": (self.soft, thoughts),
+            "soft_tokens": (slots, "methods with slots"),
+            "control": (self.soft, thoughts),
+            "noise": (self.perturbed, perturbing),
+            "adapter": (self.method == "lora", "`lora`"),
+            "shots": (self.method == "cot", "`cot`"),
         }
-        for name, given in idle.items():
-            if given:
-                raise UsageError(f"`{name}` is for {_FOR[name]}, and `--method` is `{self.method}`: leave it out.")
 
     def _thinker(self) -> str | None:
         """What is asked for, else the trained default where it fits the models; None without soft tokens."""
@@ -125,14 +135,15 @@ class RunConfig(BaseModel):
 
 
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
-_FOR = {
-    "--thinker": "methods with soft thoughts",
-    "--soft-tokens": "methods with slots",
-    "--control": "methods with soft thoughts",
-    "--noise": "the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)",
-    "--adapter": "`lora`",
-    "--shots": "`cot`",
-}
+
+
+@cache
+def idle_options(method: str) -> frozenset[str]:
+    """Keys of the settings that a method has no use for. Raises ValidationError for an unknown method."""
+    config = RunConfig.model_validate({"method": method})
+    idle = {key for key, (used, _) in config._users().items() if not used}
+    idle |= set() if config.several else {"latent_paths"}
+    return frozenset(idle if config.assisted else idle | {"assistant"})
 
 
 def option(key: str) -> str:

@@ -13,6 +13,10 @@ class UsageError(Exception):
     """
 
 
+class InUse(UsageError):
+    """Another process has it at this moment; later it may be free."""
+
+
 class Interrupted(Exception):
     """The user stopped a run; what had finished is in its journal. The message says how to continue. Exit code 130."""
 

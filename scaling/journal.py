@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError
+from scaling.errors import InUse, UsageError
 from scaling.records import Asked, Completion, Key, Thoughts, asked_from, completion_from, thoughts_from, to_json
 
 RUN, QUESTIONS, SAMPLES, SUMMARY, LOCK = "run.json", "questions.jsonl", "samples.jsonl", "summary.json", ".lock"
@@ -27,6 +27,11 @@ THOUGHTS = "thoughts.jsonl"  # only where there are several latent paths
 EXTENDABLE = ("latent_paths", "samples", "limit")  # how much of the run: may grow or shrink on the same directory
 # How the run is carried out: changes no completion, at most whether it is drawn.
 FREE = ("out", "batch_size", "max_batch_tokens", "device", "voter", "adaptive")
+# Where something lies, and the key that says what it holds: two places that hold the same are one.
+_CONTENT = {
+    **{"backbone": "backbone_fingerprint", "assistant": "assistant_fingerprint"},
+    **{"thinker": "thinker_sha256", "adapter": "adapter_sha256"},
+}
 
 
 class Journal:
@@ -224,7 +229,8 @@ def _refuse_unfit(folder: Path, config: dict[str, Any]) -> None:
 def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here: str) -> str:
     """Every key that forbids sharing a directory, with both values; empty where none does."""
     differing = []
-    for key in sorted((old.keys() | new.keys()) - set(EXTENDABLE + FREE)):
+    moved = {place for place, content in _CONTENT.items() if old.get(content) and old.get(content) == new.get(content)}
+    for key in sorted((old.keys() | new.keys()) - moved.union(EXTENDABLE, FREE)):
         values = (config.get(key) for config in (old, new))
         before, after = ("not set" if value is None else _canonical(value) for value in values)
         if before != after:
@@ -239,7 +245,7 @@ def _acquire(folder: Path) -> int:
     except BlockingIOError as error:
         os.close(lock)
         advice = "wait for it or choose another `--out`"
-        raise UsageError(f"run directory {folder} is in use by another process; {advice}") from error
+        raise InUse(f"run directory {folder} is in use by another process; {advice}") from error
     return lock
 
 

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -129,8 +129,21 @@ def load_pair(backbone: str, assistant: str, *, device: str, dtype: torch.dtype)
     return first, first if other == source else load(other, name=assistant, device=device, dtype=dtype)
 
 
-def load(source: str, *, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
-    """Loads a folder or a Hub id, as `locate` returns it, frozen and in evaluation mode."""
+def keep_loaded(number: int) -> None:
+    """From now on the last `number` models stay in memory, and `load` returns the same object for the same asking."""
+    global _load
+    _load = lru_cache(number)(_fresh)
+
+
+def load(source: str, *, name: str, device: str, dtype: torch.dtype, own: bool = False) -> LanguageModel:
+    """Loads a folder or a Hub id, as `locate` returns it, frozen and in evaluation mode.
+
+    own: an object that nobody else has, as its weights are going to change.
+    """
+    return (_fresh if own else _load)(source, name, device, dtype)
+
+
+def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
     tokenizer = load_tokenizer(source, name=name)
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -140,6 +153,9 @@ def load(source: str, *, name: str, device: str, dtype: torch.dtype) -> Language
         raise UsageError(_why_not(source, name, error)) from error
     model.to(device).eval().requires_grad_(False)
     return LanguageModel(name, fingerprint_of(model), model, tokenizer)
+
+
+_load = _fresh  # see `keep_loaded`
 
 
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:

@@ -69,7 +69,8 @@ def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
 def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) -> dict[str, Any]:
     """Runs what is set up, or continues it. parent: where its directory lies, unless `out` names one."""
     config = setup.config
-    described = {**config.model_dump(mode="json"), **setup.details, "first_question": digest(setup.task.questions[0])}
+    first = {"first_question": digest(setup.task.questions[0])}
+    described = {**config.model_dump(mode="json"), **first, **setup.details}
     folder = config.out or parent / f"{setup.task.name}-{config.method}-{config_hash(described)}"
     known = {**environment(setup.backbone), "costs": asdict(setup.method.costs())}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:

@@ -58,8 +58,10 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         write = partial(write_hints, assistant, tell=tell)
         method: Method = AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
         return Built(backbone, method, config, details_of(backbone) | {"assistant_fingerprint": assistant.fingerprint})
-    backbone = models.load(models.locate(config.backbone), name=config.backbone, device=config.device, dtype=dtype)
-    if config.method == "lora":
+    lora = config.method == "lora"  # merges an adapter into the weights
+    source = models.locate(config.backbone)
+    backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype, own=lora)
+    if lora:
         return _lora(config, task, backbone, tell)
     if config.method == "cot":
         method = ChainOfThought(backbone, kind=task.kind, exemplars=exemplars(config, task))

@@ -93,7 +93,7 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     held = held_out(config, split)
     watcher.status(f"loading {config.backbone}")
     source = models.locate(config.backbone)
-    backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype)
+    backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
     described = describe(config, split, {"backbone": backbone})
     folder = open_folder(config, described, processes=processes)
     training = _Training(config, backbone, folder, described, watcher, processes)

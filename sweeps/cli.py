@@ -1,0 +1,276 @@
+"""`scale-sweep`: a grid file in, every point or an account of what failed out. Imports nothing heavy before work begins."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scaling.cli import guarded
+from scaling.errors import Interrupted, UsageError
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Plan, run and report grids of runs, and the trainings that they need.",
+)
+
+File = Annotated[str, typer.Argument(help="Grid file, or the name of a recipe.", show_default=False)]
+Begun = Annotated[str, typer.Argument(help="Grid file, recipe, or the folder of a sweep.", show_default=False)]
+Scale = Annotated[str | None, typer.Option(help="small: the grid's variant for a laptop. Default: paper.")]
+Change = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE: changes a setting; a list makes it an axis; train.KEY is of the training."),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder of the sweep. Default: runs/sweep-NAME.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result alone, as JSON.")]
+
+
+@app.command()
+def plan(
+    file: File,
+    scale: Scale = None,
+    change: Change = None,
+    out: Out = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Try a few chains of each kind of run, for expected tokens and hours.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show points, jobs, dependencies and expected cost. Runs nothing, but for --measure."""
+
+    def work() -> int:
+        from rich.console import Console
+
+        from sweeps.display import show_plan
+        from sweeps.expect import measure as probe
+        from sweeps.sweep import Sweep
+
+        sweep = Sweep.of(file, scale=scale, changes=change or [], out=out)
+        if measure:
+            sweep.root.mkdir(parents=True, exist_ok=True)
+            probe(sweep.plan, sweep.root, _teller())
+        entries = sweep.entries()
+        cost, done = sweep.expected(), sweep.done(entries)
+        if not json:
+            show_plan(Console(), sweep.plan, cost, len(done))
+            return 0
+        points = [
+            {"id": p.id, "run": p.run, "train": p.train, "job": sweep.plan.serves[p.id]} for p in sweep.plan.points
+        ]
+        jobs = [job.told() | {"done": job.id in set(done)} for job in sweep.plan.jobs]
+        print(jsonlib.dumps({"name": sweep.plan.file.name, "expected": cost.told(), "points": points, "jobs": jobs}))
+        return 0
+
+    _exit(work)
+
+
+@app.command()
+def run(
+    file: File,
+    scale: Scale = None,
+    change: Change = None,
+    out: Out = None,
+    on: Annotated[str, typer.Option(help="local (processes of this machine) or ray (a cluster).")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="Jobs at once. Default: one a GPU, or one for 8 cores; ray: what fits.", min=1)
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="For ray: of a cluster that is there. Default: one on this machine.")
+    ] = None,
+    cpus_per_worker: Annotated[float | None, typer.Option(help="For ray. Default: 8, or 1 beside a GPU.")] = None,
+    gpus_per_worker: Annotated[float | None, typer.Option(help="For ray. Default: 1 where there are GPUs.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed jobs anew.")] = False,
+    json: Json = False,
+) -> None:
+    """Run every point, or go on with it. The same command again continues; a grown grid runs only what is new."""
+
+    def work() -> int:
+        from rich.console import Console
+
+        from sweeps.display import Show, show_points, state_of
+        from sweeps.ledger import DONE, Ledger
+        from sweeps.sweep import Sweep
+
+        _refuse_unfit(on, address=address, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
+        sweep = Sweep.of(file, scale=scale, changes=change or [], out=out)
+        sweep.begin()
+        if retry_failed:
+            _retry(sweep.root)
+        console = Console(stderr=True)
+        retries = sweep.plan.file.retries
+        console.print(f"{len(sweep.plan.points)} points, {len(sweep.plan.jobs)} jobs in {sweep.root}", highlight=False)
+        book = Ledger(sweep.root)
+        with Show(console) as show:
+
+            def seen() -> None:
+                if show.due():
+                    show.update(book.entries())
+
+            try:
+                if on == "ray":
+                    from sweeps.cluster import run_ray
+
+                    given = {"cpus": cpus_per_worker, "gpus": gpus_per_worker}
+                    run_ray(sweep.root, address=address, workers=workers, retries=retries, seen=seen, **given)
+                else:
+                    from sweeps.local import run_local
+
+                    run_local(sweep.root, workers=workers, retries=retries, seen=seen)
+            except KeyboardInterrupt:
+                done = sum(entry.state == DONE for entry in book.entries())
+                raise Interrupted(
+                    f"stopped: {done} of {len(sweep.plan.jobs)} jobs are done in {sweep.root}, and the others go on where "
+                    f"they were; the same command continues the sweep."
+                ) from None
+        entries = sweep.entries()
+        found = sweep.results(entries)
+        if json:
+            print(jsonlib.dumps(_told(sweep, entries, found), indent=1))
+        else:
+            console.print(state_of(entries), highlight=False)
+            show_points(Console(), sweep.plan, found)
+            print(f"files: {sweep.root}/ (points.csv, runs/, checkpoints/); report: scale-sweep report {sweep.root}")
+        return 0 if all(entry.state == DONE for entry in entries) else 1
+
+    _exit(work)
+
+
+@app.command()
+def status(
+    file: Begun,
+    scale: Scale = None,
+    change: Change = None,
+    out: Out = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it live until the sweep ends.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what is done, running, pending and failed, and why; and the points that have a result."""
+
+    def work() -> int:
+        from rich.console import Console
+
+        from sweeps.display import Show, show_points, state_of
+        from sweeps.ledger import Ledger
+        from sweeps.sweep import Sweep
+
+        sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
+        if watch:
+            ledger = Ledger(sweep.root)
+            with Show(Console(stderr=True)) as show:
+                while ledger.unfinished():
+                    if show.due():
+                        show.update(ledger.entries())
+                    time.sleep(0.5)
+        entries = sweep.entries()
+        found = sweep.results(entries)
+        if json:
+            print(jsonlib.dumps(_told(sweep, entries, found), indent=1))
+        else:
+            console = Console()
+            console.print(state_of(entries), highlight=False)
+            show_points(console, sweep.plan, found)
+        return 0
+
+    _exit(work)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def report(
+    context: typer.Context,
+    file: Begun,
+    scale: Scale = None,
+    change: Change = None,
+    out: Out = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="A setting of which every value gets its own report. Tasks always do.")
+    ] = None,
+) -> None:
+    """Hand the finished runs to scale-report. Its options may follow, as in --compute tokens --baseline CoT-SC."""
+
+    def work() -> int:
+        from sweeps.report import reports, write_reports
+        from sweeps.sweep import Sweep
+
+        sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
+        entries = sweep.entries()
+        groups = reports(sweep.plan, sweep.done(entries), sweep.root, by=by or [])
+        pages = write_reports(groups, sweep.root, context.args)
+        sweep.results(entries)
+        for name, page in pages.items():
+            print(f"{name}: {page}")
+        print(f"points: {sweep.root / 'points.csv'}")
+        return 0
+
+    _exit(work)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes, one for each published result."""
+
+    def work() -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from sweeps.grid import read_grid
+        from sweeps.grid import recipes as known
+
+        table = Table("recipe", "what it reproduces", "--scale small", show_edge=False)
+        for name in known():
+            file = read_grid(name)
+            table.add_row(name, file.title, "yes" if file.small else "no")
+        Console().print(table, highlight=False)
+        return 0
+
+    _exit(work)
+
+
+def _told(sweep: Any, entries: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """The state of a sweep as JSON holds it."""
+    jobs = [
+        {"id": e.job.id, "state": e.state, "attempts": e.attempts, "reason": e.reason, "blocked_by": e.blocked}
+        | {"seconds": e.seconds, "progress": e.progress, "folder": e.job.folder}
+        for e in entries
+    ]
+    points = [{"id": p.id, "run": p.run, "train": p.train, "result": found.get(p.id)} for p in sweep.plan.points]
+    return {"name": sweep.plan.file.name, "folder": str(sweep.root), "jobs": jobs, "points": points}
+
+
+def _retry(root: Path) -> None:
+    from sweeps.ledger import Ledger
+
+    ledger = Ledger(root)
+    ledger.retry_failed()
+    ledger.close()
+
+
+def _refuse_unfit(on: str, **of_ray: Any) -> None:
+    if on not in ("local", "ray"):
+        raise UsageError(f"`--on` is {on!r}; choose local or ray")
+    for key, value in of_ray.items():
+        if on == "local" and value is not None:
+            raise UsageError(f"`--{key.replace('_', '-')}` is for `--on ray`: add it, or leave the option out.")
+
+
+def _teller() -> Any:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return lambda text: console.print(f"{text} ...", style="dim", highlight=False, soft_wrap=True)
+
+
+def _exit(work: Any) -> None:
+    codes: list[int] = []
+    failed = guarded("scale-sweep", lambda: codes.append(work()))
+    raise typer.Exit(failed or codes[0])
+
+
+def main() -> None:
+    """Entry point of the `scale-sweep` command."""
+    app()

@@ -1,0 +1,211 @@
+"""What the user of `scale-sweep` sees: the plan before anything starts, the state while it runs, the points at its end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.expect import Expected
+from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
+from sweeps.plan import Job, Plan
+from sweeps.points import Point, flat, varied
+
+SHOWN = 24  # lines of a table before the rest is counted
+_LINE_EVERY = 10.0  # seconds between plain progress lines
+_COLUMNS = 8  # settings shown of a point
+
+
+def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
+    """Axes, points, jobs and what they need, and what is to be expected."""
+    runs = sum(job.kind != "train" for job in plan.jobs) - sum(job.part is not None for job in plan.jobs)
+    trainings = sum(job.kind == "train" for job in plan.jobs)
+    table = Table(title=f"{plan.file.name}: {plan.file.title}".rstrip(": "), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for key in varied(plan.points):
+        table.add_row(key, _values(plan.points, key))
+    table.add_row("points", f"{len(plan.points):,}")
+    parts = sum(job.part is not None for job in plan.jobs)
+    table.add_row("runs that serve them", f"{runs:,}" + (f" in {parts:,} parts" if parts else ""))
+    if trainings:
+        table.add_row("trainings they need", f"{trainings:,}")
+    if done:
+        table.add_row("jobs done already", f"{done:,} of {len(plan.jobs):,}")
+    for name, value in cost_rows(cost):
+        table.add_row(name, value)
+    console.print(table, highlight=False)
+    jobs = Table("job", "what", "N x M", "points", "needs", title="jobs", title_justify="left")
+    serving = Counter(plan.serves.values())
+    for job in plan.jobs[:SHOWN]:
+        jobs.add_row(job.id, what(job), _boxes(job), str(serving[job.id] or ""), ", ".join(job.needs[:2]) + _more(job))
+    console.print(jobs, highlight=False)
+    if len(plan.jobs) > SHOWN:
+        console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim", highlight=False)
+
+
+def cost_rows(cost: Expected) -> list[tuple[str, str]]:
+    """(what, how much) of what is still to be done."""
+    if not cost.runs and not cost.trainings:
+        return [("still to do", "nothing")]
+    rows = [("completions", f"{cost.completions:,}"), ("tokens at most", f"{cost.tokens_at_most:,}")]
+    if cost.unmeasured < cost.runs - cost.unread:
+        rows += [
+            ("tokens expected", f"{cost.tokens:,.0f}"),
+            ("FLOPs expected", f"{cost.flops:.2e}"),
+            ("hours expected", f"{cost.hours:.2f} of one worker, at the measured rate"),
+        ]
+    if cost.unmeasured:
+        rows.append(("not measured", f"{cost.unmeasured:,} runs: `scale-sweep plan FILE --measure` tries a few chains"))
+    if cost.unread:
+        rows.append(("not counted", f"{cost.unread:,} runs whose questions are on the Hub and have no `limit`"))
+    if cost.trainings:
+        hours = "hours not known before one has run" if cost.training_hours is None else f"{cost.training_hours:.2f} h"
+        rows.append(("trainings", f"{cost.trainings:,}, {hours}"))
+    return rows
+
+
+def what(job: Job) -> str:
+    """A job in a few words."""
+    settings = job.settings
+    task = settings.get("task") or "arithmetic"
+    if job.kind == "train":
+        kind = "adapter" if settings.get("method") == "lora" else f"thinker of {settings.get('latent_paths', 8)} paths"
+        return f"train a {kind} on {task}"
+    control = f" [{settings['control']}]" if settings.get("control") else ""
+    part = f", questions {job.part[0]} to {job.part[1] - 1}" if job.part else ""
+    merged = ", merged" if job.kind == "merge" else ""
+    return f"{settings['method']}{control} on {task}, seed {settings.get('seed', 0)}{part}{merged}"
+
+
+def state_of(entries: Sequence[Entry]) -> Group:
+    """Counts, what runs now, and what failed and why."""
+    counts = Counter("blocked" if entry.blocked else entry.state for entry in entries)
+    told = [f"{counts[state]} {state}" for state in (DONE, RUNNING, PENDING, FAILED, "blocked") if counts[state]]
+    parts: list[RenderableType] = [Text(f"{len(entries)} jobs: {', '.join(told)}", style="bold")]
+    running = [entry for entry in entries if entry.state == RUNNING]
+    if running:
+        parts.append(_running(running))
+    failed = [entry for entry in entries if entry.state == FAILED]
+    for entry in failed[:SHOWN]:
+        tries = "" if entry.attempts == 1 else f" after {entry.attempts} attempts"
+        parts.append(Text(f"failed{tries}: {entry.job.id}, {what(entry.job)}: {entry.reason}", style="red"))
+    blocked = Counter(entry.blocked for entry in entries if entry.blocked)
+    parts += [Text(f"{count} jobs wait for {name}, which failed", style="red") for name, count in blocked.items()]
+    again = [e for e in entries if e.state in (PENDING, RUNNING) and e.attempts and e.reason]
+    parts += [Text(f"tried again: {e.job.id}: {e.reason}", style="yellow") for e in again[:SHOWN]]
+    return Group(*parts)
+
+
+def _running(entries: Sequence[Entry]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for entry in entries[:SHOWN]:
+        done, of = entry.progress.get("done", 0), entry.progress.get("of")
+        bar: RenderableType = ProgressBar(total=of, completed=done, width=20) if of else Text("")
+        table.add_row(what(entry.job), bar, progress_of(entry))
+    return table
+
+
+def progress_of(entry: Entry) -> str:
+    """How far a running job is."""
+    progress, seconds = entry.progress, max(1e-9, time.time() - (entry.started or time.time()))
+    if not progress.get("of"):
+        return str(progress.get("doing", "starting"))
+    rate = f", {progress['tokens'] / seconds:.0f} tokens/s" if progress.get("tokens") else ""
+    loss = f", loss {progress['loss']:.3f}" if progress.get("loss") else ""
+    return f"{progress['done']}/{progress['of']} {progress['unit']}{rate}{loss}"
+
+
+def show_points(console: Console, plan: Plan, found: Mapping[str, Mapping[str, Any]], *, all: bool = False) -> None:
+    """A line a point: what sets it apart, and its accuracy. A point without a result says so."""
+    keys = [key for key in varied(plan.points) if len(_all_values(plan.points, key)) > 1][:_COLUMNS]
+    keys = keys or ["method"]
+    table = Table(*keys, "accuracy", "95 % interval", "pass@1", "questions", title="points", title_justify="left")
+    shown = plan.points if all else plan.points[:SHOWN]
+    for point in shown:
+        own, settings = found.get(point.id), flat(point)
+        told = [_short(settings.get(key)) for key in keys]
+        table.add_row(*told, *(_figures(own) if own else ("no result yet", "", "", "")))
+    console.print(table, highlight=False)
+    if len(shown) < len(plan.points):
+        console.print(f"and {len(plan.points) - SHOWN:,} more, all of them in points.csv", style="dim", highlight=False)
+
+
+def _figures(own: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    low, high = own["accuracy_low"], own["accuracy_high"]
+    interval = f"{low:.1%} to {high:.1%}" if low is not None else "-"
+    return _percent(own["accuracy"]), interval, _percent(own["pass_at_1"]), f"{own['num_questions']}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _all_values(points: Sequence[Point], key: str) -> list[Any]:
+    return list(dict.fromkeys(_short(flat(point).get(key)) for point in points))
+
+
+def _values(points: Sequence[Point], key: str) -> str:
+    values = _all_values(points, key)
+    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+    return ", ".join(values[:8]) + more
+
+
+def _short(value: Any) -> str:
+    text = "-" if value is None else str(value)
+    return text.rstrip("/").rsplit("/", 1)[-1] if "/" in text else text
+
+
+def _boxes(job: Job) -> str:
+    return "" if job.kind == "train" else " and ".join(f"{paths} x {samples}" for _, paths, samples in job.boxes)
+
+
+def _more(job: Job) -> str:
+    return f" and {len(job.needs) - 2} more" if len(job.needs) > 2 else ""
+
+
+class Show:
+    """Follows a sweep while it runs: a live table on a terminal, a plain line every ten seconds elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._printed = 0.0
+        self._said = ""
+
+    def __enter__(self) -> Show:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def due(self) -> bool:
+        """Whether the state should be looked up again."""
+        every = 0.5 if self._live else _LINE_EVERY
+        return time.monotonic() - self._printed >= every
+
+    def update(self, entries: Sequence[Entry]) -> None:
+        self._printed = time.monotonic()
+        if self._live:
+            self._live.update(state_of(entries))
+            return
+        running = [f"{what(e.job)}: {progress_of(e)}" for e in entries if e.state == RUNNING]
+        counts = Counter(entry.state for entry in entries)
+        failed = f", {counts[FAILED]} failed" if counts[FAILED] else ""
+        said = f"{counts[DONE]}/{len(entries)} jobs done{failed}; {'; '.join(running) or 'waiting'}"
+        if said != self._said:
+            self._said = said
+            self._console.print(said, highlight=False, soft_wrap=True)

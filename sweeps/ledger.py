@@ -1,0 +1,250 @@
+"""The ledger of a sweep: which job is pending, running, done or failed, and why. SQLite; knows nothing of what jobs do.
+
+A running job belongs to an owner by a lease that is renewed while the owner lives. A job whose owner is lost is pending
+again; it counts against the job only where nothing was added to its folder in the meantime. Any number of processes may
+use one ledger: every change is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UsageError
+from sweeps.plan import Job, holds
+
+LEDGER = "ledger.sqlite"
+LEASE = 60.0  # seconds that an owner's silence is taken for life
+PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
+_LOSSES = 10  # owners a job may lose in a row without getting any further
+_LOST = "its worker was lost"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY, place INTEGER, wanted INTEGER, models TEXT, job TEXT, state TEXT, attempts INTEGER DEFAULT 0,
+    losses INTEGER DEFAULT 0, owner TEXT, lease REAL, not_before REAL DEFAULT 0, reason TEXT, progress TEXT,
+    mark INTEGER, started REAL, ended REAL, seconds REAL DEFAULT 0, result TEXT, covered TEXT);
+CREATE TABLE IF NOT EXISTS needs (job TEXT, need TEXT, PRIMARY KEY (job, need));
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job as the ledger has it. blocked: the id of a failed job that it needs, or of one that waits for such a job."""
+
+    job: Job
+    state: str
+    attempts: int
+    owner: str | None
+    reason: str | None
+    progress: dict[str, Any]
+    started: float | None
+    seconds: float
+    result: dict[str, Any]
+    blocked: str | None = None
+
+
+class Ledger:
+    """An open ledger. One object serves one thread."""
+
+    def __init__(self, folder: Path, *, retries: int = 1) -> None:
+        """retries: how often a job that fails is tried again. Raises UsageError where the file is no ledger."""
+        self._folder, self._retries = folder, retries
+        path = folder / LEDGER
+        try:
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise UsageError(f"{path} cannot be used as a ledger ({error}); give another `--out`") from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def take(self, jobs: Sequence[Job]) -> None:
+        """Makes these the wanted jobs. Done ones stay done unless they must now draw more; others are kept, unwanted."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET wanted = 0")
+            known = {row["id"]: row for row in db.execute("SELECT id, job, state, covered FROM jobs")}
+            for place, job in enumerate(jobs):
+                self._take(db, place, job, known.get(job.id))
+
+    def _take(self, db: sqlite3.Connection, place: int, job: Job, before: sqlite3.Row | None) -> None:
+        text = json.dumps(job.told())
+        db.execute(
+            "INSERT INTO jobs (id, place, wanted, models, job, state) VALUES (?, ?, 1, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET place = excluded.place, wanted = 1, models = excluded.models",
+            (job.id, place, job.models, text, PENDING),
+        )
+        if before is None or before["job"] != text:
+            db.execute("DELETE FROM needs WHERE job = ?", (job.id,))
+            db.executemany("INSERT OR IGNORE INTO needs VALUES (?, ?)", [(job.id, need) for need in job.needs])
+        if before is None or before["job"] == text:
+            return
+        db.execute("UPDATE jobs SET job = ? WHERE id = ?", (text, job.id))
+        if before["state"] in (DONE, FAILED) and not _covers(before["covered"], job):
+            db.execute("UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE id = ?", (PENDING, job.id))
+
+    def retry_failed(self) -> int:
+        """Failed jobs are pending again; how many there were."""
+        with self._transaction() as db:
+            done = db.execute(
+                "UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE state = ? AND wanted = 1", (PENDING, FAILED)
+            )
+            return done.rowcount
+
+    def claim(self, owner: str, *, loaded: str = "") -> Job | None:
+        """The next job for `owner`, from now on its own, or None where there is none yet. loaded: models it has; jobs with
+        the same come first."""
+        now = time.time()
+        with self._transaction() as db:
+            self._expire(db, now)
+            row = db.execute(
+                "SELECT id, job FROM jobs WHERE state = ? AND wanted = 1 AND not_before <= ? AND NOT EXISTS ("
+                " SELECT 1 FROM needs JOIN jobs AS other ON other.id = needs.need"
+                " WHERE needs.job = jobs.id AND other.state != ?) ORDER BY models != ?, place LIMIT 1",
+                (PENDING, now, DONE, loaded),
+            ).fetchone()
+            if row is None:
+                return None
+            job = Job.from_json(json.loads(row["job"]))
+            db.execute(
+                "UPDATE jobs SET state = ?, owner = ?, lease = ?, started = ?, progress = NULL, mark = ? WHERE id = ?",
+                (RUNNING, owner, now + LEASE, now, self._mark(job), job.id),
+            )
+            return job
+
+    def renew(self, job: Job, owner: str, progress: dict[str, Any]) -> bool:
+        """Says that `owner` is alive and how far it is; False where the job is no longer its own."""
+        now = time.time()
+        with self._transaction() as db:
+            done = db.execute(
+                "UPDATE jobs SET lease = ?, progress = ? WHERE id = ? AND owner = ? AND state = ?",
+                (now + LEASE, json.dumps(progress), job.id, owner, RUNNING),
+            )
+            return done.rowcount == 1
+
+    def done(self, job: Job, owner: str, result: dict[str, Any]) -> bool:
+        """The job is done. Where it grew in the meantime, or is no longer the owner's, it is not; then False."""
+        with self._transaction() as db:
+            row = self._own(db, job, owner)
+            if row is None:
+                return False
+            grown = not _covers(json.dumps(job.told()["boxes"]), Job.from_json(json.loads(row["job"])))
+            self._end(db, row, PENDING if grown else DONE, None)
+            db.execute(
+                "UPDATE jobs SET result = ?, covered = ?, attempts = 0, losses = 0 WHERE id = ?",
+                (json.dumps(result), json.dumps(job.told()["boxes"]), job.id),
+            )
+            return not grown
+
+    def failed(self, job: Job, owner: str, reason: str, *, again: bool) -> None:
+        """The job failed. again: whether another attempt could end differently."""
+        with self._transaction() as db:
+            row = self._own(db, job, owner)
+            if row is not None:
+                retry = again and row["attempts"] < self._retries
+                self._end(db, row, PENDING if retry else FAILED, reason)
+                db.execute("UPDATE jobs SET attempts = attempts + 1 WHERE id = ?", (job.id,))
+
+    def give_back(self, job: Job, owner: str, *, wait: float = 0.0) -> None:
+        """The job is pending again and nothing is held against it. wait: seconds before it is given out again."""
+        with self._transaction() as db:
+            row = self._own(db, job, owner)
+            if row is not None:
+                self._end(db, row, PENDING, row["reason"])
+                db.execute("UPDATE jobs SET not_before = ? WHERE id = ?", (time.time() + wait, job.id))
+
+    def lost(self, owner: str) -> None:
+        """`owner` is gone: what it held is pending again, without waiting for its leases to end."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET lease = 0 WHERE owner = ? AND state = ?", (owner, RUNNING))
+            self._expire(db, time.time())
+
+    def _expire(self, db: sqlite3.Connection, now: float) -> None:
+        gone = db.execute("SELECT * FROM jobs WHERE state = ? AND lease < ?", (RUNNING, now)).fetchall()
+        for row in gone:
+            further = self._mark(Job.from_json(json.loads(row["job"]))) != row["mark"]
+            losses = 1 if further else row["losses"] + 1
+            self._end(db, row, FAILED if losses > _LOSSES else PENDING, _LOST)
+            db.execute("UPDATE jobs SET losses = ? WHERE id = ?", (losses, row["id"]))
+
+    def _mark(self, job: Job) -> int:
+        """Bytes of what the job has written line by line: more of them mean that it got further."""
+        return sum(file.stat().st_size for file in (self._folder / job.folder).glob("*.jsonl"))
+
+    def _own(self, db: sqlite3.Connection, job: Job, owner: str) -> sqlite3.Row | None:
+        found: sqlite3.Row | None = db.execute(
+            "SELECT * FROM jobs WHERE id = ? AND owner = ? AND state = ?", (job.id, owner, RUNNING)
+        ).fetchone()
+        return found
+
+    def _end(self, db: sqlite3.Connection, row: sqlite3.Row, state: str, reason: str | None) -> None:
+        now = time.time()
+        db.execute(
+            "UPDATE jobs SET state = ?, owner = NULL, lease = NULL, reason = ?, ended = ?, seconds = seconds + ?"
+            " WHERE id = ?",
+            (state, reason, now, now - (row["started"] or now), row["id"]),
+        )
+
+    def entries(self) -> list[Entry]:
+        """All wanted jobs in order, with what blocks them."""
+        rows = self._db.execute("SELECT * FROM jobs WHERE wanted = 1 ORDER BY place").fetchall()
+        jobs = [Job.from_json(json.loads(row["job"])) for row in rows]
+        stuck = _stuck(jobs, {row["id"] for row in rows if row["state"] == FAILED})
+        return [
+            Entry(
+                job=job,
+                state=row["state"],
+                attempts=row["attempts"],
+                owner=row["owner"],
+                reason=row["reason"],
+                progress=json.loads(row["progress"] or "{}"),
+                started=row["started"],
+                seconds=row["seconds"],
+                result=json.loads(row["result"] or "{}"),
+                blocked=stuck.get(job.id) if row["state"] == PENDING else None,
+            )
+            for job, row in zip(jobs, rows, strict=True)
+        ]
+
+    def unfinished(self) -> bool:
+        """Whether a job is running, or could run now or after another one."""
+        row = self._db.execute(
+            "SELECT 1 FROM jobs WHERE wanted = 1 AND (state = ? OR (state = ? AND NOT EXISTS ("
+            " SELECT 1 FROM needs JOIN jobs AS other ON other.id = needs.need"
+            " WHERE needs.job = jobs.id AND other.state != ?))) LIMIT 1",
+            (RUNNING, PENDING, DONE),
+        ).fetchone()
+        return row is not None
+
+
+def _covers(covered: str | None, job: Job) -> bool:
+    """Whether what was drawn holds all that the job is to draw now; jobs without boxes are as they were."""
+    drawn = [(box[0], box[1], box[2]) for box in json.loads(covered or "[]")]
+    return all(any(holds(old, new) for old in drawn) for new in job.boxes)
+
+
+def _stuck(jobs: Iterable[Job], failed: set[str]) -> dict[str, str]:
+    """Which failed job keeps a job from ever beginning, by the id of that job; jobs stand after those they need."""
+    why: dict[str, str] = {}
+    for job in jobs:
+        for need in job.needs:
+            if need in failed or need in why:
+                why[job.id] = why.get(need, need)
+    return why

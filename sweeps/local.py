@@ -1,0 +1,122 @@
+"""`--on local`: worker processes on this machine, its cores and GPUs shared out among them. Knows no jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from scaling.errors import UsageError
+from sweeps.ledger import Ledger
+
+LOGS = "logs"
+_POLL = 0.2  # seconds
+_GRACE = 30.0  # seconds that workers have to end by themselves
+_CORES = 8  # of one worker, where nothing is asked for and there is no GPU
+_IN_VAIN = 5  # workers in a row that die within _SOON seconds: then it is not the jobs
+_SOON = 20.0
+
+Seen = Callable[[], None]
+
+
+def gpus() -> list[str]:
+    """Names of this machine's GPUs for CUDA_VISIBLE_DEVICES, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [one for one in visible.split(",") if one.strip() and one.strip() != "-1"]
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_local(root: Path, *, workers: int | None, retries: int, seen: Seen) -> None:
+    """Runs the sweep in `root` to its end. workers: None for one a GPU, or one for every 8 cores.
+
+    seen: called every so often. Raises KeyboardInterrupt, after the workers have given back what they had, and UsageError
+    where no worker lives.
+    """
+    devices = gpus()
+    count = workers or len(devices) or max(1, cores() // _CORES)
+    pool = [_Worker(root, number, _environment(number, count, devices), retries) for number in range(count)]
+    ledger = Ledger(root, retries=retries)
+    try:
+        while ledger.unfinished():
+            for worker in pool:
+                worker.tend(ledger)
+            seen()
+            time.sleep(_POLL)
+    finally:
+        _end(pool, ledger)
+        ledger.close()
+
+
+def _environment(number: int, count: int, devices: list[str]) -> dict[str, str]:
+    threads = str(max(1, cores() // count))
+    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    if devices:
+        own["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    return {**os.environ, **own}
+
+
+class _Worker:
+    """One place for a worker process, filled anew when it dies."""
+
+    def __init__(self, root: Path, number: int, environment: dict[str, str], retries: int) -> None:
+        self._root, self._number, self._environment, self._retries = root, number, environment, retries
+        self._log = root / LOGS / f"worker-{number}.log"
+        self._log.parent.mkdir(exist_ok=True)
+        self._born, self._in_vain = 0.0, 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = ""
+
+    def tend(self, ledger: Ledger) -> None:
+        """Starts the process where there is none; gives back what a dead one held. Raises UsageError if none lives."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            ledger.lost(self._owner)
+            by_itself = self._process.returncode not in (0, -signal.SIGKILL)
+            self._in_vain = self._in_vain + 1 if by_itself and time.monotonic() - self._born < _SOON else 0
+            if self._in_vain >= _IN_VAIN:
+                raise UsageError(f"workers end as soon as they begin; the reason is at the end of {self._log}")
+        self._owner = f"{os.uname().nodename}:{os.getpid()}:{self._number}:{time.time_ns()}"
+        self._born = time.monotonic()
+        command = [sys.executable, "-m", "sweeps.worker", str(self._root), self._owner, str(self._retries)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+
+    def ask_to_end(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def ended(self, ledger: Ledger, patience: float) -> None:
+        """Waits for the process, then kills it."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(0.0, patience))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        ledger.lost(self._owner)
+
+
+def _end(pool: list[_Worker], ledger: Ledger) -> None:
+    for worker in pool:
+        worker.ask_to_end()
+    until = time.monotonic() + _GRACE
+    for worker in pool:
+        worker.ended(ledger, until - time.monotonic())

@@ -1,0 +1,178 @@
+"""From points to jobs: what is trained once, which points one run serves, what is split. Reads questions, loads no models.
+
+Points that differ in questions, N or M alone share a run directory: a sample has the same place and the same stream in a
+large grid as in a small one. A job draws the boxes that no other box of its points holds, and so nothing twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from scaling.config import RunConfig
+from scaling.tasks.catalogue import task_of
+from scaling.training.config import TrainConfig
+from sweeps.grid import GridFile
+from sweeps.points import SIZE, Point, Settings, hashed
+
+Box = tuple[int | None, int, int]  # questions, None for all; latent paths; samples
+_LOADED = ("backbone", "assistant", "dtype")
+_CLASHES_WITH_NOTHING = ("seed", "backbone", "top_p", "top_k", "max_new_tokens", "dtype", "device", "split", "noise")
+_TRAINED = "trained-for-it"  # stands for a checkpoint that is not there yet
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work of one process. kind: train, run or merge. folder: below the sweep's own. needs: ids of jobs that
+    come first. boxes: of a run, the largest last. part: questions from, below; None for all. models: what it loads."""
+
+    id: str
+    kind: str
+    settings: Settings
+    folder: str
+    needs: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    part: tuple[int, int] | None = None
+    models: str = ""
+
+    def told(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Job:
+        boxes = tuple((box[0], box[1], box[2]) for box in fields["boxes"])
+        part = (fields["part"][0], fields["part"][1]) if fields["part"] else None
+        return cls(**{**fields, "needs": tuple(fields["needs"]), "boxes": boxes, "part": part})
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """points, and the jobs that serve them, those that others need first. serves: id of the job at the id of its point."""
+
+    file: GridFile
+    points: list[Point]
+    jobs: list[Job]
+    serves: dict[str, str]
+
+
+def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
+    """Raises UsageError where settings of a point clash, or where its questions are wanted and cannot be read."""
+    trainings: dict[str, Job] = {}
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        groups.setdefault(point.group, []).append(point)
+        if point.training and point.training not in trainings:
+            trainings[point.training] = _training(point)
+    checked: set[str] = set()
+    runs: list[Job] = []
+    serves: dict[str, str] = {}
+    for own in groups.values():
+        made = _runs(own, file.shard, checked)
+        runs += made
+        serves |= dict.fromkeys((point.id for point in own), made[-1].id)
+    for job in trainings.values():
+        TrainConfig(**job.settings).resolved()
+    in_order = sorted(trainings.values(), key=_by_models) + sorted(runs, key=_by_models)
+    return Plan(file, list(points), in_order, serves)
+
+
+def _by_models(job: Job) -> str:
+    return job.models
+
+
+def _training(point: Point) -> Job:
+    settings = point.train or {}
+    method = settings.get("method", "softcot++")
+    name = f"train-{point.training}"
+    return Job(name, "train", settings, f"checkpoints/{method}-{point.training}", models=_models(settings))
+
+
+def _models(settings: Settings) -> str:
+    return "|".join(str(settings.get(key) or RunConfig.model_fields[key].default) for key in _LOADED)
+
+
+def _runs(points: Sequence[Point], shard: int | None, checked: set[str]) -> list[Job]:
+    """The run that serves these points; or its shards, and last the job that merges them. checked: what clashes nowhere."""
+    first = points[0]
+    settings = {name: value for name, value in first.run.items() if name not in SIZE}
+    method, key = str(settings["method"]), first.group
+    folder = f"runs/{method}-{settings.get('task') or 'arithmetic'}-{key}"
+    needs = (f"train-{first.training}",) if first.training else ()
+    boxes = largest((point.run.get("limit"), point.run["latent_paths"], point.run["samples"]) for point in points)
+    whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings))
+    known = hashed([{key: value for key, value in settings.items() if key not in _CLASHES_WITH_NOTHING}, boxes[-1]])
+    if known not in checked:
+        config_of(whole, boxes[-1], trained=_TRAINED if needs else None).resolved()
+        checked.add(known)
+    return [whole] if shard is None else _sharded(whole, shard)
+
+
+def _sharded(whole: Job, shard: int) -> list[Job]:
+    _, paths, samples = whole.boxes[-1]
+    widest = (max_limit(whole.boxes), paths, samples)
+    config = config_of(whole, widest, trained=_TRAINED if whole.needs else None).resolved()
+    key = whole.id.removeprefix("run-")
+    shards = [
+        replace(whole, id=f"{whole.id}.{number}", folder=f"shards/{key}/{number}", part=(start, start + shard))
+        for number, start in enumerate(range(0, len(task_of(config).questions), shard))
+    ]
+    return [*shards, replace(whole, kind="merge", needs=tuple(one.id for one in shards))]
+
+
+def config_of(job: Job, box: Box, *, trained: str | None) -> RunConfig:
+    """The settings of one box of a run. trained: the checkpoint that was made for it, None where it needs none."""
+    limit, paths, samples = box
+    role = "adapter" if job.settings["method"] == "lora" else "thinker"
+    own = {role: trained} if trained else {}
+    return RunConfig(**{**job.settings, **own, "limit": limit, "latent_paths": paths, "samples": samples})
+
+
+def largest(boxes: Iterable[Box]) -> tuple[Box, ...]:
+    """Those that no other holds, by rising size."""
+    front: list[Box] = []
+    for box in sorted(set(boxes), key=_size, reverse=True):
+        if not any(holds(other, box) for other in front):
+            front.append(box)
+    return tuple(sorted(front, key=_volume))
+
+
+def holds(outer: Box, inner: Box) -> bool:
+    """Whether every sample of `inner` is one of `outer`."""
+    return all(a >= b for a, b in zip(_size(outer), _size(inner), strict=True))
+
+
+def _size(box: Box) -> tuple[float, int, int]:
+    return (math.inf if box[0] is None else box[0], box[1], box[2])
+
+
+def _volume(box: Box) -> tuple[float, tuple[float, int, int]]:
+    return math.prod(_size(box)), _size(box)
+
+
+def max_limit(boxes: Iterable[Box]) -> int | None:
+    """Questions of the box with most of them, None for all."""
+    most = max(_size(box)[0] for box in boxes)
+    return None if most == math.inf else int(most)
+
+
+def samples_of(boxes: Sequence[Box], questions: int) -> int:
+    """Completions of the union of the boxes, of a task with so many questions."""
+    cells: dict[tuple[int, int], int] = {}
+    for limit, paths, samples in boxes:
+        asked = questions if limit is None else min(limit, questions)
+        for path in range(paths):
+            cells[path, samples] = max(cells.get((path, samples), 0), asked)
+    return sum(_column(cells, path) for path in {path for path, _ in cells})
+
+
+def _column(cells: dict[tuple[int, int], int], path: int) -> int:
+    """Samples of one path: for each number of samples the questions that have at least so many."""
+    own = sorted(((samples, asked) for (at, samples), asked in cells.items() if at == path), reverse=True)
+    total, most, above = 0, 0, own[0][0]
+    for samples, asked in own:
+        total += most * (above - samples)
+        most, above = max(most, asked), samples
+    return total + most * above

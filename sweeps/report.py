@@ -1,0 +1,97 @@
+"""Hands the runs of a sweep to `scale-report`, a report for every task and for every value of an axis that is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scaling.errors import UsageError, nearest
+from scaling.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
+from scaling.names import called
+from sweeps.grid import TRAIN
+from sweeps.plan import Box, Job, Plan
+from sweeps.points import Point, flat, varied
+from sweeps.results import serving
+
+VIEWS = "views"
+_TASK = "task"
+_NO_NAMES = ("method", "latent_paths", "samples", "limit", "seed", "train.seed", "control", "shots", "task", "data")
+
+
+def reports(plan: Plan, done: Sequence[str], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:
+    """The arguments of `scale-report` for each report, by its name. by: settings of which every value has its own report.
+
+    Raises UsageError for a setting that is not varied, and where no run is done.
+    """
+    keys = varied(plan.points)
+    for key in by:
+        if key not in keys or key in ("latent_paths", "samples"):
+            raise UsageError(f"`--by` {key} is no axis of runs here ({', '.join(keys)}).{nearest(key, keys)}")
+    apart = [key for key in dict.fromkeys([_TASK, "data", *by]) if key in keys]
+    first: dict[str, Point] = {}
+    for point in plan.points:
+        first.setdefault(plan.serves[point.id], point)
+    telling = [key for key in keys if key not in (*_NO_NAMES, *by)]
+    groups: dict[str, list[str]] = {}
+    for job in serving(plan):
+        if job.id in set(done):
+            settings = flat(first[job.id])
+            name = ", ".join(_value(key, settings.get(key)) for key in apart) or plan.file.name
+            groups.setdefault(name, []).extend(_named(job, root, settings, telling))
+    if not groups:
+        raise UsageError("no run of this sweep is done yet: `scale-sweep run` goes on with it")
+    return groups
+
+
+def _value(key: str, value: object) -> str:
+    text = str(value or "arithmetic") if key == _TASK else Path(str(value)).name if value else "default"
+    return text if key == _TASK else f"{key.removeprefix(TRAIN)} {text}"
+
+
+def _named(job: Job, root: Path, settings: dict[str, object], telling: Sequence[str]) -> list[str]:
+    """NAME=FOLDER of a run; where it holds several boxes, of a view of each."""
+    told = [_value(key, settings[key]) for key in telling if settings.get(key) is not None]
+    found = []
+    for box in job.boxes:
+        _, paths, samples = box
+        base = called({**job.settings, "latent_paths": paths, "samples": samples})
+        size = [f"{paths} x {samples}"] if len(job.boxes) > 1 else []
+        extra = [*size, *told]
+        folder = _view(job, box, root) if len(job.boxes) > 1 else root / job.folder
+        found.append(f"{base} ({', '.join(extra)})={folder}" if extra else f"{base}={folder}")
+    return found
+
+
+def _view(job: Job, box: Box, root: Path) -> Path:
+    """A run directory that shows one box of another one."""
+    source = root / job.folder
+    limit, paths, samples = box
+    view = root / VIEWS / f"{source.name}-{paths}x{samples}"
+    view.mkdir(parents=True, exist_ok=True)
+    run = json.loads((source / RUN).read_bytes())
+    run["config"] |= {"latent_paths": paths, "samples": samples, "limit": limit}
+    (view / RUN).write_text(json.dumps(run, indent=2) + "\n")
+    asked = (source / QUESTIONS).read_text().splitlines(keepends=True)
+    (view / QUESTIONS).write_text("".join(asked[:limit]))
+    for name in (SAMPLES, THOUGHTS, SUMMARY):
+        link = view / name
+        link.unlink(missing_ok=True)
+        if (source / name).exists():
+            link.symlink_to(os.path.relpath(source / name, view))
+    return view
+
+
+def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[str]) -> dict[str, Path]:
+    """Runs `scale-report` for each group; returns the pages. Raises UsageError where one refuses."""
+    pages = {}
+    for name, runs in groups.items():
+        folder = root / "report" / name.replace("/", "-").replace(", ", "-").replace(" ", "-")
+        command = [sys.executable, "-m", "analysis", *runs, "--out", str(folder), *options]
+        if subprocess.run(command).returncode:
+            raise UsageError(f"`scale-report` made no report of {name}; the reason stands above")
+        pages[name] = folder / "report.html"
+    return pages

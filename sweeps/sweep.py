@@ -1,0 +1,91 @@
+"""A sweep on disk: its grid as it was run, its ledger, and what was found. The story of `scale-sweep`, top to bottom.
+
+SWEEP/grid.json      the grid, read and changed as asked          SWEEP/runs/          run directories
+      ledger.sqlite  jobs: pending, running, done, failed, why          checkpoints/   what was trained
+      points.csv     a line a point                                     logs/          what workers printed
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UsageError
+from sweeps.expect import Expected, expected, rates_of
+from sweeps.grid import GridFile, read_grid
+from sweeps.ledger import DONE, LEDGER, Entry, Ledger
+from sweeps.plan import Plan, plan_of
+from sweeps.points import points_of
+from sweeps.results import results, write_table
+
+GRID = "grid.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A plan and the folder where it is carried out."""
+
+    plan: Plan
+    root: Path
+
+    @classmethod
+    def of(cls, name: str, *, scale: str | None, changes: Sequence[str], out: Path | None) -> Sweep:
+        """The sweep of a grid file or recipe. Raises UsageError."""
+        file = read_grid(name, scale=scale, changes=changes)
+        return cls(plan_of(file, points_of(file)), out or Path("runs") / f"sweep-{file.name}")
+
+    @classmethod
+    def begun(cls, name: str, *, scale: str | None, changes: Sequence[str], out: Path | None) -> Sweep:
+        """The sweep in a folder, or of a grid file that was begun, as it was last run. Raises UsageError."""
+        root = Path(name) if (Path(name) / GRID).is_file() else None
+        root = root or cls.of(name, scale=scale, changes=changes, out=out).root
+        try:
+            file = GridFile(**json.loads((root / GRID).read_text()))
+        except OSError:
+            raise UsageError(f"{root} holds no sweep yet: begin it with `scale-sweep run {name}`") from None
+        except ValueError:
+            raise UsageError(f"{root / GRID} is damaged: `scale-sweep run` with the grid file writes it anew") from None
+        return cls(plan_of(file, points_of(file)), root)
+
+    def begin(self) -> None:
+        """Makes the folder, and the plan's jobs the ledger's. Raises UsageError where the folder holds something else."""
+        if self.root.is_dir() and any(self.root.iterdir()) and not (self.root / LEDGER).is_file():
+            known = {"rates.json", "probes"}
+            if foreign := sorted({entry.name for entry in self.root.iterdir()} - known):
+                raise UsageError(f"`--out` {self.root} is not empty ({foreign[0]}) and holds no sweep; choose another")
+        self.root.mkdir(parents=True, exist_ok=True)
+        partial = self.root / f"{GRID}.tmp"
+        partial.write_text(self.plan.file.model_dump_json(indent=1) + "\n")
+        ledger = Ledger(self.root)
+        ledger.take(self.plan.jobs)
+        ledger.close()
+        partial.replace(self.root / GRID)
+
+    def entries(self) -> list[Entry]:
+        """The ledger's, none where nothing was begun."""
+        if not (self.root / LEDGER).is_file():
+            return []
+        ledger = Ledger(self.root)
+        try:
+            return ledger.entries()
+        finally:
+            ledger.close()
+
+    def expected(self) -> Expected:
+        """What is still to be done, and what it will cost."""
+        entries = self.entries()
+        return expected(self.plan, self.done(entries), *rates_of(entries, self.root))
+
+    def done(self, entries: Sequence[Entry]) -> list[str]:
+        """Ids of the plan's jobs that are done as the plan wants them."""
+        held = {entry.job.id: entry.job for entry in entries if entry.state == DONE}
+        return [job.id for job in self.plan.jobs if job.id in held and held[job.id].boxes == job.boxes]
+
+    def results(self, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+        """Figures by point, and points.csv written anew."""
+        found = results(self.plan, self.done(entries), self.root)
+        write_table(self.plan, found, self.root)
+        return found

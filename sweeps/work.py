@@ -1,0 +1,173 @@
+"""One job carried out in this process: a training, a run or the part of one, or the merge of a run's parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from contrastive.parallel import Processes
+from contrastive.train import STATE_FILE
+from contrastive.train import Progress as Training
+from scaling.journal import RUN, SUMMARY, Journal, load, load_questions, merge
+from scaling.records import Completion, Key
+from scaling.run import Setup, carry_out, digest, prepare
+from scaling.sampler import Grid
+from scaling.summary import summarise
+from scaling.training.config import TrainConfig
+from sweeps.plan import Box, Job, config_of
+
+Tell = Callable[[dict[str, Any]], None]
+_MERGING, _BEFORE = ".merging", ".before"  # end names of folders that are only there while a merge is written
+
+
+class Following:
+    """What runs and trainings tell their watcher, as a few figures. tell: gets them, and may raise KeyboardInterrupt."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._figures: dict[str, Any] = {}
+
+    def _say(self, **figures: Any) -> None:
+        self._figures |= figures
+        self._tell(dict(self._figures))
+
+    def status(self, text: str) -> None:
+        self._say(doing=text)
+
+    def sampling(self) -> Following:
+        return self
+
+    def start(self, grid: Grid, done: dict[Key, Completion], folder: Path) -> None:  # noqa: ARG002
+        wanted = sum(len(grid.missing(question, ())) for question in grid.questions)
+        missing = sum(len(grid.missing(question, done)) for question in grid.questions)
+        self._say(doing="sampling", unit="samples", done=wanted - missing, of=wanted, tokens=0)
+
+    def completion(self, completion: Completion) -> None:
+        self._say(done=self._figures["done"] + 1, tokens=self._figures["tokens"] + completion.num_tokens)
+
+    def started(self, progress: Training, schedule: Any) -> None:
+        self._say(doing="training", unit="steps", done=progress.step, of=schedule.max_steps)
+
+    def stepped(self, progress: Training, row: dict[str, Any]) -> None:
+        self._say(done=progress.step, loss=row.get("language"))
+
+    def examined(self, progress: Training, health: Any) -> None:  # noqa: ARG002
+        self._say(validation=health.loss)
+
+
+def perform(job: Job, root: Path, tell: Tell) -> dict[str, Any]:
+    """Carries the job out, or goes on with it, and returns what the ledger keeps. Raises UsageError and Interrupted."""
+    kinds = {"train": _train, "run": _run, "merge": _merge}
+    return kinds[job.kind](job, root, Following(tell))
+
+
+def _train(job: Job, root: Path, following: Following) -> dict[str, Any]:
+    folder = root / job.folder
+    # a training that was stopped before its first validation has nothing to go on from
+    config = TrainConfig(**{**job.settings, "out": folder, "resume": (folder / STATE_FILE).is_file()})
+    if config.method == "lora":
+        from scaling.training.lora import train_lora as train
+    else:
+        from scaling.training.run import train  # type: ignore[assignment]
+    result = train(config, following, Processes())
+    return {"steps": result.progress.step, "seconds": result.progress.seconds, "loss": result.progress.best}
+
+
+def _run(job: Job, root: Path, following: Following) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for box in job.boxes:
+        if job.part and box[0] is not None and box[0] <= job.part[0]:
+            continue  # none of its questions are in this part
+        setup = prepare(config_of(job, _in_part(box, job), trained=checkpoint_of(job, root)), following)
+        here: dict[str, Any] = {"out": root / job.folder}
+        if job.part:
+            setup, here = _only(setup, *job.part), {**here, "limit": box[0]}
+        summary = carry_out(replace(setup, config=setup.config.model_copy(update=here)), following)
+    return costs_of(summary)
+
+
+def checkpoint_of(job: Job, root: Path) -> str | None:
+    """The folder of the checkpoint that is trained for a run, None where none is."""
+    trained = next((need for need in job.needs if need.startswith("train-")), None)
+    method = "lora" if job.settings["method"] == "lora" else "softcot++"
+    return str(root / "checkpoints" / f"{method}-{trained.removeprefix('train-')}") if trained else None
+
+
+def _in_part(box: Box, job: Job) -> Box:
+    """The box as far as it lies before the end of the part, so that no more questions are read than needed."""
+    if job.part is None:
+        return box
+    limit = job.part[1] if box[0] is None else min(box[0], job.part[1])
+    return (limit, box[1], box[2])
+
+
+def _only(setup: Setup, start: int, stop: int) -> Setup:
+    """The same run as if it were asked only these questions of its own."""
+    whole = setup.task.questions
+    details = {**setup.details, "first_question": digest(whole[0])}  # of the run, so that its parts can be merged
+    task = replace(setup.task, questions=whole[start:stop])
+    return replace(setup, task=task, asked=setup.asked[start:stop], details=details)
+
+
+def costs_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """What the ledger keeps of a run: tokens, completions and seconds."""
+    tokens = summary.get("tokens", {})
+    told = {key: tokens.get(key, 0) for key in ("prefill_computed", "generated")}
+    return {**told, "completions": summary.get("num_completions", 0), "seconds": summary.get("seconds", 0.0)}
+
+
+def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
+    """One run directory from those of the parts, put in place in one step: a kill leaves the old one or the new one."""
+    following.status("merging")
+    folder, shards = root / job.folder, root / "shards" / job.folder.rsplit("-", 1)[1]
+    new, old = (folder.with_name(folder.name + end) for end in (_MERGING, _BEFORE))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    parts = [shards / need.rsplit(".", 1)[1] for need in job.needs]
+    parts = [part for part in parts if (part / RUN).is_file()]
+    merge(parts, new)
+    summary = _summary_of(parts, new, folder)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return costs_of(summary)
+
+
+def _summary_of(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:
+    """What the run would have said of itself: figures from its journal, costs added up."""
+    run, completions = load(merged)
+    config = run["config"]
+    own = [json.loads((part / SUMMARY).read_bytes()) for part in parts]
+    keyed = {completion.key: completion for completion in completions}
+    size = {"num_paths": config.get("latent_paths") or 1, "num_samples": config["samples"]}
+    questions = load_questions(merged)
+    added = {key: sum(one["tokens"][key] for one in own) for key in own[0]["tokens"]}
+    engine = {key: _together(key, [one["engine"].get(key) for one in own]) for key in own[0]["engine"]}
+    if engine.get("row_capacity"):
+        engine["slot_occupancy"] = engine["decoded_rows"] / engine["row_capacity"]
+    summary = {
+        **summarise(questions, keyed, **size, voter=config.get("voter") or "flat"),  # type: ignore[arg-type]
+        "tokens": added,
+        "engine": engine,
+        "peak_memory_bytes": max(one["peak_memory_bytes"] for one in own),
+        "seconds": sum(one["seconds"] for one in own),
+        **{key: own[0][key] for key in ("task", "method")},
+        "run": str(folder),
+    }
+    with Journal.open(merged, config=config, environment=run["environment"], questions=questions) as journal:
+        journal.write_summary(summary)
+    return summary
+
+
+def _together(key: str, values: list[Any]) -> Any:
+    """Bytes are the largest of any part, counts are added up."""
+    given = [value for value in values if value is not None]
+    if not given:
+        return None
+    return max(given) if key.startswith("kv_bytes") else sum(given)

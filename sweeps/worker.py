@@ -1,0 +1,132 @@
+"""A worker: takes one job after another from the ledger until nothing is left. The same on one machine and on a cluster.
+
+`python -m sweeps.worker FOLDER OWNER RETRIES` is one worker process of `--on local`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from scaling.errors import Interrupted, InUse, UsageError
+from sweeps.ledger import LEASE, Ledger
+from sweeps.plan import Job
+
+_PULSE = LEASE / 12  # seconds between signs of life
+_IDLE = 0.5  # seconds between looks at the ledger where every job is waiting for another
+_BUSY = 5.0  # seconds before a job is tried again whose folder another process has
+_KEPT = 2  # models in memory: a backbone and an assistant
+
+
+class Book(Protocol):
+    """What a worker needs of the ledger: the ledger itself, or one on another machine."""
+
+    def claim(self, owner: str, *, loaded: str = "") -> Job | None: ...
+    def renew(self, job: Job, owner: str, progress: dict[str, Any]) -> bool: ...
+    def done(self, job: Job, owner: str, result: dict[str, Any]) -> bool: ...
+    def failed(self, job: Job, owner: str, reason: str, *, again: bool) -> None: ...
+    def give_back(self, job: Job, owner: str, *, wait: float = 0.0) -> None: ...
+    def unfinished(self) -> bool: ...
+
+
+class Pulse:
+    """Renews the lease of one job from a thread of its own. Use as a context manager.
+
+    book: makes the thread's own connection. alive: whether whoever started the worker is still there.
+    """
+
+    def __init__(self, book: Callable[[], Book], job: Job, owner: str, alive: Callable[[], bool]) -> None:
+        self._book, self._job, self._owner, self._alive = book, job, owner, alive
+        self._progress: dict[str, Any] = {}
+        self._over = threading.Event()
+        self.stopped = False
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Pulse:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def tell(self, progress: dict[str, Any]) -> None:
+        """How far the job is. Raises KeyboardInterrupt once the job is no longer this worker's."""
+        self._progress = progress
+        if self.stopped:
+            raise KeyboardInterrupt
+
+    def _beat(self) -> None:
+        book, last = self._book(), 0.0
+        sent: dict[str, Any] = {}
+        while not self._over.wait(_IDLE):
+            fresh = self._progress
+            if fresh == sent and time.monotonic() - last < _PULSE:
+                continue
+            sent, last = fresh, time.monotonic()
+            if not self._alive() or not book.renew(self._job, self._owner, sent):
+                self.stopped = True
+                return
+
+
+def work(book: Callable[[], Book], owner: str, root: Path, *, alive: Callable[[], bool] = lambda: True) -> None:
+    """Carries out jobs until none is left, or `alive` says no. Raises KeyboardInterrupt; the job is given back before."""
+    from scaling.models import keep_loaded
+    from sweeps.work import perform
+
+    keep_loaded(_KEPT)
+    own, loaded = book(), ""
+    while alive() and own.unfinished():
+        job = own.claim(owner, loaded=loaded)
+        if job is None:
+            time.sleep(_IDLE)
+            continue
+        try:
+            with Pulse(book, job, owner, alive) as pulse:
+                _carry_out(own, job, owner, partial(perform, job, root, pulse.tell))
+        except KeyboardInterrupt:
+            if not (pulse.stopped and alive()):
+                raise
+        loaded = job.models
+
+
+def _carry_out(book: Book, job: Job, owner: str, do: Callable[[], dict[str, Any]]) -> None:
+    try:
+        book.done(job, owner, do())
+    except InUse:
+        book.give_back(job, owner, wait=_BUSY)
+    except UsageError as error:
+        book.failed(job, owner, str(error), again=False)
+    except (KeyboardInterrupt, Interrupted):
+        book.give_back(job, owner)
+        raise KeyboardInterrupt from None
+    except Exception as error:  # whatever it is, it belongs to this job and not to the sweep
+        traceback.print_exc()
+        said = " ".join(str(error).split())[:300]
+        book.failed(job, owner, f"{type(error).__name__}: {said}", again=True)
+
+
+def main() -> int:
+    """A process of the local engine: ends when the ledger has nothing left, or its parent is gone."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    root, owner, retries = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    parent = os.getppid()
+    try:
+        work(lambda: Ledger(root, retries=retries), owner, root, alive=lambda: os.getppid() == parent)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
