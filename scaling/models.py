@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from transformers.utils import logging as transformers_logging
 
 from scaling.costs import ModelCosts
-from scaling.errors import UsageError, nearest
+from scaling.errors import UsageError, nearest, one_line
 
 # name -> (registry package, file in it, SHA-256 of the file)
 BUNDLED = {
@@ -153,7 +153,7 @@ def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
 
 
 def _why_not(source: str, name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error, limit=300)
     if Path(source).is_dir():
         return f"the model folder {source} cannot be loaded: {reason}"
     return (
@@ -196,7 +196,7 @@ def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"`{option}`: there is no folder {name}, and it could not be fetched from the Hugging Face Hub "
-            f"({' '.join(str(error).split())[:200]}). Check the id and the network, or give a folder."
+            f"({one_line(error)}). Check the id and the network, or give a folder."
         ) from None
 
 
@@ -264,7 +264,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
             trust_remote_code=False,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise UsageError(f"the GGUF file {gguf} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise UsageError(f"the GGUF file {gguf} cannot be read: {one_line(error, limit=300)}") from error
     # the weights are plain bfloat16 now: what is saved must not say that they are packed
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
         if hasattr(model, attribute):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError
+from scaling.errors import UsageError, one_line
 from scaling.journal import load, load_questions
 from scaling.prompts import with_options
 from scaling.records import Asked, Completion, Question
@@ -168,7 +168,7 @@ def reward_model(name: str) -> Score:
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(
             f"`--scorer` {name} is neither `module:function` nor a sequence-classification model that can be loaded "
-            f"({' '.join(str(error).split())[:200]})"
+            f"({one_line(error)})"
         ) from None
     if model.config.num_labels != 1:
         raise UsageError(

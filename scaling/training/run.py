@@ -26,7 +26,7 @@ from contrastive.train import Watcher as StepWatcher
 from contrastive.watch import Health
 from scaling import adapters, models
 from scaling.config import option
-from scaling.errors import Interrupted, UsageError
+from scaling.errors import Interrupted, UsageError, one_line
 from scaling.journal import config_hash
 from scaling.models import LanguageModel
 from scaling.prompts import PROMPT_VERSION, gold_text
@@ -261,6 +261,4 @@ def publish(folder: Path, repository: str) -> None:
         else:
             checkpoint.Checkpoint.from_pretrained(folder).push_to_hub(repository)
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"`--push-to-hub` {repository}: {' '.join(str(error).split())[:200]}. The checkpoint is in {folder}."
-        ) from None
+        raise UsageError(f"`--push-to-hub` {repository}: {one_line(error)}. The checkpoint is in {folder}.") from None
