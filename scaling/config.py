@@ -104,17 +104,19 @@ class RunConfig(BaseModel):
 
     def _refuse_idle(self) -> None:
         """Raises UsageError for an option that the method would have to ignore."""
+        thoughts, slots = "methods with soft thoughts", self.soft or self.method == "cot-unk"
+        perturbing = "the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)"
         idle = {
-            "--thinker": self.thinker and not self.soft,
-            "--soft-tokens": self.soft_tokens and not (self.soft or self.method == "cot-unk"),
-            "--control": self.control and not self.soft,
-            "--noise": self.noise is not None and not self.perturbed,
-            "--adapter": self.adapter and self.method != "lora",
-            "--shots": self.shots and self.method != "cot",
+            "--thinker": (self.thinker and not self.soft, thoughts),
+            "--soft-tokens": (self.soft_tokens and not slots, "methods with slots"),
+            "--control": (self.control and not self.soft, thoughts),
+            "--noise": (self.noise is not None and not self.perturbed, perturbing),
+            "--adapter": (self.adapter and self.method != "lora", "`lora`"),
+            "--shots": (self.shots and self.method != "cot", "`cot`"),
         }
-        for name, given in idle.items():
+        for name, (given, whose) in idle.items():
             if given:
-                raise UsageError(f"`{name}` is for {_FOR[name]}, and `--method` is `{self.method}`: leave it out.")
+                raise UsageError(f"`{name}` is for {whose}, and `--method` is `{self.method}`: leave it out.")
 
     def _thinker(self) -> str | None:
         """What is asked for, else the trained default where it fits the models; None without soft tokens."""
@@ -125,14 +127,6 @@ class RunConfig(BaseModel):
 
 
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
-_FOR = {
-    "--thinker": "methods with soft thoughts",
-    "--soft-tokens": "methods with slots",
-    "--control": "methods with soft thoughts",
-    "--noise": "the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)",
-    "--adapter": "`lora`",
-    "--shots": "`cot`",
-}
 
 
 def option(key: str) -> str:
