@@ -29,7 +29,7 @@ from scaling.methods.base import Method
 from scaling.methods.build import build
 from scaling.methods.measured import Measured
 from scaling.models import LanguageModel
-from scaling.prompts import check_lengths
+from scaling.prompts import check_lengths, own_words
 from scaling.records import Asked, Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.summary import summarise
@@ -190,9 +190,7 @@ def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
     def read(question: Question, generated: Generated) -> Completion:
         request = generated.request
         text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True)).strip()
-        # a model without a chat format goes on to invent the next question
-        said = text if tokenizer.chat_template else text.split("\nQuestion:")[0]
-        answer = read_answer(said, kind=kind, choices=question.choices)
+        answer = read_answer(own_words(text, tokenizer), kind=kind, choices=question.choices)
         return Completion(
             question_id=question.id,
             path=request.prompt.path,

@@ -26,6 +26,7 @@ from scaling.engines.base import Decoding, Generated, SoftPrompt
 from scaling.engines.transformers import fitted_engine
 from scaling.errors import UsageError, nearest
 from scaling.methods.build import build
+from scaling.prompts import own_words
 from scaling.records import Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.answers import read_answer
@@ -166,7 +167,7 @@ class SoftCoTModel(LM):
 
         def read(question: Question, generated: Generated) -> Completion:
             text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True)).strip()
-            said = _cut(text if tokenizer.chat_template else text.split("\nQuestion:")[0], until)
+            said = _cut(own_words(text, tokenizer), until)
             answer = read_answer(said, kind=self._kind, choices=choices)
             return Completion(
                 question_id=question.id,
