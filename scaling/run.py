@@ -168,16 +168,22 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
 
 def _engine(setup: Setup, watcher: Watcher) -> TransformersEngine:
     config = setup.config
-    engine = fitted_engine(
-        setup.backbone.model,
-        end_tokens=setup.backbone.end_tokens,
-        tokens_per_row=max(asked.prompt_tokens for asked in setup.asked) + (config.max_new_tokens or 1),
-        batch_size=None if config.batch_size == "auto" else config.batch_size,
-        max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
-    )
+    longest = max(asked.prompt_tokens for asked in setup.asked) + (config.max_new_tokens or 1)
+    engine = engine_of(setup.backbone, config, tokens_per_row=longest)
     if engine.plain_because:
         watcher.status(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
     return engine
+
+
+def engine_of(backbone: LanguageModel, config: RunConfig, *, tokens_per_row: int) -> TransformersEngine:
+    """The backbone's engine, within the limits of the settings. tokens_per_row: prompt and completion of the longest."""
+    return fitted_engine(
+        backbone.model,
+        end_tokens=backbone.end_tokens,
+        tokens_per_row=tokens_per_row,
+        batch_size=None if config.batch_size == "auto" else config.batch_size,
+        max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
+    )
 
 
 def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:

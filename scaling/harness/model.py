@@ -23,11 +23,11 @@ from torch import Tensor
 from scaling import models
 from scaling.config import RunConfig, load_config
 from scaling.engines.base import Decoding, Generated, SoftPrompt
-from scaling.engines.transformers import fitted_engine
 from scaling.errors import UsageError, nearest
 from scaling.methods.build import build
 from scaling.prompts import own_words
 from scaling.records import Completion, Question
+from scaling.run import engine_of
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import Task
@@ -138,13 +138,7 @@ class SoftCoTModel(LM):
         grid = Grid(questions, config.latent_paths or 1, config.samples, config.seed)
         room = max(self._method.asked(question).prompt_tokens for question in questions) + longest
         self._refuse_longer(room)
-        engine = fitted_engine(
-            self._backbone.model,
-            end_tokens=self._backbone.end_tokens,
-            tokens_per_row=room,
-            batch_size=None if config.batch_size == "auto" else config.batch_size,
-            max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
-        )
+        engine = engine_of(self._backbone, config, tokens_per_row=room)
         decoding = Decoding(config.temperature, config.top_p, config.top_k, longest)
         found = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=self._reader(until))
         chains: dict[str, list[Completion]] = {question.id: [] for question in questions}
