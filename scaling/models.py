@@ -12,10 +12,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -295,6 +296,26 @@ def _quiet() -> None:
     """Loading bars and advice of transformers would tear our own progress display."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+
+
+class Placeable(Protocol):
+    """Settings that say where models are, and of what type."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
+
+
+Config = TypeVar("Config", bound=Placeable)
+
+
+def placed(config: Config) -> tuple[Config, torch.dtype]:
+    """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
 
 
 def pick_device(device: str) -> str:

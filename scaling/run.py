@@ -80,9 +80,7 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     """Loads task and models and checks that they fit each other. Raises UsageError; writes nothing."""
     config = config.resolved()
     task = task_of(config)
-    device = models.pick_device(config.device)
-    dtype = models.pick_dtype(config.dtype, device)
-    config = config.model_copy(update={"dtype": str(dtype).removeprefix("torch."), "device": device})
+    config, dtype = models.placed(config)
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
     built = build(config, task, dtype, watcher.status)
     asked = [built.method.asked(question) for question in task.questions]

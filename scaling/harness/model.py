@@ -68,9 +68,7 @@ class SoftCoTModel(LM):
         if config.method == "assist-cot" or config.control in ("mean", "shuffled"):
             asked = f"control={config.control}" if config.control else f"method={config.method}"
             raise UsageError(f"`{asked}` {_NEEDS_ALL_QUESTIONS}: use another, or `scale-run`.")
-        device = models.pick_device(config.device)
-        dtype = models.pick_dtype(config.dtype, device)
-        config = config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")})
+        config, dtype = models.placed(config)
         console = Console(stderr=True)
         built = build(config, Task("harness", kind, ()), dtype, console.print)
         self.config, self._kind = built.config, kind

@@ -38,7 +38,6 @@ from scaling.training.run import (
     examples,
     micro_batch,
     open_folder,
-    placed,
     reader_of,
     schedule_of,
     write_about,
@@ -88,7 +87,7 @@ class _Training:
 
 def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> LoraResult:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
-    config, dtype = placed(config.resolved())
+    config, dtype = models.placed(config.resolved())
     split = split_of(config)
     held = held_out(config, split)
     watcher.status(f"loading {config.backbone}")

@@ -65,7 +65,7 @@ class Result:
 
 def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
-    config, dtype = placed(config.resolved())
+    config, dtype = models.placed(config.resolved())
     split = split_of(config)
     watcher.status(f"loading {config.backbone} and {config.assistant}")
     backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
@@ -106,13 +106,6 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
 def _health_of(folder: Path) -> Health:
     metrics = checkpoint.read_config(folder).about["metrics"]
     return Health(**{**metrics, "per_path": tuple(metrics["per_path"]), "dead": tuple(metrics["dead"])})
-
-
-def placed(config: TrainConfig) -> tuple[TrainConfig, torch.dtype]:
-    """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
-    device = models.pick_device(config.device)
-    dtype = models.pick_dtype(config.dtype, device)
-    return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
 
 
 def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) -> dict[str, Any]:
