@@ -21,7 +21,7 @@ from contrastive.parallel import Processes
 from contrastive.reader import Example, Reader, UnsupportedModel
 from contrastive.thinker import Thinker, state_statistics
 from contrastive.token_sets import SoftTokenSets
-from contrastive.train import STATE_FILE, Progress, Schedule, Trainer
+from contrastive.train import STATE_FILE, Loop, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
 from contrastive.watch import Health
 from scaling import adapters, models
@@ -93,14 +93,19 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
         watcher=watcher,
         processes=processes,
     )
-    try:
-        progress = trainer.run()
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped; `--resume` with the same command goes on from the last validation in {folder}."
-        ) from None
+    progress = run_steps(trainer)
     processes.wait()
     return Result(folder, progress, _health_of(folder))
+
+
+def run_steps(trainer: Loop[Any]) -> Progress:
+    """Trains to the end. Raises Interrupted on Ctrl-C."""
+    try:
+        return trainer.run()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; `--resume` with the same command goes on from the last validation in {trainer.folder}."
+        ) from None
 
 
 def _health_of(folder: Path) -> Health:
