@@ -105,13 +105,8 @@ def _coverage(results: Results) -> Plot:
         for point in one.points
     ]
     data = pd.DataFrame(rows)
-
-    def draw(ax: Axes) -> None:
-        for number, (name, own) in enumerate(data.groupby("method", sort=False)):
-            ax.plot(own["chains"], own["coverage"], label=name, markevery=_doublings(own), **_look(number))
-        _share_axis(ax, AXES["chains"], "pass@(n, m)")
-
     caption = "Share of questions with at least one right chain: what a perfect voter would reach."
+    draw = _over_chains(data, ("method", "coverage"), "pass@(n, m)")
     return _plot("coverage-chains", "Coverage against chains", caption, data, draw)
 
 
@@ -177,14 +172,20 @@ def _votes(one: MethodResults, voters: Sequence[str], number: str) -> Plot:
         for p in one.points
     ]
     data = pd.DataFrame(rows)
+    caption = "The same chains, voted on in different ways; lines grow by latent paths first, then by samples of each."
+    draw = _over_chains(data, ("voter", "accuracy"), "accuracy")
+    return _plot(f"votes-{number}", f"{one.method.name}: accuracy by vote", caption, data, draw)
+
+
+def _over_chains(data: pd.DataFrame, keys: tuple[str, str], up: str) -> Callable[[Axes], None]:
+    """Draws a line for each value of the first key: the second against chains. up: what stands beside it."""
 
     def draw(ax: Axes) -> None:
-        for place, (name, own) in enumerate(data.groupby("voter", sort=False)):
-            ax.plot(own["chains"], own["accuracy"], label=name, markevery=_doublings(own), **_look(place))
-        _share_axis(ax, AXES["chains"], "accuracy")
+        for number, (name, own) in enumerate(data.groupby(keys[0], sort=False)):
+            ax.plot(own["chains"], own[keys[1]], label=name, markevery=_doublings(own), **_look(number))
+        _share_axis(ax, AXES["chains"], up)
 
-    caption = "The same chains, voted on in different ways; lines grow by latent paths first, then by samples of each."
-    return _plot(f"votes-{number}", f"{one.method.name}: accuracy by vote", caption, data, draw)
+    return draw
 
 
 def _of_paths(one: MethodResults, voter: str, number: str) -> list[Plot]:

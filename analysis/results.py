@@ -115,7 +115,8 @@ class Results:
 
 def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: Outside | None = None) -> Results:
     """Everything that is to be said of these methods. tell: is told what is being worked on. Raises UsageError."""
-    against = _pairs([method.name for method in methods], controls(methods), settings.baseline)
+    of_controls = controls(methods)
+    against = _pairs([method.name for method in methods], of_controls, settings.baseline)
     found, curves = [], {}
     for method in methods:
         tell(f"{method.name}: votes over all sub-grids of {method.num_paths} x {method.num_samples}")
@@ -132,7 +133,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
         num_questions=len(first.questions),
         methods=_with_holm(found),
         comparisons={axis: compare_all(curves, axis, pairs=against, seed=settings.seed) for axis in axes},
-        controls=controls(methods),
+        controls=of_controls,
         pareto=pareto(found, "flops" if "flops" in axes else "chains", settings.voter),
         notes=_notes(methods, found, settings, axes),
         version=version("softcotpp"),
@@ -177,11 +178,12 @@ def _method(method: Method, settings: Settings, outside: Outside) -> tuple[Metho
     }
     shared = _mean_costs(costs)
     run = method.runs[0]
+    votes = _votes(method, grids, settings)
     bins, error = calibration(run.lenient, whole_vote(run.lenient))
     figures = MethodResults(
         method=method,
-        table=_table(method, grids, settings),
-        votes=_votes(method, grids, settings),
+        table={"accuracy": votes[0].accuracy, **_table(method, grids, settings)},
+        votes=votes,
         grids={**means, **errors},
         points=_points(curves, means["pass"][at], errors[f"{settings.voter}_error"][at], shared, settings),
         compute=shared,
@@ -223,12 +225,13 @@ def _the_same(voter: str, other: str, method: Method) -> bool:
 
 
 def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> dict[str, Interval]:
+    """Figures of the whole grid besides the accuracy of its votes."""
+
     def mean(values: Sequence[Floats]) -> Interval:
         return seeded_mean(values, seed=settings.seed)
 
     runs = method.runs
     return {
-        "accuracy": mean([own[settings.voter].values[:, -1, -1] for own in grids]),
         "strict": mean([whole_vote(run.strict) for run in runs]),
         "pass_at_1": mean([own["pass"].values[:, 0, 0] for own in grids]),
         "coverage": mean([own["pass"].values[:, -1, -1] for own in grids]),

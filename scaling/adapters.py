@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from scaling.errors import UsageError
+from scaling.errors import UsageError, one_line
 from scaling.models import LanguageModel, find_folder, fingerprint_of, sha256
 from scaling.prompts import PROMPT_VERSION
 
@@ -72,7 +72,7 @@ def load(found: Found, backbone: LanguageModel) -> PeftModel:
         config = PeftConfig.from_pretrained(str(found.folder))
         tensors = load_file(found.folder / WEIGHTS_FILE)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise UsageError(f"`--adapter` {found.name} cannot be read: {_short(error)}.") from None
+        raise UsageError(f"`--adapter` {found.name} cannot be read: {one_line(error)}.") from None
     if not isinstance(config, LoraConfig):
         raise UsageError(
             f"`--adapter` {found.name} is of the kind {config.peft_type}, and `--method lora` takes LoRA only."
@@ -81,7 +81,7 @@ def load(found: Found, backbone: LanguageModel) -> PeftModel:
         model = put_on(backbone, config)
         wrong = take(model, tensors)
     except (ValueError, RuntimeError) as error:
-        raise UsageError(_unfit(found, backbone, _short(error))) from None
+        raise UsageError(_unfit(found, backbone, one_line(error))) from None
     if wrong:
         raise UsageError(_unfit(found, backbone, f"{len(wrong)} tensors without their like, as {wrong[0]}"))
     return model
@@ -127,7 +127,3 @@ def _unfit(found: Found, backbone: LanguageModel, reason: str) -> str:
         f"`--adapter` {found.name} does not fit `--backbone` {backbone.name} ({reason}): give the backbone that it was "
         f"trained with.{made_for}"
     )
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

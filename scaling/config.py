@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from scaling.errors import UsageError, nearest
+from scaling.errors import UsageError, nearest, one_line
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
@@ -180,7 +180,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"`--config` {file} cannot be read: {error.strerror}.") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"`--config` {file} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"`--config` {file} is not valid YAML: {one_line(error, limit=None)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"`--config` {file} must hold `key: value` lines, one per option.")
     return {str(key).replace("-", "_"): value for key, value in values.items()}

@@ -21,6 +21,11 @@ class Interrupted(Exception):
     """The user stopped a run; what had finished is in its journal. The message says how to continue. Exit code 130."""
 
 
+def one_line(error: Exception, *, limit: int | None = 200) -> str:
+    """What the error says without its line breaks, cut to `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean X?` for the closest known name, or an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -12,10 +12,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -25,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from transformers.utils import logging as transformers_logging
 
 from scaling.costs import ModelCosts
-from scaling.errors import UsageError, nearest
+from scaling.errors import UsageError, nearest, one_line
 
 # name -> (registry package, file in it, SHA-256 of the file)
 BUNDLED = {
@@ -169,7 +170,7 @@ def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
 
 
 def _why_not(source: str, name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error, limit=300)
     if Path(source).is_dir():
         return f"the model folder {source} cannot be loaded: {reason}"
     return (
@@ -212,7 +213,7 @@ def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"`{option}`: there is no folder {name}, and it could not be fetched from the Hugging Face Hub "
-            f"({' '.join(str(error).split())[:200]}). Check the id and the network, or give a folder."
+            f"({one_line(error)}). Check the id and the network, or give a folder."
         ) from None
 
 
@@ -280,7 +281,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
             trust_remote_code=False,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise UsageError(f"the GGUF file {gguf} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise UsageError(f"the GGUF file {gguf} cannot be read: {one_line(error, limit=300)}") from error
     # the weights are plain bfloat16 now: what is saved must not say that they are packed
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
         if hasattr(model, attribute):
@@ -311,6 +312,26 @@ def _quiet() -> None:
     """Loading bars and advice of transformers would tear our own progress display."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+
+
+class Placeable(Protocol):
+    """Settings that say where models are, and of what type."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
+
+
+Config = TypeVar("Config", bound=Placeable)
+
+
+def placed(config: Config) -> tuple[Config, torch.dtype]:
+    """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
 
 
 def pick_device(device: str) -> str:

@@ -25,17 +25,11 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
     """(resolved settings, rendered prompts of the first question), each slot shown as [k] for k = 1 .. L."""
     config = config.resolved()
     task = task_of(config)
-    device = models.pick_device(config.device)
-    dtype = models.pick_dtype(config.dtype, device)
+    config, _ = models.placed(config)
     config = with_checkpoint(config, find(config)) if config.soft else config
     if config.adapter:
         adapters.find(config.adapter)  # so that one that is not there is told now
-    settings = {
-        **config.model_dump(mode="json"),
-        "device": device,
-        "dtype": str(dtype).removeprefix("torch."),
-        "num_questions": len(task.questions),
-    }
+    settings = {**config.model_dump(mode="json"), "num_questions": len(task.questions)}
     parts = [_backbone(config, task), *([_assistant(config, task)] if config.assisted else [])]
     if config.control:
         parts.append(f"control {config.control}: the slots hold {_REPLACED[config.control]}")

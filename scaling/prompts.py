@@ -133,6 +133,11 @@ def gold_text(question: Question, *, kind: str) -> str:
     return " ".join([*question.rationale, f"The answer is {answer}."])
 
 
+def own_words(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a model says in answer: one without a chat format goes on to invent the next question, which is cut off."""
+    return text if tokenizer.chat_template else text.split("\nQuestion:")[0]
+
+
 def as_asked(
     question: Question, prompt: Prompt, *, num_slots: int, assistant_tokens: int, hint_tokens: int = 0
 ) -> Asked:

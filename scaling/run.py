@@ -29,7 +29,7 @@ from scaling.methods.base import Method
 from scaling.methods.build import build
 from scaling.methods.measured import Measured
 from scaling.models import LanguageModel
-from scaling.prompts import check_lengths
+from scaling.prompts import check_lengths, own_words
 from scaling.records import Asked, Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.summary import summarise
@@ -81,9 +81,7 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     """Loads task and models and checks that they fit each other. Raises UsageError; writes nothing."""
     config = config.resolved()
     task = task_of(config)
-    device = models.pick_device(config.device)
-    dtype = models.pick_dtype(config.dtype, device)
-    config = config.model_copy(update={"dtype": str(dtype).removeprefix("torch."), "device": device})
+    config, dtype = models.placed(config)
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
     built = build(config, task, dtype, watcher.status)
     asked = [built.method.asked(question) for question in task.questions]
@@ -169,16 +167,22 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
 
 def _engine(setup: Setup, watcher: Watcher) -> TransformersEngine:
     config = setup.config
-    engine = fitted_engine(
-        setup.backbone.model,
-        end_tokens=setup.backbone.end_tokens,
-        tokens_per_row=max(asked.prompt_tokens for asked in setup.asked) + (config.max_new_tokens or 1),
-        batch_size=None if config.batch_size == "auto" else config.batch_size,
-        max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
-    )
+    longest = max(asked.prompt_tokens for asked in setup.asked) + (config.max_new_tokens or 1)
+    engine = engine_of(setup.backbone, config, tokens_per_row=longest)
     if engine.plain_because:
         watcher.status(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
     return engine
+
+
+def engine_of(backbone: LanguageModel, config: RunConfig, *, tokens_per_row: int) -> TransformersEngine:
+    """The backbone's engine, within the limits of the settings. tokens_per_row: prompt and completion of the longest."""
+    return fitted_engine(
+        backbone.model,
+        end_tokens=backbone.end_tokens,
+        tokens_per_row=tokens_per_row,
+        batch_size=None if config.batch_size == "auto" else config.batch_size,
+        max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
+    )
 
 
 def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
@@ -191,9 +195,7 @@ def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
     def read(question: Question, generated: Generated) -> Completion:
         request = generated.request
         text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True)).strip()
-        # a model without a chat format goes on to invent the next question
-        said = text if tokenizer.chat_template else text.split("\nQuestion:")[0]
-        answer = read_answer(said, kind=kind, choices=question.choices)
+        answer = read_answer(own_words(text, tokenizer), kind=kind, choices=question.choices)
         return Completion(
             question_id=question.id,
             path=request.prompt.path,

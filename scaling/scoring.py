@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError
+from scaling.cache import Cache
+from scaling.errors import UsageError, one_line
 from scaling.journal import load, load_questions
 from scaling.prompts import with_options
 from scaling.records import Asked, Completion, Question
@@ -37,15 +38,18 @@ def score_run(folder: Path, spec: str, cache: Path, tell: Callable[[int, int], N
     texts = {asked.id: _text(asked) for asked in load_questions(folder)}
     own = [one for one in completions if one.question_id in texts]
     score, identity = scorer_of(spec)
-    with _Scores(cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl") as known:
-        wanted = dict.fromkeys((texts[one.question_id], one.text) for one in own)
-        new = [pair for pair in wanted if pair not in known]
-        done = 0
-        for question, chains in _together(new):
-            known.add(question, chains, _checked(score(question, chains), len(chains), spec))
-            done += len(chains)
-            tell(done, len(new))
-        yield from (_line(one, known[texts[one.question_id], one.text]) for one in own)
+    path = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
+    known = Cache(path, lambda line: (line["key"], float(line["score"])))
+    wanted = dict.fromkeys((texts[one.question_id], one.text) for one in own)
+    new = [pair for pair in wanted if _key(pair) not in known]
+    done = 0
+    for question, chains in _together(new):
+        scores = _checked(score(question, chains), len(chains), spec)
+        keys = [_key((question, chain)) for chain in chains]
+        known.add({"key": key, "score": score} for key, score in zip(keys, scores, strict=True))
+        done += len(chains)
+        tell(done, len(new))
+    yield from (_line(one, known[_key((texts[one.question_id], one.text))]) for one in own)
 
 
 def _line(one: Completion, score: float) -> dict[str, Any]:
@@ -76,42 +80,6 @@ def _checked(scores: Any, number: int, spec: str) -> list[float]:
             f"{str(scores)[:100]}"
         )
     return found
-
-
-class _Scores:
-    """What a scorer has said so far, a line of JSON each; a torn last line is dropped."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._known: dict[str, float] = {}
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    fields = json.loads(line)
-                    self._known[fields["key"]] = float(fields["score"])
-                except (ValueError, KeyError, TypeError):
-                    continue
-        self._file = path.open("a")
-        self._file.write("\n")  # ends a torn line
-
-    def __enter__(self) -> _Scores:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __contains__(self, pair: Pair) -> bool:
-        return _key(pair) in self._known
-
-    def __getitem__(self, pair: Pair) -> float:
-        return self._known[_key(pair)]
-
-    def add(self, question: str, chains: Sequence[str], scores: Sequence[float]) -> None:
-        for chain, score in zip(chains, scores, strict=True):
-            key = _key((question, chain))
-            self._known[key] = score
-            self._file.write(json.dumps({"key": key, "score": score}) + "\n")
-        self._file.flush()
 
 
 def _key(pair: Pair) -> str:
@@ -168,7 +136,7 @@ def reward_model(name: str) -> Score:
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(
             f"`--scorer` {name} is neither `module:function` nor a sequence-classification model that can be loaded "
-            f"({' '.join(str(error).split())[:200]})"
+            f"({one_line(error)})"
         ) from None
     if model.config.num_labels != 1:
         raise UsageError(

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scaling.config import RunConfig, load_config
-from scaling.errors import UsageError, nearest
+from scaling.errors import UsageError, nearest, one_line
 from scaling.training.config import TrainConfig
 
 TRAIN = "train."  # begins a setting of the training among settings of the run
@@ -83,7 +83,7 @@ def _yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the grid file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"the grid file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"the grid file {path} is not valid YAML: {one_line(error, limit=None)}") from None
     if not isinstance(written, dict):
         raise UsageError(f"the grid file {path} must be a mapping with `name` and `axes`.")
     return {"name": path.stem, **written}

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from scaling.errors import Interrupted, InUse, UsageError
+from scaling.errors import Interrupted, InUse, UsageError, one_line
 from sweeps.ledger import LEASE, Ledger
 from sweeps.plan import Job
 
@@ -109,7 +109,7 @@ def _carry_out(book: Book, job: Job, owner: str, do: Callable[[], dict[str, Any]
         raise KeyboardInterrupt from None
     except Exception as error:  # whatever it is, it belongs to this job and not to the sweep
         traceback.print_exc()
-        said = " ".join(str(error).split())[:300]
+        said = one_line(error, limit=300)
         book.failed(job, owner, f"{type(error).__name__}: {said}", again=True)
 
 

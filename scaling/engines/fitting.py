@@ -10,6 +10,7 @@ from scaling.engines.base import SoftPrompt
 from scaling.engines.decoder import Decoder
 from scaling.engines.plain import PlainDecoder
 from scaling.engines.shared import SharedPrefixDecoder
+from scaling.errors import one_line
 
 _PATHS, _PREFIX, _SUFFIX = 3, 6, 2
 
@@ -29,7 +30,7 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         model.set_attn_implementation(before)
-        return f"its attention does not fit: {' '.join(str(error).split())[:100]}"
+        return f"its attention does not fit: {one_line(error, limit=100)}"
     # the median row: in half precision a single row may be thrown far off by rounding alone, with or without sharing
     off = float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
     if off < _tolerance(model.dtype):

@@ -23,10 +23,11 @@ from torch import Tensor
 from scaling import models
 from scaling.config import RunConfig, load_config
 from scaling.engines.base import Decoding, Generated, SoftPrompt
-from scaling.engines.transformers import fitted_engine
 from scaling.errors import UsageError, nearest
 from scaling.methods.build import build
+from scaling.prompts import own_words
 from scaling.records import Completion, Question
+from scaling.run import engine_of
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import Task
@@ -67,9 +68,7 @@ class SoftCoTModel(LM):
         if config.method == "assist-cot" or config.control in ("mean", "shuffled"):
             asked = f"control={config.control}" if config.control else f"method={config.method}"
             raise UsageError(f"`{asked}` {_NEEDS_ALL_QUESTIONS}: use another, or `scale-run`.")
-        device = models.pick_device(config.device)
-        dtype = models.pick_dtype(config.dtype, device)
-        config = config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")})
+        config, dtype = models.placed(config)
         console = Console(stderr=True)
         built = build(config, Task("harness", kind, ()), dtype, console.print)
         self.config, self._kind = built.config, kind
@@ -137,13 +136,7 @@ class SoftCoTModel(LM):
         grid = Grid(questions, config.latent_paths or 1, config.samples, config.seed)
         room = max(self._method.asked(question).prompt_tokens for question in questions) + longest
         self._refuse_longer(room)
-        engine = fitted_engine(
-            self._backbone.model,
-            end_tokens=self._backbone.end_tokens,
-            tokens_per_row=room,
-            batch_size=None if config.batch_size == "auto" else config.batch_size,
-            max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
-        )
+        engine = engine_of(self._backbone, config, tokens_per_row=room)
         decoding = Decoding(config.temperature, config.top_p, config.top_k, longest)
         found = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=self._reader(until))
         chains: dict[str, list[Completion]] = {question.id: [] for question in questions}
@@ -166,7 +159,7 @@ class SoftCoTModel(LM):
 
         def read(question: Question, generated: Generated) -> Completion:
             text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True)).strip()
-            said = _cut(text if tokenizer.chat_template else text.split("\nQuestion:")[0], until)
+            said = _cut(own_words(text, tokenizer), until)
             answer = read_answer(said, kind=self._kind, choices=choices)
             return Completion(
                 question_id=question.id,

@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
+from scaling.cache import Cache
 from scaling.engines.base import Decoding, Request, SoftPrompt
 from scaling.engines.transformers import fitted_engine
 from scaling.models import LanguageModel, cache_folder
@@ -32,15 +32,12 @@ def write_hints(
     """The greedy hint of at most 64 tokens for each prompt, by the same keys. Only those not in the cache are decoded."""
     path = cache_folder() / "hints" / f"{assistant.fingerprint}-{MAX_HINT_TOKENS}-{_precision(assistant)}.jsonl"
     names = {key: hashlib.sha256(json.dumps(ids).encode()).hexdigest() for key, ids in prompts.items()}
-    known = _read(path)
+    known = Cache(path, lambda line: (line["prompt"], Hint(line["text"], line["num_tokens"])))
     missing = {key: ids for key, ids in prompts.items() if names[key] not in known}
-    path.parent.mkdir(parents=True, exist_ok=True)
     if missing:
         tell(f"{assistant.name} writes {len(missing)} hints")
     for key, hint in _decode(assistant, missing) if missing else ():
-        known[names[key]] = hint
-        with path.open("a", encoding="ascii") as handle:  # as each is written, so that an interruption loses none
-            handle.write(json.dumps({"prompt": names[key], **asdict(hint)}) + "\n")
+        known.add([{"prompt": names[key], **asdict(hint)}])
     return {key: known[name] for key, name in names.items()}
 
 
@@ -59,15 +56,3 @@ def _decode(assistant: LanguageModel, prompts: dict[str, tuple[int, ...]]) -> It
 
 def _precision(assistant: LanguageModel) -> str:
     return str(assistant.model.dtype).removeprefix("torch.")
-
-
-def _read(path: Path) -> dict[str, Hint]:
-    """By the hash of the prompt; a torn last line is passed over."""
-    found: dict[str, Hint] = {}
-    for line in path.read_text(encoding="ascii").splitlines() if path.exists() else []:
-        try:
-            fields = json.loads(line)
-            found[fields["prompt"]] = Hint(fields["text"], fields["num_tokens"])
-        except (ValueError, KeyError):
-            continue
-    return found

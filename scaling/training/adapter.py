@@ -21,7 +21,7 @@ from contrastive.reader import Example, Reader
 from contrastive.train import Loop, digest, under
 from contrastive.watch import Validation
 from scaling import adapters, models
-from scaling.errors import UsageError
+from scaling.errors import UsageError, one_line
 from scaling.models import LanguageModel
 
 _ADAPTER = "adapter."
@@ -106,9 +106,7 @@ def new_adapter(backbone: LanguageModel, *, rank: int, seed: int) -> PeftModel:
     try:
         model = adapters.put_on(backbone, config)
     except ValueError as error:
-        raise UsageError(
-            f"`--backbone` {backbone.name} takes no adapter: {' '.join(str(error).split())[:200]}."
-        ) from None
+        raise UsageError(f"`--backbone` {backbone.name} takes no adapter: {one_line(error)}.") from None
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_A" in name:

@@ -21,7 +21,6 @@ from contrastive.reader import Example
 from contrastive.train import Progress
 from scaling import adapters, models
 from scaling.config import RunConfig
-from scaling.errors import Interrupted
 from scaling.methods.build import Built, adapted, details_of
 from scaling.methods.cot import ChainOfThought
 from scaling.models import LanguageModel
@@ -38,8 +37,8 @@ from scaling.training.run import (
     examples,
     micro_batch,
     open_folder,
-    placed,
     reader_of,
+    run_steps,
     schedule_of,
     write_about,
 )
@@ -88,7 +87,7 @@ class _Training:
 
 def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> LoraResult:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
-    config, dtype = placed(config.resolved())
+    config, dtype = models.placed(config.resolved())
     split = split_of(config)
     held = held_out(config, split)
     watcher.status(f"loading {config.backbone}")
@@ -102,12 +101,7 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     build = ExampleBuilder(backbone, None, kind=split.task.kind, num_slots=0)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     trainer = _trainer(training, learn, validate)
-    try:
-        progress = trainer.run()
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped; `--resume` with the same command goes on from the last validation in {folder}."
-        ) from None
+    progress = run_steps(trainer)
     processes.wait()
     if processes.rank == 0:
         _finish(training, trainer.model, held, before)

@@ -21,12 +21,12 @@ from contrastive.parallel import Processes
 from contrastive.reader import Example, Reader, UnsupportedModel
 from contrastive.thinker import Thinker, state_statistics
 from contrastive.token_sets import SoftTokenSets
-from contrastive.train import STATE_FILE, Progress, Schedule, Trainer
+from contrastive.train import STATE_FILE, Loop, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
 from contrastive.watch import Health
 from scaling import adapters, models
 from scaling.config import option
-from scaling.errors import Interrupted, UsageError
+from scaling.errors import Interrupted, UsageError, one_line
 from scaling.journal import config_hash
 from scaling.models import LanguageModel
 from scaling.prompts import PROMPT_VERSION, gold_text
@@ -65,7 +65,7 @@ class Result:
 
 def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
-    config, dtype = placed(config.resolved())
+    config, dtype = models.placed(config.resolved())
     split = split_of(config)
     watcher.status(f"loading {config.backbone} and {config.assistant}")
     backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
@@ -93,26 +93,24 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
         watcher=watcher,
         processes=processes,
     )
-    try:
-        progress = trainer.run()
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped; `--resume` with the same command goes on from the last validation in {folder}."
-        ) from None
+    progress = run_steps(trainer)
     processes.wait()
     return Result(folder, progress, _health_of(folder))
+
+
+def run_steps(trainer: Loop[Any]) -> Progress:
+    """Trains to the end. Raises Interrupted on Ctrl-C."""
+    try:
+        return trainer.run()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; `--resume` with the same command goes on from the last validation in {trainer.folder}."
+        ) from None
 
 
 def _health_of(folder: Path) -> Health:
     metrics = checkpoint.read_config(folder).about["metrics"]
     return Health(**{**metrics, "per_path": tuple(metrics["per_path"]), "dead": tuple(metrics["dead"])})
-
-
-def placed(config: TrainConfig) -> tuple[TrainConfig, torch.dtype]:
-    """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
-    device = models.pick_device(config.device)
-    dtype = models.pick_dtype(config.dtype, device)
-    return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
 
 
 def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) -> dict[str, Any]:
@@ -261,6 +259,4 @@ def publish(folder: Path, repository: str) -> None:
         else:
             checkpoint.Checkpoint.from_pretrained(folder).push_to_hub(repository)
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"`--push-to-hub` {repository}: {' '.join(str(error).split())[:200]}. The checkpoint is in {folder}."
-        ) from None
+        raise UsageError(f"`--push-to-hub` {repository}: {one_line(error)}. The checkpoint is in {folder}.") from None
