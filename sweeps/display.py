@@ -8,20 +8,24 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from scaling.training.config import TrainConfig
 from sweeps.expect import Expected
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
-from sweeps.points import Point, flat, varied
+from sweeps.points import Point, axes_of, value_of
 
 SHOWN = 24  # lines of a table before the rest is counted
 _LINE_EVERY = 10.0  # seconds between plain progress lines
-_COLUMNS = 8  # settings shown of a point
+_COLUMNS = 6  # settings shown of a point
+_SHORT = {"latent_paths": "N", "samples": "M"}
+_PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 
 
 def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
@@ -29,10 +33,11 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     runs = sum(job.kind != "train" for job in plan.jobs) - sum(job.part is not None for job in plan.jobs)
     trainings = sum(job.kind == "train" for job in plan.jobs)
     table = Table(title=f"{plan.file.name}: {plan.file.title}".rstrip(": "), title_justify="left", show_header=False)
+    table.box = None
     table.add_column(style="bold")
     table.add_column()
-    for key in varied(plan.points):
-        table.add_row(key, _values(plan.points, key))
+    for key in axes_of(plan.file, plan.points):
+        table.add_row(_SHORT.get(key, key), _values(plan.points, key))
     table.add_row("points", f"{len(plan.points):,}")
     parts = sum(job.part is not None for job in plan.jobs)
     table.add_row("runs that serve them", f"{runs:,}" + (f" in {parts:,} parts" if parts else ""))
@@ -43,7 +48,9 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     for name, value in cost_rows(cost):
         table.add_row(name, value)
     console.print(table, highlight=False)
-    jobs = Table("job", "what", "N x M", "points", "needs", title="jobs", title_justify="left")
+    jobs = Table(title="jobs", title_justify="left", **_PLAIN)
+    for name in ("job", "what", "N x M", "points", "needs"):
+        jobs.add_column(name, no_wrap=name in ("job", "needs"))
     serving = Counter(plan.serves.values())
     for job in plan.jobs[:SHOWN]:
         jobs.add_row(job.id, what(job), _boxes(job), str(serving[job.id] or ""), ", ".join(job.needs[:2]) + _more(job))
@@ -78,12 +85,13 @@ def what(job: Job) -> str:
     settings = job.settings
     task = settings.get("task") or "arithmetic"
     if job.kind == "train":
-        kind = "adapter" if settings.get("method") == "lora" else f"thinker of {settings.get('latent_paths', 8)} paths"
-        return f"train a {kind} on {task}"
+        paths = settings.get("latent_paths", TrainConfig.model_fields["latent_paths"].default)
+        kind = "adapter" if settings.get("method") == "lora" else f"thinker, {paths} path{'s' * (paths != 1)}"
+        return f"train {kind}, {task}"
     control = f" [{settings['control']}]" if settings.get("control") else ""
     part = f", questions {job.part[0]} to {job.part[1] - 1}" if job.part else ""
     merged = ", merged" if job.kind == "merge" else ""
-    return f"{settings['method']}{control} on {task}, seed {settings.get('seed', 0)}{part}{merged}"
+    return f"{settings['method']}{control}, {task}, seed {settings.get('seed', 0)}{part}{merged}"
 
 
 def state_of(entries: Sequence[Entry]) -> Group:
@@ -124,25 +132,25 @@ def progress_of(entry: Entry) -> str:
     return f"{progress['done']}/{progress['of']} {progress['unit']}{rate}{loss}"
 
 
-def show_points(console: Console, plan: Plan, found: Mapping[str, Mapping[str, Any]], *, all: bool = False) -> None:
+def show_points(console: Console, plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> None:
     """A line a point: what sets it apart, and its accuracy. A point without a result says so."""
-    keys = [key for key in varied(plan.points) if len(_all_values(plan.points, key)) > 1][:_COLUMNS]
-    keys = keys or ["method"]
-    table = Table(*keys, "accuracy", "95 % interval", "pass@1", "questions", title="points", title_justify="left")
-    shown = plan.points if all else plan.points[:SHOWN]
+    keys = axes_of(plan.file, plan.points)[:_COLUMNS] or ["method"]
+    names = [_SHORT.get(key, key) for key in keys]
+    table = Table(*names, "accuracy", "95 % interval", "pass@1", title="points", title_justify="left", **_PLAIN)
+    shown = plan.points[:SHOWN]
     for point in shown:
-        own, settings = found.get(point.id), flat(point)
-        told = [_short(settings.get(key)) for key in keys]
-        table.add_row(*told, *(_figures(own) if own else ("no result yet", "", "", "")))
+        own = found.get(point.id)
+        told = [_short(value_of(point, key)) for key in keys]
+        table.add_row(*told, *(_figures(own) if own else ("no result yet", "", "")))
     console.print(table, highlight=False)
     if len(shown) < len(plan.points):
         console.print(f"and {len(plan.points) - SHOWN:,} more, all of them in points.csv", style="dim", highlight=False)
 
 
-def _figures(own: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _figures(own: Mapping[str, Any]) -> tuple[str, str, str]:
     low, high = own["accuracy_low"], own["accuracy_high"]
     interval = f"{low:.1%} to {high:.1%}" if low is not None else "-"
-    return _percent(own["accuracy"]), interval, _percent(own["pass_at_1"]), f"{own['num_questions']}"
+    return _percent(own["accuracy"]), interval, _percent(own["pass_at_1"])
 
 
 def _percent(value: float | None) -> str:
@@ -150,7 +158,8 @@ def _percent(value: float | None) -> str:
 
 
 def _all_values(points: Sequence[Point], key: str) -> list[Any]:
-    return list(dict.fromkeys(_short(flat(point).get(key)) for point in points))
+    values = dict.fromkeys(value_of(point, key) for point in points)
+    return [_short(value) for value in values if value is not None]
 
 
 def _values(points: Sequence[Point], key: str) -> str:

@@ -206,6 +206,23 @@ def varied(points: Sequence[Point]) -> list[str]:
     return [key for key in seen if key in differ or counts[key] < len(points)]
 
 
+def axes_of(file: GridFile, points: Sequence[Point]) -> list[str]:
+    """What the file combines: its axes and the settings of points beside the grid, where points differ in them."""
+    named = [list(one) if isinstance(one, dict) else [key] for key, values in file.axes.items() for one in values]
+    keys = list(dict.fromkeys(chain(*named, *file.include)))
+    differ = set(varied(points))
+    return [key for key in keys if key in differ]
+
+
+def value_of(point: Point, key: str) -> Any:
+    """The value of a setting, its default where none is given; None where the point has no use for it."""
+    if key.startswith(TRAIN):
+        name = key.removeprefix(TRAIN)
+        return None if point.train is None else point.train.get(name, TrainConfig.model_fields[name].default)
+    idle = key in idle_options(point.run["method"])
+    return point.run.get(key, None if idle else RunConfig.model_fields[key].default)
+
+
 def flat(point: Point) -> Settings:
     """A point's settings in one mapping, those of the training with its prefix."""
     return {**point.run, **{f"{TRAIN}{key}": value for key, value in (point.train or {}).items()}}

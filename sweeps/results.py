@@ -11,7 +11,7 @@ from typing import Any
 from scaling.journal import load, load_questions
 from scaling.summary import summarise
 from sweeps.plan import Job, Plan
-from sweeps.points import Point, flat, varied
+from sweeps.points import Point, value_of, varied
 
 RESULTS, TABLE = "points.json", "points.csv"
 FIGURES = (
@@ -59,8 +59,8 @@ def write_table(plan: Plan, found: Mapping[str, Mapping[str, Any]], root: Path) 
         writer = csv.writer(file)
         writer.writerow(["point", *keys, *FIGURES, "run"])
         for point in plan.points:
-            own, settings = found.get(point.id, {}), flat(point)
-            writer.writerow([point.id, *(settings.get(key) for key in keys), *(own.get(k) for k in (*FIGURES, "run"))])
+            own, settings = found.get(point.id, {}), [value_of(point, key) for key in keys]
+            writer.writerow([point.id, *settings, *(own.get(key) for key in (*FIGURES, "run"))])
     return root / TABLE
 
 
