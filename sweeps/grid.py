@@ -153,7 +153,7 @@ def check_key(key: str) -> None:
     if name not in kind.model_fields:
         prefix = TRAIN if key.startswith(TRAIN) else ""
         hint = nearest(name, kind.model_fields).replace("`", f"`{prefix}", 1)
-        if not hint and name in TrainConfig.model_fields:
+        if not prefix and name in TrainConfig.model_fields:
             hint = f" Did you mean `{TRAIN}{name}`?"
         raise UsageError(f"unknown setting `{key}` in the grid.{hint}")
     if name in _NOT_OURS:

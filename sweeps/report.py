@@ -14,7 +14,7 @@ from scaling.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
 from scaling.names import called
 from sweeps.grid import TRAIN
 from sweeps.plan import Box, Job, Plan
-from sweeps.points import Point, flat, varied
+from sweeps.points import Point, axes_of, value_of, varied
 from sweeps.results import serving
 
 VIEWS = "views"
@@ -32,29 +32,31 @@ def reports(plan: Plan, done: Sequence[str], root: Path, *, by: Sequence[str]) -
         if key not in keys or key in ("latent_paths", "samples"):
             raise UsageError(f"`--by` {key} is no axis of runs here ({', '.join(keys)}).{nearest(key, keys)}")
     apart = [key for key in dict.fromkeys([_TASK, "data", *by]) if key in keys]
+    telling = [key for key in axes_of(plan.file, plan.points) if key not in (*_NO_NAMES, *by)]
     first: dict[str, Point] = {}
     for point in plan.points:
         first.setdefault(plan.serves[point.id], point)
-    telling = [key for key in keys if key not in (*_NO_NAMES, *by)]
     groups: dict[str, list[str]] = {}
     for job in serving(plan):
         if job.id in set(done):
-            settings = flat(first[job.id])
-            name = ", ".join(_value(key, settings.get(key)) for key in apart) or plan.file.name
-            groups.setdefault(name, []).extend(_named(job, root, settings, telling))
+            name = ", ".join(_value(key, value_of(first[job.id], key)) for key in apart) or plan.file.name
+            groups.setdefault(name, []).extend(_named(job, root, first[job.id], telling))
     if not groups:
         raise UsageError("no run of this sweep is done yet: `scale-sweep run` goes on with it")
     return groups
 
 
 def _value(key: str, value: object) -> str:
-    text = str(value or "arithmetic") if key == _TASK else Path(str(value)).name if value else "default"
-    return text if key == _TASK else f"{key.removeprefix(TRAIN)} {text}"
+    if key == _TASK:
+        return str(value or "arithmetic")
+    text = Path(value).name if isinstance(value, str) else str(value)
+    return f"{key.removeprefix(TRAIN)} {text}"
 
 
-def _named(job: Job, root: Path, settings: dict[str, object], telling: Sequence[str]) -> list[str]:
-    """NAME=FOLDER of a run; where it holds several boxes, of a view of each."""
-    told = [_value(key, settings[key]) for key in telling if settings.get(key) is not None]
+def _named(job: Job, root: Path, point: Point, telling: Sequence[str]) -> list[str]:
+    """NAME=FOLDER of a run; where it holds several boxes, of a view of each. telling: settings that tell its name apart."""
+    values = {key: value_of(point, key) for key in telling}
+    told = [_value(key, value) for key, value in values.items() if value is not None]
     found = []
     for box in job.boxes:
         _, paths, samples = box

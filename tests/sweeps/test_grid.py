@@ -1,0 +1,85 @@
+"""A grid file is read as written, or refused with what to do instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from scaling.errors import UsageError
+from sweeps.grid import check_value, read_grid
+from sweeps.points import points_of
+
+AXES = {"method": ["cot", "softcot"], "samples": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"axis": AXES}, "unknown key `axis`.*Did you mean `axes`"),
+        ({"axes": {"latent_path": [1]}}, "unknown setting `latent_path`.*Did you mean `latent_paths`"),
+        ({"axes": {"train.max_step": [1]}}, "unknown setting `train.max_step`.*Did you mean `train.max_steps`"),
+        ({"axes": {"contrastive": ["none"]}}, "Did you mean `train.contrastive`"),
+        ({"run": {"sample": 1}}, "unknown setting `sample`.*Did you mean `samples`"),
+        ({"train": {"lrr": 1}}, "unknown setting `train.lrr`.*Did you mean `train.lr`"),
+        ({"run": {"out": "here"}}, "`out` cannot be set in a grid"),
+        ({"run": {"adaptive": 0.9}}, "`adaptive` cannot be set"),
+        ({"axes": {"samples": [1, 0]}}, "`samples` in the grid.*0.*greater than or equal to 1"),
+        ({"axes": {"method": ["cott"]}}, "`method` in the grid"),
+        ({"axes": {"samples": []}}, "the axis `samples`.*has no values"),
+        ({"axes": {"samples": 3}}, "`axes.samples`.*list"),
+        ({"axes": {"device": ["cpu"]}}, "`device` changes no result"),
+        ({"retries": -1}, "`retries`"),
+        ({"shard": 0}, "`shard`"),
+        ({"name": "two words"}, "`name`"),
+        ({"axes": AXES, "exclude": [{"method": ["cot", "softcot"]}]}, "has no points"),
+        ({"axes": {"method": ["softcot++"], "latent_paths": [9]}, "train": {}}, "9 needs a thinker with as many"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_can(grid, parts, said):
+    with pytest.raises(UsageError, match=said):
+        points_of(read_grid(grid(**parts)))
+
+
+@pytest.mark.parametrize(("text", "said"), [("a: [", "not valid YAML"), ("- 1", "must be a mapping"), ("", "mapping")])
+def test_a_file_that_is_no_grid_is_named(tmp_path, text, said):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_grid(str(path))
+
+
+def test_a_file_that_is_not_there_names_the_nearest_recipe():
+    with pytest.raises(UsageError, match=r"no grid file scaling-curv.*Did you mean `scaling-curve`"):
+        read_grid("scaling-curv")
+
+
+def test_small_replaces_settings_and_axes_of_the_same_name_and_keeps_the_rest(grid):
+    small = {"run": {"limit": 5}, "axes": {"samples": [2]}, "train": {"max_steps": 1}}
+    path = grid(run={"limit": 100, "top_k": 3}, axes=AXES, train={"lr": 0.1}, small=small)
+    file = read_grid(path, scale="small")
+    assert file.run == {"limit": 5, "top_k": 3}
+    assert file.axes == {"method": ["cot", "softcot"], "samples": [2]}
+    assert file.train == {"lr": 0.1, "max_steps": 1}
+    assert file.name == "grid-small"
+    assert read_grid(path, scale="paper") == read_grid(path)
+    with pytest.raises(UsageError, match="no part `small`"):
+        read_grid(grid(axes=AXES), scale="small")
+    with pytest.raises(UsageError, match="choose small, or paper"):
+        read_grid(path, scale="tiny")
+
+
+def test_a_change_sets_a_setting_and_a_list_makes_an_axis(grid):
+    changes = ["samples=3", "temperature=[0.5, 1]", "train.max-steps=7", "shard=5"]
+    file = read_grid(grid(axes=AXES, run={"limit": 2}), changes=changes)
+    assert file.axes == {"method": ["cot", "softcot"], "temperature": [0.5, 1]}
+    assert file.run == {"limit": 2, "samples": 3}
+    assert file.train == {"max_steps": 7}
+    assert file.shard == 5
+    with pytest.raises(UsageError, match="write `--set key=value`"):
+        read_grid(grid(axes=AXES), changes=["samples"])
+
+
+def test_values_become_what_the_settings_hold():
+    assert check_value("temperature", 1) == 1.0
+    assert check_value("data", "there/x") == "there/x"
+    with pytest.raises(UsageError, match="temperature"):
+        check_value("temperature", "warm")

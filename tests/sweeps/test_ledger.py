@@ -1,0 +1,201 @@
+"""The ledger gives every job to one owner, loses none and hides no failure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scaling.errors import UsageError
+from sweeps import ledger as ledger_module
+from sweeps.ledger import DONE, FAILED, LEASE, PENDING, RUNNING, Ledger
+from sweeps.plan import Job
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def a_job(name, *, needs=(), models="m", boxes=((2, 1, 1),)):
+    return Job(name, "run", {"method": "cot"}, f"runs/{name}", tuple(needs), boxes, models=models)
+
+
+@pytest.fixture
+def book(tmp_path):
+    return Ledger(tmp_path, retries=1)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """`clock(seconds)`: so much time passes for the ledger."""
+    passed = 0.0
+
+    def later(seconds):
+        nonlocal passed
+        passed += seconds
+
+    start = time.time()
+    monkeypatch.setattr(ledger_module.time, "time", lambda: start + passed)
+    return later
+
+
+def states(book):
+    return {entry.job.id: entry.state for entry in book.entries()}
+
+
+def test_jobs_come_in_order_once_and_after_what_they_need(book):
+    book.take([a_job("a"), a_job("b", needs=["a"]), a_job("c")])
+    first, second = book.claim("x"), book.claim("y")
+    assert (first.id, second.id) == ("a", "c")
+    assert book.claim("z") is None
+    assert book.unfinished()
+    assert book.done(first, "x", {"answer": 1})
+    third = book.claim("z")
+    assert third.id == "b"
+    assert book.done(third, "z", {})
+    assert book.done(second, "y", {})
+    assert not book.unfinished()
+    assert book.entries()[0].result == {"answer": 1}
+
+
+def test_jobs_of_the_models_that_are_loaded_come_first(book):
+    book.take([a_job("a", models="m"), a_job("b", models="n"), a_job("c", models="m")])
+    assert book.claim("x", loaded="n").id == "b"
+    assert book.claim("x", loaded="n").id == "a"
+
+
+def test_a_silent_owner_loses_its_job_and_a_living_one_keeps_it(book, clock):
+    book.take([a_job("a"), a_job("b")])
+    silent, living = book.claim("x"), book.claim("y")
+    clock(LEASE - 1)
+    assert book.renew(living, "y", {"done": 1})
+    assert book.claim("z") is None
+    clock(2)
+    assert book.claim("z").id == silent.id
+    assert not book.renew(silent, "x", {})
+    assert not book.done(silent, "x", {"wrong": 1}), "it is another's now"
+    assert states(book) == {"a": RUNNING, "b": RUNNING}
+    assert book.done(silent, "z", {"right": 1})
+    assert book.entries()[0].result == {"right": 1}
+
+
+def test_a_failure_is_retried_as_often_as_stated_and_then_stands_with_its_reason(tmp_path):
+    for retries in (0, 1, 3):
+        folder = tmp_path / str(retries)
+        folder.mkdir()
+        book = Ledger(folder, retries=retries)
+        book.take([a_job("a"), a_job("b", needs=["a"]), a_job("c", needs=["b"])])
+        for attempt in range(retries + 1):
+            assert book.unfinished()
+            book.failed(book.claim("x"), "x", f"reason {attempt}", again=True)
+        assert book.claim("x") is None
+        assert not book.unfinished(), "what waits for a failed job can never begin"
+        entry, *others = book.entries()
+        assert (entry.state, entry.attempts, entry.reason) == (FAILED, retries + 1, f"reason {retries}")
+        assert [(other.state, other.blocked) for other in others] == [(PENDING, "a"), (PENDING, "a")]
+        assert book.retry_failed() == 1
+        assert book.claim("x").id == "a"
+
+
+def test_a_failure_that_would_come_again_is_not_retried(book):
+    book.take([a_job("a")])
+    book.failed(book.claim("x"), "x", "no such model", again=False)
+    assert book.claim("x") is None
+    assert states(book) == {"a": FAILED}
+
+
+def test_a_lost_owner_counts_only_where_nothing_was_added(book, tmp_path):
+    book.take([a_job("a")])
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    for number in range(30):  # every owner gets a line further
+        job = book.claim(f"x{number}")
+        with (folder / "samples.jsonl").open("a") as file:
+            file.write("line\n")
+        book.lost(f"x{number}")
+        assert states(book) == {job.id: PENDING}
+    for number in range(ledger_module._LOSSES):  # the last of those was one loss already
+        assert states(book) == {"a": PENDING}, number
+        book.claim(f"y{number}")
+        book.lost(f"y{number}")
+    (entry,) = book.entries()
+    assert (entry.state, entry.reason) == (FAILED, "its worker was lost")
+
+
+def test_losing_an_owner_touches_nobody_else(book):
+    book.take([a_job("a"), a_job("b")])
+    book.claim("x"), book.claim("y")
+    book.lost("x")
+    assert states(book) == {"a": PENDING, "b": RUNNING}
+
+
+def test_what_is_given_back_waits_and_is_held_against_nobody(book, clock):
+    book.take([a_job("a")])
+    for _ in range(5):
+        book.give_back(book.claim("x"), "x", wait=10)
+        assert book.claim("x") is None
+        clock(11)
+    (entry,) = book.entries()
+    assert (entry.state, entry.attempts) == (PENDING, 0)
+
+
+def test_a_done_job_runs_again_only_where_it_must_draw_more(book):
+    def finish(job):
+        book.take([job])
+        claimed = book.claim("x")
+        return claimed is not None and book.done(claimed, "x", {})
+
+    job = a_job("a", boxes=((2, 4, 4),))
+    assert finish(job)
+    assert not finish(job)
+    assert not finish(replace(job, boxes=((2, 4, 2),))), "less of it is there"
+    assert finish(replace(job, boxes=((2, 8, 4),)))
+    assert not finish(job)
+
+
+def test_a_job_that_grows_while_it_runs_is_not_done(book):
+    job = a_job("a")
+    book.take([job])
+    running = book.claim("x")
+    book.take([replace(job, boxes=((2, 1, 8),))])
+    assert not book.done(running, "x", {})
+    assert book.claim("x").boxes == ((2, 1, 8),)
+
+
+def test_a_job_that_is_no_longer_wanted_is_kept_and_not_run(book):
+    book.take([a_job("a"), a_job("b")])
+    book.done(book.claim("x"), "x", {"kept": 1})
+    book.take([a_job("b")])
+    assert states(book) == {"b": PENDING}
+    book.take([a_job("a"), a_job("b")])
+    assert states(book) == {"a": DONE, "b": PENDING}
+    assert book.entries()[0].result == {"kept": 1}
+
+
+_CLAIMS = """
+import sys
+from pathlib import Path
+from sweeps.ledger import Ledger
+book = Ledger(Path(sys.argv[1]))
+while (job := book.claim(sys.argv[2])) is not None:
+    print(job.id, flush=True)
+    assert book.done(job, sys.argv[2], {})
+"""
+
+
+def test_processes_that_claim_at_once_never_get_the_same_job(book, tmp_path):
+    names = [f"job-{number}" for number in range(120)]
+    book.take([a_job(name) for name in names])
+    command = [sys.executable, "-c", _CLAIMS, str(tmp_path)]
+    both = [subprocess.Popen([*command, owner], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) for owner in "xy"]
+    told = [process.communicate()[0].split() for process in both]
+    assert all(process.returncode == 0 for process in both)
+    assert sorted(told[0] + told[1]) == sorted(names)
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path):
+    (tmp_path / "ledger.sqlite").write_text("something else, and long enough to be looked at " * 20)
+    with pytest.raises(UsageError, match="cannot be used as a ledger"):
+        Ledger(tmp_path)
