@@ -45,7 +45,7 @@ def scale_run(
     ] = None,
     assistant: Annotated[str | None, panel_option("The same, for the model that thinks.", MODELS)] = None,
     thinker: Annotated[
-        Path | None, panel_option("Checkpoint folder; without it the thinker is untrained.", MODELS)
+        Path | None, panel_option("Folder, Hub id or untrained. Default: the default models' own, trained.", MODELS)
     ] = None,
     adapter: Annotated[
         str | None, panel_option("For lora: folder or Hub id of an adapter of the backbone.", MODELS)

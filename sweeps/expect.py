@@ -16,6 +16,7 @@ from scaling.config import RunConfig
 from scaling.errors import UsageError
 from scaling.journal import RUN
 from scaling.tasks.catalogue import load_task
+from sweeps.files import write_whole
 from sweeps.ledger import DONE, Entry
 from sweeps.plan import Job, Plan, config_of, max_limit, samples_of
 
@@ -167,8 +168,7 @@ def measure(plan: Plan, root: Path, tell: Any) -> None:
     path = root / RATES
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for job in plan.jobs:
-        key = rate_key(job)
-        if job.kind == "train" or key in known:
+        if job.kind == "train" or (key := rate_key(job)) in known:
             continue
         tell(f"measuring {key.replace('|', ' ')}")
         folder = root / "probes" / str(len(known))
@@ -177,7 +177,7 @@ def measure(plan: Plan, root: Path, tell: Any) -> None:
         if rate is None:
             raise UsageError(f"the probe in {folder} measured nothing: remove the folder and try again")
         known[key] = asdict(rate)
-        path.write_text(json.dumps(known, indent=1) + "\n")
+        write_whole(path, json.dumps(known, indent=1) + "\n")
 
 
 def _probe(job: Job, folder: Path) -> RunConfig:

@@ -22,7 +22,7 @@ from sweeps.plan import Job, holds
 LEDGER = "ledger.sqlite"
 LEASE = 60.0  # seconds that an owner's silence is taken for life
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
-_LOSSES = 10  # owners a job may lose in a row without getting any further
+_LOSSES = 20  # owners a job may lose in a row without getting any further
 _LOST = "its worker was lost"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -110,14 +110,14 @@ class Ledger:
 
     def claim(self, owner: str, *, loaded: str = "") -> Job | None:
         """The next job for `owner`, from now on its own, or None where there is none yet. loaded: models it has; jobs with
-        the same come first."""
+        the same come first, and last those that lost an owner."""
         now = time.time()
         with self._transaction() as db:
             self._expire(db, now)
             row = db.execute(
                 "SELECT id, job FROM jobs WHERE state = ? AND wanted = 1 AND not_before <= ? AND NOT EXISTS ("
                 " SELECT 1 FROM needs JOIN jobs AS other ON other.id = needs.need"
-                " WHERE needs.job = jobs.id AND other.state != ?) ORDER BY models != ?, place LIMIT 1",
+                " WHERE needs.job = jobs.id AND other.state != ?) ORDER BY models != ?, losses, place LIMIT 1",
                 (PENDING, now, DONE, loaded),
             ).fetchone()
             if row is None:
@@ -170,11 +170,12 @@ class Ledger:
                 self._end(db, row, PENDING, row["reason"])
                 db.execute("UPDATE jobs SET not_before = ? WHERE id = ?", (time.time() + wait, job.id))
 
-    def lost(self, owner: str) -> None:
-        """`owner` is gone: what it held is pending again, without waiting for its leases to end."""
+    def lost(self, owner: str) -> bool:
+        """`owner` is gone: what it held is pending again, before its lease ends. False where it held nothing."""
         with self._transaction() as db:
-            db.execute("UPDATE jobs SET lease = 0 WHERE owner = ? AND state = ?", (owner, RUNNING))
+            held = db.execute("UPDATE jobs SET lease = 0 WHERE owner = ? AND state = ?", (owner, RUNNING))
             self._expire(db, time.time())
+            return held.rowcount > 0
 
     def _expire(self, db: sqlite3.Connection, now: float) -> None:
         gone = db.execute("SELECT * FROM jobs WHERE state = ? AND lease < ?", (RUNNING, now)).fetchall()

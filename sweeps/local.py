@@ -85,9 +85,10 @@ class _Worker:
         if self._process is not None:
             if self._process.poll() is None:
                 return
-            ledger.lost(self._owner)
+            idle = not ledger.lost(self._owner)
             by_itself = self._process.returncode not in (0, -signal.SIGKILL)
-            self._in_vain = self._in_vain + 1 if by_itself and time.monotonic() - self._born < _SOON else 0
+            in_vain = idle and by_itself and time.monotonic() - self._born < _SOON
+            self._in_vain = self._in_vain + 1 if in_vain else 0
             if self._in_vain >= _IN_VAIN:
                 raise UsageError(f"workers end as soon as they begin; the reason is at the end of {self._log}")
         self._owner = f"{os.uname().nodename}:{os.getpid()}:{self._number}:{time.time_ns()}"

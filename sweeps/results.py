@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from scaling.journal import load, load_questions
 from scaling.summary import summarise
+from sweeps.files import write_whole
 from sweeps.plan import Job, Plan
 from sweeps.points import Point, value_of, varied
 
@@ -33,9 +35,7 @@ def results(plan: Plan, done: Iterable[str], root: Path) -> dict[str, dict[str, 
     for name, points in missing.items():
         known |= _figures(points, root / jobs[name].folder)
     if missing:
-        partial = path.with_name(path.name + ".tmp")
-        partial.write_text(json.dumps(known, indent=1) + "\n")
-        partial.replace(path)
+        write_whole(path, json.dumps(known, indent=1) + "\n")
     return {point.id: known[point.id] for point in plan.points if point.id in known}
 
 
@@ -54,13 +54,13 @@ def _figures(points: Sequence[Point], folder: Path) -> dict[str, dict[str, Any]]
 
 def write_table(plan: Plan, found: Mapping[str, Mapping[str, Any]], root: Path) -> Path:
     """points.csv: a line a point, its varied settings and its figures, empty where it has none yet."""
-    keys = varied(plan.points)
-    with (root / TABLE).open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["point", *keys, *FIGURES, "run"])
-        for point in plan.points:
-            own, settings = found.get(point.id, {}), [value_of(point, key) for key in keys]
-            writer.writerow([point.id, *settings, *(own.get(key) for key in (*FIGURES, "run"))])
+    keys, lines = varied(plan.points), io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["point", *keys, *FIGURES, "run"])
+    for point in plan.points:
+        own, settings = found.get(point.id, {}), [value_of(point, key) for key in keys]
+        writer.writerow([point.id, *settings, *(own.get(key) for key in (*FIGURES, "run"))])
+    write_whole(root / TABLE, lines.getvalue())
     return root / TABLE
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from scaling.errors import UsageError
 from sweeps.expect import Expected, expected, rates_of
+from sweeps.files import write_whole
 from sweeps.grid import GridFile, read_grid
 from sweeps.ledger import DONE, LEDGER, Entry, Ledger
 from sweeps.plan import Plan, plan_of
@@ -57,12 +58,10 @@ class Sweep:
             if foreign := sorted({entry.name for entry in self.root.iterdir()} - known):
                 raise UsageError(f"`--out` {self.root} is not empty ({foreign[0]}) and holds no sweep; choose another")
         self.root.mkdir(parents=True, exist_ok=True)
-        partial = self.root / f"{GRID}.tmp"
-        partial.write_text(self.plan.file.model_dump_json(indent=1) + "\n")
-        ledger = Ledger(self.root)
+        ledger = Ledger(self.root)  # first, as it says whose folder this is
         ledger.take(self.plan.jobs)
         ledger.close()
-        partial.replace(self.root / GRID)
+        write_whole(self.root / GRID, self.plan.file.model_dump_json(indent=1) + "\n")
 
     def entries(self) -> list[Entry]:
         """The ledger's, none where nothing was begun."""

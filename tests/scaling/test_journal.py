@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.errors import UsageError
+from scaling.errors import InUse, UsageError
 from scaling.journal import (
     EXTENDABLE,
     FREE,
@@ -248,7 +248,7 @@ with Journal.open(Path(sys.argv[1]), config=json.loads(sys.argv[2]), environment
 def test_a_second_process_is_refused_while_the_first_runs(tmp_path):
     with start(HOLD, tmp_path) as process:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(UsageError, match="in use by another process; wait for it or choose another `--out`"):
+        with pytest.raises(InUse, match="in use by another process; wait for it or choose another `--out`"):
             opened(tmp_path)
         assert load(tmp_path)[1] == []
         process.stdin.write("\n")
@@ -286,6 +286,24 @@ def test_the_hash_is_of_what_a_run_computes(order, changed):
     assert config_hash({key: CONFIG[key] for key in order}) == config_hash(CONFIG)
     same = config_hash(CONFIG | {changed: "other"}) == config_hash(CONFIG)
     assert same == (changed in EXTENDABLE + FREE)
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        *(("backbone", "backbone_fingerprint"), ("assistant", "assistant_fingerprint")),
+        *(("thinker", "thinker_sha256"), ("adapter", "adapter_sha256")),
+    ],
+)
+def test_what_a_run_was_made_with_may_move_and_must_not_change(tmp_path, place, content):
+    filled(tmp_path, drawn("q"), **{place: "here", content: "abc"})
+    with opened(tmp_path, **{place: "there", content: "abc"}) as journal:
+        assert list(journal.completions) == [("q", 0, 0)]
+    with pytest.raises(UsageError, match=content.replace("_", "-")):
+        opened(tmp_path, **{place: "there", content: "abd"})
+    filled(tmp_path / "other", drawn("q"), **{place: "here"})
+    with pytest.raises(UsageError, match=f"`--{place}` is here"):
+        opened(tmp_path / "other", **{place: "there"})
 
 
 def test_an_option_that_is_not_set_is_no_other_run(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scaling import models
-from scaling.config import RunConfig
+from scaling.config import RunConfig, idle_options
 from scaling.costs import RunCosts
 from scaling.errors import UsageError
 from scaling.journal import load_questions
@@ -275,6 +275,30 @@ def test_exemplars_come_from_the_training_file_of_a_folder(made, tmp_path):
 def test_an_option_that_would_be_ignored_is_refused(settings, said):
     with pytest.raises(UsageError, match=said):
         RunConfig(**settings).resolved()
+
+
+_VALUES = {
+    "thinker": "untrained",
+    "soft_tokens": 2,
+    "control": "zero",
+    "noise": 0.1,
+    "adapter": "x",
+    "shots": 1,
+    "latent_paths": 2,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_are_idle_exactly_where_they_are_refused(method):
+    given = {"adapter": "x"} if method == "lora" else {}
+    refused = set()
+    for key, value in _VALUES.items():
+        try:
+            RunConfig(**{"method": method, **given, key: value}).resolved()
+        except UsageError:
+            refused.add(key)
+    assert idle_options(method) - {"assistant"} == refused
+    assert ("assistant" in idle_options(method)) == (not RunConfig(method=method).assisted)
 
 
 def test_defaults_of_the_perturbed_methods():

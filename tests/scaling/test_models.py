@@ -97,6 +97,30 @@ def test_a_pair_of_the_same_weights_is_loaded_once(tiny_model_folder, monkeypatc
     assert backbone is assistant
 
 
+def test_models_stay_in_memory_as_many_as_asked_for_and_an_own_one_is_nobody_elses(
+    tiny_model_folder, other_model_folder
+):
+    one, other = str(tiny_model_folder), str(other_model_folder)
+
+    def get(source, **options):
+        return models.load(source, name=source, device="cpu", dtype=torch.float32, **options)
+
+    try:
+        models.keep_loaded(2)
+        first, second = get(one), get(other)
+        assert get(one) is first
+        assert get(other) is second
+        assert get(one, own=True) is not first
+        assert get(one) is first
+        models.keep_loaded(1)
+        again = get(one)
+        assert get(one) is again
+        get(other)
+        assert get(one) is not again, "the last one alone is kept"
+    finally:
+        models.keep_loaded(1)
+
+
 def test_a_pair_of_different_widths(tiny_model_folder, other_model_folder):
     names = str(tiny_model_folder), str(other_model_folder)
     backbone, assistant = models.load_pair(*names, device="cpu", dtype=torch.float32)

@@ -127,8 +127,16 @@ def test_a_lost_owner_counts_only_where_nothing_was_added(book, tmp_path):
 def test_losing_an_owner_touches_nobody_else(book):
     book.take([a_job("a"), a_job("b")])
     book.claim("x"), book.claim("y")
-    book.lost("x")
+    assert book.lost("x")
     assert states(book) == {"a": PENDING, "b": RUNNING}
+    assert not book.lost("x"), "it holds nothing any more"
+
+
+def test_a_job_that_lost_an_owner_comes_after_the_others(book):
+    book.take([a_job("a"), a_job("b")])
+    book.claim("x")
+    book.lost("x")
+    assert [book.claim("y").id, book.claim("y").id] == ["b", "a"]
 
 
 def test_what_is_given_back_waits_and_is_held_against_nobody(book, clock):

@@ -1,0 +1,151 @@
+"""`scale-sweep` as a user types it: what stands on the screen, what `--json` holds, which code it ends with."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from scaling import models
+from sweeps import local
+from sweeps.cli import app
+from sweeps.ledger import Ledger
+from sweeps.worker import work
+
+AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 2], "seed": [0, 1]}
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """The local engine without processes, which `test_local` has."""
+
+    def run_local(root, *, retries, seen, **_):
+        seen()
+        work(lambda: Ledger(root, retries=retries), "here", root)
+
+    monkeypatch.setattr(local, "run_local", run_local)
+    yield
+    models.keep_loaded(1)
+
+
+@pytest.fixture
+def say(tmp_path):
+    """`say(command, *arguments)`: the result of `scale-sweep`; errors on their own stream."""
+
+    def call(*arguments, out=True):
+        where = ["--out", str(tmp_path / "sweep")] if out else []
+        return CliRunner().invoke(app, [*map(str, arguments), *where])
+
+    return call
+
+
+def flowing(text):
+    return " ".join(text.split())
+
+
+def test_a_plan_shows_axes_points_jobs_and_cost_and_leaves_nothing(say, grid, tiny, tmp_path):
+    told = say("plan", grid(run=tiny, train={"max_steps": 2}, axes=AXES))
+    assert told.exit_code == 0, told.output
+    text = flowing(told.stdout)
+    for part in ("points 12", "runs that serve them 4", "trainings they need 1", "N 1, 2", "M 1, 2", "seed 0, 1"):
+        assert part in text
+    assert f"completions {2 * (2 + 4) * 2}" in text
+    assert f"tokens at most {2 * (2 + 4) * 2 * 8}" in text
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_plan_as_json_holds_every_point_with_its_job(say, grid, tiny):
+    told = json.loads(say("plan", grid(run=tiny, train={"max_steps": 2}, axes=AXES), "--json").stdout)
+    jobs = {job["id"]: job for job in told["jobs"]}
+    assert len(told["points"]) == 12
+    assert all(point["job"] in jobs for point in told["points"])
+    assert {job["kind"] for job in told["jobs"]} == {"train", "run"}
+    assert not any(job["done"] for job in told["jobs"])
+
+
+def test_a_plan_that_measures_knows_tokens_and_hours(say, grid, tiny):
+    file = grid(run=tiny, train={"max_steps": 2, "limit": 4, "validation": 2}, axes=AXES)
+    told = [say("plan", file, "--json", *more) for more in ((), ("--measure",))]
+    assert [one.exit_code for one in told] == [0, 0], told[1].output
+    before, after = (json.loads(one.stdout)["expected"] for one in told)
+    assert before["unmeasured"] == 4
+    assert after["unmeasured"] == 0
+    assert 0 < after["tokens"] <= after["tokens_at_most"]
+    assert after["hours"] > 0
+    assert say("run", file).exit_code == 0, "a folder in which only probes are is no other's"
+
+
+def test_run_status_and_report(say, grid, tiny, tmp_path):
+    file = grid(run=tiny, axes=AXES)
+    told = say("run", file)
+    assert told.exit_code == 0, told.output
+    assert "4 jobs: 4 done" in flowing(told.stderr)
+    assert flowing(told.stdout).count("softcot++") == 8
+    status = json.loads(say("status", file, "--json").stdout)
+    assert {job["state"] for job in status["jobs"]} == {"done"}
+    assert all(point["result"]["num_questions"] == 2 for point in status["points"])
+    assert "no result yet" not in say("status", tmp_path / "sweep", out=False).stdout
+    report = say("report", tmp_path / "sweep", "--by", "seed", out=False)
+    assert report.exit_code == 0, report.output
+    for seed in (0, 1):
+        assert (tmp_path / "sweep" / "report" / f"seed-{seed}" / "report.html").is_file()
+    rows = list(csv.DictReader((tmp_path / "sweep" / "points.csv").read_text().splitlines()))
+    assert len(rows) == 12
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+
+
+def test_a_sweep_with_a_failure_ends_with_code_one_and_says_which_and_why(say, grid, tiny):
+    file = grid(run=tiny, axes={"method": ["cot"], "backbone": [tiny["backbone"], "not/there"]})
+    told = say("run", file)
+    assert told.exit_code == 1
+    assert "1 done, 1 failed" in told.stderr
+    assert "not/there" in flowing(told.stderr)
+    assert "no result yet" in told.stdout
+    assert "1 failed" in say("status", file).stdout
+    assert say("run", file, "--retry-failed").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nowhere.yaml"], "there is no grid file nowhere.yaml"),
+        (["run", "FILE", "--on", "slurm"], "choose local or ray"),
+        (["run", "FILE", "--cpus-per-worker", "2"], "`--cpus-per-worker` is for `--on ray`"),
+        (["run", "FILE", "--address", "here:1"], "`--address` is for `--on ray`"),
+        (["plan", "FILE", "--set", "sample=1"], "Did you mean `samples`?"),
+        (["plan", "FILE", "--scale", "small"], "has no part `small`"),
+        (["status", "FILE"], "holds no sweep yet: begin it with `scale-sweep run"),
+        (["report", "FILE"], "holds no sweep yet"),
+    ],
+)
+def test_mistakes_end_with_code_two_and_what_to_do(say, grid, tiny, arguments, said):
+    file = grid(run=tiny, axes={"method": ["cot"]})
+    told = say(*(file if part == "FILE" else part for part in arguments))
+    assert told.exit_code == 2
+    assert said in flowing(told.stderr)
+    assert "Traceback" not in told.output
+
+
+def test_a_report_by_what_is_no_axis_names_the_axes(say, grid, tiny):
+    file = grid(run=tiny, axes={"method": ["cot"], "seed": [0, 1]})
+    assert say("run", file).exit_code == 0
+    told = say("report", file, "--by", "sed")
+    assert told.exit_code == 2
+    assert "Did you mean `seed`?" in flowing(told.stderr)
+
+
+def test_options_of_scale_report_are_handed_on(say, grid, tiny, tmp_path):
+    file = grid(run=tiny, axes={"method": ["cot"]})
+    assert say("run", file).exit_code == 0
+    assert say("report", file, "--compute", "tokens").exit_code == 0
+    assert say("report", file, "--compute", "nonsense").exit_code == 2
+    page = json.loads((tmp_path / "sweep" / "report" / "grid" / "report.json").read_text())
+    assert "tokens" in json.dumps(page)
+
+
+def test_recipes_are_listed():
+    told = CliRunner().invoke(app, ["recipes"])
+    assert told.exit_code == 0
+    assert "scaling-curve" in told.stdout

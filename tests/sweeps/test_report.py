@@ -1,0 +1,66 @@
+"""The runs of a sweep, as `scale-report` gets them: each under the name that tells it apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scaling.errors import UsageError
+from scaling.journal import load
+from sweeps.report import reports
+
+
+def given(sweep, **options):
+    done = [job.id for job in sweep.plan.jobs]
+    return reports(sweep.plan, done, sweep.root, by=options.get("by", []))
+
+
+def names(runs):
+    return [run.partition("=")[0] for run in runs]
+
+
+def test_methods_have_the_papers_names_and_seeds_the_same(planned, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot", "softcot", "softcot++"], "samples": [4], "seed": [0, 1]})
+    (runs,) = given(sweep).values()
+    assert sorted(names(runs)) == sorted(["CoT-SC", "SoftCoT-SC", "SoftCoT++"] * 2)
+
+
+def test_an_axis_stands_in_the_name_and_fixed_settings_do_not(planned, tiny):
+    train = {"max_steps": 2, "limit": 4}
+    sweep = planned(run=tiny, train=train, axes={"method": ["cot", "softcot++"], "train.contrastive": ["none", "view"]})
+    (runs,) = given(sweep).values()
+    assert sorted(names(runs)) == ["CoT-SC", "SoftCoT++ (contrastive none)", "SoftCoT++ (contrastive view)"]
+
+
+def test_every_task_has_its_report_and_every_value_of_what_is_asked_for(planned, tiny):
+    tiny = {**tiny, "limit": 2, "data": "there/{task}"}
+    sweep = planned(run=tiny, axes={"method": ["cot"], "task": ["gsm8k", "aqua"], "temperature": [0.5, 1.0]})
+    assert len(given(sweep)) == 2
+    assert len(given(sweep, by=["temperature"])) == 4
+    for runs in given(sweep, by=["temperature"]).values():
+        assert names(runs) == ["CoT-SC"]
+    with pytest.raises(UsageError, match="no axis of runs"):
+        given(sweep, by=["samples"])
+
+
+def test_a_run_that_is_not_done_is_left_out_and_none_is_an_error(planned, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"], "seed": [0, 1]})
+    first, _ = sweep.plan.jobs
+    (runs,) = reports(sweep.plan, [first.id], sweep.root, by=[]).values()
+    assert runs == [f"CoT-SC={sweep.root / first.folder}"]
+    with pytest.raises(UsageError, match="no run of this sweep is done yet"):
+        reports(sweep.plan, [], sweep.root, by=[])
+
+
+def test_a_run_of_several_boxes_is_shown_as_each(planned, drain, tiny):
+    sizes = [{"latent_paths": 3, "samples": 1}, {"latent_paths": 1, "samples": 3}]
+    sweep = planned(run=tiny | {"method": "softcot++"}, axes={"size": sizes})
+    drain(sweep)
+    (runs,) = given(sweep).values()
+    for name, folder in (run.split("=") for run in runs):
+        run, completions = load(Path(folder))
+        size = (run["config"]["latent_paths"], run["config"]["samples"])
+        assert f"{size[0]} x {size[1]}" in name
+        keys = {(c.path, c.sample) for c in completions if c.path < size[0] and c.sample < size[1]}
+        assert len(keys) == size[0] * size[1]

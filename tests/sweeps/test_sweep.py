@@ -1,0 +1,294 @@
+"""A sweep gives what the same runs give one by one, goes on where it was, and runs only what is new."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from scaling import models
+from scaling.config import RunConfig
+from scaling.errors import InUse, UsageError
+from scaling.run import execute
+from sweeps import work
+from sweeps.ledger import DONE, FAILED, PENDING, Ledger
+from sweeps.points import value_of
+from sweeps.sweep import Sweep
+
+AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 3], "seed": [0, 1]}
+TRAIN = {"max_steps": 2, "limit": 4, "validation": 2, "batch_size": 2, "latent_paths": 2}
+
+
+class Silent:
+    def status(self, text):
+        pass
+
+    def start(self, grid, done, folder):
+        pass
+
+    def completion(self, completion):
+        pass
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The ids of jobs that were carried out, in order."""
+    seen = []
+    original = work.perform
+    monkeypatch.setattr(work, "perform", lambda job, *rest: seen.append(job.id) or original(job, *rest))
+    return seen
+
+
+def states(sweep):
+    return [entry.state for entry in sweep.entries()]
+
+
+def table_of(sweep):
+    return list(csv.DictReader((sweep.root / "points.csv").read_text().splitlines()))
+
+
+def test_every_point_has_the_samples_of_a_bare_run(planned, drain, tiny, samples, tmp_path):
+    sweep = planned(run=tiny, axes=AXES)
+    drain(sweep)
+    assert states(sweep) == [DONE] * 4
+    jobs = {job.id: job for job in sweep.plan.jobs}
+    for point in sweep.plan.points:
+        out = tmp_path / "bare" / point.id
+        execute(RunConfig(**point.run, out=out), Silent())
+        bare, swept = samples(out), samples(sweep.root / jobs[sweep.plan.serves[point.id]].folder)
+        assert bare == {key: swept[key] for key in bare}
+        figures = sweep.results(sweep.entries())[point.id]
+        told = json.loads((out / "summary.json").read_text())
+        assert {key: told[key] for key in ("accuracy", "pass_at_1", "coverage", "num_completions")} == {
+            key: figures[key] for key in ("accuracy", "pass_at_1", "coverage", "num_completions")
+        }
+
+
+def test_runs_wait_for_their_training_and_use_it(planned, drain, tiny, counted):
+    sweep = planned(run=tiny, train=TRAIN, axes={**AXES, "method": ["cot", "softcot", "softcot++"]})
+    drain(sweep)
+    assert set(states(sweep)) == {DONE}
+    assert len(counted) == len(set(counted)) == len(sweep.plan.jobs) == 2 + 6
+    for job in sweep.plan.jobs:
+        if job.needs:
+            run = json.loads((sweep.root / job.folder / "run.json").read_text())["config"]
+            folder = sweep.root / "checkpoints" / f"softcot++-{job.needs[0].removeprefix('train-')}"
+            assert run["thinker"] == str(folder)
+            assert (folder / "thinker.safetensors").is_file()
+
+
+def test_an_axis_value_more_runs_only_the_new_points(planned, drain, tiny, counted):
+    sweep = planned(run=tiny, axes=AXES)
+    drain(sweep)
+    before = {job.folder: (sweep.root / job.folder / "samples.jsonl").read_bytes() for job in sweep.plan.jobs}
+    del counted[:]
+    drain(planned(run=tiny, axes=AXES))
+    assert counted == [], "nothing is new"
+    grown = planned(run=tiny, axes={**AXES, "seed": [0, 1, 2]})
+    drain(grown)
+    new = {job.id for job in grown.plan.jobs} - {job.id for job in sweep.plan.jobs}
+    assert set(counted) == new
+    assert len(new) == 2
+    del counted[:]
+    drain(planned(run=tiny, axes={**AXES, "samples": [1, 3, 4]}))
+    assert len(counted) == 4, "every run draws more, but those of the seed that is no longer asked for"
+    for folder, drawn in before.items():
+        now = (sweep.root / folder / "samples.jsonl").read_bytes()
+        assert now.startswith(drawn), "what was there is kept"
+        assert len(now) > len(drawn)
+
+
+def test_a_sweep_that_is_asked_for_less_runs_nothing_and_tells_its_points(planned, drain, tiny, counted):
+    drain(planned(run=tiny, axes=AXES))
+    del counted[:]
+    less = planned(run=tiny, axes={**AXES, "samples": [2], "seed": [1]})
+    drain(less)
+    assert counted == []
+    assert len(less.results(less.entries())) == len(less.plan.points) == 3
+
+
+def test_a_run_in_parts_is_the_run(planned, drain, tiny, samples, grid):
+    axes = {"method": ["softcot++"], "samples": [2], "latent_paths": [2]}
+    tiny = tiny | {"limit": 5}
+    whole = planned(run=tiny, axes=axes)
+    drain(whole)
+    parted = Sweep.of(grid(run=tiny, axes=axes, shard=2), scale=None, changes=[], out=whole.root.with_name("parted"))
+    drain(parted)
+    assert [entry.state for entry in parted.entries()] == [DONE] * 4
+    (job,) = whole.plan.jobs
+    assert samples(parted.root / job.folder) == samples(whole.root / job.folder)
+    for file in ("questions.jsonl", "thoughts.jsonl"):
+        assert (parted.root / job.folder / file).read_bytes() == (whole.root / job.folder / file).read_bytes()
+    one, other = (json.loads((s.root / job.folder / "summary.json").read_text()) for s in (whole, parted))
+    assert one["tokens"] == other["tokens"]
+    assert {key: one[key] for key in one if key.startswith("accuracy")} == {
+        key: other[key] for key in one if key.startswith("accuracy")
+    }
+    run, again = (json.loads((s.root / job.folder / "run.json").read_text())["config"] for s in (whole, parted))
+    assert {key for key in run if run[key] != again.get(key)} <= {"out"}
+
+
+def test_parts_grow_with_the_grid(planned, drain, tiny, samples):
+    parts = {"run": tiny | {"limit": 3}, "shard": 2}
+    drain(planned(**parts, axes={"method": ["cot"], "samples": [1]}))
+    grown = planned(**parts, axes={"method": ["cot"], "samples": [1, 2]})
+    drain(grown)
+    assert len(samples(grown.root / grown.plan.jobs[-1].folder)) == 3 * 2
+
+
+def test_boxes_of_one_run_draw_their_union(planned, drain, tiny, samples):
+    sizes = [{"latent_paths": 3, "samples": 1}, {"latent_paths": 1, "samples": 3}]
+    sweep = planned(run=tiny | {"method": "softcot++"}, axes={"size": sizes})
+    drain(sweep)
+    (job,) = sweep.plan.jobs
+    drawn = {key[1:] for key in samples(sweep.root / job.folder)}
+    assert drawn == {(0, 0), (1, 0), (2, 0), (0, 1), (0, 2)}
+    assert {f["num_completions"] for f in sweep.results(sweep.entries()).values()} == {2 * 3}
+
+
+def test_models_are_loaded_once_for_all_jobs(planned, drain, tiny, monkeypatch):
+    loaded = []
+    original = models._fresh
+    monkeypatch.setattr(models, "_fresh", lambda *given: loaded.append(given) or original(*given))
+    drain(planned(run=tiny, train=TRAIN, axes={**AXES, "method": ["cot", "softcot", "softcot++"]}))
+    assert len(loaded) == 1, "backbone and assistant are the same folder"
+
+
+def test_a_run_of_lora_does_not_change_the_model_that_others_use(planned, drain, tiny, samples, tmp_path):
+    axes = {"method": ["lora", "cot"]}
+    train = {"max_steps": 2, "limit": 4, "validation": 2, "batch_size": 2, "lr": 0.1}
+    sweep = planned(run=tiny, train=train, axes=axes)
+    drain(sweep)
+    assert set(states(sweep)) == {DONE}
+    bare = {key: value for key, value in tiny.items() if key != "soft_tokens"}
+    execute(RunConfig(**bare, method="cot", out=tmp_path / "bare"), Silent())
+    folders = {job.settings["method"]: job.folder for job in sweep.plan.jobs if job.kind == "run"}
+    assert samples(sweep.root / folders["cot"]) == samples(tmp_path / "bare")
+    assert samples(sweep.root / folders["lora"]) != samples(tmp_path / "bare")
+
+
+def test_a_failure_is_told_and_stops_nothing_else(planned, drain, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"], "backbone": ["not/there", tiny["backbone"]]})
+    drain(sweep)
+    told = {str(e.job.settings["backbone"]): (e.state, e.reason) for e in sweep.entries()}
+    assert told[tiny["backbone"]] == (DONE, None)
+    state, reason = told["not/there"]
+    assert state == FAILED
+    assert "not/there" in reason
+    found = sweep.results(sweep.entries())
+    rows = table_of(sweep)
+    assert len(rows) == 2
+    assert len(found) == 1
+    assert sorted(bool(row["accuracy"]) for row in rows) == [False, True], "a point without a result is not left out"
+
+
+def test_an_error_that_may_pass_is_tried_again(planned, drain, tiny, monkeypatch):
+    tries = []
+
+    def flaky(job, *rest):
+        tries.append(job.id)
+        if len(tries) < 3:
+            raise RuntimeError("out of memory,\nthis time")
+        return original(job, *rest)
+
+    original = work.perform
+    monkeypatch.setattr(work, "perform", flaky)
+    sweep = planned(run=tiny, axes={"method": ["cot"]}, retries=2)
+    drain(sweep)
+    assert len(tries) == 3
+    assert states(sweep) == [DONE]
+    del tries[:]
+    other = planned(run=tiny, axes={"method": ["cot"], "seed": [5]}, retries=1)
+    drain(other)
+    (entry,) = other.entries()
+    assert (entry.state, entry.attempts, entry.reason) == (FAILED, 2, "RuntimeError: out of memory, this time")
+
+
+def test_a_run_that_another_process_writes_is_tried_later(planned, tiny, monkeypatch, drain):
+    tries = []
+
+    def busy(job, *rest):
+        tries.append(job.id)
+        if len(tries) == 1:
+            raise InUse("in use")
+        return original(job, *rest)
+
+    original = work.perform
+    monkeypatch.setattr(work, "perform", busy)
+    monkeypatch.setattr("sweeps.worker._BUSY", 0.1)
+    sweep = planned(run=tiny, axes={"method": ["cot"]}, retries=0)
+    drain(sweep)
+    (entry,) = sweep.entries()
+    assert (entry.state, entry.attempts, len(tries)) == (DONE, 0, 2)
+
+
+def test_ctrl_c_gives_the_job_back(planned, tiny, drain, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work, "perform", stopped)
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    with pytest.raises(KeyboardInterrupt):
+        drain(sweep)
+    (entry,) = sweep.entries()
+    assert (entry.state, entry.owner, entry.attempts) == (PENDING, None, 0)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(planned, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    sweep.root.mkdir()
+    (sweep.root / "thesis.tex").write_text("all I have")
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        sweep.begin()
+
+
+def test_a_sweep_is_found_again_by_its_folder(planned, drain, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"], "seed": [0, 1]})
+    with pytest.raises(UsageError, match="begin it with `scale-sweep run"):
+        Sweep.begun(str(sweep.root.parent / "grid.yaml"), scale=None, changes=[], out=sweep.root)
+    drain(sweep)
+    again = Sweep.begun(str(sweep.root), scale=None, changes=[], out=None)
+    assert [point.id for point in again.plan.points] == [point.id for point in sweep.plan.points]
+    assert again.results(again.entries()) == sweep.results(sweep.entries())
+
+
+def test_expected_cost_falls_as_work_is_done_and_uses_what_was_measured(planned, drain, tiny):
+    sweep = planned(run=tiny, train=TRAIN, axes=AXES)
+    before = sweep.expected()
+    completions = sum(
+        2 * (1 if job.settings["method"] == "cot" else 2) * 3 for job in sweep.plan.jobs if job.kind == "run"
+    )
+    assert (before.runs, before.trainings, before.completions) == (4, 1, completions)
+    assert before.tokens_at_most == completions * 8
+    assert before.unmeasured == 4
+    assert before.training_hours is None
+    drain(sweep)
+    assert (sweep.expected().runs, sweep.expected().completions) == (0, 0)
+    grown = planned(run=tiny, train=TRAIN, axes={**AXES, "seed": [0, 1, 2]})
+    after = grown.expected()
+    assert (after.runs, after.unmeasured, after.trainings) == (2, 0, 0)
+    assert 0 < after.tokens <= after.tokens_at_most
+    assert after.hours > 0
+    assert after.flops > 0
+
+
+def test_values_shown_are_those_that_ran(planned, drain, tiny):
+    sweep = planned(run=tiny, axes=AXES)
+    drain(sweep)
+    sweep.results(sweep.entries())
+    rows = {row["point"]: row for row in table_of(sweep)}
+    for point in sweep.plan.points:
+        for key in ("method", "samples", "latent_paths", "seed"):
+            assert rows[point.id][key] == ("" if value_of(point, key) is None else str(value_of(point, key)))
+
+
+def test_the_ledger_of_a_sweep_outlives_a_damaged_grid(planned, drain, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    drain(sweep)
+    (sweep.root / "grid.json").write_text("{")
+    with pytest.raises(UsageError, match="damaged"):
+        Sweep.begun(str(sweep.root), scale=None, changes=[], out=None)
+    sweep.begin()
+    assert states(sweep) == [DONE]
+    assert not Ledger(sweep.root).unfinished()
