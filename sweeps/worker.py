@@ -125,6 +125,9 @@ def main() -> int:
         work(lambda: Ledger(root, retries=retries), owner, root, alive=lambda: os.getppid() == parent)
     except KeyboardInterrupt:
         return 130
+    finally:  # it is ending: a signal now would only interrupt that
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return 0
 
 
