@@ -24,7 +24,7 @@ from analysis.results import MethodResults, Results
 from analysis.verdict import amount
 
 INK = "#111113"  # of all lines and letters that are not data; the report swaps it for the page's own
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 _MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":")
 _STYLE: dict[Any, Any] = {
@@ -83,9 +83,9 @@ def _accuracy(results: Results, axis: str) -> Plot:
     def draw(ax: Axes) -> None:
         for number, (name, own) in enumerate(data.groupby("method", sort=False)):
             low, high = (own[side].astype(float) for side in ("low", "high"))
-            ax.fill_between(own[axis], low, high, color=_COLOURS[number % 8], alpha=0.15, linewidth=0)
-            ax.plot(own[axis], own["accuracy"], label=name, markevery=_doublings(own), **_look(number))
-        _share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
+            ax.fill_between(own[axis], low, high, color=COLOURS[number % 8], alpha=0.15, linewidth=0)
+            ax.plot(own[axis], own["accuracy"], label=name, markevery=_doublings(own), **look(number))
+        share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
 
     caption = (
         f"Accuracy of the {results.settings.voter} vote against {AXES[axis]}; bands are 95 % intervals over "
@@ -95,7 +95,7 @@ def _accuracy(results: Results, axis: str) -> Plot:
         caption += (
             " Seconds are those of the whole run, shared out by FLOPs: only the last point of a line was measured."
         )
-    return _plot(f"accuracy-{axis}", f"Accuracy against {axis if axis != 'flops' else 'FLOPs'}", caption, data, draw)
+    return figure(f"accuracy-{axis}", f"Accuracy against {axis if axis != 'flops' else 'FLOPs'}", caption, data, draw)
 
 
 def _coverage(results: Results) -> Plot:
@@ -107,7 +107,7 @@ def _coverage(results: Results) -> Plot:
     data = pd.DataFrame(rows)
     caption = "Share of questions with at least one right chain: what a perfect voter would reach."
     draw = _over_chains(data, ("method", "coverage"), "pass@(n, m)")
-    return _plot("coverage-chains", "Coverage against chains", caption, data, draw)
+    return figure("coverage-chains", "Coverage against chains", caption, data, draw)
 
 
 def _pareto(results: Results) -> Plot:
@@ -125,14 +125,14 @@ def _pareto(results: Results) -> Plot:
 
     def draw(ax: Axes) -> None:
         for number, (name, own) in enumerate(data.groupby("method", sort=False)):
-            look = {**_look(number), "linestyle": ""}
-            ax.plot(own[axis], own["accuracy"], label=name, **{**look, "alpha": 0.35})
+            style = {**look(number), "linestyle": "", "alpha": 0.35}
+            ax.plot(own[axis], own["accuracy"], label=name, **style)
         best = data[data["on_front"]].sort_values(axis)
         ax.plot(best[axis], best["accuracy"], color=INK, linewidth=1, label="Pareto front", drawstyle="steps-post")
-        _share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
+        share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
 
     caption = "Every grid of n paths x m samples of every method; the line joins those that no cheaper one reaches."
-    return _plot("pareto", "Accuracy and cost of every grid", caption, data, draw)
+    return figure("pareto", "Accuracy and cost of every grid", caption, data, draw)
 
 
 def _calibration(results: Results) -> Plot:
@@ -151,10 +151,10 @@ def _calibration(results: Results) -> Plot:
     def draw(ax: Axes) -> None:
         ax.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5)
         for number, (name, own) in enumerate(data.groupby("method", sort=False)):
-            ax.plot(own["mean_share"], own["accuracy"], label=name, **_look(number))
+            ax.plot(own["mean_share"], own["accuracy"], label=name, **look(number))
             low, high = (own[side].astype(float) for side in ("low", "high"))
-            ax.vlines(own["mean_share"], low, high, color=_COLOURS[number % 8], alpha=0.4)
-        _share_axis(ax, "share of chains behind the vote", "share of such votes that are right", log=False)
+            ax.vlines(own["mean_share"], low, high, color=COLOURS[number % 8], alpha=0.4)
+        share_axis(ax, "share of chains behind the vote", "share of such votes that are right", log=False)
         ax.xaxis.set_major_formatter(PercentFormatter(1))
         ax.set_ylim(-0.02, 1.02)
 
@@ -162,7 +162,7 @@ def _calibration(results: Results) -> Plot:
         f"How far the share of a vote may be read as its chance to be right; bars are 95 % intervals. "
         f"Expected calibration error in points: {said}."
     )
-    return _plot("calibration", "Vote share and correctness", caption, data, draw)
+    return figure("calibration", "Vote share and correctness", caption, data, draw)
 
 
 def _votes(one: MethodResults, voters: Sequence[str], number: str) -> Plot:
@@ -174,7 +174,7 @@ def _votes(one: MethodResults, voters: Sequence[str], number: str) -> Plot:
     data = pd.DataFrame(rows)
     caption = "The same chains, voted on in different ways; lines grow by latent paths first, then by samples of each."
     draw = _over_chains(data, ("voter", "accuracy"), "accuracy")
-    return _plot(f"votes-{number}", f"{one.method.name}: accuracy by vote", caption, data, draw)
+    return figure(f"votes-{number}", f"{one.method.name}: accuracy by vote", caption, data, draw)
 
 
 def _over_chains(data: pd.DataFrame, keys: tuple[str, str], up: str) -> Callable[[Axes], None]:
@@ -182,8 +182,8 @@ def _over_chains(data: pd.DataFrame, keys: tuple[str, str], up: str) -> Callable
 
     def draw(ax: Axes) -> None:
         for number, (name, own) in enumerate(data.groupby(keys[0], sort=False)):
-            ax.plot(own["chains"], own[keys[1]], label=name, markevery=_doublings(own), **_look(number))
-        _share_axis(ax, AXES["chains"], up)
+            ax.plot(own["chains"], own[keys[1]], label=name, markevery=_doublings(own), **look(number))
+        share_axis(ax, AXES["chains"], up)
 
     return draw
 
@@ -232,13 +232,14 @@ def _matrix(
         ax.grid(False)
 
     size = (min(7.0, 1.5 + 0.42 * across), min(6.0, 1.2 + 0.36 * down))
-    return _plot(name, title, caption, pd.DataFrame(rows), draw, size=size)
+    return figure(name, title, caption, pd.DataFrame(rows), draw, size=size)
 
 
-def _look(number: int) -> dict[str, Any]:
+def look(number: int) -> dict[str, Any]:
+    """Colour, marker and dash of the line with this number."""
     return {
         **{
-            "color": _COLOURS[number % 8],
+            "color": COLOURS[number % 8],
             "marker": _MARKERS[number % 8],
             "linestyle": _DASHES[(number + number // 8) % 4],
         },
@@ -252,7 +253,8 @@ def _doublings(own: pd.DataFrame) -> list[int]:
     return [place for place, number in enumerate(chains) if number & (number - 1) == 0 or place == len(chains) - 1]
 
 
-def _share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
+def share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
+    """A share of questions upwards, and what it is drawn against."""
     if log:
         chains = across.startswith("chains")
         ax.set_xscale("log", base=2 if chains else 10)
@@ -265,7 +267,7 @@ def _share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
     ax.legend()
 
 
-def _plot(
+def figure(
     name: str,
     title: str,
     caption: str,
@@ -274,10 +276,11 @@ def _plot(
     *,
     size: tuple[float, float] = (6.4, 4.0),
 ) -> Plot:
+    """A figure of one panel. size: inches."""
     # the salt keeps ids apart when several figures stand in one page, and the same from run to run
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.add_subplot())
+        canvas = Figure(figsize=size, layout="constrained")
+        draw(canvas.add_subplot())
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        canvas.savefig(out, format="svg", metadata={"Date": None})
     return Plot(name, title, caption, out.getvalue(), data)

@@ -194,7 +194,7 @@ def report(
     """Hand the finished runs to scale-report. Its options may follow, as in --compute tokens --baseline CoT-SC."""
 
     def work() -> int:
-        from sweeps.report import reports, write_reports
+        from sweeps.report import draw_axes, reports, write_reports
         from sweeps.sweep import Sweep
 
         sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
@@ -204,6 +204,8 @@ def report(
         sweep.results(entries)
         for name, page in pages.items():
             print(f"{name}: {page}")
+        for figure in draw_axes(sweep.plan, sweep.root):
+            print(f"figure: {figure}")
         print(f"points: {sweep.root / 'points.csv'}")
         return 0
 

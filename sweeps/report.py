@@ -15,10 +15,11 @@ from scaling.names import called
 from sweeps.grid import TRAIN
 from sweeps.plan import Box, Job, Plan
 from sweeps.points import Point, axes_of, value_of, varied
-from sweeps.results import serving
+from sweeps.results import TABLE, serving
 
 VIEWS = "views"
 _TASK = "task"
+_SEEDS = ("seed", "train.seed")
 _NO_NAMES = ("method", "latent_paths", "samples", "limit", "seed", "train.seed", "control", "shots", "task", "data")
 
 
@@ -97,3 +98,20 @@ def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[st
             raise UsageError(f"`scale-report` made no report of {name}; the reason stands above")
         pages[name] = folder / "report.html"
     return pages
+
+
+def draw_axes(plan: Plan, root: Path) -> list[Path]:
+    """Draws accuracy against every setting of numbers that is varied; returns the figures."""
+    axes = [key for key in axes_of(plan.file, plan.points) if key not in _SEEDS]
+    values = {key: {value_of(point, key) for point in plan.points} - {None} for key in axes}
+    across = [
+        key for key in axes if all(isinstance(value, int | float) for value in values[key]) and len(values[key]) > 1
+    ]
+    if not across:
+        return []
+    folder = root / "report" / "axes"
+    given = [text for key in axes for text in ("--across" if key in across else "--apart", key)]
+    command = [sys.executable, "-m", "analysis.points", str(root / TABLE), *given, "--out", str(folder)]
+    if subprocess.run(command).returncode:
+        raise UsageError("the figures of the axes could not be drawn; the reason stands above")
+    return [path for key in across if (path := folder / f"accuracy-{key}.svg").is_file()]

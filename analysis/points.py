@@ -1,0 +1,111 @@
+"""Figures of a sweep: accuracy against every setting that it varies, from its table of points.
+
+`python -m analysis.points TABLE --across KEY ... --apart KEY ... --out FOLDER` is started by `scale-sweep report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.plots import COLOURS, Plot, figure, look, save, share_axis
+
+_NAMES = {"latent_paths": "latent paths N", "samples": "samples M", "soft_tokens": "soft tokens L"}
+_SIZES = ("latent_paths", "samples", "limit")
+_LINES = 8  # more cannot be told apart
+
+
+def figures(table: pd.DataFrame, across: Sequence[str], apart: Sequence[str]) -> list[Plot]:
+    """A figure for each setting of `across`: numbers. apart: what else is varied, seeds not among it; each combination is a
+    line, at the largest grid that it has. Points without a result are left out, and so is a figure that has no line."""
+    known = table[table["accuracy"].notna()]
+    found = [_against(known, key, [one for one in (*apart, *across) if one != key]) for key in across]
+    return [plot for plot in found if plot is not None]
+
+
+def _against(table: pd.DataFrame, key: str, others: Sequence[str]) -> Plot | None:
+    own = table
+    for size in _SIZES:
+        if size in others:
+            own = _largest(own, size, [one for one in (*others, key) if one not in _SIZES or one == key])
+    apart = [one for one in others if one not in _SIZES]
+    groups = [(name, rows.sort_values(key)) for name, rows in _lines(own, apart) if rows[key].nunique() > 1]
+    level = [(name, rows) for name, rows in _lines(own, apart) if rows[key].nunique() <= 1]
+    if not groups:
+        return None
+    left_out = max(0, len(groups) - _LINES)
+
+    def draw(ax: Axes) -> None:
+        for number, (name, rows) in enumerate(groups[:_LINES]):
+            _line(ax, rows, key, name, number)
+        for number, (name, rows) in enumerate(level[: _LINES - len(groups)], start=len(groups)):
+            ax.axhline(rows["accuracy"].mean(), color=COLOURS[number % 8], linestyle=":", linewidth=1.4, label=name)
+        ax.set_xticks(sorted({value for _, rows in groups for value in rows[key]}))
+        share_axis(ax, _NAMES.get(key, key), "accuracy, flat vote", log=False)
+
+    several = "seed" in own and own["seed"].nunique() > 1
+    caption = f"Accuracy of the flat vote against {_NAMES.get(key, key)}, each line at its largest grid."
+    caption += " Lines are means over seeds, dots are seeds." if several else " Bars are 95 % intervals over questions."
+    caption += " Dotted: methods without this setting." if level else ""
+    caption += f" {left_out} more lines are in the table alone." if left_out else ""
+    kept = [*apart, key, *(size for size in _SIZES if size in own and size != key), "accuracy", "accuracy_low"]
+    data = own[[*kept, "accuracy_high", *(["seed"] if "seed" in own else [])]]
+    return figure(f"accuracy-{key}", f"Accuracy against {_NAMES.get(key, key)}", caption, data, draw)
+
+
+def _largest(table: pd.DataFrame, size: str, keys: Sequence[str]) -> pd.DataFrame:
+    """The rows of largest `size` among those that agree in `keys`."""
+    most = table.groupby(list(keys), dropna=False)[size].transform("max") if keys else table[size].max()
+    return table.loc[(table[size] == most) | table[size].isna()]
+
+
+def _lines(table: pd.DataFrame, apart: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+    """Rows by their values of `apart`, under a name of these."""
+    if not apart:
+        return [("all points", table)]
+    found = []
+    values: tuple[object, ...]
+    for values, rows in table.groupby(list(apart), dropna=False, sort=False):
+        told = [
+            str(value) if key == "method" else f"{key.removeprefix('train.')} {_short(value)}"
+            for key, value in zip(apart, values, strict=True)
+            if value == value  # a point that has no use for a setting has no number there
+        ]
+        found.append((", ".join(told), rows))
+    return found
+
+
+def _short(value: object) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _line(ax: Axes, rows: pd.DataFrame, key: str, name: str, number: int) -> None:
+    means = rows.groupby(key)["accuracy"].mean()
+    ax.plot(means.index, means, label=name, **look(number))
+    if rows[key].is_unique:
+        bars = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
+        ax.errorbar(
+            rows[key], rows["accuracy"], yerr=bars, fmt="none", ecolor=COLOURS[number % 8], alpha=0.5, capsize=2
+        )
+    else:
+        ax.plot(rows[key], rows["accuracy"], ".", color=COLOURS[number % 8], alpha=0.5)
+
+
+def main() -> None:
+    """Draws what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--across", action="append", default=[])
+    parser.add_argument("--apart", action="append", default=[])
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    save(figures(pd.read_csv(given.table), given.across, given.apart), given.out)
+
+
+if __name__ == "__main__":
+    main()
