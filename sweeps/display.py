@@ -82,16 +82,14 @@ def cost_rows(cost: Expected) -> list[tuple[str, str]]:
 
 def what(job: Job) -> str:
     """A job in a few words."""
-    settings = job.settings
-    task = settings.get("task") or "arithmetic"
+    label = f", {job.label}" if job.label else ""
     if job.kind == "train":
-        paths = settings.get("latent_paths", TrainConfig.model_fields["latent_paths"].default)
-        kind = "adapter" if settings.get("method") == "lora" else f"thinker, {paths} path{'s' * (paths != 1)}"
-        return f"train {kind}, {task}"
-    control = f" [{settings['control']}]" if settings.get("control") else ""
+        paths = job.settings.get("latent_paths", TrainConfig.model_fields["latent_paths"].default)
+        kind = "adapter" if job.settings.get("method") == "lora" else f"thinker, {paths} path{'s' * (paths != 1)}"
+        return f"train {kind}{label}"
     part = f", questions {job.part[0]} to {job.part[1] - 1}" if job.part else ""
     merged = ", merged" if job.kind == "merge" else ""
-    return f"{settings['method']}{control}, {task}, seed {settings.get('seed', 0)}{part}{merged}"
+    return f"{job.label or job.settings['method']}{part}{merged}"
 
 
 def state_of(entries: Sequence[Entry]) -> Group:
@@ -124,7 +122,8 @@ def _running(entries: Sequence[Entry]) -> Table:
 
 def progress_of(entry: Entry) -> str:
     """How far a running job is."""
-    progress, seconds = entry.progress, max(1e-9, time.time() - (entry.started or time.time()))
+    progress = entry.progress
+    seconds = max(1e-9, time.time() - progress.get("since", time.time()))
     if not progress.get("of"):
         return str(progress.get("doing", "starting"))
     rate = f", {progress['tokens'] / seconds:.0f} tokens/s" if progress.get("tokens") else ""

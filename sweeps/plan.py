@@ -14,8 +14,8 @@ from typing import Any
 from scaling.config import RunConfig
 from scaling.tasks.catalogue import task_of
 from scaling.training.config import TrainConfig
-from sweeps.grid import GridFile
-from sweeps.points import SIZE, Point, Settings, hashed
+from sweeps.grid import TRAIN, GridFile
+from sweeps.points import INHERITED, SIZE, Point, Settings, axes_of, hashed, label
 
 Box = tuple[int | None, int, int]  # questions, None for all; latent paths; samples
 _LOADED = ("backbone", "assistant", "dtype")
@@ -26,7 +26,8 @@ _TRAINED = "trained-for-it"  # stands for a checkpoint that is not there yet
 @dataclass(frozen=True)
 class Job:
     """A piece of work of one process. kind: train, run or merge. folder: below the sweep's own. needs: ids of jobs that
-    come first. boxes: of a run, the largest last. part: questions from, below; None for all. models: what it loads."""
+    come first. boxes: of a run, the largest last. part: questions from, below; None for all. models: what it loads. label:
+    what tells it apart from others of its kind."""
 
     id: str
     kind: str
@@ -36,6 +37,7 @@ class Job:
     boxes: tuple[Box, ...] = ()
     part: tuple[int, int] | None = None
     models: str = ""
+    label: str = ""
 
     def told(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -62,15 +64,16 @@ def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
     """Raises UsageError where settings of a point clash, or where its questions are wanted and cannot be read."""
     trainings: dict[str, Job] = {}
     groups: dict[str, list[Point]] = {}
+    keys = [key for key in axes_of(file, points) if key not in SIZE]
     for point in points:
         groups.setdefault(point.group, []).append(point)
         if point.training and point.training not in trainings:
-            trainings[point.training] = _training(point)
+            trainings[point.training] = _training(point, keys)
     checked: set[str] = set()
     runs: list[Job] = []
     serves: dict[str, str] = {}
     for own in groups.values():
-        made = _runs(own, file.shard, checked)
+        made = _runs(own, file.shard, checked, label(own[0], keys))
         runs += made
         serves |= dict.fromkeys((point.id for point in own), made[-1].id)
     for job in trainings.values():
@@ -83,26 +86,29 @@ def _by_models(job: Job) -> str:
     return job.models
 
 
-def _training(point: Point) -> Job:
+def _training(point: Point, keys: Sequence[str]) -> Job:
     settings = point.train or {}
     method = settings.get("method", "softcot++")
     name = f"train-{point.training}"
-    return Job(name, "train", settings, f"checkpoints/{method}-{point.training}", models=_models(settings))
+    decides = [key for key in keys if key.startswith(TRAIN) or key in INHERITED]
+    told = label(point, decides)
+    return Job(name, "train", settings, f"checkpoints/{method}-{point.training}", models=_models(settings), label=told)
 
 
 def _models(settings: Settings) -> str:
     return "|".join(str(settings.get(key) or RunConfig.model_fields[key].default) for key in _LOADED)
 
 
-def _runs(points: Sequence[Point], shard: int | None, checked: set[str]) -> list[Job]:
-    """The run that serves these points; or its shards, and last the job that merges them. checked: what clashes nowhere."""
+def _runs(points: Sequence[Point], shard: int | None, checked: set[str], told: str) -> list[Job]:
+    """The run that serves these points; or its shards, and last the job that merges them. checked: what clashes nowhere.
+    told: what tells the run apart."""
     first = points[0]
     settings = {name: value for name, value in first.run.items() if name not in SIZE}
     method, key = str(settings["method"]), first.group
     folder = f"runs/{method}-{settings.get('task') or 'arithmetic'}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
     boxes = largest((point.run.get("limit"), point.run["latent_paths"], point.run["samples"]) for point in points)
-    whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings))
+    whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings), label=told)
     known = hashed([{key: value for key, value in settings.items() if key not in _CLASHES_WITH_NOTHING}, boxes[-1]])
     if known not in checked:
         config_of(whole, boxes[-1], trained=_TRAINED if needs else None).resolved()

@@ -24,7 +24,7 @@ Settings = dict[str, Any]
 
 FREE = ("device", "batch_size", "max_batch_tokens")  # of a run: change no result, so no part of an id
 SIZE = ("limit", "latent_paths", "samples")  # how much of a run a point needs
-_INHERITED = ("task", "data", "difficulty", "backbone", "assistant", "soft_tokens", "dtype", "device")  # by trainings
+INHERITED = ("task", "data", "difficulty", "backbone", "assistant", "soft_tokens", "dtype", "device")  # by trainings
 _NO_PART = frozenset((*FREE, *SIZE))
 _ALWAYS = ("method", "latent_paths", "samples")  # said even at their default
 _CONTRASTIVE = ("contrastive", "contrastive_weight", "contrastive_temperature")
@@ -138,9 +138,9 @@ class _Maker:
         soft = method.startswith("softcot")
         if not self._trains or not (soft or method == "lora") or run.get("thinker" if soft else "adapter"):
             return None, None
-        known = (method, *map(run.get, _INHERITED), *settings.items())
+        known = (method, *map(run.get, INHERITED), *settings.items())
         if known not in self._trainings:
-            train = self._trained({key: run[key] for key in _INHERITED if run.get(key) is not None} | settings, method)
+            train = self._trained({key: run[key] for key in INHERITED if run.get(key) is not None} | settings, method)
             decides = {key: value for key, value in train.items() if key not in TRAIN_FREE}
             self._trainings[known] = (train, hashed(decides))
         return self._trainings[known]
@@ -221,6 +221,20 @@ def value_of(point: Point, key: str) -> Any:
         return None if point.train is None else point.train.get(name, TrainConfig.model_fields[name].default)
     idle = key in idle_options(point.run["method"])
     return point.run.get(key, None if idle else RunConfig.model_fields[key].default)
+
+
+def label(point: Point, keys: Sequence[str]) -> str:
+    """What tells a point apart, where `keys` are varied."""
+    told = []
+    for key in keys:
+        value = value_of(point, key)
+        if key == "task":
+            value = value or "arithmetic"
+        if value is not None:
+            short = value.rstrip("/").rsplit("/", 1)[-1] if isinstance(value, str) else value
+            name = key.removeprefix(TRAIN)
+            told.append(f"{short}" if key in ("method", "task") else f"{key if name in keys else name} {short}")
+    return ", ".join(told)
 
 
 def flat(point: Point) -> Settings:

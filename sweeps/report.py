@@ -12,9 +12,8 @@ from pathlib import Path
 from scaling.errors import UsageError, nearest
 from scaling.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
 from scaling.names import called
-from sweeps.grid import TRAIN
 from sweeps.plan import Box, Job, Plan
-from sweeps.points import Point, axes_of, value_of, varied
+from sweeps.points import Point, axes_of, label, value_of, varied
 from sweeps.results import TABLE, serving
 
 VIEWS = "views"
@@ -40,30 +39,22 @@ def reports(plan: Plan, done: Sequence[str], root: Path, *, by: Sequence[str]) -
     groups: dict[str, list[str]] = {}
     for job in serving(plan):
         if job.id in set(done):
-            name = ", ".join(_value(key, value_of(first[job.id], key)) for key in apart) or plan.file.name
+            name = label(first[job.id], apart) or plan.file.name
             groups.setdefault(name, []).extend(_named(job, root, first[job.id], telling))
     if not groups:
         raise UsageError("no run of this sweep is done yet: `scale-sweep run` goes on with it")
     return groups
 
 
-def _value(key: str, value: object) -> str:
-    if key == _TASK:
-        return str(value or "arithmetic")
-    text = Path(value).name if isinstance(value, str) else str(value)
-    return f"{key.removeprefix(TRAIN)} {text}"
-
-
 def _named(job: Job, root: Path, point: Point, telling: Sequence[str]) -> list[str]:
     """NAME=FOLDER of a run; where it holds several boxes, of a view of each. telling: settings that tell its name apart."""
-    values = {key: value_of(point, key) for key in telling}
-    told = [_value(key, value) for key, value in values.items() if value is not None]
+    told = label(point, telling)
     found = []
     for box in job.boxes:
         _, paths, samples = box
         base = called({**job.settings, "latent_paths": paths, "samples": samples})
         size = [f"{paths} x {samples}"] if len(job.boxes) > 1 else []
-        extra = [*size, *told]
+        extra = [*size, *([told] if told else [])]
         folder = _view(job, box, root) if len(job.boxes) > 1 else root / job.folder
         found.append(f"{base} ({', '.join(extra)})={folder}" if extra else f"{base}={folder}")
     return found

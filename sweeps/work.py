@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ class Following:
     def start(self, grid: Grid, done: dict[Key, Completion], folder: Path) -> None:  # noqa: ARG002
         wanted = sum(len(grid.missing(question, ())) for question in grid.questions)
         missing = sum(len(grid.missing(question, done)) for question in grid.questions)
-        self._say(doing="sampling", unit="samples", done=wanted - missing, of=wanted, tokens=0)
+        self._say(doing="sampling", unit="samples", done=wanted - missing, of=wanted, tokens=0, since=time.time())
 
     def completion(self, completion: Completion) -> None:
         self._say(done=self._figures["done"] + 1, tokens=self._figures["tokens"] + completion.num_tokens)

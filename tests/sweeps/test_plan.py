@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling.errors import UsageError
@@ -35,6 +35,7 @@ def union(boxes):
     return set().union(*map(keys, boxes))
 
 
+@settings(deadline=None)
 @given(BOXES)
 def test_the_largest_boxes_hold_the_same_samples_and_none_holds_another(boxes):
     front = largest(boxes)
@@ -43,6 +44,7 @@ def test_the_largest_boxes_hold_the_same_samples_and_none_holds_another(boxes):
     assert set(front) <= set(boxes)
 
 
+@settings(deadline=None)
 @given(BOXES)
 def test_samples_are_counted_as_by_hand(boxes):
     assert samples_of(largest(boxes), QUESTIONS) == len(union(boxes))
@@ -89,6 +91,22 @@ def test_trainings_stand_before_the_runs_that_need_them_and_once():
     for job in plan.jobs:
         assert all(place[need] < place[job.id] for need in job.needs)
         assert len(job.needs) == (job.settings.get("method", "").startswith("softcot") and job.kind == "run")
+
+
+def test_jobs_that_differ_have_labels_that_do():
+    plan = planned(
+        train={"max_steps": 1},
+        axes={
+            **{"method": ["cot", "softcot++"], "samples": [1, 2], "soft_tokens": [2, 4], "train.soft_tokens": [2, 4]},
+            **{"seed": [0, 1], "control": [None, "zero"], "task": ["arithmetic"]},
+        },
+    )
+    for kind in ("train", "run"):
+        labels = [job.label for job in plan.jobs if job.kind == kind]
+        assert len(set(labels)) == len(labels) > 1
+    assert "softcot++, soft_tokens 2, train.soft_tokens 4, seed 0, control zero" in {job.label for job in plan.jobs}
+    (alone,) = planned(run={"method": "cot"}).jobs
+    assert alone.label == ""
 
 
 def test_jobs_of_the_same_models_stand_together():
