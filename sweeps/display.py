@@ -63,7 +63,9 @@ def cost_rows(cost: Expected) -> list[tuple[str, str]]:
     """(what, how much) of what is still to be done."""
     if not cost.runs and not cost.trainings:
         return [("still to do", "nothing")]
-    rows = [("completions", f"{cost.completions:,}"), ("tokens at most", f"{cost.tokens_at_most:,}")]
+    rows = []
+    if cost.runs > cost.unread:
+        rows += [("completions", f"{cost.completions:,}"), ("tokens at most", f"{cost.tokens_at_most:,}")]
     if cost.unmeasured < cost.runs - cost.unread:
         rows += [
             ("tokens expected", f"{cost.tokens:,.0f}"),

@@ -109,9 +109,9 @@ def _change(written: dict[str, Any], change: str) -> None:
         value = yaml.safe_load(text) if text else None
     except yaml.YAMLError:
         value = text
-    axes = dict(written.get("axes") or {})
-    axes.pop(key, None)
+    axes = {name: _without(key, values) for name, values in (written.get("axes") or {}).items() if name != key}
     written["axes"] = axes
+    written["include"] = _without(key, written.get("include") or [])
     part, name = ("train", key.removeprefix(TRAIN)) if key.startswith(TRAIN) else ("run", key)
     if key in ("name", "shard", "retries"):
         written[key] = value
@@ -119,6 +119,13 @@ def _change(written: dict[str, Any], change: str) -> None:
         axes[key] = value
     else:
         written[part] = {**(written.get(part) or {}), name: value}
+
+
+def _without(key: str, values: Any) -> Any:
+    """The values of an axis, or the points beside the grid, whose own say on `key` the command line overrules."""
+    if not isinstance(values, list):
+        return values
+    return [{name: own for name, own in one.items() if name != key} if isinstance(one, dict) else one for one in values]
 
 
 def _parsed(written: dict[str, Any], path: Path) -> GridFile:

@@ -62,7 +62,9 @@ def run_local(root: Path, *, workers: int | None, retries: int, seen: Seen) -> N
 
 
 def _environment(number: int, count: int, devices: list[str]) -> dict[str, str]:
-    threads = str(max(1, cores() // count))
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, cores() // count)
+    threads = str(min(share, int(given)) if given.isdigit() and int(given) else share)
     own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     if devices:
         own["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]

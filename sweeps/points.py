@@ -150,6 +150,8 @@ class _Maker:
         idle = OF_THOUGHTS if method == "lora" else OF_LORA
         if method not in ("lora", "softcot++"):  # one path, around which others are drawn: nothing to contrast
             idle, given = (*idle, *_CONTRASTIVE), given | {"latent_paths": 1}
+        elif given.get("contrastive") == "none":
+            idle = (*idle, "contrastive_weight", "contrastive_temperature")
         found = {key: value for key, value in given.items() if key not in idle}
         found |= {"method": "lora"} if method == "lora" else {}
         found = {key: value for key, value in found.items() if value != self._defaults[f"{TRAIN}{key}"]}

@@ -83,3 +83,11 @@ def test_values_become_what_the_settings_hold():
     assert check_value("data", "there/x") == "there/x"
     with pytest.raises(UsageError, match="temperature"):
         check_value("temperature", "warm")
+
+
+def test_a_change_overrules_what_a_mapping_or_a_point_beside_the_grid_says(grid):
+    models = [{"backbone": "a", "samples": 2}, {"backbone": "b", "train.lr": 0.1}]
+    path = grid(axes={"models": models}, train={}, include=[{"method": "cot", "samples": [8, 16]}])
+    file = read_grid(path, changes=["samples=3", "train.lr=0.5"])
+    assert {point.run["samples"] for point in points_of(file)} == {3}
+    assert {point.train["lr"] for point in points_of(file) if point.train} == {0.5}

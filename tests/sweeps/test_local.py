@@ -144,10 +144,16 @@ def test_ctrl_c_stops_at_once_and_the_same_command_continues(sweep, file, comman
 
 def test_cores_and_gpus_are_shared_out(monkeypatch):
     monkeypatch.setattr(local, "cores", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     shares = [local._environment(number, 4, ["0", "2"]) for number in range(4)]
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0", "2", "0", "2"]
     assert {share["OMP_NUM_THREADS"] for share in shares} == {"4"}
     assert local._environment(0, 99, [])["OMP_NUM_THREADS"] == "1"
+    for asked, given in (("2", "2"), ("99", "4"), ("", "4")):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert local._environment(0, 4, [])["OMP_NUM_THREADS"] == given, (
+            "fewer are the user's to ask for, more are others'"
+        )
 
 
 def test_gpus_that_are_hidden_are_not_used(monkeypatch):

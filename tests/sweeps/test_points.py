@@ -160,6 +160,11 @@ def test_a_method_with_nothing_to_contrast_is_trained_once():
     assert len(points(train={}, axes=axes)) == 1
 
 
+def test_without_contrast_its_weight_makes_no_training():
+    weights = {"train.contrastive": ["none", "view"], "train.contrastive_weight": [0.1, 1.0]}
+    assert len({p.training for p in points(run={"method": "softcot++"}, train={}, axes=weights)}) == 1 + 2
+
+
 def test_a_checkpoint_that_is_given_is_not_trained():
     (point,) = points(run={"method": "softcot", "thinker": "there"}, train={"max_steps": 3})
     assert point.training is None
