@@ -81,7 +81,7 @@ def run(
         int | None, typer.Option(help="Jobs at once. Default: one a GPU, or one for 8 cores; ray: what fits.", min=1)
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="For ray: of a cluster that is there. Default: one on this machine.")
+        str | None, typer.Option(help="For ray: HOST:PORT, auto or local. Default: RAY_ADDRESS, or a new cluster here.")
     ] = None,
     cpus_per_worker: Annotated[float | None, typer.Option(help="For ray. Default: 8, or 1 beside a GPU.")] = None,
     gpus_per_worker: Annotated[float | None, typer.Option(help="For ray. Default: 1 where there are GPUs.")] = None,

@@ -1,79 +1,34 @@
-"""`--on ray`: the same workers on the nodes of a Ray cluster. The ledger stays with the driver, behind an actor; the
-sweep's folder must be one that all nodes see. Imports ray, the optional extra, when it is asked for.
+"""`--on ray`: the same workers on the nodes of a Ray cluster, kept at their number by the driver. What they do there is in
+`remote`. The sweep's folder must be one that all nodes see. Imports ray, the optional extra, when it is asked for.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import secrets
+import signal
+import socket
 import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError
+from scaling.errors import UsageError, one_line
 from sweeps.ledger import Ledger
-from sweeps.local import Seen
-from sweeps.plan import Job
+from sweeps.local import Seen, cores
+from sweeps.remote import LedgerActor, work_here
 
 _POLL = 0.5  # seconds
-_SEEN_FILE = ".seen-by-all-nodes"
-_IN_VAIN = 5  # workers in a row that end with an error of their own: then it is not the jobs
-
-
-class LedgerActor:
-    """The ledger, for workers on other machines. Lives in the driver's node, and no longer than the driver."""
-
-    def __init__(self, root: str, retries: int) -> None:
-        self._ledger = Ledger(Path(root), retries=retries)
-
-    def call(self, method: str, *given: Any, **named: Any) -> Any:
-        """A method of the ledger."""
-        return getattr(self._ledger, method)(*given, **named)
-
-
-class Remote:
-    """The ledger as a worker sees it: every call goes to the actor."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def _call(self, method: str, *given: Any, **named: Any) -> Any:
-        import ray
-
-        return ray.get(self._actor.call.remote(method, *given, **named))
-
-    def claim(self, owner: str, *, loaded: str = "") -> Job | None:
-        found: Job | None = self._call("claim", owner, loaded=loaded)
-        return found
-
-    def renew(self, job: Job, owner: str, progress: dict[str, Any]) -> bool:
-        return bool(self._call("renew", job, owner, progress))
-
-    def done(self, job: Job, owner: str, result: dict[str, Any]) -> bool:
-        return bool(self._call("done", job, owner, result))
-
-    def failed(self, job: Job, owner: str, reason: str, *, again: bool) -> None:
-        self._call("failed", job, owner, reason, again=again)
-
-    def give_back(self, job: Job, owner: str, *, wait: float = 0.0) -> None:
-        self._call("give_back", job, owner, wait=wait)
-
-    def unfinished(self) -> bool:
-        return bool(self._call("unfinished"))
-
-
-def work_here(actor: Any, root: str, folder: str, owner: str, threads: int) -> None:
-    """A worker in a process of the cluster. folder: where the driver works, on which relative paths depend."""
-    import torch
-
-    from sweeps.worker import work
-
-    if not (Path(root) / _SEEN_FILE).is_file():
-        raise UsageError(
-            f"the node {os.uname().nodename} does not see {root}: give an `--out` on storage that all nodes share"
-        )
-    os.chdir(folder)
-    torch.set_num_threads(threads)
-    work(lambda: Remote(actor), owner, Path(os.path.relpath(root)))
+_GRACE = 30.0  # seconds that workers have to give back what they have
+_ANSWER = 10.0  # seconds that the head of a cluster has to answer
+_START = 120.0  # seconds that a process of the cluster has to begin
+_IN_VAIN = 5  # workers, each begun after the one before ended, that end with an error and no job
+_STORE = 100 * 2**20  # bytes of Ray's object store, which sweeps do not use
+_NAMESPACE, _OWNER = "softcotpp", "ray:"
+_KEY = "; a cluster that was started with a key needs RAY_AUTH_MODE=token here, and one without RAY_AUTH_MODE=disabled"
 
 
 def run_ray(
@@ -86,31 +41,30 @@ def run_ray(
     retries: int,
     seen: Seen,
 ) -> None:
-    """Runs the sweep in `root` on a cluster. address: of one that is there; None starts one on this machine.
+    """Runs the sweep in `root` on a cluster. address: HOST:PORT of its head, `auto` for the one that this machine is part
+    of, `local` for a new one on this machine; None for RAY_ADDRESS where it is set, else `local`.
 
-    workers: at most so many at once, None for as many as the cluster has room for. cpus, gpus: of each worker.
-    Raises KeyboardInterrupt and UsageError.
+    workers: so many at once, those that find no room wait for it; None for as many as there is room for. cpus, gpus: of
+    each worker. seen: called every so often. Raises KeyboardInterrupt, after the workers have given back what they had,
+    and UsageError.
     """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _refuse_unreachable(address)
+    if address == "local":
+        _lock_out_others()
     ray = _ray()
-    began = not ray.is_initialized()
-    if began:
-        try:
-            ray.init(address=address, log_to_driver=False, include_dashboard=False, configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UsageError(f"`--address` {address}: no Ray cluster answers there ({error}).") from None
-    (root / _SEEN_FILE).touch()
-    crew = _Crew(ray, root, workers=workers, cpus=cpus, gpus=gpus, retries=retries)
-    ledger = Ledger(root, retries=retries)
+    _join(ray, address)
     try:
-        while ledger.unfinished():
-            crew.tend(ledger)
-            seen()
-            time.sleep(_POLL)
+        _drive(ray, root, _share(_nodes(ray), cpus, gpus), workers, retries, seen)
     finally:
-        crew.end(ledger)
-        ledger.close()
-        if began:
-            ray.shutdown()
+        ray.shutdown()
+
+
+def _lock_out_others() -> None:
+    """Gives the cluster to be started a key of its own, before ray is imported and reads it: one that Ray makes stays in the
+    home folder, and whoever has such a file cannot join clusters without keys by `auto`."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _ray() -> Any:
@@ -121,78 +75,187 @@ def _ray() -> Any:
     return ray
 
 
-class _Crew:
-    """The worker tasks of a cluster, replaced as they are lost."""
+def _join(ray: Any, address: str) -> None:
+    """Connects this process to a cluster, a new one for `local`. Raises UsageError."""
+    own = {"num_cpus": cores(), "object_store_memory": _STORE, "include_dashboard": False}
+    given = own if address == "local" else {}
+    on_term = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **given)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        said = one_line(error, limit=300)
+        if given:
+            raise UsageError(f"Ray cannot start here: {said}; RAY_TMPDIR names the folder of its files") from None
+        raise UsageError(f"`--address` {address} cannot be joined: {said}{_KEY}") from None
+    finally:
+        signal.signal(signal.SIGTERM, on_term)  # Ray put its own there, which ends this process without a word
 
-    def __init__(
-        self, ray: Any, root: Path, *, workers: int | None, cpus: float | None, gpus: float | None, retries: int
-    ) -> None:
-        here = ray.get_runtime_context().get_node_id()
-        pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-        place = {"num_cpus": 0, "scheduling_strategy": pinned, "max_concurrency": 1}
-        self._actor = ray.remote(LedgerActor).options(**place).remote(str(root.resolve()), retries)
-        self._ray, self._root, self._asked = ray, root, workers
-        total = ray.cluster_resources()
-        self._gpus = gpus if gpus is not None else (1.0 if total.get("GPU") else 0.0)
-        self._cpus = cpus if cpus is not None else (1.0 if self._gpus else min(8.0, _smallest_node(ray)))
-        if self._cpus > _largest_node(ray, "CPU") or self._gpus > _largest_node(ray, "GPU"):
-            raise UsageError(
-                f"no node of the cluster has {self._cpus:g} CPUs and {self._gpus:g} GPUs for one worker: lower "
-                f"`--cpus-per-worker` or `--gpus-per-worker`."
-            )
-        self._task = ray.remote(work_here).options(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)
-        self._running: dict[Any, str] = {}
+
+def _refuse_unreachable(address: str) -> None:
+    """Raises UsageError where nothing listens, which Ray itself finds out after minutes."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdigit():
+        raise UsageError(
+            f"`--address` must be HOST:PORT of a cluster's head, auto or local, and is {address}; run the sweep on a node "
+            f"of the cluster."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"`--address` {address}: no Ray cluster answers there ({one_line(error)}); `ray status` on a node shows "
+            f"whether it runs."
+        ) from None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker gets of a node."""
+
+    cpus: float
+    gpus: float
+
+    def fits(self, resources: Mapping[str, float]) -> int:
+        """Workers that a node with these resources can hold."""
+        kinds = (("CPU", self.cpus), ("GPU", self.gpus))
+        return min(int(resources.get(kind, 0.0) / own + 1e-6) for kind, own in kinds if own)
+
+
+def _nodes(ray: Any) -> list[dict[str, float]]:
+    """Resources of every node that is there."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _share(nodes: list[dict[str, float]], cpus: float | None, gpus: float | None) -> Share:
+    """What a worker gets: what is asked for, else a GPU and a core, else 8 cores or as many as every node has that has any.
+
+    Raises UsageError where no node has so much.
+    """
+    gpus = float(any(node.get("GPU") for node in nodes)) if gpus is None else gpus
+    most = min((node["CPU"] for node in nodes if node.get("CPU")), default=1.0)
+    cpus = (1.0 if gpus else min(8.0, most)) if cpus is None else cpus
+    asked = f"`--cpus-per-worker` {cpus:g} and `--gpus-per-worker` {gpus:g}"
+    if min(cpus, gpus) < 0 or not (cpus or gpus) or (gpus > 1 and gpus % 1):
+        raise UsageError(f"{asked}: neither may be negative, one must be above 0, and more than one GPU are whole ones")
+    share = Share(cpus, gpus)
+    if not any(share.fits(node) for node in nodes):
+        there = "; ".join(sorted({f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}))
+        raise UsageError(f"{asked}: no node of the cluster has so much, they have {there}; lower the options")
+    return share
+
+
+def _drive(ray: Any, root: Path, share: Share, workers: int | None, retries: int, seen: Seen) -> None:
+    ledger = Ledger(root, retries=retries)
+    crew = _Crew(ray, root, share, workers=workers, retries=retries)
+    try:
+        crew.begin()
+        while ledger.unfinished():
+            crew.tend(ledger)
+            seen()
+            time.sleep(_POLL)
+    finally:
+        crew.end(ledger)
+        ledger.close()
+
+
+class _Crew:
+    """The workers of one driver, replaced as they are lost."""
+
+    def __init__(self, ray: Any, root: Path, share: Share, *, workers: int | None, retries: int) -> None:
+        self._ray, self._share, self._asked = ray, share, workers
+        node = ray.get_runtime_context().get_node_id()
+        key = uuid.uuid4().hex[:12]
+        self._name = f"{_OWNER}{node}/{key}"  # also the actor's, which is there while the driver lives
+        self._root = Path(os.path.abspath(root))
+        self._mark = self._root / f".seen-by-nodes-{key}"
+        self._mark.touch()
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        place = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+        self._actor = ray.remote(LedgerActor).options(name=self._name, **place).remote(str(self._root), retries)
+        wanted = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": "SPREAD"}
+        self._task = ray.remote(max_retries=0, max_calls=1, **wanted)(work_here)
+        self._running: dict[Any, tuple[str, float]] = {}  # owner and time of birth of each task
         self._number = self._in_vain = 0
+        self._vain_at = 0.0
+
+    def begin(self) -> None:
+        """Waits for the ledger's actor. Raises UsageError where there is none, as without it no worker could begin."""
+        try:
+            self._ray.get(self._actor.call.remote("unfinished"), timeout=_START)
+        except self._ray.exceptions.RayError as error:
+            raise UsageError(f"the cluster cannot serve this driver: {one_line(error, limit=300)}{_KEY}") from None
 
     def tend(self, ledger: Ledger) -> None:
-        """Gives back what lost workers held, and starts as many as there is room for."""
-        ended, _ = (
-            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
-            if self._running
-            else ([], [])
-        )
-        for task in ended:
-            self._ended(task, ledger)
-        while len(self._running) < self._room():
-            owner = f"ray:{os.getpid()}:{self._number}:{time.time_ns()}"
-            self._number += 1
-            threads = max(1, int(self._cpus))
-            task = self._task.remote(self._actor, str(self._root.resolve()), os.getcwd(), owner, threads)
-            self._running[task] = owner
+        """Gives back what lost workers held, and starts as many as are wanted. Raises UsageError if none can work."""
+        for task in self._ended(list(self._running), 0.0):
+            self._bury(task, ledger)
+        self._inherit(ledger)
+        for _ in range(len(self._running), self._asked or self._room()):
+            self._start()
 
-    def _ended(self, task: Any, ledger: Ledger) -> None:
-        owner = self._running.pop(task)
-        try:
-            self._ray.get(task)
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UsageError):
-                raise error.cause from None
-            self._in_vain += 1
-            if self._in_vain >= _IN_VAIN:
-                raise UsageError(f"workers end with an error of their own: {error.cause!r}") from None
-        except self._ray.exceptions.RayError:
-            pass  # its process or node is gone; what it held goes to another
-        ledger.lost(owner)
+    def _ended(self, tasks: list[Any], seconds: float) -> list[Any]:
+        """Those of the tasks that have ended, or end within so many seconds."""
+        ended: list[Any] = self._ray.wait(tasks, num_returns=len(tasks), timeout=seconds)[0] if tasks else []
+        return ended
 
     def _room(self) -> int:
-        """Workers that the cluster could hold now; nodes may have come and gone."""
-        total = self._ray.cluster_resources()
-        fits = [int(total.get("CPU", 0) / self._cpus)] if self._cpus else []
-        fits += [int(total.get("GPU", 0) / self._gpus)] if self._gpus else []
-        room = min(fits, default=1)
-        return min(room, self._asked) if self._asked else max(1, room)
+        """Workers that the cluster can hold now, one where it can hold none: nodes come and go."""
+        return max(1, sum(self._share.fits(node) for node in _nodes(self._ray)))
+
+    def _start(self) -> None:
+        owner = f"{self._name}/{self._number}"
+        self._number += 1
+        threads = max(1, int(self._share.cpus))
+        task = self._task.remote(self._actor, os.getcwd(), str(self._root), self._mark.name, owner, threads)
+        self._running[task] = owner, time.monotonic()
+
+    def _bury(self, task: Any, ledger: Ledger) -> None:
+        """Gives back what an ended worker held. Raises UsageError for what would be the same with the next."""
+        owner, born = self._running.pop(task)
+        errors = self._ray.exceptions
+        try:
+            self._ray.get(task)
+        except errors.RayError as error:
+            starved = isinstance(error, errors.OutOfMemoryError)
+            idle = not ledger.lost(owner, why="its node ran out of memory" if starved else "")
+            cause = getattr(error, "cause", None) or error
+            if isinstance(cause, UsageError):
+                raise cause from None
+            self._count(born, in_vain=idle and not isinstance(error, errors.NodeDiedError), why=cause)
+        else:
+            ledger.lost(owner)
+
+    def _count(self, born: float, *, in_vain: bool, why: Exception) -> None:
+        if not in_vain:
+            self._in_vain = 0
+        elif born > self._vain_at:  # many that end at once, as those of one node do, are one
+            self._in_vain, self._vain_at = self._in_vain + 1, time.monotonic()
+        if self._in_vain >= _IN_VAIN:
+            said = f"{type(why).__name__}: {one_line(why, limit=300)}"
+            raise UsageError(f"workers end before they have a job; the same command goes on once they can: {said}")
+
+    def _inherit(self, ledger: Ledger) -> None:
+        """Gives back what workers of drivers hold that died on this cluster, before their leases end."""
+        drivers = {owner: owner.rpartition("/")[0] for owner in ledger.owners() if owner.startswith(_OWNER)}
+        if set(drivers.values()) <= {self._name}:
+            return
+        nodes = {node["NodeID"] for node in self._ray.nodes()}  # of this cluster, those that are gone too
+        alive = set(self._ray.util.list_named_actors())
+        for owner, driver in drivers.items():
+            if driver.removeprefix(_OWNER).partition("/")[0] in nodes and driver not in alive:
+                ledger.lost(owner)
 
     def end(self, ledger: Ledger) -> None:
-        """Stops what still runs; what it held is pending again."""
-        for task, owner in self._running.items():
+        """Lets workers give back what they have, and kills those that do not within _GRACE seconds."""
+        tasks = list(self._running)
+        for task in tasks:
+            self._ray.cancel(task)  # raises KeyboardInterrupt there
+        ended = self._ended(tasks, _GRACE)
+        for task in set(tasks) - set(ended):
             self._ray.cancel(task, force=True)
+        for owner, _ in self._running.values():
             ledger.lost(owner)
         self._ray.kill(self._actor)
-
-
-def _largest_node(ray: Any, kind: str) -> float:
-    return max((float(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"]), default=0.0)
-
-
-def _smallest_node(ray: Any) -> float:
-    return max(1.0, min((float(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]), default=1.0))
+        self._mark.unlink(missing_ok=True)

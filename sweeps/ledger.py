@@ -170,19 +170,26 @@ class Ledger:
                 self._end(db, row, PENDING, row["reason"])
                 db.execute("UPDATE jobs SET not_before = ? WHERE id = ?", (time.time() + wait, job.id))
 
-    def lost(self, owner: str) -> bool:
+    def lost(self, owner: str, *, why: str = "") -> bool:
         """`owner` is gone: what it held is pending again, before its lease ends. False where it held nothing."""
         with self._transaction() as db:
-            held = db.execute("UPDATE jobs SET lease = 0 WHERE owner = ? AND state = ?", (owner, RUNNING))
-            self._expire(db, time.time())
-            return held.rowcount > 0
+            held = db.execute("SELECT * FROM jobs WHERE owner = ? AND state = ?", (owner, RUNNING)).fetchall()
+            self._lose(db, held, f"{_LOST}: {why}" if why else _LOST)
+            return bool(held)
+
+    def owners(self) -> list[str]:
+        """Those that have a job now."""
+        rows = self._db.execute("SELECT DISTINCT owner FROM jobs WHERE state = ?", (RUNNING,)).fetchall()
+        return [row["owner"] for row in rows]
 
     def _expire(self, db: sqlite3.Connection, now: float) -> None:
-        gone = db.execute("SELECT * FROM jobs WHERE state = ? AND lease < ?", (RUNNING, now)).fetchall()
+        self._lose(db, db.execute("SELECT * FROM jobs WHERE state = ? AND lease < ?", (RUNNING, now)).fetchall(), _LOST)
+
+    def _lose(self, db: sqlite3.Connection, gone: Sequence[sqlite3.Row], reason: str) -> None:
         for row in gone:
             further = self._mark(Job.from_json(json.loads(row["job"]))) != row["mark"]
             losses = 1 if further else row["losses"] + 1
-            self._end(db, row, FAILED if losses > _LOSSES else PENDING, _LOST)
+            self._end(db, row, FAILED if losses > _LOSSES else PENDING, reason)
             db.execute("UPDATE jobs SET losses = ? WHERE id = ?", (losses, row["id"]))
 
     def _mark(self, job: Job) -> int:

@@ -17,7 +17,15 @@ ARROWS = {"contrastive": (), "scaling": ("contrastive",), "sweeps": ("scaling", 
 LIGHT_SCALING = ("records", "errors", "voter", "journal", "costs", "adaptive", "summary", "names")
 ALLOWED_MODULES = {"analysis": tuple(f"scaling.{module}" for module in LIGHT_SCALING)}
 LIGHT = ("scaling", *(f"scaling.{module}" for module in LIGHT_SCALING), "scaling.config", "scaling.cli", "analysis.cli")
-LIGHT += ("sweeps.cli", "sweeps.sweep", "sweeps.display", "sweeps.report", "sweeps.local", "sweeps.cluster")
+LIGHT += (
+    "sweeps.cli",
+    "sweeps.sweep",
+    "sweeps.display",
+    "sweeps.report",
+    "sweeps.local",
+    "sweeps.cluster",
+    "sweeps.remote",
+)
 # spelled in two parts, as this file is searched too
 ABSOLUTE_PLACES = [f"/{place}/" for place in ("work", "home", "root", "Users")]
 

@@ -132,6 +132,18 @@ def test_losing_an_owner_touches_nobody_else(book):
     assert not book.lost("x"), "it holds nothing any more"
 
 
+def test_why_an_owner_was_lost_is_kept_with_its_job_alone(book):
+    book.take([a_job("a"), a_job("b")])
+    book.claim("x"), book.claim("y")
+    assert sorted(book.owners()) == ["x", "y"]
+    assert book.lost("x", why="no memory")
+    assert {entry.job.id: entry.reason for entry in book.entries()} == {
+        "a": "its worker was lost: no memory",
+        "b": None,
+    }
+    assert book.owners() == ["y"]
+
+
 def test_a_job_that_lost_an_owner_comes_after_the_others(book):
     book.take([a_job("a"), a_job("b")])
     book.claim("x")

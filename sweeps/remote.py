@@ -1,0 +1,93 @@
+"""What runs on the nodes of a cluster: the ledger as an actor, how workers see it, and a worker. Starts nothing itself."""
+
+from __future__ import annotations
+
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UsageError
+from sweeps.ledger import LEASE, Ledger
+from sweeps.local import LOGS
+from sweeps.plan import Job
+
+
+class LedgerActor:
+    """The ledger, for workers on other machines. Lives in the driver's node, and no longer than the driver."""
+
+    def __init__(self, root: str, retries: int) -> None:
+        self._ledger = Ledger(Path(root), retries=retries)
+
+    def call(self, method: str, *given: Any, **named: Any) -> Any:
+        """A method of the ledger."""
+        return getattr(self._ledger, method)(*given, **named)
+
+
+class Remote:
+    """The ledger as a worker sees it: every call goes to the actor. Calls raise RayError once the driver is gone."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def _call(self, method: str, *given: Any, seconds: float | None = None, **named: Any) -> Any:
+        # not `ray.get`: while a task waits there, Ray lends its cores to another
+        return self._actor.call.remote(method, *given, **named).future().result(seconds)
+
+    def claim(self, owner: str, *, loaded: str = "") -> Job | None:
+        found: Job | None = self._call("claim", owner, loaded=loaded)
+        return found
+
+    def renew(self, job: Job, owner: str, progress: dict[str, Any]) -> bool:
+        """False also where no answer comes: when the lease ends, the job is another's, and this worker must have stopped."""
+        from ray.exceptions import RayError
+
+        try:
+            return bool(self._call("renew", job, owner, progress, seconds=LEASE / 2))
+        except (RayError, TimeoutError):
+            return False
+
+    def done(self, job: Job, owner: str, result: dict[str, Any]) -> bool:
+        return bool(self._call("done", job, owner, result))
+
+    def failed(self, job: Job, owner: str, reason: str, *, again: bool) -> None:
+        self._call("failed", job, owner, reason, again=again)
+
+    def give_back(self, job: Job, owner: str, *, wait: float = 0.0) -> None:
+        self._call("give_back", job, owner, wait=wait)
+
+    def unfinished(self) -> bool:
+        return bool(self._call("unfinished"))
+
+
+def work_here(actor: Any, folder: str, root: str, mark: str, owner: str, threads: int) -> None:
+    """A worker in a process of the cluster. Raises UsageError where this node does not see the sweep.
+
+    folder: where the driver works, on which relative paths depend. mark: a file that the driver put into `root`.
+    """
+    node = os.uname().nodename
+    for place, proof in ((root, Path(root) / mark), (folder, Path(folder))):
+        if not proof.exists():
+            raise UsageError(
+                f"the node {node} does not see {place} as the driver does: give an `--out` on storage that all nodes "
+                f"share, and start the sweep in a folder there."
+            )
+    os.chdir(folder)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    logs = Path(root) / LOGS
+    logs.mkdir(exist_ok=True)
+    with (
+        (logs / f"{node}-{os.getpid()}.log").open("a", buffering=1) as log,
+        redirect_stdout(log),
+        redirect_stderr(log),
+    ):
+        _work(actor, Path(os.path.relpath(root)), owner, threads)
+
+
+def _work(actor: Any, root: Path, owner: str, threads: int) -> None:
+    import torch
+
+    from sweeps.worker import work
+
+    torch.set_num_threads(threads)
+    work(lambda: Remote(actor), owner, root)
