@@ -302,7 +302,7 @@ def test_what_a_run_was_made_with_may_move_and_must_not_change(tmp_path, place, 
     with pytest.raises(UsageError, match=content.replace("_", "-")):
         opened(tmp_path, **{place: "there", content: "abd"})
     filled(tmp_path / "other", drawn("q"), **{place: "here"})
-    with pytest.raises(UsageError, match=f"`--{place}` is here"):
+    with pytest.raises(UsageError, match=f'`--{place}` is "here"'):
         opened(tmp_path / "other", **{place: "there"})
 
 

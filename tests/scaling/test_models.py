@@ -117,8 +117,10 @@ def test_models_stay_in_memory_as_many_as_asked_for_and_an_own_one_is_nobody_els
         assert get(one) is again
         get(other)
         assert get(one) is not again, "the last one alone is kept"
+        models.keep_loaded(0)
+        assert get(one) is not get(one)
     finally:
-        models.keep_loaded(1)
+        models.keep_loaded(0)
 
 
 def test_a_pair_of_different_widths(tiny_model_folder, other_model_folder):

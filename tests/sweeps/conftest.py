@@ -60,7 +60,7 @@ def drain() -> Iterator[Callable[[Sweep], None]]:
         work(lambda: Ledger(sweep.root, retries=sweep.plan.file.retries), "here", sweep.root)
 
     yield do
-    models.keep_loaded(1)
+    models.keep_loaded(0)
 
 
 def read_samples(folder: Path) -> dict[Key, dict[str, Any]]:

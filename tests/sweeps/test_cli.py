@@ -27,7 +27,7 @@ def in_this_process(monkeypatch):
 
     monkeypatch.setattr(local, "run_local", run_local)
     yield
-    models.keep_loaded(1)
+    models.keep_loaded(0)
 
 
 @pytest.fixture
