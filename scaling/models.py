@@ -131,7 +131,7 @@ def load_pair(backbone: str, assistant: str, *, device: str, dtype: torch.dtype)
 
 
 def keep_loaded(number: int) -> None:
-    """From now on the last `number` models stay in memory, 0 for none; `load` returns the same object for the same asking."""
+    """From now on the last `number` models stay in memory; `load` then returns the same object for the same asking."""
     global _load
     _load = lru_cache(number)(_fresh)
 

@@ -168,14 +168,15 @@ def test_a_run_of_lora_does_not_change_the_model_that_others_use(planned, drain,
     assert samples(sweep.root / folders["lora"]) != samples(tmp_path / "bare")
 
 
-def test_a_failure_is_told_and_stops_nothing_else(planned, drain, tiny):
-    sweep = planned(run=tiny, axes={"method": ["cot"], "backbone": ["not/there", tiny["backbone"]]})
+def test_a_failure_is_told_and_stops_nothing_else(planned, drain, tiny, tmp_path):
+    missing = str(tmp_path / "not-there")
+    sweep = planned(run=tiny, axes={"method": ["cot"], "backbone": [missing, tiny["backbone"]]})
     drain(sweep)
     told = {str(e.job.settings["backbone"]): (e.state, e.reason) for e in sweep.entries()}
     assert told[tiny["backbone"]] == (DONE, None)
-    state, reason = told["not/there"]
+    state, reason = told[missing]
     assert state == FAILED
-    assert "not/there" in reason
+    assert missing in reason
     found = sweep.results(sweep.entries())
     rows = table_of(sweep)
     assert len(rows) == 2
