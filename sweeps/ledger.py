@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UsageError
-from sweeps.plan import Job, holds
+from sweeps.plan import Job, covers
 
 LEDGER = "ledger.sqlite"
 LEASE = 60.0  # seconds that an owner's silence is taken for life
@@ -189,7 +189,7 @@ class Ledger:
         for row in gone:
             further = self._mark(Job.from_json(json.loads(row["job"]))) != row["mark"]
             losses = 1 if further else row["losses"] + 1
-            self._end(db, row, FAILED if losses > _LOSSES else PENDING, reason)
+            self._end(db, row, FAILED if losses > _LOSSES else PENDING, reason, seen=row["lease"] - LEASE)
             db.execute("UPDATE jobs SET losses = ? WHERE id = ?", (losses, row["id"]))
 
     def _mark(self, job: Job) -> int:
@@ -202,8 +202,11 @@ class Ledger:
         ).fetchone()
         return found
 
-    def _end(self, db: sqlite3.Connection, row: sqlite3.Row, state: str, reason: str | None) -> None:
-        now = time.time()
+    def _end(
+        self, db: sqlite3.Connection, row: sqlite3.Row, state: str, reason: str | None, *, seen: float | None = None
+    ) -> None:
+        """seen: when the owner last said that it was alive, where it has not ended the job itself."""
+        now = time.time() if seen is None else seen
         db.execute(
             "UPDATE jobs SET state = ?, owner = NULL, lease = NULL, reason = ?, ended = ?, seconds = seconds + ?"
             " WHERE id = ?",
@@ -244,8 +247,7 @@ class Ledger:
 
 def _covers(covered: str | None, job: Job) -> bool:
     """Whether what was drawn holds all that the job is to draw now; jobs without boxes are as they were."""
-    drawn = [(box[0], box[1], box[2]) for box in json.loads(covered or "[]")]
-    return all(any(holds(old, new) for old in drawn) for new in job.boxes)
+    return covers([(box[0], box[1], box[2]) for box in json.loads(covered or "[]")], job.boxes)
 
 
 def _stuck(jobs: Iterable[Job], failed: set[str]) -> dict[str, str]:

@@ -150,6 +150,12 @@ def holds(outer: Box, inner: Box) -> bool:
     return all(a >= b for a, b in zip(_size(outer), _size(inner), strict=True))
 
 
+def covers(drawn: Iterable[Box], wanted: Iterable[Box]) -> bool:
+    """Whether every wanted box lies in one of those drawn."""
+    drawn = list(drawn)
+    return all(any(holds(old, new) for old in drawn) for new in wanted)
+
+
 def _size(box: Box) -> tuple[float, int, int]:
     return (math.inf if box[0] is None else box[0], box[1], box[2])
 

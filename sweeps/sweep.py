@@ -18,7 +18,7 @@ from sweeps.expect import Expected, expected, rates_of
 from sweeps.files import write_whole
 from sweeps.grid import GridFile, read_grid
 from sweeps.ledger import DONE, LEDGER, Entry, Ledger
-from sweeps.plan import Plan, plan_of
+from sweeps.plan import Plan, covers, plan_of
 from sweeps.points import points_of
 from sweeps.results import results, write_table
 
@@ -79,9 +79,9 @@ class Sweep:
         return expected(self.plan, self.done(entries), *rates_of(entries, self.root))
 
     def done(self, entries: Sequence[Entry]) -> list[str]:
-        """Ids of the plan's jobs that are done as the plan wants them."""
+        """Ids of the plan's jobs that have drawn all that the plan wants of them."""
         held = {entry.job.id: entry.job for entry in entries if entry.state == DONE}
-        return [job.id for job in self.plan.jobs if job.id in held and held[job.id].boxes == job.boxes]
+        return [job.id for job in self.plan.jobs if job.id in held and covers(held[job.id].boxes, job.boxes)]
 
     def results(self, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
         """Figures by point, and points.csv written anew."""

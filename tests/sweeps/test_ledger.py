@@ -81,6 +81,18 @@ def test_a_silent_owner_loses_its_job_and_a_living_one_keeps_it(book, clock):
     assert book.entries()[0].result == {"right": 1}
 
 
+def test_the_silence_of_a_lost_owner_is_not_counted_as_work(book, clock):
+    book.take([a_job("a")])
+    job = book.claim("x")
+    clock(5)
+    book.renew(job, "x", {})
+    clock(LEASE + 1000)
+    again = book.claim("y")
+    clock(2)
+    book.done(again, "y", {})
+    assert book.entries()[0].seconds == pytest.approx(5 + 2)
+
+
 def test_a_failure_is_retried_as_often_as_stated_and_then_stands_with_its_reason(tmp_path):
     for retries in (0, 1, 3):
         folder = tmp_path / str(retries)

@@ -103,6 +103,7 @@ def test_a_sweep_that_is_asked_for_less_runs_nothing_and_tells_its_points(planne
     drain(planned(run=tiny, axes=AXES))
     del counted[:]
     less = planned(run=tiny, axes={**AXES, "samples": [2], "seed": [1]})
+    assert less.expected().runs == 0
     drain(less)
     assert counted == []
     assert len(less.results(less.entries())) == len(less.plan.points) == 3
