@@ -63,6 +63,8 @@ class VllmEngine:
         """Yields every request once, as it finishes. Raises UsageError for prompts that do not fit the backbone, logits
         that are not numbers, and an engine that dies a second time."""
 
+        _params_of(sampling_params(decoding, seed=0, end_tokens=self._end))  # refused now rather than in the middle
+
         async def complete(request: Request) -> Generated | None:
             return await self._complete(request, decoding)
 
@@ -100,27 +102,31 @@ class VllmEngine:
             try:
                 async for output in vllm.generate(prompt, params, name):
                     final = output
-                return self._generated(request, final)
+                if final.outputs[0].finish_reason in ("stop", "length"):
+                    return self._generated(request, final)
+                if request.prompt.question_id in self._cancelled:
+                    self.counters.cancelled_tokens += len(final.outputs[0].token_ids)
+                    return None
+                await self._replace(vllm, f"a completion ended with {final.outputs[0].finish_reason}")
             except Exception as error:
                 if type(error).__name__ not in ("EngineDeadError", "EngineGenerateError"):
                     raise
-                await self._replace(vllm, error)
+                await self._replace(vllm, one_line(error.__cause__ or error))
             finally:
                 del self._open[name]
         return None
 
-    async def _replace(self, dead: Any, error: Exception) -> None:
+    async def _replace(self, dead: Any, why: str) -> None:
         """Starts vLLM again, unless that has been done since `dead` failed."""
         async with self._replacing:
             if self._vllm is not dead:
                 return
-            why = one_line(error.__cause__ or error)
             if self.restarts:
                 raise UsageError(
                     f"vLLM stopped twice ({why}). What was sampled is kept, and the same command continues the run. Its own "
                     f"messages above may say why it stopped; often memory is short: lower `gpu_memory_utilization` or "
                     f"`max_num_seqs` in `--engine-args`."
-                ) from error
+                )
             self.restarts += 1
             logging.getLogger(__name__).warning("vLLM stopped (%s) and is started again", why)
             dead.shutdown()
@@ -133,15 +139,12 @@ class VllmEngine:
         self._prompts.check(prompt)
         return {"prompt_token_ids": [*prompt.prefix, *prompt.suffix]}
 
-    def _generated(self, request: Request, output: Any) -> Generated | None:
+    def _generated(self, request: Request, output: Any) -> Generated:
         drawn, counters = output.outputs[0], self.counters
         cached = output.num_cached_tokens or 0
         counters.prefill_avoided += cached
         counters.prefill_computed += len(request.prompt) - cached
         tokens = list(drawn.token_ids)
-        if drawn.finish_reason == "abort":
-            counters.cancelled_tokens += len(tokens)
-            return None
         if drawn.cumulative_logprob is not None and math.isnan(drawn.cumulative_logprob):
             raise UsageError(
                 "the backbone's logits are not numbers (NaN) in vLLM; try `--dtype float32`, and check the backbone's "
@@ -171,7 +174,10 @@ def _params_of(keywords: Mapping[str, Any]) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(**keywords, output_kind=RequestOutputKind.FINAL_ONLY)
+    try:
+        return SamplingParams(**keywords, output_kind=RequestOutputKind.FINAL_ONLY)
+    except Exception as error:  # what it is depends on the version; nothing but checks happens here
+        raise UsageError(f"vLLM does not decode like that: {one_line(error)}") from None
 
 
 def engine_settings(

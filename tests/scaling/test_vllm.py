@@ -28,13 +28,14 @@ class EngineDeadError(Exception):
 
 
 class FakeVllm:
-    """Decodes greedily, whatever the temperature. deaths: completions that are finished before it dies, None for never."""
+    """Decodes greedily, whatever the temperature. deaths: completions that are finished before it dies, None for never.
+    quiet: it dies as vLLM does that is killed, which hands back what it has as aborted."""
 
-    def __init__(self, model, *, rows=4, deaths=None, log_prob=-1.5):
+    def __init__(self, model, *, rows=4, deaths=None, quiet=False, log_prob=-1.5):
         self.vllm_config = SimpleNamespace(
             scheduler_config=SimpleNamespace(max_num_seqs=rows), parallel_config=SimpleNamespace(data_parallel_size=1)
         )
-        self.model, self.deaths, self.log_prob = model, deaths, log_prob
+        self.model, self.deaths, self.quiet, self.log_prob = model, deaths, quiet, log_prob
         self.prompts, self.params, self.aborted, self.held = [], [], set(), set()
         self.finished = 0
         self.dead = self.closed = False
@@ -48,7 +49,11 @@ class FakeVllm:
             await asyncio.sleep(0.001)
         if self.dead or (self.deaths is not None and self.finished >= self.deaths):
             self.dead = True
-            raise EngineDeadError("EngineCore encountered an issue")
+            if not self.quiet:
+                raise EngineDeadError("EngineCore encountered an issue")
+            drawn = SimpleNamespace(token_ids=[5], finish_reason="abort", cumulative_logprob=-1.0)
+            yield SimpleNamespace(outputs=[drawn], num_cached_tokens=0)
+            return
         self.finished += 1
         tokens = self.decode(prompt, params["max_tokens"], params["stop_token_ids"])
         tokens, reason = (tokens[:1], "abort") if name in self.aborted else (tokens, "stop")
@@ -151,10 +156,11 @@ def test_prompts_are_counted_as_computed_or_shared(start, model, some_requests):
     assert engine.counters.prefill_computed == total - 2 * len(requests)
 
 
+@pytest.mark.parametrize("quiet", [False, True])
 @pytest.mark.parametrize("deaths", [0, 1, 5])
-def test_a_lost_engine_is_started_again_and_nothing_is_missing_or_twice(start, model, some_requests, deaths):
+def test_a_lost_engine_is_started_again_and_nothing_is_missing_or_twice(start, model, some_requests, deaths, quiet):
     requests = some_requests(model)
-    dying, second = FakeVllm(model, deaths=deaths), FakeVllm(model)
+    dying, second = FakeVllm(model, deaths=deaths, quiet=quiet), FakeVllm(model)
     engine = start(dying, second)
     found = by_key(engine.generate(requests, SAMPLED))
     assert len(found) == len(requests)
