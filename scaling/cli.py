@@ -13,7 +13,7 @@ import typer
 from scaling.errors import Interrupted, UsageError
 
 RUN, MODELS, PATHS, DECODING = "What to run", "Models", "Paths and samples", "Decoding"
-OUTPUT, ENGINE = "Where and how", "Other engines"
+OUTPUT, ENGINE = "Where and how", "Engines"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
