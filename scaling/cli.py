@@ -12,7 +12,8 @@ import typer
 
 from scaling.errors import Interrupted, UsageError
 
-RUN, MODELS, PATHS, DECODING, OUTPUT = "What to run", "Models", "Paths and samples", "Decoding", "Where and how"
+RUN, MODELS, PATHS, DECODING = "What to run", "Models", "Paths and samples", "Decoding"
+OUTPUT, ENGINE = "Where and how", "Engines"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -83,7 +84,25 @@ def scale_run(
         str | None,
         panel_option("Tokens whose keys and values are held at once, or auto (default): half of free memory.", OUTPUT),
     ] = None,
-    engine: Annotated[str | None, panel_option("transformers (default).", OUTPUT)] = None,
+    engine: Annotated[
+        str | None, panel_option("transformers (default), vllm, or openai: a server at --base-url.", ENGINE)
+    ] = None,
+    engine_args: Annotated[
+        str | None, panel_option('vLLM\'s own settings: "tensor_parallel_size=2 max_num_seqs=256".', ENGINE)
+    ] = None,
+    engine_seeds: Annotated[
+        str | None,
+        panel_option("vllm, openai: streams (default), a seed for every completion, or one for all: faster.", ENGINE),
+    ] = None,
+    base_url: Annotated[
+        str | None, panel_option("openai: the server, http://HOST:PORT/v1. Its key: OPENAI_API_KEY.", ENGINE)
+    ] = None,
+    served_model: Annotated[
+        str | None, panel_option("openai: the backbone's name there. Default: the only one.", ENGINE)
+    ] = None,
+    assistant_device: Annotated[
+        str | None, panel_option("vllm, openai: where the assistant thinks, and stays. Default: auto.", ENGINE)
+    ] = None,
     device: Annotated[str | None, panel_option("auto (default), cpu, cuda, cuda:1 ...", OUTPUT)] = None,
     dtype: Annotated[str | None, panel_option("auto (default), float32, bfloat16 or float16.", OUTPUT)] = None,
     out: Annotated[

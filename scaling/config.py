@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,6 +14,17 @@ from scaling.errors import UsageError, nearest, one_line
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
+
+
+def _pairs(given: Any) -> Any:
+    """`key=value key=value` as a mapping; values are YAML. A mapping, of a YAML file, stays."""
+    if not isinstance(given, str):
+        return given
+    try:
+        pairs = [pair.split("=", 1) for pair in shlex.split(given)]
+        return {key.lstrip("-").replace("-", "_"): yaml.safe_load(value) for key, value in pairs}
+    except (ValueError, yaml.YAMLError):
+        raise ValueError("give `key=value` pairs, as in `tensor_parallel_size=2 gpu_memory_utilization=0.8`") from None
 
 
 class RunConfig(BaseModel):
@@ -48,8 +60,13 @@ class RunConfig(BaseModel):
     max_new_tokens: int | None = Field(None, ge=1)
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     max_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    engine_args: Annotated[dict[str, Any], BeforeValidator(_pairs)] | None = None
+    engine_seeds: Literal["streams", "one"] | None = None
+    base_url: str | None = None
+    served_model: str | None = None
     device: str = "auto"
+    assistant_device: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     voter: Literal["flat", "hierarchical"] = "flat"
     seed: int = 0
@@ -75,6 +92,11 @@ class RunConfig(BaseModel):
         """Whether the method has more than one latent path to offer."""
         return self.perturbed or self.method == "softcot++"
 
+    @property
+    def thinking_device(self) -> str:
+        """Where the assistant and the thinker run, once `device` is chosen."""
+        return self.assistant_device or self.device
+
     def resolved(self) -> RunConfig:
         """The same settings with every default that depends on others filled in. Raises UsageError where they clash."""
         own_task = self.task in (None, "arithmetic") and self.data is None
@@ -86,6 +108,7 @@ class RunConfig(BaseModel):
         if self.temperature == 0 and self.samples > 1:
             raise UsageError("`--temperature` 0 is greedy, so all samples of a path are equal: add `--samples 1`.")
         self._refuse_idle()
+        self._refuse_unfit_engine()
         if self.method == "lora" and not self.adapter:
             raise UsageError(
                 "`--method lora` needs `--adapter`, a folder that `scale-train --method lora` wrote, or a Hub id: add it."
@@ -104,6 +127,7 @@ class RunConfig(BaseModel):
                 "latent_paths": self.latent_paths or (1 if not self.several else 8 if thinker == UNTRAINED else None),
                 "max_new_tokens": self.max_new_tokens or (96 if own_task else 512),
                 "noise": _NOISE if self.noise is None and self.perturbed else self.noise,
+                "engine_seeds": self.engine_seeds or (None if self.engine == "transformers" else "streams"),
             }
         )
 
@@ -112,6 +136,27 @@ class RunConfig(BaseModel):
         for key, (used, whose) in self._users().items():
             if not used and getattr(self, key) != type(self).model_fields[key].default:
                 raise UsageError(f"`{option(key)}` is for {whose}, and `--method` is `{self.method}`: leave it out.")
+
+    def _refuse_unfit_engine(self) -> None:
+        """Raises UsageError for an option that the engine would have to ignore, or lacks."""
+        others = ("vllm", "openai")
+        users = {
+            **{"engine_args": ("vllm",), "engine_seeds": others, "base_url": ("openai",), "served_model": ("openai",)},
+            **{"assistant_device": others, "device": ("transformers",), "max_batch_tokens": ("transformers",)},
+        }
+        for key, engines in users.items():
+            if self.engine not in engines and getattr(self, key) != type(self).model_fields[key].default:
+                fit = " or ".join(f"`{engine}`" for engine in engines)
+                instead = _INSTEAD.get((self.engine, key), "leave it out")
+                raise UsageError(f"`{option(key)}` is for {fit}, and `--engine` is `{self.engine}`: {instead}.")
+        if self.method == "lora" and self.engine != "transformers":
+            raise UsageError("`--method lora` merges its adapter here, so it needs `--engine transformers`.")
+        if self.engine == "openai" and not self.base_url:
+            raise UsageError("`--engine openai` needs `--base-url`, as in `http://localhost:8000/v1`: add it.")
+        if self.base_url and "@" in self.base_url:
+            raise UsageError(
+                "`--base-url` holds a name or key, which would be written to disk: set OPENAI_API_KEY instead."
+            )
 
     def _users(self) -> dict[str, tuple[bool, str]]:
         """For options that not every method has a use for: whether this one has, and which have."""
@@ -124,6 +169,7 @@ class RunConfig(BaseModel):
             "noise": (self.perturbed, perturbing),
             "adapter": (self.method == "lora", "`lora`"),
             "shots": (self.method == "cot", "`cot`"),
+            "assistant_device": (self.assisted, "methods with an assistant"),
         }
 
     def _thinker(self) -> str | None:
@@ -134,6 +180,11 @@ class RunConfig(BaseModel):
         return self.thinker or (DEFAULT_THINKER if fits else UNTRAINED)
 
 
+_INSTEAD = {
+    ("vllm", "device"): "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",
+    ("openai", "device"): "give `--assistant-device` for the assistant",
+    ("vllm", "max_batch_tokens"): 'give `--engine-args "gpu_memory_utilization=0.8"`',
+}
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
 
 

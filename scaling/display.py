@@ -164,13 +164,19 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{tokens['prefill_computed']:,}",
             f"{tokens['prefill_avoided']:,} more were shared",
         ),
-        (
-            "keys and values held",
-            _bytes(engine["kv_bytes_held"]),
-            f"{_bytes(engine['kv_bytes_avoided'])} more were shared, at the peak",
-        ),
-        ("decode steps", f"{engine['decode_steps']:,}", f"rows in use: {_percent(engine['slot_occupancy'])}"),
+        *_decoded(engine),
         ("seconds", f"{seconds:.1f}", f"{tokens['generated'] / max(seconds, 1e-9):.0f} tokens/s"),
+    ]
+
+
+def _decoded(engine: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What only the in-process engine can tell."""
+    if not engine["decode_steps"]:
+        return []
+    shared = f"{_bytes(engine['kv_bytes_avoided'])} more were shared, at the peak"
+    return [
+        ("keys and values held", _bytes(engine["kv_bytes_held"]), shared),
+        ("decode steps", f"{engine['decode_steps']:,}", f"rows in use: {_percent(engine['slot_occupancy'])}"),
     ]
 
 

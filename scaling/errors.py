@@ -21,7 +21,7 @@ class Interrupted(Exception):
     """The user stopped a run; what had finished is in its journal. The message says how to continue. Exit code 130."""
 
 
-def one_line(error: Exception, *, limit: int | None = 200) -> str:
+def one_line(error: BaseException, *, limit: int | None = 200) -> str:
     """What the error says without its line breaks, cut to `limit` characters."""
     return " ".join(str(error).split())[:limit]
 

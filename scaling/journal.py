@@ -26,7 +26,10 @@ RUN, QUESTIONS, SAMPLES, SUMMARY, LOCK = "run.json", "questions.jsonl", "samples
 THOUGHTS = "thoughts.jsonl"  # only where there are several latent paths
 EXTENDABLE = ("latent_paths", "samples", "limit")  # how much of the run: may grow or shrink on the same directory
 # How the run is carried out: changes no completion, at most whether it is drawn.
-FREE = ("out", "batch_size", "max_batch_tokens", "device", "voter", "adaptive")
+FREE = (
+    *("out", "batch_size", "max_batch_tokens", "device", "voter", "adaptive"),
+    *("assistant_device", "base_url", "engine_args"),
+)
 # Where something lies, and the key that says what it holds: two places that hold the same are one.
 _CONTENT = {
     **{"backbone": "backbone_fingerprint", "assistant": "assistant_fingerprint"},

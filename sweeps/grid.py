@@ -16,7 +16,8 @@ from scaling.errors import UsageError, nearest, one_line
 from scaling.training.config import TrainConfig
 
 TRAIN = "train."  # begins a setting of the training among settings of the run
-_FREE = ("device", "batch_size", "max_batch_tokens")  # how it is carried out: fixed for a whole sweep
+# how it is carried out: fixed for a whole sweep
+_FREE = ("device", "batch_size", "max_batch_tokens", "assistant_device", "base_url", "engine_args")
 _NOT_OURS = {
     "out": "every run and training gets a folder of the sweep",
     "adaptive": "curves need every sample",

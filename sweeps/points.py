@@ -22,7 +22,8 @@ from sweeps.grid import TRAIN, GridFile, check_value
 
 Settings = dict[str, Any]
 
-FREE = ("device", "batch_size", "max_batch_tokens")  # of a run: change no result, so no part of an id
+# of a run: change no result, so no part of an id
+FREE = ("device", "batch_size", "max_batch_tokens", "assistant_device", "base_url", "engine_args")
 SIZE = ("limit", "latent_paths", "samples")  # how much of a run a point needs
 INHERITED = ("task", "data", "difficulty", "backbone", "assistant", "soft_tokens", "dtype", "device")  # by trainings
 _NO_PART = frozenset((*FREE, *SIZE))

@@ -54,7 +54,8 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """A finished request. tokens: generated ids, the end token included where stop_reason is "end".
+    """A finished request. tokens: generated ids, the end token included where stop_reason is "end". text, num_tokens: of an
+    engine that tells no ids, None otherwise; `tokens` is then empty.
 
     log_prob: sum over the tokens of their log-probability under the model at temperature 1. self_certainty: mean over the
     tokens, in nats; see `scaling.engines.sampling.confidences`. Both None unless asked for.
@@ -65,6 +66,8 @@ class Generated:
     stop_reason: str
     log_prob: float | None = None
     self_certainty: float | None = None
+    text: str | None = None
+    num_tokens: int | None = None
 
 
 @dataclass
@@ -73,7 +76,7 @@ class Counters:
 
     prefill_computed, prefill_avoided: prompt tokens. kv_bytes_held, kv_bytes_avoided: bytes of keys and values at their
     peak. decode_steps: forward passes of one token a row; decoded_rows: rows in them, of row_capacity that would have fit.
-    cancelled_tokens: decoded for completions that were then cancelled.
+    cancelled_tokens: decoded for completions that were then cancelled. What an engine does not tell is 0.
     """
 
     prefill_computed: int = 0
@@ -87,9 +90,10 @@ class Counters:
 
 
 class Engine(Protocol):
-    """Samples requests and yields each as it finishes, in any order."""
+    """Samples requests and yields each as it finishes, in any order. batch_size: completions that are drawn together."""
 
     counters: Counters
+    batch_size: int
 
     def generate(self, requests: Iterable[Request], decoding: Decoding, *, lookahead: int = 0) -> Iterator[Generated]:
         """lookahead: requests to see ahead of time, where the same prompts come back after others."""
@@ -97,4 +101,8 @@ class Engine(Protocol):
 
     def cancel(self, question_id: str) -> None:
         """Gives up what is left of a question; takes effect before the next token."""
+        ...
+
+    def close(self) -> None:
+        """Ends what the engine has started. A second call does nothing."""
         ...

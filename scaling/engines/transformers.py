@@ -75,6 +75,9 @@ class TransformersEngine:
         """Gives up what is left of a question; takes effect before the next token."""
         self._cancelled.add(question_id)
 
+    def close(self) -> None:
+        """Nothing to end: the model is the caller's."""
+
     def _start(self, source: Iterator[Request], decoding: Decoding, lookahead: int) -> _Work:
         kind = PlainDecoder if self.plain_because else SharedPrefixDecoder
         decoder = kind(self._model, num_rows=self.batch_size, max_new_tokens=decoding.max_new_tokens)

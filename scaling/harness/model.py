@@ -23,11 +23,11 @@ from torch import Tensor
 from scaling import models
 from scaling.config import RunConfig, load_config
 from scaling.engines.base import Decoding, Generated, SoftPrompt
+from scaling.engines.build import engine_of
 from scaling.errors import UsageError, nearest
 from scaling.methods.build import build
 from scaling.prompts import own_words
 from scaling.records import Completion, Question
-from scaling.run import engine_of
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import Task

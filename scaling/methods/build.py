@@ -21,6 +21,7 @@ from scaling.methods.perturbations import Gumbel, dropout, gaussian
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import (
     Constant,
+    Kept,
     Perturb,
     Perturbed,
     Shuffled,
@@ -41,12 +42,14 @@ _MEAN_OVER = 32  # questions of the mean thought
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """config: with what the checkpoint decides filled in. details: of run.json, to tell models and checkpoints apart."""
+    """config: with what the checkpoint decides filled in. details: of run.json, to tell models and checkpoints apart.
+    assistant: None where there is none."""
 
     backbone: LanguageModel
     method: Method
     config: RunConfig
     details: dict[str, Any]
+    assistant: LanguageModel | None = None
 
 
 def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
@@ -54,13 +57,13 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
     if config.soft:
         return _soft(config, task, dtype, tell)
     if config.method == "assist-cot":
-        backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+        backbone, assistant = _pair(config, dtype)
         write = partial(write_hints, assistant, tell=tell)
         method: Method = AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
-        return Built(backbone, method, config, details_of(backbone) | {"assistant_fingerprint": assistant.fingerprint})
+        details = details_of(backbone) | {"assistant_fingerprint": assistant.fingerprint}
+        return Built(backbone, method, config, details, assistant)
     lora = config.method == "lora"  # merges an adapter into the weights
-    source = models.locate(config.backbone)
-    backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype, own=lora)
+    backbone = _backbone(config, dtype, own=lora)
     if lora:
         return _lora(config, task, backbone, tell)
     if config.method == "cot":
@@ -71,6 +74,25 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         empty = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
         method = SoftCoT(backbone, empty, kind=task.kind, num_slots=num_slots)
     return Built(backbone, method, config, details_of(backbone))
+
+
+def _backbone(config: RunConfig, dtype: torch.dtype, *, own: bool = False) -> LanguageModel:
+    """own: an object that nobody else has, as its weights are going to change."""
+    if config.engine == "transformers":
+        source = models.locate(config.backbone)
+        return models.load(source, name=config.backbone, device=config.device, dtype=dtype, own=own)
+    if config.engine == "vllm" or config.soft or config.method == "cot-unk":
+        return models.load_outside(config.backbone, dtype=dtype)
+    return models.load_unread(config.backbone, dtype=dtype)
+
+
+def _pair(config: RunConfig, dtype: torch.dtype) -> tuple[LanguageModel, LanguageModel]:
+    """Backbone and assistant."""
+    if config.engine == "transformers":
+        return models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+    device = models.pick_device(config.thinking_device)
+    assistant = models.load(models.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
+    return _backbone(config, dtype), assistant
 
 
 def exemplars(config: RunConfig, task: Task) -> list[Question]:
@@ -114,10 +136,19 @@ def adapted(config: RunConfig, task: Task, fingerprint: str, merged: LanguageMod
 def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
     found = thinkers.find(config)
     config = thinkers.with_checkpoint(config, found)
-    backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+    backbone, assistant = _pair(config, dtype)
     thinker = thinkers.make_thinker(config, found, backbone, assistant)
     num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
-    thoughts: Thoughts = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots)
+    details = {
+        **details_of(backbone),
+        "assistant_fingerprint": assistant.fingerprint,
+        "thinker_sha256": found.sha256 if found else None,
+    }
+    own = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots)
+    thoughts: Thoughts = own
+    if config.engine != "transformers":
+        size = {"paths": thinker.num_paths, "soft_tokens": num_slots, "kind": task.kind, "dtype": config.dtype}
+        thoughts = Kept(own, made_by=details | size, device=config.thinking_device)
     if config.perturbed:
         thoughts = Perturbed(
             thoughts,
@@ -130,12 +161,8 @@ def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         thoughts = _controlled(config, thoughts, backbone)
     for doubt in thinkers.doubts(config, found, backbone, assistant) if found else []:
         tell(doubt)
-    details = {
-        **details_of(backbone),
-        "assistant_fingerprint": assistant.fingerprint,
-        "thinker_sha256": found.sha256 if found else None,
-    }
-    return Built(backbone, SoftCoT(backbone, thoughts, kind=task.kind, num_slots=num_slots), config, details)
+    method = SoftCoT(backbone, thoughts, kind=task.kind, num_slots=num_slots)
+    return Built(backbone, method, config, details, assistant)
 
 
 def _perturbation(config: RunConfig, backbone: LanguageModel) -> Perturb:

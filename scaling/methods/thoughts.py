@@ -6,21 +6,29 @@ backbone and no answers.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from contextlib import suppress
+from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from contrastive.thinker import Thinker
 from scaling.errors import UsageError
-from scaling.models import LanguageModel
+from scaling.models import LanguageModel, cache_folder
 from scaling.prompts import PromptBuilder
 from scaling.records import Question
 from scaling.seeds import stream_seed
 
 Perturb = Callable[[Tensor, float, torch.Generator], Tensor]
 
+_KEPT = "thoughts"
 _OF_THE_PATH = -1  # in place of a sample's number: the stream of the path's own noise
 
 
@@ -65,6 +73,56 @@ class Thinking:
 
     def reads(self, question: Question) -> int:
         return len(self._prompts.assistant(question))
+
+
+class Kept:
+    """A thinker's thoughts, made once and then read from the cache folder, so that the assistant may leave its device to an
+    engine, and a run that is continued or extended does not think again.
+
+    A file has the name of a hash of all that decides what is in it.
+    """
+
+    def __init__(self, source: Thinking, *, made_by: Mapping[str, Any], device: str):
+        """made_by: what decides the thoughts besides the question. device: where the assistant thinks."""
+        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self._source, self._device = source, device
+        self._folder = cache_folder() / "thoughts" / _digest(made_by)
+
+    def __call__(self, question: Question) -> Tensor:
+        """On the CPU."""
+        file = self._folder / f"{_digest([question.id, question.text, question.choices])}.safetensors"
+        with suppress(FileNotFoundError, SafetensorError):
+            return load_file(file)[_KEPT]
+        if self.assistant:
+            self.assistant.model.to(torch.device(self._device))
+        thoughts = self._source(question).cpu().contiguous()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        written = file.with_suffix(f".{os.getpid()}")
+        save_file({_KEPT: thoughts}, written)
+        os.replace(written, file)
+        return thoughts
+
+    def reads(self, question: Question) -> int:
+        return self._source.reads(question)
+
+
+def think_ahead(thoughts: Thoughts, questions: Sequence[Question], tell: Callable[[str], None]) -> None:
+    """Makes the thoughts of all questions, so that what `Kept` keeps is there."""
+    for number, question in enumerate(questions):
+        if not number % 50:
+            tell(f"thinking about question {number + 1} of {len(questions)}")
+        thoughts(question)
+
+
+def leave(model: PreTrainedModel) -> None:
+    """Takes a model off its GPU; on the CPU it stays as it is."""
+    if model.device.type == "cuda":
+        model.to("cpu")
+        torch.cuda.empty_cache()
+
+
+def _digest(of: Any) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 class Perturbed:

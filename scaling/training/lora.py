@@ -113,7 +113,7 @@ def _trainer(training: _Training, learn: Sequence[Example], validate: Sequence[E
     config, folder = training.config, training.folder
     reader = reader_of(training.backbone)
     model = new_adapter(training.backbone, rank=config.rank or 1, seed=config.seed)
-    versions = environment(training.backbone)
+    versions = environment(training.backbone.model.device)
     versions["versions"]["peft"] = version("peft")
 
     def keep(figures: Figures) -> None:

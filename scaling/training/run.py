@@ -76,7 +76,7 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     thinker = new_thinker(config, backbone, assistant, learn)
 
     def keep(health: Health) -> None:
-        about = {**described, "metrics": asdict(health), "environment": environment(backbone)}
+        about = {**described, "metrics": asdict(health), "environment": environment(backbone.model.device)}
         checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
         write_card(folder, about)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scaling import models
-from scaling.config import RunConfig, idle_options
+from scaling.config import RunConfig, idle_options, load_config
 from scaling.costs import RunCosts
 from scaling.errors import UsageError
 from scaling.journal import load_questions
@@ -270,6 +270,16 @@ def test_exemplars_come_from_the_training_file_of_a_folder(made, tmp_path):
         ({"method": "assist-cot", "thinker": "x"}, "`--thinker` is for methods with soft thoughts"),
         ({"method": "assist-cot", "soft_tokens": 2}, "`--soft-tokens` is for methods with slots"),
         ({"method": "cot-unk", "latent_paths": 2}, "needs a method with several paths"),
+        ({"method": "cot", "engine": "vllm", "assistant_device": "cpu"}, "is for methods with an assistant"),
+        ({"engine_args": "max_num_seqs=2"}, "`--engine-args` is for `vllm`, and `--engine` is `transformers`"),
+        ({"engine_seeds": "one"}, "`--engine-seeds` is for `vllm` or `openai`"),
+        ({"assistant_device": "cpu"}, "`--assistant-device` is for `vllm` or `openai`"),
+        ({"engine": "vllm", "device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
+        ({"engine": "vllm", "max_batch_tokens": 9}, "gpu_memory_utilization"),
+        ({"engine": "vllm", "base_url": "http://x/v1"}, "`--base-url` is for `openai`"),
+        ({"engine": "vllm", "method": "lora", "adapter": "x"}, "needs `--engine transformers`"),
+        ({"engine": "openai"}, "`--engine openai` needs `--base-url`"),
+        ({"engine": "openai", "base_url": "http://me:key@x/v1"}, "would be written to disk: set OPENAI_API_KEY"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(settings, said):
@@ -297,8 +307,18 @@ def test_options_are_idle_exactly_where_they_are_refused(method):
             RunConfig(**{"method": method, **given, key: value}).resolved()
         except UsageError:
             refused.add(key)
-    assert idle_options(method) - {"assistant"} == refused
-    assert ("assistant" in idle_options(method)) == (not RunConfig(method=method).assisted)
+    of_the_assistant = {"assistant", "assistant_device"}
+    assert idle_options(method) - of_the_assistant == refused
+    assert idle_options(method) & of_the_assistant == (set() if RunConfig(method=method).assisted else of_the_assistant)
+
+
+def test_engine_arguments_are_pairs_or_a_mapping():
+    pairs = "tensor-parallel-size=2 --enforce_eager=true quantization=fp8 hf_overrides='{a: 1}'"
+    wanted = {"tensor_parallel_size": 2, "enforce_eager": True, "quantization": "fp8", "hf_overrides": {"a": 1}}
+    assert RunConfig(engine_args=pairs).engine_args == wanted
+    assert RunConfig(engine_args=wanted).engine_args == wanted
+    with pytest.raises(UsageError, match="give `key=value` pairs"):
+        load_config(None, {"engine_args": "fast"}, RunConfig)
 
 
 def test_defaults_of_the_perturbed_methods():

@@ -1,0 +1,103 @@
+"""From a run's settings to its engine: on the loaded model, on vLLM, or a server's. The only list of engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from scaling.config import RunConfig
+from scaling.engines.base import Engine
+from scaling.engines.embedded import EmbeddedPrompts
+from scaling.engines.transformers import TransformersEngine, fitted_engine
+from scaling.models import LanguageModel, locate
+
+# Engine arguments that say where and how fast, not what: those that a continued run may change.
+HARMLESS = frozenset(
+    (
+        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+        *(
+            "gpu_memory_utilization",
+            "kv_cache_memory_bytes",
+            "cpu_offload_gb",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+        ),
+        *("max_model_len", "block_size", "enforce_eager", "enable_prefix_caching", "download_dir", "disable_log_stats"),
+    )
+)
+
+
+def build_engine(
+    config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool, tell: Callable[[str], None]
+) -> Engine:
+    """The engine of a resolved config. tokens_per_row: prompt and completion of the longest request. slots: whether prompts
+    have soft tokens. Raises UsageError where it cannot be started."""
+    if config.engine == "vllm":
+        return _vllm(config, backbone, tokens_per_row=tokens_per_row, slots=slots, tell=tell)
+    if config.engine == "openai":
+        return _server(config, backbone, slots=slots)
+    engine = engine_of(backbone, config, tokens_per_row=tokens_per_row)
+    if engine.plain_because:
+        tell(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
+    return engine
+
+
+def at_server(config: RunConfig) -> RunConfig:
+    """With the backbone's name at the server, where the engine is one; else as it is. Raises UsageError where it is down."""
+    if config.engine != "openai":
+        return config
+    from scaling.engines.openai import Server
+
+    return config.model_copy(update={"served_model": Server(str(config.base_url), config.served_model).model})
+
+
+def engine_of(backbone: LanguageModel, config: RunConfig, *, tokens_per_row: int) -> TransformersEngine:
+    """The backbone's in-process engine, within the limits of the settings."""
+    return fitted_engine(
+        backbone.model,
+        end_tokens=backbone.end_tokens,
+        tokens_per_row=tokens_per_row,
+        batch_size=None if config.batch_size == "auto" else config.batch_size,
+        max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
+    )
+
+
+def embedded(config: RunConfig, backbone: LanguageModel, *, context: int) -> EmbeddedPrompts:
+    """Prompts as rows of the backbone's embedding space, in the run's dtype."""
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return EmbeddedPrompts(backbone.model.get_input_embeddings(), width=backbone.width, context=context, dtype=dtype)
+
+
+def _vllm(
+    config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool, tell: Callable[[str], None]
+) -> Engine:
+    from scaling.engines.vllm import VllmEngine, engine_settings, start
+
+    given = dict(config.engine_args or {})
+    if config.batch_size != "auto":
+        given.setdefault("max_num_seqs", config.batch_size)
+    context = int(given.pop("max_model_len", None) or min(backbone.context, tokens_per_row))
+    settings = engine_settings(
+        locate(config.backbone), dtype=config.dtype, context=context, soft=slots, seed=config.seed, given=given
+    )
+    tell(f"starting vLLM with {config.backbone}")
+    return VllmEngine(
+        partial(start, settings),
+        embedded(config, backbone, context=context),
+        end_tokens=backbone.end_tokens,
+        seeds=config.engine_seeds or "streams",
+    )
+
+
+def _server(config: RunConfig, backbone: LanguageModel, *, slots: bool) -> Engine:
+    from scaling.engines.openai import OpenAIEngine, Server
+
+    return OpenAIEngine(
+        Server(str(config.base_url), config.served_model),
+        embedded(config, backbone, context=backbone.context) if slots else None,
+        end_tokens=backbone.end_tokens,
+        seeds=config.engine_seeds or "streams",
+        batch_size=64 if config.batch_size == "auto" else config.batch_size,
+    )

@@ -1,0 +1,218 @@
+"""Completions from a server that speaks the OpenAI protocol. Prompts go out as token ids, and soft ones as embeddings, which
+vLLM's completions endpoint takes; answers come back as they finish.
+
+The key is read from OPENAI_API_KEY and is never written anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+
+from scaling.engines.base import Counters, Decoding, Generated, Request, SoftPrompt
+from scaling.engines.concurrent import Background
+from scaling.engines.embedded import EmbeddedPrompts
+from scaling.errors import UsageError, one_line
+
+_RETRIES = 8  # of a request that the server had no time for, with growing pauses
+_TIMEOUT = 3600.0  # seconds for a completion, its wait in the server's queue included
+
+
+class Server:
+    """Where completions come from. model: its name there, the only one where none is given."""
+
+    def __init__(self, base_url: str, model: str | None) -> None:
+        """Asks the server what it serves. Raises UsageError where it does not answer, or not with that model."""
+        openai = _library()
+        self.base_url = base_url.rstrip("/")
+        self.errors: tuple[type[Exception], ...] = (openai.APIError,)
+        # in tests and local servers there is no key; a server that wants one says so
+        self.options = {
+            "base_url": self.base_url,
+            "api_key": os.environ.get("OPENAI_API_KEY") or "none",
+            "max_retries": _RETRIES,
+            "timeout": _TIMEOUT,
+        }
+        try:
+            with openai.OpenAI(**{**self.options, "max_retries": 1, "timeout": 30}) as client:
+                served = {one.id: one for one in client.models.list().data}
+        except openai.APIError as error:
+            raise self.refusal(error) from None
+        if model is None and len(served) == 1:
+            model = next(iter(served))
+        if model is None or model not in served:
+            asked = f"`--served-model` {model}" if model else "no `--served-model`"
+            raise UsageError(f"{self.base_url} serves {', '.join(sorted(served)) or 'nothing'}, and there is {asked}.")
+        self.model = model
+        self.is_vllm = getattr(served[model], "owned_by", None) == "vllm"
+
+    def refusal(self, error: Exception, *, soft: bool = False) -> UsageError:
+        """What the user can do about an error of the openai library. soft: whether embeddings were sent."""
+        status, said = getattr(error, "status_code", None), one_line(error, limit=300)
+        if status in (401, 403):
+            given = "refuses OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else "wants a key: set OPENAI_API_KEY"
+            return UsageError(f"{self.base_url} {given}. It says: {said}")
+        if status == 404:
+            return UsageError(
+                f"{self.base_url} has no such page or model: check `--base-url`, which ends in /v1. {said}"
+            )
+        if status is None:
+            return UsageError(
+                f"{self.base_url} does not answer ({said}): start the server or check `--base-url`. What was sampled is "
+                f"kept, and the same command continues the run."
+            )
+        if soft and status < 500:
+            return UsageError(f"{self.base_url} takes no prompt embeddings: {_NO_EMBEDDINGS} It says: {said}")
+        return UsageError(
+            f"{self.base_url} answers with status {status}: {said}. What was sampled is kept, and the same command "
+            f"continues the run."
+        )
+
+
+_NO_EMBEDDINGS = (
+    "soft thoughts need vLLM's completions endpoint, `vllm serve MODEL --enable-prompt-embeds`; other servers can run "
+    "methods of text alone (`--method cot` or `assist-cot`)."
+)
+
+
+class OpenAIEngine:
+    """batch_size: requests that are open together. Shared prefixes and batches are the server's business."""
+
+    def __init__(
+        self,
+        server: Server,
+        prompts: EmbeddedPrompts | None,
+        *,
+        end_tokens: Sequence[int],
+        batch_size: int,
+        seeds: Literal["streams", "one"],
+    ) -> None:
+        """prompts: makes embeddings, None where no prompt has soft tokens. seeds: "streams" sends every completion's own,
+        "one" none. Raises UsageError for soft prompts and a server that takes none."""
+        if prompts and not server.is_vllm:
+            raise UsageError(f"{server.base_url} is no vLLM server: {_NO_EMBEDDINGS}")
+        self.batch_size, self.counters = batch_size, Counters()
+        self._server, self._prompts, self._end, self._seeds = server, prompts, sorted(end_tokens), seeds
+        self._encoded = lru_cache(1024)(self._encode)
+        self._tasks: dict[asyncio.Task[Any], str] = {}  # -> question id; touched only by the background
+        self._cancelled: set[str] = set()
+        self._background = Background()
+        self._client = self._background.call(self._connect())
+
+    def generate(self, requests: Iterable[Request], decoding: Decoding, *, lookahead: int = 0) -> Iterator[Generated]:  # noqa: ARG002
+        """Yields every request once, as it finishes. Raises UsageError where the server does not answer as it should."""
+        if decoding.top_k and not self._server.is_vllm:
+            raise UsageError(f"`--top-k` is no part of the protocol, and {self._server.base_url} is no vLLM server.")
+
+        async def complete(request: Request) -> Generated | None:
+            return await self._complete(request, decoding)
+
+        return self._background.stream(requests, complete, limit=self.batch_size)
+
+    def cancel(self, question_id: str) -> None:
+        """Gives up what is left of a question: open requests are dropped, which ends them at the server."""
+        self._cancelled.add(question_id)
+        self._background.call(self._drop(question_id))
+
+    def close(self) -> None:
+        """Ends the connections. A second call does nothing."""
+        self._background.close()
+
+    async def _connect(self) -> Any:
+        return _library().AsyncOpenAI(**self._server.options)
+
+    async def _drop(self, question_id: str) -> None:
+        for task, of in self._tasks.items():
+            if of == question_id:
+                task.cancel()
+
+    async def _complete(self, request: Request, decoding: Decoding) -> Generated | None:
+        question = request.prompt.question_id
+        if question in self._cancelled:
+            return None
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks[task] = question
+        soft = len(request.prompt.thoughts) > 0
+        try:
+            answer = await self._client.completions.create(**self._asked(request, decoding))
+        except asyncio.CancelledError:
+            if question in self._cancelled:
+                return None
+            raise
+        except self._server.errors as error:
+            raise self._server.refusal(error, soft=soft) from None
+        finally:
+            del self._tasks[task]
+        return self._generated(request, answer, decoding)
+
+    def _asked(self, request: Request, decoding: Decoding) -> dict[str, Any]:
+        """Keywords of the completions endpoint."""
+        prompt, more = request.prompt, dict[str, Any]()
+        if self._server.is_vllm:
+            more = {"return_token_ids": True, "stop_token_ids": self._end, "ignore_eos": True, "top_k": decoding.top_k}
+        asked: dict[str, Any] = {"prompt": [*prompt.prefix, *prompt.suffix]}
+        if len(prompt.thoughts):
+            asked["prompt"] = None
+            more["prompt_embeds"] = self._encoded(prompt)
+        if decoding.log_probs:
+            asked["logprobs"] = 0
+        if self._seeds == "streams" and decoding.temperature:
+            asked["seed"] = request.seed
+        return {
+            **asked,
+            "model": self._server.model,
+            "max_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "extra_body": more,
+        }
+
+    def _generated(self, request: Request, answer: Any, decoding: Decoding) -> Generated:
+        choice, usage = answer.choices[0], answer.usage
+        self._count(request.prompt, usage)
+        ids = getattr(choice, "token_ids", None)
+        reason = "end" if choice.finish_reason == "stop" else "length"
+        log_prob = None
+        if decoding.log_probs and choice.logprobs and choice.logprobs.token_logprobs:
+            log_prob = float(sum(choice.logprobs.token_logprobs))
+        if ids is not None:
+            return Generated(request, list(ids), reason, log_prob=log_prob)
+        if usage is None:
+            raise UsageError(
+                f"{self._server.base_url} does not say how many tokens it generated: nothing can be counted."
+            )
+        return Generated(request, [], reason, log_prob, text=choice.text, num_tokens=usage.completion_tokens)
+
+    def _count(self, prompt: SoftPrompt, usage: Any) -> None:
+        read = usage.prompt_tokens if usage else len(prompt)
+        if len(prompt.thoughts) and read != len(prompt):
+            raise UsageError(
+                f"{self._server.base_url} read {read} prompt tokens where {len(prompt)} were sent: it passed over the "
+                f"prompt embeddings. {_NO_EMBEDDINGS}"
+            )
+        details = getattr(usage, "prompt_tokens_details", None)
+        cached = (details.cached_tokens if details else None) or 0
+        self.counters.prefill_avoided += cached
+        self.counters.prefill_computed += read - cached
+
+    def _encode(self, prompt: SoftPrompt) -> str:
+        assert self._prompts is not None
+        buffer = io.BytesIO()
+        torch.save(self._prompts.embed(prompt).clone(), buffer)
+        return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _library() -> Any:
+    try:
+        import openai
+    except ImportError:
+        raise UsageError('`--engine openai` needs the openai package: `pip install ".[openai]"`.') from None
+    return openai

@@ -1,0 +1,234 @@
+"""The engine for servers, against one on this machine that answers as vLLM does, as others do, or not as it should."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from scaling.engines.base import Decoding
+from scaling.engines.embedded import EmbeddedPrompts
+from scaling.engines.openai import OpenAIEngine, Server
+from scaling.errors import UsageError
+from scaling.run import execute
+
+openai = pytest.importorskip("openai")
+
+KEY = "sk-of-the-test"
+SAMPLED = Decoding(1.0, 0.9, 0, 8, log_probs=True)
+END = (7,)
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        owner = "vllm" if self.server.is_vllm else "someone"
+        self.answer({"object": "list", "data": [model(name, owner) for name in self.server.models]})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(asked)
+        if self.server.refuses:
+            self.answer({"error": {"message": "You must set `--enable-prompt-embeds`"}}, status=self.server.refuses)
+            return
+        embeddings = asked.get("prompt_embeds") if self.server.is_vllm else None
+        read = len(torch.load(io.BytesIO(base64.b64decode(embeddings)), weights_only=True)) if embeddings else 0
+        read = 1 if self.server.deaf else read or len(asked["prompt"] or [0])
+        choice = {"index": 0, "text": "It is 5.", "finish_reason": self.server.finish}
+        choice["logprobs"] = {"token_logprobs": [-0.5, -0.25], "tokens": ["a", "b"], "text_offset": [0, 1]}
+        if asked.get("return_token_ids"):
+            choice["token_ids"] = [11, 7]
+        usage = {"prompt_tokens": read, "completion_tokens": 2, "total_tokens": read + 2}
+        usage["prompt_tokens_details"] = {"cached_tokens": read - 1}
+        self.answer(
+            {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+        )
+
+    def answer(self, body, status=200):
+        if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
+            status, body = 401, {"error": {"message": "no such key"}}
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+def model(name, owner):
+    return {"id": name, "object": "model", "created": 1, "owned_by": owner}
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """`served(**changes)`: a server on this machine and its address."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    running = []
+
+    def begin(**changes):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        standard = {"is_vllm": True, "models": ["m"], "key": None, "refuses": None, "deaf": False, "finish": "stop"}
+        for key, value in {**standard, "asked": [], **changes}.items():
+            setattr(server, key, value)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        running.append(server)
+        return server, f"http://127.0.0.1:{server.server_address[1]}/v1"
+
+    yield begin
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def embedding(make_model):
+    return make_model("llama").get_input_embeddings()
+
+
+def engine(url, embedding=None, *, seeds="streams"):
+    prompts = EmbeddedPrompts(embedding, width=32, context=200, dtype=torch.float32) if embedding else None
+    return OpenAIEngine(Server(url, None), prompts, end_tokens=END, batch_size=3, seeds=seeds)
+
+
+def text_of(requests):
+    return [replace(one, prompt=replace(one.prompt, thoughts=torch.empty(0, 32))) for one in requests]
+
+
+def drawn(engine, requests):
+    try:
+        return list(engine.generate(requests, SAMPLED))
+    finally:
+        engine.close()
+
+
+def test_soft_prompts_arrive_as_their_embeddings(served, embedding, some_requests, make_model):
+    server, url = served()
+    requests = some_requests(make_model("llama"))
+    one = engine(url, embedding)
+    found = drawn(one, requests)
+    assert sorted(map(id, (result.request for result in found))) == sorted(map(id, requests))
+    assert {(tuple(r.tokens), r.stop_reason, r.log_prob, r.text) for r in found} == {((11, 7), "end", -0.75, None)}
+    assert {asked["seed"] for asked in server.asked} == {request.seed for request in requests}
+    sent = {asked["seed"]: asked for asked in server.asked}
+    prompts = EmbeddedPrompts(embedding, width=32, context=200, dtype=torch.float32)
+    for request in requests:
+        asked = sent[request.seed]
+        rows = torch.load(io.BytesIO(base64.b64decode(asked["prompt_embeds"])), weights_only=True)
+        assert torch.equal(rows, prompts.embed(request.prompt))
+        assert (asked["prompt"], asked["stop_token_ids"], asked["ignore_eos"]) == (None, [7], True)
+        assert (asked["temperature"], asked["top_p"], asked["max_tokens"]) == (1.0, 0.9, 8)
+    total = sum(len(request.prompt) for request in requests)
+    assert one.counters.prefill_computed == len(requests)
+    assert one.counters.prefill_avoided == total - len(requests)
+
+
+def test_text_goes_out_as_token_ids_and_another_server_tells_text(served, some_requests, make_model):
+    server, url = served(is_vllm=False, finish="length")
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    found = drawn(engine(url, seeds="one"), requests)
+    assert {(r.text, r.num_tokens, r.stop_reason, tuple(r.tokens)) for r in found} == {("It is 5.", 2, "length", ())}
+    for asked in server.asked:
+        assert asked["prompt"] == [*requests[0].prompt.prefix, *requests[0].prompt.suffix]
+        assert not asked.keys() & {"seed", "prompt_embeds", "return_token_ids", "stop_token_ids", "ignore_eos", "top_k"}
+
+
+def test_a_question_that_is_given_up_is_not_asked_again(served, some_requests, make_model):
+    server, url = served()
+    one = engine(url)
+    one.cancel("q1")
+    found = drawn(one, text_of(some_requests(make_model("llama"))))
+    assert {result.request.prompt.question_id for result in found} == {"q0", "q2"}
+    assert len(server.asked) == 12
+
+
+@pytest.mark.parametrize("status", [400, 422, 501])
+def test_a_server_without_embeddings_is_told_with_its_own_words(served, embedding, some_requests, make_model, status):
+    said = "answers with status 501" if status == 501 else "takes no prompt embeddings.*--method cot.*You must set"
+    _, url = served(refuses=status)
+    quick = engine(url, embedding)
+    quick._client = quick._client.with_options(max_retries=0)
+    with pytest.raises(UsageError, match=said):
+        drawn(quick, some_requests(make_model("llama"), questions=1))
+
+
+def test_a_server_that_passes_over_embeddings_is_found_out(served, embedding, some_requests, make_model):
+    _, url = served(deaf=True)
+    with pytest.raises(UsageError, match="read 1 prompt tokens where 7 were sent"):
+        drawn(engine(url, embedding), some_requests(make_model("llama"), questions=1))
+
+
+def test_a_server_that_is_not_vllm_gets_no_soft_prompts(served, embedding):
+    server, url = served(is_vllm=False)
+    with pytest.raises(UsageError, match="is no vLLM server: soft thoughts need"):
+        engine(url, embedding)
+    assert server.asked == []
+
+
+def test_top_k_is_refused_where_it_would_be_passed_over(served, some_requests, make_model):
+    _, url = served(is_vllm=False)
+    with pytest.raises(UsageError, match="`--top-k` is no part of the protocol"):
+        engine(url).generate(text_of(some_requests(make_model("llama"))), replace(SAMPLED, top_k=5))
+
+
+def test_a_server_that_is_down_is_told():
+    with pytest.raises(UsageError, match=r"http://127.0.0.1:9/v1 does not answer .*check `--base-url`"):
+        Server("http://127.0.0.1:9/v1/", None)
+
+
+def test_a_server_that_stops_in_the_middle_keeps_what_was_drawn(served, some_requests, make_model):
+    server, url = served()
+    one = engine(url)
+    one._client = one._client.with_options(max_retries=0)
+    stream = one.generate(text_of(some_requests(make_model("llama"))), SAMPLED)
+    next(stream)
+    server.refuses = 503
+    with pytest.raises(UsageError, match=r"status 503.*the same command continues"):
+        list(stream)
+    one.close()
+
+
+def test_a_missing_or_wrong_key_is_told_and_the_right_one_is_used(served, monkeypatch):
+    _, url = served(key=KEY)
+    with pytest.raises(UsageError, match="wants a key: set OPENAI_API_KEY"):
+        Server(url, None)
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    with pytest.raises(UsageError, match="refuses OPENAI_API_KEY") as error:
+        Server(url, None)
+    assert "wrong" not in str(error.value)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert Server(url, None).model == "m"
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "said"),
+    [(["a", "b"], None, "serves a, b, and there is no `--served-model`"), (["a"], "b", "serves a.*`--served-model` b")],
+)
+def test_the_model_must_be_one_that_is_served(served, models, asked, said):
+    _, url = served(models=models)
+    with pytest.raises(UsageError, match=said):
+        Server(url, asked)
+
+
+@pytest.mark.parametrize("method", ["cot", "softcot++"])
+def test_a_whole_run_writes_no_key_and_continues(served, config_of, silent, tmp_path, monkeypatch, method):
+    server, url = served(key=KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    paths = {"latent_paths": 2 if method == "softcot++" else None}
+    asked = {"engine": "openai", "base_url": url, "device": "auto", "method": method, **paths}
+    summary = execute(config_of(out=tmp_path / "run", **asked), silent)
+    number = 2 * 2 * (paths["latent_paths"] or 1)
+    assert summary["num_completions"] == len(server.asked) == number
+    assert summary["tokens"]["generated"] == 2 * number
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["config"]["engine_seeds"], run["config"]["served_model"]) == ("streams", "m")
+    assert all(KEY not in file.read_text() for file in (tmp_path / "run").iterdir())
+    execute(config_of(out=tmp_path / "run", **asked, samples=3), silent)
+    assert len(server.asked) == number * 3 // 2, "only the third samples are new"

@@ -1,0 +1,241 @@
+"""The engine for vLLM on a stand-in that decodes a tiny model; what real vLLM does is in test_vllm_real."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from scaling.engines import vllm as vllm_module
+from scaling.engines.base import Decoding
+from scaling.engines.embedded import EmbeddedPrompts
+from scaling.engines.transformers import TransformersEngine
+from scaling.engines.vllm import VllmEngine
+from scaling.errors import UsageError
+
+END = (7,)
+GREEDY = Decoding(0.0, 1.0, 0, 8, log_probs=True)
+SAMPLED = replace(GREEDY, temperature=1.0)
+
+
+class EngineDeadError(Exception):
+    """As vLLM names it."""
+
+
+class FakeVllm:
+    """Decodes greedily, whatever the temperature. deaths: completions that are finished before it dies, None for never.
+    quiet: it dies as vLLM does that is killed, which hands back what it has as aborted."""
+
+    def __init__(self, model, *, rows=4, deaths=None, quiet=False, log_prob=-1.5):
+        self.vllm_config = SimpleNamespace(
+            scheduler_config=SimpleNamespace(max_num_seqs=rows), parallel_config=SimpleNamespace(data_parallel_size=1)
+        )
+        self.model, self.deaths, self.quiet, self.log_prob = model, deaths, quiet, log_prob
+        self.prompts, self.params, self.aborted, self.held = [], [], set(), set()
+        self.finished = 0
+        self.dead = self.closed = False
+        self.wait_for = lambda prompt: False  # noqa: ARG005
+
+    async def generate(self, prompt, params, name):
+        self.prompts.append(prompt)
+        self.params.append(params)
+        await asyncio.sleep(0)
+        while name not in self.aborted and self.wait_for(prompt):
+            await asyncio.sleep(0.001)
+        if self.dead or (self.deaths is not None and self.finished >= self.deaths):
+            self.dead = True
+            if not self.quiet:
+                raise EngineDeadError("EngineCore encountered an issue")
+            drawn = SimpleNamespace(token_ids=[5], finish_reason="abort", cumulative_logprob=-1.0)
+            yield SimpleNamespace(outputs=[drawn], num_cached_tokens=0)
+            return
+        self.finished += 1
+        tokens = self.decode(prompt, params["max_tokens"], params["stop_token_ids"])
+        tokens, reason = (tokens[:1], "abort") if name in self.aborted else (tokens, "stop")
+        drawn = SimpleNamespace(token_ids=tokens, finish_reason=reason, cumulative_logprob=self.log_prob)
+        yield SimpleNamespace(outputs=[drawn], num_cached_tokens=2)
+
+    @torch.inference_mode()
+    def decode(self, prompt, most, stops):
+        rows = prompt.get("prompt_embeds")
+        if rows is None:
+            rows = self.model.get_input_embeddings()(torch.tensor(prompt["prompt_token_ids"]))
+        tokens = []
+        while len(tokens) < most and not (tokens and tokens[-1] in stops):
+            tokens.append(int(self.model(inputs_embeds=rows[None]).logits[0, -1].argmax()))
+            rows = torch.cat([rows, self.model.get_input_embeddings()(torch.tensor(tokens[-1:]))])
+        return tokens
+
+    async def abort(self, names):
+        self.aborted |= set(names)
+
+    def shutdown(self):
+        self.closed = True
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model("llama")
+
+
+@pytest.fixture
+def start(model, monkeypatch):
+    """`start(*fakes, seeds="streams", end=END)`: an engine on these, one after the other as they die."""
+    monkeypatch.setattr(vllm_module, "_params_of", lambda keywords: keywords)
+    engines = []
+
+    def begin(*fakes, seeds="streams", end=END):
+        left = iter(fakes)
+
+        async def next_one():
+            return next(left)
+
+        prompts = EmbeddedPrompts(model.get_input_embeddings(), width=32, context=200, dtype=torch.float32)
+        engines.append(VllmEngine(next_one, prompts, end_tokens=end, seeds=seeds))
+        return engines[-1]
+
+    yield begin
+    for engine in engines:
+        engine.close()
+
+
+def by_key(results):
+    listed = list(results)
+    found = {(one.request.prompt.question_id, one.request.prompt.path, one.request.sample): one for one in listed}
+    assert len(found) == len(listed), "a request was yielded twice"
+    return found
+
+
+def without_thoughts(requests):
+    return [replace(one, prompt=replace(one.prompt, thoughts=torch.empty(0, 32))) for one in requests]
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["soft", "text"])
+def test_the_tokens_are_those_of_the_in_process_engine(start, model, some_requests, text):
+    requests = some_requests(model)
+    requests = without_thoughts(requests) if text else requests
+    fake = FakeVllm(model)
+    endless = by_key(start(FakeVllm(model), end=()).generate(requests, GREEDY))
+    end = (endless["q0", 0, 0].tokens[3],)  # one that comes up
+    ours = TransformersEngine(model, end_tokens=end, batch_size=4, max_batch_tokens=10_000)
+    wanted = by_key(ours.generate(requests, GREEDY))
+    found = by_key(start(fake, end=end).generate(requests, GREEDY))
+    assert {key: (one.tokens, one.stop_reason) for key, one in found.items()} == {
+        key: (one.tokens, one.stop_reason) for key, one in wanted.items()
+    }
+    assert {one.stop_reason for one in found.values()} == {"end", "length"}, "both kinds are tried"
+    assert all(("prompt_token_ids" in prompt) == text for prompt in fake.prompts)
+    assert {one.log_prob for one in found.values()} == {-1.5}
+
+
+def test_every_completion_has_its_own_seed_or_none(start, model, some_requests):
+    requests = some_requests(model)
+    for seeds, decoding, wanted in (
+        ("streams", SAMPLED, {one.seed for one in requests}),
+        ("one", SAMPLED, {None}),
+        ("streams", GREEDY, {None}),
+    ):
+        fake = FakeVllm(model)
+        list(start(fake, seeds=seeds).generate(requests, decoding))
+        assert {params["seed"] for params in fake.params} == wanted
+        assert len(fake.params) == len(requests)
+    assert len({one.seed for one in requests}) == len(requests)
+
+
+def test_prompts_are_counted_as_computed_or_shared(start, model, some_requests):
+    requests = some_requests(model)
+    engine = start(FakeVllm(model))
+    list(engine.generate(requests, GREEDY))
+    total = sum(len(one.prompt) for one in requests)
+    assert engine.counters.prefill_avoided == 2 * len(requests)
+    assert engine.counters.prefill_computed == total - 2 * len(requests)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("deaths", [0, 1, 5])
+def test_a_lost_engine_is_started_again_and_nothing_is_missing_or_twice(start, model, some_requests, deaths, quiet):
+    requests = some_requests(model)
+    dying, second = FakeVllm(model, deaths=deaths, quiet=quiet), FakeVllm(model)
+    engine = start(dying, second)
+    found = by_key(engine.generate(requests, SAMPLED))
+    assert len(found) == len(requests)
+    assert (engine.restarts, dying.closed) == (1, True)
+    assert dying.finished + second.finished == len(requests)
+    again = {params["seed"] for params in second.params}
+    assert again >= {one.seed for one in requests} - {params["seed"] for params in dying.params}
+
+
+def test_an_engine_that_dies_twice_ends_the_run_with_what_was_drawn(start, model, some_requests):
+    engine = start(FakeVllm(model, deaths=3), FakeVllm(model, deaths=2))
+    found = []
+    with pytest.raises(UsageError, match=r"vLLM stopped twice .*the same command continues"):
+        found.extend(engine.generate(some_requests(model), SAMPLED))
+    assert 3 <= len(by_key(found)) <= 5
+
+
+def test_a_question_that_is_given_up_ends_and_the_others_come(start, model, some_requests):
+    fake = FakeVllm(model, rows=20)
+    requests = some_requests(model)
+    first = requests[0].prompt
+    fake.wait_for = lambda prompt: torch.equal(prompt["prompt_embeds"][-4:-2], first.thoughts)
+    engine = start(fake)
+    stream = engine.generate(requests, SAMPLED)
+    found = [next(stream)]
+    engine.cancel("q0")
+    found += stream
+    keys = by_key(found)
+    assert {key for key in keys if key[0] != "q0"} == {
+        (f"q{question}", path, sample) for question in (1, 2) for path in (0, 1) for sample in (0, 1, 2)
+    }
+    assert not [key for key in keys if key[:2] == ("q0", 0)]
+    assert engine.counters.cancelled_tokens >= 3, "a token of each that was open"
+
+
+def test_later_requests_of_a_question_that_was_given_up_are_not_begun(start, model, some_requests):
+    fake = FakeVllm(model, rows=1)
+    engine = start(fake)
+    engine.cancel("q1")
+    assert {key[0] for key in by_key(engine.generate(some_requests(model), SAMPLED))} == {"q0", "q2"}
+    assert len(fake.prompts) == 12
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "said"),
+    [
+        (torch.zeros(2, 31), "shape"),
+        (torch.zeros(2, 32, dtype=torch.float64), "must be float32"),
+        (torch.full((2, 32), torch.nan), "not numbers"),
+    ],
+)
+def test_unfit_prompts_never_reach_vllm(start, model, some_requests, thoughts, said):
+    request = some_requests(model)[0]
+    fake = FakeVllm(model)
+    with pytest.raises(UsageError, match=said):
+        list(start(fake).generate([replace(request, prompt=replace(request.prompt, thoughts=thoughts))], GREEDY))
+    assert fake.prompts == []
+
+
+def test_logits_that_are_not_numbers_are_told(start, model, some_requests):
+    with pytest.raises(UsageError, match="NaN"):
+        list(start(FakeVllm(model, log_prob=math.nan)).generate(some_requests(model), GREEDY))
+
+
+def test_an_engine_that_does_not_start_leaves_nothing_open(model):
+    async def no_start():
+        raise UsageError("vLLM did not start")
+
+    prompts = EmbeddedPrompts(model.get_input_embeddings(), width=32, context=200, dtype=torch.float32)
+    with pytest.raises(UsageError, match="did not start"):
+        VllmEngine(no_start, prompts, end_tokens=END, seeds="one")
+
+
+def test_without_vllm_the_installation_is_told():
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed")
+    with pytest.raises(UsageError, match=r'pip install "\.\[vllm\]"'):
+        vllm_module.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})

