@@ -138,9 +138,11 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
     grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed, config.adaptive)
     missing = [question for question in grid.questions if grid.missing(question, journal.completions)]
     if missing:
+        began = time.monotonic()
         _leave_room(setup, missing, watcher)
-        with closing(_engine(setup, watcher)) as engine:
-            account = _Account(setup, journal, engine.counters, time.monotonic())
+        thinking = time.monotonic() - began
+        with closing(_engine(setup, watcher)) as engine:  # whose start is no part of the run's seconds
+            account = _Account(setup, journal, engine.counters, time.monotonic() - thinking)
             _sample_missing(setup, grid, engine, journal, account, folder, watcher)
     else:
         watcher.start(grid, journal.completions, folder)
@@ -260,7 +262,7 @@ class _Account:
         self._seconds = float(before.get("seconds", 0.0))
         self._tokens = before.get("tokens", {})
         self._before = before.get("engine", {})
-        self._peak = before.get("peak_memory_bytes", 0)
+        self._peak = before.get("peak_memory_bytes") or 0
 
     def summary(self, folder: Path) -> dict[str, Any]:
         config, completions = self._setup.config, self._journal.completions
@@ -280,12 +282,18 @@ class _Account:
                 "generated": sum(completion.num_tokens for completion in completions.values()),
             },
             "engine": self._counted(),
-            "peak_memory_bytes": max(self._peak, peak_memory(torch.device(config.device))),
+            "peak_memory_bytes": self._peak_memory(),
             "seconds": self._seconds + (time.monotonic() - self._started if counters.prefill_computed else 0.0),
             "task": self._setup.task.name,
             "method": config.method,
             "run": str(folder),
         }
+
+    def _peak_memory(self) -> int | None:
+        """None where the backbone is not in this process."""
+        if self._setup.config.engine != "transformers":
+            return None
+        return max(self._peak, peak_memory(torch.device(self._setup.config.device)))
 
     def _counted(self) -> dict[str, Any]:
         """Counters of all sessions; bytes are the largest of any session, everything else is added up."""

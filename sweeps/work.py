@@ -156,7 +156,7 @@ def _summary_of(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]
         **summarise(questions, keyed, **size, voter=config.get("voter") or "flat"),  # type: ignore[arg-type]
         "tokens": added,
         "engine": engine,
-        "peak_memory_bytes": max(one["peak_memory_bytes"] for one in own),
+        "peak_memory_bytes": max((one["peak_memory_bytes"] or 0 for one in own), default=0) or None,
         "seconds": sum(one["seconds"] for one in own),
         **{key: own[0][key] for key in ("task", "method")},
         "run": str(folder),

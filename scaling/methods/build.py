@@ -92,6 +92,7 @@ def _pair(config: RunConfig, dtype: torch.dtype) -> tuple[LanguageModel, Languag
         return models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     device = models.pick_device(config.thinking_device)
     assistant = models.load(models.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
+    assistant.model.to(torch.device(device))  # an earlier run in this process may have taken it away
     return _backbone(config, dtype), assistant
 
 

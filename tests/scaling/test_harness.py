@@ -36,6 +36,7 @@ def model(tiny_model_folder):
 
     def make(**options):
         pair = {"backbone": str(tiny_model_folder), "assistant": str(tiny_model_folder), "device": "cpu"}
+        pair["dtype"] = "float32"  # that of the reference, wherever the tests run
         return SoftCoTModel(**{**pair, "max_new_tokens": 12, **options})
 
     return make

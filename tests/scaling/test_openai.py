@@ -227,6 +227,7 @@ def test_a_whole_run_writes_no_key_and_continues(served, config_of, silent, tmp_
     number = 2 * 2 * (paths["latent_paths"] or 1)
     assert summary["num_completions"] == len(server.asked) == number
     assert summary["tokens"]["generated"] == 2 * number
+    assert summary["peak_memory_bytes"] is None, "of a process that is not this one"
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["config"]["engine_seeds"], run["config"]["served_model"]) == ("streams", "m")
     assert all(KEY not in file.read_text() for file in (tmp_path / "run").iterdir())

@@ -28,6 +28,10 @@ def long(tiny):
     return tiny | {"max_new_tokens": 60, "batch_size": 2}
 
 
+# for what must not be over before it is disturbed
+LONG = pytest.mark.parametrize("axes", [MORE], indirect=True, ids=["long"])
+
+
 @pytest.fixture(params=[AXES], ids=["short"])
 def axes(request):
     return request.param
@@ -79,7 +83,7 @@ def wait_for(condition, process):
     return found
 
 
-@pytest.mark.parametrize("axes", [MORE], indirect=True, ids=["long"])
+@LONG
 def test_killing_workers_twenty_times_changes_nothing(sweep, file, command, expected, all_samples):
     rng, kills = random.Random(0), 0
     process = command("run", file, "--out", sweep.root, "--workers", 2)
@@ -99,6 +103,7 @@ def test_killing_workers_twenty_times_changes_nothing(sweep, file, command, expe
     assert all_samples(sweep.root) == expected
 
 
+@LONG
 def test_a_killed_driver_takes_its_workers_along_and_a_new_one_goes_on(sweep, file, command, expected, all_samples):
     first = command("run", file, "--out", sweep.root, "--workers", 1)
     wait_for((sweep.root / "ledger.sqlite").is_file, first)
@@ -125,6 +130,7 @@ def test_two_processes_on_one_sweep_share_its_jobs(sweep, file, command, expecte
     assert b"Traceback" not in logs
 
 
+@LONG
 def test_ctrl_c_stops_at_once_and_the_same_command_continues(sweep, file, command, expected, all_samples):
     process = command("run", file, "--out", sweep.root)
     wait_for((sweep.root / "ledger.sqlite").is_file, process)
