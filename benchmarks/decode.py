@@ -285,7 +285,9 @@ def vllm_engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
         models.locate(asked.backbone), dtype=asked.dtype, context=context, soft=True, seed=0, given={}
     )
     embeddings = embedded(config, backbone, context=context)
-    engine = on_vllm.VllmEngine(functools.partial(on_vllm.start, settings), embeddings, end_tokens=(), seeds="streams")
+    engine = on_vllm.VllmEngine(
+        functools.partial(on_vllm.start, settings, seeds="streams"), embeddings, end_tokens=(), seeds="streams"
+    )
 
     def decode(requests: list[Request], new_tokens: int) -> list[list[int]]:
         engine.counters = Counters()

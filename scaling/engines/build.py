@@ -84,7 +84,7 @@ def _vllm(
     )
     tell(f"starting vLLM with {config.backbone}")
     return VllmEngine(
-        partial(start, settings),
+        partial(start, settings, seeds=config.engine_seeds or "streams"),
         embedded(config, backbone, context=context),
         end_tokens=backbone.end_tokens,
         seeds=config.engine_seeds or "streams",

@@ -229,14 +229,31 @@ def _installed() -> None:
         raise UsageError(f"`--engine vllm`: {_INSTALL} ({one_line(error)})") from None
 
 
-async def start(settings: Mapping[str, Any]) -> Any:
-    """An AsyncLLM with these settings. Raises UsageError where vLLM does not start."""
+async def start(settings: Mapping[str, Any], *, seeds: Seeds) -> Any:
+    """An AsyncLLM with these settings. Raises UsageError where vLLM does not start, or lacks the seeds."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
+        vllm = AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
             f"vLLM did not start, for a reason that its own messages above tell: {one_line(error)}"
+        ) from error
+    if seeds == "streams":
+        await check_seeds(vllm)
+    return vllm
+
+
+async def check_seeds(vllm: Any) -> None:
+    """Draws two tokens with a seed. Raises UsageError where that ends the engine, as it does in some builds for CPUs."""
+    params = _params_of(sampling_params(Decoding(1.0, 0.9, 20, 2), seed=1, end_tokens=()))
+    try:
+        async for _ in vllm.generate({"prompt_token_ids": [1, 1]}, params, "seeds"):
+            pass
+    except Exception as error:
+        vllm.shutdown()
+        raise UsageError(
+            f"this build of vLLM cannot seed single completions ({one_line(error.__cause__ or error)}): add "
+            f"`--engine-seeds one`. Completions then depend on what is drawn beside them, and run.json says so."
         ) from error

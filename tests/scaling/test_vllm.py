@@ -239,3 +239,17 @@ def test_without_vllm_the_installation_is_told():
         pytest.skip("vLLM is installed")
     with pytest.raises(UsageError, match=r'pip install "\.\[vllm\]"'):
         vllm_module.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})
+
+
+@pytest.mark.parametrize("deaths", [None, 0])
+def test_a_build_that_cannot_seed_is_told_before_anything_is_drawn(model, start, deaths):
+    fake = FakeVllm(model, deaths=deaths)
+    start(FakeVllm(model))  # so that parameters need no vLLM
+    if deaths is None:
+        asyncio.run(vllm_module.check_seeds(fake))
+        assert [params["seed"] for params in fake.params] == [1]
+        assert not fake.closed
+        return
+    with pytest.raises(UsageError, match=r"cannot seed single completions .*`--engine-seeds one`"):
+        asyncio.run(vllm_module.check_seeds(fake))
+    assert fake.closed
