@@ -74,6 +74,11 @@ def running(book: Ledger) -> list[int]:
     return [int(entry.owner.split(":")[2]) for entry in book.entries() if entry.state == RUNNING and entry.owner]
 
 
+def journaled(root: Path) -> bool:
+    """Whether samples are on disk: once true it stays true, however short the job."""
+    return any(path.stat().st_size for path in root.glob("runs/*/samples*.jsonl"))
+
+
 def wait_for(condition, process):
     end = time.monotonic() + WAIT
     while not (found := condition()):
@@ -108,7 +113,7 @@ def test_a_killed_driver_takes_its_workers_along_and_a_new_one_goes_on(sweep, fi
     first = command("run", file, "--out", sweep.root, "--workers", 1)
     wait_for((sweep.root / "ledger.sqlite").is_file, first)
     book = Ledger(sweep.root)
-    wait_for(lambda: any(entry.progress.get("done") for entry in book.entries()), first)
+    wait_for(lambda: journaled(sweep.root), first)
     (worker,) = workers_of(first).values()
     first.kill()
     first.communicate()
@@ -135,7 +140,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_continues(sweep, file, comman
     process = command("run", file, "--out", sweep.root)
     wait_for((sweep.root / "ledger.sqlite").is_file, process)
     book = Ledger(sweep.root)
-    wait_for(lambda: any(entry.progress.get("done") for entry in book.entries()), process)
+    wait_for(lambda: journaled(sweep.root), process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=WAIT)
     assert process.returncode == 130
