@@ -157,8 +157,15 @@ def test_ctrl_c_leaves_a_run_that_continues_and_goes_into_one_report(tmp_path):
     size = ["--limit", "6", "--latent-paths", "4", "--samples", "2", "--max-new-tokens", "160", "--temperature", "1.5"]
     environment = {**os.environ, "SOFTCOTPP_CACHE": str(tmp_path / "cache")}
     with (tmp_path / "log").open("w") as log:
-        began = {"cwd": tmp_path, "env": environment, "start_new_session": True, "stderr": log}
-        running = subprocess.Popen([*COMMAND, *size, "--out", out], **began)
+        running = subprocess.Popen(
+            [*COMMAND, *size, "--out", out],
+            cwd=tmp_path,
+            env=environment,
+            stderr=log,
+            start_new_session=True,
+            # tests in the background of a shell ignore Ctrl-C, and what they start inherits that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     deadline = time.monotonic() + 300
     while not (out / "samples.jsonl").exists() or not lines(out):
         assert running.poll() is None
