@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import resource
 import statistics
@@ -45,10 +44,11 @@ from vllm_case import peak_memory, watch_memory
 
 from scaling import models
 from scaling.config import RunConfig
-from scaling.engines import vllm as on_vllm
+from scaling.engines import vllm_process
 from scaling.engines.base import Counters, Decoding, Request, SoftPrompt
 from scaling.engines.build import embedded
 from scaling.engines.transformers import TransformersEngine, auto_limits
+from scaling.engines.vllm import VllmEngine
 from scaling.errors import UsageError
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import Thinking
@@ -281,17 +281,16 @@ def vllm_engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
     backbone = models.load_outside(asked.backbone, dtype=place(asked)[1])
     context = -(-(max(map(len, soft)) + asked.new_tokens) // 128) * 128
     config = RunConfig.model_validate({"engine": "vllm", "dtype": asked.dtype})
-    settings = on_vllm.engine_settings(
+    settings = vllm_process.engine_settings(
         models.locate(asked.backbone), dtype=asked.dtype, context=context, soft=True, seed=0, given={}
     )
     embeddings = embedded(config, backbone, context=context)
-    engine = on_vllm.VllmEngine(
-        functools.partial(on_vllm.start, settings, seeds="streams"), embeddings, end_tokens=(), seeds="streams"
-    )
+    running = vllm_process.running(settings, {}, seeds="streams")
+    engine = VllmEngine(running, embeddings, end_tokens=(), seeds="streams")
 
     def decode(requests: list[Request], new_tokens: int) -> list[list[int]]:
         engine.counters = Counters()
-        engine._background.call(engine._vllm.reset_prefix_cache())
+        running.forget()
         found = engine.generate(requests, Decoding(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=new_tokens))
         return [done.tokens for done in sorted(found, key=lambda done: order[id(done.request)])]
 

@@ -144,6 +144,10 @@ def load_outside(name: str, *, dtype: torch.dtype) -> LanguageModel:
 
     They are then let go, but the whole model is read once, so this machine's memory must hold it for a moment.
     """
+    return _load_outside(name, dtype)
+
+
+def _emptied(name: str, dtype: torch.dtype) -> LanguageModel:
     whole = load(locate(name), name=name, device="cpu", dtype=dtype, own=True)
     _ = whole.costs  # found from the shapes of the weights
     kept = {id(weight) for weight in whole.model.get_input_embeddings().parameters()}
@@ -173,9 +177,10 @@ def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
 
 
 def keep_loaded(number: int) -> None:
-    """From now on the last `number` models stay in memory; `load` then returns the same object for the same asking."""
-    global _load
-    _load = lru_cache(number)(_fresh)
+    """From now on the last `number` models stay in memory; `load` then returns the same object for the same asking, and so
+    does `load_outside`."""
+    global _load, _load_outside
+    _load, _load_outside = lru_cache(number)(_fresh), lru_cache(number)(_emptied)
 
 
 def load(source: str, *, name: str, device: str, dtype: torch.dtype, own: bool = False) -> LanguageModel:
@@ -183,7 +188,9 @@ def load(source: str, *, name: str, device: str, dtype: torch.dtype, own: bool =
 
     own: an object that nobody else has, as its weights are going to change.
     """
-    return (_fresh if own else _load)(source, name, device, dtype)
+    found = (_fresh if own else _load)(source, name, device, dtype)
+    found.model.to(torch.device(device))  # a run before may have taken it away
+    return found
 
 
 def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
@@ -198,7 +205,7 @@ def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageM
     return LanguageModel(name, fingerprint_of(model), model, tokenizer)
 
 
-_load = _fresh  # see `keep_loaded`
+_load, _load_outside = _fresh, _emptied  # see `keep_loaded`
 
 
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:

@@ -78,16 +78,31 @@ class Pulse:
 
 def work(book: Callable[[], Book], owner: str, root: Path, *, alive: Callable[[], bool] = lambda: True) -> None:
     """Carries out jobs until none is left, or `alive` says no. Raises KeyboardInterrupt; the job is given back before."""
+    from scaling.engines import vllm_process
     from scaling.models import keep_loaded
-    from sweeps.work import perform
 
     keep_loaded(_KEPT)
+    vllm_process.keep()
+    try:
+        _work(book, owner, root, alive, vllm_process.let_go)
+    finally:
+        vllm_process.let_go()
+
+
+def _work(
+    book: Callable[[], Book], owner: str, root: Path, alive: Callable[[], bool], make_room: Callable[[], None]
+) -> None:
+    """make_room: ends what other jobs have left on the device."""
+    from sweeps.work import perform
+
     own, loaded = book(), ""
     while alive() and own.unfinished():
         job = own.claim(owner, loaded=loaded)
         if job is None:
             time.sleep(_IDLE)
             continue
+        if job.models != loaded or not (job.kind == "merge" or job.settings.get("engine") == "vllm"):
+            make_room()
         try:
             with Pulse(book, job, owner, alive) as pulse:
                 _carry_out(own, job, owner, partial(perform, job, root, pulse.tell))

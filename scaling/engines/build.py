@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -26,6 +25,10 @@ HARMLESS = frozenset(
         ),
         *("max_model_len", "block_size", "enforce_eager", "enable_prefix_caching", "download_dir", "disable_log_stats"),
     )
+)
+
+_CONTEXT = (
+    512  # tokens that vLLM's longest sequence is a multiple of, so that one that is kept serves the next run, too
 )
 
 
@@ -73,21 +76,25 @@ def embedded(config: RunConfig, backbone: LanguageModel, *, context: int) -> Emb
 def _vllm(
     config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool, tell: Callable[[str], None]
 ) -> Engine:
-    from scaling.engines.vllm import VllmEngine, engine_settings, start
+    from scaling.engines.vllm import VllmEngine
+    from scaling.engines.vllm_process import done_with, engine_settings, running
 
     given = dict(config.engine_args or {})
     if config.batch_size != "auto":
         given.setdefault("max_num_seqs", config.batch_size)
-    context = int(given.pop("max_model_len", None) or min(backbone.context, tokens_per_row))
+    longest = -(-tokens_per_row // _CONTEXT) * _CONTEXT
+    context = int(given.pop("max_model_len", None) or min(backbone.context, longest))
     settings = engine_settings(
         locate(config.backbone), dtype=config.dtype, context=context, soft=slots, seed=config.seed, given=given
     )
     tell(f"starting vLLM with {config.backbone}")
+    seeds = config.engine_seeds or "streams"
     return VllmEngine(
-        partial(start, settings, seeds=config.engine_seeds or "streams"),
+        running(settings, given, seeds=seeds),
         embedded(config, backbone, context=context),
         end_tokens=backbone.end_tokens,
-        seeds=config.engine_seeds or "streams",
+        seeds=seeds,
+        done=done_with,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scaling import adapters, models, thinkers
 from scaling.config import RunConfig
+from scaling.engines.vllm_process import let_go
 from scaling.errors import UsageError
 from scaling.methods.assist import AssistCoT
 from scaling.methods.base import Method
@@ -58,7 +59,7 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         return _soft(config, task, dtype, tell)
     if config.method == "assist-cot":
         backbone, assistant = _pair(config, dtype)
-        write = partial(write_hints, assistant, tell=tell)
+        write = partial(write_hints, assistant, tell=tell, wake=_waking(config, assistant.model))
         method: Method = AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
         details = details_of(backbone) | {"assistant_fingerprint": assistant.fingerprint}
         return Built(backbone, method, config, details, assistant)
@@ -90,10 +91,27 @@ def _pair(config: RunConfig, dtype: torch.dtype) -> tuple[LanguageModel, Languag
     """Backbone and assistant."""
     if config.engine == "transformers":
         return models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
-    device = models.pick_device(config.thinking_device)
+    # where vLLM shall have the device, the assistant is brought there only to think
+    device = "cpu" if _shared(config) else models.pick_device(config.thinking_device)
     assistant = models.load(models.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
-    assistant.model.to(torch.device(device))  # an earlier run in this process may have taken it away
     return _backbone(config, dtype), assistant
+
+
+def _shared(config: RunConfig) -> bool:
+    """Whether the assistant and vLLM take turns on a GPU."""
+    return config.engine == "vllm" and not config.assistant_device and config.device.startswith("cuda")
+
+
+def _waking(config: RunConfig, *parts: torch.nn.Module) -> Callable[[], None]:
+    """What brings these to where the assistant thinks, where a run before may have left its vLLM."""
+
+    def wake() -> None:
+        if _shared(config):
+            let_go()
+        for part in parts:
+            part.to(torch.device(config.thinking_device))
+
+    return wake
 
 
 def exemplars(config: RunConfig, task: Task) -> list[Question]:
@@ -149,7 +167,7 @@ def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
     thoughts: Thoughts = own
     if config.engine != "transformers":
         size = {"paths": thinker.num_paths, "soft_tokens": num_slots, "kind": task.kind, "dtype": config.dtype}
-        thoughts = Kept(own, made_by=details | size, device=config.thinking_device)
+        thoughts = Kept(own, made_by=details | size, wake=_waking(config, assistant.model, thinker))
     if config.perturbed:
         thoughts = Perturbed(
             thoughts,

@@ -27,15 +27,20 @@ class Hint:
 
 
 def write_hints(
-    assistant: LanguageModel, prompts: dict[str, tuple[int, ...]], tell: Callable[[str], None]
+    assistant: LanguageModel,
+    prompts: dict[str, tuple[int, ...]],
+    tell: Callable[[str], None],
+    wake: Callable[[], None] = lambda: None,
 ) -> dict[str, Hint]:
-    """The greedy hint of at most 64 tokens for each prompt, by the same keys. Only those not in the cache are decoded."""
+    """The greedy hint of at most 64 tokens for each prompt, by the same keys. Only those not in the cache are decoded, after
+    `wake` has brought the assistant to where it works."""
     path = cache_folder() / "hints" / f"{assistant.fingerprint}-{MAX_HINT_TOKENS}-{_precision(assistant)}.jsonl"
     names = {key: hashlib.sha256(json.dumps(ids).encode()).hexdigest() for key, ids in prompts.items()}
     known = Cache(path, lambda line: (line["prompt"], Hint(line["text"], line["num_tokens"])))
     missing = {key: ids for key, ids in prompts.items() if names[key] not in known}
     if missing:
         tell(f"{assistant.name} writes {len(missing)} hints")
+        wake()
     for key, hint in _decode(assistant, missing) if missing else ():
         known.add([{"prompt": names[key], **asdict(hint)}])
     return {key: known[name] for key, name in names.items()}

@@ -82,10 +82,10 @@ class Kept:
     A file has the name of a hash of all that decides what is in it.
     """
 
-    def __init__(self, source: Thinking, *, made_by: Mapping[str, Any], device: str):
-        """made_by: what decides the thoughts besides the question. device: where the assistant thinks."""
+    def __init__(self, source: Thinking, *, made_by: Mapping[str, Any], wake: Callable[[], None]):
+        """made_by: what decides the thoughts besides the question. wake: brings the assistant to where it thinks."""
         self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
-        self._source, self._device = source, device
+        self._source, self._wake = source, wake
         self._folder = cache_folder() / "thoughts" / _digest(made_by)
 
     def __call__(self, question: Question) -> Tensor:
@@ -93,8 +93,7 @@ class Kept:
         file = self._folder / f"{_digest([question.id, question.text, question.choices])}.safetensors"
         with suppress(FileNotFoundError, SafetensorError):
             return load_file(file)[_KEPT]
-        if self.assistant:
-            self.assistant.model.to(torch.device(self._device))
+        self._wake()
         thoughts = self._source(question).cpu().contiguous()
         file.parent.mkdir(parents=True, exist_ok=True)
         written = file.with_suffix(f".{os.getpid()}")
@@ -115,10 +114,9 @@ def think_ahead(thoughts: Thoughts, questions: Sequence[Question], tell: Callabl
 
 
 def leave(model: PreTrainedModel) -> None:
-    """Takes a model off its GPU; on the CPU it stays as it is."""
-    if model.device.type == "cuda":
-        model.to("cpu")
-        torch.cuda.empty_cache()
+    """Takes a model off its GPU, and frees what else this process has there; on the CPU it stays as it is."""
+    model.to(torch.device("cpu"))
+    torch.cuda.empty_cache()  # does nothing where there is no GPU
 
 
 def _digest(of: Any) -> str:

@@ -36,8 +36,8 @@ def folder(monkeypatch, tmp_path):
     return tmp_path / "thoughts"
 
 
-def kept(source, **made_by):
-    return Kept(source, made_by={"assistant": "a", "dtype": "float32"} | made_by, device="cpu")
+def kept(source, wake=lambda: None, **made_by):
+    return Kept(source, made_by={"assistant": "a", "dtype": "float32"} | made_by, wake=wake)
 
 
 def test_a_question_is_thought_about_once_whoever_asks(folder):
@@ -49,6 +49,15 @@ def test_a_question_is_thought_about_once_whoever_asks(folder):
         assert {one.dtype for one in found} == {torch.float32}
     assert (first.thought, second.thought) == (["q0", "q1", "q2"], [])
     assert len(list(folder.rglob("*"))) == 1 + len(QUESTIONS), "a folder and a file for each, nothing half-written"
+
+
+def test_the_assistant_is_woken_for_what_is_missing_alone():
+    woken = []
+    for _ in range(2):
+        thoughts = kept(Source(), wake=lambda: woken.append("up"))
+        for question in QUESTIONS:
+            thoughts(question)
+    assert woken == ["up"] * len(QUESTIONS)
 
 
 def test_what_decides_the_thoughts_decides_the_file():

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
-from scaling.engines import vllm as vllm_module
+from scaling.engines import vllm, vllm_process
 from scaling.engines.base import Decoding
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine
 from scaling.engines.vllm import VllmEngine
+from scaling.engines.vllm_process import Running
 from scaling.errors import UsageError
 
 END = (7,)
@@ -38,7 +41,8 @@ class FakeVllm:
         self.model, self.deaths, self.quiet, self.log_prob = model, deaths, quiet, log_prob
         self.prompts, self.params, self.aborted, self.held = [], [], set(), set()
         self.finished = 0
-        self.dead = self.closed = False
+        self.dead = self.closed = self.errored = False
+        self.forgotten = 0
         self.wait_for = lambda prompt: False  # noqa: ARG005
 
     async def generate(self, prompt, params, name):
@@ -74,6 +78,9 @@ class FakeVllm:
     async def abort(self, names):
         self.aborted |= set(names)
 
+    async def reset_prefix_cache(self):
+        self.forgotten += 1
+
     def shutdown(self):
         self.closed = True
 
@@ -86,7 +93,8 @@ def model(make_model):
 @pytest.fixture
 def start(model, monkeypatch):
     """`start(*fakes, seeds="streams", end=END)`: an engine on these, one after the other as they die."""
-    monkeypatch.setattr(vllm_module, "_params_of", lambda keywords: keywords)
+    for module in (vllm, vllm_process):
+        monkeypatch.setattr(module, "params_of", lambda keywords: keywords)
     engines = []
 
     def begin(*fakes, seeds="streams", end=END):
@@ -96,7 +104,7 @@ def start(model, monkeypatch):
             return next(left)
 
         prompts = EmbeddedPrompts(model.get_input_embeddings(), width=32, context=200, dtype=torch.float32)
-        engines.append(VllmEngine(next_one, prompts, end_tokens=end, seeds=seeds))
+        engines.append(VllmEngine(Running(next_one), prompts, end_tokens=end, seeds=seeds))
         return engines[-1]
 
     yield begin
@@ -225,20 +233,117 @@ def test_logits_that_are_not_numbers_are_told(start, model, some_requests):
         list(start(FakeVllm(model, log_prob=math.nan)).generate(some_requests(model), GREEDY))
 
 
-def test_an_engine_that_does_not_start_leaves_nothing_open(model):
+def test_a_vllm_that_does_not_start_leaves_nothing_open():
     async def no_start():
         raise UsageError("vLLM did not start")
 
-    prompts = EmbeddedPrompts(model.get_input_embeddings(), width=32, context=200, dtype=torch.float32)
+    before = {*threading.enumerate(), *psutil.Process().children()}
     with pytest.raises(UsageError, match="did not start"):
-        VllmEngine(no_start, prompts, end_tokens=END, seeds="one")
+        Running(no_start)
+    assert {*threading.enumerate(), *psutil.Process().children()} <= before
+
+
+SETTINGS = {"model": "m", "dtype": "float32", "seed": 0, "max_model_len": 1024, "enable_prompt_embeds": True}
+
+
+@pytest.fixture
+def up(model, monkeypatch):
+    """`up(settings, given={}, seeds="streams")`: what a run gets where vLLM is kept. `up.started`: all that were."""
+
+    async def begin(settings, *, seeds):  # noqa: ARG001
+        started.append(FakeVllm(model))
+        return started[-1]
+
+    def ask(settings, given=(), *, seeds="streams"):
+        return vllm_process.running(settings, dict(given), seeds=seeds)
+
+    started = ask.started = []
+    monkeypatch.setattr(vllm_process, "start", begin)
+    monkeypatch.setattr(vllm_process, "_keeping", False)
+    vllm_process.keep()
+    yield ask
+    vllm_process.let_go()
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{}, {"seed": 1}, {"max_model_len": 512}, {"enable_prompt_embeds": False}, {"kv_cache_memory_bytes": 7}],
+    ids=str,
+)
+def test_a_vllm_that_was_kept_serves_a_run_that_wants_no_more(up, wanted):
+    first = up(SETTINGS)
+    vllm_process.done_with(first)
+    assert up(SETTINGS | wanted) is first
+    assert len(up.started) == 1
+    assert up.started[0].forgotten == 1, "or a run would count what the run before has computed"
+    first.close()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"),
+    [
+        ({"dtype": "bfloat16"}, {}),
+        ({"model": "n"}, {}),
+        ({"max_model_len": 2048}, {}),
+        ({"max_num_seqs": 8}, {"max_num_seqs": 8}),
+        ({"kv_cache_memory_bytes": 7}, {"kv_cache_memory_bytes": 7}),
+    ],
+    ids=str,
+)
+def test_a_vllm_that_was_kept_ends_before_another_starts(up, wanted, given):
+    vllm_process.done_with(up(SETTINGS))
+    second = up(SETTINGS | wanted, given)
+    assert [fake.closed for fake in up.started] == [True, False]
+    second.close()
+
+
+def test_a_run_with_one_seed_has_a_vllm_of_its_own(up):
+    for first, second in (("one", "one"), ("one", "streams"), ("streams", "one")):
+        vllm_process.done_with(up(SETTINGS, seeds=first))
+        up(SETTINGS, seeds=second).close()
+    assert len(up.started) == 6
+    assert all(fake.closed for fake in up.started)
+
+
+def test_a_vllm_that_is_lost_is_not_kept_for_another_run(up):
+    vllm_process.done_with(up(SETTINGS))
+    up.started[0].errored = True
+    up(SETTINGS).close()
+    assert len(up.started) == 2
+
+
+def test_a_kept_vllm_ends_when_it_is_let_go_and_one_that_is_not_kept_with_its_run(up, monkeypatch):
+    vllm_process.done_with(up(SETTINGS))
+    assert not up.started[0].closed
+    vllm_process.let_go()
+    assert up.started[0].closed
+    monkeypatch.setattr(vllm_process, "_keeping", False)
+    vllm_process.done_with(up(SETTINGS))
+    assert up.started[1].closed
+
+
+def test_two_runs_on_one_vllm_are_as_on_two(up, model, some_requests, start):
+    requests = some_requests(model)
+    prompts = EmbeddedPrompts(model.get_input_embeddings(), width=32, context=200, dtype=torch.float32)
+    apart = [by_key(start(FakeVllm(model)).generate(some, GREEDY)) for some in (requests[:9], requests[9:])]
+    together = []
+    for some in (requests[:9], requests[9:]):
+        ask = up(SETTINGS)
+        engine = VllmEngine(ask, prompts, end_tokens=END, seeds="streams", done=vllm_process.done_with)
+        together.append(by_key(engine.generate(some, GREEDY)))
+        assert engine.counters.prefill_avoided == 2 * len(some)
+        engine.close()
+    assert len(up.started) == 1
+    assert [{k: v.tokens for k, v in run.items()} for run in together] == [
+        {k: v.tokens for k, v in run.items()} for run in apart
+    ]
 
 
 def test_without_vllm_the_installation_is_told():
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed")
     with pytest.raises(UsageError, match=r'pip install "\.\[vllm\]"'):
-        vllm_module.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})
+        vllm_process.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})
 
 
 @pytest.mark.parametrize("deaths", [None, 0])
@@ -246,10 +351,10 @@ def test_a_build_that_cannot_seed_is_told_before_anything_is_drawn(model, start,
     fake = FakeVllm(model, deaths=deaths)
     start(FakeVllm(model))  # so that parameters need no vLLM
     if deaths is None:
-        asyncio.run(vllm_module.check_seeds(fake))
+        asyncio.run(vllm_process.check_seeds(fake))
         assert [params["seed"] for params in fake.params] == [1]
         assert not fake.closed
         return
     with pytest.raises(UsageError, match=r"cannot seed single completions .*`--engine-seeds one`"):
-        asyncio.run(vllm_module.check_seeds(fake))
+        asyncio.run(vllm_process.check_seeds(fake))
     assert fake.closed

@@ -19,10 +19,12 @@ pytest.importorskip("vllm")
 
 from scaling import models
 from scaling.config import RunConfig
+from scaling.engines import vllm_process
 from scaling.engines.base import Decoding, Request
 from scaling.engines.build import build_engine, engine_of
 from scaling.errors import UsageError
 from scaling.methods.build import build
+from scaling.run import carry_out, prepare
 from scaling.seeds import stream_seed
 from scaling.tasks.catalogue import task_of
 
@@ -192,6 +194,51 @@ def test_ctrl_c_leaves_a_run_that_continues_and_goes_into_one_report(tmp_path):
     report = [str(Path(sys.executable).parent / "scale-report"), f"vllm={out}", f"here={own}", "--out", tmp_path / "r"]
     subprocess.run(report, cwd=tmp_path, check=True)
     assert (tmp_path / "r" / "report.html").is_file()
+
+
+def vllm_processes(pid):
+    """vLLM's processes below this one."""
+    below = psutil.Process(pid).children(recursive=True)
+    return {child for child in below if "VLLM::" in " ".join(child.cmdline())}
+
+
+def test_a_run_that_is_killed_leaves_no_vllm_behind(tmp_path):
+    out = tmp_path / "run"
+    running = subprocess.Popen([*COMMAND, "--limit", "4", "--max-new-tokens", "200", "--out", out], cwd=tmp_path)
+    deadline = time.monotonic() + 300
+    while not (out / "samples.jsonl").exists() or not lines(out):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    left = vllm_processes(running.pid)
+    assert left
+    running.kill()
+    running.wait()
+    assert psutil.wait_procs(left, 30)[1] == []
+
+
+def test_runs_that_want_the_same_share_one_vllm(tmp_path, monkeypatch, engine):
+    engine.close()  # so that only theirs are up
+    monkeypatch.setattr(vllm_process, "_keeping", False)
+    size = {"engine": "vllm", "limit": 2, "latent_paths": 2, "samples": 1, "max_new_tokens": 8, "device": "cpu"}
+    vllm_process.keep()
+    seen = []
+    try:
+        for seed in (0, 1):
+            setup = prepare(RunConfig(**size, seed=seed, out=tmp_path / str(seed)), Quiet())
+            summary = carry_out(setup, Quiet())
+            assert summary["num_completions"] == 4
+            seen.append((vllm_processes(os.getpid()), summary["tokens"]["prefill_computed"]))
+    finally:
+        vllm_process.let_go()
+    assert seen[0] == seen[1], "the same processes, and the second counts as if it were the first"
+    assert vllm_processes(os.getpid()) == set()
+
+
+class Quiet:
+    def status(self, text): ...
+    def start(self, grid, done, folder): ...
+    def completion(self, completion): ...
 
 
 @pytest.mark.parametrize(

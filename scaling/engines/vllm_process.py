@@ -1,0 +1,235 @@
+"""vLLM itself, as the engine for it needs it: its settings, how it is asked to sample, and one that is up.
+
+vLLM works in processes of its own, which a loop in a thread of this one talks to. They end with this process, whatever
+ends it. Between `keep()` and `let_go()` one outlasts its run, and serves the next where that wants the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from itertools import count
+from typing import Any, Literal
+
+import psutil
+
+from scaling.engines.base import Decoding
+from scaling.engines.concurrent import Background
+from scaling.engines.watchdog import Watchdog
+from scaling.errors import UsageError, nearest, one_line
+
+Start = Callable[[], Coroutine[Any, Any, Any]]
+Seeds = Literal["streams", "one"]
+
+_CPU_MEMORY = 4 << 30  # bytes of keys and values at most, where nothing is asked for
+_INSTALL = 'vLLM is not installed here: `pip install ".[vllm]"` on CUDA; on a CPU see "Engines" in the README.'
+# set by what they follow from, so they cannot be given
+_OURS = {
+    **{"model": "--backbone", "tokenizer": "--backbone", "dtype": "--dtype", "seed": "--seed"},
+    **{"enable_prompt_embeds": "--method", "max_logprobs": "--method", "logprobs_mode": "--method"},
+}
+_AT_LEAST = ("max_model_len", "enable_prompt_embeds")  # settings of which more serves who asks for less
+_NO_MATTER = frozenset(("seed", "kv_cache_memory_bytes", *_AT_LEAST))  # where every completion has its own seed
+
+
+class Running:
+    """A vLLM that is up, and the loop it is talked to in. vllm: its AsyncLLM. names: of requests, each used once."""
+
+    def __init__(self, start: Start, *, settings: Mapping[str, Any] | None = None) -> None:
+        """start: makes an AsyncLLM, or what behaves like it. settings: that it has; None for one that serves no other run.
+        Raises what `start` raises."""
+        self.settings, self.names = settings, count()
+        self.background = Background()
+        self._start, self._watchdog = start, Watchdog()
+        try:
+            self.vllm: Any = self.background.call(self._begin())
+        except BaseException:
+            self._end()
+            raise
+
+    @property
+    def batch_size(self) -> int:
+        """Completions decoded together."""
+        config = self.vllm.vllm_config
+        return int(config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size)
+
+    def serves(self, settings: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+        """Whether it draws what a vLLM with these settings would. given: those of them that a user asked for."""
+        have = self.settings
+        if have is None or self.vllm.errored or any(have[key] < settings[key] for key in _AT_LEAST):
+            return False
+        left_out = _NO_MATTER - given.keys()
+        return _without(have, left_out) == _without(settings, left_out)
+
+    def forget(self) -> None:
+        """Empties the prefix cache: what a run counts must not depend on the run before."""
+        self.background.call(self.vllm.reset_prefix_cache())
+
+    async def restart(self) -> None:
+        """To be called in the loop, as what listens to vLLM there can then be told first."""
+        self.vllm.shutdown()
+        self.vllm = await self._begin()
+
+    def close(self) -> None:
+        """Ends vLLM and frees what it holds."""
+        self.background.call(self._shutdown())
+        self._end()
+
+    async def _begin(self) -> Any:
+        with self._watchdog.watching():
+            return await self._start()
+
+    async def _shutdown(self) -> None:
+        self.vllm.shutdown()
+
+    def _end(self) -> None:
+        self.background.close()
+        self._watchdog.close()
+
+
+def _without(settings: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}
+
+
+_keeping = False
+_kept: Running | None = None
+
+
+def keep() -> None:
+    """From now on a vLLM that a run is done with stays up, until `let_go` or a run that it does not serve."""
+    global _keeping
+    _keeping = True
+
+
+def let_go() -> None:
+    """Ends the vLLM that was kept, if there is one, and frees its device."""
+    global _kept
+    kept, _kept = _kept, None
+    if kept:
+        kept.close()
+
+
+def running(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds) -> Running:
+    """A vLLM with these settings: the one that was kept, or a new one. Raises UsageError where it does not start."""
+    global _kept
+    if _kept and seeds == "streams" and _kept.serves(settings, given):
+        kept, _kept = _kept, None
+        kept.forget()
+        return kept
+    let_go()
+    return Running(partial(start, settings, seeds=seeds), settings=settings if seeds == "streams" else None)
+
+
+def done_with(vllm: Running) -> None:
+    """Keeps it for the next run, or ends it."""
+    global _kept
+    if _keeping and vllm.settings is not None:
+        _kept = vllm
+    else:
+        vllm.close()
+
+
+def sampling_params(decoding: Decoding, *, seed: int | None, end_tokens: Iterable[int]) -> dict[str, Any]:
+    """vLLM's SamplingParams for one completion, as keywords. seed: of the completion's own stream, 0 <= seed < 2**63; None
+    draws from the one generator of the engine, which is faster and depends on what is drawn beside it."""
+    return {
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "top_k": decoding.top_k,
+        "max_tokens": decoding.max_new_tokens,
+        "stop_token_ids": sorted(end_tokens),
+        "ignore_eos": True,  # the end tokens above are all that end a completion
+        "logprobs": 0 if decoding.log_probs else None,
+        "seed": None if decoding.temperature == 0 else seed,
+        "detokenize": False,
+    }
+
+
+def params_of(keywords: Mapping[str, Any]) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    try:
+        return SamplingParams(**keywords, output_kind=RequestOutputKind.FINAL_ONLY)
+    except Exception as error:  # what it is depends on the version; nothing but checks happens here
+        raise UsageError(f"vLLM does not decode like that: {one_line(error)}") from None
+
+
+def engine_settings(
+    folder: str, *, dtype: str, context: int, soft: bool, seed: int, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keywords of vLLM's AsyncEngineArgs. given: `--engine-args`, which win. Raises UsageError for one that vLLM lacks, or
+    that follows from another option."""
+    _installed()
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    known = set(AsyncEngineArgs.__dataclass_fields__)
+    for key in given:
+        if key in _OURS:
+            raise UsageError(f"`--engine-args` {key}: vLLM gets it from `{_OURS[key]}`; leave it out.")
+        if key not in known:
+            raise UsageError(f"`--engine-args` {key}: vLLM has no such setting.{nearest(key, known)}")
+    return {
+        "model": folder,
+        "dtype": dtype,
+        "seed": seed,
+        "max_model_len": context,
+        "enable_prompt_embeds": soft,
+        "use_tqdm_on_load": False,
+        "generation_config": "vllm",  # nothing of the model's own may change how tokens are chosen
+        "disable_log_stats": True,
+        **(_on_a_cpu(given) if current_platform.is_cpu() else {}),
+        **given,
+    }
+
+
+def _on_a_cpu(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What suits a CPU better than vLLM's own defaults: blocks of 128 tokens share little of a prompt, and 32 is the least;
+    0.92 of the memory is more than is free; compiling takes a minute and longer."""
+    ample = {"gpu_memory_utilization", "kv_cache_memory_bytes"} & given.keys()
+    memory = {} if ample else {"kv_cache_memory_bytes": min(_CPU_MEMORY, psutil.virtual_memory().available // 4)}
+    return {"block_size": 32, "enforce_eager": True, **memory}
+
+
+def _installed() -> None:
+    # set before vLLM is imported: its workers must not inherit a device that the assistant has used
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"`--engine vllm`: {_INSTALL} ({one_line(error)})") from None
+
+
+async def start(settings: Mapping[str, Any], *, seeds: Seeds) -> Any:
+    """An AsyncLLM with these settings. Raises UsageError where vLLM does not start, or lacks the seeds."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    try:
+        vllm = AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"vLLM did not start, for a reason that its own messages above tell: {one_line(error)}"
+        ) from error
+    if seeds == "streams":
+        await check_seeds(vllm)
+    return vllm
+
+
+async def check_seeds(vllm: Any) -> None:
+    """Draws two tokens with a seed. Raises UsageError where that ends the engine, as it does in some builds for CPUs."""
+    params = params_of(sampling_params(Decoding(1.0, 0.9, 20, 2), seed=1, end_tokens=()))
+    try:
+        async for _ in vllm.generate({"prompt_token_ids": [1, 1]}, params, "seeds"):
+            pass
+    except Exception as error:
+        vllm.shutdown()
+        raise UsageError(
+            f"this build of vLLM cannot seed single completions ({one_line(error.__cause__ or error)}): add "
+            f"`--engine-seeds one`. Completions then depend on what is drawn beside them, and run.json says so."
+        ) from error

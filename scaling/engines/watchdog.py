@@ -1,0 +1,55 @@
+"""Ends processes that would outlive this one. A killed process cannot end what it has started, and vLLM's processes do not
+look after the one that started them: they keep their memory and go on. A small process beside this one does it for them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+_MARK = "SOFTCOTPP_WATCHED"  # in the environment of processes that are watched
+_KEEP = {"SPT_NOENV": "1"}  # keeps setproctitle, by which vLLM names its processes, from writing over their environment
+
+
+class Watchdog:
+    """Kills what is started while it is `watching`, and what that starts, once it is closed or this process is gone."""
+
+    def __init__(self) -> None:
+        self._mark = uuid.uuid4().hex
+        # its input ends with this process, however that ends. -P: the files beside this one have names of libraries
+        command = [sys.executable, "-P", __file__, self._mark]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Processes that are started meanwhile inherit the mark."""
+        before = {name: os.environ.get(name) for name in (_MARK, *_KEEP)}
+        os.environ.update({_MARK: self._mark, **_KEEP})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                os.environ.update({name: value} if value is not None else {})
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        self._process.communicate()
+
+
+def _kill(mark: str) -> None:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(_MARK) == mark:
+                process.kill()
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    _kill(sys.argv[1])

@@ -1,0 +1,78 @@
+"""What a worker keeps from one job to the next, and what it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from scaling.engines import vllm_process
+from sweeps import work as carrying_out
+from sweeps.plan import Job
+from sweeps.worker import work
+
+
+class Book:
+    """A ledger in memory: hands out these jobs in turn."""
+
+    def __init__(self, jobs):
+        self.left, self.ended = list(jobs), []
+
+    def unfinished(self):
+        return bool(self.left)
+
+    def claim(self, owner, *, loaded=""):  # noqa: ARG002
+        return self.left.pop(0)
+
+    def renew(self, job, owner, progress):  # noqa: ARG002
+        return True
+
+    def done(self, job, owner, result):  # noqa: ARG002
+        self.ended.append(job.id)
+
+    def failed(self, job, owner, reason, *, again):  # noqa: ARG002
+        raise AssertionError(reason)
+
+
+def job(name, kind="run", models="a|b", **settings):
+    return Job(name, kind, settings, name, models=models)
+
+
+@pytest.fixture
+def happened(monkeypatch):
+    """What jobs do, and when vLLM is let go, in order."""
+    seen = []
+    monkeypatch.setattr(vllm_process, "_keeping", False)
+    monkeypatch.setattr(vllm_process, "let_go", lambda: seen.append("let go"))
+    monkeypatch.setattr(carrying_out, "perform", lambda job, *_: seen.append(job.id) or {})
+    return seen
+
+
+def test_vllm_stays_for_runs_of_the_same_models_and_leaves_for_all_others(happened):
+    jobs = [
+        job("first", engine="vllm"),
+        job("second", engine="vllm"),
+        job("merged", "merge", engine="vllm"),
+        job("third", engine="vllm"),
+        job("training", "train"),
+        job("fourth", engine="vllm"),
+        job("here"),
+        job("fifth", engine="vllm"),
+        job("other", engine="vllm", models="c|b"),
+    ]
+    book = Book(jobs)
+    work(lambda: book, "here", root=None)
+    assert book.ended == [one.id for one in jobs]
+    kept = ["first", "second", "merged", "third", "let go", "training", "fourth", "let go", "here", "fifth"]
+    assert happened == ["let go", *kept, "let go", "other", "let go"]
+    assert vllm_process._keeping
+
+
+def test_vllm_leaves_with_a_worker_that_is_interrupted(happened, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    book = Book([job("first", engine="vllm")])
+    book.give_back = lambda *_, **__: happened.append("given back")
+    monkeypatch.setattr(carrying_out, "perform", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        work(lambda: book, "here", root=None)
+    assert happened == ["let go", "given back", "let go"]
