@@ -81,7 +81,8 @@ class Running:
             return await self._start()
 
     async def _shutdown(self) -> None:
-        self.vllm.shutdown()
+        vllm, self.vllm = self.vllm, None  # held until the interpreter ends, it would fail in its destructor
+        vllm.shutdown()
 
     def _end(self) -> None:
         self.background.close()
