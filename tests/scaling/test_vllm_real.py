@@ -220,7 +220,7 @@ def test_a_run_that_is_killed_leaves_no_vllm_behind(tmp_path):
 def test_runs_that_want_the_same_share_one_vllm(tmp_path, monkeypatch, engine):
     engine.close()  # so that only theirs are up
     monkeypatch.setattr(vllm_process, "_keeping", False)
-    size = {"engine": "vllm", "limit": 2, "latent_paths": 2, "samples": 1, "max_new_tokens": 8, "device": "cpu"}
+    size = {"engine": "vllm", "limit": 2, "latent_paths": 2, "samples": 1, "max_new_tokens": 8}
     vllm_process.keep()
     seen = []
     try:
