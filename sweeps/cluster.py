@@ -256,6 +256,6 @@ class _Crew:
         for task in set(tasks) - set(ended):
             self._ray.cancel(task, force=True)
         for owner, _ in self._running.values():
-            ledger.lost(owner)
+            ledger.release(owner)
         self._ray.kill(self._actor)
         self._mark.unlink(missing_ok=True)

@@ -177,6 +177,12 @@ class Ledger:
             self._lose(db, held, f"{_LOST}: {why}" if why else _LOST)
             return bool(held)
 
+    def release(self, owner: str) -> None:
+        """`owner` was ended on purpose: what it held is pending again, and nothing is held against it."""
+        with self._transaction() as db:
+            for row in db.execute("SELECT * FROM jobs WHERE owner = ? AND state = ?", (owner, RUNNING)).fetchall():
+                self._end(db, row, PENDING, row["reason"])
+
     def owners(self) -> list[str]:
         """Those that have a job now."""
         rows = self._db.execute("SELECT DISTINCT owner FROM jobs WHERE state = ?", (RUNNING,)).fetchall()

@@ -114,7 +114,7 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        ledger.lost(self._owner)
+        ledger.release(self._owner)
 
 
 def _end(pool: list[_Worker], ledger: Ledger) -> None:

@@ -46,7 +46,8 @@ class Pulse:
         self._book, self._job, self._owner, self._alive = book, job, owner, alive
         self._progress: dict[str, Any] = {}
         self._over = threading.Event()
-        self.stopped = False
+        self._stopped = False
+        self.taken = False  # whether the job was left because it is another's now
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Pulse:
@@ -60,7 +61,8 @@ class Pulse:
     def tell(self, progress: dict[str, Any]) -> None:
         """How far the job is. Raises KeyboardInterrupt once the job is no longer this worker's."""
         self._progress = progress
-        if self.stopped:
+        if self._stopped:
+            self.taken = True
             raise KeyboardInterrupt
 
     def _beat(self) -> None:
@@ -72,7 +74,7 @@ class Pulse:
                 continue
             sent, last = fresh, time.monotonic()
             if not self._alive() or not book.renew(self._job, self._owner, sent):
-                self.stopped = True
+                self._stopped = True
                 return
 
 
@@ -107,7 +109,7 @@ def _work(
             with Pulse(book, job, owner, alive) as pulse:
                 _carry_out(own, job, owner, partial(perform, job, root, pulse.tell))
         except KeyboardInterrupt:
-            if not (pulse.stopped and alive()):
+            if not (pulse.taken and alive()):
                 raise
         loaded = job.models
 

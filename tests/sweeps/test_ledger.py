@@ -144,6 +144,20 @@ def test_losing_an_owner_touches_nobody_else(book):
     assert not book.lost("x"), "it holds nothing any more"
 
 
+def test_an_owner_that_was_ended_on_purpose_counts_for_nothing(book):
+    book.take([a_job("a"), a_job("b")])
+    book.claim("x")
+    other = book.claim("y")
+    book.release("x")
+    assert states(book) == {"a": PENDING, "b": RUNNING}
+    assert book.entries()[0].reason is None
+    assert book.done(other, "y", {})
+    for _ in range(50):
+        assert book.claim("x")
+        book.release("x")
+    assert states(book) == {"a": PENDING, "b": DONE}
+
+
 def test_why_an_owner_was_lost_is_kept_with_its_job_alone(book):
     book.take([a_job("a"), a_job("b")])
     book.claim("x"), book.claim("y")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from scaling.engines import vllm_process
@@ -76,3 +78,35 @@ def test_vllm_leaves_with_a_worker_that_is_interrupted(happened, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         work(lambda: book, "here", root=None)
     assert happened == ["let go", "given back", "let go"]
+
+
+def test_an_interrupted_worker_ends_although_its_job_is_no_longer_its_own(happened, monkeypatch):
+    """The pulse may beat between the job's return and the worker's end."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    beaten = threading.Event()
+    book = Book([job("first"), job("second")])
+    book.renew = lambda *_: beaten.set()  # no: it was given back
+    book.give_back = lambda *_, **__: beaten.wait(60)
+    monkeypatch.setattr(carrying_out, "perform", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        work(lambda: book, "here", root=None)
+    assert beaten.is_set()
+    assert [one.id for one in book.left] == ["second"]
+
+
+def test_a_worker_whose_job_was_taken_goes_on_with_another(happened, monkeypatch):
+    def told(job, root, tell):  # noqa: ARG001
+        if job.id == "second":
+            return {}
+        while True:
+            tell({})
+
+    book = Book([job("first"), job("second")])
+    book.renew = lambda job, *_: job.id == "second"
+    book.give_back = lambda *_, **__: None
+    monkeypatch.setattr(carrying_out, "perform", told)
+    work(lambda: book, "here", root=None)
+    assert book.ended == ["second"]
