@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from scaling.errors import UsageError, nearest, one_line
 
 DEFAULT_MODEL = "smollm2-135m"
+PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")  # latent paths are random draws around one thought
 DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
 
 
@@ -85,7 +87,7 @@ class RunConfig(BaseModel):
     @property
     def perturbed(self) -> bool:
         """Whether the latent paths are random draws around the thought of one."""
-        return self.method in ("softcot-p", "softcot-dropout", "softcot-gumbel")
+        return self.method in PERTURBED
 
     @property
     def several(self) -> bool:
@@ -99,7 +101,6 @@ class RunConfig(BaseModel):
 
     def resolved(self) -> RunConfig:
         """The same settings with every default that depends on others filled in. Raises UsageError where they clash."""
-        own_task = self.task in (None, "arithmetic") and self.data is None
         if self.latent_paths not in (None, 1) and not self.several:
             raise UsageError(
                 f"`--latent-paths` {self.latent_paths} needs a method with several paths, and `{self.method}` has one: "
@@ -118,18 +119,7 @@ class RunConfig(BaseModel):
                 f"`--adaptive` {self.adaptive} stops where the flat vote is decided, and `--voter` is {self.voter}: "
                 f"use `--voter flat`, or leave `--adaptive` out."
             )
-        thinker = self._thinker()
-        return self.model_copy(
-            update={
-                "task": self.task or ("arithmetic" if own_task else None),
-                "limit": self.limit or (20 if own_task else None),
-                "thinker": thinker,
-                "latent_paths": self.latent_paths or (1 if not self.several else 8 if thinker == UNTRAINED else None),
-                "max_new_tokens": self.max_new_tokens or (96 if own_task else 512),
-                "noise": _NOISE if self.noise is None and self.perturbed else self.noise,
-                "engine_seeds": self.engine_seeds or (None if self.engine == "transformers" else "streams"),
-            }
-        )
+        return self.model_copy(update=filled_in(dict(self)))
 
     def _refuse_idle(self) -> None:
         """Raises UsageError for an option that the method would have to ignore."""
@@ -172,20 +162,60 @@ class RunConfig(BaseModel):
             "assistant_device": (self.assisted, "methods with an assistant"),
         }
 
-    def _thinker(self) -> str | None:
-        """What is asked for, else the trained default where it fits the models; None without soft tokens."""
-        if not self.soft:
-            return None
-        fits = self.backbone == self.assistant == DEFAULT_MODEL
-        return self.thinker or (DEFAULT_THINKER if fits else UNTRAINED)
-
 
 _INSTEAD = {
     ("vllm", "device"): "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",
     ("openai", "device"): "give `--assistant-device` for the assistant",
     ("vllm", "max_batch_tokens"): 'give `--engine-args "gpu_memory_utilization=0.8"`',
 }
+OWN_LIMIT = 20  # questions of the generated task, whose stream has no end
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
+
+
+def is_generated(task: str | None, data: Any) -> bool:
+    """Whether a run's questions are those of the generated task, which is there without any file."""
+    return task in (None, "arithmetic") and data is None
+
+
+def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands for settings of a run that were not given, where that depends on others. settings: all of RunConfig's."""
+    method = settings["method"]
+    soft, several = method.startswith("softcot"), method in (*PERTURBED, "softcot++")
+    own_task = is_generated(settings["task"], settings["data"])
+    bundled = settings["backbone"] == settings["assistant"] == DEFAULT_MODEL
+    thinker = (settings["thinker"] or (DEFAULT_THINKER if bundled else UNTRAINED)) if soft else None
+    paths = 1 if not several else 8 if thinker == UNTRAINED else None
+    seeds = None if settings["engine"] == "transformers" else "streams"
+    return {
+        "task": settings["task"] or ("arithmetic" if own_task else None),
+        "limit": settings["limit"] or (OWN_LIMIT if own_task else None),
+        "thinker": thinker,
+        "latent_paths": settings["latent_paths"] or paths,
+        "max_new_tokens": settings["max_new_tokens"] or (96 if own_task else 512),
+        "noise": _NOISE if settings["noise"] is None and method in PERTURBED else settings["noise"],
+        "engine_seeds": settings["engine_seeds"] or seeds,
+    }
+
+
+# Engine arguments that say where and how fast, not what: those that a continued run may change.
+_HARMLESS = frozenset(
+    (
+        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+        *(
+            "gpu_memory_utilization",
+            "kv_cache_memory_bytes",
+            "cpu_offload_gb",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+        ),
+        *("max_model_len", "block_size", "enforce_eager", "enable_prefix_caching", "download_dir", "disable_log_stats"),
+    )
+)
+
+
+def engine_changes(engine_args: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Those of the engine's arguments that may change what is drawn, such as a quantisation; None where there are none."""
+    return {key: value for key, value in (engine_args or {}).items() if key not in _HARMLESS} or None
 
 
 @cache
@@ -225,9 +255,27 @@ def _said(message: str) -> str:
     return message[0].lower() + message[1:]
 
 
+class _Strict(yaml.SafeLoader):
+    """Refuses a mapping with one key twice, of which the first would be passed over."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key `{twice}` stands there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML file says. Raises yaml.YAMLError, also for one key twice."""
+    return yaml.load(text, _Strict)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text()) or {}
+        values = parse_yaml(file.read_text()) or {}
     except OSError as error:
         raise UsageError(f"`--config` {file} cannot be read: {error.strerror}.") from None
     except yaml.YAMLError as error:

@@ -22,9 +22,9 @@ import torch
 
 from scaling import models
 from scaling.adaptive import Stopping
-from scaling.config import RunConfig
+from scaling.config import RunConfig, engine_changes
 from scaling.engines.base import Counters, Decoding, Engine, Generated
-from scaling.engines.build import HARMLESS, at_server, build_engine
+from scaling.engines.build import at_server, build_engine
 from scaling.errors import Interrupted
 from scaling.journal import Journal, config_hash
 from scaling.methods.base import Method
@@ -75,8 +75,8 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
     """Runs what is set up, or continues it. parent: where its directory lies, unless `out` names one."""
     config = setup.config
     first = {"first_question": digest(setup.task.questions[0])}
-    changing = {key: value for key, value in (config.engine_args or {}).items() if key not in HARMLESS}
-    described = {**config.model_dump(mode="json"), **first, **setup.details, "engine_changes": changing or None}
+    changes = engine_changes(config.engine_args)
+    described = {**config.model_dump(mode="json"), **first, **setup.details, "engine_changes": changes}
     folder = config.out or parent / f"{setup.task.name}-{config.method}-{config_hash(described)}"
     known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +64,7 @@ def plan(
         points = [
             {"id": p.id, "run": p.run, "train": p.train, "job": sweep.plan.serves[p.id]} for p in sweep.plan.points
         ]
-        jobs = [job.told() | {"done": job.id in set(done)} for job in sweep.plan.jobs]
+        jobs = [job.told() | {"done": job.id in done} for job in sweep.plan.jobs]
         print(jsonlib.dumps({"name": sweep.plan.file.name, "expected": cost.told(), "points": points, "jobs": jobs}))
         return 0
 
@@ -109,8 +110,7 @@ def run(
         with Show(console) as show:
 
             def seen() -> None:
-                if show.due():
-                    show.update(book.entries())
+                show.follow(book.entries)
 
             try:
                 if on == "ray":
@@ -134,9 +134,13 @@ def run(
             print(jsonlib.dumps(_told(sweep, entries, found), indent=1))
         else:
             console.print(state_of(entries), highlight=False)
+            if gone := {job.id for job in sweep.plan.jobs} - {entry.job.id for entry in entries}:
+                console.print(
+                    f"{len(gone)} jobs were taken out by another command: give it another `--out`", style="red"
+                )
             show_points(Console(), sweep.plan, found)
             print(f"files: {sweep.root}/ (points.csv, runs/, checkpoints/); report: scale-sweep report {sweep.root}")
-        return 0 if all(entry.state == DONE for entry in entries) else 1
+        return 0 if len(sweep.done(entries)) == len(sweep.plan.jobs) else 1
 
     _exit(work)
 
@@ -147,7 +151,9 @@ def status(
     scale: Scale = None,
     change: Change = None,
     out: Out = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it live until the sweep ends.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, and show it live until the sweep ends, or Ctrl-C.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show what is done, running, pending and failed, and why; and the points that have a result."""
@@ -162,10 +168,9 @@ def status(
         sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
         if watch:
             ledger = Ledger(sweep.root)
-            with Show(Console(stderr=True)) as show:
+            with Show(Console(stderr=True)) as show, suppress(KeyboardInterrupt):
                 while ledger.unfinished():
-                    if show.due():
-                        show.update(ledger.entries())
+                    show.follow(ledger.entries)
                     time.sleep(0.5)
         entries = sweep.entries()
         found = sweep.results(entries)

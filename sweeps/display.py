@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -19,10 +19,11 @@ from scaling.training.config import TrainConfig
 from sweeps.expect import Expected
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
-from sweeps.points import Point, axes_of, value_of
+from sweeps.points import Point, Words, axes_of, value_of
 
 SHOWN = 24  # lines of a table before the rest is counted
 _LINE_EVERY = 10.0  # seconds between plain progress lines
+_SHARE = 10  # of the time, at most one in so many goes into looking
 _COLUMNS = 6  # settings shown of a point
 _SHORT = {"latent_paths": "N", "samples": "M"}
 _PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
@@ -36,8 +37,9 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     table.box = None
     table.add_column(style="bold")
     table.add_column()
+    words = Words(plan.points)
     for key in axes_of(plan.file, plan.points):
-        table.add_row(_SHORT.get(key, key), _values(plan.points, key))
+        table.add_row(_SHORT.get(key, key), _values(plan.points, key, words))
     table.add_row("points", f"{len(plan.points):,}")
     parts = sum(job.part is not None for job in plan.jobs)
     table.add_row("runs that serve them", f"{runs:,}" + (f" in {parts:,} parts" if parts else ""))
@@ -138,10 +140,10 @@ def show_points(console: Console, plan: Plan, found: Mapping[str, Mapping[str, A
     keys = axes_of(plan.file, plan.points)[:_COLUMNS] or ["method"]
     names = [_SHORT.get(key, key) for key in keys]
     table = Table(*names, "accuracy", "95 % interval", "pass@1", title="points", title_justify="left", **_PLAIN)
-    shown = plan.points[:SHOWN]
+    shown, words = plan.points[:SHOWN], Words(plan.points)
     for point in shown:
         own = found.get(point.id)
-        told = [_short(value_of(point, key)) for key in keys]
+        told = [words.of(key, value_of(point, key)) for key in keys]
         table.add_row(*told, *(_figures(own) if own else ("no result yet", "", "")))
     console.print(table, highlight=False)
     if len(shown) < len(plan.points):
@@ -158,20 +160,11 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _all_values(points: Sequence[Point], key: str) -> list[Any]:
-    values = dict.fromkeys(value_of(point, key) for point in points)
-    return [_short(value) for value in values if value is not None]
-
-
-def _values(points: Sequence[Point], key: str) -> str:
-    values = _all_values(points, key)
+def _values(points: Sequence[Point], key: str, words: Words) -> str:
+    told = (words.of(key, value) for point in points if (value := value_of(point, key)) is not None)
+    values = list(dict.fromkeys(told))
     more = f" and {len(values) - 8} more" if len(values) > 8 else ""
     return ", ".join(values[:8]) + more
-
-
-def _short(value: Any) -> str:
-    text = "-" if value is None else str(value)
-    return text.rstrip("/").rsplit("/", 1)[-1] if "/" in text else text
 
 
 def _boxes(job: Job) -> str:
@@ -188,7 +181,7 @@ class Show:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._printed = 0.0
+        self._next = 0.0
         self._said = ""
 
     def __enter__(self) -> Show:
@@ -202,13 +195,15 @@ class Show:
         if self._live:
             self._live.stop()
 
-    def due(self) -> bool:
-        """Whether the state should be looked up again."""
-        every = 0.5 if self._live else _LINE_EVERY
-        return time.monotonic() - self._printed >= every
+    def follow(self, look: Callable[[], Sequence[Entry]]) -> None:
+        """To be called often: looks and shows what it saw where it is time to."""
+        began = time.monotonic()
+        if began >= self._next:
+            self._update(look())
+            every = 0.5 if self._live else _LINE_EVERY
+            self._next = time.monotonic() + max(every, _SHARE * (time.monotonic() - began))
 
-    def update(self, entries: Sequence[Entry]) -> None:
-        self._printed = time.monotonic()
+    def _update(self, entries: Sequence[Entry]) -> None:
         if self._live:
             self._live.update(state_of(entries))
             return

@@ -7,20 +7,20 @@ is said to be unknown.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.config import RunConfig
+from scaling.config import RunConfig, filled_in
 from scaling.errors import UsageError
 from scaling.journal import RUN
-from scaling.tasks.catalogue import load_task
 from sweeps.files import write_whole
 from sweeps.ledger import DONE, Entry
-from sweeps.plan import Job, Plan, config_of, max_limit, samples_of
+from sweeps.plan import Box, Counts, Job, Plan, config_of, covers, max_limit, samples_of
+from sweeps.points import hashed
 
-RATES = "rates.json"
+RATES, PROBES = "rates.json", "probes"
 _PROBE = (8, 1, 4)  # questions, paths, samples
 
 
@@ -57,17 +57,20 @@ class Expected:
         return asdict(self)
 
 
-def expected(plan: Plan, done: Iterable[str], rates: Mapping[str, Rate], training: Mapping[str, float]) -> Expected:
-    """training: seconds of a step, by models."""
-    finished, found = set(done), Expected()
-    counted: dict[str, int | None] = {}
+def expected(
+    plan: Plan, entries: Sequence[Entry], rates: Mapping[str, Rate], training: Mapping[str, float]
+) -> Expected:
+    """entries: of the ledger, what was done. training: seconds of a step, by models."""
+    held = {entry.job.id: entry for entry in entries}
+    found, counts = Expected(), Counts()
     for job in plan.jobs:
-        if job.id in finished or job.kind == "merge":
+        before = held.get(job.id)
+        if job.kind == "merge" or (before and before.state == DONE and covers(before.job.boxes, job.boxes)):
             continue
         if job.kind == "train":
             _add_training(found, job, training)
         else:
-            _add_run(found, job, counted, rates.get(rate_key(job)))
+            _add_run(found, job, counts, rates.get(rate_key(job)), before.covered if before else ())
     return found
 
 
@@ -80,18 +83,16 @@ def _add_training(found: Expected, job: Job, training: Mapping[str, float]) -> N
         found.training_hours += seconds * steps / 3600
 
 
-def _add_run(found: Expected, job: Job, counted: dict[str, int | None], rate: Rate | None) -> None:
+def _add_run(found: Expected, job: Job, counts: Counts, rate: Rate | None, drawn: Sequence[Box]) -> None:
+    """drawn: what the run holds already."""
     found.runs += 1
-    asked = _questions(job, counted)
+    asked = _questions(job, counts)
     if asked is None:
         found.unread += 1
         return
-    if job.part:
-        asked = max(0, min(asked, job.part[1]) - job.part[0])
-    completions = samples_of(job.boxes, asked)
-    config = config_of(job, job.boxes[-1], trained="-" if job.needs else None).resolved()
+    completions = _samples(job, [*job.boxes, *drawn], asked) - _samples(job, drawn, asked)
     found.completions += completions
-    found.tokens_at_most += completions * (config.max_new_tokens or 0)
+    found.tokens_at_most += completions * _most_tokens(job)
     if rate is None:
         found.unmeasured += 1
         return
@@ -101,28 +102,30 @@ def _add_run(found: Expected, job: Job, counted: dict[str, int | None], rate: Ra
     found.hours += tokens / rate.per_second / 3600
 
 
-def _questions(job: Job, counted: dict[str, int | None]) -> int | None:
+def _questions(job: Job, counts: Counts) -> int | None:
     """How many questions the largest box asks; None where they would have to be fetched first."""
     limit, settings = max_limit(job.boxes), job.settings
-    key = json.dumps([settings.get(name) for name in ("task", "data", "split", "difficulty")] + [limit])
-    if key not in counted:
-        counted[key] = _count(settings, limit)
-    return counted[key]
+    on_the_hub = settings.get("data") is None and settings.get("task") not in (None, "arithmetic")
+    return limit if on_the_hub else counts.of(settings, limit)
 
 
-def _count(settings: Mapping[str, Any], limit: int | None) -> int | None:
-    task, data = settings.get("task"), settings.get("data")
-    if data is None and task not in (None, "arithmetic"):
-        return limit  # on the Hub
-    split = settings.get("split") or "test"
-    difficulty = settings.get("difficulty") or 1
-    place = Path(data) if data else None
-    return len(load_task(task, data=place, split=split, limit=limit, difficulty=difficulty).questions)
+def _samples(job: Job, boxes: Sequence[Box], asked: int) -> int:
+    """Completions of the boxes, of those questions that the job is about."""
+    start, stop = job.part or (0, asked)
+    within = [(min(asked if box[0] is None else box[0], asked, stop) - start, *box[1:]) for box in boxes]
+    return samples_of([box for box in within if box[0] > 0], asked)
+
+
+def _most_tokens(job: Job) -> int:
+    """Of one completion."""
+    config = config_of(job, job.boxes[-1], trained="-" if job.needs else None)
+    return int(filled_in(dict(config))["max_new_tokens"])
 
 
 def rate_key(job: Job) -> str:
-    """Jobs of the same key are taken to cost as much a completion: same models, task and kind of prompt."""
-    return "|".join([job.models, str(job.settings.get("task") or "arithmetic"), str(job.settings["method"])])
+    """Jobs of the same key are taken to cost as much a completion: same models and engine, task, kind of prompt, length."""
+    told = (job.settings.get(key) or default for key, default in (("engine", "transformers"), ("task", "arithmetic")))
+    return "|".join([job.models, *map(str, told), str(job.settings["method"]), f"{_most_tokens(job)} tokens"])
 
 
 def rates_of(entries: Sequence[Entry], root: Path) -> tuple[dict[str, Rate], dict[str, float]]:
@@ -171,9 +174,9 @@ def measure(plan: Plan, root: Path, tell: Any) -> None:
         if job.kind == "train" or (key := rate_key(job)) in known:
             continue
         tell(f"measuring {key.replace('|', ' ')}")
-        folder = root / "probes" / str(len(known))
+        folder = root / PROBES / hashed(key)
         summary = execute(_probe(job, folder), Following(lambda _: None))
-        rate = _measured(costs_of(summary), folder)
+        rate = _measured(costs_of(summary, folder), folder)
         if rate is None:
             raise UsageError(f"the probe in {folder} measured nothing: remove the folder and try again")
         known[key] = asdict(rate)

@@ -11,13 +11,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from scaling.config import RunConfig, load_config
+from scaling.config import RunConfig, load_config, parse_yaml
 from scaling.errors import UsageError, nearest, one_line
+from scaling.tasks.catalogue import check_name
 from scaling.training.config import TrainConfig
 
 TRAIN = "train."  # begins a setting of the training among settings of the run
-# how it is carried out: fixed for a whole sweep
-_FREE = ("device", "batch_size", "max_batch_tokens", "assistant_device", "base_url", "engine_args")
 _NOT_OURS = {
     "out": "every run and training gets a folder of the sweep",
     "adaptive": "curves need every sample",
@@ -25,6 +24,7 @@ _NOT_OURS = {
     "log_with": "every training keeps its metrics.jsonl",
     "push_to_hub": "publish a checkpoint with `scale-train --resume`",
     "voter": "every vote is reported",
+    "train.method": "methods with thoughts have a thinker trained, and lora an adapter",
 }
 
 
@@ -80,14 +80,27 @@ def read_grid(name: str, *, scale: str | None = None, changes: Sequence[str] = (
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        written = yaml.safe_load(path.read_text())
+        written = parse_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the grid file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"the grid file {path} is not valid YAML: {one_line(error, limit=None)}") from None
     if not isinstance(written, dict):
         raise UsageError(f"the grid file {path} must be a mapping with `name` and `axes`.")
+    _refuse_unfit(written, path)
+    if isinstance(small := written.get("small"), dict):
+        _refuse_unfit(small, path, within="small.")
     return {"name": path.stem, **written}
+
+
+def _refuse_unfit(written: dict[str, Any], path: Path, *, within: str = "") -> None:
+    """Raises UsageError for an unknown key, and for a part that is no mapping."""
+    for key in written:
+        if key not in GridFile.model_fields:
+            raise UsageError(f"unknown key `{within}{key}` in {path}.{nearest(str(key), GridFile.model_fields)}")
+    for part in ("run", "train", "axes"):
+        if not isinstance(written.get(part) or {}, dict):
+            raise UsageError(f"`{within}{part}` in {path} must be a mapping, `setting: value` on each line.")
 
 
 def _smaller(written: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -114,7 +127,7 @@ def _change(written: dict[str, Any], change: str) -> None:
     written["axes"] = axes
     written["include"] = _without(key, written.get("include") or [])
     part, name = ("train", key.removeprefix(TRAIN)) if key.startswith(TRAIN) else ("run", key)
-    if key in ("name", "shard", "retries"):
+    if key in ("name", "title", "shard", "retries"):
         written[key] = value
     elif isinstance(value, list):
         axes[key] = value
@@ -130,9 +143,6 @@ def _without(key: str, values: Any) -> Any:
 
 
 def _parsed(written: dict[str, Any], path: Path) -> GridFile:
-    unknown = [str(key) for key in written if key not in GridFile.model_fields]
-    if unknown:
-        raise UsageError(f"unknown key `{unknown[0]}` in {path}.{nearest(unknown[0], GridFile.model_fields)}")
     try:
         file = GridFile(**{key: value for key, value in written.items() if value is not None or key == "train"})
     except ValidationError as error:
@@ -142,15 +152,7 @@ def _parsed(written: dict[str, Any], path: Path) -> GridFile:
     for key, values in file.axes.items():
         if not values:
             raise UsageError(f"the axis `{key}` in {path} has no values: give at least one, or leave the axis out.")
-        if not all(isinstance(value, dict) for value in values):
-            _refuse_as_axis(key)
     return file
-
-
-def _refuse_as_axis(key: str) -> None:
-    check_key(key)
-    if key.removeprefix(TRAIN) in _FREE:
-        raise UsageError(f"`{key}` changes no result, so it is no axis: set it once under `run`.")
 
 
 @cache
@@ -164,8 +166,8 @@ def check_key(key: str) -> None:
         if not prefix and name in TrainConfig.model_fields:
             hint = f" Did you mean `{TRAIN}{name}`?"
         raise UsageError(f"unknown setting `{key}` in the grid.{hint}")
-    if name in _NOT_OURS:
-        raise UsageError(f"`{key}` cannot be set in a grid: {_NOT_OURS[name]}; leave it out.")
+    if why := _NOT_OURS.get(key) or _NOT_OURS.get(name):
+        raise UsageError(f"`{key}` cannot be set in a grid: {why}; leave it out.")
 
 
 def check_value(key: str, value: Any) -> Any:
@@ -175,6 +177,8 @@ def check_value(key: str, value: Any) -> Any:
     name = key.removeprefix(TRAIN)
     try:
         settings = load_config(None, {name: value}, kind)
+        if name == "task" and value is not None:
+            check_name(str(value))
     except UsageError as error:
         raise UsageError(f"`{key}` in the grid: {error}") from None
     return settings.model_dump(mode="json", include={name})[name]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UsageError
-from sweeps.plan import Job, covers
+from sweeps.plan import Box, Job, covers
 
 LEDGER = "ledger.sqlite"
 LEASE = 60.0  # seconds that an owner's silence is taken for life
@@ -26,16 +26,28 @@ _LOSSES = 20  # owners a job may lose in a row without getting any further
 _LOST = "its worker was lost"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY, place INTEGER, wanted INTEGER, models TEXT, job TEXT, state TEXT, attempts INTEGER DEFAULT 0,
-    losses INTEGER DEFAULT 0, owner TEXT, lease REAL, not_before REAL DEFAULT 0, reason TEXT, progress TEXT,
-    mark INTEGER, started REAL, ended REAL, seconds REAL DEFAULT 0, result TEXT, covered TEXT);
+    id TEXT PRIMARY KEY, place INTEGER, wanted INTEGER, part INTEGER, models TEXT, job TEXT, state TEXT,
+    attempts INTEGER DEFAULT 0, losses INTEGER DEFAULT 0, owner TEXT, lease REAL, not_before REAL DEFAULT 0,
+    reason TEXT, progress TEXT, mark INTEGER, started REAL, ended REAL, seconds REAL DEFAULT 0, result TEXT, covered TEXT);
 CREATE TABLE IF NOT EXISTS needs (job TEXT, need TEXT, PRIMARY KEY (job, need));
+CREATE INDEX IF NOT EXISTS by_turn ON jobs (state, wanted, losses, place);
+CREATE INDEX IF NOT EXISTS by_models ON jobs (state, wanted, models, losses, place);
 """
+_PARTS_OF_DONE = (  # what a run holds that was merged, or drawn whole, its parts need not draw again
+    "UPDATE jobs SET state = 'done' WHERE wanted = 1 AND state = 'pending' AND part = 1 AND id IN (SELECT need FROM needs"
+    " JOIN jobs AS whole ON whole.id = needs.job WHERE whole.wanted = 1 AND whole.state = 'done')"
+)
+# whether a job may begin now; its order is that of the index which fits the rest of the question
+_MAY_BEGIN = (
+    "state = 'pending' AND wanted = 1 AND not_before <= ? AND NOT EXISTS (SELECT 1 FROM needs JOIN jobs AS other"
+    " ON other.id = needs.need WHERE needs.job = jobs.id AND other.state != 'done')"
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A job as the ledger has it. blocked: the id of a failed job that it needs, or of one that waits for such a job."""
+    """A job as the ledger has it. covered: what it has drawn. blocked: the id of a failed job that it needs, or of one that
+    waits for such a job."""
 
     job: Job
     state: str
@@ -46,6 +58,7 @@ class Entry:
     started: float | None
     seconds: float
     result: dict[str, Any]
+    covered: tuple[Box, ...] = ()
     blocked: str | None = None
 
 
@@ -77,19 +90,31 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def take(self, jobs: Sequence[Job]) -> None:
-        """Makes these the wanted jobs. Done ones stay done unless they must now draw more; others are kept, unwanted."""
+        """Makes these the wanted jobs. Done ones stay done unless they must now draw more, with the parts they were merged
+        from; others are kept, unwanted. Raises UsageError where one of those is at work."""
         with self._transaction() as db:
+            self._expire(db, time.time())
+            self._refuse_to_drop(db, {job.id for job in jobs})
             db.execute("UPDATE jobs SET wanted = 0")
             known = {row["id"]: row for row in db.execute("SELECT id, job, state, covered FROM jobs")}
             for place, job in enumerate(jobs):
                 self._take(db, place, job, known.get(job.id))
+            db.execute(_PARTS_OF_DONE)
+
+    def _refuse_to_drop(self, db: sqlite3.Connection, kept: set[str]) -> None:
+        rows = db.execute("SELECT id FROM jobs WHERE state = ? AND wanted = 1", (RUNNING,)).fetchall()
+        if dropped := next((row["id"] for row in rows if row["id"] not in kept), None):
+            raise UsageError(
+                f"another command is at work on {dropped} in {self._folder}, which is no part of this grid: wait for it, or "
+                f"give this grid another `--out`."
+            )
 
     def _take(self, db: sqlite3.Connection, place: int, job: Job, before: sqlite3.Row | None) -> None:
         text = json.dumps(job.told())
         db.execute(
-            "INSERT INTO jobs (id, place, wanted, models, job, state) VALUES (?, ?, 1, ?, ?, ?) "
+            "INSERT INTO jobs (id, place, wanted, models, job, state, part) VALUES (?, ?, 1, ?, ?, ?, ?) "
             "ON CONFLICT (id) DO UPDATE SET place = excluded.place, wanted = 1, models = excluded.models",
-            (job.id, place, job.models, text, PENDING),
+            (job.id, place, job.models, text, PENDING, job.part is not None),
         )
         if before is None or before["job"] != text:
             db.execute("DELETE FROM needs WHERE job = ?", (job.id,))
@@ -97,8 +122,16 @@ class Ledger:
         if before is None or before["job"] == text:
             return
         db.execute("UPDATE jobs SET job = ? WHERE id = ?", (text, job.id))
-        if before["state"] in (DONE, FAILED) and not _covers(before["covered"], job):
+        if before["state"] == FAILED or (before["state"] == DONE and not _covers(before["covered"], job)):
             db.execute("UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE id = ?", (PENDING, job.id))
+
+    def redo(self, jobs: Sequence[Job]) -> None:
+        """Jobs that were done are pending again, as what they made is no longer there."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE jobs SET state = ?, covered = NULL WHERE id = ? AND state = ?",
+                [(PENDING, job.id, DONE) for job in jobs],
+            )
 
     def retry_failed(self) -> int:
         """Failed jobs are pending again; how many there were."""
@@ -114,12 +147,15 @@ class Ledger:
         now = time.time()
         with self._transaction() as db:
             self._expire(db, now)
-            row = db.execute(
-                "SELECT id, job FROM jobs WHERE state = ? AND wanted = 1 AND not_before <= ? AND NOT EXISTS ("
-                " SELECT 1 FROM needs JOIN jobs AS other ON other.id = needs.need"
-                " WHERE needs.job = jobs.id AND other.state != ?) ORDER BY models != ?, losses, place LIMIT 1",
-                (PENDING, now, DONE, loaded),
-            ).fetchone()
+            row = (
+                db.execute(
+                    f"SELECT job FROM jobs WHERE models = ? AND {_MAY_BEGIN} ORDER BY losses, place LIMIT 1",
+                    (loaded, now),
+                ).fetchone()
+                or db.execute(
+                    f"SELECT job FROM jobs WHERE {_MAY_BEGIN} ORDER BY losses, place LIMIT 1", (now,)
+                ).fetchone()
+            )
             if row is None:
                 return None
             job = Job.from_json(json.loads(row["job"]))
@@ -221,6 +257,10 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """All wanted jobs in order, with what blocks them."""
+        now = time.time()
+        if self._db.execute("SELECT 1 FROM jobs WHERE state = ? AND lease < ? LIMIT 1", (RUNNING, now)).fetchone():
+            with self._transaction() as db:
+                self._expire(db, now)
         rows = self._db.execute("SELECT * FROM jobs WHERE wanted = 1 ORDER BY place").fetchall()
         jobs = [Job.from_json(json.loads(row["job"])) for row in rows]
         stuck = _stuck(jobs, {row["id"] for row in rows if row["state"] == FAILED})
@@ -235,6 +275,7 @@ class Ledger:
                 started=row["started"],
                 seconds=row["seconds"],
                 result=json.loads(row["result"] or "{}"),
+                covered=_boxes(row["covered"]),
                 blocked=stuck.get(job.id) if row["state"] == PENDING else None,
             )
             for job, row in zip(jobs, rows, strict=True)
@@ -253,7 +294,11 @@ class Ledger:
 
 def _covers(covered: str | None, job: Job) -> bool:
     """Whether what was drawn holds all that the job is to draw now; jobs without boxes are as they were."""
-    return covers([(box[0], box[1], box[2]) for box in json.loads(covered or "[]")], job.boxes)
+    return covers(_boxes(covered), job.boxes)
+
+
+def _boxes(text: str | None) -> tuple[Box, ...]:
+    return tuple((box[0], box[1], box[2]) for box in json.loads(text or "[]"))
 
 
 def _stuck(jobs: Iterable[Job], failed: set[str]) -> dict[str, str]:

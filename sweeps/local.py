@@ -67,7 +67,7 @@ def _environment(number: int, count: int, devices: list[str]) -> dict[str, str]:
     threads = str(min(share, int(given)) if given.isdigit() and int(given) else share)
     own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     if devices:
-        own["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number::count] or [devices[number % len(devices)]])
     return {**os.environ, **own}
 
 
@@ -95,7 +95,8 @@ class _Worker:
                 raise UsageError(f"workers end as soon as they begin; the reason is at the end of {self._log}")
         self._owner = f"{os.uname().nodename}:{os.getpid()}:{self._number}:{time.time_ns()}"
         self._born = time.monotonic()
-        command = [sys.executable, "-m", "sweeps.worker", str(self._root), self._owner, str(self._retries)]
+        driver = str(os.getpid())
+        command = [sys.executable, "-m", "sweeps.worker", str(self._root), self._owner, str(self._retries), driver]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True

@@ -6,16 +6,17 @@ large grid as in a small one. A job draws the boxes that no other box of its poi
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig
-from scaling.tasks.catalogue import task_of
-from scaling.training.config import TrainConfig
+from scaling.tasks.catalogue import load_task
 from sweeps.grid import TRAIN, GridFile
-from sweeps.points import INHERITED, SIZE, Point, Settings, axes_of, hashed, label
+from sweeps.points import INHERITED, SIZE, Point, Settings, Words, axes_of, hashed
 
 Box = tuple[int | None, int, int]  # questions, None for all; latent paths; samples
 _LOADED = ("backbone", "assistant", "dtype")
@@ -65,47 +66,64 @@ def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
     trainings: dict[str, Job] = {}
     groups: dict[str, list[Point]] = {}
     keys = [key for key in axes_of(file, points) if key not in SIZE]
+    words = Words(points)
     for point in points:
         groups.setdefault(point.group, []).append(point)
         if point.training and point.training not in trainings:
-            trainings[point.training] = _training(point, keys)
+            decides = [key for key in keys if key.startswith(TRAIN) or key in INHERITED]
+            trainings[point.training] = _training(point, words.label(point, decides))
     checked: set[str] = set()
+    counts = Counts()
     runs: list[Job] = []
     serves: dict[str, str] = {}
     for own in groups.values():
-        made = _runs(own, file.shard, checked, label(own[0], keys))
-        runs += made
-        serves |= dict.fromkeys((point.id for point in own), made[-1].id)
-    for job in trainings.values():
-        TrainConfig(**job.settings).resolved()
+        whole = _run(own, checked, words.label(own[0], keys))
+        runs += [whole] if file.shard is None else _sharded(whole, file.shard, counts)
+        serves |= dict.fromkeys((point.id for point in own), whole.id)
     in_order = sorted(trainings.values(), key=_by_models) + sorted(runs, key=_by_models)
     return Plan(file, list(points), in_order, serves)
+
+
+class Counts:
+    """How many questions runs ask. Each file is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def of(self, settings: Settings, limit: int | None) -> int:
+        """Questions of the first `limit`, None for all. Raises UsageError where they cannot be read."""
+        task, data, split, difficulty = (settings.get(key) for key in ("task", "data", "split", "difficulty"))
+        key = json.dumps([task, data, split, difficulty, limit])
+        if key not in self._known:
+            named = {"split": split} if split else {}
+            place = Path(data) if data else None
+            found = load_task(task, data=place, limit=limit, difficulty=difficulty or 1, **named)
+            self._known[key] = len(found.questions)
+        return self._known[key]
 
 
 def _by_models(job: Job) -> str:
     return job.models
 
 
-def _training(point: Point, keys: Sequence[str]) -> Job:
+def _training(point: Point, told: str) -> Job:
     settings = point.train or {}
     method = settings.get("method", "softcot++")
-    name = f"train-{point.training}"
-    decides = [key for key in keys if key.startswith(TRAIN) or key in INHERITED]
-    told = label(point, decides)
-    return Job(name, "train", settings, f"checkpoints/{method}-{point.training}", models=_models(settings), label=told)
+    name, folder = f"train-{point.training}", f"checkpoints/{method}-{point.training}"
+    return Job(name, "train", settings, folder, models=_models(settings), label=told)
 
 
 def _models(settings: Settings) -> str:
     return "|".join(str(settings.get(key) or RunConfig.model_fields[key].default) for key in _LOADED)
 
 
-def _runs(points: Sequence[Point], shard: int | None, checked: set[str], told: str) -> list[Job]:
-    """The run that serves these points; or its shards, and last the job that merges them. checked: what clashes nowhere.
-    told: what tells the run apart."""
+def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
+    """The run that serves these points. checked: what clashes nowhere. told: what tells the run apart."""
     first = points[0]
     settings = {name: value for name, value in first.run.items() if name not in SIZE}
-    method, key = str(settings["method"]), first.group
-    folder = f"runs/{method}-{settings.get('task') or 'arithmetic'}-{key}"
+    key, data = first.group, settings.get("data")
+    task = settings.get("task") or (Path(data).stem if data else "arithmetic")
+    folder = f"runs/{settings['method']}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
     boxes = largest((point.run.get("limit"), point.run["latent_paths"], point.run["samples"]) for point in points)
     whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings), label=told)
@@ -113,17 +131,18 @@ def _runs(points: Sequence[Point], shard: int | None, checked: set[str], told: s
     if known not in checked:
         config_of(whole, boxes[-1], trained=_TRAINED if needs else None).resolved()
         checked.add(known)
-    return [whole] if shard is None else _sharded(whole, shard)
+    return whole
 
 
-def _sharded(whole: Job, shard: int) -> list[Job]:
-    _, paths, samples = whole.boxes[-1]
-    widest = (max_limit(whole.boxes), paths, samples)
-    config = config_of(whole, widest, trained=_TRAINED if whole.needs else None).resolved()
+def _sharded(whole: Job, shard: int, counts: Counts) -> list[Job]:
+    """The parts of a run, and last the job that merges them. A part's questions are in its name, so that parts of another
+    size are other parts."""
     key = whole.id.removeprefix("run-")
+    starts = range(0, counts.of(whole.settings, max_limit(whole.boxes)), shard)
     shards = [
-        replace(whole, id=f"{whole.id}.{number}", folder=f"shards/{key}/{number}", part=(start, start + shard))
-        for number, start in enumerate(range(0, len(task_of(config).questions), shard))
+        replace(whole, id=f"{whole.id}.{span}", folder=f"shards/{key}/{span}", part=(start, start + shard))
+        for start in starts
+        for span in (f"{start}-{start + shard}",)
     ]
     return [*shards, replace(whole, kind="merge", needs=tuple(one.id for one in shards))]
 

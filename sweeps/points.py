@@ -14,7 +14,17 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from scaling.config import RunConfig, idle_options
+from scaling.config import (
+    DEFAULT_THINKER,
+    OWN_LIMIT,
+    PERTURBED,
+    UNTRAINED,
+    RunConfig,
+    engine_changes,
+    filled_in,
+    idle_options,
+    is_generated,
+)
 from scaling.errors import UsageError
 from scaling.training.config import FREE as TRAIN_FREE
 from scaling.training.config import OF_LORA, OF_THOUGHTS, TrainConfig
@@ -22,7 +32,7 @@ from sweeps.grid import TRAIN, GridFile, check_value
 
 Settings = dict[str, Any]
 
-# of a run: change no result, so no part of an id
+# of a run: change no result, so no part of an id; of engine_args, those that `engine_changes` leaves out
 FREE = ("device", "batch_size", "max_batch_tokens", "assistant_device", "base_url", "engine_args")
 SIZE = ("limit", "latent_paths", "samples")  # how much of a run a point needs
 INHERITED = ("task", "data", "difficulty", "backbone", "assistant", "soft_tokens", "dtype", "device")  # by trainings
@@ -49,12 +59,25 @@ def points_of(file: GridFile) -> list[Point]:
     """All points in the order of the file, each once. Raises UsageError for a setting or value that is not allowed."""
     maker = _Maker(file)
     found: dict[str, Point] = {}
+    alike: dict[str, Settings] = {}
     for run, train in maker.combinations():
         point = maker.point(run, train)
         found.setdefault(point.id, point)
+        _refuse_varied(FREE, alike.setdefault(point.group, point.run), point.run)
+        if point.training:
+            own = point.train or {}
+            _refuse_varied(TRAIN_FREE, alike.setdefault(point.training, own), own, prefix=TRAIN)
     if not found:
         raise UsageError(f"the grid {file.name} has no points: every combination is excluded.")
     return list(found.values())
+
+
+def _refuse_varied(keys: Sequence[str], one: Settings, other: Settings, *, prefix: str = "") -> None:
+    """Raises UsageError where two points that have the same result are to be carried out in two ways."""
+    for key in keys if one is not other else ():
+        if one.get(key) != other.get(key):
+            part = prefix.rstrip(".") or "run"
+            raise UsageError(f"`{prefix}{key}` changes no result, so it is no axis: set it once under `{part}`.")
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
@@ -76,15 +99,19 @@ class _Maker:
         self._file = file
         self._checked: dict[tuple[str, str], Any] = {}
         self._trainings: dict[tuple[Any, ...], tuple[Settings, str]] = {}
+        self._groups: dict[tuple[str | None, str], str] = {}
         fixed = {**file.run, **{f"{TRAIN}{key}": value for key, value in (file.train or {}).items()}}
         self._fixed = self._check(fixed)
-        self._trains = file.train is not None or any(key.startswith(TRAIN) for key in file.axes)
+        self._trains = file.train is not None or any(key.startswith(TRAIN) for key in _named(file))
         self._rules = [
             {key: [self._one(key, value) for value in _listed(wanted)] for key, wanted in rule.items()}
             for rule in file.exclude
         ]
-        self._defaults = {key: field.default for key, field in RunConfig.model_fields.items()}
+        self._run_defaults = {key: field.default for key, field in RunConfig.model_fields.items()}
+        self._defaults = dict(self._run_defaults)
         self._defaults |= {f"{TRAIN}{key}": field.default for key, field in TrainConfig.model_fields.items()}
+        paths = self._fixed.get(f"{TRAIN}latent_paths", _PATHS)
+        self._told = {**self._defaults, "task": "arithmetic", "latent_paths": paths}  # as rules see what is not said
 
     def combinations(self) -> Iterator[tuple[Settings, Settings]]:
         """Settings of the run and of the training of every point, before idle ones are left out."""
@@ -120,39 +147,68 @@ class _Maker:
 
     def _matches(self, run: Settings, train: Settings, rule: Mapping[str, Sequence[Any]]) -> bool:
         settings = run | {f"{TRAIN}{key}": value for key, value in train.items()}
-        return all(settings.get(key, self._defaults[key]) in wanted for key, wanted in rule.items())
+        said = {key: value for key, value in settings.items() if value is not None}
+        return all(said.get(key, self._told[key]) in wanted for key, wanted in rule.items())
 
     def point(self, settings: Settings, train_settings: Settings) -> Point:
         method = settings.get("method") or "softcot++"
         idle = idle_options(method)
-        run = _sized({key: value for key, value in settings.items() if key not in idle}, method)
-        train, training = self._training(train_settings, run, method)
+        run = {key: value for key, value in settings.items() if key not in idle}
+        trained = self._has_training(run, method)
+        run = self._sized(run, method, train_settings.get("latent_paths", _PATHS) if trained else None)
+        train, training = self._training(train_settings, run, method) if trained else (None, None)
         if train is not None and method == "softcot++":
             _refuse_too_many(run, train)
         kept = {key: value for key, value in run.items() if key in _ALWAYS or value != self._defaults[key]}
         _place(kept)
-        group = hashed([{key: value for key, value in kept.items() if key not in _NO_PART}, training])
+        group = self._group(kept, training)
         size = f"{kept.get('limit')}x{kept['latent_paths']}x{kept['samples']}"
         return Point(_digest(f"{group}/{size}"), kept, train, group, training)
 
-    def _training(self, settings: Settings, run: Settings, method: str) -> tuple[Settings | None, str | None]:
+    def _group(self, run: Settings, training: str | None) -> str:
+        """A hash of what decides a result but for its size, the same whether a default is written down or not."""
+        given = {key: value for key, value in run.items() if key not in SIZE}
+        known = (training, repr(given))
+        if known not in self._groups:
+            settings = {**self._run_defaults, **given}
+            settings |= filled_in(settings) | {"engine_args": engine_changes(settings["engine_args"])}
+            decides = {key: value for key, value in settings.items() if key not in _NO_PART or key == "engine_args"}
+            changed = {key: value for key, value in decides.items() if value != self._run_defaults[key]}
+            self._groups[known] = hashed([changed, training])
+        return self._groups[known]
+
+    def _sized(self, run: Settings, method: str, trained: int | None) -> Settings:
+        """N, M and questions in numbers: one path where the method has one, one sample where decoding is greedy, as all
+        would be equal. trained: paths of the thinker that is trained for it, None where none is."""
+        run["method"] = method
+        if "latent_paths" in idle_options(method):
+            run["latent_paths"] = 1
+        elif not run.get("latent_paths"):
+            run["latent_paths"] = _PATHS if method in PERTURBED else trained or _paths_of(run.get("thinker"))
+        run["samples"] = 1 if run.get("temperature") == 0 else run.get("samples") or _SAMPLES
+        if run.get("limit") is None and is_generated(run.get("task"), run.get("data")):
+            run["limit"] = OWN_LIMIT
+        return run
+
+    def _has_training(self, run: Settings, method: str) -> bool:
+        """Whether the sweep trains what the run needs."""
         soft = method.startswith("softcot")
-        if not self._trains or not (soft or method == "lora") or run.get("thinker" if soft else "adapter"):
-            return None, None
+        return self._trains and (soft or method == "lora") and not run.get("thinker" if soft else "adapter")
+
+    def _training(self, settings: Settings, run: Settings, method: str) -> tuple[Settings, str]:
         known = (method, *map(run.get, INHERITED), *settings.items())
         if known not in self._trainings:
             train = self._trained({key: run[key] for key in INHERITED if run.get(key) is not None} | settings, method)
-            decides = {key: value for key, value in train.items() if key not in TRAIN_FREE}
-            self._trainings[known] = (train, hashed(decides))
+            decides = TrainConfig(**train).resolved().model_dump(mode="json", exclude=set(TRAIN_FREE))
+            changed = {key: value for key, value in decides.items() if value != self._defaults[f"{TRAIN}{key}"]}
+            self._trainings[known] = (train, hashed(changed))
         return self._trainings[known]
 
     def _trained(self, given: Settings, method: str) -> Settings:
         """Settings of a training without those that its method has no use for, and those at their default."""
-        idle = OF_THOUGHTS if method == "lora" else OF_LORA
-        if method not in ("lora", "softcot++"):  # one path, around which others are drawn: nothing to contrast
-            idle, given = (*idle, *_CONTRASTIVE), given | {"latent_paths": 1}
-        elif given.get("contrastive") == "none":
-            idle = (*idle, "contrastive_weight", "contrastive_temperature")
+        if method not in ("lora", "softcot++"):  # one path, around which others are drawn
+            given = given | {"latent_paths": 1}
+        idle = _idle_in_training(method, given.get("contrastive"))
         found = {key: value for key, value in given.items() if key not in idle}
         found |= {"method": "lora"} if method == "lora" else {}
         found = {key: value for key, value in found.items() if value != self._defaults[f"{TRAIN}{key}"]}
@@ -166,14 +222,25 @@ def _apart(settings: Settings) -> tuple[Settings, Settings]:
     return {key: value for key, value in settings.items() if not key.startswith(TRAIN)}, train
 
 
-def _sized(run: Settings, method: str) -> Settings:
-    """N and M in numbers: one path where the method has one, one sample where decoding is greedy, as all would be equal."""
-    several = "latent_paths" not in idle_options(method)
-    greedy = run.get("temperature") == 0
-    run["method"] = method
-    run["latent_paths"] = (run.get("latent_paths") or _PATHS) if several else 1
-    run["samples"] = 1 if greedy else run.get("samples") or _SAMPLES
-    return run
+def _idle_in_training(method: str, contrastive: str | None) -> Sequence[str]:
+    """Settings that the training for a method has no use for: with one path there is nothing to contrast."""
+    if method == "lora":
+        return OF_THOUGHTS
+    if method != "softcot++":
+        return (*OF_LORA, *_CONTRASTIVE)
+    return (*OF_LORA, *_CONTRASTIVE[1:]) if contrastive == "none" else OF_LORA
+
+
+def _paths_of(thinker: str | None) -> int:
+    """Latent paths of a thinker that is given. Raises UsageError where it is not here."""
+    if thinker in (None, DEFAULT_THINKER, UNTRAINED):
+        return _PATHS
+    try:
+        return int(json.loads((Path(str(thinker)) / "config.json").read_bytes())["num_paths"])
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UsageError(
+            f"how many latent paths the thinker {thinker} has cannot be read here: add `latent_paths` under `run`."
+        ) from None
 
 
 def _refuse_too_many(run: Settings, train: Settings) -> None:
@@ -211,33 +278,65 @@ def varied(points: Sequence[Point]) -> list[str]:
 
 def axes_of(file: GridFile, points: Sequence[Point]) -> list[str]:
     """What the file combines: its axes and the settings of points beside the grid, where points differ in them."""
-    named = [list(one) if isinstance(one, dict) else [key] for key, values in file.axes.items() for one in values]
-    keys = list(dict.fromkeys(chain(*named, *file.include)))
     differ = set(varied(points))
-    return [key for key in keys if key in differ]
+    return [key for key in _named(file) if key in differ]
+
+
+def _named(file: GridFile) -> list[str]:
+    """The settings that axes and points beside the grid name, each once."""
+    named = [list(one) if isinstance(one, dict) else [key] for key, values in file.axes.items() for one in values]
+    return list(dict.fromkeys(chain(*named, *file.include)))
 
 
 def value_of(point: Point, key: str) -> Any:
     """The value of a setting, its default where none is given; None where the point has no use for it."""
+    method = point.run["method"]
     if key.startswith(TRAIN):
-        name = key.removeprefix(TRAIN)
-        return None if point.train is None else point.train.get(name, TrainConfig.model_fields[name].default)
-    idle = key in idle_options(point.run["method"])
-    return point.run.get(key, None if idle else RunConfig.model_fields[key].default)
+        name, train = key.removeprefix(TRAIN), point.train
+        if train is None or name in _idle_in_training(method, train.get("contrastive")):
+            return None
+        return train.get(name, TrainConfig.model_fields[name].default)
+    idle = key in idle_options(method)
+    value = point.run.get(key, None if idle else RunConfig.model_fields[key].default)
+    return "arithmetic" if key == "task" and value is None and not point.run.get("data") else value
 
 
-def label(point: Point, keys: Sequence[str]) -> str:
-    """What tells a point apart, where `keys` are varied."""
-    told = []
-    for key in keys:
-        value = value_of(point, key)
-        if key == "task":
-            value = value or "arithmetic"
-        if value is not None:
-            short = value.rstrip("/").rsplit("/", 1)[-1] if isinstance(value, str) else value
-            name = key.removeprefix(TRAIN)
-            told.append(f"{short}" if key in ("method", "task") else f"{key if name in keys else name} {short}")
-    return ", ".join(told)
+class Words:
+    """Settings of these points in words, as short as they can be without two values looking alike."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._points = points
+        self._short: dict[str, dict[str, str]] = {}
+
+    def of(self, key: str, value: Any) -> str:
+        """A value of a setting; `-` where there is none."""
+        if isinstance(value, dict):
+            return " ".join(f"{name} {own}" for name, own in value.items())
+        if not isinstance(value, str) or "/" not in value:
+            return "-" if value is None else str(value)
+        if key not in self._short:
+            values = (value_of(point, key) for point in self._points)
+            self._short[key] = _shortened({own for own in values if isinstance(own, str)})
+        return self._short[key].get(value, value)
+
+    def label(self, point: Point, keys: Sequence[str]) -> str:
+        """What tells a point apart, where `keys` are varied."""
+        told = []
+        for key in keys:
+            if (value := value_of(point, key)) is not None:
+                name, said = key.removeprefix(TRAIN), self.of(key, value)
+                told.append(said if key in ("method", "task") else f"{key if name in keys else name} {said}")
+        return ", ".join(told)
+
+
+def _shortened(values: set[str]) -> dict[str, str]:
+    """The last parts of paths, as many as tell them apart."""
+    parts = {value: value.rstrip("/").split("/") for value in values}
+    for number in range(1, max(map(len, parts.values()), default=1)):
+        short = {value: "/".join(own[-number:]) for value, own in parts.items()}
+        if len(set(short.values())) == len(values):
+            return short
+    return {value: value for value in values}
 
 
 def flat(point: Point) -> Settings:

@@ -6,23 +6,24 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from scaling.errors import UsageError, nearest
 from scaling.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
 from scaling.names import called
 from sweeps.plan import Box, Job, Plan
-from sweeps.points import Point, axes_of, label, value_of, varied
+from sweeps.points import Point, Words, axes_of, value_of, varied
 from sweeps.results import TABLE, serving
 
 VIEWS = "views"
-_TASK = "task"
+_OF_QUESTIONS = ("task", "data", "split", "difficulty")  # runs of other questions have reports of their own
 _SEEDS = ("seed", "train.seed")
-_NO_NAMES = ("method", "latent_paths", "samples", "limit", "seed", "train.seed", "control", "shots", "task", "data")
+_NO_NAMES = ("method", "latent_paths", "samples", "limit", *_SEEDS, "control", "shots", *_OF_QUESTIONS)
 
 
-def reports(plan: Plan, done: Sequence[str], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:
+def reports(plan: Plan, done: Collection[str], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:
     """The arguments of `scale-report` for each report, by its name. by: settings of which every value has its own report.
 
     Raises UsageError for a setting that is not varied, and where no run is done.
@@ -31,24 +32,25 @@ def reports(plan: Plan, done: Sequence[str], root: Path, *, by: Sequence[str]) -
     for key in by:
         if key not in keys or key in ("latent_paths", "samples"):
             raise UsageError(f"`--by` {key} is no axis of runs here ({', '.join(keys)}).{nearest(key, keys)}")
-    apart = [key for key in dict.fromkeys([_TASK, "data", *by]) if key in keys]
+    apart = [key for key in dict.fromkeys([*_OF_QUESTIONS, *by]) if key in keys]
+    words = Words(plan.points)
     telling = [key for key in axes_of(plan.file, plan.points) if key not in (*_NO_NAMES, *by)]
     first: dict[str, Point] = {}
     for point in plan.points:
         first.setdefault(plan.serves[point.id], point)
     groups: dict[str, list[str]] = {}
     for job in serving(plan):
-        if job.id in set(done):
-            name = label(first[job.id], apart) or plan.file.name
-            groups.setdefault(name, []).extend(_named(job, root, first[job.id], telling))
+        if job.id in done:
+            point = first[job.id]
+            name = words.label(point, apart) or plan.file.name
+            groups.setdefault(name, []).extend(_named(job, root, words.label(point, telling)))
     if not groups:
         raise UsageError("no run of this sweep is done yet: `scale-sweep run` goes on with it")
     return groups
 
 
-def _named(job: Job, root: Path, point: Point, telling: Sequence[str]) -> list[str]:
-    """NAME=FOLDER of a run; where it holds several boxes, of a view of each. telling: settings that tell its name apart."""
-    told = label(point, telling)
+def _named(job: Job, root: Path, told: str) -> list[str]:
+    """NAME=FOLDER of a run; where it holds several boxes, of a view of each. told: what tells its name apart."""
     found = []
     for box in job.boxes:
         _, paths, samples = box
@@ -94,10 +96,7 @@ def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[st
 def draw_axes(plan: Plan, root: Path) -> list[Path]:
     """Draws accuracy against every setting of numbers that is varied; returns the figures."""
     axes = [key for key in axes_of(plan.file, plan.points) if key not in _SEEDS]
-    values = {key: {value_of(point, key) for point in plan.points} - {None} for key in axes}
-    across = [
-        key for key in axes if all(isinstance(value, int | float) for value in values[key]) and len(values[key]) > 1
-    ]
+    across = [key for key in axes if _is_numbers([value_of(point, key) for point in plan.points])]
     if not across:
         return []
     folder = root / "report" / "axes"
@@ -106,3 +105,9 @@ def draw_axes(plan: Plan, root: Path) -> list[Path]:
     if subprocess.run(command).returncode:
         raise UsageError("the figures of the axes could not be drawn; the reason stands above")
     return [path for key in across if (path := folder / f"accuracy-{key}.svg").is_file()]
+
+
+def _is_numbers(values: Iterable[Any]) -> bool:
+    """Whether there are several values, and all are numbers."""
+    given = [value for value in values if value is not None]
+    return all(isinstance(value, int | float) for value in given) and len(set(given)) > 1

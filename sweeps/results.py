@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling.journal import load, load_questions
+from scaling.journal import SAMPLES, load, load_questions
 from scaling.summary import summarise
 from sweeps.files import write_whole
 from sweeps.plan import Job, Plan
@@ -22,21 +22,40 @@ FIGURES = (
 )
 
 
-def results(plan: Plan, done: Iterable[str], root: Path) -> dict[str, dict[str, Any]]:
-    """Figures by id of every point whose job is done. They are worked out once and kept in points.json."""
-    path = root / RESULTS
-    known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
-    finished = set(done)
-    jobs = {job.id: job for job in plan.jobs}
+def results(plan: Plan, done: Collection[str], root: Path) -> dict[str, dict[str, Any]]:
+    """Figures by id of every point whose job is done. They are kept in points.json, and worked out anew where the journal
+    is another one than before."""
+    known = _read(root / RESULTS)
+    found: dict[str, dict[str, Any]] = {}
     missing: dict[str, list[Point]] = {}
+    sizes = {job.id: _size(root / job.folder) for job in serving(plan) if job.id in done}
     for point in plan.points:
-        if point.id not in known and plan.serves[point.id] in finished:
-            missing.setdefault(plan.serves[point.id], []).append(point)
+        name = plan.serves[point.id]
+        if name in sizes and known.get(point.id, {}).get("bytes") == sizes[name]:
+            found[point.id] = known[point.id]
+        elif name in sizes:
+            missing.setdefault(name, []).append(point)
+    folders = {job.id: root / job.folder for job in plan.jobs}
     for name, points in missing.items():
-        known |= _figures(points, root / jobs[name].folder)
+        found |= {key: own | {"bytes": sizes[name]} for key, own in _figures(points, folders[name]).items()}
     if missing:
-        write_whole(path, json.dumps(known, indent=1) + "\n")
-    return {point.id: known[point.id] for point in plan.points if point.id in known}
+        write_whole(root / RESULTS, json.dumps(known | found, indent=1) + "\n")
+    return found
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """What was kept; nothing where it is damaged, as all of it can be worked out again."""
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the journal."""
+    journal = folder / SAMPLES
+    return journal.stat().st_size if journal.is_file() else 0
 
 
 def _figures(points: Sequence[Point], folder: Path) -> dict[str, dict[str, Any]]:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UsageError
-from sweeps.expect import Expected, expected, rates_of
+from scaling.journal import RUN
+from sweeps.expect import PROBES, RATES, Expected, expected, rates_of
 from sweeps.files import write_whole
 from sweeps.grid import GridFile, read_grid
 from sweeps.ledger import DONE, LEDGER, Entry, Ledger
-from sweeps.plan import Plan, covers, plan_of
+from sweeps.plan import Job, Plan, covers, plan_of
 from sweeps.points import points_of
 from sweeps.results import results, write_table
 
@@ -42,6 +43,8 @@ class Sweep:
     def begun(cls, name: str, *, scale: str | None, changes: Sequence[str], out: Path | None) -> Sweep:
         """The sweep in a folder, or of a grid file that was begun, as it was last run. Raises UsageError."""
         root = Path(name) if (Path(name) / GRID).is_file() else None
+        if root and (scale or changes or out):
+            raise UsageError(f"{root} is a sweep as it was run: leave out `--scale`, `--set` and `--out`.")
         root = root or cls.of(name, scale=scale, changes=changes, out=out).root
         try:
             file = GridFile(**json.loads((root / GRID).read_text()))
@@ -53,15 +56,35 @@ class Sweep:
 
     def begin(self) -> None:
         """Makes the folder, and the plan's jobs the ledger's. Raises UsageError where the folder holds something else."""
-        if self.root.is_dir() and any(self.root.iterdir()) and not (self.root / LEDGER).is_file():
-            known = {"rates.json", "probes"}
-            if foreign := sorted({entry.name for entry in self.root.iterdir()} - known):
-                raise UsageError(f"`--out` {self.root} is not empty ({foreign[0]}) and holds no sweep; choose another")
+        self._refuse_foreign()
         self.root.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.root)  # first, as it says whose folder this is
-        ledger.take(self.plan.jobs)
-        ledger.close()
+        try:
+            ledger.take(self.plan.jobs)
+            ledger.redo(self._gone(ledger.entries()))
+        finally:
+            ledger.close()
         write_whole(self.root / GRID, self.plan.file.model_dump_json(indent=1) + "\n")
+
+    def _refuse_foreign(self) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"`--out` {self.root} is a file, and a sweep needs a folder: give another name.")
+        ours = any((self.root / name).is_file() for name in (LEDGER, GRID))
+        found = [] if ours or not self.root.is_dir() else sorted(entry.name for entry in self.root.iterdir())
+        if foreign := [name for name in found if name not in (RATES, PROBES)]:
+            raise UsageError(f"`--out` {self.root} is not empty ({foreign[0]}) and holds no sweep; choose another")
+
+    def _gone(self, entries: Sequence[Entry]) -> list[Job]:
+        """Jobs that were done, are needed, and whose folders are no longer there. Jobs stand after those they need."""
+        needed, gone = set(self.plan.serves.values()), []
+        for entry in reversed(entries):
+            job, folder = entry.job, self.root / entry.job.folder
+            there = folder.is_dir() if job.kind == "train" else (folder / RUN).is_file()
+            if entry.state == DONE and job.id in needed and not there:
+                gone.append(job)
+            if entry.state != DONE or job in gone[-1:]:
+                needed.update(job.needs)
+        return gone
 
     def entries(self) -> list[Entry]:
         """The ledger's, none where nothing was begun."""
@@ -76,12 +99,12 @@ class Sweep:
     def expected(self) -> Expected:
         """What is still to be done, and what it will cost."""
         entries = self.entries()
-        return expected(self.plan, self.done(entries), *rates_of(entries, self.root))
+        return expected(self.plan, entries, *rates_of(entries, self.root))
 
-    def done(self, entries: Sequence[Entry]) -> list[str]:
+    def done(self, entries: Sequence[Entry]) -> set[str]:
         """Ids of the plan's jobs that have drawn all that the plan wants of them."""
         held = {entry.job.id: entry.job for entry in entries if entry.state == DONE}
-        return [job.id for job in self.plan.jobs if job.id in held and covers(held[job.id].boxes, job.boxes)]
+        return {job.id for job in self.plan.jobs if job.id in held and covers(held[job.id].boxes, job.boxes)}
 
     def results(self, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
         """Figures by point, and points.csv written anew."""

@@ -89,7 +89,7 @@ def _run(job: Job, root: Path, following: Following) -> dict[str, Any]:
         if job.part:
             setup, here = _only(setup, *job.part), {**here, "limit": box[0]}
         summary = carry_out(replace(setup, config=setup.config.model_copy(update=here)), following)
-    return costs_of(summary)
+    return costs_of(summary, root / job.folder)
 
 
 def checkpoint_of(job: Job, root: Path) -> str | None:
@@ -115,11 +115,11 @@ def _only(setup: Setup, start: int, stop: int) -> Setup:
     return replace(setup, task=task, asked=setup.asked[start:stop], details=details)
 
 
-def costs_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps of a run: tokens, completions and seconds."""
+def costs_of(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the ledger keeps of the run in `folder`: tokens, seconds, and completions, not those of its last box alone."""
     tokens = summary.get("tokens", {})
     told = {key: tokens.get(key, 0) for key in ("prefill_computed", "generated")}
-    return {**told, "completions": summary.get("num_completions", 0), "seconds": summary.get("seconds", 0.0)}
+    return {**told, "completions": len(load(folder)[1]), "seconds": summary.get("seconds", 0.0)}
 
 
 def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
         os.replace(folder, old)
     os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)
-    return costs_of(summary)
+    return costs_of(summary, folder)
 
 
 def _summary_of(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:

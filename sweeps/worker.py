@@ -1,6 +1,6 @@
 """A worker: takes one job after another from the ledger until nothing is left. The same on one machine and on a cluster.
 
-`python -m sweeps.worker FOLDER OWNER RETRIES` is one worker process of `--on local`.
+`python -m sweeps.worker FOLDER OWNER RETRIES DRIVER` is one worker process of `--on local`; DRIVER is a process id.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sweeps.ledger import LEASE, Ledger
 from sweeps.plan import Job
 
 _PULSE = LEASE / 12  # seconds between signs of life
-_IDLE = 0.5  # seconds between looks at the ledger where every job is waiting for another
+_LOOK = 0.5  # seconds between looks at how far the job is
+_IDLE = (0.5, 5.0)  # seconds between looks at the ledger where every job is waiting for another: at first, and at most
 _BUSY = 5.0  # seconds before a job is tried again whose folder another process has
 _KEPT = 2  # models in memory: a backbone and an assistant
 
@@ -68,7 +69,7 @@ class Pulse:
     def _beat(self) -> None:
         book, last = self._book(), 0.0
         sent: dict[str, Any] = {}
-        while not self._over.wait(_IDLE):
+        while not self._over.wait(_LOOK):
             fresh = self._progress
             if fresh == sent and time.monotonic() - last < _PULSE:
                 continue
@@ -97,12 +98,14 @@ def _work(
     """make_room: ends what other jobs have left on the device."""
     from sweeps.work import perform
 
-    own, loaded = book(), ""
+    own, loaded, pause = book(), "", _IDLE[0]
     while alive() and own.unfinished():
         job = own.claim(owner, loaded=loaded)
         if job is None:
-            time.sleep(_IDLE)
+            time.sleep(pause)
+            pause = min(2 * pause, _IDLE[1])
             continue
+        pause = _IDLE[0]
         if job.models != loaded or not (job.kind == "merge" or job.settings.get("engine") == "vllm"):
             make_room()
         try:
@@ -136,10 +139,9 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    root, owner, retries = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    parent = os.getppid()
+    root, owner, retries, driver = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     try:
-        work(lambda: Ledger(root, retries=retries), owner, root, alive=lambda: os.getppid() == parent)
+        work(lambda: Ledger(root, retries=retries), owner, root, alive=lambda: os.getppid() == driver)
     except KeyboardInterrupt:
         return 130
     finally:  # it is ending: a signal now would only interrupt that

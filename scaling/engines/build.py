@@ -12,21 +12,6 @@ from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine, fitted_engine
 from scaling.models import LanguageModel, locate
 
-# Engine arguments that say where and how fast, not what: those that a continued run may change.
-HARMLESS = frozenset(
-    (
-        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
-        *(
-            "gpu_memory_utilization",
-            "kv_cache_memory_bytes",
-            "cpu_offload_gb",
-            "max_num_seqs",
-            "max_num_batched_tokens",
-        ),
-        *("max_model_len", "block_size", "enforce_eager", "enable_prefix_caching", "download_dir", "disable_log_stats"),
-    )
-)
-
 _CONTEXT = (
     512  # tokens that vLLM's longest sequence is a multiple of, so that one that is kept serves the next run, too
 )

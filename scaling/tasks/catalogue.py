@@ -10,15 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scaling.config import RunConfig
+from scaling.config import OWN_LIMIT, RunConfig
 from scaling.errors import UsageError, nearest
 from scaling.records import Question
 from scaling.tasks import arithmetic, hub
 from scaling.tasks.files import read_questions
 
 TASKS: dict[str, str] = {"arithmetic": "number"} | {name: source.kind for name, source in hub.SOURCES.items()}
-
-_DEFAULT_GENERATED = 20  # the arithmetic stream has no end
 
 
 @dataclass(frozen=True)
@@ -67,10 +65,16 @@ def task_of(config: RunConfig, **changes: Any) -> Task:
     return load_task(config.task, **{**asked, **changes})
 
 
-def _check(name: str | None, *, data: Path | None, limit: int | None, difficulty: int) -> None:
-    if name is not None and name not in TASKS:
+def check_name(name: str) -> None:
+    """Raises UsageError where there is no such task."""
+    if name not in TASKS:
         known = ", ".join(f"`{task}`" for task in TASKS)
         raise UsageError(f"`--task` must be one of {known}, not `{name}`: give one of these.{nearest(name, TASKS)}")
+
+
+def _check(name: str | None, *, data: Path | None, limit: int | None, difficulty: int) -> None:
+    if name is not None:
+        check_name(name)
     if limit is not None and limit < 1:
         raise UsageError(f"`--limit` must be at least 1, not {limit}: leave it out to take all questions.")
     if difficulty != 1 and (name != "arithmetic" or data is not None):
@@ -90,7 +94,7 @@ def _generated(split: str, *, limit: int | None, difficulty: int) -> Task:
         raise UsageError(
             f"`--difficulty` must be a whole number from {lowest} to {highest}, not {difficulty}: give one of these."
         )
-    questions = islice(arithmetic.generate(split, difficulty=difficulty), limit or _DEFAULT_GENERATED)
+    questions = islice(arithmetic.generate(split, difficulty=difficulty), limit or OWN_LIMIT)
     return Task("arithmetic", TASKS["arithmetic"], tuple(questions))
 
 

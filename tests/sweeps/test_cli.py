@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from scaling import models
-from sweeps import local
+from sweeps import display, local
 from sweeps.cli import app
 from sweeps.ledger import Ledger
 from sweeps.worker import work
@@ -126,6 +128,53 @@ def test_mistakes_end_with_code_two_and_what_to_do(say, grid, tiny, arguments, s
     assert told.exit_code == 2
     assert said in flowing(told.stderr)
     assert "Traceback" not in told.output
+
+
+def test_a_sweep_whose_jobs_were_taken_out_did_not_succeed(say, grid, tiny, monkeypatch):
+    file = grid(run=tiny, axes={"method": ["cot"], "seed": [0, 1]})
+
+    whole = local.run_local
+
+    def another_command(*_, **__):
+        monkeypatch.setattr(local, "run_local", whole)
+        assert say("run", file, "--set", "seed=7").exit_code == 0
+
+    monkeypatch.setattr(local, "run_local", another_command)
+    told = say("run", file)
+    assert told.exit_code == 1
+    assert "2 jobs were taken out by another command: give it another `--out`" in flowing(told.stderr)
+
+
+def test_ctrl_c_ends_the_watching_and_shows_the_state(say, grid, tiny, monkeypatch):
+    file = grid(run=tiny, axes={"method": ["cot"]})
+    monkeypatch.setattr(local, "run_local", lambda *_, **__: None)
+    assert say("run", file).exit_code == 1
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupted)
+    told = say("status", file, "--watch")
+    assert told.exit_code == 0
+    assert "1 jobs: 1 pending" in flowing(told.stdout)
+
+
+def test_looking_takes_a_tenth_of_the_time_at_most(monkeypatch):
+    now, looks = 0.0, []
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+
+    def look():
+        nonlocal now
+        looks.append(now)
+        now += 3.0
+        return []
+
+    show = display.Show(Console(file=io.StringIO()))
+    while now < 100:
+        show.follow(look)
+        now += 0.5
+    assert len(looks) == 4
+    assert looks == [0, 33, 66, 99]
 
 
 def test_a_report_by_what_is_no_axis_names_the_axes(say, grid, tiny):

@@ -26,11 +26,16 @@ AXES = {"method": ["cot", "softcot"], "samples": [1, 2]}
         ({"axes": {"method": ["cott"]}}, "`method` in the grid"),
         ({"axes": {"samples": []}}, "the axis `samples`.*has no values"),
         ({"axes": {"samples": 3}}, "`axes.samples`.*list"),
-        ({"axes": {"device": ["cpu"]}}, "`device` changes no result"),
+        ({"axes": {"device": ["cpu", "cuda"]}}, "`device` changes no result"),
         ({"retries": -1}, "`retries`"),
         ({"shard": 0}, "`shard`"),
         ({"name": "two words"}, "`name`"),
         ({"axes": AXES, "exclude": [{"method": ["cot", "softcot"]}]}, "has no points"),
+        ({"axes": {"task": ["stratgyqa"]}}, "`task` in the grid.*Did you mean `strategyqa`"),
+        ({"train": {"method": "lora"}}, "`train.method` cannot be set in a grid: methods with thoughts"),
+        ({"small": {"axis": {}}}, "unknown key `small.axis`.*Did you mean `axes`"),
+        ({"run": ["limit"]}, "`run` in .* must be a mapping"),
+        ({"axes": ["seed"]}, "`axes` in .* must be a mapping"),
         ({"axes": {"method": ["softcot++"], "latent_paths": [9]}, "train": {}}, "9 needs a thinker with as many"),
     ],
 )
@@ -39,7 +44,15 @@ def test_what_cannot_be_meant_is_refused_with_what_can(grid, parts, said):
         points_of(read_grid(grid(**parts)))
 
 
-@pytest.mark.parametrize(("text", "said"), [("a: [", "not valid YAML"), ("- 1", "must be a mapping"), ("", "mapping")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "must be a mapping"),
+        ("", "mapping"),
+        ("run: {limit: 3, limit: 4}", "the key `limit` stands there twice"),
+    ],
+)
 def test_a_file_that_is_no_grid_is_named(tmp_path, text, said):
     path = tmp_path / "grid.yaml"
     path.write_text(text)
@@ -68,14 +81,16 @@ def test_small_replaces_settings_and_axes_of_the_same_name_and_keeps_the_rest(gr
 
 
 def test_a_change_sets_a_setting_and_a_list_makes_an_axis(grid):
-    changes = ["samples=3", "temperature=[0.5, 1]", "train.max-steps=7", "shard=5"]
+    changes = ["samples=3", "temperature=[0.5, 1]", "train.max-steps=7", "shard=5", "title=a trial"]
     file = read_grid(grid(axes=AXES, run={"limit": 2}), changes=changes)
     assert file.axes == {"method": ["cot", "softcot"], "temperature": [0.5, 1]}
     assert file.run == {"limit": 2, "samples": 3}
     assert file.train == {"max_steps": 7}
-    assert file.shard == 5
+    assert (file.shard, file.title) == (5, "a trial")
     with pytest.raises(UsageError, match="write `--set key=value`"):
         read_grid(grid(axes=AXES), changes=["samples"])
+    with pytest.raises(UsageError, match=r"`axes` in .* must be a mapping"):
+        read_grid(grid(axes=["seed"]), changes=["samples=3"])
 
 
 def test_values_become_what_the_settings_hold():

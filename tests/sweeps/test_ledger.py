@@ -245,3 +245,64 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path):
     (tmp_path / "ledger.sqlite").write_text("something else, and long enough to be looked at " * 20)
     with pytest.raises(UsageError, match="cannot be used as a ledger"):
         Ledger(tmp_path)
+
+
+def test_what_is_at_work_is_not_taken_out(book, clock):
+    book.take([a_job("a"), a_job("b")])
+    book.claim("x")
+    with pytest.raises(UsageError, match=r"another command is at work on a in .* give this grid another `--out`"):
+        book.take([a_job("b")])
+    assert states(book) == {"a": RUNNING, "b": PENDING}, "nothing has changed"
+    book.take([a_job("a"), a_job("c")])
+    clock(LEASE + 1)
+    book.take([a_job("b")])
+    assert states(book) == {"b": PENDING}
+
+
+def test_a_silent_owner_is_gone_for_whoever_looks(book, clock):
+    book.take([a_job("a")])
+    book.claim("x")
+    clock(LEASE + 1)
+    (entry,) = book.entries()
+    assert (entry.state, entry.reason) == (PENDING, "its worker was lost")
+
+
+def test_a_failed_job_whose_settings_were_mended_is_tried_again(book):
+    training = Job("train-a", "train", {"device": "cuda"}, "checkpoints/a")
+    book.take([training])
+    book.failed(book.claim("x"), "x", "no such device", again=False)
+    book.take([training])
+    assert states(book) == {"train-a": FAILED}
+    book.take([replace(training, settings={"device": "cpu"})])
+    assert states(book) == {"train-a": PENDING}
+
+
+def test_parts_of_a_run_that_is_done_are_done(book):
+    whole = a_job("whole")
+    parts = [replace(a_job(f"whole.{start}"), part=(start, start + 1)) for start in range(2)]
+    merged = replace(whole, kind="merge", needs=tuple(part.id for part in parts))
+    book.take([whole])
+    book.done(book.claim("x"), "x", {})
+    book.take([*parts, merged])
+    assert set(states(book).values()) == {DONE}
+    more = [replace(job, boxes=((2, 1, 5),)) for job in (*parts, merged)]
+    book.take(more)
+    assert set(states(book).values()) == {PENDING}
+
+
+def test_thousands_of_jobs_that_wait_do_not_slow_a_claim(book):
+    """Counted in steps of SQLite's machine rather than in seconds: what a claim looks at must not grow with what waits."""
+    steps = []
+    for number in (100, 4000):
+        book.take([a_job(f"{number}-{place}", models=str(place % 3)) for place in range(number)])
+        counted = 0
+
+        def step():
+            nonlocal counted
+            counted += 1
+
+        book._db.set_progress_handler(step, 10)
+        book.give_back(book.claim("x", loaded="1"), "x")
+        book._db.set_progress_handler(None, 0)
+        steps.append(counted)
+    assert steps[1] < 3 * steps[0]

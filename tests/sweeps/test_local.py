@@ -159,6 +159,8 @@ def test_cores_and_gpus_are_shared_out(monkeypatch):
     shares = [local._environment(number, 4, ["0", "2"]) for number in range(4)]
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0", "2", "0", "2"]
     assert {share["OMP_NUM_THREADS"] for share in shares} == {"4"}
+    few = [local._environment(number, 2, ["0", "1", "2"])["CUDA_VISIBLE_DEVICES"] for number in range(2)]
+    assert few == ["0,2", "1"], "no GPU lies idle where workers are fewer"
     assert local._environment(0, 99, [])["OMP_NUM_THREADS"] == "1"
     for asked, given in (("2", "2"), ("99", "4"), ("", "4")):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)

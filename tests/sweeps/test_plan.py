@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling.errors import UsageError
+from sweeps import plan as plan_module
 from sweeps.grid import GridFile
 from sweeps.plan import Job, holds, largest, plan_of, samples_of
 from sweeps.points import points_of
@@ -57,7 +58,7 @@ def test_points_that_differ_in_size_alone_are_one_run():
     plan = planned(axes=AXES)
     assert len(plan.points) == 2 * (3 + 9)
     assert len(plan.jobs) == 4, "two methods and two seeds"
-    assert {job.boxes for job in plan.jobs} == {((None, 1, 4),), ((None, 8, 4),)}
+    assert {job.boxes for job in plan.jobs} == {((20, 1, 4),), ((20, 8, 4),)}
 
 
 def test_every_point_lies_in_a_box_of_the_job_that_serves_it():
@@ -126,6 +127,25 @@ def test_shards_hold_every_question_once(limit, shard, parts):
     assert (merge.kind, merge.needs) == ("merge", tuple(job.id for job in shards))
     assert set(plan.serves.values()) == {merge.id}
     assert len({job.folder for job in plan.jobs}) == len(plan.jobs)
+
+
+def test_parts_of_another_size_are_other_parts():
+    small, large = (planned(run={"limit": 4, "method": "cot"}, shard=shard).jobs[:-1] for shard in (1, 2))
+    assert not {job.id for job in small} & {job.id for job in large}
+    assert not {job.folder for job in small} & {job.folder for job in large}
+
+
+def test_a_task_without_end_has_as_many_parts_as_it_has_questions():
+    *shards, _ = planned(run={"method": "cot"}, shard=15).jobs
+    assert [job.part for job in shards] == [(0, 15), (15, 30)], "twenty questions, where no number is said"
+
+
+def test_a_file_of_questions_is_read_once_for_all_runs(monkeypatch, tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n' * 1)
+    reads, original = [], plan_module.load_task
+    monkeypatch.setattr(plan_module, "load_task", lambda *one, **more: reads.append(one) or original(*one, **more))
+    planned(run={"method": "cot", "data": str(tmp_path)}, axes={"seed": [0, 1, 2]}, shard=1)
+    assert len(reads) == 1
 
 
 def test_a_run_and_its_shards_have_the_same_folder():

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaling.errors import UsageError
 from sweeps.grid import GridFile
-from sweeps.points import axes_of, points_of, value_of, varied
+from sweeps.points import Words, axes_of, points_of, value_of, varied
 
 
 def points(**parts):
@@ -70,6 +71,46 @@ def test_a_default_that_is_written_down_changes_no_id():
 
 
 @pytest.mark.parametrize(
+    ("method", "written"),
+    [
+        ("cot", {"task": "arithmetic"}),
+        ("cot", {"limit": 20}),
+        ("cot", {"max_new_tokens": 96}),
+        ("softcot-p", {"noise": 0.2}),
+        ("softcot", {"thinker": "trained-default"}),
+        ("cot", {"engine": "vllm", "engine_seeds": "streams"}),
+    ],
+)
+def test_a_default_that_depends_on_other_settings_changes_no_id_either(method, written):
+    given = {key: value for key, value in written.items() if key == "engine"}
+    plain, told = only(method=method, **given), only(method=method, **written)
+    assert (plain.id, plain.group) == (told.id, told.group)
+
+
+@pytest.mark.parametrize("written", [{"lr": 2e-3}, {"epochs": 3}, {"latent_paths": 8}])
+def test_a_default_of_the_training_that_is_written_down_makes_no_other(written):
+    (plain,), (told,) = (points(run={"method": "softcot++"}, train=train) for train in ({}, written))
+    assert (plain.training, plain.id) == (told.training, told.id)
+
+
+def test_a_generated_task_has_twenty_questions_where_no_number_is_said():
+    asked = {point.run["limit"] for point in points(run={"method": "cot"}, axes={"limit": [None, 20, 30]})}
+    assert asked == {20, 30}
+    assert only(method="cot", task="gsm8k").run.get("limit") is None
+    assert only(method="cot", data="here.jsonl").run.get("limit") is None
+
+
+def test_paths_are_those_of_the_thinker_where_no_number_is_said(tmp_path):
+    (trained,) = points(run={"method": "softcot++"}, train={"latent_paths": 4})
+    assert trained.run["latent_paths"] == 4
+    (tmp_path / "config.json").write_text('{"num_paths": 3}')
+    assert only(method="softcot++", thinker=str(tmp_path)).run["latent_paths"] == 3
+    assert only(method="softcot-p", thinker=str(tmp_path)).run["latent_paths"] == 8, "drawn around one thought"
+    with pytest.raises(UsageError, match="add `latent_paths` under `run`"):
+        only(method="softcot++", thinker="somebody/elses")
+
+
+@pytest.mark.parametrize(
     "change",
     [
         *(
@@ -84,7 +125,8 @@ def test_a_default_that_is_written_down_changes_no_id():
     ],
 )
 def test_what_decides_a_result_changes_id_and_group(change):
-    before, after = only(method="softcot++"), only(**{"method": "softcot++", **change})
+    base = {"method": "softcot++", "latent_paths": 8}
+    before, after = only(**base), only(**(base | change))
     assert before.id != after.id
     assert before.group != after.group
 
@@ -99,6 +141,48 @@ def test_size_changes_the_id_and_not_the_group(change):
 @pytest.mark.parametrize("change", [{"device": "cpu"}, {"batch_size": 3}, {"max_batch_tokens": 999}])
 def test_how_it_is_carried_out_changes_no_id(change):
     assert only(method="softcot++").id == only(method="softcot++", **change).id
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"batch_size": [1, 2]},
+        {"how": [{"samples": 1, "batch_size": 8}, {"samples": 8, "batch_size": 1}]},
+        {"how": [{"engine": "vllm", "engine_args": {"max_num_seqs": number}} for number in (1, 2)]},
+        {"train.gradient_checkpointing": [True, False]},
+        {"method": ["softcot", "softcot-p"], "how": [{"train.device": "cpu"}, {"noise": 0.1, "train.device": "cuda"}]},
+    ],
+)
+def test_how_it_is_carried_out_is_no_axis(axes):
+    with pytest.raises(UsageError, match=r"`(train\.)?\w+` changes no result, so it is no axis: set it once under"):
+        points(run={"method": "softcot"}, axes=axes)
+
+
+def test_the_batch_of_a_training_decides_and_that_of_a_run_does_not():
+    found = points(run={"method": "softcot++"}, axes={"train.batch_size": [2, 4]})
+    assert len({point.training for point in found}) == 2
+
+
+def test_engine_arguments_that_may_change_a_result_are_told_apart():
+    how = [
+        {"engine": "transformers"},
+        *({"engine": "vllm", "engine_args": own} for own in ({}, {"quantization": "fp8"})),
+    ]
+    found = points(run={"method": "cot"}, axes={"engine": how})
+    assert len({point.group for point in found}) == 3
+    words = Words(found)
+    assert [words.label(point, ["engine", "engine_args"]) for point in found] == [
+        "engine transformers",
+        "engine vllm, engine_args ",
+        "engine vllm, engine_args quantization fp8",
+    ]
+
+
+def test_settings_of_a_training_are_heeded_wherever_they_stand():
+    variants = [{"train.lr": 0.01}, {"train.lr": 0.1}]
+    assert [p.train["lr"] for p in points(run={"method": "softcot"}, axes={"variant": variants})] == [0.01, 0.1]
+    (point,) = points(include=[{"method": "softcot", "train.max_steps": 5}])
+    assert point.train["max_steps"] == 5
 
 
 def test_a_growing_axis_keeps_the_points_it_had():
@@ -128,6 +212,13 @@ def test_an_exclusion_sees_defaults():
     default = value_of(only(method="cot"), "temperature")
     with pytest.raises(Exception, match="has no points"):
         points(axes={"method": ["cot"]}, exclude=[{"temperature": default}])
+
+
+def test_an_exclusion_sees_the_number_of_paths_that_is_not_said():
+    rule = [{"latent_paths": 8}]
+    assert len(points(run={"method": "softcot++"}, axes={"seed": [0], "latent_paths": [None, 4]}, exclude=rule)) == 1
+    (four,) = points(train={"latent_paths": 4}, axes={"latent_paths": [None, 2]}, exclude=[{"latent_paths": 4}])
+    assert four.run["latent_paths"] == 2
 
 
 def test_an_axis_of_mappings_sets_several_settings_at_once():
@@ -190,3 +281,20 @@ def test_a_table_shows_the_axes_with_their_defaults():
     assert {value_of(point, "seed") for point in found} == {0, 1}
     assert {value_of(point, "train.max_steps") for point in found} == {None, 2}
     assert value_of(only(method="cot"), "soft_tokens") is None, "of no use to it"
+
+
+def test_settings_that_a_training_has_no_use_for_are_not_shown():
+    axes = {"method": ["softcot", "softcot++", "lora"], "train.contrastive": ["none", "view"]}
+    told = {(p.run["method"], value_of(p, "train.contrastive")) for p in points(train={}, axes=axes)}
+    assert told == {("softcot", None), ("softcot++", "none"), ("softcot++", "view"), ("lora", None)}
+
+
+def test_paths_are_told_apart_by_their_last_parts_as_many_as_it_takes():
+    for paths, words in (
+        (["a/x/model", "a/y/model"], ["x/model", "y/model"]),
+        (["a/one", "b/two/"], ["one", "two"]),
+        (["name", "there/name"], ["name", "there/name"]),
+    ):
+        found = points(run={"method": "cot"}, axes={"backbone": paths})
+        told = Words(found)
+        assert [told.of("backbone", point.run["backbone"]) for point in found] == words

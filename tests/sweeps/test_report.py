@@ -8,7 +8,7 @@ import pytest
 
 from scaling.errors import UsageError
 from scaling.journal import load
-from sweeps.report import reports
+from sweeps.report import draw_axes, reports
 
 
 def given(sweep, **options):
@@ -42,6 +42,25 @@ def test_every_task_has_its_report_and_every_value_of_what_is_asked_for(planned,
         assert names(runs) == ["CoT-SC"]
     with pytest.raises(UsageError, match="no axis of runs"):
         given(sweep, by=["samples"])
+
+
+@pytest.mark.parametrize("axis", [{"difficulty": [1, 2]}, {"data": ["a/test.jsonl", "b/test.jsonl"]}])
+def test_runs_of_other_questions_have_reports_of_their_own(planned, tiny, axis):
+    sweep = planned(run=tiny, axes={"method": ["cot"], **axis})
+    assert [names(runs) for runs in given(sweep).values()] == [["CoT-SC"], ["CoT-SC"]]
+
+
+def test_models_of_one_name_in_two_folders_are_told_apart(planned, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"], "backbone": ["x/model", "y/model"]})
+    (runs,) = given(sweep).values()
+    assert names(runs) == ["CoT-SC (backbone x/model)", "CoT-SC (backbone y/model)"]
+    assert len(given(sweep, by=["backbone"])) == 2
+
+
+def test_settings_that_are_mappings_are_no_axis_of_a_figure(planned, tiny):
+    how = [{"engine": "transformers"}, {"engine": "vllm", "engine_args": {"quantization": "fp8"}}]
+    sweep = planned(run=tiny | {"device": "auto", "method": "cot"}, axes={"how": how})
+    assert draw_axes(sweep.plan, sweep.root) == []
 
 
 def test_a_run_that_is_not_done_is_left_out_and_none_is_an_error(planned, tiny):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -12,6 +13,7 @@ from scaling.config import RunConfig
 from scaling.errors import InUse, UsageError
 from scaling.run import execute
 from sweeps import work
+from sweeps.expect import rates_of
 from sweeps.ledger import DONE, FAILED, PENDING, Ledger
 from sweeps.points import value_of
 from sweeps.sweep import Sweep
@@ -138,6 +140,25 @@ def test_parts_grow_with_the_grid(planned, drain, tiny, samples):
     assert len(samples(grown.root / grown.plan.jobs[-1].folder)) == 3 * 2
 
 
+def test_parts_of_another_size_lose_no_question(planned, drain, tiny, samples, counted):
+    axes, tiny = {"method": ["cot"], "samples": [1]}, tiny | {"limit": 6}
+    small = planned(run=tiny, axes=axes, shard=1)
+    small.begin()
+    ledger = Ledger(small.root)
+    for _ in range(2):
+        job = ledger.claim("x")
+        ledger.done(job, "x", work.perform(job, small.root, lambda _: None))
+    large = planned(run=tiny, axes=axes, shard=3)
+    drain(large)
+    assert len(samples(large.root / large.plan.jobs[-1].folder)) == 6
+    (figures,) = large.results(large.entries()).values()
+    assert figures["num_questions"] == 6
+    del counted[:]
+    drain(planned(run=tiny, axes=axes, shard=2))
+    drain(planned(run=tiny, axes=axes))
+    assert counted == [], "what is there as a whole is not drawn again in parts"
+
+
 def test_boxes_of_one_run_draw_their_union(planned, drain, tiny, samples):
     sizes = [{"latent_paths": 3, "samples": 1}, {"latent_paths": 1, "samples": 3}]
     sweep = planned(run=tiny | {"method": "softcot++"}, axes={"size": sizes})
@@ -245,6 +266,58 @@ def test_a_folder_with_something_else_in_it_is_left_alone(planned, tiny):
         sweep.begin()
 
 
+def test_a_file_in_the_place_of_the_folder_is_left_alone(planned, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    sweep.root.write_text("all I have")
+    with pytest.raises(UsageError, match="is a file, and a sweep needs a folder"):
+        sweep.begin()
+
+
+@pytest.mark.parametrize("lost", ["runs", "runs and what was worked out", "ledger.sqlite"])
+def test_what_was_deleted_is_made_again_and_nothing_else(planned, drain, tiny, counted, all_samples, lost):
+    sweep = planned(run=tiny, train=TRAIN, axes={"method": ["cot", "softcot"]})
+    drain(sweep)
+    before, figures = all_samples(sweep.root), sweep.results(sweep.entries())
+    del counted[:]
+    if lost == "ledger.sqlite":
+        (sweep.root / lost).unlink()
+    else:
+        shutil.rmtree(sweep.root / "runs")
+        if lost != "runs":
+            (sweep.root / "points.json").write_text("")
+    drain(planned(run=tiny, train=TRAIN, axes={"method": ["cot", "softcot"]}))
+    redone = [job.id for job in sweep.plan.jobs if job.kind == "run" or lost == "ledger.sqlite"]
+    assert counted == redone
+    assert all_samples(sweep.root) == before
+    assert sweep.results(sweep.entries()) == figures
+    shutil.rmtree(sweep.root / "checkpoints")
+    del counted[:]
+    drain(sweep)
+    assert counted == [], "no run needs the checkpoints any more"
+
+
+def test_figures_are_worked_out_anew_where_the_journal_changed(planned, drain, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    drain(sweep)
+    (before,) = sweep.results(sweep.entries()).values()
+    kept = json.loads((sweep.root / "points.json").read_text())
+    wrong = {key: own | {"accuracy": 7.0} for key, own in kept.items()}
+    (sweep.root / "points.json").write_text(json.dumps(wrong))
+    assert sweep.results(sweep.entries()) == wrong, "kept while nothing changes"
+    with (sweep.root / sweep.plan.jobs[0].folder / "samples.jsonl").open("a") as journal:
+        journal.write("\n")
+    (after,) = sweep.results(sweep.entries()).values()
+    assert after["accuracy"] == before["accuracy"]
+
+
+def test_a_sweep_that_is_named_by_its_folder_takes_no_changes(planned, drain, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    drain(sweep)
+    for given in ({"scale": "small"}, {"changes": ["seed=1"]}, {"out": sweep.root}):
+        with pytest.raises(UsageError, match="leave out `--scale`, `--set` and `--out`"):
+            Sweep.begun(str(sweep.root), **{"scale": None, "changes": [], "out": None, **given})
+
+
 def test_a_sweep_is_found_again_by_its_folder(planned, drain, tiny):
     sweep = planned(run=tiny, axes={"method": ["cot"], "seed": [0, 1]})
     with pytest.raises(UsageError, match="begin it with `scale-sweep run"):
@@ -273,6 +346,25 @@ def test_expected_cost_falls_as_work_is_done_and_uses_what_was_measured(planned,
     assert 0 < after.tokens <= after.tokens_at_most
     assert after.hours > 0
     assert after.flops > 0
+
+
+def test_expected_cost_of_a_run_that_grows_is_that_of_what_is_new(planned, drain, tiny):
+    drain(planned(run=tiny, axes={"method": ["cot"], "samples": [2]}))
+    grown = planned(run=tiny, axes={"method": ["cot"], "samples": [5]}).expected()
+    assert (grown.completions, grown.unmeasured) == (2 * (5 - 2), 0)
+    longer = planned(run=tiny | {"max_new_tokens": 9}, axes={"method": ["cot"], "samples": [5]}).expected()
+    assert (longer.completions, longer.unmeasured) == (2 * 5, 1), (
+        "longer chains cost more than those that were measured"
+    )
+
+
+def test_a_rate_is_of_all_that_a_run_drew(planned, drain, tiny, samples):
+    sizes = [{"latent_paths": 3, "samples": 1}, {"latent_paths": 1, "samples": 3}]
+    sweep = planned(run=tiny | {"method": "softcot++"}, axes={"size": sizes})
+    drain(sweep)
+    (rate,) = rates_of(sweep.entries(), sweep.root)[0].values()
+    drawn = samples(sweep.root / sweep.plan.jobs[0].folder).values()
+    assert rate.tokens == pytest.approx(sum(one["num_tokens"] for one in drawn) / len(drawn))
 
 
 def test_values_shown_are_those_that_ran(planned, drain, tiny):

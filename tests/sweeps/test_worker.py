@@ -80,7 +80,8 @@ def test_vllm_leaves_with_a_worker_that_is_interrupted(happened, monkeypatch):
     assert happened == ["let go", "given back", "let go"]
 
 
-def test_an_interrupted_worker_ends_although_its_job_is_no_longer_its_own(happened, monkeypatch):
+@pytest.mark.usefixtures("happened")
+def test_an_interrupted_worker_ends_although_its_job_is_no_longer_its_own(monkeypatch):
     """The pulse may beat between the job's return and the worker's end."""
 
     def interrupted(*_):
@@ -97,7 +98,8 @@ def test_an_interrupted_worker_ends_although_its_job_is_no_longer_its_own(happen
     assert [one.id for one in book.left] == ["second"]
 
 
-def test_a_worker_whose_job_was_taken_goes_on_with_another(happened, monkeypatch):
+@pytest.mark.usefixtures("happened")
+def test_a_worker_whose_job_was_taken_goes_on_with_another(monkeypatch):
     def told(job, root, tell):  # noqa: ARG001
         if job.id == "second":
             return {}
