@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from sweeps import local
-from sweeps.ledger import DONE, RUNNING, Ledger
+from sweeps.ledger import DONE, PENDING, RUNNING, Ledger
 
 WAIT = 240.0  # seconds
 AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 8]}
@@ -184,3 +186,12 @@ def test_workers_that_cannot_begin_end_the_sweep_with_the_place_of_the_reason(pl
     monkeypatch.setattr(local, "_environment", lambda *_: broken)
     with pytest.raises(local.UsageError, match=r"logs/worker-0\.log"):
         local.run_local(sweep.root, workers=1, retries=0, seen=lambda: None)
+
+
+def test_a_worker_whose_driver_went_while_it_began_draws_nothing(planned, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    sweep.begin()
+    nobody = str(2**30)  # no process has this number
+    command = [sys.executable, "-m", "sweeps.worker", str(sweep.root), "worker", "0", nobody]
+    subprocess.run(command, check=True, timeout=WAIT, cwd=Path(__file__).parents[2])
+    assert [entry.state for entry in sweep.entries()] == [PENDING]
