@@ -130,7 +130,7 @@ def _by_chance(ballots: Ballots, draws: int, rng: np.random.Generator, rule: Rul
     paths = rng.random((questions, draws, num_paths), dtype=np.float32).argsort(axis=2)
     samples = rng.random((questions, draws, num_paths, num_samples), dtype=np.float32).argsort(axis=3)
     rows = np.arange(questions)[:, None, None]
-    counts = _no_votes((questions, draws, num_paths, int(ballots.sizes.max())), rule)
+    counts = _no_votes((questions, draws, num_paths), ballots, rule)
     mean, variance = (np.zeros((questions, num_paths, num_samples)) for _ in range(2))
     for m in range(num_samples):
         drawn = (rows, paths, samples[..., m])  # [Q, R, N]
@@ -141,8 +141,10 @@ def _by_chance(ballots: Ballots, draws: int, rng: np.random.Generator, rule: Rul
     return mean, variance
 
 
-def _no_votes(shape: tuple[int, ...], rule: Rule) -> NDArray[Any]:
-    return np.zeros(shape, dtype=np.int32 if rule.weights is None else np.float64)
+def _no_votes(shape: tuple[int, ...], ballots: Ballots, rule: Rule) -> NDArray[Any]:
+    """[*shape, K] zeros; K is at least 1, as these may be questions without any answer."""
+    answers = max(1, int(ballots.sizes.max()))
+    return np.zeros((*shape, answers), dtype=np.int32 if rule.weights is None else np.float64)
 
 
 def _count(counts: NDArray[Any], codes: NDArray[np.int32], rule: Rule = FLAT, at: Any = ...) -> None:
@@ -181,7 +183,7 @@ def _by_counting(ballots: Ballots, n: int, m: int, rule: Rule) -> Floats:
     questions, num_paths, num_samples = ballots.codes.shape
     single = list(combinations(range(num_samples), m))
     # what each choice of m samples counts on each path, [choices, Q, N, K]
-    counted = _no_votes((len(single), questions, num_paths, int(ballots.sizes.max())), rule)
+    counted = _no_votes((len(single), questions, num_paths), ballots, rule)
     for choice, picked in zip(counted, single, strict=True):
         for sample in picked:
             _count(choice, ballots.codes[:, :, sample], rule, np.s_[:, :, sample])

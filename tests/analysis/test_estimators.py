@@ -104,6 +104,21 @@ def test_room_for_fewer_questions_at_once_changes_only_the_draws(make_run, rando
     assert vote(ballots).values == pytest.approx(at_once)
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_questions_without_any_answer_may_be_looked_at_by_themselves(counted, make_run, random_answers, monkeypatch):
+    """They come last, so a batch may hold nothing else; they score 0 and the others what they score alone."""
+    monkeypatch.setattr(estimators, "_CHUNK", 1)
+    if not counted:
+        monkeypatch.setattr(estimators, "sub_grids", lambda *_: 10**9)
+    answers = random_answers(5, 4, 2, 2)
+    silent = [[[None] * 2] * 2] * 2
+    alone, both = (load(make_run(own)).lenient for own in (answers, answers + silent))
+    for rule in (FLAT, HIERARCHICAL, Rule(np.ones((6, 2, 2))), Rule(np.ones((6, 2, 2)), best=True)):
+        values = vote(both, rule).values
+        assert (values[4:] == 0).all()
+        assert values[:4, -1, -1] == pytest.approx(vote(alone, rule.of(np.arange(4))).values[:, -1, -1])
+
+
 def test_more_questions_get_fewer_draws_and_say_so(make_run, random_answers):
     few, many = (vote(load(make_run(random_answers(2, number, 4, 4))).lenient) for number in (4, 900))
     assert few.exact.sum() > many.exact.sum() > 0  # 1000 draws against 694
