@@ -205,11 +205,17 @@ def _grids(run: Run, settings: Settings, outside: Outside) -> dict[str, VoteEsti
 def _votes(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> list[Voted]:
     whole = {name: [own[name].values[:, -1, -1] for own in grids] for name in settings.voters}
     first = whole[settings.voter]
+
+    def to_first(values: Sequence[Floats]) -> Difference:
+        # in each seed on the same chains, so what moves both votes of a seed is no difference between them
+        gaps = [own - its for own, its in zip(values, first, strict=True)]
+        return paired_difference(gaps, [np.zeros_like(first[0])], seed=settings.seed)
+
     return [
         Voted(
             name,
             seeded_mean(values, seed=settings.seed),
-            None if _the_same(name, settings.voter, method) else paired_difference(values, first, seed=settings.seed),
+            None if _the_same(name, settings.voter, method) else to_first(values),
             None,
         )
         for name, values in whole.items()

@@ -6,10 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from analysis.estimators import FLAT, HIERARCHICAL, vote
 from analysis.load import load
 from analysis.methods import group
 from analysis.results import Settings, pareto, results
+from analysis.statistics import paired_difference
 from analysis.tables import as_json, markdown, tables
 from analysis.verdict import paths_first
 from scaling.errors import UsageError
@@ -110,6 +113,36 @@ def test_seeds_are_averaged(make_run, random_answers):
     assert one.compute.axes["flops"] == pytest.approx(np.mean([s.compute.axes["flops"] for s in singles], axis=0))
     assert "2 x 2, 3 seeds" in tables(found)[0].rows[0]
     assert found.sentences == []
+
+
+def test_votes_are_compared_within_each_seed(make_run, random_answers):
+    """Three seeds of very different accuracy: that both votes of a seed share it is no part of their difference."""
+    rights = [np.linspace(low, low + 0.4, 30) for low in (0.2, 0.4, 0.6)]
+    runs = [make_run(random_answers(seed, 30, 3, 3, right=right), seed=seed) for seed, right in enumerate(rights)]
+    singles = [vote_difference(report([run])) for run in runs]
+    found = vote_difference(report(runs))
+    assert found.interval.value == pytest.approx(np.mean([one.interval.value for one in singles]))
+    gaps = np.array([flat_and_hierarchical(run) for run in runs])  # [S, 2, Q]
+    gaps = gaps[:, 1] - gaps[:, 0]
+    parts = gaps.mean(axis=0).var(ddof=1) / 30, gaps.mean(axis=1).var(ddof=1) / 3
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 29 + parts[1] ** 2 / 2)
+    margin = stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5
+    assert found.interval.high - found.interval.low == pytest.approx(2 * margin)
+
+
+def test_one_seed_compares_its_votes_as_two_methods_of_one_seed(make_run, random_answers):
+    run = make_run(random_answers(7, 40, 3, 3))
+    flat, hierarchical = flat_and_hierarchical(run)
+    assert vote_difference(report([run])) == paired_difference([hierarchical], [flat])
+
+
+def vote_difference(found):
+    return found.methods[0].votes[1].difference
+
+
+def flat_and_hierarchical(folder):
+    ballots = load(folder).lenient
+    return [vote(ballots, rule).values[:, -1, -1] for rule in (FLAT, HIERARCHICAL)]
 
 
 def test_notes_say_what_a_reader_must_know(make_run, random_answers):
