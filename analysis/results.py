@@ -19,7 +19,7 @@ from analysis.estimators import VoteEstimate, pass_at, vote, whole_vote
 from analysis.load import Run
 from analysis.methods import Method, controls, unlike_settings
 from analysis.paths import CalibrationBin, PathFigures, calibration, path_figures
-from analysis.statistics import Difference, Interval, bootstrap, holm, paired_difference, seeded_mean
+from analysis.statistics import Difference, Interval, bootstrap, bootstrap_shares, holm, paired_difference, seeded_mean
 from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.errors import UsageError, nearest
@@ -252,7 +252,7 @@ def _points(
 ) -> list[Point]:
     columns = [curve.values for curve in curves]
     if len(curves) == 1:
-        intervals = bootstrap(columns[0], seed=settings.seed)
+        intervals = bootstrap_shares(columns[0], seed=settings.seed)
     else:
         intervals = [seeded_mean([own[:, place] for own in columns]) for place in range(columns[0].shape[1])]
     return [

@@ -53,8 +53,9 @@ class Comparison:
     """first against second at `budget` of `axis`. difference: first - second; None with no budget that both curves reach.
 
     p_holm: p-value adjusted for the other pairs on the same axis. needed: questions for 80 % power, should the true
-    difference be the one found; detectable: the difference that the questions at hand find with 80 % power. only_first,
-    only_second, mcnemar_p: questions right for one alone, where both values are 0 or 1 throughout.
+    difference be the one found; detectable: the difference that the questions at hand find with 80 % power; both None
+    where the questions do not vary, which tells of no power. only_first, only_second, mcnemar_p: questions right for one
+    alone, where both values are 0 or 1 throughout.
     """
 
     first: str
@@ -121,7 +122,7 @@ def _comparison(
     p_holm: float | None,
 ) -> Comparison:
     needed = smallest = None
-    if difference and difference.num_questions > 1:
+    if difference and difference.deviation:
         needed = questions_needed(difference.interval.value, difference.deviation)
         smallest = detectable(difference.deviation, difference.num_questions)
     first, second = pair
@@ -170,19 +171,23 @@ def control_sentence(comparison: Comparison, control: str) -> str:
 
 _OF_THOUGHTS = ("mean", "shuffled")  # thoughts, but not of the question
 
+_NONE = "no question tells them apart"
+
 _AT = {"chains": "chains", "tokens": "generated tokens", "flops": "FLOPs", "seconds": "seconds"}
 
 
 def _what_would_decide(comparison: Comparison, difference: Difference) -> str:
     if difference.num_questions < 2:
         return "one question tells nothing of others"
+    if comparison.detectable is None:
+        return "all questions have the same difference, and they are too few" if difference.interval.value else _NONE
     if comparison.needed is None or comparison.needed > 10_000_000:
-        return f"these questions would show a true difference of {100 * (comparison.detectable or 0):.1f} points"
+        return f"these questions would show a true difference of {100 * comparison.detectable:.1f} points"
     if comparison.needed <= difference.num_questions:
         return "too many comparisons, or too few seeds, for a difference of this size"
     return (
         f"a true difference of this size would take about {_rounded(comparison.needed):,} questions, "
-        f"and these {difference.num_questions} would show one of {100 * (comparison.detectable or 0):.1f} points"
+        f"and these {difference.num_questions} would show one of {100 * comparison.detectable:.1f} points"
     )
 
 

@@ -12,7 +12,7 @@ from analysis.estimators import FLAT, HIERARCHICAL, vote
 from analysis.load import load
 from analysis.methods import group
 from analysis.results import Settings, pareto, results
-from analysis.statistics import paired_difference
+from analysis.statistics import paired_difference, wilson
 from analysis.tables import as_json, markdown, tables
 from analysis.verdict import paths_first
 from scaling.errors import UsageError
@@ -73,6 +73,11 @@ def test_curves_end_where_the_table_stands(found):
         assert [(p.n, p.m) for p in one.points] == list(paths_first(one.method.num_paths, one.method.num_samples))
         for point in one.points:
             assert point.accuracy.value == pytest.approx(one.grids["flat"][point.n - 1, point.m - 1])
+
+
+def test_a_curve_of_sure_votes_has_the_interval_of_a_share(make_run):
+    [one] = report([make_run([[[str(q + 1)] * 2] * 2 for q in range(20)])]).methods
+    assert all(point.accuracy == wilson(20, 20) for point in one.points)
 
 
 def test_the_other_voter_gives_its_own_curves(found, folders):

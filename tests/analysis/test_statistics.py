@@ -11,8 +11,10 @@ from scipy import stats
 from analysis import statistics
 from analysis.statistics import (
     bootstrap,
+    bootstrap_shares,
     detectable,
     holm,
+    interval_of_difference,
     interval_of_ratio,
     mcnemar,
     paired_difference,
@@ -65,9 +67,53 @@ def test_one_question_gives_no_interval():
 
 
 def test_a_column_without_variation():
-    zeros, halves = bootstrap(np.stack([np.zeros(20), np.full(20, 0.5)], axis=1))
-    assert (zeros.low, zeros.high) == (wilson(0, 20).low, wilson(0, 20).high)
+    """Ones may be shares or, say, tokens, for which an interval that ends at 1 makes no sense."""
+    columns = np.stack([np.zeros(20), np.full(20, 0.5), np.ones(20), np.arange(20) / 20], axis=1)
+    assert [one.low for one in bootstrap(columns)[:3]] == [None] * 3
+    zeros, halves, ones, varied = bootstrap_shares(columns)
+    assert (zeros, ones) == (wilson(0, 20), wilson(20, 20))
     assert (halves.value, halves.low) == (0.5, None)
+    assert varied == bootstrap(columns)[3]
+
+
+@given(value=st.sampled_from([-1.0, -0.25, 0.0, 0.5, 1.0]), questions=st.integers(2, 500))
+def test_a_difference_without_variation_may_be_another_elsewhere(value, questions):
+    """The ends are what it would be if a share of others went all the way, a share that hides with a chance of 5 %."""
+    found = interval_of_difference(np.full(questions, value))
+    others = (found.high - found.low) / 2
+    assert (1 - others) ** questions == pytest.approx(0.05)
+    assert found.low == pytest.approx((1 - others) * value - others)
+    assert found.high == pytest.approx((1 - others) * value + others)
+
+
+def test_methods_that_are_alike_in_every_question_have_a_symmetric_interval():
+    same = np.array([1.0, 0, 1, 0.5] * 10)
+    found = paired_difference([same], [same])
+    assert found.interval.high == -found.interval.low > 0
+    assert (found.p_value, found.deviation) == (1.0, 0.0)
+
+
+def test_seeds_that_do_not_vary_are_as_one():
+    right, wrong = np.ones(20), np.zeros(20)
+    assert paired_difference([right] * 3, [wrong] * 3) == paired_difference([right], [wrong])
+    assert paired_difference([right] * 3, [wrong] * 3).p_value < 0.001
+    assert seeded_mean([right] * 3) == wilson(20, 20)
+
+
+@pytest.mark.parametrize("questions", [5, 10, 20, 50, 99])
+@pytest.mark.parametrize("shares", [[0.05, 0.9, 0.05], [0.12, 0.8, 0.08], [0.25, 0.5, 0.25]])
+def test_intervals_of_few_differences_cover(questions, shares):
+    """1,000 data sets in which most questions do not differ, as with two good methods: at least at their rate."""
+    rng = np.random.default_rng(11)
+    truth = shares[2] - shares[0]
+    found = [interval_of_difference(rng.choice([-1.0, 0.0, 1.0], p=shares, size=questions)) for _ in range(1000)]
+    covered = sum(one.low - 1e-9 <= truth <= one.high + 1e-9 for one in found)
+    assert covered / 1000 > 0.92
+
+
+def test_no_difference_of_shares_is_beyond_one():
+    found = paired_difference([np.array([1.0, 1, 0])], [np.array([0.0, 0, 1])]).interval
+    assert (found.low, found.high) == (-1, 1)
 
 
 def test_many_values_get_fewer_resamples_and_the_same_answer(monkeypatch):
