@@ -6,6 +6,7 @@ confidence. Knows nothing of runs, votes or costs.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ Floats = NDArray[np.float64]
 Method = Literal["BCa", "percentile"]
 
 LEVEL = 0.95
+POWER = 0.8
 _WORK = 200_000_000  # values drawn for one interval or test
 _FEWEST, _MOST = 999, 9999  # resamples
 _AT_ONCE = 20_000_000  # values held at once
@@ -38,14 +40,25 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class SeedPart:
+    """What the seeds of one method add to the variance of a mean over Q questions: lasting + passing / Q, the one because
+    seeds differ, the other because they answer each question differently. freedom: number of seeds - 1."""
+
+    lasting: float
+    passing: float
+    freedom: int
+
+
+@dataclass(frozen=True)
 class Difference:
     """A paired difference of means, its interval and two-sided p-value; deviation: standard deviation of a question's
-    difference, 0 where all are alike. num_questions: pairs."""
+    difference, 0 where all are alike. num_questions: pairs. seeds: one for each method that has several."""
 
     interval: Interval
     p_value: float | None
     deviation: float
     num_questions: int
+    seeds: tuple[SeedPart, ...] = ()
 
 
 def wilson(successes: int, total: int) -> Interval:
@@ -174,21 +187,34 @@ def _t(freedom: float) -> float:
 
 def _over_seeds(gaps: Floats, methods: Sequence[Sequence[Floats]]) -> Difference | None:
     """gaps: [Q], the mean over seeds. None where no method has several, or neither questions nor seeds vary."""
-    if all(len(runs) == 1 for runs in methods):
+    seeds = tuple(_seed_part(np.array(runs)) for runs in methods if len(runs) > 1)
+    value, deviation, questions = float(gaps.mean()), _deviation(gaps), len(gaps)
+    variance, freedom = _variance(deviation, questions, seeds)
+    if not seeds or variance <= _ALIKE**2:
         return None
-    value = float(gaps.mean())
-    parts = [(float(gaps.var(ddof=1)) / len(gaps), len(gaps) - 1)]
-    for runs in methods:
-        if len(runs) > 1:
-            means = np.array([run.mean() for run in runs])
-            parts.append((float(means.var(ddof=1)) / len(means), len(means) - 1))
-    variance = sum(part for part, _ in parts)
-    if variance <= _ALIKE**2:
-        return None
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
     margin = _t(freedom) * variance**0.5
     p_value = float(2 * stats.t.sf(abs(value) / variance**0.5, freedom))
-    return Difference(Interval(value, value - margin, value + margin), p_value, _deviation(gaps), len(gaps))
+    return Difference(Interval(value, value - margin, value + margin), p_value, deviation, questions, seeds)
+
+
+def _seed_part(runs: Floats) -> SeedPart:
+    """runs: [S, Q]. The variance of the seeds' means over S, of which the residual of seeds and questions is the passing."""
+    number, questions = runs.shape
+    means = runs.mean(axis=1)
+    residual = runs - means[:, None] - runs.mean(axis=0) + means.mean()
+    passing = float((residual**2).sum()) / ((number - 1) * (questions - 1) * number)
+    whole = float(means.var(ddof=1)) / number
+    passing = min(passing, whole * questions)
+    return SeedPart(whole - passing / questions, passing, number - 1)
+
+
+def _variance(deviation: float, questions: int, seeds: Sequence[SeedPart]) -> tuple[float, float]:
+    """Of a mean over so many questions, with its degrees of freedom (Satterthwaite); without seeds those of a normal."""
+    parts = [(deviation**2 / questions, questions - 1)]
+    parts += [(one.lasting + one.passing / questions, one.freedom) for one in seeds]
+    variance = sum(part for part, _ in parts)
+    spread = sum(part**2 / degrees for part, degrees in parts)
+    return variance, variance**2 / spread if seeds and spread else float("inf")
 
 
 def sign_flip(gaps: Floats, *, seed: int = 0) -> float:
@@ -229,15 +255,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def questions_needed(difference: float, deviation: float, *, level: float = 0.05, power: float = 0.8) -> int | None:
-    """Questions for a two-sided paired test at `level` to find `difference` with probability `power`; None for 0."""
-    if difference == 0:
-        return None
-    reach = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
-    return max(2, int(np.ceil((reach * deviation / abs(difference)) ** 2)))
+def questions_needed(difference: float, deviation: float, seeds: Sequence[SeedPart] = ()) -> int | None:
+    """Questions for a two-sided paired test at 5 % to find `difference` with 80 % probability, with as many seeds. None for
+    0, and where 10 million do not suffice, as where the seeds alone forbid it."""
+    numbers = range(2, 10_000_001)
+    place = bisect_left(numbers, True, key=lambda number: detectable(deviation, number, seeds) <= abs(difference))
+    return numbers[place] if place < len(numbers) else None
 
 
-def detectable(deviation: float, questions: int, *, level: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true difference that this many questions find with probability `power`."""
-    reach = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
-    return float(reach * deviation / questions**0.5)
+def detectable(deviation: float, questions: int, seeds: Sequence[SeedPart] = ()) -> float:
+    """The smallest true difference that so many questions and these seeds find with 80 % probability, tested at 5 %."""
+    variance, freedom = _variance(deviation, questions, seeds)
+    return float((_t(freedom) + stats.t.ppf(POWER, freedom)) * variance**0.5)

@@ -10,6 +10,7 @@ from scipy import stats
 
 from analysis import statistics
 from analysis.statistics import (
+    SeedPart,
     bootstrap,
     bootstrap_shares,
     detectable,
@@ -212,6 +213,64 @@ def test_power_by_formula_and_by_simulation():
     gaps = np.random.default_rng(9).normal(0.1, 0.5, size=(1500, 197))
     found = int((stats.ttest_1samp(gaps, 0, axis=1).pvalue < 0.05).sum())
     assert within(found, 1500, 0.8, slack=0.01)
+
+
+def seeds_of(rng, shift, *, difference=0.0, questions=200, noise=0.3):
+    """Two methods of three seeds, which differ by `shift` and answer every question with `noise` of their own."""
+    question = rng.beta(0.5, 0.5, questions)
+
+    def method(more):
+        return [question + more + rng.normal(0, shift) + rng.normal(0, noise, questions) for _ in range(3)]
+
+    return method(difference), method(0.0)
+
+
+def test_what_seeds_add_is_what_lasts_and_what_more_questions_lessen():
+    question, shifts = np.random.default_rng(12).random(50), np.array([-0.1, 0.0, 0.1])
+    [alike] = paired_difference([question + shift for shift in shifts], [question]).seeds
+    # the variance of the shifts is (0.01 + 0 + 0.01) / 2, that of their mean a third of it
+    assert (alike.lasting, alike.passing, alike.freedom) == (pytest.approx(0.01 / 3), pytest.approx(0), 2)
+    noise = np.random.default_rng(13).normal(0, 0.3, (4, 5000))
+    [mixed] = paired_difference(list(noise), [np.zeros(5000)]).seeds
+    assert mixed.lasting + mixed.passing / 5000 == pytest.approx(noise.mean(axis=1).var(ddof=1) / 4)
+    assert mixed.passing == pytest.approx(0.3**2 / 4, rel=0.05)
+    assert mixed.lasting < 0.3**2 / 5000
+
+
+def test_no_number_of_questions_shows_what_seeds_hide():
+    """With one part of 2 degrees of freedom that lasts, at least (4.3027 + 1.0607) x its root is needed to be shown."""
+    seeds = [SeedPart(lasting=1e-4, passing=0.04, freedom=2)]
+    least = (4.3027 + 1.0607) * 1e-2
+    assert questions_needed(0.99 * least, 0.5, seeds) is None
+    number = questions_needed(1.1 * least, 0.5, seeds)
+    assert detectable(0.5, number, seeds) <= 1.1 * least < detectable(0.5, number - 1, seeds)
+    assert number > questions_needed(1.1 * least, 0.5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.02])
+def test_power_with_seeds_by_simulation(shift):
+    """What three seeds are said to show they do show in about 80 of 100 cases; the promise is itself an estimate."""
+    rng = np.random.default_rng(14)
+    found = [paired_difference(*seeds_of(rng, shift)) for _ in range(200)]
+    promised = float(np.mean([detectable(one.deviation, 200, one.seeds) for one in found]))
+    shown = [paired_difference(*seeds_of(rng, shift, difference=promised)).p_value < 0.05 for _ in range(300)]
+    assert within(sum(shown), 300, 0.8, slack=0.03)
+    alone = float(np.mean([detectable(one.deviation, 200) for one in found]))
+    if shift:
+        too_little = [paired_difference(*seeds_of(rng, shift, difference=alone)).p_value < 0.05 for _ in range(300)]
+        assert sum(too_little) / 300 < 0.6  # what questions alone would promise
+
+
+def test_questions_that_are_said_to_be_needed_are_needed():
+    """Where seeds do not differ, questions lessen all there is."""
+    rng = np.random.default_rng(15)
+    found = [paired_difference(*seeds_of(rng, 0.0)) for _ in range(200)]
+    said = [questions_needed(0.06, one.deviation, one.seeds) for one in found]
+    number = int(np.median([one or 10**8 for one in said]))
+    shown = [
+        paired_difference(*seeds_of(rng, 0.0, difference=0.06, questions=number)).p_value < 0.05 for _ in range(300)
+    ]
+    assert within(sum(shown), 300, 0.8, slack=0.05)
 
 
 def test_ratios_over_questions():

@@ -125,6 +125,22 @@ def test_several_seeds_are_one_method():
     assert one.difference.interval.high - one.difference.interval.low > 0.1  # seeds alone spread by 0.05
 
 
+def test_seeds_that_hide_a_difference_are_said_to():
+    """Seeds that spread by 5 points, each the same in all questions: no number of questions shows 1 point."""
+    shifts = (-0.05, 0.0, 0.05)
+    noise = RNG.normal(0, 0.1, (100, 1))
+    first, second = (
+        [curve(0.5 + more + shift + noise * own, [2.0]) for shift in shifts] for more, own in ((0.01, 1), (0, 2))
+    )
+    [one] = compare_all({"A": first, "B": second}, "flops")
+    assert one.needed is None
+    assert "takes more seeds, not more questions" in sentence(one)
+    # two seeds' parts of 0.05^2 / 3 with 2 degrees of freedom each: 4 together, and 2.776 + 0.941 standard errors
+    assert one.detectable == pytest.approx(3.717 * (2 * 0.05**2 / 3) ** 0.5, rel=0.05)
+    [single] = compare_all({"A": first[1:2], "B": second[1:2]}, "flops")
+    assert single.needed is not None
+
+
 def test_amounts_are_short():
     said = [amount(value) for value in (0.123, 4.95, 32.0, 342.4, 1120.0, 3.424e11, 1.5e12)]
     assert said == ["0.123", "4.95", "32", "342", "1.12 k", "342 G", "1.5 T"]
