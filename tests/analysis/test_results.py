@@ -20,7 +20,7 @@ from scaling.journal import load as load_completions
 from scaling.records import Question
 from scaling.summary import summarise
 
-MEASURED = {"seconds": 30.0, "num_questions": 12, "peak_memory_bytes": 4_000_000}
+MEASURED = {"seconds": 30.0, "tokens": {"generated": 1000}, "peak_memory_bytes": 4_000_000}
 
 
 @pytest.fixture(scope="session")
