@@ -177,9 +177,9 @@ def _method(method: Method, settings: Settings, outside: Outside) -> tuple[Metho
         f"{name}_error": np.sqrt(sum(own[name].error ** 2 for own in grids)) / len(grids) for name in settings.voters
     }
     shared = _mean_costs(costs)
-    run = method.runs[0]
+    ballots = [run.lenient for run in method.runs]
     votes = _votes(method, grids, settings)
-    bins, error = calibration(run.lenient, whole_vote(run.lenient))
+    bins, error = calibration(ballots, [whole_vote(own) for own in ballots])
     figures = MethodResults(
         method=method,
         table={"accuracy": votes[0].accuracy, **_table(method, grids, settings)},
@@ -187,10 +187,10 @@ def _method(method: Method, settings: Settings, outside: Outside) -> tuple[Metho
         grids={**means, **errors},
         points=_points(curves, means["pass"][at], errors[f"{settings.voter}_error"][at], shared, settings),
         compute=shared,
-        paths=path_figures(run.lenient, seed=settings.seed),
+        paths=path_figures(ballots, seed=settings.seed),
         calibration=bins,
         calibration_error=error,
-        cosines=run.cosines,
+        cosines=_mean_cosines(method.runs),
     )
     return figures, curves
 
@@ -283,6 +283,12 @@ def _mean_costs(costs: Sequence[Compute]) -> Compute:
         kv_bytes=mean([one.kv_bytes for one in costs]),
         peak_bytes=max(peaks) if peaks else None,
     )
+
+
+def _mean_cosines(runs: Sequence[Run]) -> Floats | None:
+    """Of the seeds that noted them."""
+    known = [run.cosines for run in runs if run.cosines is not None]
+    return np.mean(known, axis=0) if known else None
 
 
 def pareto(found: Sequence[MethodResults], axis: str, voter: str) -> list[tuple[str, int, int]]:

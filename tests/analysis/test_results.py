@@ -150,6 +150,17 @@ def flat_and_hierarchical(folder):
     return [vote(ballots, rule).values[:, -1, -1] for rule in (FLAT, HIERARCHICAL)]
 
 
+def test_no_seed_stands_for_all(make_run, random_answers):
+    """The order in which runs are given changes no figure of the paths."""
+    cosines = [np.eye(2) * (1 - c) + c for c in (0.1, 0.5)]
+    runs = [make_run(random_answers(s, 10, 2, 2), seed=s, cosines=c.tolist()) for s, c in enumerate(cosines)]
+    [one], [turned] = (report(order).methods for order in (runs, runs[::-1]))
+    assert one.paths.agreement == pytest.approx(turned.paths.agreement)
+    assert one.calibration == turned.calibration
+    for own in (one, turned):
+        assert own.cosines == pytest.approx(np.array([[1, 0.3], [0.3, 1]]))
+
+
 def test_notes_say_what_a_reader_must_know(make_run, random_answers):
     one = make_run(random_answers(3, 3, 2, 2), skip=[("q2", 0, 0)])
     other = make_run(random_answers(3, 2, 1, 4), method="cot", temperature=1.0, costs=None)
