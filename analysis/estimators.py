@@ -167,12 +167,10 @@ def _winners(counts: NDArray[Any], rule: Rule) -> NDArray[np.int64]:
         each = np.zeros(counts.shape, dtype=np.int32)
         _count(each, ballots)
         scores = each.cumsum(axis=2, dtype=np.int32)
-    elif rule.best:
-        scores = np.maximum.accumulate(counts, axis=2)
     elif rule.weights is None:
         scores = (counts * (num_paths + 1) + (counts > 0)).cumsum(axis=2, dtype=np.int32)
     else:
-        sums = counts.cumsum(axis=2)
+        sums = np.maximum.accumulate(counts, axis=2) if rule.best else counts.cumsum(axis=2)
         tied = (sums > 0) & (sums >= sums.max(axis=3, keepdims=True) * (1 - _SAME))
         scores = np.where(tied, (counts > 0).cumsum(axis=2), 0)
     return np.where(scores.any(axis=3), scores.argmax(axis=3), -1)
