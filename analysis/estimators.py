@@ -26,17 +26,29 @@ Floats = NDArray[np.float64]
 _CHUNK = 4_000_000  # votes counted at once
 _WORK = 10_000_000  # completions x random sub-grids of each size
 _FEWEST, _MOST = 16, 1000  # sub-grids of each size for a question
-_SAME = 1e-12  # relative difference up to which two sums of weights are tied: they were added in another order
+_SAME = 1e-9  # relative difference up to which two sums of weights are tied: they were added in another order
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
     """How answers become a vote. weights: [Q, N, M] above 0, what each chain counts, None for 1. hierarchical: paths vote,
-    then their winners. best: the answer of the heaviest chain wins, not that of the heaviest sum."""
+    then their winners. best: the answer of the heaviest chain wins, not that of the heaviest sum. logs: weights are
+    logarithms of what chains count, for where these are too far apart for one scale."""
 
     weights: Floats | None = None
     hierarchical: bool = False
     best: bool = False
+    logs: bool = False
+
+    @property
+    def add(self) -> np.ufunc:
+        """How the weights of two chains with one answer come together."""
+        return np.maximum if self.best else np.logaddexp if self.logs else np.add
+
+    @property
+    def nothing(self) -> float:
+        """What an answer counts that no chain gives."""
+        return -np.inf if self.logs else 0
 
     def of(self, rows: NDArray[np.int64]) -> Rule:
         """That of some questions."""
@@ -142,9 +154,9 @@ def _by_chance(ballots: Ballots, draws: int, rng: np.random.Generator, rule: Rul
 
 
 def _no_votes(shape: tuple[int, ...], ballots: Ballots, rule: Rule) -> NDArray[Any]:
-    """[*shape, K] zeros; K is at least 1, as these may be questions without any answer."""
+    """[*shape, K]; K is at least 1, as these may be questions without any answer."""
     answers = max(1, int(ballots.sizes.max()))
-    return np.zeros((*shape, answers), dtype=np.int32 if rule.weights is None else np.float64)
+    return np.full((*shape, answers), rule.nothing, dtype=np.int32 if rule.weights is None else np.float64)
 
 
 def _count(counts: NDArray[Any], codes: NDArray[np.int32], rule: Rule = FLAT, at: Any = ...) -> None:
@@ -153,10 +165,8 @@ def _count(counts: NDArray[Any], codes: NDArray[np.int32], rule: Rule = FLAT, at
     places: Any = (*voters, codes[voters])
     if rule.weights is None:
         counts[places] += 1
-    elif rule.best:
-        counts[places] = np.maximum(counts[places], rule.weights[at][voters])
     else:
-        counts[places] += rule.weights[at][voters]
+        counts[places] = rule.add(counts[places], rule.weights[at][voters])
 
 
 def _winners(counts: NDArray[Any], rule: Rule) -> NDArray[np.int64]:
@@ -170,9 +180,10 @@ def _winners(counts: NDArray[Any], rule: Rule) -> NDArray[np.int64]:
     elif rule.weights is None:
         scores = (counts * (num_paths + 1) + (counts > 0)).cumsum(axis=2, dtype=np.int32)
     else:
-        sums = np.maximum.accumulate(counts, axis=2) if rule.best else counts.cumsum(axis=2)
-        tied = (sums > 0) & (sums >= sums.max(axis=3, keepdims=True) * (1 - _SAME))
-        scores = np.where(tied, (counts > 0).cumsum(axis=2), 0)
+        sums = rule.add.accumulate(counts, axis=2)
+        most = sums.max(axis=3, keepdims=True)
+        tied = (sums > rule.nothing) & (sums >= (most - _SAME if rule.logs else most * (1 - _SAME)))
+        scores = np.where(tied, (counts > rule.nothing).cumsum(axis=2), 0)
     return np.where(scores.any(axis=3), scores.argmax(axis=3), -1)
 
 

@@ -77,8 +77,9 @@ def rule(voter: str, run: Run, outside: Outside) -> Rule:
         )
     if voter == "self-certainty":
         return Rule(np.maximum(signal, _LEAST))
-    logs = signal / run.tokens if voter == "log-prob-mean" else signal
-    return Rule(np.exp(logs - logs.max(axis=(1, 2), keepdims=True)).clip(_LEAST))
+    if voter == "log-prob-sum":
+        return Rule(signal, logs=True)  # the probabilities of two chains may differ by more than a number can hold
+    return Rule(np.exp(signal / run.tokens).clip(_LEAST))
 
 
 def _ranks(scores: Floats) -> Floats:
