@@ -31,9 +31,11 @@ Tell = Callable[[str], None]
 @dataclass(frozen=True)
 class Settings:
     """voters: votes to compare; the first is that of the curves and the verdict. axis: on which the verdict is given.
-    baseline: name of the method that all others are compared with, None for every pair. seed: of draws and resamples."""
+    baseline: name of the method that all others are compared with, None for every pair. seed: of draws and resamples.
+    left_out: votes that would be compared too, had every run what they need."""
 
     voters: tuple[str, ...] = ("flat", "hierarchical")
+    left_out: tuple[str, ...] = ()
     axis: str = "flops"
     baseline: str | None = None
     seed: int = 0
@@ -318,6 +320,10 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
         notes.append(f"The verdict is on chains, as {settings.axis} are not known for every run.")
     if len(methods[0].runs[0].questions) == 1:
         notes.append("One question gives no interval and no verdict.")
+    if settings.left_out:
+        notes.append(
+            f"Without the votes {', '.join(settings.left_out)}: not every run holds what chains weigh in them."
+        )
     single = [method.name for method in methods if len(method.runs) == 1]
     if single and len(single) < len(methods):
         notes.append(f"Only one seed of {', '.join(single)}: what another seed would give is not in its intervals.")
