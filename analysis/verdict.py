@@ -7,7 +7,6 @@ larger grid for that share of its questions. Knows no files, no figures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -201,7 +200,9 @@ def _rounded(number: int) -> int:
 
 def amount(value: float) -> str:
     """Three digits and a unit: 12, 1.14 k, 340 G."""
-    power = 0 if value < 1000 else min(5, int(math.log10(value) // 3))
+    power = 0
+    while float(f"{value / 1000**power:.3g}") >= 1000 and power < 5:
+        power += 1
     return f"{value / 1000**power:.3g} {' kMGTP'[power]}".strip()
 
 

@@ -144,3 +144,11 @@ def test_seeds_that_hide_a_difference_are_said_to():
 def test_amounts_are_short():
     said = [amount(value) for value in (0.123, 4.95, 32.0, 342.4, 1120.0, 3.424e11, 1.5e12)]
     assert said == ["0.123", "4.95", "32", "342", "1.12 k", "342 G", "1.5 T"]
+    assert [amount(just_below) for just_below in (999.7, 999_700, 9.997e11)] == ["1 k", "1 M", "1 T"]
+
+
+@given(st.floats(1e-3, 9e17))
+def test_an_amount_is_its_value_to_three_digits_and_never_a_power(value):
+    number, unit = (*amount(value).split(), "")[:2]
+    assert "e" not in number
+    assert float(number) * 1000 ** " kMGTP".index(unit or " ") == pytest.approx(value, rel=5.1e-3)  # half of 1 in 100
