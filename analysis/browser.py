@@ -42,10 +42,11 @@ def _method(method: Method, ids: list[str]) -> dict[str, Any]:
 def _grid(completions: list[Completion], run: Run, prompt: str) -> dict[str, Any]:
     """cells: [N][M]; vote and path_votes: answers, None for none."""
     question_id = completions[0].question_id
+    right = {one.answer for one in completions if one.correct}
     cells: list[list[Any]] = [[None] * run.num_samples for _ in range(run.num_paths)]
     for one in completions:
         cells[one.path][one.sample] = {
-            **{"answer": one.answer, "right": one.correct, "text": one.text, "tokens": one.num_tokens},
+            **{"answer": one.answer, "right": one.answer in right, "text": one.text, "tokens": one.num_tokens},
             "stop": one.stop_reason,
         }
     flat, paths = flat_vote(question_id, completions), hierarchical_vote(question_id, completions)
@@ -53,7 +54,6 @@ def _grid(completions: list[Completion], run: Run, prompt: str) -> dict[str, Any
         majority(question_id, [(c.path, c.answer) for c in completions if c.path == p]).answer
         for p in range(run.num_paths)
     ]
-    right = {one.answer for one in completions if one.correct}
     return {
         **{"prompt": prompt, "vote": flat.answer, "vote_right": flat.answer in right, "tied": flat.tied},
         **{"hierarchical": paths.answer, "path_votes": own, "covered": bool(right), "cells": cells},

@@ -99,7 +99,7 @@ def _report(
     from analysis.results import Settings, results
     from analysis.scores import scores
     from analysis.tables import as_json as to_json
-    from analysis.voters import Outside, chosen
+    from analysis.voters import Outside, chosen, lacking
     from analysis.write import write
 
     console = Console(stderr=True)
@@ -115,11 +115,13 @@ def _report(
         loaded.append((name, load(folder)))
     methods = group(loaded, common=common)
     own = [run for method in methods for run in method.runs]
+    left_out = lacking(votes, own) if voters == "all" else ()
     outside = Outside(
         validation=[load(folder) for folder in validation],
         scores={str(run.folder): scores(run, scorer) for run in own} if scorer else {},
     )
-    found = results(methods, Settings(voters=votes, **settings), tell, outside)
+    kept = tuple(name for name in votes if name not in left_out)
+    found = results(methods, Settings(voters=kept, left_out=left_out, **settings), tell, outside)
     write(found, methods, out, browse=browse, tell=tell)
     if as_json:
         print(jsonlib.dumps(to_json(found), indent=2))

@@ -29,7 +29,8 @@ class Compute:
     """A run's costs. axes: for each name of AXES that is known, [N, M]: mean over questions of what n x m costs, at
     [n - 1, m - 1]. Tokens and FLOPs of a completion are the mean over the question's N x M.
 
-    seconds: those that the whole run took, shared out by FLOPs; so only the last cell was measured. unshared: FLOPs of a
+    seconds: those that the run took, the whole grid's share by tokens and within it by FLOPs; so only the last cell was
+    measured, and that only where nothing outside the grid was drawn. unshared: FLOPs of a
     question whose completions share nothing. kv_bytes: keys and values of a question's whole grid, were all of it held at
     once. peak_bytes: of the process, as the run measured it. None where unknown.
     """
@@ -80,9 +81,10 @@ def _completions(run: Run, costs: RunCosts) -> tuple[float, float]:
 
 
 def _seconds(run: Run) -> float | None:
-    """Measured seconds a question. They hold for the questions of the summary, complete ones only."""
-    seconds, number = run.summary.get("seconds"), run.summary.get("num_questions")
-    return seconds / number if seconds and number else None
+    """Seconds of a question's whole grid. Measured are those of all tokens that the run ever generated, also for
+    questions and samples that are no longer asked for; the grid has its share of them."""
+    seconds, generated = run.summary.get("seconds"), run.summary.get("tokens", {}).get("generated")
+    return seconds * float(run.tokens.sum(axis=(1, 2)).mean()) / generated if seconds and generated else None
 
 
 def _kv_bytes(run: Run, costs: RunCosts) -> float:

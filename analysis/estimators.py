@@ -26,17 +26,29 @@ Floats = NDArray[np.float64]
 _CHUNK = 4_000_000  # votes counted at once
 _WORK = 10_000_000  # completions x random sub-grids of each size
 _FEWEST, _MOST = 16, 1000  # sub-grids of each size for a question
-_SAME = 1e-12  # relative difference up to which two sums of weights are tied: they were added in another order
+_SAME = 1e-9  # relative difference up to which two sums of weights are tied: they were added in another order
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
     """How answers become a vote. weights: [Q, N, M] above 0, what each chain counts, None for 1. hierarchical: paths vote,
-    then their winners. best: the answer of the heaviest chain wins, not that of the heaviest sum."""
+    then their winners. best: the answer of the heaviest chain wins, not that of the heaviest sum. logs: weights are
+    logarithms of what chains count, for where these are too far apart for one scale."""
 
     weights: Floats | None = None
     hierarchical: bool = False
     best: bool = False
+    logs: bool = False
+
+    @property
+    def add(self) -> np.ufunc:
+        """How the weights of two chains with one answer come together."""
+        return np.maximum if self.best else np.logaddexp if self.logs else np.add
+
+    @property
+    def nothing(self) -> float:
+        """What an answer counts that no chain gives."""
+        return -np.inf if self.logs else 0
 
     def of(self, rows: NDArray[np.int64]) -> Rule:
         """That of some questions."""
@@ -130,7 +142,7 @@ def _by_chance(ballots: Ballots, draws: int, rng: np.random.Generator, rule: Rul
     paths = rng.random((questions, draws, num_paths), dtype=np.float32).argsort(axis=2)
     samples = rng.random((questions, draws, num_paths, num_samples), dtype=np.float32).argsort(axis=3)
     rows = np.arange(questions)[:, None, None]
-    counts = _no_votes((questions, draws, num_paths, int(ballots.sizes.max())), rule)
+    counts = _no_votes((questions, draws, num_paths), ballots, rule)
     mean, variance = (np.zeros((questions, num_paths, num_samples)) for _ in range(2))
     for m in range(num_samples):
         drawn = (rows, paths, samples[..., m])  # [Q, R, N]
@@ -141,8 +153,10 @@ def _by_chance(ballots: Ballots, draws: int, rng: np.random.Generator, rule: Rul
     return mean, variance
 
 
-def _no_votes(shape: tuple[int, ...], rule: Rule) -> NDArray[Any]:
-    return np.zeros(shape, dtype=np.int32 if rule.weights is None else np.float64)
+def _no_votes(shape: tuple[int, ...], ballots: Ballots, rule: Rule) -> NDArray[Any]:
+    """[*shape, K]; K is at least 1, as these may be questions without any answer."""
+    answers = max(1, int(ballots.sizes.max()))
+    return np.full((*shape, answers), rule.nothing, dtype=np.int32 if rule.weights is None else np.float64)
 
 
 def _count(counts: NDArray[Any], codes: NDArray[np.int32], rule: Rule = FLAT, at: Any = ...) -> None:
@@ -151,10 +165,8 @@ def _count(counts: NDArray[Any], codes: NDArray[np.int32], rule: Rule = FLAT, at
     places: Any = (*voters, codes[voters])
     if rule.weights is None:
         counts[places] += 1
-    elif rule.best:
-        counts[places] = np.maximum(counts[places], rule.weights[at][voters])
     else:
-        counts[places] += rule.weights[at][voters]
+        counts[places] = rule.add(counts[places], rule.weights[at][voters])
 
 
 def _winners(counts: NDArray[Any], rule: Rule) -> NDArray[np.int64]:
@@ -165,14 +177,13 @@ def _winners(counts: NDArray[Any], rule: Rule) -> NDArray[np.int64]:
         each = np.zeros(counts.shape, dtype=np.int32)
         _count(each, ballots)
         scores = each.cumsum(axis=2, dtype=np.int32)
-    elif rule.best:
-        scores = np.maximum.accumulate(counts, axis=2)
     elif rule.weights is None:
         scores = (counts * (num_paths + 1) + (counts > 0)).cumsum(axis=2, dtype=np.int32)
     else:
-        sums = counts.cumsum(axis=2)
-        tied = (sums > 0) & (sums >= sums.max(axis=3, keepdims=True) * (1 - _SAME))
-        scores = np.where(tied, (counts > 0).cumsum(axis=2), 0)
+        sums = rule.add.accumulate(counts, axis=2)
+        most = sums.max(axis=3, keepdims=True)
+        tied = (sums > rule.nothing) & (sums >= (most - _SAME if rule.logs else most * (1 - _SAME)))
+        scores = np.where(tied, (counts > rule.nothing).cumsum(axis=2), 0)
     return np.where(scores.any(axis=3), scores.argmax(axis=3), -1)
 
 
@@ -181,7 +192,7 @@ def _by_counting(ballots: Ballots, n: int, m: int, rule: Rule) -> Floats:
     questions, num_paths, num_samples = ballots.codes.shape
     single = list(combinations(range(num_samples), m))
     # what each choice of m samples counts on each path, [choices, Q, N, K]
-    counted = _no_votes((len(single), questions, num_paths, int(ballots.sizes.max())), rule)
+    counted = _no_votes((len(single), questions, num_paths), ballots, rule)
     for choice, picked in zip(counted, single, strict=True):
         for sample in picked:
             _count(choice, ballots.codes[:, :, sample], rule, np.s_[:, :, sample])

@@ -154,8 +154,8 @@ def load(folder: Path) -> Run:
         summary=json.loads(summary.read_bytes()) if summary.exists() else {},
         questions=tuple(asked[row] for row in rows),
         incomplete=tuple(ids[row] for row in np.flatnonzero(~whole)),
-        lenient=_ballots(table, "", cells, shape, ids, folder).of(rows),
-        strict=_ballots(table, "_strict", cells, shape, ids, folder).of(rows),
+        lenient=_ballots(table, "", cells, shape, ids).of(rows),
+        strict=_ballots(table, "_strict", cells, shape, ids).of(rows),
         tokens=_spread(table["num_tokens"].to_numpy().astype(np.int64), cells, shape)[rows],
         truncated=_spread((table["stop_reason"] == "length").to_numpy().astype(bool), cells, shape)[rows],
         log_probs=_spread(table["log_prob"].to_numpy().astype(np.float64), cells, shape)[rows],
@@ -254,7 +254,6 @@ def _ballots(
     cells: NDArray[np.int64],
     shape: tuple[int, int, int],
     ids: list[str],
-    folder: Path,
 ) -> Ballots:
     """reading: "" for the lenient one, "_strict" for the strict one."""
     row = cells // (shape[1] * shape[2])
@@ -269,13 +268,9 @@ def _ballots(
     code[order] = np.arange(len(pairs)) - (np.cumsum(sizes) - sizes)[of_row[order]]
 
     right = table[f"correct{reading}"].to_numpy()[given].astype(bool)
-    hits, all_of_it = (np.bincount(inverse, weights=w, minlength=len(pairs)) for w in (right, np.ones(len(right))))
-    torn = np.flatnonzero((hits > 0) & (hits < all_of_it))
-    if len(torn):
-        where = f"question {ids[of_row[torn[0]]]}: answer {answers[of_answer[torn[0]]]!r}"
-        raise UsageError(f"{folder / SAMPLES}, {where} is marked both right and wrong; sample that question anew")
     verdicts = np.zeros((shape[0], int(sizes.max(initial=0))), dtype=bool)
-    verdicts[of_row, code] = hits > 0
+    # right if any of its completions was judged so, as in `scaling.summary`
+    verdicts[of_row, code] = np.bincount(inverse, weights=right, minlength=len(pairs)) > 0
     codes = np.full(shape, -1, dtype=np.int32)
     codes.reshape(-1)[cells[given]] = code[inverse]
     return Ballots(codes, verdicts, sizes)

@@ -2,12 +2,14 @@
 
 If paths only mattered as labels, the N x M completions of a question could change places freely. That is the null
 hypothesis of every p-value here: labels are shuffled within each question (a permutation test, exact for any number of
-questions). Two completions agree if both have an answer and it is the same one.
+questions). Two completions agree if both have an answer and it is the same one. Of a method with several seeds every figure
+is the mean over them, with questions as the unit of intervals: a question's seeds are averaged first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +44,16 @@ class PathFigures:
     intraclass_p: float | None
 
 
-def path_figures(ballots: Ballots, *, seed: int = 0) -> PathFigures:
-    """Diagnostics of a whole N x M grid."""
-    right = ballots.right
-    _, num_paths, num_samples = right.shape
-    agreement = agreements(ballots)
-    accuracy = right.mean(axis=(0, 2))
-    entropy = float(answer_entropy(ballots).mean())
+def path_figures(runs: Sequence[Ballots], *, seed: int = 0) -> PathFigures:
+    """Diagnostics of a whole N x M grid. runs: one for each seed, on the same questions."""
+    _, num_paths, num_samples = runs[0].codes.shape
+    agreement: Floats = np.mean([agreements(ballots) for ballots in runs], axis=0)
+    accuracy: Floats = np.mean([ballots.right.mean(axis=(0, 2)) for ballots in runs], axis=0)
+    entropy = float(np.mean([answer_entropy(ballots) for ballots in runs]))
     if num_paths == 1 or num_samples == 1:
         return PathFigures(accuracy, entropy, agreement, None, None, None, None, None)
-    between, within = mean_squares(right)
-    p_agreement, p_variance = _shuffled(ballots, seed=seed)
+    between, within = np.mean([mean_squares(ballots.right) for ballots in runs], axis=0)
+    p_agreement, p_variance = _shuffled(runs, seed=seed)
     off = ~np.eye(num_paths, dtype=bool)
     return PathFigures(
         accuracy=accuracy,
@@ -104,8 +105,8 @@ def agreements(ballots: Ballots) -> Floats:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Questions whose leading answer has a share of all N x M answers within (low, high]: how many of those votes are
-    right."""
+    """Questions whose leading answer has a share of all N x M answers within (low, high], in any seed: how many of those
+    votes are right."""
 
     low: float
     high: float
@@ -114,43 +115,57 @@ class CalibrationBin:
     num_questions: int
 
 
-def calibration(ballots: Ballots, vote_right: Floats, *, bins: int = 10) -> tuple[list[CalibrationBin], float]:
+def calibration(
+    runs: Sequence[Ballots], votes_right: Sequence[Floats], *, bins: int = 10
+) -> tuple[list[CalibrationBin], float]:
     """How often a vote of a given share is right, and the expected calibration error (Guo et al. 2017, equation 3).
 
-    vote_right: [Q], 0 or 1. Questions without any answer have share 0 and stand in the lowest bin.
+    runs, votes_right: one for each seed; [Q], 0 or 1. Votes of all seeds are put together, but in an interval each question
+    counts once. Questions without any answer have share 0 and stand in the lowest bin.
     """
-    shares = ballots.counts().sum(axis=1).max(axis=1, initial=0) / np.prod(ballots.codes.shape[1:])
+    right = np.array(votes_right)
+    shares = np.array([_leading_share(ballots) for ballots in runs])
     place = np.clip(np.ceil(shares * bins).astype(int) - 1, 0, bins - 1)
     found, error = [], 0.0
     for number in np.unique(place):
         own = place == number
-        mean, right = float(shares[own].mean()), round(float(vote_right[own].sum()))
-        accuracy = wilson(right, int(own.sum()))
-        found.append(CalibrationBin(number / bins, (number + 1) / bins, mean, accuracy, int(own.sum())))
-        error += float(own.mean()) * abs(mean - accuracy.value)
+        mean, value, questions = float(shares[own].mean()), float(right[own].mean()), int(own.any(axis=0).sum())
+        accuracy = replace(wilson(round(value * questions), questions), value=value)
+        found.append(CalibrationBin(number / bins, (number + 1) / bins, mean, accuracy, questions))
+        error += float(own.mean()) * abs(mean - value)
     return found, error
 
 
-def _shuffled(ballots: Ballots, *, seed: int) -> tuple[float, float]:
+def _leading_share(ballots: Ballots) -> Floats:
+    """[Q], the share of the most frequent answer among all N x M completions."""
+    shares: Floats = ballots.counts().sum(axis=1).max(axis=1, initial=0) / np.prod(ballots.codes.shape[1:])
+    return shares
+
+
+def _shuffled(runs: Sequence[Ballots], *, seed: int) -> tuple[float, float]:
     """p-values: samples of one path agree more than those of two, and correctness varies more between paths than within.
 
     Both statistics rise with a sum over paths alone, as the totals of a question stay the same under shuffling: of the
     squared counts of each answer, and of the squared counts of right completions.
     """
     rng = np.random.default_rng(seed)
+    draws = int(np.clip(_CELLS // sum(ballots.codes.size for ballots in runs), 99, _SHUFFLES))
+    sums = np.sum([_sums_of_squares(ballots, draws, rng) for ballots in runs], axis=0)
+    low, high = ((sums[1:] >= sums[0]).sum(axis=0) + 1) / (draws + 1)
+    return float(low), float(high)
+
+
+def _sums_of_squares(ballots: Ballots, draws: int, rng: np.random.Generator) -> Floats:
+    """[1 + draws, 2]: both sums of `_shuffled`, as observed and with shuffled labels."""
     questions, num_paths, num_samples = ballots.codes.shape
     flat = ballots.codes.reshape(questions, -1)
     wide = ballots.verdicts.shape[1] + 1  # the first place is for no answer
     place = wide * np.repeat(np.arange(questions * num_paths), num_samples) + 1
 
-    def statistics(codes: NDArray[np.int32]) -> Floats:
+    def sums(codes: NDArray[np.int32]) -> tuple[int, int]:
         counts = np.bincount(place + codes.ravel(), minlength=questions * num_paths * wide)
         given = counts.reshape(questions, num_paths, wide)[..., 1:]
         right = (given * ballots.verdicts[:, None]).sum(axis=2)
-        return np.array([(given**2).sum(), (right**2).sum()], dtype=float)
+        return (given**2).sum(), (right**2).sum()
 
-    observed = statistics(flat)
-    draws = int(np.clip(_CELLS // flat.size, 99, _SHUFFLES))
-    reached = sum((statistics(rng.permuted(flat, axis=1)) >= observed).astype(int) for _ in range(draws))
-    low, high = (np.asarray(reached) + 1) / (draws + 1)
-    return float(low), float(high)
+    return np.array([sums(flat), *(sums(rng.permuted(flat, axis=1)) for _ in range(draws))], dtype=float)

@@ -37,12 +37,13 @@ def _against(table: pd.DataFrame, key: str, others: Sequence[str]) -> Plot | Non
     level = [(name, rows) for name, rows in _lines(own, apart) if rows[key].nunique() <= 1]
     if not groups:
         return None
-    left_out = max(0, len(groups) - _LINES)
+    left_out = max(0, len(groups) + len(level) - _LINES)
+    level = level[: max(0, _LINES - len(groups))]
 
     def draw(ax: Axes) -> None:
         for number, (name, rows) in enumerate(groups[:_LINES]):
             _line(ax, rows, key, name, number)
-        for number, (name, rows) in enumerate(level[: _LINES - len(groups)], start=len(groups)):
+        for number, (name, rows) in enumerate(level, start=len(groups)):
             ax.axhline(rows["accuracy"].mean(), color=COLOURS[number % 8], linestyle=":", linewidth=1.4, label=name)
         ax.set_xticks(sorted({value for _, rows in groups for value in rows[key]}))
         share_axis(ax, _NAMES.get(key, key), "accuracy, flat vote", log=False)

@@ -19,7 +19,7 @@ from analysis.estimators import VoteEstimate, pass_at, vote, whole_vote
 from analysis.load import Run
 from analysis.methods import Method, controls, unlike_settings
 from analysis.paths import CalibrationBin, PathFigures, calibration, path_figures
-from analysis.statistics import Difference, Interval, bootstrap, holm, paired_difference, seeded_mean
+from analysis.statistics import Difference, Interval, bootstrap, bootstrap_shares, holm, paired_difference, seeded_mean
 from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.errors import UsageError, nearest
@@ -31,9 +31,11 @@ Tell = Callable[[str], None]
 @dataclass(frozen=True)
 class Settings:
     """voters: votes to compare; the first is that of the curves and the verdict. axis: on which the verdict is given.
-    baseline: name of the method that all others are compared with, None for every pair. seed: of draws and resamples."""
+    baseline: name of the method that all others are compared with, None for every pair. seed: of draws and resamples.
+    left_out: votes that would be compared too, had every run what they need."""
 
     voters: tuple[str, ...] = ("flat", "hierarchical")
+    left_out: tuple[str, ...] = ()
     axis: str = "flops"
     baseline: str | None = None
     seed: int = 0
@@ -177,9 +179,9 @@ def _method(method: Method, settings: Settings, outside: Outside) -> tuple[Metho
         f"{name}_error": np.sqrt(sum(own[name].error ** 2 for own in grids)) / len(grids) for name in settings.voters
     }
     shared = _mean_costs(costs)
-    run = method.runs[0]
+    ballots = [run.lenient for run in method.runs]
     votes = _votes(method, grids, settings)
-    bins, error = calibration(run.lenient, whole_vote(run.lenient))
+    bins, error = calibration(ballots, [whole_vote(own) for own in ballots])
     figures = MethodResults(
         method=method,
         table={"accuracy": votes[0].accuracy, **_table(method, grids, settings)},
@@ -187,10 +189,10 @@ def _method(method: Method, settings: Settings, outside: Outside) -> tuple[Metho
         grids={**means, **errors},
         points=_points(curves, means["pass"][at], errors[f"{settings.voter}_error"][at], shared, settings),
         compute=shared,
-        paths=path_figures(run.lenient, seed=settings.seed),
+        paths=path_figures(ballots, seed=settings.seed),
         calibration=bins,
         calibration_error=error,
-        cosines=run.cosines,
+        cosines=_mean_cosines(method.runs),
     )
     return figures, curves
 
@@ -205,11 +207,17 @@ def _grids(run: Run, settings: Settings, outside: Outside) -> dict[str, VoteEsti
 def _votes(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> list[Voted]:
     whole = {name: [own[name].values[:, -1, -1] for own in grids] for name in settings.voters}
     first = whole[settings.voter]
+
+    def to_first(values: Sequence[Floats]) -> Difference:
+        # in each seed on the same chains, so what moves both votes of a seed is no difference between them
+        gaps = [own - its for own, its in zip(values, first, strict=True)]
+        return paired_difference(gaps, [np.zeros_like(first[0])], seed=settings.seed)
+
     return [
         Voted(
             name,
             seeded_mean(values, seed=settings.seed),
-            None if _the_same(name, settings.voter, method) else paired_difference(values, first, seed=settings.seed),
+            None if _the_same(name, settings.voter, method) else to_first(values),
             None,
         )
         for name, values in whole.items()
@@ -246,7 +254,7 @@ def _points(
 ) -> list[Point]:
     columns = [curve.values for curve in curves]
     if len(curves) == 1:
-        intervals = bootstrap(columns[0], seed=settings.seed)
+        intervals = bootstrap_shares(columns[0], seed=settings.seed)
     else:
         intervals = [seeded_mean([own[:, place] for own in columns]) for place in range(columns[0].shape[1])]
     return [
@@ -279,6 +287,12 @@ def _mean_costs(costs: Sequence[Compute]) -> Compute:
     )
 
 
+def _mean_cosines(runs: Sequence[Run]) -> Floats | None:
+    """Of the seeds that noted them."""
+    known = [run.cosines for run in runs if run.cosines is not None]
+    return np.mean(known, axis=0) if known else None
+
+
 def pareto(found: Sequence[MethodResults], axis: str, voter: str) -> list[tuple[str, int, int]]:
     """Grids of all methods, every n x m, that no other one beats: cheaper ones are all less accurate. By rising cost."""
     cells = [
@@ -306,6 +320,10 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
         notes.append(f"The verdict is on chains, as {settings.axis} are not known for every run.")
     if len(methods[0].runs[0].questions) == 1:
         notes.append("One question gives no interval and no verdict.")
+    if settings.left_out:
+        notes.append(
+            f"Without the votes {', '.join(settings.left_out)}: not every run holds what chains weigh in them."
+        )
     single = [method.name for method in methods if len(method.runs) == 1]
     if single and len(single) < len(methods):
         notes.append(f"Only one seed of {', '.join(single)}: what another seed would give is not in its intervals.")

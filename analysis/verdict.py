@@ -7,7 +7,6 @@ larger grid for that share of its questions. Knows no files, no figures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -53,8 +52,9 @@ class Comparison:
     """first against second at `budget` of `axis`. difference: first - second; None with no budget that both curves reach.
 
     p_holm: p-value adjusted for the other pairs on the same axis. needed: questions for 80 % power, should the true
-    difference be the one found; detectable: the difference that the questions at hand find with 80 % power. only_first,
-    only_second, mcnemar_p: questions right for one alone, where both values are 0 or 1 throughout.
+    difference be the one found, None where no number of them suffices; detectable: the difference that the questions at
+    hand find with 80 % power; both with as many seeds, and None where nothing varies, which tells of no power.
+    only_first, only_second, mcnemar_p: questions right for one alone, where both values are 0 or 1 throughout.
     """
 
     first: str
@@ -121,9 +121,9 @@ def _comparison(
     p_holm: float | None,
 ) -> Comparison:
     needed = smallest = None
-    if difference and difference.num_questions > 1:
-        needed = questions_needed(difference.interval.value, difference.deviation)
-        smallest = detectable(difference.deviation, difference.num_questions)
+    if difference and (difference.deviation or difference.seeds):
+        needed = questions_needed(difference.interval.value, difference.deviation, difference.seeds)
+        smallest = detectable(difference.deviation, difference.num_questions, difference.seeds)
     first, second = pair
     only_first, only_second, mcnemar_p = exact
     return Comparison(
@@ -170,19 +170,25 @@ def control_sentence(comparison: Comparison, control: str) -> str:
 
 _OF_THOUGHTS = ("mean", "shuffled")  # thoughts, but not of the question
 
+_NONE = "no question tells them apart"
+
 _AT = {"chains": "chains", "tokens": "generated tokens", "flops": "FLOPs", "seconds": "seconds"}
 
 
 def _what_would_decide(comparison: Comparison, difference: Difference) -> str:
     if difference.num_questions < 2:
         return "one question tells nothing of others"
-    if comparison.needed is None or comparison.needed > 10_000_000:
-        return f"these questions would show a true difference of {100 * (comparison.detectable or 0):.1f} points"
+    if comparison.detectable is None:
+        return "all questions have the same difference, and they are too few" if difference.interval.value else _NONE
+    if comparison.needed is None:
+        seeds = difference.interval.value and any(one.lasting for one in difference.seeds)
+        more = ", and one of the size found takes more seeds, not more questions" if seeds else ""
+        return f"these questions would show a true difference of {100 * comparison.detectable:.1f} points{more}"
     if comparison.needed <= difference.num_questions:
-        return "too many comparisons, or too few seeds, for a difference of this size"
+        return "too many comparisons, or too few questions, for a difference of this size"
     return (
         f"a true difference of this size would take about {_rounded(comparison.needed):,} questions, "
-        f"and these {difference.num_questions} would show one of {100 * (comparison.detectable or 0):.1f} points"
+        f"and these {difference.num_questions} would show one of {100 * comparison.detectable:.1f} points"
     )
 
 
@@ -194,7 +200,9 @@ def _rounded(number: int) -> int:
 
 def amount(value: float) -> str:
     """Three digits and a unit: 12, 1.14 k, 340 G."""
-    power = 0 if value < 1000 else min(5, int(math.log10(value) // 3))
+    power = 0
+    while float(f"{value / 1000**power:.3g}") >= 1000 and power < 5:
+        power += 1
     return f"{value / 1000**power:.3g} {' kMGTP'[power]}".strip()
 
 

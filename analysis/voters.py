@@ -60,6 +60,12 @@ def chosen(given: str, *, validation: bool, scorer: bool) -> tuple[str, ...]:
     return names
 
 
+def lacking(voters: Sequence[str], runs: Sequence[Run]) -> tuple[str, ...]:
+    """Those of the voters whose signal one of the runs does not hold of every chain."""
+    signals = {name: [getattr(run, _SAMPLED_BY[name]) for run in runs] for name in voters if name in _SAMPLED_BY}
+    return tuple(name for name, own in signals.items() if any(np.isnan(signal).any() for signal in own))
+
+
 def rule(voter: str, run: Run, outside: Outside) -> Rule:
     """How `voter` votes over the chains of `run`. Raises UsageError where the run lacks what it needs."""
     if voter in ("flat", "hierarchical"):
@@ -69,16 +75,17 @@ def rule(voter: str, run: Run, outside: Outside) -> Rule:
         return Rule(np.broadcast_to(weights[:, None], run.tokens.shape))
     if voter == "best-of-n":
         return Rule(_ranks(outside.scores[str(run.folder)]), best=True)
-    signal = getattr(run, _SAMPLED_BY[voter])
-    if np.isnan(signal).any():
+    if lacking([voter], [run]):
         raise UsageError(
             f"`--voters {voter}`: {run.folder} does not hold {_SAMPLED_BY[voter]} of every chain, as runs of older "
-            f"versions; leave that vote out, or sample anew into another folder"
+            f"versions or other engines; leave that vote out, or sample anew into another folder"
         )
+    signal = getattr(run, _SAMPLED_BY[voter])
     if voter == "self-certainty":
         return Rule(np.maximum(signal, _LEAST))
-    logs = signal / run.tokens if voter == "log-prob-mean" else signal
-    return Rule(np.exp(logs - logs.max(axis=(1, 2), keepdims=True)).clip(_LEAST))
+    if voter == "log-prob-sum":
+        return Rule(signal, logs=True)  # the probabilities of two chains may differ by more than a number can hold
+    return Rule(np.exp(signal / run.tokens).clip(_LEAST))
 
 
 def _ranks(scores: Floats) -> Floats:

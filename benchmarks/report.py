@@ -89,7 +89,7 @@ def make_run(folder: Path, arguments: argparse.Namespace, number: int) -> Path:
     wrong = rng.integers(-1, 5, shape)
     tokens = rng.integers(20, 120, shape)
     with Journal.open(folder, config=config, environment={"costs": asdict(_COSTS)}, questions=asked) as journal:
-        journal.write_summary({"seconds": 1000.0, "num_questions": arguments.questions})
+        journal.write_summary({"seconds": 1000.0, "tokens": {"generated": int(tokens.sum())}})
     with (folder / "samples.jsonl").open("w", encoding="ascii") as handle:
         for (q, p, s), hit in np.ndenumerate(right):
             answer = str(q) if hit else None if wrong[q, p, s] < 0 else f"-{wrong[q, p, s] + 1}"

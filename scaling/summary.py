@@ -3,17 +3,19 @@
 Only the asked grid counts (the given questions, paths below N, samples below M), and of it only the complete questions,
 whose whole N x M grid is there: a missing completion is neither wrong nor without an answer. In an adaptive run a question
 is also complete once its vote is decided, and then only the completions that decided it count. Nothing is rounded, and a
-rate over nothing is None, never 0.0. Knows nothing of files, tasks or how a reading was made; takes correctness as recorded.
+rate over nothing is None, never 0.0. Knows nothing of files, tasks or how a reading was made; takes correctness as recorded,
+where an answer is right if any of its completions was judged so: a comparison that ran out of time counted as wrong, and
+that may happen in one session and not in the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from scaling.adaptive import leading
-from scaling.records import Completion, Key, Question, Vote
+from scaling.records import Completion, Key, Question
 from scaling.voter import VOTERS, flat_vote, hierarchical_vote, majority
 
 Grid = list[Completion]  # the completions of one complete question that count
@@ -87,12 +89,11 @@ def _savings(
 def _vote_figures(whole: Sequence[tuple[str, Grid]]) -> dict[str, Any]:
     flat_right = hierarchical_right = strict_right = ties = 0
     for question_id, grid in whole:
-        lenient = _verdicts(question_id, ((c.answer, c.correct) for c in grid))
-        strict = _verdicts(question_id, ((c.answer_strict, c.correct_strict) for c in grid))
+        lenient, strict = _right(grid), {c.answer_strict for c in grid if c.correct_strict}
         flat = flat_vote(question_id, grid)
-        flat_right += _is_right(flat, lenient)
-        hierarchical_right += _is_right(hierarchical_vote(question_id, grid), lenient)
-        strict_right += _is_right(majority(question_id, [(c.path, c.answer_strict) for c in grid]), strict)
+        flat_right += flat.answer in lenient
+        hierarchical_right += hierarchical_vote(question_id, grid).answer in lenient
+        strict_right += majority(question_id, [(c.path, c.answer_strict) for c in grid]).answer in strict
         ties += flat.tied
     low, high = wilson_interval(flat_right, len(whole))
     return {
@@ -107,8 +108,9 @@ def _vote_figures(whole: Sequence[tuple[str, Grid]]) -> dict[str, Any]:
 
 def _completion_figures(grids: Sequence[Grid]) -> dict[str, Any]:
     drawn = [completion for grid in grids for completion in grid]
+    right = [c.answer in answers for grid, answers in ((grid, _right(grid)) for grid in grids) for c in grid]
     return {
-        "pass_at_1": _share(sum(c.correct for c in drawn), len(drawn)),
+        "pass_at_1": _share(sum(right), len(drawn)),
         "coverage": _share(sum(any(c.correct for c in grid) for grid in grids), len(grids)),
         "no_answer": _share(sum(c.answer is None for c in drawn), len(drawn)),
         "truncated": _share(sum(c.stop_reason == "length" for c in drawn), len(drawn)),
@@ -117,18 +119,9 @@ def _completion_figures(grids: Sequence[Grid]) -> dict[str, Any]:
     }
 
 
-def _verdicts(question_id: str, readings: Iterable[tuple[str | None, bool]]) -> dict[str, bool]:
-    """Whether each answer given to the question is correct."""
-    verdicts: dict[str, bool] = {}
-    for answer, correct in readings:
-        if answer is not None:
-            known = verdicts.setdefault(answer, correct)
-            assert known == correct, f"question {question_id}: answer {answer!r} is marked both correct and incorrect"
-    return verdicts
-
-
-def _is_right(vote: Vote, verdicts: Mapping[str, bool]) -> bool:
-    return vote.answer is not None and verdicts[vote.answer]
+def _right(grid: Grid) -> set[str | None]:
+    """The right answers of one question; never None, which no completion is right with."""
+    return {completion.answer for completion in grid if completion.correct}
 
 
 def _share(count: int, total: int) -> float | None:

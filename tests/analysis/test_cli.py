@@ -41,6 +41,28 @@ def test_many_methods_stand_one_below_the_other(make_run, random_answers, tmp_pa
     assert [line.split()[1] for line in lines] == [f"name{k}" for k in range(6)]
 
 
+def test_all_votes_are_those_that_every_run_has_what_they_need_for(make_run, random_answers, tmp_path):
+    """As from vLLM: log-probabilities and no self-certainty; another run has both, a third neither."""
+    both = make_run(random_answers(1, 5, 2, 2), signals=lambda *_: (-1.0, 1.0))
+    one = make_run(random_answers(2, 5, 1, 4), method="cot", signals=lambda *_: (-1.0, None))
+    neither = make_run(random_answers(3, 5, 1, 4), method="softcot")
+    kept = {"flat", "hierarchical", "log-prob-mean", "log-prob-sum", "self-certainty"}
+    for runs, lost in (
+        ([both], set()),
+        ([both, one], {"self-certainty"}),
+        ([both, one, neither], {"log-prob-mean", "log-prob-sum", "self-certainty"}),
+    ):
+        done = runner.invoke(app, [*map(str, runs), "--voters", "all", "--json", "--out", str(tmp_path / "r")])
+        assert done.exit_code == 0, done.output
+        fields = json.loads(done.stdout)
+        assert set(fields["voters"]) == kept - lost
+        [noted] = [note for note in fields["notes"] if note.startswith("Without the votes")] or [""]
+        assert all((name in noted) == (name in lost) for name in kept - {"flat"})
+    named = runner.invoke(app, [str(one), "--voters", "flat,self-certainty", "--out", str(tmp_path / "r")])
+    assert named.exit_code == 2
+    assert "leave that vote out" in named.stderr
+
+
 def test_runs_are_left_as_they_were(folders, tmp_path):
     before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
     runner.invoke(app, [*map(str, folders), "--out", str(tmp_path / "r")])

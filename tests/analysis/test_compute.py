@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from analysis.compute import compute
 from analysis.load import load
 from scaling.costs import RunCosts
 
-MEASURED = {"seconds": 12.0, "num_questions": 3, "peak_memory_bytes": 5_000_000}
+MEASURED = {"seconds": 12.0, "tokens": {"generated": 153}, "peak_memory_bytes": 5_000_000}
 
 
 def costs_of(run) -> RunCosts:
@@ -55,10 +56,32 @@ def test_every_axis_rises_with_paths_and_samples(make_run, random_answers):
 def test_chains_are_counted_and_seconds_shared_out_by_flops(make_run, random_answers):
     found = compute(load(make_run(random_answers(3, 3, 3, 2), summary=MEASURED)))
     assert found.axes["chains"].tolist() == [[1, 2], [2, 4], [3, 6]]
-    assert found.axes["seconds"][-1, -1] == 4.0
+    # three questions with 5 + 3 x path + sample tokens for each of 3 x 2 completions: 153 in all
+    assert found.axes["seconds"][-1, -1] == pytest.approx(4.0)
     ratio = found.axes["seconds"] / found.axes["flops"]
     assert ratio == pytest.approx(np.full((3, 2), ratio[0, 0]))
     assert found.peak_bytes == 5_000_000
+
+
+@pytest.mark.parametrize("smaller", [{"samples": 1}, {"latent_paths": 1}, {"limit": 2}])
+def test_seconds_belong_to_all_that_was_drawn(smaller, make_run, random_answers):
+    """A directory that is asked for a smaller grid than it holds: seconds are still those of the larger one."""
+    folder = make_run(random_answers(3, 3, 3, 2), summary=MEASURED)
+    whole, described = load(folder), json.loads((folder / "run.json").read_bytes())
+    described["config"] |= smaller
+    (folder / "run.json").write_text(json.dumps(described))
+    run = load(folder)
+    run = run.only(["q0", "q1"]) if "limit" in smaller else run
+    seconds = compute(run).axes["seconds"][-1, -1] * len(run.questions)
+    assert seconds == pytest.approx(12.0 * run.tokens.sum() / whole.tokens.sum())
+    assert seconds < 12.0
+
+
+def test_seconds_of_a_question_do_not_fall_with_those_that_are_not_complete(make_run, random_answers):
+    """Two of three questions are whole and one has 5 of 6 completions: 153 - 5 tokens in all, 102 in the grid."""
+    measured = {**MEASURED, "tokens": {"generated": 148}}
+    found = compute(load(make_run(random_answers(3, 3, 3, 2), skip=[("q2", 0, 0)], summary=measured)))
+    assert found.axes["seconds"][-1, -1] == pytest.approx(12.0 * 51 / 148)
 
 
 def test_what_was_not_measured_is_not_made_up(make_run, random_answers):

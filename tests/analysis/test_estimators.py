@@ -70,11 +70,11 @@ def test_every_measure_equals_counting_all_sub_grids(answers, make_run):
             assert values[question] == pytest.approx(brute_force(f"q{question}", own, str(question + 1), name)), name
 
 
-@pytest.mark.parametrize("rule", [FLAT, HIERARCHICAL, "weighted", "best"])
+@pytest.mark.parametrize("rule", [FLAT, HIERARCHICAL, "weighted", "best", "logs"])
 def test_random_sub_grids_agree_with_counting_within_their_error(rule, make_run, random_answers, monkeypatch):
     ballots = load(make_run(random_answers(3, 60, 3, 3))).lenient
     if isinstance(rule, str):
-        rule = Rule(np.random.default_rng(0).random((60, 3, 3)), best=rule == "best")
+        rule = Rule(np.random.default_rng(0).random((60, 3, 3)), best=rule == "best", logs=rule == "logs")
     counted = vote(ballots, rule)
     assert counted.exact.all()
     assert (counted.error == 0).all()
@@ -102,6 +102,22 @@ def test_room_for_fewer_questions_at_once_changes_only_the_draws(make_run, rando
     at_once = vote(ballots).values
     monkeypatch.setattr(estimators, "_CHUNK", 1)
     assert vote(ballots).values == pytest.approx(at_once)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_questions_without_any_answer_may_be_looked_at_by_themselves(counted, make_run, random_answers, monkeypatch):
+    """They come last, so a batch may hold nothing else; they score 0 and the others what they score alone."""
+    monkeypatch.setattr(estimators, "_CHUNK", 1)
+    if not counted:
+        monkeypatch.setattr(estimators, "sub_grids", lambda *_: 10**9)
+    answers = random_answers(5, 4, 2, 2)
+    silent = [[[None] * 2] * 2] * 2
+    alone, both = (load(make_run(own)).lenient for own in (answers, answers + silent))
+    weights = np.ones((6, 2, 2))
+    for rule in (FLAT, HIERARCHICAL, Rule(weights), Rule(weights, best=True), Rule(weights, logs=True)):
+        values = vote(both, rule).values
+        assert (values[4:] == 0).all()
+        assert values[:4, -1, -1] == pytest.approx(vote(alone, rule.of(np.arange(4))).values[:, -1, -1])
 
 
 def test_more_questions_get_fewer_draws_and_say_so(make_run, random_answers):

@@ -109,13 +109,13 @@ def test_a_completion_held_twice_is_refused(make_run):
         load(folder)
 
 
-def test_an_answer_both_right_and_wrong_is_refused(make_run):
+def test_an_answer_judged_right_once_is_right(make_run):
+    """The comparison of the second ran out of time; the run's own summary counts it as right too."""
     folder = make_run([[["1", "1"]]])
     lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     lines[1]["correct"] = False
     (folder / "samples.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    with pytest.raises(UsageError, match="question q0: answer '1' is marked both right and wrong"):
-        load(folder)
+    assert load(folder).lenient.right.all()
 
 
 def test_a_run_stopped_early_has_no_curves(make_run, random_answers):

@@ -52,17 +52,17 @@ def test_mean_squares_are_those_of_an_analysis_of_variance(make_run, random_answ
 
 
 def test_paths_that_decide_everything_and_nothing(make_run):
-    decided = path_figures(load(make_run([[["1", "1"], ["9", "9"]], [["9", "9"], ["2", "2"]]])).lenient)
+    decided = path_figures([load(make_run([[["1", "1"], ["9", "9"]], [["9", "9"], ["2", "2"]]])).lenient])
     assert decided.intraclass.value == pytest.approx(1.0)
     assert (decided.within, decided.between) == (1.0, 0.0)
-    alike = path_figures(load(make_run([[["1", "9"], ["9", "1"]]])).lenient)
+    alike = path_figures([load(make_run([[["1", "9"], ["9", "1"]]])).lenient])
     assert alike.intraclass.value < 0  # paths more alike than chance
     assert alike.intraclass.low is None  # one question
 
 
 def test_the_intraclass_correlation_finds_the_share_between_paths(make_run):
     """Chances 0.5 +- s: variance s^2 between paths of 0.25 in all, so 0.3 gives 0.36."""
-    found = path_figures(load(make_run(by_path(3, 600, 4, 4, spread=0.3))).lenient)
+    found = path_figures([load(make_run(by_path(3, 600, 4, 4, spread=0.3))).lenient])
     assert found.intraclass.low < 0.36 < found.intraclass.high
     assert found.intraclass.value == pytest.approx(0.36, abs=0.06)
     assert found.intraclass_p < 0.005
@@ -73,7 +73,7 @@ def test_the_intraclass_correlation_finds_the_share_between_paths(make_run):
 def test_labels_without_meaning_are_found_at_the_tests_rate(make_run):
     p_values = []
     for seed in range(60):
-        found = path_figures(load(make_run(by_path(seed, 12, 3, 3, spread=0.0))).lenient, seed=seed)
+        found = path_figures([load(make_run(by_path(seed, 12, 3, 3, spread=0.0))).lenient], seed=seed)
         p_values += [(found.intraclass_p, found.between_p)]
     rejected = (np.array(p_values) < 0.1).sum(axis=0)
     # at most 4 standard errors above 0.1 of 60, which is 15
@@ -82,7 +82,7 @@ def test_labels_without_meaning_are_found_at_the_tests_rate(make_run):
 
 
 def test_one_path_has_no_variance_between(make_run, random_answers):
-    found = path_figures(load(make_run(random_answers(4, 6, 1, 4))).lenient)
+    found = path_figures([load(make_run(random_answers(4, 6, 1, 4))).lenient])
     assert (found.intraclass, found.intraclass_p, found.between, found.within) == (None, None, None, None)
     assert found.accuracy.shape == (1,)
 
@@ -97,7 +97,7 @@ def test_calibration_by_hand(make_run):
     """Two votes of share 1, one of them right; one right vote of share 3/4; one question without any answer."""
     answers = [[["1"] * 2] * 2, [["9"] * 2] * 2, [["3", "3"], ["3", "7"]], [[None] * 2] * 2]
     ballots = load(make_run(answers)).lenient
-    bins, error = calibration(ballots, vote(ballots).values[:, -1, -1])
+    bins, error = calibration([ballots], [vote(ballots).values[:, -1, -1]])
     assert [(one.mean_share, one.accuracy.value, one.num_questions) for one in bins] == [
         (0.0, 0.0, 1),
         (0.75, 1.0, 1),
@@ -105,3 +105,37 @@ def test_calibration_by_hand(make_run):
     ]
     assert bins[2].accuracy == wilson(1, 2)
     assert error == pytest.approx(0.25 * 0 + 0.25 * 0.25 + 0.5 * 0.5)
+
+
+def test_seeds_are_averaged_in_any_order(make_run, random_answers):
+    """Paths of one seed decide everything and those of two others nothing: no seed stands for all."""
+    decided = by_path(5, 30, 3, 3, spread=0.5)
+    runs = [load(make_run(own)).lenient for own in (decided, random_answers(6, 30, 3, 3), random_answers(7, 30, 3, 3))]
+    singles = [path_figures([run]) for run in runs]
+    together, turned = path_figures(runs), path_figures(runs[::-1])
+    for name in ("accuracy", "entropy", "agreement", "within", "between"):
+        assert getattr(together, name) == pytest.approx(np.mean([getattr(one, name) for one in singles], axis=0)), name
+        assert getattr(together, name) == pytest.approx(getattr(turned, name)), name
+    assert together.intraclass.value == pytest.approx(turned.intraclass.value)
+    assert min(one.intraclass.value for one in singles) < together.intraclass.value < singles[0].intraclass.value
+
+
+def test_the_same_seed_thrice_is_worth_one(make_run):
+    """Three copies of one run tell of no more questions: intervals stay as wide."""
+    run = load(make_run(by_path(8, 40, 3, 3, spread=0.2))).lenient
+    right = vote(run).values[:, -1, -1]
+    one, thrice = path_figures([run]), path_figures([run] * 3)
+    assert (thrice.intraclass.low, thrice.intraclass.high) == pytest.approx((one.intraclass.low, one.intraclass.high))
+    (bins, error), (of_three, its_error) = calibration([run], [right]), calibration([run] * 3, [right] * 3)
+    assert [(b.num_questions, b.accuracy.low, b.accuracy.high) for b in of_three] == [
+        (b.num_questions, b.accuracy.low, b.accuracy.high) for b in bins
+    ]
+    assert its_error == pytest.approx(error)
+
+
+def test_votes_of_all_seeds_are_calibrated_together(make_run):
+    """Shares 1 and 1 in one seed, the first of them right; 1/2 and 1 in the other, both wrong."""
+    sure, torn = (load(make_run(own)).lenient for own in ([[["1"] * 2], [["9"] * 2]], [[["1", "9"]], [["9", "9"]]]))
+    bins, error = calibration([sure, torn], [np.array([1.0, 0.0]), np.array([0.0, 0.0])])
+    assert [(one.mean_share, one.accuracy.value, one.num_questions) for one in bins] == [(0.5, 0, 1), (1, 1 / 3, 2)]
+    assert error == pytest.approx(1 / 4 * 0.5 + 3 / 4 * 2 / 3)

@@ -60,6 +60,16 @@ def test_more_lines_than_can_be_told_apart_are_counted(table):
     assert "3 more lines" in paths.caption
 
 
+def test_more_lines_than_there_is_room_for_leave_none_for_level_ones(table):
+    """Ten lines of which eight are drawn, and five methods without the setting, which would be drawn dotted."""
+    many = [table[table["method"] == "softcot++"].assign(temperature=t) for t in range(10)]
+    level = [table[table["method"] == "cot"].assign(method=f"level-{k}", temperature=0) for k in range(5)]
+    (paths,) = figures(pd.concat(many + level), ["latent_paths"], ["method", "temperature", "samples"])
+    assert "7 more lines" in paths.caption
+    assert "Dotted" not in paths.caption
+    assert "level-" not in paths.svg
+
+
 def test_the_command_writes_figures_with_their_numbers(table, tmp_path):
     table.to_csv(tmp_path / "points.csv", index=False)
     asked = ["--across", "latent_paths", "--across", "samples", "--apart", "method", "--out", str(tmp_path / "out")]

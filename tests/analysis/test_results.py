@@ -6,10 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from analysis.estimators import FLAT, HIERARCHICAL, vote
 from analysis.load import load
 from analysis.methods import group
 from analysis.results import Settings, pareto, results
+from analysis.statistics import paired_difference, wilson
 from analysis.tables import as_json, markdown, tables
 from analysis.verdict import paths_first
 from scaling.errors import UsageError
@@ -17,7 +20,7 @@ from scaling.journal import load as load_completions
 from scaling.records import Question
 from scaling.summary import summarise
 
-MEASURED = {"seconds": 30.0, "num_questions": 12, "peak_memory_bytes": 4_000_000}
+MEASURED = {"seconds": 30.0, "tokens": {"generated": 1000}, "peak_memory_bytes": 4_000_000}
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +75,11 @@ def test_curves_end_where_the_table_stands(found):
             assert point.accuracy.value == pytest.approx(one.grids["flat"][point.n - 1, point.m - 1])
 
 
+def test_a_curve_of_sure_votes_has_the_interval_of_a_share(make_run):
+    [one] = report([make_run([[[str(q + 1)] * 2] * 2 for q in range(20)])]).methods
+    assert all(point.accuracy == wilson(20, 20) for point in one.points)
+
+
 def test_the_other_voter_gives_its_own_curves(found, folders):
     other = report(folders, voters=("hierarchical", "flat"))
     ends = [one.points[-1].accuracy.value for one in other.methods]
@@ -110,6 +118,47 @@ def test_seeds_are_averaged(make_run, random_answers):
     assert one.compute.axes["flops"] == pytest.approx(np.mean([s.compute.axes["flops"] for s in singles], axis=0))
     assert "2 x 2, 3 seeds" in tables(found)[0].rows[0]
     assert found.sentences == []
+
+
+def test_votes_are_compared_within_each_seed(make_run, random_answers):
+    """Three seeds of very different accuracy: that both votes of a seed share it is no part of their difference."""
+    rights = [np.linspace(low, low + 0.4, 30) for low in (0.2, 0.4, 0.6)]
+    runs = [make_run(random_answers(seed, 30, 3, 3, right=right), seed=seed) for seed, right in enumerate(rights)]
+    singles = [vote_difference(report([run])) for run in runs]
+    found = vote_difference(report(runs))
+    assert found.interval.value == pytest.approx(np.mean([one.interval.value for one in singles]))
+    gaps = np.array([flat_and_hierarchical(run) for run in runs])  # [S, 2, Q]
+    gaps = gaps[:, 1] - gaps[:, 0]
+    parts = gaps.mean(axis=0).var(ddof=1) / 30, gaps.mean(axis=1).var(ddof=1) / 3
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 29 + parts[1] ** 2 / 2)
+    margin = stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5
+    assert found.interval.high - found.interval.low == pytest.approx(2 * margin)
+
+
+def test_one_seed_compares_its_votes_as_two_methods_of_one_seed(make_run, random_answers):
+    run = make_run(random_answers(7, 40, 3, 3))
+    flat, hierarchical = flat_and_hierarchical(run)
+    assert vote_difference(report([run])) == paired_difference([hierarchical], [flat])
+
+
+def vote_difference(found):
+    return found.methods[0].votes[1].difference
+
+
+def flat_and_hierarchical(folder):
+    ballots = load(folder).lenient
+    return [vote(ballots, rule).values[:, -1, -1] for rule in (FLAT, HIERARCHICAL)]
+
+
+def test_no_seed_stands_for_all(make_run, random_answers):
+    """The order in which runs are given changes no figure of the paths."""
+    cosines = [np.eye(2) * (1 - c) + c for c in (0.1, 0.5)]
+    runs = [make_run(random_answers(s, 10, 2, 2), seed=s, cosines=c.tolist()) for s, c in enumerate(cosines)]
+    [one], [turned] = (report(order).methods for order in (runs, runs[::-1]))
+    assert one.paths.agreement == pytest.approx(turned.paths.agreement)
+    assert one.calibration == turned.calibration
+    for own in (one, turned):
+        assert own.cosines == pytest.approx(np.array([[1, 0.3], [0.3, 1]]))
 
 
 def test_notes_say_what_a_reader_must_know(make_run, random_answers):

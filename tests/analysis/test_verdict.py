@@ -72,15 +72,30 @@ def test_what_is_not_decided_says_what_would_decide_it():
     values = np.zeros((50, 1))
     values[:3] = 1.0
     [one] = compare_all({"A": [curve(values, [2.0])], "B": [curve(values * 0, [2.0])]}, "flops")
+    # t over 49 degrees of freedom is 2.0096: 6 points -+ 2.0096 x 23.99 / 50^0.5
     # deviation of 3 ones in 50: sqrt(0.06 x 0.94 x 50 / 49) = 0.2399; (2.8016 x 0.2399 / 0.06)^2 = 125.5
     assert one.needed == 126
     assert one.detectable == pytest.approx(2.8016 * 0.2399 / 50**0.5, abs=1e-4)
     assert (one.only_first, one.only_second, one.mcnemar_p) == (3, 0, 0.25)
     assert one.difference.p_value == pytest.approx(0.25)
     assert sentence(one) == (
-        "At 2 FLOPs a question, A against B is not decided (+6.0 points, 95 % interval +2.0 to +16.0, p = 0.25): a true "
+        "At 2 FLOPs a question, A against B is not decided (+6.0 points, 95 % interval -0.8 to +12.8, p = 0.25): a true "
         "difference of this size would take about 130 questions, and these 50 would show one of 9.5 points."
     )
+
+
+def test_questions_that_are_all_alike_tell_of_no_power():
+    """50 without a difference leave room for 1 - 0.05^(1/50) = 5.8 % with one; 3 alike reach p = 2/8."""
+    half = curve(np.full((50, 1), 0.5), [2.0])
+    [same] = compare_all({"A": [half], "B": [half]}, "flops")
+    assert (same.needed, same.detectable) == (None, None)
+    assert sentence(same) == (
+        "At 2 FLOPs a question, A against B is not decided (+0.0 points, 95 % interval -5.8 to +5.8, p = 1.00): no question "
+        "tells them apart."
+    )
+    [few] = compare_all({"A": [curve(np.ones((3, 1)), [2.0])], "B": [curve(np.zeros((3, 1)), [2.0])]}, "flops")
+    assert (few.needed, few.detectable) == (None, None)
+    assert "all questions have the same difference, and they are too few" in sentence(few)
 
 
 def test_one_question_decides_nothing():
@@ -110,6 +125,30 @@ def test_several_seeds_are_one_method():
     assert one.difference.interval.high - one.difference.interval.low > 0.1  # seeds alone spread by 0.05
 
 
+def test_seeds_that_hide_a_difference_are_said_to():
+    """Seeds that spread by 5 points, each the same in all questions: no number of questions shows 1 point."""
+    shifts = (-0.05, 0.0, 0.05)
+    noise = RNG.normal(0, 0.1, (100, 1))
+    first, second = (
+        [curve(0.5 + more + shift + noise * own, [2.0]) for shift in shifts] for more, own in ((0.01, 1), (0, 2))
+    )
+    [one] = compare_all({"A": first, "B": second}, "flops")
+    assert one.needed is None
+    assert "takes more seeds, not more questions" in sentence(one)
+    # two seeds' parts of 0.05^2 / 3 with 2 degrees of freedom each: 4 together, and 2.776 + 0.941 standard errors
+    assert one.detectable == pytest.approx(3.717 * (2 * 0.05**2 / 3) ** 0.5, rel=0.05)
+    [single] = compare_all({"A": first[1:2], "B": second[1:2]}, "flops")
+    assert single.needed is not None
+
+
 def test_amounts_are_short():
     said = [amount(value) for value in (0.123, 4.95, 32.0, 342.4, 1120.0, 3.424e11, 1.5e12)]
     assert said == ["0.123", "4.95", "32", "342", "1.12 k", "342 G", "1.5 T"]
+    assert [amount(just_below) for just_below in (999.7, 999_700, 9.997e11)] == ["1 k", "1 M", "1 T"]
+
+
+@given(st.floats(1e-3, 9e17))
+def test_an_amount_is_its_value_to_three_digits_and_never_a_power(value):
+    number, unit = (*amount(value).split(), "")[:2]
+    assert "e" not in number
+    assert float(number) * 1000 ** " kMGTP".index(unit or " ") == pytest.approx(value, rel=5.1e-3)  # half of 1 in 100

@@ -62,8 +62,7 @@ def winner(question, answers, weights, cells, *, best):
             backers[answer].add(p)
     if not sums:
         return None
-    paths = (lambda _: 0) if best else (lambda answer: len(backers[answer]))
-    return min(sums, key=lambda a: (-round(sums[a], 9), -paths(a), tie_hash(question, a)))
+    return min(sums, key=lambda a: (-round(sums[a], 9), -len(backers[a]), tie_hash(question, a)))
 
 
 @given(
@@ -92,7 +91,8 @@ def test_weights_are_what_the_journal_says(make_run, random_answers, signals):
     for (q, n, m), tokens in np.ndenumerate(run.tokens):
         log_prob, certainty = signals(f"q{q}", n, m)
         for voter, expected in (("log-prob-sum", exp(log_prob)), ("log-prob-mean", exp(log_prob / tokens))):
-            weights = rule(voter, run, NOBODY).weights
+            found = rule(voter, run, NOBODY)
+            weights = np.exp(found.weights) if found.logs else found.weights
             first = run.log_probs[q, 0, 0] / (run.tokens[q, 0, 0] if voter.endswith("mean") else 1)
             assert weights[q, n, m] / weights[q, 0, 0] == pytest.approx(expected / exp(first))
         assert rule("self-certainty", run, NOBODY).weights[q, n, m] == pytest.approx(certainty)
@@ -102,6 +102,31 @@ def test_a_hopeless_chain_still_votes_where_it_is_alone(make_run):
     run = load(make_run([[["1"], ["1"]]], signals=lambda _, path, __: (-5000.0 * path, 1.0)))
     values = vote(run.lenient, rule("log-prob-sum", run, NOBODY)).values
     assert values == pytest.approx(np.ones((1, 2, 1)))
+
+
+@given(
+    answers=st.lists(
+        st.lists(st.lists(ANSWERS, min_size=2, max_size=2), min_size=3, max_size=3), min_size=2, max_size=2
+    ),
+    weights=st.lists(st.sampled_from([0.25, 0.5, 1.0, 3.0]), min_size=12, max_size=12),
+    shift=st.sampled_from([0.0, -700.0, -50_000.0]),
+    best=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_logarithms_of_weights_vote_as_the_weights(answers, weights, shift, best, make_run):
+    """A common factor changes no vote, however far below anything that a number can hold."""
+    ballots = load(make_run(answers)).lenient
+    plain = np.array(weights).reshape(2, 3, 2)
+    values = vote(ballots, Rule(np.log(plain) + shift, best=best, logs=True)).values
+    assert values == pytest.approx(vote(ballots, Rule(plain, best=best)).values)
+
+
+@pytest.mark.parametrize("wrong", ["8", "9", "12", "15"])  # one of which the tie hash would favour
+def test_the_most_probable_chain_wins_in_every_sub_grid(wrong, make_run):
+    """A short chain beside two long ones: of every two the heavier is right, though e^-750 and e^-1450 are both nothing."""
+    run = load(make_run([[["1"], ["1"], [wrong]]], signals=lambda _, path, __: ([-50.0, -800.0, -1500.0][path], 1.0)))
+    values = vote(run.lenient, rule("log-prob-sum", run, NOBODY)).values
+    assert values[0, 1:, 0] == pytest.approx([1, 1])
 
 
 def test_a_vote_without_its_signal_is_refused(make_run, random_answers):
@@ -117,6 +142,13 @@ def test_best_of_n_takes_the_chain_that_scores_best_and_answers(make_run):
     for answer, own in scores.items():
         found = rule("best-of-n", run, Outside(scores={str(run.folder): np.array([own])}))
         assert vote(run.lenient, found).values[0, 1, 1] == (answer == "1")
+
+
+def test_chains_that_score_alike_are_told_apart_by_paths(make_run):
+    """A scorer of 0 and 1, the wrong answer on one path of six with the same score as the right one on five."""
+    for wrong in ("8", "9", "12", "15"):  # one of which the tie hash would favour
+        run = load(make_run([[["1"]] * 5 + [[wrong]]]))
+        assert vote(run.lenient, Rule(np.ones((1, 6, 1)), best=True)).values[0, 5, 0] == 1
 
 
 def test_reliability_is_the_log_odds_of_a_path(make_run):

@@ -116,6 +116,13 @@ def test_rows_become_questions(monkeypatch: pytest.MonkeyPatch, name: str) -> No
     assert hub.load(name, split="test") == [QUESTIONS[name]]
 
 
+def test_a_gsm8k_answer_keeps_its_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ROWS["gsm8k"][0] | {"answer": "From 3 degrees it fell by 8, to 3 - 8 = <<3-8=-5>>-5.\n#### -5"}
+    serve(monkeypatch, [row])
+    [question] = hub.load("gsm8k", split="test")
+    assert (question.answer, question.rationale) == ("-5", ("From 3 degrees it fell by 8, to 3 - 8 = -5.",))
+
+
 def test_the_facts_of_strategyqa_may_be_a_list() -> None:
     row = ROWS["strategyqa"][0] | {"facts": ["One.", "Two."]}
     assert hub.strategyqa(row)["rationale"] == ["One.", "Two."]

@@ -170,6 +170,8 @@ def test_lowering_reports_the_smaller_grid_and_keeps_the_rest(tmp_path, run, con
     assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
     assert (lowered["num_questions"], lowered["num_completions"]) == (1, 1)
     assert lowered["accuracy_low"] is None  # one question gives no interval
+    drawn = sum(json.loads(line)["num_tokens"] for line in before.splitlines())
+    assert lowered["tokens"]["generated"] == drawn  # as are its seconds, of which a report takes the grid's share
     fresh = execute(config_of(out=tmp_path / "fresh", **smaller), silent)
     costs = {"tokens", "engine", "seconds", "peak_memory_bytes", "run"}
     assert {k: v for k, v in lowered.items() if k not in costs} == {k: v for k, v in fresh.items() if k not in costs}

@@ -154,10 +154,16 @@ def test_the_voter_chooses_accuracy_voted_and_nothing_else(run, case):
     assert summary | chosen == summarise(asked, found, **options)
 
 
-def test_one_answer_cannot_be_both_right_and_wrong():
-    found = by_key([drawn("q0", 0, 0, "5"), drawn("q0", 0, 1, "5", correct=False)])
-    with pytest.raises(AssertionError, match=r"q0.*'5'.*both"):
-        summarise(questions(1), found, num_paths=1, num_samples=2, voter="flat")
+@given(runs(), st.randoms())
+def test_an_answer_judged_right_once_is_right_wherever_it_stands(run, random):
+    """Of some right completions the comparison ran out of time; as long as one is left, no figure changes."""
+    asked, found, options = run
+    kept, doubted = set(), {}
+    for key, one in found.items():
+        out_of_time = (one.question_id, one.answer) in kept and random.random() < 0.5
+        kept.add((one.question_id, one.answer))
+        doubted[key] = dataclasses.replace(one, correct=False, correct_strict=False) if out_of_time else one
+    assert summarise(asked, doubted, **options) == summarise(asked, found, **options)
 
 
 @pytest.mark.parametrize("change", [{"voter": "median"}, {"num_paths": 0}, {"num_samples": 0}])

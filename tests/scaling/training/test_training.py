@@ -25,6 +25,7 @@ from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import Thinking
 from scaling.prompts import PromptBuilder, gold_text
 from scaling.records import Question
+from scaling.tasks import hub
 from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import load_task
 from scaling.thinkers import make_thinker
@@ -119,6 +120,23 @@ def test_files_are_split_by_hash_of_the_id(settings, tmp_path):
     fewer = split_of(settings(data=tmp_path / "data", limit=5, validation=4).resolved())
     assert fewer.validation == split.validation, "the limit must not move questions between the parts"
     assert fewer.train == split.train[:5]
+
+
+def test_benchmarks_of_the_hub_are_learned_from_their_train_split(settings, monkeypatch):
+    """Mistake: validation set, or worse the train set, = test set."""
+    asked = []
+
+    def load(name, *, split):
+        asked.append((name, split))
+        return [
+            Question(f"{name}-{split}-{n:05d}", f"How many are {n}?", str(n), rationale=("So.",)) for n in range(20)
+        ]
+
+    monkeypatch.setattr(hub, "load", load)
+    split = split_of(settings(task="gsm8k").resolved())
+    assert set(asked) == {("gsm8k", "train")}
+    assert (len(split.train), len(split.validation)) == (6, 3)
+    assert all("-train-" in question.id for question in (*split.train, *split.validation))
 
 
 def test_test_files_are_refused(settings, tmp_path):
