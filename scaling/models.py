@@ -29,6 +29,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     GgufConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -46,6 +47,7 @@ BUNDLED = {
     )
 }
 _RARE_ROWS = 1024
+_COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config
 _READY = "ready.json"
 
 
@@ -172,7 +174,7 @@ def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
         raise UsageError(_why_not(source, name, error)) from error
     with contextlib.suppress(OSError):  # a model without one has the tokenizer's end token alone
         model.generation_config = GenerationConfig.from_pretrained(source)
-    shapes = hashlib.sha256(config.to_json_string().encode()).hexdigest()[:12]
+    shapes = hashlib.sha256(_architecture(config).encode()).hexdigest()[:12]
     return LanguageModel(name, f"config-{shapes}", model, tokenizer)
 
 
@@ -349,12 +351,26 @@ def sha256(path: Path) -> str:
 
 @torch.no_grad()
 def fingerprint_of(model: PreTrainedModel) -> str:
-    """12 hex digits over the shape and a sample of every tensor: a second for any size, not a checksum against tampering."""
-    digest = hashlib.sha256(model.config.model_type.encode())
+    """12 hex digits over the config and the shape and a sample of every tensor: a second for any size, not a checksum
+    against tampering."""
+    digest = hashlib.sha256(_architecture(model.config).encode())
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
         digest.update(f"{name}{list(tensor.shape)}".encode() + values.numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _architecture(config: PretrainedConfig) -> str:
+    """The config's JSON, without what computes nothing: names, places, versions, and the type, which is asked for."""
+    return json.dumps(_computing(json.loads(config.to_json_string())), sort_keys=True)
+
+
+def _computing(values: Any) -> Any:
+    """Without the keys that compute nothing, also in the configs of a model's parts."""
+    if not isinstance(values, dict):
+        return values
+    kept = {key: value for key, value in values.items() if not key.startswith("_") and key not in _COMPUTES_NOTHING}
+    return {key: _computing(value) for key, value in kept.items()}
 
 
 def _quiet() -> None:

@@ -141,6 +141,32 @@ def test_the_fingerprint_sees_a_changed_tensor(own_folder, tensor):
     assert load(own_folder).fingerprint != before
 
 
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+
+
+@pytest.mark.parametrize("changed", [ROPE, {"rms_norm_eps": 0.1}, {"hidden_act": "gelu"}], ids=str)
+def test_the_fingerprint_sees_a_changed_config(own_folder, changed):
+    before = load(own_folder).fingerprint, unread(own_folder).fingerprint
+    edit(own_folder / "config.json", **changed)
+    after = load(own_folder).fingerprint, unread(own_folder).fingerprint
+    assert [one != other for one, other in zip(before, after, strict=True)] == [True, True]
+
+
+def test_the_fingerprint_does_not_see_what_computes_nothing(own_folder):
+    before = load(own_folder).fingerprint, unread(own_folder).fingerprint
+    notes = {"_name_or_path": "elsewhere", "transformers_version": "4.0.0", "use_cache": False, "architectures": None}
+    edit(own_folder / "config.json", **notes, dtype="bfloat16")
+    assert (load(own_folder).fingerprint, unread(own_folder).fingerprint) == before
+
+
+def unread(folder):
+    return models.load_unread(str(folder), dtype=torch.float32)
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 def test_the_fingerprint_does_not_depend_on_the_place(tiny_model_folder, own_folder):
     fingerprint = load(own_folder).fingerprint
     assert load(tiny_model_folder).fingerprint == fingerprint
