@@ -23,6 +23,8 @@ from scaling.errors import UsageError, one_line
 
 _RETRIES = 8  # of a request that the server had no time for, with growing pauses
 _TIMEOUT = 3600.0  # seconds for a completion, its wait in the server's queue included
+# what vLLM's server takes from the model's own generation config where a request does not say it
+_NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}
 
 
 class Server:
@@ -158,6 +160,7 @@ class OpenAIEngine:
         prompt, more = request.prompt, dict[str, Any]()
         if self._server.is_vllm:
             more = {"return_token_ids": True, "stop_token_ids": self._end, "ignore_eos": True, "top_k": decoding.top_k}
+            more |= _NEUTRAL
         asked: dict[str, Any] = {"prompt": [*prompt.prefix, *prompt.suffix]}
         if len(prompt.thoughts):
             asked["prompt"] = None

@@ -130,6 +130,19 @@ def test_soft_prompts_arrive_as_their_embeddings(served, embedding, some_request
     assert one.counters.prefill_avoided == total - len(requests)
 
 
+@pytest.mark.parametrize("decoding", [SAMPLED, replace(SAMPLED, temperature=0.0, top_p=1.0)], ids=["sampled", "greedy"])
+def test_nothing_of_the_models_own_generation_config_is_used(served, some_requests, make_model, decoding):
+    """vLLM's `get_diff_sampling_param` names what a request that does not say it gets from there."""
+    own = {"repetition_penalty", "presence_penalty", "frequency_penalty", "temperature", "top_k", "top_p", "min_p"}
+    server, url = served()
+    one = engine(url)
+    list(one.generate(text_of(some_requests(make_model("llama"), questions=1)), decoding))
+    one.close()
+    for asked in server.asked:
+        assert asked.keys() >= own | {"max_tokens"}
+        assert [asked[key] for key in sorted(own - {"temperature", "top_p"})] == [0.0, 0.0, 0.0, 1.0, 0], "off"
+
+
 def test_text_goes_out_as_token_ids_and_another_server_tells_text(served, some_requests, make_model):
     server, url = served(is_vllm=False, finish="length")
     requests = text_of(some_requests(make_model("llama"), questions=1))
@@ -138,6 +151,7 @@ def test_text_goes_out_as_token_ids_and_another_server_tells_text(served, some_r
     for asked in server.asked:
         assert asked["prompt"] == [*requests[0].prompt.prefix, *requests[0].prompt.suffix]
         assert not asked.keys() & {"seed", "prompt_embeds", "return_token_ids", "stop_token_ids", "ignore_eos", "top_k"}
+        assert not asked.keys() & {"min_p", "repetition_penalty"}, "no part of the protocol"
 
 
 def test_a_question_that_is_given_up_is_not_asked_again(served, some_requests, make_model):
