@@ -10,6 +10,7 @@ from scaling.config import RunConfig
 from scaling.engines.base import Engine
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine, fitted_engine
+from scaling.errors import UsageError
 from scaling.models import LanguageModel, locate
 
 # Engine arguments that say where and how fast, not what: those that a continued run may change.
@@ -81,9 +82,14 @@ def _vllm(
 
     given = dict(config.engine_args or {})
     if config.batch_size != "auto":
-        given.setdefault("max_num_seqs", config.batch_size)
+        given["max_num_seqs"] = config.batch_size
     longest = -(-tokens_per_row // _CONTEXT) * _CONTEXT
-    context = int(given.pop("max_model_len", None) or min(backbone.context, longest))
+    context = given.pop("max_model_len", None) or min(backbone.context, longest)
+    if context < tokens_per_row:
+        raise UsageError(
+            f"`--engine-args` max_model_len must hold the longest prompt and `--max-new-tokens` {config.max_new_tokens}, "
+            f"together {tokens_per_row} tokens, and is {context}: raise it, or lower `--max-new-tokens`."
+        )
     settings = engine_settings(
         locate(config.backbone), dtype=config.dtype, context=context, soft=slots, seed=config.seed, given=given
     )

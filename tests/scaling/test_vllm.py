@@ -13,8 +13,10 @@ import psutil
 import pytest
 import torch
 
+from scaling import models
 from scaling.engines import vllm, vllm_process
 from scaling.engines.base import Decoding
+from scaling.engines.build import build_engine
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine
 from scaling.engines.vllm import VllmEngine
@@ -337,6 +339,27 @@ def test_two_runs_on_one_vllm_are_as_on_two(up, model, some_requests, start):
     assert [{k: v.tokens for k, v in run.items()} for run in together] == [
         {k: v.tokens for k, v in run.items()} for run in apart
     ]
+
+
+@pytest.mark.parametrize(("length", "fits"), [(299, False), (300, True), (301, True)])
+def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
+    config_of, tiny_model_folder, monkeypatch, length, fits
+):
+    started = []
+    monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, context, **__: {"max_model_len": context})
+    monkeypatch.setattr(vllm_process, "running", lambda settings, *_, **__: started.append(settings))
+    monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: "engine")
+    config = config_of(engine="vllm", device="auto", engine_args={"max_model_len": length}).resolved()
+    backbone = models.load_outside(str(tiny_model_folder), dtype=torch.float32)
+
+    def begin():
+        return build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
+
+    if not fits:
+        with pytest.raises(UsageError, match=r"max_model_len must hold .*`--max-new-tokens` 12, together 300.* is 299"):
+            begin()
+    assert (begin() if fits else "engine") == "engine"
+    assert started == [{"max_model_len": length}] * fits
 
 
 def test_without_vllm_the_installation_is_told():
