@@ -33,12 +33,12 @@ class Server:
     def __init__(self, base_url: str, model: str | None) -> None:
         """Asks the server what it serves. Raises UsageError where it does not answer, or not with that model."""
         openai = _library()
-        self.base_url = base_url.rstrip("/")
+        self.base_url, self._key = base_url.rstrip("/"), _key()
         self.errors: tuple[type[Exception], ...] = (openai.APIError,)
         # in tests and local servers there is no key; a server that wants one says so
         self.options = {
             "base_url": self.base_url,
-            "api_key": os.environ.get("OPENAI_API_KEY") or "none",
+            "api_key": self._key or "none",
             "max_retries": _RETRIES,
             "timeout": _TIMEOUT,
         }
@@ -57,9 +57,9 @@ class Server:
 
     def refusal(self, error: Exception, *, soft: bool = False) -> UsageError:
         """What the user can do about an error of the openai library. soft: whether embeddings were sent."""
-        status, said = getattr(error, "status_code", None), one_line(error, limit=300)
+        status, said = getattr(error, "status_code", None), self._without_key(one_line(error, limit=None))[:300]
         if status in (401, 403):
-            given = "refuses OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else "wants a key: set OPENAI_API_KEY"
+            given = "refuses OPENAI_API_KEY" if self._key else "wants a key: set OPENAI_API_KEY"
             return UsageError(f"{self.base_url} {given}. It says: {said}")
         if status == 404:
             return UsageError(
@@ -76,6 +76,10 @@ class Server:
             f"{self.base_url} answers with status {status}: {said}. What was sampled is kept, and the same command "
             f"continues the run."
         )
+
+    def _without_key(self, said: str) -> str:
+        """Some servers repeat the key that they were given, and an error may be written to disk."""
+        return said.replace(self._key, "***") if self._key else said
 
 
 _NO_EMBEDDINGS = (
@@ -211,6 +215,16 @@ class OpenAIEngine:
         buffer = io.BytesIO()
         torch.save(self._prompts.embed(prompt).clone(), buffer)
         return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _key() -> str:
+    """OPENAI_API_KEY, or nothing. Raises UsageError, without the key, for one that no request can carry."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key.isascii() or any(not sign.isprintable() or sign.isspace() for sign in key):
+        raise UsageError(
+            "OPENAI_API_KEY must be ASCII letters, digits and signs, and holds something else: set it again."
+        )
+    return key
 
 
 def _library() -> Any:

@@ -221,6 +221,35 @@ def test_a_missing_or_wrong_key_is_told_and_the_right_one_is_used(served, monkey
     assert Server(url, None).model == "m"
 
 
+@pytest.mark.parametrize("length", [10, 295, 400])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 503])
+def test_a_key_that_the_server_repeats_is_not_passed_on(served, monkeypatch, status, length):
+    """Wherever it stands in what the server says: also where the message is cut."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = Server(served()[1], None)
+    error = openai.OpenAIError(f"{'x' * length} {KEY} and Bearer {KEY}")
+    error.status_code = status
+    for soft in (False, True):
+        said = str(server.refusal(error, soft=soft))
+        assert KEY[:4] not in said
+        assert ("***" in said) == (length < 300)
+
+
+def test_a_key_is_used_without_the_line_break_of_its_file(served, monkeypatch):
+    _, url = served(key=KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    assert Server(url, None).model == "m"
+
+
+@pytest.mark.parametrize("key", ["sk-schlüssel", "sk-one\ntwo", "sk one", "sk-\x7f"])
+def test_a_key_that_no_request_can_carry_is_told_and_not_shown(served, monkeypatch, key):
+    _, url = served()
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UsageError, match="OPENAI_API_KEY must be ASCII") as error:
+        Server(url, None)
+    assert key not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("models", "asked", "said"),
     [(["a", "b"], None, "serves a, b, and there is no `--served-model`"), (["a"], "b", "serves a.*`--served-model` b")],
