@@ -6,6 +6,7 @@ import shlex
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -158,6 +159,10 @@ class RunConfig(BaseModel):
             raise UsageError(
                 "`--base-url` holds a name or key, which would be written to disk: set OPENAI_API_KEY instead."
             )
+        if self.base_url and not _is_address(self.base_url):
+            raise UsageError(
+                f"`--base-url` must be an address, as `http://localhost:8000/v1` is, and is {self.base_url}: give one."
+            )
 
     def _refuse_unfit_arguments(self, given: dict[str, Any]) -> None:
         """Raises UsageError for engine arguments that must not be written down, or that are not what they must be."""
@@ -207,6 +212,15 @@ _SECRET = {
     "watermark_config": "leave it out, as it also changes how tokens are chosen",
 }
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # is checked as it is read
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not any(map(str.isspace, url))
 
 
 @cache

@@ -34,7 +34,7 @@ class Server:
         """Asks the server what it serves. Raises UsageError where it does not answer, or not with that model."""
         openai = _library()
         self.base_url, self._key = base_url.rstrip("/"), _key()
-        self.errors: tuple[type[Exception], ...] = (openai.APIError,)
+        self.errors: tuple[type[Exception], ...] = (openai.APIError, ValueError)  # the latter of what is no JSON
         # in tests and local servers there is no key; a server that wants one says so
         self.options = {
             "base_url": self.base_url,
@@ -44,9 +44,11 @@ class Server:
         }
         try:
             with openai.OpenAI(**{**self.options, "max_retries": 1, "timeout": 30}) as client:
-                served = {one.id: one for one in client.models.list().data}
-        except openai.APIError as error:
+                served = {str(one.id): one for one in client.models.list().data if one.id}
+        except self.errors as error:
             raise self.refusal(error) from None
+        except (AttributeError, TypeError) as error:  # the library makes anything of an answer that is no list
+            raise self.foreign(error) from None
         if model is None and len(served) == 1:
             model = next(iter(served))
         if model is None or model not in served:
@@ -58,6 +60,8 @@ class Server:
     def refusal(self, error: Exception, *, soft: bool = False) -> UsageError:
         """What the user can do about an error of the openai library. soft: whether embeddings were sent."""
         status, said = getattr(error, "status_code", None), self._without_key(one_line(error, limit=None))[:300]
+        if isinstance(error, ValueError):
+            return self.foreign(said)
         if status in (401, 403):
             given = "refuses OPENAI_API_KEY" if self._key else "wants a key: set OPENAI_API_KEY"
             return UsageError(f"{self.base_url} {given}. It says: {said}")
@@ -75,6 +79,13 @@ class Server:
         return UsageError(
             f"{self.base_url} answers with status {status}: {said}. What was sampled is kept, and the same command "
             f"continues the run."
+        )
+
+    def foreign(self, what: object) -> UsageError:
+        """what: that is wrong with an answer."""
+        return UsageError(
+            f"{self.base_url} does not answer as an OpenAI-compatible server ({what}): check `--base-url`, which ends in "
+            f"/v1."
         )
 
     def _without_key(self, said: str) -> str:
@@ -183,30 +194,36 @@ class OpenAIEngine:
         }
 
     def _generated(self, request: Request, answer: Any, decoding: Decoding) -> Generated:
-        choice, usage = answer.choices[0], answer.usage
+        # the library checks nothing: any part may be missing, or anything
+        choices, usage = getattr(answer, "choices", None), getattr(answer, "usage", None)
+        if not isinstance(choices, list) or not choices:
+            raise self._server.foreign("a completion without choices")
+        choice = choices[0]
         self._count(request.prompt, usage)
-        ids = getattr(choice, "token_ids", None)
-        reason = "end" if choice.finish_reason == "stop" else "length"
-        log_prob = None
-        if decoding.log_probs and choice.logprobs and choice.logprobs.token_logprobs:
-            log_prob = float(sum(choice.logprobs.token_logprobs))
+        text, ids = getattr(choice, "text", None), getattr(choice, "token_ids", None)
+        reason = "end" if getattr(choice, "finish_reason", None) == "stop" else "length"
+        log_prob = _log_prob(choice) if decoding.log_probs else None
         if ids is not None:
             return Generated(request, list(ids), reason, log_prob=log_prob)
-        if usage is None:
+        if not isinstance(text, str):
+            raise self._server.foreign("a completion without text")
+        number = getattr(usage, "completion_tokens", None)
+        if number is None:
             raise UsageError(
                 f"{self._server.base_url} does not say how many tokens it generated: nothing can be counted."
             )
-        return Generated(request, [], reason, log_prob, text=choice.text, num_tokens=usage.completion_tokens)
+        return Generated(request, [], reason, log_prob, text=text, num_tokens=number)
 
     def _count(self, prompt: SoftPrompt, usage: Any) -> None:
-        read = usage.prompt_tokens if usage else len(prompt)
+        told = getattr(usage, "prompt_tokens", None)
+        read = len(prompt) if told is None else told
         if len(prompt.thoughts) and read != len(prompt):
             raise UsageError(
                 f"{self._server.base_url} read {read} prompt tokens where {len(prompt)} were sent: it passed over the "
                 f"prompt embeddings. {_NO_EMBEDDINGS}"
             )
         details = getattr(usage, "prompt_tokens_details", None)
-        cached = (details.cached_tokens if details else None) or 0
+        cached = getattr(details, "cached_tokens", None) or 0
         self.counters.prefill_avoided += cached
         self.counters.prefill_computed += read - cached
 
@@ -215,6 +232,12 @@ class OpenAIEngine:
         buffer = io.BytesIO()
         torch.save(self._prompts.embed(prompt).clone(), buffer)
         return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _log_prob(choice: Any) -> float | None:
+    """Of all its tokens together; None where the server does not tell that of every one."""
+    told = getattr(getattr(choice, "logprobs", None), "token_logprobs", None)
+    return float(sum(told)) if told and all(isinstance(one, int | float) for one in told) else None
 
 
 def _key() -> str:

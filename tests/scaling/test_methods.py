@@ -284,6 +284,18 @@ def test_exemplars_come_from_the_training_file_of_a_folder(made, tmp_path):
         ({"engine": "vllm", "method": "lora", "adapter": "x"}, "needs `--engine transformers`"),
         ({"engine": "openai"}, "`--engine openai` needs `--base-url`"),
         ({"engine": "openai", "base_url": "http://me:key@x/v1"}, "would be written to disk: set OPENAI_API_KEY"),
+        *(
+            ({"engine": "openai", "base_url": url}, "`--base-url` must be an address, .* and is .*: give one")
+            for url in (
+                "localhost:8000/v1",
+                "ftp://x/v1",
+                "http:///v1",
+                "http://x:port/v1",
+                "http://x:99999",
+                "http://[::1",
+            )
+        ),
+        ({"engine": "openai", "base_url": "http://a b/v1"}, "must be an address"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(settings, said):
@@ -327,7 +339,7 @@ def test_engine_arguments_are_pairs_or_a_mapping():
 
 @pytest.mark.parametrize("value", ["8k", "auto", "-1", "0", "2.5", "true", ""])
 def test_the_longest_sequence_is_a_number_of_tokens(value):
-    with pytest.raises(UsageError, match="max_model_len must be a whole number of tokens from 1, and is .*give one"):
+    with pytest.raises(UsageError, match=r"max_model_len must be a whole number of tokens from 1, and is .*give one"):
         RunConfig(engine="vllm", engine_args=f"max_model_len={value}").resolved()
     assert RunConfig(engine="vllm", engine_args="max_model_len=1").resolved().engine_args == {"max_model_len": 1}
 

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -30,12 +31,18 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        if self.server.says is not None:
+            self.write(*self.server.says)
+            return
         owner = "vllm" if self.server.is_vllm else "someone"
         self.answer({"object": "list", "data": [model(name, owner) for name in self.server.models]})
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(asked)
+        if self.server.says_then is not None:
+            self.write(*self.server.says_then)
+            return
         if self.server.refuses:
             self.answer({"error": {"message": "You must set `--enable-prompt-embeds`"}}, status=self.server.refuses)
             return
@@ -55,12 +62,16 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, body, status=200):
         if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
             status, body = 401, {"error": {"message": "no such key"}}
-        text = json.dumps(body).encode()
+        self.write(json.dumps(body), status=status)
+
+    def write(self, text, kind="application/json", status=200):
+        text = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(text)
+        with suppress(ConnectionError):  # who asked may have left
+            self.wfile.write(text)
 
 
 def model(name, owner):
@@ -76,6 +87,7 @@ def served(monkeypatch):
     def begin(**changes):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         standard = {"is_vllm": True, "models": ["m"], "key": None, "refuses": None, "deaf": False, "finish": "stop"}
+        standard |= {"says": None, "says_then": None}  # in answer to what is served, and to a prompt: text and its kind
         for key, value in {**standard, "asked": [], **changes}.items():
             setattr(server, key, value)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -190,6 +202,49 @@ def test_top_k_is_refused_where_it_would_be_passed_over(served, some_requests, m
     _, url = served(is_vllm=False)
     with pytest.raises(UsageError, match="`--top-k` is no part of the protocol"):
         engine(url).generate(text_of(some_requests(make_model("llama"))), replace(SAMPLED, top_k=5))
+
+
+FOREIGN = [("<html>", "text/html"), ("oops",), ("null",), ("[]",), ("{}",)]
+
+
+@pytest.mark.parametrize("says", [*FOREIGN, ('{"data": null}',), ('{"data": [1]}',)], ids=str)
+def test_what_is_no_server_of_the_protocol_is_told(served, says):
+    _, url = served(says=says)
+    with pytest.raises(UsageError, match=r"does not answer as an OpenAI-compatible server .*check `--base-url`"):
+        Server(url, None)
+
+
+def test_models_without_names_are_none(served):
+    with pytest.raises(UsageError, match="serves nothing"):
+        Server(served(says=('{"data": [{"object": "model"}]}',))[1], None)
+
+
+STRANGE = [{"choices": []}, {"choices": [1]}, {"choices": [{"text": None}]}, {"choices": "none"}]
+
+
+@pytest.mark.parametrize("is_vllm", [True, False])
+@pytest.mark.parametrize("says", [*FOREIGN, *((json.dumps(body),) for body in STRANGE)], ids=str)
+def test_completions_that_are_none_are_told(served, some_requests, make_model, says, is_vllm):
+    _, url = served(says_then=says, is_vllm=is_vllm)
+    with pytest.raises(UsageError, match="does not answer as an OpenAI-compatible server"):
+        drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
+
+
+@pytest.mark.parametrize("told", [[-0.5, None], [], None, [-0.5, -0.25]], ids=str)
+def test_log_probabilities_are_told_of_all_tokens_or_not_at_all(served, some_requests, make_model, told):
+    choice = {"text": "It is 5.", "finish_reason": "stop", "logprobs": {"token_logprobs": told}}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2}
+    _, url = served(says_then=(json.dumps({"choices": [choice], "usage": usage}),), is_vllm=False)
+    found = drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
+    assert {result.log_prob for result in found} == {-0.75 if told == [-0.5, -0.25] else None}
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 5}], ids=str)
+def test_a_server_that_counts_no_tokens_is_told(served, some_requests, make_model, usage):
+    body = {"choices": [{"text": "It is 5.", "finish_reason": "stop"}], "usage": usage}
+    _, url = served(says_then=(json.dumps(body),), is_vllm=False)
+    with pytest.raises(UsageError, match="does not say how many tokens it generated"):
+        drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
 
 
 def test_a_server_that_is_down_is_told():
