@@ -128,6 +128,8 @@ class RunConfig(BaseModel):
                 "latent_paths": self.latent_paths or (1 if not self.several else 8 if thinker == UNTRAINED else None),
                 "max_new_tokens": self.max_new_tokens or (96 if own_task else 512),
                 "noise": _NOISE if self.noise is None and self.perturbed else self.noise,
+                # where nothing is said the engine decides, as it knows whether the device must be shared
+                "assistant_device": None if self.assistant_device == "auto" else self.assistant_device,
                 "engine_seeds": self.engine_seeds or (None if self.engine == "transformers" else "streams"),
             }
         )

@@ -395,18 +395,21 @@ Config = TypeVar("Config", bound=Placeable)
 def placed(config: Config) -> tuple[Config, torch.dtype]:
     """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
     device = pick_device(config.device)
+    if apart := getattr(config, "assistant_device", None):  # of settings that know one
+        pick_device(apart, option="--assistant-device")
     dtype = pick_dtype(config.dtype, device)
     return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
 
 
-def pick_device(device: str) -> str:
-    """`auto` is CUDA where there is one, otherwise the CPU. Raises UsageError for a device this machine lacks."""
+def pick_device(device: str, *, option: str = "--device") -> str:
+    """`auto` is CUDA where there is one, otherwise the CPU. Raises UsageError, which names the option, for a device this
+    machine lacks."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"`--device` {device} is not usable here ({str(error).splitlines()[0]}); try cpu.") from None
+        raise UsageError(f"`{option}` {device} is not usable here ({str(error).splitlines()[0]}); try cpu.") from None
     return device
 
 

@@ -93,7 +93,7 @@ def _pair(config: RunConfig, dtype: torch.dtype) -> tuple[LanguageModel, Languag
     if config.engine == "transformers":
         return models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     # where vLLM shall have the device, the assistant is brought there only to think
-    device = "cpu" if _shared(config) else models.pick_device(config.thinking_device)
+    device = "cpu" if _shared(config) else config.thinking_device
     assistant = models.load(models.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
     return _backbone(config, dtype), assistant
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scaling import models
+from scaling.config import RunConfig
 from scaling.errors import UsageError
 
 
@@ -231,6 +232,21 @@ def test_devices(monkeypatch):
     assert models.pick_device("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert models.pick_device("auto") == "cuda"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_an_assistants_device_is_told_by_its_own_option(device):
+    config = RunConfig(engine="openai", base_url="http://localhost:1/v1", assistant_device=device).resolved()
+    with pytest.raises(UsageError, match=f"`--assistant-device` {device} is not usable here"):
+        models.placed(config)
+
+
+@pytest.mark.parametrize("engine", [{"engine": "vllm"}, {"engine": "openai", "base_url": "http://localhost:1/v1"}])
+def test_auto_is_for_an_assistants_device_what_nothing_is(engine):
+    configs = [RunConfig(**engine, assistant_device=device).resolved() for device in (None, "auto")]
+    assert configs[0] == configs[1]
+    placed, _ = models.placed(configs[1])
+    assert placed.thinking_device == placed.device != "auto"
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
