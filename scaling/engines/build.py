@@ -41,7 +41,7 @@ def build_engine(
     if config.engine == "vllm":
         return _vllm(config, backbone, tokens_per_row=tokens_per_row, slots=slots, tell=tell)
     if config.engine == "openai":
-        return _server(config, backbone, slots=slots)
+        return _server(config, backbone, tokens_per_row=tokens_per_row, slots=slots)
     engine = engine_of(backbone, config, tokens_per_row=tokens_per_row)
     if engine.plain_because:
         tell(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
@@ -104,12 +104,20 @@ def _vllm(
     )
 
 
-def _server(config: RunConfig, backbone: LanguageModel, *, slots: bool) -> Engine:
+def _server(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool) -> Engine:
     from scaling.engines.openai import OpenAIEngine, Server
 
+    server = Server(str(config.base_url), config.served_model)
+    context = server.context or backbone.context
+    if context < tokens_per_row:
+        raise UsageError(
+            f"{server.base_url} takes sequences of at most {context} tokens, and the longest prompt has "
+            f"{tokens_per_row} with `--max-new-tokens` {config.max_new_tokens}: lower that, or start the server with a "
+            f"larger `--max-model-len`."
+        )
     return OpenAIEngine(
-        Server(str(config.base_url), config.served_model),
-        embedded(config, backbone, context=backbone.context) if slots else None,
+        server,
+        embedded(config, backbone, context=context) if slots else None,
         end_tokens=backbone.end_tokens,
         seeds=config.engine_seeds or "streams",
         batch_size=64 if config.batch_size == "auto" else config.batch_size,

@@ -28,7 +28,8 @@ _NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penal
 
 
 class Server:
-    """Where completions come from. model: its name there, the only one where none is given."""
+    """Where completions come from. model: its name there, the only one where none is given. context: longest sequence that
+    it takes, in tokens, None where it does not say."""
 
     def __init__(self, base_url: str, model: str | None) -> None:
         """Asks the server what it serves. Raises UsageError where it does not answer, or not with that model."""
@@ -56,10 +57,13 @@ class Server:
             raise UsageError(f"{self.base_url} serves {', '.join(sorted(served)) or 'nothing'}, and there is {asked}.")
         self.model = model
         self.is_vllm = getattr(served[model], "owned_by", None) == "vllm"
+        context = getattr(served[model], "max_model_len", None)  # vLLM tells it
+        self.context = context if isinstance(context, int) else None
 
-    def refusal(self, error: Exception, *, soft: bool = False) -> UsageError:
-        """What the user can do about an error of the openai library. soft: whether embeddings were sent."""
-        status, said = getattr(error, "status_code", None), self._without_key(one_line(error, limit=None))[:300]
+    def refusal(self, error: Exception, *, sent: Literal["tokens", "embeddings"] | None = None) -> UsageError:
+        """What the user can do about an error of the openai library. sent: as what a prompt went out, if one did."""
+        status, whole = getattr(error, "status_code", None), self._without_key(one_line(error, limit=None))
+        said = whole[:300]
         if isinstance(error, ValueError):
             return self.foreign(said)
         if status in (401, 403):
@@ -74,8 +78,13 @@ class Server:
                 f"{self.base_url} does not answer ({said}): start the server or check `--base-url`. What was sampled is "
                 f"kept, and the same command continues the run."
             )
-        if soft and status < 500:
+        if sent == "embeddings" and _speaks_of_embeddings(status, whole):
             return UsageError(f"{self.base_url} takes no prompt embeddings: {_NO_EMBEDDINGS} It says: {said}")
+        if sent == "tokens" and status in _UNFIT and not self.is_vllm:
+            return UsageError(
+                f"{self.base_url} does not take the prompt, which goes out as token ids, as not every server takes them "
+                f"(Ollama's does not): use one that does, as vLLM's and llama.cpp's do. It says: {said}"
+            )
         return UsageError(
             f"{self.base_url} answers with status {status}: {said}. What was sampled is kept, and the same command "
             f"continues the run."
@@ -93,6 +102,13 @@ class Server:
         return said.replace(self._key, "***") if self._key else said
 
 
+def _speaks_of_embeddings(status: int, said: str) -> bool:
+    """Whether an error to embeddings is about them. A server that is busy, or has no room for so many tokens, takes them."""
+    named = any(name in said for name in ("prompt_embeds", "prompt-embeds"))
+    return status < 500 and (named or (status in _UNFIT and "context length" not in said))
+
+
+_UNFIT = (400, 422)  # statuses of a request that the server cannot read
 _NO_EMBEDDINGS = (
     "soft thoughts need vLLM's completions endpoint, `vllm serve MODEL --enable-prompt-embeds`; other servers can run "
     "methods of text alone (`--method cot` or `assist-cot`)."
@@ -157,7 +173,6 @@ class OpenAIEngine:
         task = asyncio.current_task()
         assert task is not None
         self._tasks[task] = question
-        soft = len(request.prompt.thoughts) > 0
         try:
             answer = await self._client.completions.create(**self._asked(request, decoding))
         except asyncio.CancelledError:
@@ -165,7 +180,8 @@ class OpenAIEngine:
                 return None
             raise
         except self._server.errors as error:
-            raise self._server.refusal(error, soft=soft) from None
+            sent: Literal["tokens", "embeddings"] = "embeddings" if len(request.prompt.thoughts) else "tokens"
+            raise self._server.refusal(error, sent=sent) from None
         finally:
             del self._tasks[task]
         return self._generated(request, answer, decoding)

@@ -35,7 +35,8 @@ class Handler(BaseHTTPRequestHandler):
             self.write(*self.server.says)
             return
         owner = "vllm" if self.server.is_vllm else "someone"
-        self.answer({"object": "list", "data": [model(name, owner) for name in self.server.models]})
+        more = {"max_model_len": self.server.context} if self.server.context else {}
+        self.answer({"object": "list", "data": [model(name, owner) | more for name in self.server.models]})
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -44,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
             self.write(*self.server.says_then)
             return
         if self.server.refuses:
-            self.answer({"error": {"message": "You must set `--enable-prompt-embeds`"}}, status=self.server.refuses)
+            self.answer({"error": {"message": self.server.because}}, status=self.server.refuses)
             return
         embeddings = asked.get("prompt_embeds") if self.server.is_vllm else None
         read = len(torch.load(io.BytesIO(base64.b64decode(embeddings)), weights_only=True)) if embeddings else 0
@@ -87,6 +88,7 @@ def served(monkeypatch):
     def begin(**changes):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         standard = {"is_vllm": True, "models": ["m"], "key": None, "refuses": None, "deaf": False, "finish": "stop"}
+        standard |= {"context": None, "because": "You must set `--enable-prompt-embeds` to input `prompt_embeds`"}
         standard |= {"says": None, "says_then": None}  # in answer to what is served, and to a prompt: text and its kind
         for key, value in {**standard, "asked": [], **changes}.items():
             setattr(server, key, value)
@@ -183,6 +185,51 @@ def test_a_server_without_embeddings_is_told_with_its_own_words(served, embeddin
     quick._client = quick._client.with_options(max_retries=0)
     with pytest.raises(UsageError, match=said):
         drawn(quick, some_requests(make_model("llama"), questions=1))
+
+
+LONG = "This model's maximum context length is 256 tokens. However, your prompt contains 300 input tokens."
+
+
+@pytest.mark.parametrize(
+    ("status", "because"), [(408, "slow"), (409, "lock"), (413, "large"), (429, "rate limit"), (400, LONG)]
+)
+def test_a_server_that_refuses_embeddings_for_another_reason_is_not_said_to_take_none(
+    served, embedding, some_requests, make_model, status, because
+):
+    _, url = served(refuses=status, because=because)
+    quick = engine(url, embedding)
+    quick._client = quick._client.with_options(max_retries=0)
+    with pytest.raises(UsageError, match=rf"answers with status {status}: .*{because}.*the same command") as error:
+        drawn(quick, some_requests(make_model("llama"), questions=1))
+    assert "takes no prompt embeddings" not in str(error.value)
+
+
+@pytest.mark.parametrize(("is_vllm", "said"), [(False, "goes out as token ids"), (True, "answers with status 400")])
+def test_a_server_that_takes_text_alone_is_told(served, some_requests, make_model, is_vllm, said):
+    _, url = served(refuses=400, because="invalid type for field prompt", is_vllm=is_vllm)
+    with pytest.raises(UsageError, match=f"{said}.*invalid type for field prompt"):
+        drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
+
+
+@pytest.mark.parametrize("method", ["cot", "softcot"])
+def test_a_server_without_room_for_the_longest_prompt_is_told_before_it_is_asked(
+    served, config_of, silent, tmp_path, method
+):
+    asked = {"engine": "openai", "device": "auto", "method": method, "latent_paths": None}
+    server, url = served(context=511)
+    execute(config_of(**asked, base_url=url, out=tmp_path / "run"), silent)
+    questions = [json.loads(line) for line in (tmp_path / "run" / "questions.jsonl").read_text().splitlines()]
+    parts = ("prefix_tokens", "soft_tokens", "suffix_tokens")
+    longest = 12 + max(sum(question[part] for part in parts) for question in questions)
+    for context in (longest, longest - 1):
+        server, url = served(context=context)
+        out = tmp_path / str(context)
+        if context == longest:
+            assert execute(config_of(**asked, base_url=url, out=out), silent)["num_completions"] == 4
+            continue
+        with pytest.raises(UsageError, match=rf"at most {context} tokens, .* has {longest} with `--max-new-tokens` 12"):
+            execute(config_of(**asked, base_url=url, out=out), silent)
+        assert server.asked == []
 
 
 def test_a_server_that_passes_over_embeddings_is_found_out(served, embedding, some_requests, make_model):
@@ -284,8 +331,8 @@ def test_a_key_that_the_server_repeats_is_not_passed_on(served, monkeypatch, sta
     server = Server(served()[1], None)
     error = openai.OpenAIError(f"{'x' * length} {KEY} and Bearer {KEY}")
     error.status_code = status
-    for soft in (False, True):
-        said = str(server.refusal(error, soft=soft))
+    for sent in (None, "tokens", "embeddings"):
+        said = str(server.refusal(error, sent=sent))
         assert KEY[:4] not in said
         assert ("***" in said) == (length < 300)
 
