@@ -96,7 +96,7 @@ def _vllm(
     tell(f"starting vLLM with {config.backbone}")
     seeds = config.engine_seeds or "streams"
     return VllmEngine(
-        running(settings, given, seeds=seeds),
+        running(settings, given, seeds=seeds, sampled=config.temperature > 0),
         embedded(config, backbone, context=context),
         end_tokens=backbone.end_tokens,
         seeds=seeds,

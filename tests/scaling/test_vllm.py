@@ -250,16 +250,19 @@ SETTINGS = {"model": "m", "dtype": "float32", "seed": 0, "max_model_len": 1024, 
 
 @pytest.fixture
 def up(model, monkeypatch):
-    """`up(settings, given={}, seeds="streams")`: what a run gets where vLLM is kept. `up.started`: all that were."""
+    """`up(settings, given={}, seeds="streams", sampled=True)`: what a run gets where vLLM is kept. `up.started`: all that
+    were. `up.next`: the one that starts next."""
 
-    async def begin(settings, *, seeds):  # noqa: ARG001
-        started.append(FakeVllm(model))
+    async def begin(settings):  # noqa: ARG001
+        started.append(ask.next or FakeVllm(model))
         return started[-1]
 
-    def ask(settings, given=(), *, seeds="streams"):
-        return vllm_process.running(settings, dict(given), seeds=seeds)
+    def ask(settings, given=(), *, seeds="streams", sampled=True):
+        return vllm_process.running(settings, dict(given), seeds=seeds, sampled=sampled)
 
-    started = ask.started = []
+    started, ask.next = [], None
+    ask.started = started
+    monkeypatch.setattr(vllm_process, "params_of", lambda keywords: keywords)
     monkeypatch.setattr(vllm_process, "start", begin)
     monkeypatch.setattr(vllm_process, "_keeping", False)
     vllm_process.keep()
@@ -369,15 +372,38 @@ def test_without_vllm_the_installation_is_told():
         vllm_process.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})
 
 
-@pytest.mark.parametrize("deaths", [None, 0])
-def test_a_build_that_cannot_seed_is_told_before_anything_is_drawn(model, start, deaths):
-    fake = FakeVllm(model, deaths=deaths)
-    start(FakeVllm(model))  # so that parameters need no vLLM
-    if deaths is None:
-        asyncio.run(vllm_process.check_seeds(fake))
-        assert [params["seed"] for params in fake.params] == [1]
-        assert not fake.closed
-        return
-    with pytest.raises(UsageError, match=r"cannot seed single completions .*`--engine-seeds one`"):
-        asyncio.run(vllm_process.check_seeds(fake))
-    assert fake.closed
+class Unfit(FakeVllm):
+    """Fails where a seed is asked for, or always."""
+
+    def __init__(self, model, *, always):
+        super().__init__(model)
+        self.always = always
+
+    async def generate(self, prompt, params, name):
+        if self.always or params["seed"] is not None:
+            raise EngineDeadError("died") from RuntimeError("no kernel image for this device")
+        async for output in super().generate(prompt, params, name):
+            yield output
+
+
+@pytest.mark.parametrize(
+    ("always", "said"),
+    [
+        (False, "cannot seed single completions .no kernel.*`--engine-seeds one`"),
+        (True, "cannot draw a token .no kernel"),
+    ],
+)
+def test_a_vllm_that_cannot_seed_or_cannot_draw_is_told_as_that_and_ends(up, model, always, said):
+    up.next = Unfit(model, always=always)
+    with pytest.raises(UsageError, match=said):
+        up(SETTINGS)
+    assert up.started[0].closed
+
+
+def test_seeds_are_checked_once_and_only_where_they_are_used(up):
+    for sampled, checks in ((False, 0), (True, 2), (True, 2)):
+        vllm_process.done_with(up(SETTINGS, sampled=sampled))
+        assert len(up.started[0].params) == checks, "one with a seed, one without"
+    assert [params["seed"] for params in up.started[0].params] == [None, 1]
+    up(SETTINGS, seeds="one").close()
+    assert up.started[1].params == []
