@@ -156,6 +156,9 @@ class OpenAIEngine:
 
     def close(self) -> None:
         """Ends the connections. A second call does nothing."""
+        client, self._client = self._client, None
+        if client:
+            self._background.call(client.close())
         self._background.close()
 
     async def _connect(self) -> Any:

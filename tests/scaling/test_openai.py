@@ -232,6 +232,14 @@ def test_a_server_without_room_for_the_longest_prompt_is_told_before_it_is_asked
         assert server.asked == []
 
 
+def test_an_engine_that_is_closed_leaves_no_connection_and_may_be_closed_again(served):
+    one = engine(served()[1])
+    client = one._client
+    one.close()
+    one.close()
+    assert client.is_closed()
+
+
 def test_a_server_that_passes_over_embeddings_is_found_out(served, embedding, some_requests, make_model):
     _, url = served(deaf=True)
     with pytest.raises(UsageError, match="read 1 prompt tokens where 7 were sent"):
