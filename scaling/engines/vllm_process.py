@@ -22,6 +22,7 @@ from scaling.errors import UsageError, nearest, one_line
 Start = Callable[[], Coroutine[Any, Any, Any]]
 Seeds = Literal["streams", "one"]
 
+_PATIENCE = 0.2  # seconds between two looks at a start that is given up
 _CPU_MEMORY = 4 << 30  # bytes of keys and values at most, where nothing is asked for
 _INSTALL = 'vLLM is not installed here: `pip install ".[vllm]"` on CUDA; on a CPU see "Engines" in the README.'
 # set by what they follow from, so they cannot be given
@@ -45,7 +46,7 @@ class Running:
         try:
             self.vllm: Any = self.background.call(self._begin())
         except BaseException:
-            self._end()
+            self._give_up()
             raise
 
     @property
@@ -89,6 +90,12 @@ class Running:
     async def _shutdown(self) -> None:
         vllm, self.vllm = self.vllm, None  # held until the interpreter ends, it would fail in its destructor
         vllm.shutdown()
+
+    def _give_up(self) -> None:
+        """Ends a start, which gives way only where what it waits for is gone, whenever that was begun."""
+        while not self.background.close(patience=_PATIENCE):
+            self._watchdog.kill()
+        self._watchdog.close()
 
     def _end(self) -> None:
         self.background.close()
@@ -214,7 +221,8 @@ def _on_a_cpu(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _installed() -> None:
     # set before vLLM is imported: its workers must not inherit a device that the assistant has used
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    # whatever is set: a forked one would also keep the watchdog waiting, as it has a copy of its input
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import sys
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from scaling import models
 from scaling.engines import vllm, vllm_process
 from scaling.engines.base import Decoding
 from scaling.engines.build import build_engine
+from scaling.engines.concurrent import Background
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine
 from scaling.engines.vllm import VllmEngine
@@ -242,6 +244,30 @@ def test_a_vllm_that_does_not_start_leaves_nothing_open():
     before = {*threading.enumerate(), *psutil.Process().children()}
     with pytest.raises(UsageError, match="did not start"):
         Running(no_start)
+    assert {*threading.enumerate(), *psutil.Process().children()} <= before
+
+
+def test_a_start_that_is_interrupted_ends_at_once_with_what_it_has_begun(monkeypatch):
+    """Ctrl-C meets the caller while the loop is held up by a start that waits for processes, some of which come later."""
+    started, waits = [], threading.Event()
+
+    async def slow_start():
+        for _ in range(2):  # vLLM's ends with an error where its process is gone
+            started.append(psutil.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+            waits.set()
+            started[-1].wait()
+        raise RuntimeError("Engine core initialization failed")
+
+    def interrupted(self, work):
+        asyncio.run_coroutine_threadsafe(work, self._loop)
+        waits.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Background, "call", interrupted)
+    before = {*threading.enumerate(), *psutil.Process().children()}
+    with pytest.raises(KeyboardInterrupt):
+        Running(slow_start)
+    assert [process.poll() is not None for process in started] == [True, True]
     assert {*threading.enumerate(), *psutil.Process().children()} <= before
 
 
