@@ -35,6 +35,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from scaling.cache import made
 from scaling.costs import ModelCosts
 from scaling.errors import UsageError, nearest, one_line
 
@@ -295,8 +296,7 @@ def _unpacked(gguf: Path, *, checksum: str | None = None) -> Path:
     folder = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
     if _is_ready(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=made(folder.parent)))
     try:
         _unpack(gguf, work)
         digests = {path.name: sha256(path) for path in sorted(work.iterdir())}

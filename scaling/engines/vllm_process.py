@@ -24,7 +24,7 @@ Seeds = Literal["streams", "one"]
 
 _PATIENCE = 0.2  # seconds between two looks at a start that is given up
 _CPU_MEMORY = 4 << 30  # bytes of keys and values at most, where nothing is asked for
-_INSTALL = 'vLLM is not installed here: `pip install ".[vllm]"` on CUDA; on a CPU see "Engines" in the README.'
+_INSTALL = 'vLLM is not installed here: `pip install ".[vllm]"` on CUDA; on a CPU see "vLLM and servers" in the README.'
 # set by what they follow from, so they cannot be given
 _OURS = {
     **{"model": "--backbone", "tokenizer": "--backbone", "dtype": "--dtype", "seed": "--seed"},

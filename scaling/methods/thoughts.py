@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from contrastive.thinker import Thinker
+from scaling.cache import made
 from scaling.errors import UsageError
 from scaling.models import LanguageModel, cache_folder
 from scaling.prompts import PromptBuilder
@@ -99,7 +100,7 @@ class Kept:
             return load_file(file)[_KEPT]
         self._wake()
         thoughts = self._source(question).cpu().contiguous()
-        file.parent.mkdir(parents=True, exist_ok=True)
+        made(file.parent)
         written = file.with_suffix(f".{os.getpid()}")
         save_file({_KEPT: thoughts}, written)
         os.replace(written, file)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scaling import models
+from scaling.errors import UsageError
 from scaling.methods.build import build
 from scaling.methods.thoughts import Kept, think_ahead
 from scaling.records import Question
@@ -154,6 +155,13 @@ def test_a_damaged_file_is_made_again(folder, left):
     source = Source()
     assert torch.equal(kept(source)(QUESTIONS[0]), Source()(QUESTIONS[0]))
     assert source.thought == ["q0"]
+
+
+def test_a_folder_that_takes_no_thoughts_is_told(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="set SOFTCOTPP_CACHE"):
+        kept(Source())(QUESTIONS[0])
 
 
 def test_what_it_costs_is_what_the_source_costs():

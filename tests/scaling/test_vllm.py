@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import re
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -394,8 +396,10 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
 def test_without_vllm_the_installation_is_told():
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed")
-    with pytest.raises(UsageError, match=r'pip install "\.\[vllm\]"'):
+    with pytest.raises(UsageError, match=r'pip install "\.\[vllm\]"') as error:
         vllm_process.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})
+    (section,) = re.findall('see "(.*)" in the README', str(error.value))
+    assert f"# {section}\n" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
 class Unfit(FakeVllm):
