@@ -11,14 +11,13 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 
 from scaling.engines.base import Counters, Decoding, Generated, Request, SoftPrompt
 from scaling.engines.concurrent import Background
-from scaling.engines.embedded import EmbeddedPrompts
+from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
 from scaling.errors import UsageError, one_line
 
 _RETRIES = 8  # of a request that the server had no time for, with growing pauses
@@ -133,7 +132,7 @@ class OpenAIEngine:
             raise UsageError(f"{server.base_url} is no vLLM server: {_NO_EMBEDDINGS}")
         self.batch_size, self.counters = batch_size, Counters()
         self._server, self._prompts, self._end, self._seeds = server, prompts, sorted(end_tokens), seeds
-        self._encoded = lru_cache(1024)(self._encode)
+        self._encoded = Recent(self._encode, size=len, limit=KEPT)
         self._tasks: dict[asyncio.Task[Any], str] = {}  # -> question id; touched only by the background
         self._cancelled: set[str] = set()
         self._background = Background()
