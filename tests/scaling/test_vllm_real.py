@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -199,7 +200,12 @@ def test_ctrl_c_leaves_a_run_that_continues_and_goes_into_one_report(tmp_path):
 def vllm_processes(pid):
     """vLLM's processes below this one."""
     below = psutil.Process(pid).children(recursive=True)
-    return {child for child in below if "VLLM::" in " ".join(child.cmdline())}
+    found = set()
+    for child in below:
+        with suppress(psutil.Error):  # of one that has ended and is still listed
+            if "VLLM::" in " ".join(child.cmdline()):
+                found.add(child)
+    return found
 
 
 def test_a_run_that_is_killed_leaves_no_vllm_behind(tmp_path):
