@@ -1,7 +1,7 @@
 """Soft prompts as rows of the backbone's embedding space, for engines that take prompts as embeddings.
 
-A question's prefix is looked up once and its rows are the same, bit for bit, in the prompts of all its paths, so that an
-engine that caches by content computes them once.
+A question's prefix is looked up, not computed, so its rows are the same, bit for bit, in the prompts of all its paths, and
+an engine that caches by content computes them once.
 """
 
 from __future__ import annotations
