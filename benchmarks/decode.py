@@ -285,7 +285,7 @@ def vllm_engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
         models.locate(asked.backbone), dtype=asked.dtype, context=context, soft=True, seed=0, given={}
     )
     embeddings = embedded(config, backbone, context=context)
-    running = vllm_process.running(settings, {}, seeds="streams")
+    running = vllm_process.running(settings, {}, seeds="streams", sampled=True)
     engine = VllmEngine(running, embeddings, end_tokens=(), seeds="streams")
 
     def decode(requests: list[Request], new_tokens: int) -> list[list[int]]:

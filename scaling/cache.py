@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -9,7 +10,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from scaling.errors import UsageError
+
 Value = TypeVar("Value")
+
+
+def made(folder: Path) -> Path:
+    """The folder, made where it is not there. Raises UsageError where it cannot be, or takes no files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(
+            f"the cache folder {folder} cannot be written ({error.strerror}): set SOFTCOTPP_CACHE to one that can."
+        ) from None
+    return folder
 
 
 class Cache(Generic[Value]):
@@ -19,7 +35,6 @@ class Cache(Generic[Value]):
     """
 
     def __init__(self, path: Path, read: Callable[[dict[str, Any]], tuple[str, Value]]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._read = path, read
         self._known: dict[str, Value] = {}
         for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -33,7 +48,9 @@ class Cache(Generic[Value]):
         return self._known[key]
 
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Writes them at once, so that an interruption loses none, and never onto a torn line."""
+        """Writes them at once, so that an interruption loses none, and never onto a torn line. Raises UsageError where the
+        folder takes no files."""
+        made(self._path.parent)
         with self._path.open("ab+") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             if file.read(1) not in (b"", b"\n"):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -139,6 +140,7 @@ class RunConfig(BaseModel):
                 fit = " or ".join(f"`{engine}`" for engine in engines)
                 instead = _INSTEAD.get((self.engine, key), "leave it out")
                 raise UsageError(f"`{option(key)}` is for {fit}, and `--engine` is `{self.engine}`: {instead}.")
+        self._refuse_unfit_arguments(self.engine_args or {})
         if self.method == "lora" and self.engine != "transformers":
             raise UsageError("`--method lora` merges its adapter here, so it needs `--engine transformers`.")
         if self.engine == "openai" and not self.base_url:
@@ -146,6 +148,26 @@ class RunConfig(BaseModel):
         if self.base_url and "@" in self.base_url:
             raise UsageError(
                 "`--base-url` holds a name or key, which would be written to disk: set OPENAI_API_KEY instead."
+            )
+        if self.base_url and not _is_address(self.base_url):
+            raise UsageError(
+                f"`--base-url` must be an address, as `http://localhost:8000/v1` is, and is {self.base_url}: give one."
+            )
+
+    def _refuse_unfit_arguments(self, given: dict[str, Any]) -> None:
+        """Raises UsageError for engine arguments that must not be written down, or that are not what they must be."""
+        for key in given.keys() & _SECRET.keys():
+            raise UsageError(f"`--engine-args` {key} holds a secret, which would be written to disk: {_SECRET[key]}.")
+        length = given.get("max_model_len", 1)
+        if type(length) is not int or length < 1:
+            raise UsageError(
+                f"`--engine-args` max_model_len must be a whole number of tokens from 1, and is {length!r}: give one, as "
+                f"in `max_model_len=8192`, or leave it out, and it is as long as the run needs."
+            )
+        if "max_num_seqs" in given and self.batch_size != "auto":
+            raise UsageError(
+                f"`--batch-size` {self.batch_size} sets vLLM's max_num_seqs, which `--engine-args` sets to "
+                f"{given['max_num_seqs']}: leave one of them out."
             )
 
     def _users(self) -> dict[str, tuple[bool, str]]:
@@ -167,6 +189,10 @@ _INSTEAD = {
     ("vllm", "device"): "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",
     ("openai", "device"): "give `--assistant-device` for the assistant",
     ("vllm", "max_batch_tokens"): 'give `--engine-args "gpu_memory_utilization=0.8"`',
+}
+_SECRET = {
+    "hf_token": "leave it out, and set HF_TOKEN in the environment",
+    "watermark_config": "leave it out, as it also changes how tokens are chosen",
 }
 OWN_LIMIT = 20  # questions of the generated task, whose stream has no end
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
@@ -193,6 +219,8 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "latent_paths": settings["latent_paths"] or paths,
         "max_new_tokens": settings["max_new_tokens"] or (96 if own_task else 512),
         "noise": _NOISE if settings["noise"] is None and method in PERTURBED else settings["noise"],
+        # where nothing is said the engine decides, as it knows whether the device must be shared
+        "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],
         "engine_seeds": settings["engine_seeds"] or seeds,
     }
 
@@ -216,6 +244,15 @@ _HARMLESS = frozenset(
 def engine_changes(engine_args: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Those of the engine's arguments that may change what is drawn, such as a quantisation; None where there are none."""
     return {key: value for key, value in (engine_args or {}).items() if key not in _HARMLESS} or None
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # is checked as it is read
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not any(map(str.isspace, url))
 
 
 @cache

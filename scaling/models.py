@@ -29,11 +29,13 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     GgufConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
+from scaling.cache import made
 from scaling.costs import ModelCosts
 from scaling.errors import UsageError, nearest, one_line
 
@@ -46,6 +48,7 @@ BUNDLED = {
     )
 }
 _RARE_ROWS = 1024
+_COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config
 _READY = "ready.json"
 
 
@@ -172,7 +175,7 @@ def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
         raise UsageError(_why_not(source, name, error)) from error
     with contextlib.suppress(OSError):  # a model without one has the tokenizer's end token alone
         model.generation_config = GenerationConfig.from_pretrained(source)
-    shapes = hashlib.sha256(config.to_json_string().encode()).hexdigest()[:12]
+    shapes = hashlib.sha256(_architecture(config).encode()).hexdigest()[:12]
     return LanguageModel(name, f"config-{shapes}", model, tokenizer)
 
 
@@ -293,8 +296,7 @@ def _unpacked(gguf: Path, *, checksum: str | None = None) -> Path:
     folder = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
     if _is_ready(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=made(folder.parent)))
     try:
         _unpack(gguf, work)
         digests = {path.name: sha256(path) for path in sorted(work.iterdir())}
@@ -349,12 +351,26 @@ def sha256(path: Path) -> str:
 
 @torch.no_grad()
 def fingerprint_of(model: PreTrainedModel) -> str:
-    """12 hex digits over the shape and a sample of every tensor: a second for any size, not a checksum against tampering."""
-    digest = hashlib.sha256(model.config.model_type.encode())
+    """12 hex digits over the config and the shape and a sample of every tensor: a second for any size, not a checksum
+    against tampering."""
+    digest = hashlib.sha256(_architecture(model.config).encode())
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
         digest.update(f"{name}{list(tensor.shape)}".encode() + values.numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _architecture(config: PretrainedConfig) -> str:
+    """The config's JSON, without what computes nothing: names, places, versions, and the type, which is asked for."""
+    return json.dumps(_computing(json.loads(config.to_json_string())), sort_keys=True)
+
+
+def _computing(values: Any) -> Any:
+    """Without the keys that compute nothing, also in the configs of a model's parts."""
+    if not isinstance(values, dict):
+        return values
+    kept = {key: value for key, value in values.items() if not key.startswith("_") and key not in _COMPUTES_NOTHING}
+    return {key: _computing(value) for key, value in kept.items()}
 
 
 def _quiet() -> None:
@@ -379,18 +395,21 @@ Config = TypeVar("Config", bound=Placeable)
 def placed(config: Config) -> tuple[Config, torch.dtype]:
     """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
     device = pick_device(config.device)
+    if apart := getattr(config, "assistant_device", None):  # of settings that know one
+        pick_device(apart, option="--assistant-device")
     dtype = pick_dtype(config.dtype, device)
     return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
 
 
-def pick_device(device: str) -> str:
-    """`auto` is CUDA where there is one, otherwise the CPU. Raises UsageError for a device this machine lacks."""
+def pick_device(device: str, *, option: str = "--device") -> str:
+    """`auto` is CUDA where there is one, otherwise the CPU. Raises UsageError, which names the option, for a device this
+    machine lacks."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"`--device` {device} is not usable here ({str(error).splitlines()[0]}); try cpu.") from None
+        raise UsageError(f"`{option}` {device} is not usable here ({str(error).splitlines()[0]}); try cpu.") from None
     return device
 
 

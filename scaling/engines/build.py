@@ -10,6 +10,7 @@ from scaling.config import RunConfig
 from scaling.engines.base import Engine
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine, fitted_engine
+from scaling.errors import UsageError
 from scaling.models import LanguageModel, locate
 
 _CONTEXT = (
@@ -25,7 +26,7 @@ def build_engine(
     if config.engine == "vllm":
         return _vllm(config, backbone, tokens_per_row=tokens_per_row, slots=slots, tell=tell)
     if config.engine == "openai":
-        return _server(config, backbone, slots=slots)
+        return _server(config, backbone, tokens_per_row=tokens_per_row, slots=slots)
     engine = engine_of(backbone, config, tokens_per_row=tokens_per_row)
     if engine.plain_because:
         tell(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
@@ -66,16 +67,21 @@ def _vllm(
 
     given = dict(config.engine_args or {})
     if config.batch_size != "auto":
-        given.setdefault("max_num_seqs", config.batch_size)
+        given["max_num_seqs"] = config.batch_size
     longest = -(-tokens_per_row // _CONTEXT) * _CONTEXT
-    context = int(given.pop("max_model_len", None) or min(backbone.context, longest))
+    context = given.pop("max_model_len", None) or min(backbone.context, longest)
+    if context < tokens_per_row:
+        raise UsageError(
+            f"`--engine-args` max_model_len must hold the longest prompt and `--max-new-tokens` {config.max_new_tokens}, "
+            f"together {tokens_per_row} tokens, and is {context}: raise it, or lower `--max-new-tokens`."
+        )
     settings = engine_settings(
         locate(config.backbone), dtype=config.dtype, context=context, soft=slots, seed=config.seed, given=given
     )
     tell(f"starting vLLM with {config.backbone}")
     seeds = config.engine_seeds or "streams"
     return VllmEngine(
-        running(settings, given, seeds=seeds),
+        running(settings, given, seeds=seeds, sampled=config.temperature > 0),
         embedded(config, backbone, context=context),
         end_tokens=backbone.end_tokens,
         seeds=seeds,
@@ -83,12 +89,20 @@ def _vllm(
     )
 
 
-def _server(config: RunConfig, backbone: LanguageModel, *, slots: bool) -> Engine:
+def _server(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool) -> Engine:
     from scaling.engines.openai import OpenAIEngine, Server
 
+    server = Server(str(config.base_url), config.served_model)
+    context = server.context or backbone.context
+    if context < tokens_per_row:
+        raise UsageError(
+            f"{server.base_url} takes sequences of at most {context} tokens, and the longest prompt has "
+            f"{tokens_per_row} with `--max-new-tokens` {config.max_new_tokens}: lower that, or start the server with a "
+            f"larger `--max-model-len`."
+        )
     return OpenAIEngine(
-        Server(str(config.base_url), config.served_model),
-        embedded(config, backbone, context=backbone.context) if slots else None,
+        server,
+        embedded(config, backbone, context=context) if slots else None,
         end_tokens=backbone.end_tokens,
         seeds=config.engine_seeds or "streams",
         batch_size=64 if config.batch_size == "auto" else config.batch_size,

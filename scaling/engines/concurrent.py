@@ -15,12 +15,15 @@ from scaling.engines.base import Generated, Request
 
 Result = TypeVar("Result")
 
+_LAST = 10.0  # seconds for what is cancelled at the end
+
 
 class Background:
     """An event loop in a thread of its own. What is begun in it goes on while the caller does something else."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -66,12 +69,25 @@ class Background:
             for future in begun:
                 future.cancel()
 
-    def close(self) -> None:
-        """Ends the loop. A second call does nothing."""
+    def close(self, *, patience: float | None = None) -> bool:
+        """Ends the loop and what is left in it. A second call does nothing. patience: seconds to wait for work that does not
+        give way, None for ever. Returns whether it has ended; where it has not, another call waits again."""
+        if not self._closing:
+            self._closing = True
+            asyncio.run_coroutine_threadsafe(self._finish(), self._loop)
+        self._thread.join(patience)
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            return False
+        self._loop.close()
+        return True
+
+    async def _finish(self) -> None:
+        # what a loop leaves unfinished is complained about on stderr when it is collected
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.wait([asyncio.gather(*left, return_exceptions=True)], timeout=_LAST)
+        self._loop.stop()
 
 
 async def _awaited(complete: Callable[[Request], Awaitable[Generated | None]], request: Request) -> Generated | None:

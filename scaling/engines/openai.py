@@ -11,40 +11,44 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 
 from scaling.engines.base import Counters, Decoding, Generated, Request, SoftPrompt
 from scaling.engines.concurrent import Background
-from scaling.engines.embedded import EmbeddedPrompts
+from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
 from scaling.errors import UsageError, one_line
 
 _RETRIES = 8  # of a request that the server had no time for, with growing pauses
 _TIMEOUT = 3600.0  # seconds for a completion, its wait in the server's queue included
+# what vLLM's server takes from the model's own generation config where a request does not say it
+_NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}
 
 
 class Server:
-    """Where completions come from. model: its name there, the only one where none is given."""
+    """Where completions come from. model: its name there, the only one where none is given. context: longest sequence that
+    it takes, in tokens, None where it does not say."""
 
     def __init__(self, base_url: str, model: str | None) -> None:
         """Asks the server what it serves. Raises UsageError where it does not answer, or not with that model."""
         openai = _library()
-        self.base_url = base_url.rstrip("/")
-        self.errors: tuple[type[Exception], ...] = (openai.APIError,)
+        self.base_url, self._key = base_url.rstrip("/"), _key()
+        self.errors: tuple[type[Exception], ...] = (openai.APIError, ValueError)  # the latter of what is no JSON
         # in tests and local servers there is no key; a server that wants one says so
         self.options = {
             "base_url": self.base_url,
-            "api_key": os.environ.get("OPENAI_API_KEY") or "none",
+            "api_key": self._key or "none",
             "max_retries": _RETRIES,
             "timeout": _TIMEOUT,
         }
         try:
             with openai.OpenAI(**{**self.options, "max_retries": 1, "timeout": 30}) as client:
-                served = {one.id: one for one in client.models.list().data}
-        except openai.APIError as error:
+                served = {str(one.id): one for one in client.models.list().data if one.id}
+        except self.errors as error:
             raise self.refusal(error) from None
+        except (AttributeError, TypeError) as error:  # the library makes anything of an answer that is no list
+            raise self.foreign(error) from None
         if model is None and len(served) == 1:
             model = next(iter(served))
         if model is None or model not in served:
@@ -52,12 +56,17 @@ class Server:
             raise UsageError(f"{self.base_url} serves {', '.join(sorted(served)) or 'nothing'}, and there is {asked}.")
         self.model = model
         self.is_vllm = getattr(served[model], "owned_by", None) == "vllm"
+        context = getattr(served[model], "max_model_len", None)  # vLLM tells it
+        self.context = context if isinstance(context, int) else None
 
-    def refusal(self, error: Exception, *, soft: bool = False) -> UsageError:
-        """What the user can do about an error of the openai library. soft: whether embeddings were sent."""
-        status, said = getattr(error, "status_code", None), one_line(error, limit=300)
+    def refusal(self, error: Exception, *, sent: Literal["tokens", "embeddings"] | None = None) -> UsageError:
+        """What the user can do about an error of the openai library. sent: as what a prompt went out, if one did."""
+        status, whole = getattr(error, "status_code", None), self._without_key(one_line(error, limit=None))
+        said = whole[:300]
+        if isinstance(error, ValueError):
+            return self.foreign(said)
         if status in (401, 403):
-            given = "refuses OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else "wants a key: set OPENAI_API_KEY"
+            given = "refuses OPENAI_API_KEY" if self._key else "wants a key: set OPENAI_API_KEY"
             return UsageError(f"{self.base_url} {given}. It says: {said}")
         if status == 404:
             return UsageError(
@@ -68,14 +77,37 @@ class Server:
                 f"{self.base_url} does not answer ({said}): start the server or check `--base-url`. What was sampled is "
                 f"kept, and the same command continues the run."
             )
-        if soft and status < 500:
+        if sent == "embeddings" and _speaks_of_embeddings(status, whole):
             return UsageError(f"{self.base_url} takes no prompt embeddings: {_NO_EMBEDDINGS} It says: {said}")
+        if sent == "tokens" and status in _UNFIT and not self.is_vllm:
+            return UsageError(
+                f"{self.base_url} does not take the prompt, which goes out as token ids, as not every server takes them "
+                f"(Ollama's does not): use one that does, as vLLM's and llama.cpp's do. It says: {said}"
+            )
         return UsageError(
             f"{self.base_url} answers with status {status}: {said}. What was sampled is kept, and the same command "
             f"continues the run."
         )
 
+    def foreign(self, what: object) -> UsageError:
+        """what: that is wrong with an answer."""
+        return UsageError(
+            f"{self.base_url} does not answer as an OpenAI-compatible server ({what}): check `--base-url`, which ends in "
+            f"/v1."
+        )
 
+    def _without_key(self, said: str) -> str:
+        """Some servers repeat the key that they were given, and an error may be written to disk."""
+        return said.replace(self._key, "***") if self._key else said
+
+
+def _speaks_of_embeddings(status: int, said: str) -> bool:
+    """Whether an error to embeddings is about them. A server that is busy, or has no room for so many tokens, takes them."""
+    named = any(name in said for name in ("prompt_embeds", "prompt-embeds"))
+    return status < 500 and (named or (status in _UNFIT and "context length" not in said))
+
+
+_UNFIT = (400, 422)  # statuses of a request that the server cannot read
 _NO_EMBEDDINGS = (
     "soft thoughts need vLLM's completions endpoint, `vllm serve MODEL --enable-prompt-embeds`; other servers can run "
     "methods of text alone (`--method cot` or `assist-cot`)."
@@ -100,7 +132,7 @@ class OpenAIEngine:
             raise UsageError(f"{server.base_url} is no vLLM server: {_NO_EMBEDDINGS}")
         self.batch_size, self.counters = batch_size, Counters()
         self._server, self._prompts, self._end, self._seeds = server, prompts, sorted(end_tokens), seeds
-        self._encoded = lru_cache(1024)(self._encode)
+        self._encoded = Recent(self._encode, size=len, limit=KEPT)
         self._tasks: dict[asyncio.Task[Any], str] = {}  # -> question id; touched only by the background
         self._cancelled: set[str] = set()
         self._background = Background()
@@ -123,6 +155,9 @@ class OpenAIEngine:
 
     def close(self) -> None:
         """Ends the connections. A second call does nothing."""
+        client, self._client = self._client, None
+        if client:
+            self._background.call(client.close())
         self._background.close()
 
     async def _connect(self) -> Any:
@@ -140,7 +175,6 @@ class OpenAIEngine:
         task = asyncio.current_task()
         assert task is not None
         self._tasks[task] = question
-        soft = len(request.prompt.thoughts) > 0
         try:
             answer = await self._client.completions.create(**self._asked(request, decoding))
         except asyncio.CancelledError:
@@ -148,7 +182,8 @@ class OpenAIEngine:
                 return None
             raise
         except self._server.errors as error:
-            raise self._server.refusal(error, soft=soft) from None
+            sent: Literal["tokens", "embeddings"] = "embeddings" if len(request.prompt.thoughts) else "tokens"
+            raise self._server.refusal(error, sent=sent) from None
         finally:
             del self._tasks[task]
         return self._generated(request, answer, decoding)
@@ -158,6 +193,7 @@ class OpenAIEngine:
         prompt, more = request.prompt, dict[str, Any]()
         if self._server.is_vllm:
             more = {"return_token_ids": True, "stop_token_ids": self._end, "ignore_eos": True, "top_k": decoding.top_k}
+            more |= _NEUTRAL
         asked: dict[str, Any] = {"prompt": [*prompt.prefix, *prompt.suffix]}
         if len(prompt.thoughts):
             asked["prompt"] = None
@@ -176,30 +212,36 @@ class OpenAIEngine:
         }
 
     def _generated(self, request: Request, answer: Any, decoding: Decoding) -> Generated:
-        choice, usage = answer.choices[0], answer.usage
+        # the library checks nothing: any part may be missing, or anything
+        choices, usage = getattr(answer, "choices", None), getattr(answer, "usage", None)
+        if not isinstance(choices, list) or not choices:
+            raise self._server.foreign("a completion without choices")
+        choice = choices[0]
         self._count(request.prompt, usage)
-        ids = getattr(choice, "token_ids", None)
-        reason = "end" if choice.finish_reason == "stop" else "length"
-        log_prob = None
-        if decoding.log_probs and choice.logprobs and choice.logprobs.token_logprobs:
-            log_prob = float(sum(choice.logprobs.token_logprobs))
+        text, ids = getattr(choice, "text", None), getattr(choice, "token_ids", None)
+        reason = "end" if getattr(choice, "finish_reason", None) == "stop" else "length"
+        log_prob = _log_prob(choice) if decoding.log_probs else None
         if ids is not None:
             return Generated(request, list(ids), reason, log_prob=log_prob)
-        if usage is None:
+        if not isinstance(text, str):
+            raise self._server.foreign("a completion without text")
+        number = getattr(usage, "completion_tokens", None)
+        if number is None:
             raise UsageError(
                 f"{self._server.base_url} does not say how many tokens it generated: nothing can be counted."
             )
-        return Generated(request, [], reason, log_prob, text=choice.text, num_tokens=usage.completion_tokens)
+        return Generated(request, [], reason, log_prob, text=text, num_tokens=number)
 
     def _count(self, prompt: SoftPrompt, usage: Any) -> None:
-        read = usage.prompt_tokens if usage else len(prompt)
+        told = getattr(usage, "prompt_tokens", None)
+        read = len(prompt) if told is None else told
         if len(prompt.thoughts) and read != len(prompt):
             raise UsageError(
                 f"{self._server.base_url} read {read} prompt tokens where {len(prompt)} were sent: it passed over the "
                 f"prompt embeddings. {_NO_EMBEDDINGS}"
             )
         details = getattr(usage, "prompt_tokens_details", None)
-        cached = (details.cached_tokens if details else None) or 0
+        cached = getattr(details, "cached_tokens", None) or 0
         self.counters.prefill_avoided += cached
         self.counters.prefill_computed += read - cached
 
@@ -208,6 +250,22 @@ class OpenAIEngine:
         buffer = io.BytesIO()
         torch.save(self._prompts.embed(prompt).clone(), buffer)
         return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _log_prob(choice: Any) -> float | None:
+    """Of all its tokens together; None where the server does not tell that of every one."""
+    told = getattr(getattr(choice, "logprobs", None), "token_logprobs", None)
+    return float(sum(told)) if told and all(isinstance(one, int | float) for one in told) else None
+
+
+def _key() -> str:
+    """OPENAI_API_KEY, or nothing. Raises UsageError, without the key, for one that no request can carry."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key.isascii() or any(not sign.isprintable() or sign.isspace() for sign in key):
+        raise UsageError(
+            "OPENAI_API_KEY must be ASCII letters, digits and signs, and holds something else: set it again."
+        )
+    return key
 
 
 def _library() -> Any:

@@ -22,8 +22,9 @@ from scaling.errors import UsageError, nearest, one_line
 Start = Callable[[], Coroutine[Any, Any, Any]]
 Seeds = Literal["streams", "one"]
 
+_PATIENCE = 0.2  # seconds between two looks at a start that is given up
 _CPU_MEMORY = 4 << 30  # bytes of keys and values at most, where nothing is asked for
-_INSTALL = 'vLLM is not installed here: `pip install ".[vllm]"` on CUDA; on a CPU see "Engines" in the README.'
+_INSTALL = 'vLLM is not installed here: `pip install ".[vllm]"` on CUDA; on a CPU see "vLLM and servers" in the README.'
 # set by what they follow from, so they cannot be given
 _OURS = {
     **{"model": "--backbone", "tokenizer": "--backbone", "dtype": "--dtype", "seed": "--seed"},
@@ -41,11 +42,11 @@ class Running:
         Raises what `start` raises."""
         self.settings, self.names = settings, count()
         self.background = Background()
-        self._start, self._watchdog = start, Watchdog()
+        self._start, self._watchdog, self._seeds_hold = start, Watchdog(), False
         try:
             self.vllm: Any = self.background.call(self._begin())
         except BaseException:
-            self._end()
+            self._give_up()
             raise
 
     @property
@@ -61,6 +62,12 @@ class Running:
             return False
         left_out = _NO_MATTER - given.keys()
         return _without(have, left_out) == _without(settings, left_out)
+
+    def check_seeds(self) -> None:
+        """Raises UsageError where this vLLM cannot draw, or not with a seed of each completion. Asks it once."""
+        if not self._seeds_hold:
+            self.background.call(check_seeds(self.vllm))
+            self._seeds_hold = True
 
     def forget(self) -> None:
         """Empties the prefix cache: what a run counts must not depend on the run before."""
@@ -83,6 +90,12 @@ class Running:
     async def _shutdown(self) -> None:
         vllm, self.vllm = self.vllm, None  # held until the interpreter ends, it would fail in its destructor
         vllm.shutdown()
+
+    def _give_up(self) -> None:
+        """Ends a start, which gives way only where what it waits for is gone, whenever that was begun."""
+        while not self.background.close(patience=_PATIENCE):
+            self._watchdog.kill()
+        self._watchdog.close()
 
     def _end(self) -> None:
         self.background.close()
@@ -111,15 +124,27 @@ def let_go() -> None:
         kept.close()
 
 
-def running(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds) -> Running:
-    """A vLLM with these settings: the one that was kept, or a new one. Raises UsageError where it does not start."""
+def running(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds, sampled: bool) -> Running:
+    """A vLLM with these settings: the one that was kept, or a new one. sampled: whether seeds will be used at all. Raises
+    UsageError where it does not start, or lacks the seeds."""
+    vllm = _kept_or_new(settings, given, seeds=seeds)
+    try:
+        if seeds == "streams" and sampled:
+            vllm.check_seeds()
+    except BaseException:
+        vllm.close()
+        raise
+    return vllm
+
+
+def _kept_or_new(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds) -> Running:
     global _kept
     if _kept and seeds == "streams" and _kept.serves(settings, given):
         kept, _kept = _kept, None
         kept.forget()
         return kept
     let_go()
-    return Running(partial(start, settings, seeds=seeds), settings=settings if seeds == "streams" else None)
+    return Running(partial(start, settings), settings=settings if seeds == "streams" else None)
 
 
 def done_with(vllm: Running) -> None:
@@ -196,7 +221,8 @@ def _on_a_cpu(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _installed() -> None:
     # set before vLLM is imported: its workers must not inherit a device that the assistant has used
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    # whatever is set: a forked one would also keep the watchdog waiting, as it has a copy of its input
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
@@ -206,31 +232,39 @@ def _installed() -> None:
         raise UsageError(f"`--engine vllm`: {_INSTALL} ({one_line(error)})") from None
 
 
-async def start(settings: Mapping[str, Any], *, seeds: Seeds) -> Any:
-    """An AsyncLLM with these settings. Raises UsageError where vLLM does not start, or lacks the seeds."""
+async def start(settings: Mapping[str, Any]) -> Any:
+    """An AsyncLLM with these settings. Raises UsageError where vLLM does not start."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
-        vllm = AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
             f"vLLM did not start, for a reason that its own messages above tell: {one_line(error)}"
         ) from error
-    if seeds == "streams":
-        await check_seeds(vllm)
-    return vllm
 
 
 async def check_seeds(vllm: Any) -> None:
-    """Draws two tokens with a seed. Raises UsageError where that ends the engine, as it does in some builds for CPUs."""
-    params = params_of(sampling_params(Decoding(1.0, 0.9, 20, 2), seed=1, end_tokens=()))
+    """Draws two tokens without a seed, then with one, which ends the engine in some builds for CPUs. Raises UsageError where
+    either fails; one that draws nothing at all is not to be blamed on seeds."""
     try:
-        async for _ in vllm.generate({"prompt_token_ids": [1, 1]}, params, "seeds"):
-            pass
+        await _draw(vllm, seed=None)
     except Exception as error:
-        vllm.shutdown()
+        raise UsageError(
+            f"vLLM started, and cannot draw a token ({one_line(error.__cause__ or error)}): its own messages above may say "
+            f"why. Check that this build of vLLM is for this machine, and `--engine-args`."
+        ) from error
+    try:
+        await _draw(vllm, seed=1)
+    except Exception as error:
         raise UsageError(
             f"this build of vLLM cannot seed single completions ({one_line(error.__cause__ or error)}): add "
             f"`--engine-seeds one`. Completions then depend on what is drawn beside them, and run.json says so."
         ) from error
+
+
+async def _draw(vllm: Any, *, seed: int | None) -> None:
+    params = params_of(sampling_params(Decoding(1.0, 0.9, 20, 2), seed=seed, end_tokens=()))
+    async for _ in vllm.generate({"prompt_token_ids": [1, 1]}, params, f"check-{seed}"):
+        pass

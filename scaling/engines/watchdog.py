@@ -38,6 +38,10 @@ class Watchdog:
                 os.environ.pop(name)
                 os.environ.update({name: value} if value is not None else {})
 
+    def kill(self) -> None:
+        """Kills now what was started, and goes on watching."""
+        _kill(self._mark)
+
     def close(self) -> None:
         """A second call does nothing."""
         self._process.communicate()

@@ -28,6 +28,7 @@ from scaling.methods.thoughts import (
     Shuffled,
     Thinking,
     Thoughts,
+    digest_of,
     partners_of,
     placeholders,
 )
@@ -92,7 +93,7 @@ def _pair(config: RunConfig, dtype: torch.dtype) -> tuple[LanguageModel, Languag
     if config.engine == "transformers":
         return models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     # where vLLM shall have the device, the assistant is brought there only to think
-    device = "cpu" if _shared(config) else models.pick_device(config.thinking_device)
+    device = "cpu" if _shared(config) else config.thinking_device
     assistant = models.load(models.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
     return _backbone(config, dtype), assistant
 
@@ -166,8 +167,11 @@ def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
     own = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots)
     thoughts: Thoughts = own
     if config.engine != "transformers":
-        size = {"paths": thinker.num_paths, "soft_tokens": num_slots, "kind": task.kind, "dtype": config.dtype}
-        thoughts = Kept(own, made_by=details | size, wake=_waking(config, assistant.model, thinker))
+        made_by = {
+            **{"assistant": assistant.fingerprint, "dtype": config.dtype},
+            **{"thinker": digest_of(thinker), "soft_tokens": num_slots},
+        }
+        thoughts = Kept(own, made_by=made_by, wake=_waking(config, assistant.model, thinker))
     if config.perturbed:
         thoughts = Perturbed(
             thoughts,

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from contrastive.thinker import Thinker
+from scaling.cache import made
 from scaling.errors import UsageError
 from scaling.models import LanguageModel, cache_folder
 from scaling.prompts import PromptBuilder
@@ -62,7 +63,7 @@ class Thinking:
     def __call__(self, question: Question) -> Tensor:
         """In one pass of the assistant, and one question at a time, so that thoughts do not depend on which questions happen
         to share a batch. Raises UsageError where they are not numbers."""
-        ids = torch.tensor([self._prompts.assistant(question)], device=self._model.device)
+        ids = torch.tensor([self.prompt(question)], device=self._model.device)
         thoughts: Tensor = self._thinker(self._model, ids, torch.ones_like(ids), self.num_tokens)[0]
         if not bool(thoughts.isfinite().all()):
             raise UsageError(
@@ -71,8 +72,12 @@ class Thinking:
             )
         return thoughts
 
+    def prompt(self, question: Question) -> tuple[int, ...]:
+        """The token ids that the assistant reads before its slots."""
+        return self._prompts.assistant(question)
+
     def reads(self, question: Question) -> int:
-        return len(self._prompts.assistant(question))
+        return len(self.prompt(question))
 
 
 class Kept:
@@ -83,19 +88,19 @@ class Kept:
     """
 
     def __init__(self, source: Thinking, *, made_by: Mapping[str, Any], wake: Callable[[], None]):
-        """made_by: what decides the thoughts besides the question. wake: brings the assistant to where it thinks."""
+        """made_by: what decides the thoughts besides the prompt. wake: brings the assistant to where it thinks."""
         self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
         self._source, self._wake = source, wake
         self._folder = cache_folder() / "thoughts" / _digest(made_by)
 
     def __call__(self, question: Question) -> Tensor:
         """On the CPU."""
-        file = self._folder / f"{_digest([question.id, question.text, question.choices])}.safetensors"
+        file = self._folder / f"{_digest(self._source.prompt(question))}.safetensors"
         with suppress(FileNotFoundError, SafetensorError):
             return load_file(file)[_KEPT]
         self._wake()
         thoughts = self._source(question).cpu().contiguous()
-        file.parent.mkdir(parents=True, exist_ok=True)
+        made(file.parent)
         written = file.with_suffix(f".{os.getpid()}")
         save_file({_KEPT: thoughts}, written)
         os.replace(written, file)
@@ -117,6 +122,15 @@ def leave(model: PreTrainedModel) -> None:
     """Takes a model off its GPU, and frees what else this process has there; on the CPU it stays as it is."""
     model.to(torch.device("cpu"))
     torch.cuda.empty_cache()  # does nothing where there is no GPU
+
+
+@torch.no_grad()
+def digest_of(thinker: Thinker) -> str:
+    """Hex digits over all that a thinker computes with, whatever checkpoint it is from, or none."""
+    digest = hashlib.sha256(f"normalise={thinker.normalise}".encode())
+    for name, tensor in sorted(thinker.state_dict().items()):
+        digest.update(f"{name}{list(tensor.shape)}".encode() + tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _digest(of: Any) -> str:

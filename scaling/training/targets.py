@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from contrastive.reader import Example
+from scaling.cache import made
 from scaling.config import RunConfig
 from scaling.errors import UsageError
 from scaling.journal import Journal, config_hash
@@ -106,7 +107,7 @@ def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watch
         "prompt_version": PROMPT_VERSION,
         "questions": hashlib.sha256("".join(map(digest, questions)).encode()).hexdigest()[:12],
     }
-    folder = cache_folder() / "targets" / config_hash(described)
+    folder = made(cache_folder() / "targets") / config_hash(described)
     asked = [method.asked(question) for question in questions]
     setup = Setup(settings, replace(split.task, questions=questions), backbone, method, asked, {})
     with Journal.open(folder, config=described, environment=environment(backbone.model.device)) as journal:

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from scaling.cache import Cache
+from scaling.cache import Cache, made
+from scaling.errors import UsageError
 
 ONE, TWO, THREE = ({"name": name, "value": value} for name, value in (("one", 1.0), ("two", 2.0), ("größer", 3.0)))
 
@@ -28,6 +29,20 @@ def held(path):
 
 def written(*lines):
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def test_a_folder_that_takes_no_files_is_told_when_something_is_to_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    cache = opened(tmp_path / "file" / "values.jsonl")
+    assert "one" not in cache
+    with pytest.raises(UsageError, match=r"the cache folder .*file cannot be written .*: set SOFTCOTPP_CACHE"):
+        cache.add([ONE])
+
+
+def test_a_folder_of_another_user_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UsageError, match=r"\(Permission denied\): set SOFTCOTPP_CACHE"):
+        made(tmp_path)
 
 
 def test_what_is_added_is_held_at_once_and_found_again(path):

@@ -115,5 +115,43 @@ def test_nothing_goes_on_after_an_error_or_once_the_caller_has_left(background, 
 
 def test_a_closed_one_may_be_closed_again():
     loop = Background()
+    assert loop.close()
+    assert loop.close()
+
+
+def test_what_is_left_when_it_is_closed_comes_to_its_end():
+    loop, ended = Background(), []
+
+    async def left():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cleaned up")
+
+    async def begin():
+        kept.append(asyncio.create_task(left()))
+        await asyncio.sleep(0)
+
+    kept = []
+    loop.call(begin())
+    late = left()
+    asyncio.run_coroutine_threadsafe(late, loop._loop)  # may not have begun when the loop ends
     loop.close()
-    loop.close()
+    assert "cleaned up" in ended
+    assert kept[0].cancelled()
+    assert late.cr_frame is None, "it is at its end, too"
+
+
+def test_one_that_does_not_give_way_is_waited_for_as_long_as_asked_for():
+    loop, release, blocked = Background(), threading.Event(), threading.Event()
+
+    async def block():
+        blocked.set()
+        release.wait()
+
+    asyncio.run_coroutine_threadsafe(block(), loop._loop)
+    blocked.wait()
+    assert not loop.close(patience=0.01)
+    assert not loop.close(patience=0.01)
+    release.set()
+    assert loop.close()

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scaling.engines.base import SoftPrompt
-from scaling.engines.embedded import EmbeddedPrompts
+from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
 from scaling.errors import UsageError
 
 WIDTH = 8
@@ -50,6 +52,41 @@ def test_paths_differ_in_their_thoughts_alone(prompts):
 def test_samples_of_a_path_share_one_tensor(prompts):
     prompt = a_prompt()
     assert prompts.embed(prompt) is prompts.embed(prompt)
+
+
+@given(asked=st.lists(st.integers(0, 9), max_size=60), limit=st.integers(1, 30))
+def test_what_was_made_lately_is_kept_within_its_bytes(asked, limit):
+    """Against the plainest model: the most recently asked distinct values, from the last, as long as they fit."""
+    made = []
+
+    def make(number):
+        made.append(number)
+        return "x" * number
+
+    recent, order = Recent(make, size=len, limit=limit), []
+    for number in asked:
+        kept, known = list(recent._held), number in order
+        before = len(made)
+        assert recent(number) == "x" * number
+        assert (len(made) == before) == known == (number in kept)
+        order = [*(one for one in order if one != number), number]
+        while sum(order) > limit and len(order) > 1:
+            order.pop(0)
+        assert list(recent._held) == order
+        assert recent.bytes == sum(order) <= max(limit, number)
+
+
+def test_prompts_of_a_wide_backbone_stay_far_below_a_gigabyte():
+    width, tokens = 4096, 500
+    wide = EmbeddedPrompts(torch.nn.Embedding(8, width), width=width, context=1000, dtype=torch.bfloat16)
+    for path in range(40):
+        prefix = tuple((path + place) % 8 for place in range(tokens - 4))
+        wide.embed(SoftPrompt("q", path, prefix, torch.zeros(4, width), ()))
+    one = tokens * width * 2
+    assert one * 8 < wide.embed.bytes <= KEPT, "enough for the paths of a question"
+    assert 3 * wide.embed.bytes + wide._rows.bytes < 1 << 29, (
+        "also where a server's copies, a third longer, come to them"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from scaling import models
+from scaling.errors import UsageError
+from scaling.methods.build import build
 from scaling.methods.thoughts import Kept, think_ahead
 from scaling.records import Question
+from scaling.tasks.catalogue import task_of
 
 QUESTIONS = [Question(id=f"q{number}", text=f"How many is {number}?", answer=str(number)) for number in range(3)]
 
@@ -26,8 +32,11 @@ class Source:
         self.thought.append(question.id)
         return torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(len(question.text) + int(question.id[1:])))
 
+    def prompt(self, question):
+        return tuple(question.text.encode())
+
     def reads(self, question):
-        return len(question.text)
+        return len(self.prompt(question))
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +75,67 @@ def test_what_decides_the_thoughts_decides_the_file():
         source = Source()
         kept(source, **changed)(QUESTIONS[0])
         assert source.thought == ["q0"]
-    for changed in ({"text": "Another question?"}, {"choices": ("1", "2")}):
-        source = Source()
-        kept(source)(replace(QUESTIONS[0], **changed))
-        assert source.thought == ["q0"]
+    source = Source()
+    source.prompt = lambda question: (1, *question.text.encode())  # as another tokenizer or template makes it
+    kept(source)(QUESTIONS[0])
+    assert source.thought == ["q0"]
+
+
+def template(assistant, thinker):  # noqa: ARG001
+    file = assistant / "chat_template.jinja"
+    file.write_text(f"Think.{file.read_text()}")
+
+
+def positions(assistant, thinker):  # noqa: ARG001
+    edit(assistant / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+
+
+def plain_states(assistant, thinker):  # noqa: ARG001
+    edit(thinker / "config.json", normalise=False)
+
+
+def other_weights(assistant, thinker):  # noqa: ARG001
+    file = thinker / "thinker.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("change", [template, positions, plain_states, other_weights])
+def test_thoughts_that_are_kept_are_those_that_would_be_made(
+    config_of, tiny_model_folder, make_checkpoint, tmp_path, change
+):
+    assistant, thinker = shutil.copytree(tiny_model_folder, tmp_path / "assistant"), make_checkpoint()
+    weights = load_file(assistant / "model.safetensors")  # states of another size, so that normalising changes them
+    weights["model.norm.weight"] *= 3
+    save_file(weights, assistant / "model.safetensors", metadata={"format": "pt"})
+    given = {"method": "softcot++", "assistant": str(assistant), "thinker": str(thinker)}
+
+    def thoughts(**changes):
+        config, dtype = models.placed(config_of(**given, **changes).resolved())
+        task = task_of(config)
+        prompts = build(config, task, dtype, lambda _: None).method.prompts(task.questions[0], (0, 1))
+        return torch.stack([prompt.thoughts for prompt in prompts])
+
+    outside = {"engine": "openai", "base_url": "http://localhost:1/v1", "device": "auto"}
+    before = thoughts(**outside)
+    change(assistant, thinker)
+    made, found = thoughts(), thoughts(**outside)
+    assert torch.equal(found, made)
+    assert not torch.allclose(found, before)
+
+
+def test_how_a_thinker_came_to_be_decides_nothing(config_of, make_checkpoint, folder):
+    thinker = make_checkpoint()
+    outside = {"engine": "openai", "base_url": "http://localhost:1/v1", "device": "auto", "thinker": str(thinker)}
+    for about in ({}, {"loss": 1.0}):
+        edit(thinker / "config.json", about=about)
+        config, dtype = models.placed(config_of(method="softcot++", **outside).resolved())
+        task = task_of(config)
+        build(config, task, dtype, lambda _: None).method.prompts(task.questions[0], (0, 1))
+    assert len(list(folder.rglob("*.safetensors"))) == 1
 
 
 def test_thinking_ahead_makes_what_is_missing_and_tells():
@@ -89,6 +155,13 @@ def test_a_damaged_file_is_made_again(folder, left):
     source = Source()
     assert torch.equal(kept(source)(QUESTIONS[0]), Source()(QUESTIONS[0]))
     assert source.thought == ["q0"]
+
+
+def test_a_folder_that_takes_no_thoughts_is_told(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="set SOFTCOTPP_CACHE"):
+        kept(Source())(QUESTIONS[0])
 
 
 def test_what_it_costs_is_what_the_source_costs():

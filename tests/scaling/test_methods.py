@@ -276,10 +276,26 @@ def test_exemplars_come_from_the_training_file_of_a_folder(made, tmp_path):
         ({"assistant_device": "cpu"}, "`--assistant-device` is for `vllm` or `openai`"),
         ({"engine": "vllm", "device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
         ({"engine": "vllm", "max_batch_tokens": 9}, "gpu_memory_utilization"),
+        (
+            {"engine": "vllm", "batch_size": 8, "engine_args": "max-num-seqs=4"},
+            "`--batch-size` 8 .*max_num_seqs.* to 4",
+        ),
         ({"engine": "vllm", "base_url": "http://x/v1"}, "`--base-url` is for `openai`"),
         ({"engine": "vllm", "method": "lora", "adapter": "x"}, "needs `--engine transformers`"),
         ({"engine": "openai"}, "`--engine openai` needs `--base-url`"),
         ({"engine": "openai", "base_url": "http://me:key@x/v1"}, "would be written to disk: set OPENAI_API_KEY"),
+        *(
+            ({"engine": "openai", "base_url": url}, "`--base-url` must be an address, .* and is .*: give one")
+            for url in (
+                "localhost:8000/v1",
+                "ftp://x/v1",
+                "http:///v1",
+                "http://x:port/v1",
+                "http://x:99999",
+                "http://[::1",
+            )
+        ),
+        ({"engine": "openai", "base_url": "http://a b/v1"}, "must be an address"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(settings, said):
@@ -319,6 +335,20 @@ def test_engine_arguments_are_pairs_or_a_mapping():
     assert RunConfig(engine_args=wanted).engine_args == wanted
     with pytest.raises(UsageError, match="give `key=value` pairs"):
         load_config(None, {"engine_args": "fast"}, RunConfig)
+
+
+@pytest.mark.parametrize("value", ["8k", "auto", "-1", "0", "2.5", "true", ""])
+def test_the_longest_sequence_is_a_number_of_tokens(value):
+    with pytest.raises(UsageError, match=r"max_model_len must be a whole number of tokens from 1, and is .*give one"):
+        RunConfig(engine="vllm", engine_args=f"max_model_len={value}").resolved()
+    assert RunConfig(engine="vllm", engine_args="max_model_len=1").resolved().engine_args == {"max_model_len": 1}
+
+
+@pytest.mark.parametrize("given", ["hf_token=hf_abc", "hf-token=hf_abc", "watermark_config='{key: hf_abc}'"])
+def test_no_secret_among_engine_arguments_comes_to_be_written(given):
+    with pytest.raises(UsageError, match="holds a secret, which would be written to disk: leave it out") as error:
+        RunConfig(engine="vllm", engine_args=given).resolved()
+    assert "hf_abc" not in str(error.value)
 
 
 def test_defaults_of_the_perturbed_methods():

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scaling import models
+from scaling.config import RunConfig
 from scaling.errors import UsageError
 
 
@@ -141,6 +142,32 @@ def test_the_fingerprint_sees_a_changed_tensor(own_folder, tensor):
     assert load(own_folder).fingerprint != before
 
 
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+
+
+@pytest.mark.parametrize("changed", [ROPE, {"rms_norm_eps": 0.1}, {"hidden_act": "gelu"}], ids=str)
+def test_the_fingerprint_sees_a_changed_config(own_folder, changed):
+    before = load(own_folder).fingerprint, unread(own_folder).fingerprint
+    edit(own_folder / "config.json", **changed)
+    after = load(own_folder).fingerprint, unread(own_folder).fingerprint
+    assert [one != other for one, other in zip(before, after, strict=True)] == [True, True]
+
+
+def test_the_fingerprint_does_not_see_what_computes_nothing(own_folder):
+    before = load(own_folder).fingerprint, unread(own_folder).fingerprint
+    notes = {"_name_or_path": "elsewhere", "transformers_version": "4.0.0", "use_cache": False, "architectures": None}
+    edit(own_folder / "config.json", **notes, dtype="bfloat16")
+    assert (load(own_folder).fingerprint, unread(own_folder).fingerprint) == before
+
+
+def unread(folder):
+    return models.load_unread(str(folder), dtype=torch.float32)
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 def test_the_fingerprint_does_not_depend_on_the_place(tiny_model_folder, own_folder):
     fingerprint = load(own_folder).fingerprint
     assert load(tiny_model_folder).fingerprint == fingerprint
@@ -205,6 +232,21 @@ def test_devices(monkeypatch):
     assert models.pick_device("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert models.pick_device("auto") == "cuda"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_an_assistants_device_is_told_by_its_own_option(device):
+    config = RunConfig(engine="openai", base_url="http://localhost:1/v1", assistant_device=device).resolved()
+    with pytest.raises(UsageError, match=f"`--assistant-device` {device} is not usable here"):
+        models.placed(config)
+
+
+@pytest.mark.parametrize("engine", [{"engine": "vllm"}, {"engine": "openai", "base_url": "http://localhost:1/v1"}])
+def test_auto_is_for_an_assistants_device_what_nothing_is(engine):
+    configs = [RunConfig(**engine, assistant_device=device).resolved() for device in (None, "auto")]
+    assert configs[0] == configs[1]
+    placed, _ = models.placed(configs[1])
+    assert placed.thinking_device == placed.device != "auto"
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -30,14 +31,21 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        if self.server.says is not None:
+            self.write(*self.server.says)
+            return
         owner = "vllm" if self.server.is_vllm else "someone"
-        self.answer({"object": "list", "data": [model(name, owner) for name in self.server.models]})
+        more = {"max_model_len": self.server.context} if self.server.context else {}
+        self.answer({"object": "list", "data": [model(name, owner) | more for name in self.server.models]})
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(asked)
+        if self.server.says_then is not None:
+            self.write(*self.server.says_then)
+            return
         if self.server.refuses:
-            self.answer({"error": {"message": "You must set `--enable-prompt-embeds`"}}, status=self.server.refuses)
+            self.answer({"error": {"message": self.server.because}}, status=self.server.refuses)
             return
         embeddings = asked.get("prompt_embeds") if self.server.is_vllm else None
         read = len(torch.load(io.BytesIO(base64.b64decode(embeddings)), weights_only=True)) if embeddings else 0
@@ -55,12 +63,16 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, body, status=200):
         if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
             status, body = 401, {"error": {"message": "no such key"}}
-        text = json.dumps(body).encode()
+        self.write(json.dumps(body), status=status)
+
+    def write(self, text, kind="application/json", status=200):
+        text = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(text)
+        with suppress(ConnectionError):  # who asked may have left
+            self.wfile.write(text)
 
 
 def model(name, owner):
@@ -76,6 +88,8 @@ def served(monkeypatch):
     def begin(**changes):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         standard = {"is_vllm": True, "models": ["m"], "key": None, "refuses": None, "deaf": False, "finish": "stop"}
+        standard |= {"context": None, "because": "You must set `--enable-prompt-embeds` to input `prompt_embeds`"}
+        standard |= {"says": None, "says_then": None}  # in answer to what is served, and to a prompt: text and its kind
         for key, value in {**standard, "asked": [], **changes}.items():
             setattr(server, key, value)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -130,6 +144,19 @@ def test_soft_prompts_arrive_as_their_embeddings(served, embedding, some_request
     assert one.counters.prefill_avoided == total - len(requests)
 
 
+@pytest.mark.parametrize("decoding", [SAMPLED, replace(SAMPLED, temperature=0.0, top_p=1.0)], ids=["sampled", "greedy"])
+def test_nothing_of_the_models_own_generation_config_is_used(served, some_requests, make_model, decoding):
+    """vLLM's `get_diff_sampling_param` names what a request that does not say it gets from there."""
+    own = {"repetition_penalty", "presence_penalty", "frequency_penalty", "temperature", "top_k", "top_p", "min_p"}
+    server, url = served()
+    one = engine(url)
+    list(one.generate(text_of(some_requests(make_model("llama"), questions=1)), decoding))
+    one.close()
+    for asked in server.asked:
+        assert asked.keys() >= own | {"max_tokens"}
+        assert [asked[key] for key in sorted(own - {"temperature", "top_p"})] == [0.0, 0.0, 0.0, 1.0, 0], "off"
+
+
 def test_text_goes_out_as_token_ids_and_another_server_tells_text(served, some_requests, make_model):
     server, url = served(is_vllm=False, finish="length")
     requests = text_of(some_requests(make_model("llama"), questions=1))
@@ -138,6 +165,7 @@ def test_text_goes_out_as_token_ids_and_another_server_tells_text(served, some_r
     for asked in server.asked:
         assert asked["prompt"] == [*requests[0].prompt.prefix, *requests[0].prompt.suffix]
         assert not asked.keys() & {"seed", "prompt_embeds", "return_token_ids", "stop_token_ids", "ignore_eos", "top_k"}
+        assert not asked.keys() & {"min_p", "repetition_penalty"}, "no part of the protocol"
 
 
 def test_a_question_that_is_given_up_is_not_asked_again(served, some_requests, make_model):
@@ -159,6 +187,59 @@ def test_a_server_without_embeddings_is_told_with_its_own_words(served, embeddin
         drawn(quick, some_requests(make_model("llama"), questions=1))
 
 
+LONG = "This model's maximum context length is 256 tokens. However, your prompt contains 300 input tokens."
+
+
+@pytest.mark.parametrize(
+    ("status", "because"), [(408, "slow"), (409, "lock"), (413, "large"), (429, "rate limit"), (400, LONG)]
+)
+def test_a_server_that_refuses_embeddings_for_another_reason_is_not_said_to_take_none(
+    served, embedding, some_requests, make_model, status, because
+):
+    _, url = served(refuses=status, because=because)
+    quick = engine(url, embedding)
+    quick._client = quick._client.with_options(max_retries=0)
+    with pytest.raises(UsageError, match=rf"answers with status {status}: .*{because}.*the same command") as error:
+        drawn(quick, some_requests(make_model("llama"), questions=1))
+    assert "takes no prompt embeddings" not in str(error.value)
+
+
+@pytest.mark.parametrize(("is_vllm", "said"), [(False, "goes out as token ids"), (True, "answers with status 400")])
+def test_a_server_that_takes_text_alone_is_told(served, some_requests, make_model, is_vllm, said):
+    _, url = served(refuses=400, because="invalid type for field prompt", is_vllm=is_vllm)
+    with pytest.raises(UsageError, match=f"{said}.*invalid type for field prompt"):
+        drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
+
+
+@pytest.mark.parametrize("method", ["cot", "softcot"])
+def test_a_server_without_room_for_the_longest_prompt_is_told_before_it_is_asked(
+    served, config_of, silent, tmp_path, method
+):
+    asked = {"engine": "openai", "device": "auto", "method": method, "latent_paths": None}
+    server, url = served(context=511)
+    execute(config_of(**asked, base_url=url, out=tmp_path / "run"), silent)
+    questions = [json.loads(line) for line in (tmp_path / "run" / "questions.jsonl").read_text().splitlines()]
+    parts = ("prefix_tokens", "soft_tokens", "suffix_tokens")
+    longest = 12 + max(sum(question[part] for part in parts) for question in questions)
+    for context in (longest, longest - 1):
+        server, url = served(context=context)
+        out = tmp_path / str(context)
+        if context == longest:
+            assert execute(config_of(**asked, base_url=url, out=out), silent)["num_completions"] == 4
+            continue
+        with pytest.raises(UsageError, match=rf"at most {context} tokens, .* has {longest} with `--max-new-tokens` 12"):
+            execute(config_of(**asked, base_url=url, out=out), silent)
+        assert server.asked == []
+
+
+def test_an_engine_that_is_closed_leaves_no_connection_and_may_be_closed_again(served):
+    one = engine(served()[1])
+    client = one._client
+    one.close()
+    one.close()
+    assert client.is_closed()
+
+
 def test_a_server_that_passes_over_embeddings_is_found_out(served, embedding, some_requests, make_model):
     _, url = served(deaf=True)
     with pytest.raises(UsageError, match="read 1 prompt tokens where 7 were sent"):
@@ -176,6 +257,49 @@ def test_top_k_is_refused_where_it_would_be_passed_over(served, some_requests, m
     _, url = served(is_vllm=False)
     with pytest.raises(UsageError, match="`--top-k` is no part of the protocol"):
         engine(url).generate(text_of(some_requests(make_model("llama"))), replace(SAMPLED, top_k=5))
+
+
+FOREIGN = [("<html>", "text/html"), ("oops",), ("null",), ("[]",), ("{}",)]
+
+
+@pytest.mark.parametrize("says", [*FOREIGN, ('{"data": null}',), ('{"data": [1]}',)], ids=str)
+def test_what_is_no_server_of_the_protocol_is_told(served, says):
+    _, url = served(says=says)
+    with pytest.raises(UsageError, match=r"does not answer as an OpenAI-compatible server .*check `--base-url`"):
+        Server(url, None)
+
+
+def test_models_without_names_are_none(served):
+    with pytest.raises(UsageError, match="serves nothing"):
+        Server(served(says=('{"data": [{"object": "model"}]}',))[1], None)
+
+
+STRANGE = [{"choices": []}, {"choices": [1]}, {"choices": [{"text": None}]}, {"choices": "none"}]
+
+
+@pytest.mark.parametrize("is_vllm", [True, False])
+@pytest.mark.parametrize("says", [*FOREIGN, *((json.dumps(body),) for body in STRANGE)], ids=str)
+def test_completions_that_are_none_are_told(served, some_requests, make_model, says, is_vllm):
+    _, url = served(says_then=says, is_vllm=is_vllm)
+    with pytest.raises(UsageError, match="does not answer as an OpenAI-compatible server"):
+        drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
+
+
+@pytest.mark.parametrize("told", [[-0.5, None], [], None, [-0.5, -0.25]], ids=str)
+def test_log_probabilities_are_told_of_all_tokens_or_not_at_all(served, some_requests, make_model, told):
+    choice = {"text": "It is 5.", "finish_reason": "stop", "logprobs": {"token_logprobs": told}}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2}
+    _, url = served(says_then=(json.dumps({"choices": [choice], "usage": usage}),), is_vllm=False)
+    found = drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
+    assert {result.log_prob for result in found} == {-0.75 if told == [-0.5, -0.25] else None}
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 5}], ids=str)
+def test_a_server_that_counts_no_tokens_is_told(served, some_requests, make_model, usage):
+    body = {"choices": [{"text": "It is 5.", "finish_reason": "stop"}], "usage": usage}
+    _, url = served(says_then=(json.dumps(body),), is_vllm=False)
+    with pytest.raises(UsageError, match="does not say how many tokens it generated"):
+        drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
 
 
 def test_a_server_that_is_down_is_told():
@@ -205,6 +329,35 @@ def test_a_missing_or_wrong_key_is_told_and_the_right_one_is_used(served, monkey
     assert "wrong" not in str(error.value)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert Server(url, None).model == "m"
+
+
+@pytest.mark.parametrize("length", [10, 295, 400])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 503])
+def test_a_key_that_the_server_repeats_is_not_passed_on(served, monkeypatch, status, length):
+    """Wherever it stands in what the server says: also where the message is cut."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = Server(served()[1], None)
+    error = openai.OpenAIError(f"{'x' * length} {KEY} and Bearer {KEY}")
+    error.status_code = status
+    for sent in (None, "tokens", "embeddings"):
+        said = str(server.refusal(error, sent=sent))
+        assert KEY[:4] not in said
+        assert ("***" in said) == (length < 300)
+
+
+def test_a_key_is_used_without_the_line_break_of_its_file(served, monkeypatch):
+    _, url = served(key=KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    assert Server(url, None).model == "m"
+
+
+@pytest.mark.parametrize("key", ["sk-schlüssel", "sk-one\ntwo", "sk one", "sk-\x7f"])
+def test_a_key_that_no_request_can_carry_is_told_and_not_shown(served, monkeypatch, key):
+    _, url = served()
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UsageError, match="OPENAI_API_KEY must be ASCII") as error:
+        Server(url, None)
+    assert key not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import re
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
+from scaling import models
 from scaling.engines import vllm, vllm_process
 from scaling.engines.base import Decoding
+from scaling.engines.build import build_engine
+from scaling.engines.concurrent import Background
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine
 from scaling.engines.vllm import VllmEngine
@@ -243,21 +249,48 @@ def test_a_vllm_that_does_not_start_leaves_nothing_open():
     assert {*threading.enumerate(), *psutil.Process().children()} <= before
 
 
+def test_a_start_that_is_interrupted_ends_at_once_with_what_it_has_begun(monkeypatch):
+    """Ctrl-C meets the caller while the loop is held up by a start that waits for processes, some of which come later."""
+    started, waits = [], threading.Event()
+
+    async def slow_start():
+        for _ in range(2):  # vLLM's ends with an error where its process is gone
+            started.append(psutil.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+            waits.set()
+            started[-1].wait()
+        raise RuntimeError("Engine core initialization failed")
+
+    def interrupted(self, work):
+        asyncio.run_coroutine_threadsafe(work, self._loop)
+        waits.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Background, "call", interrupted)
+    before = {*threading.enumerate(), *psutil.Process().children()}
+    with pytest.raises(KeyboardInterrupt):
+        Running(slow_start)
+    assert [process.poll() is not None for process in started] == [True, True]
+    assert {*threading.enumerate(), *psutil.Process().children()} <= before
+
+
 SETTINGS = {"model": "m", "dtype": "float32", "seed": 0, "max_model_len": 1024, "enable_prompt_embeds": True}
 
 
 @pytest.fixture
 def up(model, monkeypatch):
-    """`up(settings, given={}, seeds="streams")`: what a run gets where vLLM is kept. `up.started`: all that were."""
+    """`up(settings, given={}, seeds="streams", sampled=True)`: what a run gets where vLLM is kept. `up.started`: all that
+    were. `up.next`: the one that starts next."""
 
-    async def begin(settings, *, seeds):  # noqa: ARG001
-        started.append(FakeVllm(model))
+    async def begin(settings):  # noqa: ARG001
+        started.append(ask.next or FakeVllm(model))
         return started[-1]
 
-    def ask(settings, given=(), *, seeds="streams"):
-        return vllm_process.running(settings, dict(given), seeds=seeds)
+    def ask(settings, given=(), *, seeds="streams", sampled=True):
+        return vllm_process.running(settings, dict(given), seeds=seeds, sampled=sampled)
 
-    started = ask.started = []
+    started, ask.next = [], None
+    ask.started = started
+    monkeypatch.setattr(vllm_process, "params_of", lambda keywords: keywords)
     monkeypatch.setattr(vllm_process, "start", begin)
     monkeypatch.setattr(vllm_process, "_keeping", False)
     vllm_process.keep()
@@ -339,22 +372,68 @@ def test_two_runs_on_one_vllm_are_as_on_two(up, model, some_requests, start):
     ]
 
 
+@pytest.mark.parametrize(("length", "fits"), [(299, False), (300, True), (301, True)])
+def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
+    config_of, tiny_model_folder, monkeypatch, length, fits
+):
+    started = []
+    monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, context, **__: {"max_model_len": context})
+    monkeypatch.setattr(vllm_process, "running", lambda settings, *_, **__: started.append(settings))
+    monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: "engine")
+    config = config_of(engine="vllm", device="auto", engine_args={"max_model_len": length}).resolved()
+    backbone = models.load_outside(str(tiny_model_folder), dtype=torch.float32)
+
+    def begin():
+        return build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
+
+    if not fits:
+        with pytest.raises(UsageError, match=r"max_model_len must hold .*`--max-new-tokens` 12, together 300.* is 299"):
+            begin()
+    assert (begin() if fits else "engine") == "engine"
+    assert started == [{"max_model_len": length}] * fits
+
+
 def test_without_vllm_the_installation_is_told():
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed")
-    with pytest.raises(UsageError, match=r'pip install "\.\[vllm\]"'):
+    with pytest.raises(UsageError, match=r'pip install "\.\[vllm\]"') as error:
         vllm_process.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})
+    (section,) = re.findall('see "(.*)" in the README', str(error.value))
+    assert f"# {section}\n" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
-@pytest.mark.parametrize("deaths", [None, 0])
-def test_a_build_that_cannot_seed_is_told_before_anything_is_drawn(model, start, deaths):
-    fake = FakeVllm(model, deaths=deaths)
-    start(FakeVllm(model))  # so that parameters need no vLLM
-    if deaths is None:
-        asyncio.run(vllm_process.check_seeds(fake))
-        assert [params["seed"] for params in fake.params] == [1]
-        assert not fake.closed
-        return
-    with pytest.raises(UsageError, match=r"cannot seed single completions .*`--engine-seeds one`"):
-        asyncio.run(vllm_process.check_seeds(fake))
-    assert fake.closed
+class Unfit(FakeVllm):
+    """Fails where a seed is asked for, or always."""
+
+    def __init__(self, model, *, always):
+        super().__init__(model)
+        self.always = always
+
+    async def generate(self, prompt, params, name):
+        if self.always or params["seed"] is not None:
+            raise EngineDeadError("died") from RuntimeError("no kernel image for this device")
+        async for output in super().generate(prompt, params, name):
+            yield output
+
+
+@pytest.mark.parametrize(
+    ("always", "said"),
+    [
+        (False, "cannot seed single completions .no kernel.*`--engine-seeds one`"),
+        (True, "cannot draw a token .no kernel"),
+    ],
+)
+def test_a_vllm_that_cannot_seed_or_cannot_draw_is_told_as_that_and_ends(up, model, always, said):
+    up.next = Unfit(model, always=always)
+    with pytest.raises(UsageError, match=said):
+        up(SETTINGS)
+    assert up.started[0].closed
+
+
+def test_seeds_are_checked_once_and_only_where_they_are_used(up):
+    for sampled, checks in ((False, 0), (True, 2), (True, 2)):
+        vllm_process.done_with(up(SETTINGS, sampled=sampled))
+        assert len(up.started[0].params) == checks, "one with a seed, one without"
+    assert [params["seed"] for params in up.started[0].params] == [None, 1]
+    up(SETTINGS, seeds="one").close()
+    assert up.started[1].params == []

@@ -78,6 +78,17 @@ def test_what_is_left_when_it_is_closed_is_killed(spawn):
     watchdog.close()
 
 
+def test_what_is_started_after_others_were_killed_is_still_watched(spawn):
+    watchdog = Watchdog()
+    with watchdog.watching():
+        first = spawn(SLEEPS)
+        watchdog.kill()
+        assert ended(first)
+        second = spawn(SLEEPS)
+    watchdog.close()
+    assert ended(second)
+
+
 def test_the_environment_is_as_before(monkeypatch):
     monkeypatch.setenv("SPT_NOENV", "of the user")
     watchdog, before = Watchdog(), dict(os.environ)
