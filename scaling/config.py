@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from scaling.engine_args import is_address, pairs, refuse_unfit
 from scaling.errors import UsageError, nearest, one_line
 
 DEFAULT_MODEL = "smollm2-135m"
 PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")  # latent paths are random draws around one thought
 DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
-
-
-def _pairs(given: Any) -> Any:
-    """`key=value key=value` as a mapping; values are YAML. A mapping, of a YAML file, stays."""
-    if not isinstance(given, str):
-        return given
-    try:
-        pairs = [pair.split("=", 1) for pair in shlex.split(given)]
-        return {key.lstrip("-").replace("-", "_"): yaml.safe_load(value) for key, value in pairs}
-    except (ValueError, yaml.YAMLError):
-        raise ValueError("give `key=value` pairs, as in `tensor_parallel_size=2 gpu_memory_utilization=0.8`") from None
 
 
 class RunConfig(BaseModel):
@@ -64,7 +52,7 @@ class RunConfig(BaseModel):
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     max_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
-    engine_args: Annotated[dict[str, Any], BeforeValidator(_pairs)] | None = None
+    engine_args: Annotated[dict[str, Any], BeforeValidator(pairs)] | None = None
     engine_seeds: Literal["streams", "one"] | None = None
     base_url: str | None = None
     served_model: str | None = None
@@ -140,7 +128,7 @@ class RunConfig(BaseModel):
                 fit = " or ".join(f"`{engine}`" for engine in engines)
                 instead = _INSTEAD.get((self.engine, key), "leave it out")
                 raise UsageError(f"`{option(key)}` is for {fit}, and `--engine` is `{self.engine}`: {instead}.")
-        self._refuse_unfit_arguments(self.engine_args or {})
+        refuse_unfit(self.engine_args or {}, batch_size=self.batch_size)
         if self.method == "lora" and self.engine != "transformers":
             raise UsageError("`--method lora` merges its adapter here, so it needs `--engine transformers`.")
         if self.engine == "openai" and not self.base_url:
@@ -149,25 +137,9 @@ class RunConfig(BaseModel):
             raise UsageError(
                 "`--base-url` holds a name or key, which would be written to disk: set OPENAI_API_KEY instead."
             )
-        if self.base_url and not _is_address(self.base_url):
+        if self.base_url and not is_address(self.base_url):
             raise UsageError(
                 f"`--base-url` must be an address, as `http://localhost:8000/v1` is, and is {self.base_url}: give one."
-            )
-
-    def _refuse_unfit_arguments(self, given: dict[str, Any]) -> None:
-        """Raises UsageError for engine arguments that must not be written down, or that are not what they must be."""
-        for key in given.keys() & _SECRET.keys():
-            raise UsageError(f"`--engine-args` {key} holds a secret, which would be written to disk: {_SECRET[key]}.")
-        length = given.get("max_model_len", 1)
-        if type(length) is not int or length < 1:
-            raise UsageError(
-                f"`--engine-args` max_model_len must be a whole number of tokens from 1, and is {length!r}: give one, as "
-                f"in `max_model_len=8192`, or leave it out, and it is as long as the run needs."
-            )
-        if "max_num_seqs" in given and self.batch_size != "auto":
-            raise UsageError(
-                f"`--batch-size` {self.batch_size} sets vLLM's max_num_seqs, which `--engine-args` sets to "
-                f"{given['max_num_seqs']}: leave one of them out."
             )
 
     def _users(self) -> dict[str, tuple[bool, str]]:
@@ -189,10 +161,6 @@ _INSTEAD = {
     ("vllm", "device"): "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",
     ("openai", "device"): "give `--assistant-device` for the assistant",
     ("vllm", "max_batch_tokens"): 'give `--engine-args "gpu_memory_utilization=0.8"`',
-}
-_SECRET = {
-    "hf_token": "leave it out, and set HF_TOKEN in the environment",
-    "watermark_config": "leave it out, as it also changes how tokens are chosen",
 }
 OWN_LIMIT = 20  # questions of the generated task, whose stream has no end
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
@@ -223,36 +191,6 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],
         "engine_seeds": settings["engine_seeds"] or seeds,
     }
-
-
-# Engine arguments that say where and how fast, not what: those that a continued run may change.
-_HARMLESS = frozenset(
-    (
-        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
-        *(
-            "gpu_memory_utilization",
-            "kv_cache_memory_bytes",
-            "cpu_offload_gb",
-            "max_num_seqs",
-            "max_num_batched_tokens",
-        ),
-        *("max_model_len", "block_size", "enforce_eager", "enable_prefix_caching", "download_dir", "disable_log_stats"),
-    )
-)
-
-
-def engine_changes(engine_args: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Those of the engine's arguments that may change what is drawn, such as a quantisation; None where there are none."""
-    return {key: value for key, value in (engine_args or {}).items() if key not in _HARMLESS} or None
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # is checked as it is read
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not any(map(str.isspace, url))
 
 
 @cache

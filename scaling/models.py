@@ -56,13 +56,20 @@ _READY = "ready.json"
 class LanguageModel:
     """A frozen causal language model with its tokenizer.
 
-    name: as the user gave it. fingerprint: 12 hex digits over config and weights, to tell two models apart.
+    name: as the user gave it. fingerprint: 12 hex digits over the weights, to tell two models apart; the same in every
+    version of transformers.
     """
 
     name: str
     fingerprint: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+
+    @cached_property
+    def computes(self) -> str:
+        """What decides the numbers it gives, its dtype apart: fingerprint, and hex digits over the config. Another version
+        of transformers may know more settings, so this is for what can be made again."""
+        return f"{self.fingerprint}-{_architecture(self.model.config)}"
 
     @property
     def width(self) -> int:
@@ -175,8 +182,7 @@ def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
         raise UsageError(_why_not(source, name, error)) from error
     with contextlib.suppress(OSError):  # a model without one has the tokenizer's end token alone
         model.generation_config = GenerationConfig.from_pretrained(source)
-    shapes = hashlib.sha256(_architecture(config).encode()).hexdigest()[:12]
-    return LanguageModel(name, f"config-{shapes}", model, tokenizer)
+    return LanguageModel(name, f"config-{_architecture(config)}", model, tokenizer)
 
 
 def keep_loaded(number: int) -> None:
@@ -351,9 +357,8 @@ def sha256(path: Path) -> str:
 
 @torch.no_grad()
 def fingerprint_of(model: PreTrainedModel) -> str:
-    """12 hex digits over the config and the shape and a sample of every tensor: a second for any size, not a checksum
-    against tampering."""
-    digest = hashlib.sha256(_architecture(model.config).encode())
+    """12 hex digits over the shape and a sample of every tensor: a second for any size, not a checksum against tampering."""
+    digest = hashlib.sha256(model.config.model_type.encode())
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
         digest.update(f"{name}{list(tensor.shape)}".encode() + values.numpy().tobytes())
@@ -361,8 +366,10 @@ def fingerprint_of(model: PreTrainedModel) -> str:
 
 
 def _architecture(config: PretrainedConfig) -> str:
-    """The config's JSON, without what computes nothing: names, places, versions, and the type, which is asked for."""
-    return json.dumps(_computing(json.loads(config.to_json_string())), sort_keys=True)
+    """12 hex digits over the config's JSON, without what computes nothing: names, places, versions, and the type, which is
+    asked for."""
+    told = json.dumps(_computing(json.loads(config.to_json_string())), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def _computing(values: Any) -> Any:

@@ -22,7 +22,8 @@ import torch
 
 from scaling import models
 from scaling.adaptive import Stopping
-from scaling.config import RunConfig, engine_changes
+from scaling.config import RunConfig
+from scaling.engine_args import engine_changes
 from scaling.engines.base import Counters, Decoding, Engine, Generated
 from scaling.engines.build import at_server, build_engine
 from scaling.errors import Interrupted

@@ -20,11 +20,11 @@ from scaling.config import (
     PERTURBED,
     UNTRAINED,
     RunConfig,
-    engine_changes,
     filled_in,
     idle_options,
     is_generated,
 )
+from scaling.engine_args import engine_changes
 from scaling.errors import UsageError
 from scaling.training.config import FREE as TRAIN_FREE
 from scaling.training.config import OF_LORA, OF_THOUGHTS, TrainConfig

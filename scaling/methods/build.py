@@ -168,7 +168,7 @@ def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
     thoughts: Thoughts = own
     if config.engine != "transformers":
         made_by = {
-            **{"assistant": assistant.fingerprint, "dtype": config.dtype},
+            **{"assistant": assistant.computes, "dtype": config.dtype},
             **{"thinker": digest_of(thinker), "soft_tokens": num_slots},
         }
         thoughts = Kept(own, made_by=made_by, wake=_waking(config, assistant.model, thinker))

@@ -1,0 +1,74 @@
+"""What is given to engines outside this process, as settings hold it: `--engine-args`, `--base-url`. Imports no engine."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from scaling.errors import UsageError
+
+_SECRET = {
+    "hf_token": "leave it out, and set HF_TOKEN in the environment",
+    "watermark_config": "leave it out, as it also changes how tokens are chosen",
+}
+# Engine arguments that say where and how fast, not what: those that a continued run may change.
+_HARMLESS = frozenset(
+    (
+        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+        *(
+            "gpu_memory_utilization",
+            "kv_cache_memory_bytes",
+            "cpu_offload_gb",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+        ),
+        *("max_model_len", "block_size", "enforce_eager", "enable_prefix_caching", "download_dir", "disable_log_stats"),
+    )
+)
+
+
+def engine_changes(engine_args: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Those of the engine's arguments that may change what is drawn, such as a quantisation; None where there are none."""
+    return {key: value for key, value in (engine_args or {}).items() if key not in _HARMLESS} or None
+
+
+def pairs(given: Any) -> Any:
+    """`key=value key=value` as a mapping; values are YAML. A mapping, of a YAML file, stays."""
+    if not isinstance(given, str):
+        return given
+    try:
+        pairs = [pair.split("=", 1) for pair in shlex.split(given)]
+        return {key.lstrip("-").replace("-", "_"): yaml.safe_load(value) for key, value in pairs}
+    except (ValueError, yaml.YAMLError):
+        raise ValueError("give `key=value` pairs, as in `tensor_parallel_size=2 gpu_memory_utilization=0.8`") from None
+
+
+def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str) -> None:
+    """Raises UsageError for engine arguments that must not be written down, or that are not what they must be."""
+    for key in given.keys() & _SECRET.keys():
+        raise UsageError(f"`--engine-args` {key} holds a secret, which would be written to disk: {_SECRET[key]}.")
+    length = given.get("max_model_len", 1)
+    if type(length) is not int or length < 1:
+        raise UsageError(
+            f"`--engine-args` max_model_len must be a whole number of tokens from 1, and is {length!r}: give one, as "
+            f"in `max_model_len=8192`, or leave it out, and it is as long as the run needs."
+        )
+    if "max_num_seqs" in given and batch_size != "auto":
+        raise UsageError(
+            f"`--batch-size` {batch_size} sets vLLM's max_num_seqs, which `--engine-args` sets to "
+            f"{given['max_num_seqs']}: leave one of them out."
+        )
+
+
+def is_address(url: str) -> bool:
+    """Whether it is one of a server."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # is checked as it is read
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not any(map(str.isspace, url))
