@@ -50,9 +50,9 @@ from scaling.engines.build import embedded
 from scaling.engines.transformers import TransformersEngine, auto_limits
 from scaling.engines.vllm import VllmEngine
 from scaling.errors import UsageError
+from scaling.hardware import cpu_name, pick_device, pick_dtype
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import Thinking
-from scaling.run import cpu_name
 from scaling.tasks.catalogue import load_task
 from scaling.thinkers import make_thinker
 
@@ -194,8 +194,8 @@ def embeddings(model: PreTrainedModel, prompt: SoftPrompt) -> Tensor:
 
 
 def place(asked: argparse.Namespace) -> tuple[str, torch.dtype]:
-    device = models.pick_device("auto")
-    return device, models.pick_dtype(asked.dtype, device)
+    device = pick_device("auto")
+    return device, pick_dtype(asked.dtype, device)
 
 
 def load(asked: argparse.Namespace) -> PreTrainedModel:

@@ -34,9 +34,9 @@ from contrastive.parallel import Processes
 from contrastive.reader import Example, Reader
 from contrastive.thinker import Thinker
 from scaling import models
+from scaling.hardware import cpu_name, pick_device, pick_dtype
 from scaling.models import LanguageModel
 from scaling.prompts import gold_text
-from scaling.run import cpu_name
 from scaling.tasks.catalogue import load_task
 from scaling.training.config import TrainConfig
 from scaling.training.run import ROWS, new_thinker
@@ -94,8 +94,8 @@ def child(case: str, paths: int, folder: Path) -> Row:
 
 
 def step_case(asked: argparse.Namespace) -> Row:
-    device = models.pick_device("auto")
-    dtype = models.pick_dtype(asked.dtype, device)
+    device = pick_device("auto")
+    dtype = pick_dtype(asked.dtype, device)
     backbone, assistant = models.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
     examples = make_examples(asked, backbone, assistant)
     settings = {"latent_paths": asked.num_paths, "soft_tokens": asked.soft_tokens, "device": device}

@@ -38,6 +38,7 @@ from transformers.utils import logging as transformers_logging
 from scaling.cache import made
 from scaling.costs import ModelCosts
 from scaling.errors import UsageError, nearest, one_line
+from scaling.hardware import pick_device, pick_dtype
 
 # name -> (registry package, file in it, SHA-256 of the file)
 BUNDLED = {
@@ -406,28 +407,3 @@ def placed(config: Config) -> tuple[Config, torch.dtype]:
         pick_device(apart, option="--assistant-device")
     dtype = pick_dtype(config.dtype, device)
     return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
-
-
-def pick_device(device: str, *, option: str = "--device") -> str:
-    """`auto` is CUDA where there is one, otherwise the CPU. Raises UsageError, which names the option, for a device this
-    machine lacks."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"`{option}` {device} is not usable here ({str(error).splitlines()[0]}); try cpu.") from None
-    return device
-
-
-def pick_dtype(dtype: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it natively, otherwise float32.
-
-    On a CPU without bf16 instructions, bfloat16 products ran three times slower than float32 (64 x 576 x 1536, 2 cores).
-    """
-    if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    abilities = torch.cpu.get_capabilities() if device == "cpu" else {}
-    return torch.bfloat16 if abilities.get("amx_bf16") or abilities.get("avx512_bf16") else torch.float32

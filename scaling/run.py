@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -27,6 +25,7 @@ from scaling.engine_args import engine_changes
 from scaling.engines.base import Counters, Decoding, Engine, Generated
 from scaling.engines.build import at_server, build_engine
 from scaling.errors import Interrupted
+from scaling.hardware import cpu_name, peak_memory
 from scaling.journal import Journal, config_hash
 from scaling.methods.base import Method
 from scaling.methods.build import build
@@ -120,18 +119,6 @@ def _installed(package: str) -> bool:
         return bool(version(package))
     except PackageNotFoundError:
         return False
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes at their peak in this process: what torch held on a GPU, else all of the process, its models included."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def cpu_name() -> str:
-    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
 
 
 def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -> dict[str, Any]:

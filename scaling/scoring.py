@@ -125,7 +125,7 @@ def reward_model(name: str) -> Score:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from scaling.models import pick_device, pick_dtype
+    from scaling.hardware import pick_device, pick_dtype
 
     device = pick_device("auto")
     try:

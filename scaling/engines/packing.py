@@ -2,8 +2,8 @@
 
 A decode step multiplies few rows by every weight, and a library call lays each weight out anew for it. Float32 weights are
 packed once for MKL instead: on two AVX-512 cores 32 rows of SmolLM2's shapes ran at 190 instead of 60 GFLOP/s, 128 rows at
-210 instead of 180. Bfloat16 weights are packed as float32 where the CPU has no bfloat16 instructions (128 rows: 190 instead
-of 55 GFLOP/s; products are exact either way, sums have more digits), and in their own type where it has them.
+210 instead of 180. Bfloat16 weights are packed as float32 where the CPU is slower at bfloat16 (128 rows: 190 instead of 55
+GFLOP/s; products are exact either way, sums have more digits), and in their own type where it is faster.
 Values change by no more than rounding.
 """
 
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
+
+from scaling.hardware import multiplies_bfloat16
 
 # Weights are packed for 8, 16 or a multiple of 32 rows; missing rows are filled up with zeros. A step of 8 rows took 90 ms
 # in a band of 8 and 130 ms in one of 32; that of a single row takes 60 ms unpacked and 90 ms in a band of 8.
@@ -86,8 +88,7 @@ def _packer(model: PreTrainedModel) -> Callable[[torch.nn.Linear, int], Product]
     """How to pack a layer of this model; None where nothing is gained."""
     if model.device.type != "cpu":
         return None
-    abilities = torch.cpu.get_capabilities()
-    if model.dtype == torch.bfloat16 and (abilities.get("amx_bf16") or abilities.get("avx512_bf16")):
+    if model.dtype == torch.bfloat16 and multiplies_bfloat16():
         return _packed_by_onednn if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
     if model.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return _packed_by_mkl

@@ -228,14 +228,6 @@ def test_rare_rows_leave_out_padding_rows_beyond_the_tokenizer(tiny_model_folder
 # ---- device and dtype
 
 
-def test_devices(monkeypatch):
-    assert models.pick_device("cpu") == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert models.pick_device("auto") == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert models.pick_device("auto") == "cuda"
-
-
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_an_assistants_device_is_told_by_its_own_option(device):
     config = RunConfig(engine="openai", base_url="http://localhost:1/v1", assistant_device=device).resolved()
@@ -249,38 +241,6 @@ def test_auto_is_for_an_assistants_device_what_nothing_is(engine):
     assert configs[0] == configs[1]
     placed, _ = models.placed(configs[1])
     assert placed.thinking_device == placed.device != "auto"
-
-
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_this_machine_lacks(device):
-    with pytest.raises(UsageError, match=f"`--device` {device} is not usable here"):
-        models.pick_device(device)
-
-
-@pytest.mark.parametrize(
-    ("abilities", "expected"),
-    [
-        ({}, torch.float32),
-        ({"avx2": True, "avx512_bf16": False}, torch.float32),
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-    ],
-)
-def test_auto_is_bfloat16_only_where_the_cpu_multiplies_it(monkeypatch, abilities, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
-    assert models.pick_dtype("auto", "cpu") == expected
-
-
-def test_auto_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert models.pick_dtype("auto", "cuda:0") == torch.bfloat16
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert models.pick_dtype("auto", "cuda:0") == torch.float16
-
-
-def test_a_named_dtype_is_taken():
-    for name in ("float32", "bfloat16", "float16"):
-        assert models.pick_dtype(name, "cpu") == getattr(torch, name)
 
 
 # ---- the cache of unpacked GGUF files

@@ -1,0 +1,50 @@
+"""Which device and type of numbers a machine is good at."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scaling.errors import UsageError
+from scaling.hardware import pick_device, pick_dtype
+
+
+def test_devices(monkeypatch):
+    assert pick_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == "cuda"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_this_machine_lacks(device):
+    with pytest.raises(UsageError, match=f"`--device` {device} is not usable here"):
+        pick_device(device)
+
+
+@pytest.mark.parametrize(
+    ("abilities", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx2": True, "avx512_bf16": False}, torch.float32),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
+    ],
+)
+def test_auto_is_bfloat16_only_where_the_cpu_multiplies_it_faster(monkeypatch, abilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert pick_dtype("auto", "cpu") == expected
+
+
+def test_auto_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert pick_dtype("auto", "cuda:0") == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert pick_dtype("auto", "cuda:0") == torch.float16
+
+
+def test_a_named_dtype_is_taken():
+    for name in ("float32", "bfloat16", "float16"):
+        assert pick_dtype(name, "cpu") == getattr(torch, name)
