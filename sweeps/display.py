@@ -19,7 +19,8 @@ from scaling.training.config import TrainConfig
 from sweeps.expect import Expected
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
-from sweeps.points import Point, Words, axes_of, value_of
+from sweeps.points import Point
+from sweeps.words import Words, axes_of, value_of
 
 SHOWN = 24  # lines of a table before the rest is counted
 _LINE_EVERY = 10.0  # seconds between plain progress lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,12 @@ def _parsed(written: dict[str, Any], path: Path) -> GridFile:
         if not values:
             raise UsageError(f"the axis `{key}` in {path} has no values: give at least one, or leave the axis out.")
     return file
+
+
+def named(file: GridFile) -> list[str]:
+    """The settings that axes and points beside the grid name, each once."""
+    named = [list(one) if isinstance(one, dict) else [key] for key, values in file.axes.items() for one in values]
+    return list(dict.fromkeys(chain(*named, *file.include)))
 
 
 @cache

@@ -16,7 +16,8 @@ from typing import Any
 from scaling.config import RunConfig
 from scaling.tasks.catalogue import load_task
 from sweeps.grid import TRAIN, GridFile
-from sweeps.points import INHERITED, SIZE, Point, Settings, Words, axes_of, hashed
+from sweeps.points import INHERITED, SIZE, Point, Settings, hashed
+from sweeps.words import Words, axes_of
 
 Box = tuple[int | None, int, int]  # questions, None for all; latent paths; samples
 _LOADED = ("backbone", "assistant", "dtype")

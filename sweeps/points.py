@@ -28,7 +28,7 @@ from scaling.engine_args import engine_changes
 from scaling.errors import UsageError
 from scaling.training.config import FREE as TRAIN_FREE
 from scaling.training.config import OF_LORA, OF_THOUGHTS, TrainConfig
-from sweeps.grid import TRAIN, GridFile, check_value
+from sweeps.grid import TRAIN, GridFile, check_value, named
 
 Settings = dict[str, Any]
 
@@ -102,7 +102,7 @@ class _Maker:
         self._groups: dict[tuple[str | None, str], str] = {}
         fixed = {**file.run, **{f"{TRAIN}{key}": value for key, value in (file.train or {}).items()}}
         self._fixed = self._check(fixed)
-        self._trains = file.train is not None or any(key.startswith(TRAIN) for key in _named(file))
+        self._trains = file.train is not None or any(key.startswith(TRAIN) for key in named(file))
         self._rules = [
             {key: [self._one(key, value) for value in _listed(wanted)] for key, wanted in rule.items()}
             for rule in file.exclude
@@ -208,7 +208,7 @@ class _Maker:
         """Settings of a training without those that its method has no use for, and those at their default."""
         if method not in ("lora", "softcot++"):  # one path, around which others are drawn
             given = given | {"latent_paths": 1}
-        idle = _idle_in_training(method, given.get("contrastive"))
+        idle = idle_in_training(method, given.get("contrastive"))
         found = {key: value for key, value in given.items() if key not in idle}
         found |= {"method": "lora"} if method == "lora" else {}
         found = {key: value for key, value in found.items() if value != self._defaults[f"{TRAIN}{key}"]}
@@ -222,7 +222,7 @@ def _apart(settings: Settings) -> tuple[Settings, Settings]:
     return {key: value for key, value in settings.items() if not key.startswith(TRAIN)}, train
 
 
-def _idle_in_training(method: str, contrastive: str | None) -> Sequence[str]:
+def idle_in_training(method: str, contrastive: str | None) -> Sequence[str]:
     """Settings that the training for a method has no use for: with one path there is nothing to contrast."""
     if method == "lora":
         return OF_THOUGHTS
@@ -261,84 +261,3 @@ def _place(settings: Settings) -> None:
 
 def _listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def varied(points: Sequence[Point]) -> list[str]:
-    """The settings that are not the same in all points, those of the training with its prefix; in the order they come."""
-    seen: dict[str, Any] = {}
-    counts: dict[str, int] = {}
-    differ: set[str] = set()
-    for point in points:
-        for key, value in flat(point).items():
-            counts[key] = counts.get(key, 0) + 1
-            if seen.setdefault(key, value) != value:
-                differ.add(key)
-    return [key for key in seen if key in differ or counts[key] < len(points)]
-
-
-def axes_of(file: GridFile, points: Sequence[Point]) -> list[str]:
-    """What the file combines: its axes and the settings of points beside the grid, where points differ in them."""
-    differ = set(varied(points))
-    return [key for key in _named(file) if key in differ]
-
-
-def _named(file: GridFile) -> list[str]:
-    """The settings that axes and points beside the grid name, each once."""
-    named = [list(one) if isinstance(one, dict) else [key] for key, values in file.axes.items() for one in values]
-    return list(dict.fromkeys(chain(*named, *file.include)))
-
-
-def value_of(point: Point, key: str) -> Any:
-    """The value of a setting, its default where none is given; None where the point has no use for it."""
-    method = point.run["method"]
-    if key.startswith(TRAIN):
-        name, train = key.removeprefix(TRAIN), point.train
-        if train is None or name in _idle_in_training(method, train.get("contrastive")):
-            return None
-        return train.get(name, TrainConfig.model_fields[name].default)
-    idle = key in idle_options(method)
-    value = point.run.get(key, None if idle else RunConfig.model_fields[key].default)
-    return "arithmetic" if key == "task" and value is None and not point.run.get("data") else value
-
-
-class Words:
-    """Settings of these points in words, as short as they can be without two values looking alike."""
-
-    def __init__(self, points: Sequence[Point]) -> None:
-        self._points = points
-        self._short: dict[str, dict[str, str]] = {}
-
-    def of(self, key: str, value: Any) -> str:
-        """A value of a setting; `-` where there is none."""
-        if isinstance(value, dict):
-            return " ".join(f"{name} {own}" for name, own in value.items())
-        if not isinstance(value, str) or "/" not in value:
-            return "-" if value is None else str(value)
-        if key not in self._short:
-            values = (value_of(point, key) for point in self._points)
-            self._short[key] = _shortened({own for own in values if isinstance(own, str)})
-        return self._short[key].get(value, value)
-
-    def label(self, point: Point, keys: Sequence[str]) -> str:
-        """What tells a point apart, where `keys` are varied."""
-        told = []
-        for key in keys:
-            if (value := value_of(point, key)) is not None:
-                name, said = key.removeprefix(TRAIN), self.of(key, value)
-                told.append(said if key in ("method", "task") else f"{key if name in keys else name} {said}")
-        return ", ".join(told)
-
-
-def _shortened(values: set[str]) -> dict[str, str]:
-    """The last parts of paths, as many as tell them apart."""
-    parts = {value: value.rstrip("/").split("/") for value in values}
-    for number in range(1, max(map(len, parts.values()), default=1)):
-        short = {value: "/".join(own[-number:]) for value, own in parts.items()}
-        if len(set(short.values())) == len(values):
-            return short
-    return {value: value for value in values}
-
-
-def flat(point: Point) -> Settings:
-    """A point's settings in one mapping, those of the training with its prefix."""
-    return {**point.run, **{f"{TRAIN}{key}": value for key, value in (point.train or {}).items()}}

@@ -14,8 +14,9 @@ from scaling.errors import UsageError, nearest
 from scaling.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
 from scaling.names import called
 from sweeps.plan import Box, Job, Plan
-from sweeps.points import Point, Words, axes_of, value_of, varied
+from sweeps.points import Point
 from sweeps.results import TABLE, serving
+from sweeps.words import Words, axes_of, value_of, varied
 
 VIEWS = "views"
 _OF_QUESTIONS = ("task", "data", "split", "difficulty")  # runs of other questions have reports of their own

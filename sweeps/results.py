@@ -13,7 +13,8 @@ from scaling.journal import SAMPLES, load, load_questions
 from scaling.summary import summarise
 from sweeps.files import write_whole
 from sweeps.plan import Job, Plan
-from sweeps.points import Point, value_of, varied
+from sweeps.points import Point
+from sweeps.words import value_of, varied
 
 RESULTS, TABLE = "points.json", "points.csv"
 FIGURES = (

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from scaling.errors import UsageError
 from sweeps.grid import GridFile
-from sweeps.points import Words, axes_of, points_of, value_of, varied
+from sweeps.points import points_of
+from sweeps.words import Words, axes_of, value_of, varied
 
 
 def points(**parts):

@@ -15,8 +15,8 @@ from scaling.run import execute
 from sweeps import work
 from sweeps.expect import rates_of
 from sweeps.ledger import DONE, FAILED, PENDING, Ledger
-from sweeps.points import value_of
 from sweeps.sweep import Sweep
+from sweeps.words import value_of
 
 AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 3], "seed": [0, 1]}
 TRAIN = {"max_steps": 2, "limit": 4, "validation": 2, "batch_size": 2, "latent_paths": 2}
