@@ -162,7 +162,7 @@ def vllm_processes(pid):
 
 
 def test_runs_that_want_the_same_share_one_vllm(tmp_path, monkeypatch, engine):
-    engine.close()  # so that only theirs are up, here and below: one that waits still takes a core from others
+    engine.close()  # so that only theirs are up, here and below
     monkeypatch.setattr(vllm_process, "_keeping", False)
     size = {"engine": "vllm", "limit": 2, "latent_paths": 2, "samples": 1, "max_new_tokens": 8}
     vllm_process.keep()
