@@ -7,17 +7,17 @@ is said to be unknown.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.config import RunConfig, filled_in
+from scaling.config import RunConfig, filled_in, is_generated
 from scaling.errors import UsageError
 from scaling.journal import RUN
 from sweeps.files import write_whole
 from sweeps.ledger import DONE, Entry
-from sweeps.plan import Box, Counts, Job, Plan, config_of, covers, max_limit, samples_of
+from sweeps.plan import Box, Counts, Job, Plan, config_of, max_limit, samples_of
 from sweeps.points import hashed
 
 RATES, PROBES = "rates.json", "probes"
@@ -58,19 +58,22 @@ class Expected:
 
 
 def expected(
-    plan: Plan, entries: Sequence[Entry], rates: Mapping[str, Rate], training: Mapping[str, float]
+    plan: Plan,
+    done: Collection[str],
+    entries: Sequence[Entry],
+    rates: Mapping[str, Rate],
+    training: Mapping[str, float],
 ) -> Expected:
-    """entries: of the ledger, what was done. training: seconds of a step, by models."""
-    held = {entry.job.id: entry for entry in entries}
+    """done: ids of jobs. entries: of the ledger, what the others have drawn. training: seconds of a step, by models."""
+    drawn = {entry.job.id: entry.covered for entry in entries}
     found, counts = Expected(), Counts()
     for job in plan.jobs:
-        before = held.get(job.id)
-        if job.kind == "merge" or (before and before.state == DONE and covers(before.job.boxes, job.boxes)):
+        if job.kind == "merge" or job.id in done:
             continue
         if job.kind == "train":
             _add_training(found, job, training)
         else:
-            _add_run(found, job, counts, rates.get(rate_key(job)), before.covered if before else ())
+            _add_run(found, job, counts, rates.get(rate_key(job)), drawn.get(job.id, ()))
     return found
 
 
@@ -105,8 +108,8 @@ def _add_run(found: Expected, job: Job, counts: Counts, rate: Rate | None, drawn
 def _questions(job: Job, counts: Counts) -> int | None:
     """How many questions the largest box asks; None where they would have to be fetched first."""
     limit, settings = max_limit(job.boxes), job.settings
-    on_the_hub = settings.get("data") is None and settings.get("task") not in (None, "arithmetic")
-    return limit if on_the_hub else counts.of(settings, limit)
+    here = settings.get("data") is not None or is_generated(settings.get("task"), None)
+    return counts.of(settings, limit) if here else limit
 
 
 def _samples(job: Job, boxes: Sequence[Box], asked: int) -> int:

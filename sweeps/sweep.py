@@ -80,9 +80,10 @@ class Sweep:
         for entry in reversed(entries):
             job, folder = entry.job, self.root / entry.job.folder
             there = folder.is_dir() if job.kind == "train" else (folder / RUN).is_file()
-            if entry.state == DONE and job.id in needed and not there:
+            lost = entry.state == DONE and job.id in needed and not there
+            if lost:
                 gone.append(job)
-            if entry.state != DONE or job in gone[-1:]:
+            if lost or entry.state != DONE:
                 needed.update(job.needs)
         return gone
 
@@ -99,7 +100,7 @@ class Sweep:
     def expected(self) -> Expected:
         """What is still to be done, and what it will cost."""
         entries = self.entries()
-        return expected(self.plan, entries, *rates_of(entries, self.root))
+        return expected(self.plan, self.done(entries), entries, *rates_of(entries, self.root))
 
     def done(self, entries: Sequence[Entry]) -> set[str]:
         """Ids of the plan's jobs that have drawn all that the plan wants of them."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scaling.config import option
+from scaling.config import is_generated, option
 from scaling.errors import UsageError
 
 FREE = ("out", "resume", "device", "log_with", "push_to_hub", "gradient_checkpointing", "grad_accumulation")
@@ -73,7 +73,7 @@ class TrainConfig(BaseModel):
 
     def resolved(self) -> TrainConfig:
         """The same settings with every default that depends on others filled in. Raises UsageError where they clash."""
-        own_task = self.task in (None, "arithmetic") and self.data is None
+        own_task = is_generated(self.task, self.data)
         if self.epochs and self.max_steps:
             raise UsageError(f"`--epochs` {self.epochs} and `--max-steps` {self.max_steps}: give one of them.")
         if self.grad_accumulation and self.grad_accumulation > self.batch_size:
