@@ -23,6 +23,7 @@ check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases tests
 
 bench: $(VENV)/.dev  ## measurements, one JSON line a case
 	$(BIN)/python benchmarks/decode.py

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ import psutil
 
 _MARK = "SOFTCOTPP_WATCHED"  # in the environment of processes that are watched
 _KEEP = {"SPT_NOENV": "1"}  # keeps setproctitle, by which vLLM names its processes, from writing over their environment
+_STARTING, _PAUSE = 1.0, 0.01  # seconds
 
 
 class Watchdog:
@@ -48,10 +50,21 @@ class Watchdog:
 
 
 def _kill(mark: str) -> None:
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(_MARK) == mark:
-                process.kill()
+    """Looks until it finds nothing: what it kills may just have started another, and what just starts cannot be told yet."""
+    until = time.monotonic() + _STARTING
+    while [process for process in psutil.process_iter() if _found(process, mark)] and time.monotonic() < until:
+        time.sleep(_PAUSE)
+
+
+def _found(process: psutil.Process, mark: str) -> bool:
+    """Kills it if it has the mark. True also for a process in the middle of exec(): it has memory, but no environment."""
+    with suppress(psutil.Error):
+        environment = process.environ()
+        if environment.get(_MARK) == mark:
+            process.kill()
+            return True
+        return not environment and process.memory_info().vms > 0
+    return False
 
 
 if __name__ == "__main__":

@@ -78,6 +78,19 @@ def test_what_is_left_when_it_is_closed_is_killed(spawn):
     watchdog.close()
 
 
+def test_what_has_only_just_been_started_is_killed(spawn):
+    """A process has no environment for an instant after it was started, and longer on a busy machine."""
+    watchdog = Watchdog()
+    busy = [spawn([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    with watchdog.watching():
+        for _ in range(20):
+            process = spawn(SLEEPS)
+            watchdog.kill()
+            assert ended(process)
+    watchdog.close()
+    assert all(process.is_running() for process in busy)
+
+
 def test_what_is_started_after_others_were_killed_is_still_watched(spawn):
     watchdog = Watchdog()
     with watchdog.watching():

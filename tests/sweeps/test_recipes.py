@@ -219,7 +219,7 @@ def test_the_audit_has_the_controls_beside_the_method_and_cot():
 @pytest.mark.parametrize("name", recipes())
 def test_the_small_scale_is_small_and_its_cost_is_known(name):
     plan = planned(name, "small")
-    cost = expected(plan, [], {}, {})
+    cost = expected(plan, done=(), entries=(), rates={}, training={})
     assert cost.unread == 0
     assert 0 < cost.completions <= 2_560
     assert cost.tokens_at_most <= (1_000_000 if name == "scaling-curve" else 250_000)
