@@ -42,7 +42,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, PreTrainedModel
 from vllm_case import peak_memory, watch_memory
 
-from scaling import models
+from scaling import model_files, models
 from scaling.config import RunConfig
 from scaling.engines import vllm_process
 from scaling.engines.base import Counters, Decoding, Request, SoftPrompt
@@ -154,7 +154,7 @@ def child(case: str, options: list[str], vllm: argparse.Namespace | None = None)
     if vllm and case == "vllm-engine":
         command[0] = str(vllm.vllm_python)
     elif vllm:
-        script, model = str(Path(__file__).with_name("vllm_case.py")), models.locate(vllm.backbone)
+        script, model = str(Path(__file__).with_name("vllm_case.py")), model_files.locate(vllm.backbone)
         command = [str(vllm.vllm_python), script, *options, "--model", model, "--dtype", vllm.dtype]
         command += ["--new-tokens", str(vllm.new_tokens), "--repeats", str(vllm.repeats)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -200,7 +200,7 @@ def place(asked: argparse.Namespace) -> tuple[str, torch.dtype]:
 
 def load(asked: argparse.Namespace) -> PreTrainedModel:
     device, dtype = place(asked)
-    return models.load(models.locate(asked.backbone), name=asked.backbone, device=device, dtype=dtype).model
+    return models.load(model_files.locate(asked.backbone), name=asked.backbone, device=device, dtype=dtype).model
 
 
 def circumstances(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
@@ -282,7 +282,7 @@ def vllm_engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
     context = -(-(max(map(len, soft)) + asked.new_tokens) // 128) * 128
     config = RunConfig.model_validate({"engine": "vllm", "dtype": asked.dtype})
     settings = vllm_process.engine_settings(
-        models.locate(asked.backbone), dtype=asked.dtype, context=context, soft=True, seed=0, given={}
+        model_files.locate(asked.backbone), dtype=asked.dtype, context=context, soft=True, seed=0, given={}
     )
     embeddings = embedded(config, backbone, context=context)
     running = vllm_process.running(settings, {}, seeds="streams", sampled=True)
@@ -346,7 +346,7 @@ def batch_size_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
 
 def floor_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
     device, dtype = place(asked)
-    config = AutoConfig.from_pretrained(models.locate(asked.backbone)).get_text_config()
+    config = AutoConfig.from_pretrained(model_files.locate(asked.backbone)).get_text_config()
     return floor(config, rows=min(len(prompts) * asked.samples, 256), device=device, dtype=dtype)
 
 

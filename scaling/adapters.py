@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scaling.errors import UsageError, one_line
-from scaling.models import LanguageModel, find_folder, fingerprint_of, sha256
+from scaling.model_files import find_folder, sha256
+from scaling.models import LanguageModel, fingerprint_of
 from scaling.prompts import PROMPT_VERSION
 
 if TYPE_CHECKING:

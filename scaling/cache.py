@@ -15,6 +15,12 @@ from scaling.errors import UsageError
 Value = TypeVar("Value")
 
 
+def cache_folder() -> Path:
+    """Where what is worked out once lies: $SOFTCOTPP_CACHE, or `softcotpp` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "softcotpp"
+    return Path(os.environ.get("SOFTCOTPP_CACHE", default)).expanduser()
+
+
 def made(folder: Path) -> Path:
     """The folder, made where it is not there. Raises UsageError where it cannot be, or takes no files."""
     try:

@@ -5,10 +5,25 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from collections.abc import Mapping
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
 from scaling.errors import UsageError
+
+
+class Placeable(Protocol):
+    """Settings that say where models are, and of what type."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
+
+
+Config = TypeVar("Config", bound=Placeable)
 
 
 def pick_device(device: str, *, option: str = "--device") -> str:
@@ -30,6 +45,15 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.bfloat16 if device == "cpu" and multiplies_bfloat16() else torch.float32
+
+
+def placed(config: Config) -> tuple[Config, torch.dtype]:
+    """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
+    device = pick_device(config.device)
+    if apart := getattr(config, "assistant_device", None):  # of settings that know one
+        pick_device(apart, option="--assistant-device")
+    dtype = pick_dtype(config.dtype, device)
+    return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
 
 
 def multiplies_bfloat16() -> bool:

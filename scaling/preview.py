@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from scaling import adapters, models
+from scaling import adapters, hardware, model_files, models
 from scaling.config import RunConfig
 from scaling.methods.build import exemplars
 from scaling.prompts import SLOT, PromptBuilder
@@ -25,7 +25,7 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
     """(resolved settings, rendered prompts of the first question), each slot shown as [k] for k = 1 .. L."""
     config = config.resolved()
     task = task_of(config)
-    config, _ = models.placed(config)
+    config, _ = hardware.placed(config)
     config = with_checkpoint(config, find(config)) if config.soft else config
     if config.adapter:
         adapters.find(config.adapter)  # so that one that is not there is told now
@@ -64,7 +64,7 @@ def _num_slots(config: RunConfig) -> int:
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
-    return models.load_tokenizer(models.locate(name), name=name)
+    return models.load_tokenizer(model_files.locate(name), name=name)
 
 
 def _mark(text: str) -> str:

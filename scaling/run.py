@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
-from scaling import models
+from scaling import hardware
 from scaling.adaptive import Stopping
 from scaling.config import RunConfig
 from scaling.engine_args import engine_changes
@@ -87,7 +87,7 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     """Loads task and models and checks that they fit each other. Raises UsageError; writes nothing."""
     config = config.resolved()
     task = task_of(config)
-    config, dtype = models.placed(config)
+    config, dtype = hardware.placed(config)
     config = at_server(config)
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
     built = build(config, task, dtype, watcher.status)

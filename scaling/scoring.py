@@ -189,7 +189,7 @@ def main() -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from scaling.models import cache_folder
+    from scaling.cache import cache_folder
 
     try:
         with Progress(console=Console(stderr=True)) as progress, arguments.out.open("w") as file:

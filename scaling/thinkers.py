@@ -12,7 +12,7 @@ from typing import Any
 from contrastive import checkpoint
 from contrastive.checkpoint import ThinkerConfig
 from contrastive.thinker import Thinker
-from scaling import models
+from scaling import model_files
 from scaling.config import DEFAULT_THINKER, UNTRAINED, RunConfig
 from scaling.errors import UsageError
 from scaling.models import LanguageModel
@@ -39,18 +39,18 @@ def find(config: RunConfig) -> Found | None:
     try:
         if place.is_file():
             made = checkpoint.import_published(place, prompt_version=PROMPT_VERSION, soft_tokens=SOFT_TOKENS)
-            return Found(*made, models.sha256(place))
+            return Found(*made, model_files.sha256(place))
         made = checkpoint.load(place)
     except checkpoint.CheckpointError as error:
         raise UsageError(f"`--thinker`: {error}.") from None
-    return Found(*made, models.sha256(place / checkpoint.WEIGHTS_FILE))
+    return Found(*made, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
 
 
 def _place(config: RunConfig) -> Path:
     name = str(config.thinker)
     if name == DEFAULT_THINKER:
         return _TRAINED / ("softcot++" if config.method == "softcot++" else "softcot")
-    return models.find_folder(name, option="--thinker", files=[checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE])
+    return model_files.find_folder(name, option="--thinker", files=[checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE])
 
 
 def with_checkpoint(config: RunConfig, found: Found | None) -> RunConfig:

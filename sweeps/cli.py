@@ -94,40 +94,18 @@ def run(
     def work() -> int:
         from rich.console import Console
 
-        from sweeps.display import Show, show_points, state_of
-        from sweeps.ledger import DONE, Ledger
+        from sweeps.display import show_points, state_of
         from sweeps.sweep import Sweep
 
-        _refuse_unfit(on, address=address, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
+        ray = {"address": address, "cpus_per_worker": cpus_per_worker, "gpus_per_worker": gpus_per_worker}
+        _refuse_unfit(on, **ray)
         sweep = Sweep.of(file, scale=scale, changes=change or [], out=out)
         sweep.begin()
         if retry_failed:
             _retry(sweep.root)
         console = Console(stderr=True)
-        retries = sweep.plan.file.retries
         console.print(f"{len(sweep.plan.points)} points, {len(sweep.plan.jobs)} jobs in {sweep.root}", highlight=False)
-        book = Ledger(sweep.root)
-        with Show(console) as show:
-
-            def seen() -> None:
-                show.follow(book.entries)
-
-            try:
-                if on == "ray":
-                    from sweeps.cluster import run_ray
-
-                    given = {"cpus": cpus_per_worker, "gpus": gpus_per_worker}
-                    run_ray(sweep.root, address=address, workers=workers, retries=retries, seen=seen, **given)
-                else:
-                    from sweeps.local import run_local
-
-                    run_local(sweep.root, workers=workers, retries=retries, seen=seen)
-            except KeyboardInterrupt:
-                done = sum(entry.state == DONE for entry in book.entries())
-                raise Interrupted(
-                    f"stopped: {done} of {len(sweep.plan.jobs)} jobs are done in {sweep.root}, and the others go on where "
-                    f"they were; the same command continues the sweep."
-                ) from None
+        _work_off(sweep, console, on=on, workers=workers, ray=ray)
         entries = sweep.entries()
         found = sweep.results(entries)
         if json:
@@ -236,6 +214,31 @@ def recipes() -> None:
         return 0
 
     _exit(work)
+
+
+def _work_off(sweep: Any, console: Any, *, on: str, workers: int | None, ray: dict[str, Any]) -> None:
+    """Runs every job that is not done, and shows how far it is. Raises Interrupted on Ctrl-C."""
+    from sweeps.display import Show
+    from sweeps.ledger import DONE, Ledger
+
+    book = Ledger(sweep.root)
+    with Show(console) as show:
+        common = {"workers": workers, "retries": sweep.plan.file.retries, "seen": lambda: show.follow(book.entries)}
+        try:
+            if on == "ray":
+                from sweeps.cluster import run_ray
+
+                run_ray(sweep.root, **ray, **common)
+            else:
+                from sweeps.local import run_local
+
+                run_local(sweep.root, **common)
+        except KeyboardInterrupt:
+            done = sum(entry.state == DONE for entry in book.entries())
+            raise Interrupted(
+                f"stopped: {done} of {len(sweep.plan.jobs)} jobs are done in {sweep.root}, and the others go on where "
+                f"they were; the same command continues the sweep."
+            ) from None
 
 
 def _told(sweep: Any, entries: Any, found: dict[str, Any]) -> dict[str, Any]:

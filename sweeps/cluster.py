@@ -36,17 +36,16 @@ def run_ray(
     *,
     address: str | None,
     workers: int | None,
-    cpus: float | None,
-    gpus: float | None,
+    cpus_per_worker: float | None,
+    gpus_per_worker: float | None,
     retries: int,
     seen: Seen,
 ) -> None:
     """Runs the sweep in `root` on a cluster. address: HOST:PORT of its head, `auto` for the one that this machine is part
     of, `local` for a new one on this machine; None for RAY_ADDRESS where it is set, else `local`.
 
-    workers: so many at once, those that find no room wait for it; None for as many as there is room for. cpus, gpus: of
-    each worker. seen: called every so often. Raises KeyboardInterrupt, after the workers have given back what they had,
-    and UsageError.
+    workers: so many at once, those that find no room wait for it; None for as many as there is room for. seen: called
+    every so often. Raises KeyboardInterrupt, after the workers have given back what they had, and UsageError.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _refuse_unreachable(address)
@@ -55,7 +54,7 @@ def run_ray(
     ray = _ray()
     _join(ray, address)
     try:
-        _drive(ray, root, _share(_nodes(ray), cpus, gpus), workers, retries, seen)
+        _drive(ray, root, _share(_nodes(ray), cpus_per_worker, gpus_per_worker), workers, retries, seen)
     finally:
         ray.shutdown()
 

@@ -11,7 +11,8 @@ from scaling.engines.base import Engine
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine, fitted_engine
 from scaling.errors import UsageError
-from scaling.models import LanguageModel, locate
+from scaling.model_files import locate
+from scaling.models import LanguageModel
 
 _CONTEXT = (
     512  # tokens that vLLM's longest sequence is a multiple of, so that one that is kept serves the next run, too

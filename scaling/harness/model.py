@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from scaling import models
+from scaling import hardware
 from scaling.config import RunConfig, load_config
 from scaling.engines.base import Decoding, Generated, SoftPrompt
 from scaling.engines.build import engine_of
@@ -68,7 +68,7 @@ class SoftCoTModel(LM):
         if config.method == "assist-cot" or config.control in ("mean", "shuffled"):
             asked = f"control={config.control}" if config.control else f"method={config.method}"
             raise UsageError(f"`{asked}` {_NEEDS_ALL_QUESTIONS}: use another, or `scale-run`.")
-        config, dtype = models.placed(config)
+        config, dtype = hardware.placed(config)
         console = Console(stderr=True)
         built = build(config, Task("harness", kind, ()), dtype, console.print)
         self.config, self._kind = built.config, kind

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaling import adapters, models, thinkers
+from scaling import adapters, model_files, models, thinkers
 from scaling.config import RunConfig
 from scaling.engines.vllm_process import let_go
 from scaling.errors import UsageError
@@ -81,7 +81,7 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
 def _backbone(config: RunConfig, dtype: torch.dtype, *, own: bool = False) -> LanguageModel:
     """own: an object that nobody else has, as its weights are going to change."""
     if config.engine == "transformers":
-        source = models.locate(config.backbone)
+        source = model_files.locate(config.backbone)
         return models.load(source, name=config.backbone, device=config.device, dtype=dtype, own=own)
     if config.engine == "vllm" or config.soft or config.method == "cot-unk":
         return models.load_outside(config.backbone, dtype=dtype)
@@ -94,7 +94,7 @@ def _pair(config: RunConfig, dtype: torch.dtype) -> tuple[LanguageModel, Languag
         return models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     # where vLLM shall have the device, the assistant is brought there only to think
     device = "cpu" if _shared(config) else config.thinking_device
-    assistant = models.load(models.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
+    assistant = models.load(model_files.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
     return _backbone(config, dtype), assistant
 
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from scaling.cache import Cache
+from scaling.cache import Cache, cache_folder
 from scaling.engines.base import Decoding, Request, SoftPrompt
 from scaling.engines.transformers import fitted_engine
-from scaling.models import LanguageModel, cache_folder
+from scaling.models import LanguageModel
 from scaling.prompts import SLOT
 
 MAX_HINT_TOKENS = 64

@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from contrastive.thinker import Thinker
-from scaling.cache import made
+from scaling.cache import cache_folder, made
 from scaling.errors import UsageError
-from scaling.models import LanguageModel, cache_folder
+from scaling.models import LanguageModel
 from scaling.prompts import PromptBuilder
 from scaling.records import Question
 from scaling.seeds import stream_seed

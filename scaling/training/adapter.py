@@ -20,7 +20,7 @@ from contrastive import prefix
 from contrastive.reader import Example, Reader
 from contrastive.train import Loop, digest, under
 from contrastive.watch import Validation
-from scaling import adapters, models
+from scaling import adapters, model_files, models
 from scaling.errors import UsageError, one_line
 from scaling.models import LanguageModel
 
@@ -135,6 +135,6 @@ def save_merged(whole: LanguageModel, folder: Path) -> None:
     work = folder.with_name(f".{folder.name}")
     shutil.rmtree(work, ignore_errors=True)
     whole.model.save_pretrained(work)
-    models.load_tokenizer(models.locate(whole.name), name=whole.name).save_pretrained(work)
+    models.load_tokenizer(model_files.locate(whole.name), name=whole.name).save_pretrained(work)
     shutil.rmtree(folder, ignore_errors=True)
     work.replace(folder)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from contrastive.parallel import Processes
 from contrastive.reader import Example
 from contrastive.train import Progress
-from scaling import adapters, models
+from scaling import adapters, hardware, model_files, models
 from scaling.config import RunConfig
 from scaling.methods.build import Built, adapted, details_of
 from scaling.methods.cot import ChainOfThought
@@ -87,11 +87,11 @@ class _Training:
 
 def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> LoraResult:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
-    config, dtype = models.placed(config.resolved())
+    config, dtype = hardware.placed(config.resolved())
     split = split_of(config)
     held = held_out(config, split)
     watcher.status(f"loading {config.backbone}")
-    source = models.locate(config.backbone)
+    source = model_files.locate(config.backbone)
     backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
     described = describe(config, split, {"backbone": backbone})
     folder = open_folder(config, described, processes=processes)
@@ -165,7 +165,7 @@ def _finish(training: _Training, model: PeftModel, held: Task | None, before: di
 def _after(training: _Training, held: Task, whole: LanguageModel) -> dict[str, bool]:
     training.watcher.status(f"answering {len(held.questions)} questions of {held.name} after training")
     settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
-    digest_of_weights = models.sha256(training.folder / adapters.WEIGHTS_FILE)
+    digest_of_weights = model_files.sha256(training.folder / adapters.WEIGHTS_FILE)
     built = adapted(settings, held, training.backbone.fingerprint, whole, digest_of_weights)
     return right_answers(built, held, training.watcher.sampling(), parent=training.folder / CHECKS)
 

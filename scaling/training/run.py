@@ -24,7 +24,7 @@ from contrastive.token_sets import SoftTokenSets
 from contrastive.train import STATE_FILE, Loop, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
 from contrastive.watch import Health
-from scaling import adapters, models
+from scaling import adapters, hardware, models
 from scaling.config import option
 from scaling.errors import Interrupted, UsageError, one_line
 from scaling.journal import config_hash
@@ -65,7 +65,7 @@ class Result:
 
 def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
-    config, dtype = models.placed(config.resolved())
+    config, dtype = hardware.placed(config.resolved())
     split = split_of(config)
     watcher.status(f"loading {config.backbone} and {config.assistant}")
     backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)

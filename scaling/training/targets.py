@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from contrastive.reader import Example
-from scaling.cache import made
+from scaling.cache import cache_folder, made
 from scaling.config import RunConfig
 from scaling.errors import UsageError
 from scaling.journal import Journal, config_hash
 from scaling.methods.cot import ChainOfThought
-from scaling.models import LanguageModel, cache_folder
+from scaling.models import LanguageModel
 from scaling.prompts import PROMPT_VERSION, PromptBuilder
 from scaling.records import Question
 from scaling.run import Setup, Watcher, digest, environment, sample_all

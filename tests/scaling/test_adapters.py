@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scaling import adapters, models
+from scaling import adapters, model_files, models
 from scaling.errors import UsageError
 from scaling.run import execute
 
@@ -63,7 +63,7 @@ def test_run_json_tells_the_adapter_and_the_merged_backbone(tmp_path, config_of,
     execute(config_of(method="lora", adapter=folder, out=tmp_path / "run", latent_paths=None), silent)
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
     backbone = loaded(config["backbone"])
-    assert config["adapter_sha256"] == models.sha256(folder / adapters.WEIGHTS_FILE)
+    assert config["adapter_sha256"] == model_files.sha256(folder / adapters.WEIGHTS_FILE)
     assert config["backbone_fingerprint"] == backbone.fingerprint
     whole = adapters.merged(adapters.load(adapters.find(str(folder)), backbone), backbone)
     assert config["merged_fingerprint"] == whole.fingerprint != config["backbone_fingerprint"]
@@ -112,7 +112,7 @@ def test_another_backbone_of_the_same_shapes_is_told(make_adapter, tiny_model_fo
 
 def test_a_hub_id_is_fetched(monkeypatch, make_adapter):
     folder, asked = make_adapter(), []
-    monkeypatch.setattr(models, "snapshot_download", lambda name, **_: asked.append(name) or str(folder))
+    monkeypatch.setattr(model_files, "snapshot_download", lambda name, **_: asked.append(name) or str(folder))
     found = adapters.find("somebody/adapter")
     assert (asked, found.folder) == (["somebody/adapter"], folder)
 
@@ -123,7 +123,7 @@ def test_places_without_an_adapter(tmp_path, tiny_model_folder, make_adapter):
     with pytest.raises(UsageError, match=f"`--backbone {tiny_model_folder}`"):
         adapters.find(str(tiny_model_folder))
     with pytest.raises(UsageError, match="--method lora --adapter"):
-        models.locate(str(make_adapter()))
+        model_files.locate(str(make_adapter()))
 
 
 @pytest.mark.parametrize(

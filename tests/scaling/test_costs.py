@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaling import models
+from scaling import model_files, models
 from scaling.costs import ModelCosts, RunCosts
 from scaling.errors import UsageError
 from scaling.models import LanguageModel
@@ -93,7 +93,7 @@ def test_sliding_layers_see_their_window(make_model):
 
 def test_the_bundled_model_costs_what_torch_counts():
     try:
-        source = models.locate("smollm2-135m")
+        source = model_files.locate("smollm2-135m")
     except UsageError as error:
         pytest.skip(str(error))
     model = models.load(source, name="smollm2-135m", device="cpu", dtype=torch.float32)

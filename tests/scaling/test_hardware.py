@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from scaling.config import RunConfig
 from scaling.errors import UsageError
-from scaling.hardware import pick_device, pick_dtype
+from scaling.hardware import pick_device, pick_dtype, placed
 
 
 def test_devices(monkeypatch):
@@ -48,3 +49,18 @@ def test_auto_on_a_gpu(monkeypatch):
 def test_a_named_dtype_is_taken():
     for name in ("float32", "bfloat16", "float16"):
         assert pick_dtype(name, "cpu") == getattr(torch, name)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_an_assistants_device_is_told_by_its_own_option(device):
+    config = RunConfig(engine="openai", base_url="http://localhost:1/v1", assistant_device=device).resolved()
+    with pytest.raises(UsageError, match=f"`--assistant-device` {device} is not usable here"):
+        placed(config)
+
+
+@pytest.mark.parametrize("engine", [{"engine": "vllm"}, {"engine": "openai", "base_url": "http://localhost:1/v1"}])
+def test_auto_is_for_an_assistants_device_what_nothing_is(engine):
+    configs = [RunConfig(**engine, assistant_device=device).resolved() for device in (None, "auto")]
+    assert configs[0] == configs[1]
+    config, _ = placed(configs[1])
+    assert config.thinking_device == config.device != "auto"

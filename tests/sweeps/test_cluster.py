@@ -239,7 +239,8 @@ def crashing():
 @pytest.fixture
 def run_here(sweep, monkeypatch):
     """`run_here(worker, ...)`: the sweep, driven by this process, with such workers."""
-    asked = {"address": None, "workers": None, "cpus": None, "gpus": None, "retries": 0, "seen": lambda: None}
+    share = {"workers": None, "cpus_per_worker": None, "gpus_per_worker": None}
+    asked = share | {"address": None, "retries": 0, "seen": lambda: None}
 
     def run(worker, **given):
         monkeypatch.setattr(cluster, "work_here", worker)
@@ -321,7 +322,7 @@ def test_a_worker_that_fits_on_no_node_is_refused(run_here, head):
     with pytest.raises(
         UsageError, match=r"`--cpus-per-worker` 64 and `--gpus-per-worker` 0: no node .* 1 CPUs and 0 GPUs"
     ):
-        run_here(crashing(), address=head.address, cpus=64.0)
+        run_here(crashing(), address=head.address, cpus_per_worker=64.0)
 
 
 CPU, GPUS, HEAD = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 4.0}, {"memory": 1.0}

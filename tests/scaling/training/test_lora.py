@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from contrastive.parallel import Processes
 from contrastive.reader import Example, Reader
 from contrastive.train import METRICS_FILE, STATE_FILE
-from scaling import adapters, models
+from scaling import adapters, model_files, models
 from scaling.errors import Interrupted, UsageError
 from scaling.journal import load
 from scaling.methods.build import Built
@@ -390,7 +390,7 @@ def test_the_check_is_two_greedy_runs(settings, tmp_path, questions_at):
     assert first.check.before == sum(done.correct for done in chains) / 2
     assert first.check.after == sum(done.correct for done in others) / 2
     weights = tmp_path / "trained" / adapters.WEIGHTS_FILE
-    assert adapted["config"]["adapter_sha256"] == models.sha256(weights)
+    assert adapted["config"]["adapter_sha256"] == model_files.sha256(weights)
     again = train_lora(config.model_copy(update={"resume": True}), Quiet(), Processes())
     assert again.check == first.check
     assert len(list((tmp_path / "trained" / "checks").iterdir())) == 2

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from contrastive import checkpoint
 from contrastive.parallel import Processes
 from contrastive.train import METRICS_FILE, STATE_FILE
-from scaling import models
+from scaling import model_files, models
 from scaling.config import RunConfig
 from scaling.errors import UsageError
 from scaling.methods.softcot import SoftCoT
@@ -84,7 +84,7 @@ def settings(tiny_model_folder, tmp_path):
 @pytest.fixture
 def model(tiny_model_folder):
     source = str(tiny_model_folder)
-    return models.load(models.locate(source), name=source, device="cpu", dtype=torch.float32)
+    return models.load(model_files.locate(source), name=source, device="cpu", dtype=torch.float32)
 
 
 def rows_of(path: Path, number: int) -> Path:
