@@ -246,9 +246,10 @@ def test_a_strict_answer_is_the_lenient_one_too(text: str) -> None:
     "piece",
     ["(", "\\boxed{", "{", "1", "1,", "111,", "1/", "1 ", "-", " ", "#", "*", "$", "answer to ", "answer is ", "no "],
 )
-def test_no_text_takes_long(piece: str) -> None:
+def test_no_text_takes_time_that_grows_with_its_square(piece: str) -> None:
+    """Half a second is usual; a regular expression that starts anew at each of 100,000 places takes forty or more."""
     text = piece * (100_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     for kind in KINDS:
         read_answer(text, kind=kind, choices=OPTIONS)
-    assert time.perf_counter() - start < 3.0
+    assert time.process_time() - start < 20

@@ -8,7 +8,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from itertools import combinations, islice, pairwise
 
@@ -214,9 +213,7 @@ def test_the_split_of_numbers_ignores_their_order(numbers: list[int], rnd: rando
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_stream_goes_on_with_larger_numbers(split: str) -> None:
-    began = time.process_time()
     questions = first(split, 1, 20_000)
-    assert time.process_time() - began < 10  # seconds; it takes about one
     assert len({question.text for question in questions}) == 20_000
 
 

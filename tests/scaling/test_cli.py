@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,13 +91,10 @@ def refused(result) -> str:
     return said[0]
 
 
-def test_help_is_fast_and_loads_no_torch(command):
-    started = time.monotonic()
+def test_help_loads_no_torch(command):
     process = command("--help", python=("-X", "importtime"))
     printed, times = process.communicate(timeout=60)
-    seconds = time.monotonic() - started
     assert process.returncode == 0
-    assert seconds < 3
     loaded = {line.rsplit("|", 1)[-1].strip() for line in times.splitlines() if line.startswith("import time:")}
     assert "typer" in loaded  # the list is one
     assert loaded.isdisjoint({"torch", "transformers", "numpy", "scipy", "pandas"})

@@ -91,7 +91,7 @@ def test_fractions_are_equal_only_to_themselves(first: Fraction, second: Fractio
 
 
 def test_one_worker_serves_every_thread_and_is_replaced_when_killed() -> None:
-    with AnswerChecker(timeout_seconds=1.0) as own:
+    with AnswerChecker(timeout_seconds=60.0) as own:
         answers: list[bool] = []
         threads = [
             threading.Thread(target=lambda n=n: answers.append(own.equal(str(n), f"{n - 1}+1", kind="number")))
@@ -117,11 +117,11 @@ def test_one_worker_serves_every_thread_and_is_replaced_when_killed() -> None:
 
 def test_an_endless_comparison_is_unequal_counted_and_remembered() -> None:
     before = set(workers())
-    with AnswerChecker(timeout_seconds=1.0) as own:
+    with AnswerChecker(timeout_seconds=3.0) as own:
         assert own.equal("8", "4+4", kind="number")
         start = time.perf_counter()
         assert not own.equal("8", ENDLESS, kind="number")
-        assert 1.0 <= time.perf_counter() - start < 3.0
+        assert time.perf_counter() - start >= 3.0
         assert own.timeouts == 1
         assert set(workers()) == before
 

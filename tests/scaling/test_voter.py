@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import pytest
@@ -105,11 +104,3 @@ def test_the_tie_rule_is_the_same_on_every_machine():
 
 def test_half_a_surrogate_pair_can_be_voted_on():
     assert majority("q", [(0, "\ud800"), (1, "5")]).tied
-
-
-def test_ten_thousand_questions_take_less_than_two_seconds():
-    grid = completions([["1", "2", "2"], ["3", "1", None], ["2", "1", "4"]])
-    start = time.process_time()
-    for i in range(10_000):
-        flat_vote(str(i), grid)
-    assert time.process_time() - start < 2
