@@ -35,7 +35,8 @@ def write_hints(
     """The greedy hint of at most 64 tokens for each prompt, by the same keys. Only those not in the cache are decoded, after
     `wake` has brought the assistant to where it works."""
     path = cache_folder() / "hints" / f"{assistant.computes}-{MAX_HINT_TOKENS}-{_precision(assistant)}.jsonl"
-    names = {key: hashlib.sha256(json.dumps(ids).encode()).hexdigest() for key, ids in prompts.items()}
+    ends = assistant.end_tokens
+    names = {key: hashlib.sha256(json.dumps([ids, ends]).encode()).hexdigest() for key, ids in prompts.items()}
     known = Cache(path, lambda line: (line["prompt"], Hint(line["text"], line["num_tokens"])))
     missing = {key: ids for key, ids in prompts.items() if names[key] not in known}
     if missing:

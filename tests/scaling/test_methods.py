@@ -215,6 +215,14 @@ def test_hints_are_written_once(made, monkeypatch):
     assert written == [longer.task.questions[2].id]
 
 
+def test_hints_that_other_tokens_end_are_other_hints(made, monkeypatch):
+    first = made(method="assist-cot", latent_paths=1).asked
+    assert all(asked.hint_tokens > 1 for asked in first)
+    monkeypatch.setattr(models.LanguageModel, "end_tokens", tuple(range(400)))  # all there are
+    again = made(method="assist-cot", latent_paths=1).asked
+    assert [asked.hint_tokens for asked in again] == [1] * len(again), "the first token ends each"
+
+
 def test_a_torn_line_of_hints_is_written_again(made, tmp_path):
     first = made(method="assist-cot", latent_paths=1).asked
     (path,) = (tmp_path / "cache" / "hints").iterdir()
