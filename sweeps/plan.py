@@ -28,8 +28,8 @@ _TRAINED = "trained-for-it"  # stands for a checkpoint that is not there yet
 @dataclass(frozen=True)
 class Job:
     """A piece of work of one process. kind: train, run or merge. folder: below the sweep's own. needs: ids of jobs that
-    come first. boxes: of a run, the largest last. part: questions from, below; None for all. models: what it loads. label:
-    what tells it apart from others of its kind."""
+    come first. boxes: of a run, most questions last. part: questions from, below; None for all. models: what it loads.
+    label: what tells it apart from others of its kind."""
 
     id: str
     kind: str
@@ -126,12 +126,13 @@ def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
     task = settings.get("task") or (Path(data).stem if data else "arithmetic")
     folder = f"runs/{settings['method']}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
-    boxes = largest((point.run.get("limit"), point.run["latent_paths"], point.run["samples"]) for point in points)
+    boxes = largest(map(box_of, points))
     whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings), label=told)
-    known = hashed([{key: value for key, value in settings.items() if key not in _CLASHES_WITH_NOTHING}, boxes[-1]])
-    if known not in checked:
-        config_of(whole, boxes[-1], trained=_TRAINED if needs else None).resolved()
-        checked.add(known)
+    for box in boxes:
+        known = hashed([{key: value for key, value in settings.items() if key not in _CLASHES_WITH_NOTHING}, box])
+        if known not in checked:
+            config_of(whole, box, trained=_TRAINED if needs else None).resolved()
+            checked.add(known)
     return whole
 
 
@@ -156,13 +157,18 @@ def config_of(job: Job, box: Box, *, trained: str | None) -> RunConfig:
     return RunConfig(**{**job.settings, **own, "limit": limit, "latent_paths": paths, "samples": samples})
 
 
+def box_of(point: Point) -> Box:
+    """How much of its run a point needs."""
+    return (point.run.get("limit"), point.run["latent_paths"], point.run["samples"])
+
+
 def largest(boxes: Iterable[Box]) -> tuple[Box, ...]:
-    """Those that no other holds, by rising size."""
+    """Those that no other holds, by rising number of questions: a run directory keeps the questions of the last."""
     front: list[Box] = []
     for box in sorted(set(boxes), key=_size, reverse=True):
         if not any(holds(other, box) for other in front):
             front.append(box)
-    return tuple(sorted(front, key=_volume))
+    return tuple(sorted(front, key=_size))
 
 
 def holds(outer: Box, inner: Box) -> bool:
@@ -178,10 +184,6 @@ def covers(drawn: Iterable[Box], wanted: Iterable[Box]) -> bool:
 
 def _size(box: Box) -> tuple[float, int, int]:
     return (math.inf if box[0] is None else box[0], box[1], box[2])
-
-
-def _volume(box: Box) -> tuple[float, tuple[float, int, int]]:
-    return math.prod(_size(box)), _size(box)
 
 
 def max_limit(boxes: Iterable[Box]) -> int | None:

@@ -10,11 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from scaling.config import (
+    DEFAULT_MODEL,
     DEFAULT_THINKER,
     OWN_LIMIT,
     PERTURBED,
@@ -40,6 +42,8 @@ _NO_PART = frozenset((*FREE, *SIZE))
 _ALWAYS = ("method", "latent_paths", "samples")  # said even at their default
 _CONTRASTIVE = ("contrastive", "contrastive_weight", "contrastive_temperature")
 _TRAINED_PATHS = TrainConfig.model_fields["latent_paths"].default
+_IDLE = object()
+_CONFIG = "config.json"  # of a thinker
 _PATHS, _SAMPLES = 8, RunConfig.model_fields["samples"].default
 
 
@@ -146,9 +150,19 @@ class _Maker:
         return self._checked[known]
 
     def _matches(self, run: Settings, train: Settings, rule: Mapping[str, Sequence[Any]]) -> bool:
-        settings = run | {f"{TRAIN}{key}": value for key, value in train.items()}
-        said = {key: value for key, value in settings.items() if value is not None}
-        return all(said.get(key, self._told[key]) in wanted for key, wanted in rule.items())
+        return all(self._seen(run, train, key) in wanted for key, wanted in rule.items())
+
+    def _seen(self, run: Settings, train: Settings, key: str) -> Any:
+        """A setting as rules see it: its default where nothing is said, `_IDLE` where the point has no use for it."""
+        method = run.get("method") or "softcot++"
+        if key.startswith(TRAIN):
+            name, value = key.removeprefix(TRAIN), train.get(key.removeprefix(TRAIN))
+            trained = self._has_training(run, method)
+            idle = not trained or name in idle_in_training(method, train.get("contrastive"))
+        else:
+            value = 1 if key == "samples" and run.get("temperature") == 0 else run.get(key)
+            idle = key in idle_options(method) or (key == "task" and value is None and run.get("data") is not None)
+        return _IDLE if idle else self._told[key] if value is None else value
 
     def point(self, settings: Settings, train_settings: Settings) -> Point:
         method = settings.get("method") or "softcot++"
@@ -157,7 +171,7 @@ class _Maker:
         trained = self._has_training(run, method)
         run = self._sized(run, method, train_settings.get("latent_paths", _PATHS) if trained else None)
         train, training = self._training(train_settings, run, method) if trained else (None, None)
-        if train is not None and method == "softcot++":
+        if method == "softcot++":
             _refuse_too_many(run, train)
         kept = {key: value for key, value in run.items() if key in _ALWAYS or value != self._defaults[key]}
         _place(kept)
@@ -199,6 +213,7 @@ class _Maker:
         known = (method, *map(run.get, INHERITED), *settings.items())
         if known not in self._trainings:
             train = self._trained({key: run[key] for key in INHERITED if run.get(key) is not None} | settings, method)
+            _refuse_tested(dict(run), train)
             decides = TrainConfig(**train).resolved().model_dump(mode="json", exclude=set(TRAIN_FREE))
             changed = {key: value for key, value in decides.items() if value != self._defaults[f"{TRAIN}{key}"]}
             self._trainings[known] = (train, hashed(changed))
@@ -236,19 +251,48 @@ def _paths_of(thinker: str | None) -> int:
     if thinker in (None, DEFAULT_THINKER, UNTRAINED):
         return _PATHS
     try:
-        return int(json.loads((Path(str(thinker)) / "config.json").read_bytes())["num_paths"])
+        return int(json.loads((Path(str(thinker)) / _CONFIG).read_bytes())["num_paths"])
     except (OSError, ValueError, TypeError, KeyError):
         raise UsageError(
             f"how many latent paths the thinker {thinker} has cannot be read here: add `latent_paths` under `run`."
         ) from None
 
 
-def _refuse_too_many(run: Settings, train: Settings) -> None:
-    trained = train.get("latent_paths", _TRAINED_PATHS)
-    if run["latent_paths"] > trained:
+def _refuse_too_many(run: Settings, train: Settings | None) -> None:
+    """Raises UsageError where a thinker has fewer paths than are asked for; one that is not here yet is not looked at."""
+    if train is not None:
+        has = train.get("latent_paths", _TRAINED_PATHS)
+        whose, todo = f"{has} are trained", f"add `latent_paths: {run['latent_paths']}` under `train`"
+    else:
+        thinker = run.get("thinker") or (DEFAULT_THINKER if _is_bundled(run) else UNTRAINED)
+        has = _paths_here(thinker)
+        whose, todo = f"the thinker {thinker} has {has}", "train one with a part `train`"
+    if has and run["latent_paths"] > has:
         raise UsageError(
-            f"`latent_paths` {run['latent_paths']} needs a thinker with as many paths, and {trained} are trained: add "
-            f"`latent_paths: {run['latent_paths']}` under `train`, or lower the axis."
+            f"`latent_paths` {run['latent_paths']} needs a thinker with as many paths, and {whose}: {todo}, or lower the "
+            f"axis."
+        )
+
+
+@cache
+def _paths_here(thinker: str) -> int | None:
+    """Latent paths of a thinker that is here; None for any other, and for an untrained one, which has what is asked."""
+    there = thinker == DEFAULT_THINKER or (Path(thinker) / _CONFIG).is_file()
+    return _paths_of(thinker) if there and thinker != UNTRAINED else None
+
+
+def _is_bundled(run: Settings) -> bool:
+    return all((run.get(role) or DEFAULT_MODEL) == DEFAULT_MODEL for role in ("backbone", "assistant"))
+
+
+def _refuse_tested(run: Settings, train: Settings) -> None:
+    """Raises UsageError where a training would learn from the very file that the run is tested on: a file has no splits."""
+    _place(run)
+    data = train.get("data")
+    if data and data == run.get("data") and Path(data).is_file():
+        raise UsageError(
+            f"`data` {data} is a file, which trainings would learn from and runs be tested on: give a folder with "
+            f"train.jsonl and test.jsonl, or another file as `data` under `train`."
         )
 
 

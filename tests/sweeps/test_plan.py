@@ -170,7 +170,16 @@ def test_a_job_survives_json():
 def test_a_hundred_thousand_points_are_five_hundred_runs():
     seeds, axis = list(range(100)), list(range(1, 16))
     plan = planned(
-        axes={"seed": seeds, "latent_paths": axis, "samples": axis, "temperature": [0.2, 0.4, 0.6, 0.8, 1.0]}
+        run={"thinker": "untrained"},
+        axes={"seed": seeds, "latent_paths": axis, "samples": axis, "temperature": [0.2, 0.4, 0.6, 0.8, 1.0]},
     )
     assert len(plan.points) == 100 * 15 * 15 * 5 == 112_500
     assert len(plan.jobs) == 500
+
+
+@settings(deadline=None)
+@given(BOXES)
+def test_the_box_with_most_questions_is_drawn_last(boxes):
+    """A run directory keeps the questions of what was drawn last."""
+    last = largest(boxes)[-1]
+    assert all(last[0] is None or (box[0] is not None and box[0] <= last[0]) for box in boxes)

@@ -299,3 +299,57 @@ def test_paths_are_told_apart_by_their_last_parts_as_many_as_it_takes():
         found = points(run={"method": "cot"}, axes={"backbone": paths})
         told = Words(found)
         assert [told.of("backbone", point.run["backbone"]) for point in found] == words
+
+
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        ({"latent_paths": 8, "samples": 8}, {"cot"}),
+        ({"latent_paths": 8}, {"cot"}),
+        ({"train.contrastive": "view"}, {"cot", "softcot++"}),
+        ({"samples": 1}, {"cot", "softcot++"}),
+    ],
+    ids=str,
+)
+def test_an_exclusion_does_not_see_what_a_point_has_no_use_for(rule, left):
+    axes = {"method": ["cot", "softcot++"], "latent_paths": [8], "samples": [8], "seed": [0]}
+    assert {point.run["method"] for point in points(axes=axes, exclude=[rule])} == left
+
+
+def test_an_exclusion_of_the_generated_task_spares_files(tmp_path):
+    axes = {"method": ["cot"], "data": [str(tmp_path / "mine.jsonl"), None]}
+    (kept,) = points(axes=axes, exclude=[{"task": "arithmetic"}])
+    assert kept.run["data"] == str(tmp_path / "mine.jsonl")
+
+
+def test_greedy_decoding_is_excluded_as_one_sample():
+    axes = {"method": ["cot"], "temperature": [0.0, 1.0], "samples": [4]}
+    (kept,) = points(axes=axes, exclude=[{"samples": 1}])
+    assert kept.run["temperature"] == 1.0
+
+
+def test_no_training_learns_from_the_file_that_is_tested(tmp_path):
+    file, other, folder = tmp_path / "mine.jsonl", tmp_path / "other.jsonl", tmp_path / "folder"
+    file.touch()
+    other.touch()
+    folder.mkdir()
+    with pytest.raises(UsageError, match=r"mine\.jsonl is a file, which trainings would learn from"):
+        points(run={"method": "softcot", "data": str(file)}, train={})
+    with pytest.raises(UsageError, match="give a folder with"):
+        points(run={"method": "softcot", "data": str(file)}, train={"data": str(file)})
+    assert points(run={"method": "softcot", "data": str(file)}, train={"data": str(other)})
+    assert points(run={"method": "softcot", "data": str(folder)}, train={})
+    assert points(run={"method": "cot", "data": str(file)}, train={})
+
+
+def test_a_thinker_with_too_few_paths_is_known_before_anything_runs(tmp_path):
+    with pytest.raises(UsageError, match=r"`latent_paths` 16 needs .* the thinker trained-default has 8"):
+        points(axes={"latent_paths": [1, 16]})
+    (tmp_path / "config.json").write_text('{"num_paths": 3}')
+    own = {"method": "softcot++", "thinker": str(tmp_path)}
+    assert only(**own, latent_paths=3)
+    with pytest.raises(UsageError, match="has 3"):
+        only(**own, latent_paths=4)
+    assert only(latent_paths=16, thinker="untrained")
+    assert only(latent_paths=16, backbone="another/model"), "without a trained thinker, it is untrained"
+    assert only(latent_paths=16, method="softcot-p"), "drawn around one thought"
