@@ -182,7 +182,7 @@ def report(
 
         sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
         entries = sweep.entries()
-        groups = reports(sweep.plan, sweep.done(entries), sweep.root, by=by or [])
+        groups = reports(sweep.plan, sweep.held(entries), sweep.root, by=by or [])
         pages = write_reports(groups, sweep.root, context.args)
         sweep.results(entries)
         for name, page in pages.items():

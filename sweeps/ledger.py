@@ -122,14 +122,15 @@ class Ledger:
         if before is None or before["job"] == text:
             return
         db.execute("UPDATE jobs SET job = ? WHERE id = ?", (text, job.id))
-        if before["state"] == FAILED or (before["state"] == DONE and not _covers(before["covered"], job)):
+        mended = before["state"] == FAILED and _unnamed(before["job"]) != _unnamed(text)
+        if mended or (before["state"] == DONE and not _covers(before["covered"], job)):
             db.execute("UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE id = ?", (PENDING, job.id))
 
     def redo(self, jobs: Sequence[Job]) -> None:
         """Jobs that were done are pending again, as what they made is no longer there."""
         with self._transaction() as db:
             db.executemany(
-                "UPDATE jobs SET state = ?, covered = NULL WHERE id = ? AND state = ?",
+                "UPDATE jobs SET state = ?, covered = NULL, mark = NULL WHERE id = ? AND state = ?",
                 [(PENDING, job.id, DONE) for job in jobs],
             )
 
@@ -160,7 +161,8 @@ class Ledger:
                 return None
             job = Job.from_json(json.loads(row["job"]))
             db.execute(
-                "UPDATE jobs SET state = ?, owner = ?, lease = ?, started = ?, progress = NULL, mark = ? WHERE id = ?",
+                "UPDATE jobs SET state = ?, owner = ?, lease = ?, started = ?, progress = NULL,"
+                " mark = MAX(COALESCE(mark, 0), ?) WHERE id = ?",
                 (RUNNING, owner, now + LEASE, now, self._mark(job), job.id),
             )
             return job
@@ -229,14 +231,15 @@ class Ledger:
 
     def _lose(self, db: sqlite3.Connection, gone: Sequence[sqlite3.Row], reason: str) -> None:
         for row in gone:
-            further = self._mark(Job.from_json(json.loads(row["job"]))) != row["mark"]
-            losses = 1 if further else row["losses"] + 1
+            mark = self._mark(Job.from_json(json.loads(row["job"])))
+            losses = 1 if mark > row["mark"] else row["losses"] + 1
             self._end(db, row, FAILED if losses > _LOSSES else PENDING, reason, seen=row["lease"] - LEASE)
-            db.execute("UPDATE jobs SET losses = ? WHERE id = ?", (losses, row["id"]))
+            db.execute("UPDATE jobs SET losses = ?, mark = MAX(mark, ?) WHERE id = ?", (losses, mark, row["id"]))
 
     def _mark(self, job: Job) -> int:
-        """Bytes of what the job has written line by line: more of them mean that it got further."""
-        return sum(file.stat().st_size for file in (self._folder / job.folder).glob("*.jsonl"))
+        """Lines that the job has written: more than ever mean that it got further. Not bytes, as a training that goes on
+        from an earlier step writes its lines again, with other times."""
+        return sum(file.read_bytes().count(b"\n") for file in (self._folder / job.folder).glob("*.jsonl"))
 
     def _own(self, db: sqlite3.Connection, job: Job, owner: str) -> sqlite3.Row | None:
         found: sqlite3.Row | None = db.execute(
@@ -295,6 +298,11 @@ class Ledger:
 def _covers(covered: str | None, job: Job) -> bool:
     """Whether what was drawn holds all that the job is to draw now; jobs without boxes are as they were."""
     return covers(_boxes(covered), job.boxes)
+
+
+def _unnamed(text: str) -> dict[str, Any]:
+    """A job without its label, which changes with the grid around it."""
+    return {**json.loads(text), "label": ""}
 
 
 def _boxes(text: str | None) -> tuple[Box, ...]:

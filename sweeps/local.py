@@ -96,7 +96,16 @@ class _Worker:
         self._owner = f"{os.uname().nodename}:{os.getpid()}:{self._number}:{time.time_ns()}"
         self._born = time.monotonic()
         driver = str(os.getpid())
-        command = [sys.executable, "-m", "sweeps.worker", str(self._root), self._owner, str(self._retries), driver]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "sweeps.worker",
+            str(self._root),
+            self._owner,
+            str(self._retries),
+            driver,
+        ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True

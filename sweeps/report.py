@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from scaling.errors import UsageError, nearest
 from scaling.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
 from scaling.names import called
 from sweeps.plan import Box, Job, Plan
-from sweeps.points import Point
+from sweeps.points import SIZE, Point
 from sweeps.results import TABLE, serving
 from sweeps.words import Words, axes_of, value_of, varied
 
@@ -24,14 +24,15 @@ _SEEDS = ("seed", "train.seed")
 _NO_NAMES = ("method", "latent_paths", "samples", "limit", *_SEEDS, "control", "shots", *_OF_QUESTIONS)
 
 
-def reports(plan: Plan, done: Collection[str], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:
-    """The arguments of `scale-report` for each report, by its name. by: settings of which every value has its own report.
+def reports(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:
+    """The arguments of `scale-report` for each report, by its name. held: what can be read, by id of the job. by: settings
+    of which every value has its own report.
 
     Raises UsageError for a setting that is not varied, and where no run is done.
     """
     keys = varied(plan.points)
     for key in by:
-        if key not in keys or key in ("latent_paths", "samples"):
+        if key not in keys or key in SIZE:
             raise UsageError(f"`--by` {key} is no axis of runs here ({', '.join(keys)}).{nearest(key, keys)}")
     apart = [key for key in dict.fromkeys([*_OF_QUESTIONS, *by]) if key in keys]
     words = Words(plan.points)
@@ -41,26 +42,35 @@ def reports(plan: Plan, done: Collection[str], root: Path, *, by: Sequence[str])
         first.setdefault(plan.serves[point.id], point)
     groups: dict[str, list[str]] = {}
     for job in serving(plan):
-        if job.id in done:
+        if job.id in held:
             point = first[job.id]
             name = words.label(point, apart) or plan.file.name
-            groups.setdefault(name, []).extend(_named(job, root, words.label(point, telling)))
+            groups.setdefault(name, []).extend(_named(job, held[job.id], root, words.label(point, telling)))
     if not groups:
         raise UsageError("no run of this sweep is done yet: `scale-sweep run` goes on with it")
     return groups
 
 
-def _named(job: Job, root: Path, told: str) -> list[str]:
-    """NAME=FOLDER of a run; where it holds several boxes, of a view of each. told: what tells its name apart."""
+def _named(job: Job, boxes: Sequence[Box], root: Path, told: str) -> list[str]:
+    """NAME=FOLDER of each box of a run, of a view where the run holds more. told: what tells its name apart."""
     found = []
-    for box in job.boxes:
+    for box in boxes:
         _, paths, samples = box
         base = called({**job.settings, "latent_paths": paths, "samples": samples})
-        size = [f"{paths} x {samples}"] if len(job.boxes) > 1 else []
+        size = [f"{paths} x {samples}"] if len(boxes) > 1 else []
         extra = [*size, *([told] if told else [])]
-        folder = _view(job, box, root) if len(job.boxes) > 1 else root / job.folder
+        folder = root / job.folder if _is_all(root / job.folder, box) else _view(job, box, root)
         found.append(f"{base} ({', '.join(extra)})={folder}" if extra else f"{base}={folder}")
     return found
+
+
+def _is_all(folder: Path, box: Box) -> bool:
+    """Whether a run directory shows this box, and no more. One that cannot be read is left for the report to refuse."""
+    try:
+        config = json.loads((folder / RUN).read_bytes())["config"]
+        return (config["limit"], config["latent_paths"] or 1, config["samples"]) == box
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def _view(job: Job, box: Box, root: Path) -> Path:
@@ -87,7 +97,7 @@ def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[st
     pages = {}
     for name, runs in groups.items():
         folder = root / "report" / name.replace("/", "-").replace(", ", "-").replace(" ", "-")
-        command = [sys.executable, "-m", "analysis", *runs, "--out", str(folder), *options]
+        command = [sys.executable, "-P", "-m", "analysis", *runs, "--out", str(folder), *options]
         if subprocess.run(command).returncode:
             raise UsageError(f"`scale-report` made no report of {name}; the reason stands above")
         pages[name] = folder / "report.html"
@@ -102,7 +112,7 @@ def draw_axes(plan: Plan, root: Path) -> list[Path]:
         return []
     folder = root / "report" / "axes"
     given = [text for key in axes for text in ("--across" if key in across else "--apart", key)]
-    command = [sys.executable, "-m", "analysis.points", str(root / TABLE), *given, "--out", str(folder)]
+    command = [sys.executable, "-P", "-m", "analysis.points", str(root / TABLE), *given, "--out", str(folder)]
     if subprocess.run(command).returncode:
         raise UsageError("the figures of the axes could not be drawn; the reason stands above")
     return [path for key in across if (path := folder / f"accuracy-{key}.svg").is_file()]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from scaling.journal import SAMPLES, load, load_questions
+from scaling.errors import UsageError
+from scaling.journal import QUESTIONS, SAMPLES, load, load_questions
 from scaling.summary import summarise
 from sweeps.files import write_whole
-from sweeps.plan import Job, Plan
+from sweeps.plan import Box, Job, Plan, box_of, covers
 from sweeps.points import Point
 from sweeps.words import value_of, varied
 
@@ -23,24 +26,31 @@ FIGURES = (
 )
 
 
-def results(plan: Plan, done: Collection[str], root: Path) -> dict[str, dict[str, Any]]:
-    """Figures by id of every point whose job is done. They are kept in points.json, and worked out anew where the journal
-    is another one than before."""
+def results(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path) -> dict[str, dict[str, Any]]:
+    """Figures by id of every point that is drawn. held: what can be read, by id of the job. They are kept in points.json,
+    and worked out anew where the journal is another one than before. What cannot be read is told, and left out."""
     known = _read(root / RESULTS)
     found: dict[str, dict[str, Any]] = {}
     missing: dict[str, list[Point]] = {}
-    sizes = {job.id: _size(root / job.folder) for job in serving(plan) if job.id in done}
+    sizes = {job.id: _size(root / job.folder) for job in serving(plan) if job.id in held}
     for point in plan.points:
         name = plan.serves[point.id]
-        if name in sizes and known.get(point.id, {}).get("bytes") == sizes[name]:
+        if name not in held or not covers(held[name], [box_of(point)]):
+            continue
+        if known.get(point.id, {}).get("bytes") == sizes[name]:
             found[point.id] = known[point.id]
-        elif name in sizes:
+        else:
             missing.setdefault(name, []).append(point)
     folders = {job.id: root / job.folder for job in plan.jobs}
     for name, points in missing.items():
-        found |= {key: own | {"bytes": sizes[name]} for key, own in _figures(points, folders[name]).items()}
+        try:
+            found |= {key: own | {"bytes": sizes[name]} for key, own in _figures(points, folders[name]).items()}
+        except UsageError as error:
+            todo = f"delete {folders[name]}, and `scale-sweep run` makes it again"
+            print(f"scale-sweep: {error}; {todo}", file=sys.stderr)
     if missing:
-        write_whole(root / RESULTS, json.dumps(known | found, indent=1) + "\n")
+        with suppress(OSError):  # it can be worked out again
+            write_whole(root / RESULTS, json.dumps(known | found, indent=1) + "\n")
     return found
 
 
@@ -57,6 +67,12 @@ def _size(folder: Path) -> int:
     """Bytes of the journal."""
     journal = folder / SAMPLES
     return journal.stat().st_size if journal.is_file() else 0
+
+
+def num_asked(folder: Path) -> int:
+    """Questions of a run directory."""
+    path = folder / QUESTIONS
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def _figures(points: Sequence[Point], folder: Path) -> dict[str, dict[str, Any]]:

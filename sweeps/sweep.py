@@ -8,20 +8,22 @@ SWEEP/grid.json      the grid, read and changed as asked          SWEEP/runs/   
 from __future__ import annotations
 
 import json
+import sqlite3
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaling.errors import UsageError
-from scaling.journal import RUN
+from scaling.journal import RUN, SAMPLES
 from sweeps.expect import PROBES, RATES, Expected, expected, rates_of
 from sweeps.files import write_whole
 from sweeps.grid import GridFile, read_grid
 from sweeps.ledger import DONE, LEDGER, Entry, Ledger
-from sweeps.plan import Job, Plan, covers, plan_of
+from sweeps.plan import Box, Job, Plan, covers, plan_of
 from sweeps.points import points_of
-from sweeps.results import results, write_table
+from sweeps.results import TABLE, num_asked, results, serving, write_table
 
 GRID = "grid.json"
 
@@ -50,13 +52,19 @@ class Sweep:
             file = GridFile(**json.loads((root / GRID).read_text()))
         except OSError:
             raise UsageError(f"{root} holds no sweep yet: begin it with `scale-sweep run {name}`") from None
-        except ValueError:
+        except (ValueError, TypeError):
             raise UsageError(f"{root / GRID} is damaged: `scale-sweep run` with the grid file writes it anew") from None
         return cls(plan_of(file, points_of(file)), root)
 
     def begin(self) -> None:
         """Makes the folder, and the plan's jobs the ledger's. Raises UsageError where the folder holds something else."""
-        self._refuse_foreign()
+        self.refuse_foreign()
+        try:
+            self._take()
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(f"`--out` {self.root} cannot be written ({error}): give a folder that can.") from None
+
+    def _take(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.root)  # first, as it says whose folder this is
         try:
@@ -66,12 +74,14 @@ class Sweep:
             ledger.close()
         write_whole(self.root / GRID, self.plan.file.model_dump_json(indent=1) + "\n")
 
-    def _refuse_foreign(self) -> None:
+    def refuse_foreign(self) -> None:
+        """Raises UsageError where something else stands in the place of the sweep's folder, or in it."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"`--out` {self.root} is a file, and a sweep needs a folder: give another name.")
+        # first what is there and then whose it is, as another process may begin the same sweep now
+        found = sorted(entry.name for entry in self.root.iterdir()) if self.root.is_dir() else []
         ours = any((self.root / name).is_file() for name in (LEDGER, GRID))
-        found = [] if ours or not self.root.is_dir() else sorted(entry.name for entry in self.root.iterdir())
-        if foreign := [name for name in found if name not in (RATES, PROBES)]:
+        if foreign := [name for name in found if not ours and name not in (RATES, PROBES)]:
             raise UsageError(f"`--out` {self.root} is not empty ({foreign[0]}) and holds no sweep; choose another")
 
     def _gone(self, entries: Sequence[Entry]) -> list[Job]:
@@ -79,7 +89,9 @@ class Sweep:
         needed, gone = set(self.plan.serves.values()), []
         for entry in reversed(entries):
             job, folder = entry.job, self.root / entry.job.folder
-            there = folder.is_dir() if job.kind == "train" else (folder / RUN).is_file()
+            there = (
+                folder.is_dir() if job.kind == "train" else all((folder / name).is_file() for name in (RUN, SAMPLES))
+            )
             lost = entry.state == DONE and job.id in needed and not there
             if lost:
                 gone.append(job)
@@ -107,8 +119,28 @@ class Sweep:
         held = {entry.job.id: entry.job for entry in entries if entry.state == DONE}
         return {job.id for job in self.plan.jobs if job.id in held and covers(held[job.id].boxes, job.boxes)}
 
+    def held(self, entries: Sequence[Entry]) -> dict[str, Sequence[Box]]:
+        """What can be read of each job that serves points, by its id: all that the plan wants of one that is done, of
+        another one what it had drawn before it was to draw more."""
+        done = self.done(entries)
+        covered = {entry.job.id: entry.covered for entry in entries}
+        found: dict[str, Sequence[Box]] = {}
+        for job in serving(self.plan):
+            boxes = job.boxes if job.id in done else self._still_there(job, covered.get(job.id, ()))
+            found |= {job.id: boxes} if boxes else {}
+        return found
+
+    def _still_there(self, job: Job, drawn: Sequence[Box]) -> Sequence[Box]:
+        """Those boxes of which the run's folder has every question: while one with fewer is drawn it has theirs alone."""
+        asked = num_asked(self.root / job.folder) if drawn else 0
+        limited = any(limit is not None for limit, _, _ in job.boxes)
+        return [box for box in drawn if (asked and not limited if box[0] is None else box[0] <= asked)]
+
     def results(self, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-        """Figures by point, and points.csv written anew."""
-        found = results(self.plan, self.done(entries), self.root)
-        write_table(self.plan, found, self.root)
+        """Figures by point, and points.csv written anew, where the folder can be written."""
+        found = results(self.plan, self.held(entries), self.root)
+        try:
+            write_table(self.plan, found, self.root)
+        except OSError as error:
+            print(f"scale-sweep: {TABLE} is not written: {error}", file=sys.stderr)
         return found

@@ -133,6 +133,8 @@ def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
     parts = [part for part in parts if (part / RUN).is_file()]
     merge(parts, new)
     summary = _summary_of(parts, new, folder)
+    if (folder / RUN).is_file():
+        _keep(folder, new)
     if folder.exists():
         os.replace(folder, old)
     os.replace(new, folder)
@@ -164,6 +166,16 @@ def _summary_of(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]
     with Journal.open(merged, config=config, environment=run["environment"], questions=questions) as journal:
         journal.write_summary(summary)
     return summary
+
+
+def _keep(before: Path, merged: Path) -> None:
+    """Adds the completions that the run held and its parts do not, as of one that was drawn whole and is split now."""
+    run = load(merged)[0]
+    given = {"config": run["config"], "environment": run["environment"], "questions": load_questions(merged)}
+    with Journal.open(merged, **given) as journal:
+        for completion in load(before)[1]:
+            if completion.key not in journal.completions:
+                journal.append(completion)
 
 
 def _together(key: str, values: list[Any]) -> Any:

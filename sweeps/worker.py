@@ -67,6 +67,13 @@ class Pulse:
             raise KeyboardInterrupt
 
     def _beat(self) -> None:
+        try:
+            self._renew()
+        except Exception:  # a ledger that cannot be reached: the lease ends, and the job is somebody else's
+            traceback.print_exc()
+            self._stopped = True
+
+    def _renew(self) -> None:
         book, last = self._book(), 0.0
         sent: dict[str, Any] = {}
         while not self._over.wait(_LOOK):

@@ -306,3 +306,42 @@ def test_thousands_of_jobs_that_wait_do_not_slow_a_claim(book):
         book._db.set_progress_handler(None, 0)
         steps.append(counted)
     assert steps[1] < 3 * steps[0]
+
+
+def test_lines_that_are_written_again_are_no_progress(book, tmp_path):
+    """A training goes on from its last checkpoint and writes the same steps again, with other times, hence other bytes."""
+    book.take([a_job("a")])
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    for number in range(ledger_module._LOSSES + 2):
+        if states(book) == {"a": FAILED}:
+            break
+        book.claim("x")
+        (folder / "metrics.jsonl").write_text(
+            "".join(f"{'9' * (number % 7)}{step}\n" for step in range(3 - number % 2))
+        )
+        book.lost("x")
+    assert states(book) == {"a": FAILED}
+
+
+def test_what_was_deleted_may_be_written_again_from_its_start(book, tmp_path):
+    book.take([a_job("a")])
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    (folder / "samples.jsonl").write_text("line\n" * 9)
+    job = book.claim("x")
+    book.done(job, "x", {})
+    (folder / "samples.jsonl").unlink()
+    book.redo([job])
+    for number in range(ledger_module._LOSSES + 5):
+        book.claim("x")
+        (folder / "samples.jsonl").write_text("line\n" * number)
+        book.lost("x")
+    assert states(book) == {"a": PENDING}
+
+
+def test_a_failed_job_of_another_name_is_not_tried_again(book):
+    book.take([a_job("a")])
+    book.failed(book.claim("x"), "x", "never", again=False)
+    book.take([replace(a_job("a"), label="seed 0")])
+    assert states(book) == {"a": FAILED}

@@ -8,12 +8,12 @@ import pytest
 
 from scaling.errors import UsageError
 from scaling.journal import load
-from sweeps.report import draw_axes, reports
+from sweeps.report import draw_axes, reports, write_reports
 
 
 def given(sweep, **options):
-    done = [job.id for job in sweep.plan.jobs]
-    return reports(sweep.plan, done, sweep.root, by=options.get("by", []))
+    held = {job.id: job.boxes for job in sweep.plan.jobs}
+    return reports(sweep.plan, held, sweep.root, by=options.get("by", []))
 
 
 def names(runs):
@@ -66,10 +66,10 @@ def test_settings_that_are_mappings_are_no_axis_of_a_figure(planned, tiny):
 def test_a_run_that_is_not_done_is_left_out_and_none_is_an_error(planned, tiny):
     sweep = planned(run=tiny, axes={"method": ["cot"], "seed": [0, 1]})
     first, _ = sweep.plan.jobs
-    (runs,) = reports(sweep.plan, [first.id], sweep.root, by=[]).values()
+    (runs,) = reports(sweep.plan, {first.id: first.boxes}, sweep.root, by=[]).values()
     assert runs == [f"CoT-SC={sweep.root / first.folder}"]
     with pytest.raises(UsageError, match="no run of this sweep is done yet"):
-        reports(sweep.plan, [], sweep.root, by=[])
+        reports(sweep.plan, {}, sweep.root, by=[])
 
 
 def test_a_run_of_several_boxes_is_shown_as_each(planned, drain, tiny):
@@ -83,3 +83,31 @@ def test_a_run_of_several_boxes_is_shown_as_each(planned, drain, tiny):
         assert f"{size[0]} x {size[1]}" in name
         keys = {(c.path, c.sample) for c in completions if c.path < size[0] and c.sample < size[1]}
         assert len(keys) == size[0] * size[1]
+
+
+def test_a_run_that_holds_more_than_is_asked_for_is_shown_as_what_is_asked_for(planned, drain, tiny):
+    drain(planned(run=tiny | {"limit": 4}, axes={"method": ["cot"], "samples": [3]}))
+    smaller = planned(run=tiny | {"limit": 2}, axes={"method": ["cot"], "samples": [1]})
+    drain(smaller)
+    (runs,) = given(smaller).values()
+    (folder,) = (Path(run.partition("=")[2]) for run in runs)
+    assert names(runs) == ["CoT"]
+    config = load(folder)[0]["config"]
+    assert (config["limit"], config["samples"]) == (2, 1)
+    assert len((folder / "questions.jsonl").read_text().splitlines()) == 2
+
+
+def test_questions_are_no_values_that_have_reports(planned, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"], "limit": [2, 4]})
+    with pytest.raises(UsageError, match="`--by` limit is no axis of runs"):
+        given(sweep, by=["limit"])
+
+
+def test_files_of_the_user_are_not_taken_for_ours(planned, drain, tiny, tmp_path, monkeypatch):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    drain(sweep)
+    monkeypatch.chdir(tmp_path)
+    for name in ("analysis", "scaling", "sweeps"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a script of the user')")
+    (page,) = write_reports(given(sweep), sweep.root, []).values()
+    assert page.is_file()

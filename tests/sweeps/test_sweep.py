@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -386,3 +387,102 @@ def test_the_ledger_of_a_sweep_outlives_a_damaged_grid(planned, drain, tiny):
     sweep.begin()
     assert states(sweep) == [DONE]
     assert not Ledger(sweep.root).unfinished()
+
+
+def test_a_box_with_fewer_questions_hides_none_of_another(planned, drain, tiny):
+    sizes = [{"limit": 5, "samples": 1}, {"limit": 2, "samples": 6}]
+    sweep = planned(run=tiny | {"method": "cot"}, axes={"size": sizes})
+    drain(sweep)
+    found = sweep.results(sweep.entries())
+    told = {point.run["limit"]: found[point.id]["num_completions"] for point in sweep.plan.points}
+    assert told == {5: 5, 2: 12}
+
+
+@pytest.mark.parametrize("grown", [{"samples": [1, 3]}, {"samples": [1], "limit": [2, 6]}], ids=str)
+def test_what_was_drawn_is_told_while_a_run_is_still_to_grow(planned, drain, tiny, grown):
+    sweep = planned(run=tiny, axes={"method": ["cot"], "samples": [1]})
+    drain(sweep)
+    before = sweep.results(sweep.entries())
+    larger = planned(run=tiny, axes={"method": ["cot"], **grown})
+    larger.begin()
+    assert states(larger) == [PENDING]
+    assert larger.results(larger.entries()) == before
+    assert larger.held(larger.entries()) == {larger.plan.jobs[0].id: [(2, 1, 1)]}
+    assert len(larger.plan.points) == 2
+
+
+def test_what_another_box_has_cut_is_not_told(planned, drain, tiny):
+    sweep = planned(run=tiny | {"limit": 6}, axes={"method": ["cot"], "samples": [1]})
+    drain(sweep)
+    larger = planned(run=tiny | {"limit": 6}, axes={"method": ["cot"], "samples": [1, 3]})
+    larger.begin()
+    questions = larger.root / larger.plan.jobs[0].folder / "questions.jsonl"
+    questions.write_text("".join(questions.read_text().splitlines(keepends=True)[:2]))
+    assert larger.held(larger.entries()) == {}
+
+
+def test_a_run_drawn_whole_keeps_what_its_parts_do_not_hold(planned, drain, tiny, samples):
+    whole = planned(run=tiny | {"limit": 6}, axes={"method": ["cot"], "samples": [2]})
+    drain(whole)
+    (job,) = whole.plan.jobs
+    before = samples(whole.root / job.folder)
+    drain(planned(run=tiny | {"limit": 4}, axes={"method": ["cot"], "samples": [3]}, shard=2))
+    after = samples(whole.root / job.folder)
+    assert len(before) == 12
+    assert len(after) == 4 * 3 + 2 * 2
+    assert {key: after[key] for key in before} == before
+
+
+def test_a_sweep_that_another_process_begins_at_the_same_time_is_no_foreign_folder(planned, tiny, monkeypatch):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    sweep.root.mkdir()
+    listed = type(sweep.root).iterdir
+
+    def meanwhile(folder):
+        Ledger(sweep.root).close()
+        return listed(folder)
+
+    monkeypatch.setattr(type(sweep.root), "iterdir", meanwhile)
+    sweep.refuse_foreign()
+
+
+@pytest.mark.parametrize("damage", ["deleted", "damaged", "samples deleted"])
+def test_a_run_that_cannot_be_read_takes_no_other_with_it(planned, drain, tiny, capsys, counted, damage):
+    sweep = planned(run=tiny, axes={"method": ["cot"], "seed": [0, 1]})
+    drain(sweep)
+    before = sweep.results(sweep.entries())
+    (sweep.root / "points.json").unlink()
+    folder = sweep.root / sweep.plan.jobs[0].folder
+    if damage == "deleted":
+        shutil.rmtree(folder)
+    elif damage == "damaged":
+        (folder / "samples.jsonl").write_text("garbage\n" + (folder / "samples.jsonl").read_text())
+    else:
+        (folder / "samples.jsonl").unlink()
+    found = sweep.results(sweep.entries())
+    other = sweep.plan.points[1].id
+    assert found[other] == before[other]
+    if damage != "samples deleted":
+        assert sweep.plan.points[0].id not in found
+        assert f"delete {folder}, and `scale-sweep run` makes it again" in capsys.readouterr().err
+    del counted[:]
+    if damage == "damaged":
+        shutil.rmtree(folder)
+    drain(sweep)
+    assert counted == [sweep.plan.jobs[0].id]
+    assert sweep.results(sweep.entries()) == before
+
+
+def test_a_folder_that_cannot_be_made_is_told(planned, tiny, tmp_path):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written"):
+        replace(sweep, root=tmp_path / "file" / "sweep").begin()
+
+
+def test_a_grid_that_is_no_mapping_is_damaged(planned, drain, tiny):
+    sweep = planned(run=tiny, axes={"method": ["cot"]})
+    drain(sweep)
+    (sweep.root / "grid.json").write_text("[]")
+    with pytest.raises(UsageError, match="is damaged"):
+        Sweep.begun(str(sweep.root), scale=None, changes=[], out=None)

@@ -9,7 +9,7 @@ import pytest
 from scaling.engines import vllm_process
 from sweeps import work as carrying_out
 from sweeps.plan import Job
-from sweeps.worker import work
+from sweeps.worker import Pulse, work
 
 
 class Book:
@@ -112,3 +112,17 @@ def test_a_worker_whose_job_was_taken_goes_on_with_another(monkeypatch):
     monkeypatch.setattr(carrying_out, "perform", told)
     work(lambda: book, "here", root=None)
     assert book.ended == ["second"]
+
+
+def test_a_job_whose_lease_cannot_be_renewed_is_left():
+    """Its lease ends, and another worker gets it: two would write into one folder."""
+
+    class Gone(Book):
+        def renew(self, job, owner, progress):  # noqa: ARG002
+            raise OSError("the ledger is away")
+
+    with Pulse(lambda: Gone([]), job("a"), "me", lambda: True) as pulse:
+        pulse._thread.join(30)
+        with pytest.raises(KeyboardInterrupt):
+            pulse.tell({})
+    assert pulse.taken
