@@ -17,6 +17,10 @@ class InUse(UsageError):
     """Another process has it at this moment; later it may be free."""
 
 
+class MayPass(UsageError):
+    """What was relied on is away, such as a server: the same command may work later without any change."""
+
+
 class Interrupted(Exception):
     """The user stopped a run; what had finished is in its journal. The message says how to continue. Exit code 130."""
 

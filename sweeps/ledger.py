@@ -191,14 +191,16 @@ class Ledger:
             )
             return not grown
 
-    def failed(self, job: Job, owner: str, reason: str, *, again: bool) -> None:
-        """The job failed. again: whether another attempt could end differently."""
+    def failed(self, job: Job, owner: str, reason: str, *, again: bool, wait: float = 0.0) -> None:
+        """The job failed. again: whether another attempt could end differently. wait: seconds before it is made."""
         with self._transaction() as db:
             row = self._own(db, job, owner)
             if row is not None:
                 retry = again and row["attempts"] < self._retries
                 self._end(db, row, PENDING if retry else FAILED, reason)
-                db.execute("UPDATE jobs SET attempts = attempts + 1 WHERE id = ?", (job.id,))
+                db.execute(
+                    "UPDATE jobs SET attempts = attempts + 1, not_before = ? WHERE id = ?", (time.time() + wait, job.id)
+                )
 
     def give_back(self, job: Job, owner: str, *, wait: float = 0.0) -> None:
         """The job is pending again and nothing is held against it. wait: seconds before it is given out again."""

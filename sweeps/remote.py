@@ -50,8 +50,8 @@ class Remote:
     def done(self, job: Job, owner: str, result: dict[str, Any]) -> bool:
         return bool(self._call("done", job, owner, result))
 
-    def failed(self, job: Job, owner: str, reason: str, *, again: bool) -> None:
-        self._call("failed", job, owner, reason, again=again)
+    def failed(self, job: Job, owner: str, reason: str, *, again: bool, wait: float = 0.0) -> None:
+        self._call("failed", job, owner, reason, again=again, wait=wait)
 
     def give_back(self, job: Job, owner: str, *, wait: float = 0.0) -> None:
         self._call("give_back", job, owner, wait=wait)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from scaling.errors import Interrupted, InUse, UsageError, one_line
+from scaling.errors import Interrupted, InUse, MayPass, UsageError, one_line
 from sweeps.ledger import LEASE, Ledger
 from sweeps.plan import Job
 
@@ -23,6 +23,7 @@ _PULSE = LEASE / 12  # seconds between signs of life
 _LOOK = 0.5  # seconds between looks at how far the job is
 _IDLE = (0.5, 5.0)  # seconds between looks at the ledger where every job is waiting for another: at first, and at most
 _BUSY = 5.0  # seconds before a job is tried again whose folder another process has
+_AWAY = 30.0  # seconds before a job is tried again whose server is away
 _KEPT = 2  # models in memory: a backbone and an assistant
 
 
@@ -32,7 +33,7 @@ class Book(Protocol):
     def claim(self, owner: str, *, loaded: str = "") -> Job | None: ...
     def renew(self, job: Job, owner: str, progress: dict[str, Any]) -> bool: ...
     def done(self, job: Job, owner: str, result: dict[str, Any]) -> bool: ...
-    def failed(self, job: Job, owner: str, reason: str, *, again: bool) -> None: ...
+    def failed(self, job: Job, owner: str, reason: str, *, again: bool, wait: float = 0.0) -> None: ...
     def give_back(self, job: Job, owner: str, *, wait: float = 0.0) -> None: ...
     def unfinished(self) -> bool: ...
 
@@ -129,6 +130,8 @@ def _carry_out(book: Book, job: Job, owner: str, do: Callable[[], dict[str, Any]
         book.done(job, owner, do())
     except InUse:
         book.give_back(job, owner, wait=_BUSY)
+    except MayPass as error:
+        book.failed(job, owner, str(error), again=True, wait=_AWAY)
     except UsageError as error:
         book.failed(job, owner, str(error), again=False)
     except (KeyboardInterrupt, Interrupted):

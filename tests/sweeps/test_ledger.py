@@ -345,3 +345,12 @@ def test_a_failed_job_of_another_name_is_not_tried_again(book):
     book.failed(book.claim("x"), "x", "never", again=False)
     book.take([replace(a_job("a"), label="seed 0")])
     assert states(book) == {"a": FAILED}
+
+
+def test_another_attempt_may_be_made_later(book, clock):
+    book.take([a_job("a")])
+    book.failed(book.claim("x"), "x", "the server is away", again=True, wait=30.0)
+    assert states(book) == {"a": PENDING}
+    assert book.claim("x") is None
+    clock(31)
+    assert book.claim("x").id == "a"

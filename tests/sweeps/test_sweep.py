@@ -11,13 +11,14 @@ import pytest
 
 from scaling import models
 from scaling.config import RunConfig
-from scaling.errors import InUse, UsageError
+from scaling.errors import InUse, MayPass, UsageError
 from scaling.run import execute
 from sweeps import work
 from sweeps.expect import rates_of
 from sweeps.ledger import DONE, FAILED, PENDING, Ledger
 from sweeps.sweep import Sweep
 from sweeps.words import value_of
+from sweeps.worker import _carry_out
 
 AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 3], "seed": [0, 1]}
 TRAIN = {"max_steps": 2, "limit": 4, "validation": 2, "batch_size": 2, "latent_paths": 2}
@@ -486,3 +487,20 @@ def test_a_grid_that_is_no_mapping_is_damaged(planned, drain, tiny):
     (sweep.root / "grid.json").write_text("[]")
     with pytest.raises(UsageError, match="is damaged"):
         Sweep.begun(str(sweep.root), scale=None, changes=[], out=None)
+
+
+def test_a_job_whose_server_is_away_is_tried_again_later(planned, tiny, monkeypatch):
+    sweep = planned(run=tiny, axes={"method": ["cot"]}, retries=1)
+    sweep.begin()
+    book, waited = Ledger(sweep.root, retries=1), []
+
+    def away(*_):
+        raise MayPass("the server does not answer")
+
+    for _ in range(2):
+        job = book.claim("me")
+        monkeypatch.setattr(book, "failed", lambda *a, wait, **k: waited.append(wait) or Ledger.failed(book, *a, **k))
+        _carry_out(book, job, "me", away)
+    (entry,) = book.entries()
+    assert (entry.state, entry.attempts, entry.reason) == (FAILED, 2, "the server does not answer")
+    assert min(waited) > 0, "not at once"

@@ -30,7 +30,7 @@ class Book:
     def done(self, job, owner, result):  # noqa: ARG002
         self.ended.append(job.id)
 
-    def failed(self, job, owner, reason, *, again):  # noqa: ARG002
+    def failed(self, job, owner, reason, *, again, wait=0.0):  # noqa: ARG002
         raise AssertionError(reason)
 
 
