@@ -11,6 +11,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,13 @@ from sweeps.points import points_of
 from sweeps.results import TABLE, num_asked, results, serving, write_table
 
 GRID = "grid.json"
+_HOME = "begun_in"  # key of the folder from which a grid was run
+
+
+def _begun(path: Path) -> tuple[GridFile, Path]:
+    """A grid as it was last run, and the folder from which. Raises OSError, ValueError and TypeError."""
+    told = dict(json.loads(path.read_text()))
+    return GridFile(**{key: value for key, value in told.items() if key != _HOME}), Path(told.get(_HOME, "."))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +57,13 @@ class Sweep:
             raise UsageError(f"{root} is a sweep as it was run: leave out `--scale`, `--set` and `--out`.")
         root = root or cls.of(name, scale=scale, changes=changes, out=out).root
         try:
-            file = GridFile(**json.loads((root / GRID).read_text()))
+            file, home = _begun(root / GRID)
         except OSError:
             raise UsageError(f"{root} holds no sweep yet: begin it with `scale-sweep run {name}`") from None
         except (ValueError, TypeError):
             raise UsageError(f"{root / GRID} is damaged: `scale-sweep run` with the grid file writes it anew") from None
-        return cls(plan_of(file, points_of(file)), root)
+        with chdir(home if home.is_dir() else "."):  # paths of the grid are read as they were when it was run
+            return cls(plan_of(file, points_of(file)), root)
 
     def begin(self) -> None:
         """Makes the folder, and the plan's jobs the ledger's. Raises UsageError where the folder holds something else."""
@@ -72,7 +81,8 @@ class Sweep:
             ledger.redo(self._gone(ledger.entries()))
         finally:
             ledger.close()
-        write_whole(self.root / GRID, self.plan.file.model_dump_json(indent=1) + "\n")
+        told = {_HOME: str(Path.cwd()), **self.plan.file.model_dump(mode="json")}
+        write_whole(self.root / GRID, json.dumps(told, indent=1) + "\n")
 
     def refuse_foreign(self) -> None:
         """Raises UsageError where something else stands in the place of the sweep's folder, or in it."""

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -504,3 +505,19 @@ def test_a_job_whose_server_is_away_is_tried_again_later(planned, tiny, monkeypa
     (entry,) = book.entries()
     assert (entry.state, entry.attempts, entry.reason) == (FAILED, 2, "the server does not answer")
     assert min(waited) > 0, "not at once"
+
+
+def test_a_sweep_is_found_by_its_folder_from_anywhere(planned, drain, tiny, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    lines = [{"id": f"q{number}", "question": f"{number} + 1?", "answer": str(number + 1)} for number in range(3)]
+    (home / "mine.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    monkeypatch.chdir(home)
+    own = {key: value for key, value in tiny.items() if key != "limit"}
+    sweep = planned(run=own | {"data": "mine.jsonl"}, axes={"method": ["cot"]}, shard=2)
+    drain(sweep)
+    monkeypatch.chdir(tmp_path)
+    again = Sweep.begun(str(sweep.root), scale=None, changes=[], out=None)
+    assert [job.id for job in again.plan.jobs] == [job.id for job in sweep.plan.jobs]
+    assert again.results(again.entries()) == sweep.results(sweep.entries()) != {}
+    assert Path.cwd() == tmp_path
