@@ -124,9 +124,10 @@ def _change(written: dict[str, Any], change: str) -> None:
         value = yaml.safe_load(text) if text else None
     except yaml.YAMLError:
         value = text
-    axes = {name: _without(key, values) for name, values in (written.get("axes") or {}).items() if name != key}
+    axes = {name: _overruled(values, key, {}) for name, values in (written.get("axes") or {}).items() if name != key}
     written["axes"] = axes
-    written["include"] = _without(key, written.get("include") or [])
+    instead = {key: value} if isinstance(value, list) else {}
+    written["include"] = _overruled(written.get("include") or [], key, instead)
     part, name = ("train", key.removeprefix(TRAIN)) if key.startswith(TRAIN) else ("run", key)
     if key in ("name", "title", "shard", "retries"):
         written[key] = value
@@ -136,11 +137,16 @@ def _change(written: dict[str, Any], change: str) -> None:
         written[part] = {**(written.get(part) or {}), name: value}
 
 
-def _without(key: str, values: Any) -> Any:
-    """The values of an axis, or the points beside the grid, whose own say on `key` the command line overrules."""
+def _overruled(values: Any, key: str, instead: dict[str, Any]) -> Any:
+    """The values of an axis, or the points beside the grid; what one of them says on `key` gives way to `instead`."""
     if not isinstance(values, list):
         return values
-    return [{name: own for name, own in one.items() if name != key} if isinstance(one, dict) else one for one in values]
+    return [
+        {name: own for name, own in one.items() if name != key} | instead
+        if isinstance(one, dict) and key in one
+        else one
+        for one in values
+    ]
 
 
 def _parsed(written: dict[str, Any], path: Path) -> GridFile:

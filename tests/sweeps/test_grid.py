@@ -106,3 +106,12 @@ def test_a_change_overrules_what_a_mapping_or_a_point_beside_the_grid_says(grid)
     file = read_grid(path, changes=["samples=3", "train.lr=0.5"])
     assert {point.run["samples"] for point in points_of(file)} == {3}
     assert {point.train["lr"] for point in points_of(file) if point.train} == {0.5}
+
+
+def test_a_list_from_the_command_line_is_what_points_beside_the_grid_have_too(grid):
+    beside = {"method": "softcot", "seed": [0, 1], "samples": 1}
+    path = grid(axes={"method": ["cot"], "seed": [0, 1]}, include=[beside, {"method": "assist-cot"}])
+    seeds = {}
+    for point in points_of(read_grid(path, changes=["seed=[5, 6]"])):
+        seeds.setdefault(point.run["method"], []).append(point.run.get("seed", 0))
+    assert seeds == {"cot": [5, 6], "softcot": [5, 6], "assist-cot": [0]}
