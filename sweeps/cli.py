@@ -46,9 +46,7 @@ def plan(
     """Show points, jobs, dependencies and expected cost. Runs nothing, but for --measure."""
 
     def work() -> int:
-        from rich.console import Console
-
-        from sweeps.display import show_plan
+        from sweeps.display import plain, show_plan
         from sweeps.expect import measure as probe
         from sweeps.sweep import Sweep
 
@@ -59,7 +57,7 @@ def plan(
         entries = sweep.entries()
         cost, done = sweep.expected(), sweep.done(entries)
         if not json:
-            show_plan(Console(), sweep.plan, cost, len(done))
+            show_plan(plain(), sweep.plan, cost, len(done))
             return 0
         points = [
             {"id": p.id, "run": p.run, "train": p.train, "job": sweep.plan.serves[p.id]} for p in sweep.plan.points
@@ -92,9 +90,7 @@ def run(
     """Run every point, or go on with it. The same command again continues; a grown grid runs only what is new."""
 
     def work() -> int:
-        from rich.console import Console
-
-        from sweeps.display import show_points, state_of
+        from sweeps.display import plain, show_points, state_of
         from sweeps.sweep import Sweep
 
         ray = {"address": address, "cpus_per_worker": cpus_per_worker, "gpus_per_worker": gpus_per_worker}
@@ -103,20 +99,20 @@ def run(
         sweep.begin()
         if retry_failed:
             _retry(sweep.root)
-        console = Console(stderr=True)
-        console.print(f"{len(sweep.plan.points)} points, {len(sweep.plan.jobs)} jobs in {sweep.root}", highlight=False)
+        console = plain(stderr=True)
+        console.print(f"{len(sweep.plan.points)} points, {len(sweep.plan.jobs)} jobs in {sweep.root}", soft_wrap=True)
         _work_off(sweep, console, on=on, workers=workers, ray=ray)
         entries = sweep.entries()
         found = sweep.results(entries)
         if json:
             print(jsonlib.dumps(_told(sweep, entries, found), indent=1))
         else:
-            console.print(state_of(entries), highlight=False)
+            console.print(state_of(entries))
             if gone := {job.id for job in sweep.plan.jobs} - {entry.job.id for entry in entries}:
                 console.print(
                     f"{len(gone)} jobs were taken out by another command: give it another `--out`", style="red"
                 )
-            show_points(Console(), sweep.plan, found)
+            show_points(plain(), sweep.plan, found)
             print(f"files: {sweep.root}/ (points.csv, runs/, checkpoints/); report: scale-sweep report {sweep.root}")
         return 0 if len(sweep.done(entries)) == len(sweep.plan.jobs) else 1
 
@@ -137,16 +133,14 @@ def status(
     """Show what is done, running, pending and failed, and why; and the points that have a result."""
 
     def work() -> int:
-        from rich.console import Console
-
-        from sweeps.display import Show, show_points, state_of
+        from sweeps.display import Show, plain, show_points, state_of
         from sweeps.ledger import Ledger
         from sweeps.sweep import Sweep
 
         sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
         if watch:
             ledger = Ledger(sweep.root)
-            with Show(Console(stderr=True)) as show, suppress(KeyboardInterrupt):
+            with Show(plain(stderr=True)) as show, suppress(KeyboardInterrupt):
                 while ledger.unfinished():
                     show.follow(ledger.entries)
                     time.sleep(0.5)
@@ -155,8 +149,8 @@ def status(
         if json:
             print(jsonlib.dumps(_told(sweep, entries, found), indent=1))
         else:
-            console = Console()
-            console.print(state_of(entries), highlight=False)
+            console = plain()
+            console.print(state_of(entries))
             show_points(console, sweep.plan, found)
         return 0
 
@@ -200,9 +194,9 @@ def recipes() -> None:
     """List the recipes, one for each published result."""
 
     def work() -> int:
-        from rich.console import Console
         from rich.table import Table
 
+        from sweeps.display import plain
         from sweeps.grid import read_grid
         from sweeps.grid import recipes as known
 
@@ -210,7 +204,7 @@ def recipes() -> None:
         for name in known():
             file = read_grid(name)
             table.add_row(name, file.title, "yes" if file.small else "no")
-        Console().print(table, highlight=False)
+        plain().print(table)
         return 0
 
     _exit(work)
@@ -269,10 +263,10 @@ def _refuse_unfit(on: str, **of_ray: Any) -> None:
 
 
 def _teller() -> Any:
-    from rich.console import Console
+    from sweeps.display import plain
 
-    console = Console(stderr=True)
-    return lambda text: console.print(f"{text} ...", style="dim", highlight=False, soft_wrap=True)
+    console = plain(stderr=True)
+    return lambda text: console.print(f"{text} ...", style="dim", soft_wrap=True)
 
 
 def _exit(work: Any) -> None:

@@ -30,11 +30,18 @@ _SHORT = {"latent_paths": "N", "samples": "M"}
 _PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 
 
+def plain(*, stderr: bool = False) -> Console:
+    """Prints text as it is: titles, values and paths are the user's, and brackets in them no markup."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     """Axes, points, jobs and what they need, and what is to be expected."""
     runs = sum(job.kind != "train" for job in plan.jobs) - sum(job.part is not None for job in plan.jobs)
     trainings = sum(job.kind == "train" for job in plan.jobs)
-    table = Table(title=f"{plan.file.name}: {plan.file.title}".rstrip(": "), title_justify="left", show_header=False)
+    table = Table(
+        title=": ".join(filter(None, (plan.file.name, plan.file.title))), title_justify="left", show_header=False
+    )
     table.box = None
     table.add_column(style="bold")
     table.add_column()
@@ -50,16 +57,16 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
         table.add_row("jobs done already", f"{done:,} of {len(plan.jobs):,}")
     for name, value in cost_rows(cost):
         table.add_row(name, value)
-    console.print(table, highlight=False)
+    console.print(table)
     jobs = Table(title="jobs", title_justify="left", **_PLAIN)
     for name in ("job", "what", "N x M", "points", "needs"):
         jobs.add_column(name, no_wrap=name in ("job", "needs"))
     serving = Counter(plan.serves.values())
     for job in plan.jobs[:SHOWN]:
         jobs.add_row(job.id, what(job), _boxes(job), str(serving[job.id] or ""), ", ".join(job.needs[:2]) + _more(job))
-    console.print(jobs, highlight=False)
+    console.print(jobs)
     if len(plan.jobs) > SHOWN:
-        console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim", highlight=False)
+        console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim")
 
 
 def cost_rows(cost: Expected) -> list[tuple[str, str]]:
@@ -146,9 +153,9 @@ def show_points(console: Console, plan: Plan, found: Mapping[str, Mapping[str, A
         own = found.get(point.id)
         told = [words.of(key, value_of(point, key)) for key in keys]
         table.add_row(*told, *(_figures(own) if own else ("no result yet", "", "")))
-    console.print(table, highlight=False)
+    console.print(table)
     if len(shown) < len(plan.points):
-        console.print(f"and {len(plan.points) - SHOWN:,} more, all of them in points.csv", style="dim", highlight=False)
+        console.print(f"and {len(plan.points) - SHOWN:,} more, all of them in points.csv", style="dim")
 
 
 def _figures(own: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -214,4 +221,4 @@ class Show:
         said = f"{counts[DONE]}/{len(entries)} jobs done{failed}; {'; '.join(running) or 'waiting'}"
         if said != self._said:
             self._said = said
-            self._console.print(said, highlight=False, soft_wrap=True)
+            self._console.print(said, soft_wrap=True)

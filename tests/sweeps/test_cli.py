@@ -58,6 +58,17 @@ def test_a_plan_shows_axes_points_jobs_and_cost_and_leaves_nothing(say, grid, ti
     assert not (tmp_path / "sweep").exists()
 
 
+def test_what_the_user_writes_is_shown_as_it_is(say, grid, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, root, title = str(tmp_path / "m[old]"), "out[/x]", "++ [zero] [/tmp] :key:"
+    file = grid(title=title, run=tiny, axes={"method": ["cot"], "backbone": [model, tiny["backbone"]]})
+    told = {name: say(name, file, "--out", root, out=False) for name in ("plan", "run", "status")}
+    assert all("m[old]" in one.stdout for one in told.values())
+    assert title in told["plan"].stdout
+    assert f"2 jobs in {root}" in told["run"].stderr
+    assert f"measuring {model}" in say("plan", file, "--measure", "--out", root, out=False).stderr
+
+
 def test_a_plan_as_json_holds_every_point_with_its_job(say, grid, tiny):
     told = json.loads(say("plan", grid(run=tiny, train={"max_steps": 2}, axes=AXES), "--json").stdout)
     jobs = {job["id"]: job for job in told["jobs"]}
