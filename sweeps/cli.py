@@ -52,6 +52,7 @@ def plan(
 
         sweep = Sweep.of(file, scale=scale, changes=change or [], out=out)
         if measure:
+            sweep.refuse_foreign()
             sweep.root.mkdir(parents=True, exist_ok=True)
             probe(sweep.plan, sweep.root, _teller())
         entries = sweep.entries()

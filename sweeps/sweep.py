@@ -56,7 +56,7 @@ class Sweep:
 
     def begin(self) -> None:
         """Makes the folder, and the plan's jobs the ledger's. Raises UsageError where the folder holds something else."""
-        self._refuse_foreign()
+        self.refuse_foreign()
         self.root.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.root)  # first, as it says whose folder this is
         try:
@@ -66,7 +66,7 @@ class Sweep:
             ledger.close()
         write_whole(self.root / GRID, self.plan.file.model_dump_json(indent=1) + "\n")
 
-    def _refuse_foreign(self) -> None:
+    def refuse_foreign(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"`--out` {self.root} is a file, and a sweep needs a folder: give another name.")
         ours = any((self.root / name).is_file() for name in (LEDGER, GRID))

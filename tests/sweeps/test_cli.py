@@ -90,6 +90,32 @@ def test_a_plan_that_measures_knows_tokens_and_hours(say, grid, tiny):
     assert say("run", file).exit_code == 0, "a folder in which only probes are is no other's"
 
 
+@pytest.mark.parametrize(
+    ("left", "temperature"), [(None, 1.0), (None, 0.5), ("{", 1.0), ("[]", 1.0), ('{"a": 1}', 1.0)]
+)
+def test_what_was_not_measured_to_its_end_is_measured_again(say, grid, tiny, tmp_path, left, temperature):
+    file = grid(run=tiny, axes={"method": ["cot"]})
+    assert say("plan", file, "--measure").exit_code == 0
+    rates = tmp_path / "sweep" / "rates.json"
+    if left is None:  # as where Ctrl-C came before the rate was known
+        rates.unlink()
+    else:
+        rates.write_text(left)
+    told = [say("plan", file, "--set", f"temperature={temperature}", "--json", *more) for more in ((), ("--measure",))]
+    assert [json.loads(one.stdout)["expected"]["unmeasured"] for one in told] == [1, 0]
+
+
+@pytest.mark.parametrize(("where", "said"), [("thesis.tex", "is a file"), ("", "is not empty (thesis.tex)")])
+def test_measuring_leaves_what_is_no_sweep_alone(say, grid, tiny, tmp_path, where, said):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("all I have")
+    told = say("plan", grid(run=tiny, axes={"method": ["cot"]}), "--measure", "--out", mine / where, out=False)
+    assert told.exit_code == 2
+    assert said in told.stderr
+    assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
+
+
 def test_run_status_and_report(say, grid, tiny, tmp_path):
     file = grid(run=tiny, axes=AXES)
     told = say("run", file)
