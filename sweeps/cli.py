@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -136,9 +137,8 @@ def status(
     def work() -> int:
         from sweeps.display import Show, plain, show_points, state_of
         from sweeps.ledger import Ledger
-        from sweeps.sweep import Sweep
 
-        sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
+        sweep = _begun(file, scale, change or [], out)
         if watch:
             ledger = Ledger(sweep.root)
             with Show(plain(stderr=True)) as show, suppress(KeyboardInterrupt):
@@ -173,18 +173,18 @@ def report(
 
     def work() -> int:
         from sweeps.report import draw_axes, reports, write_reports
-        from sweeps.sweep import Sweep
 
-        sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
+        sweep = _begun(file, scale, change or [], out)
         entries = sweep.entries()
         groups = reports(sweep.plan, sweep.done(entries), sweep.root, by=by or [])
         pages = write_reports(groups, sweep.root, context.args)
         sweep.results(entries)
+        where = sys.stderr if "--json" in context.args else sys.stdout
         for name, page in pages.items():
-            print(f"{name}: {page}")
+            print(f"{name}: {page}", file=where)
         for figure in draw_axes(sweep.plan, sweep.root):
-            print(f"figure: {figure}")
-        print(f"points: {sweep.root / 'points.csv'}")
+            print(f"figure: {figure}", file=where)
+        print(f"points: {sweep.root / 'points.csv'}", file=where)
         return 0
 
     _exit(work)
@@ -209,6 +209,24 @@ def recipes() -> None:
         return 0
 
     _exit(work)
+
+
+def _begun(file: str, scale: str | None, changes: list[str], out: Path | None) -> Any:
+    """The sweep as it was last run; says so where `--scale` and `--set` ask for another."""
+    from sweeps.grid import read_grid
+    from sweeps.sweep import Sweep
+
+    sweep = Sweep.begun(file, scale=scale, changes=changes, out=out)
+    if scale or changes:
+        asked = read_grid(file, scale=scale, changes=changes)
+        one, other = (grid.model_dump(mode="json", exclude={"title", "small"}) for grid in (asked, sweep.plan.file))
+        if one != other:
+            print(
+                f"scale-sweep: {sweep.root} is shown as it was last run, which is not what these options ask for; "
+                f"`scale-sweep run` with them changes it",
+                file=sys.stderr,
+            )
+    return sweep
 
 
 def _work_off(sweep: Any, console: Any, *, on: str, workers: int | None, ray: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from sweeps.expect import Expected
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
 from sweeps.points import Point
-from sweeps.words import Words, axes_of, value_of
+from sweeps.words import Words, axes_of, unmet, value_of
 
 SHOWN = 24  # lines of a table before the rest is counted
 _LINE_EVERY = 10.0  # seconds between plain progress lines
@@ -48,6 +48,8 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     words = Words(plan.points)
     for key in axes_of(plan.file, plan.points):
         table.add_row(_SHORT.get(key, key), _values(plan.points, key, words))
+    if left := [f"{_SHORT.get(key, key)} {value}" for key, value in unmet(plan.file, plan.points, words)]:
+        table.add_row("no point left", _some(left))
     table.add_row("points", f"{len(plan.points):,}")
     parts = sum(job.part is not None for job in plan.jobs)
     table.add_row("runs that serve them", f"{runs:,}" + (f" in {parts:,} parts" if parts else ""))
@@ -87,7 +89,8 @@ def cost_rows(cost: Expected) -> list[tuple[str, str]]:
     if cost.unread:
         rows.append(("not counted", f"{cost.unread:,} runs whose questions are on the Hub and have no `limit`"))
     if cost.trainings:
-        hours = "hours not known before one has run" if cost.training_hours is None else f"{cost.training_hours:.2f} h"
+        unknown = "hours known once one has run, where `max_steps` says how long they are"
+        hours = unknown if cost.training_hours is None else f"{cost.training_hours:.2f} h"
         rows.append(("trainings", f"{cost.trainings:,}, {hours}"))
     return rows
 
@@ -170,9 +173,12 @@ def _percent(value: float | None) -> str:
 
 def _values(points: Sequence[Point], key: str, words: Words) -> str:
     told = (words.of(key, value) for point in points if (value := value_of(point, key)) is not None)
-    values = list(dict.fromkeys(told))
-    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
-    return ", ".join(values[:8]) + more
+    return _some(list(dict.fromkeys(told)))
+
+
+def _some(told: Sequence[str]) -> str:
+    more = f" and {len(told) - 8} more" if len(told) > 8 else ""
+    return ", ".join(told[:8]) + more
 
 
 def _boxes(job: Job) -> str:

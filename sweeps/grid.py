@@ -206,6 +206,13 @@ def named(file: GridFile) -> list[str]:
     return list(dict.fromkeys(chain(*named, *file.include)))
 
 
+def chosen(file: GridFile) -> list[tuple[str, Any]]:
+    """(setting, value) of axes and points beside the grid, each value of a list and of a mapping on its own."""
+    sides = chain(file.axes.items(), *(entry.items() for entry in file.include))
+    each = [(key, one) for key, values in sides for one in (values if isinstance(values, list) else [values])]
+    return [pair for key, one in each for pair in (one.items() if isinstance(one, dict) else [(key, one)])]
+
+
 @cache
 def check_key(key: str) -> None:
     """Raises UsageError where `key` is no setting of a run, or `train.X` none of a training, or not a sweep's to set."""

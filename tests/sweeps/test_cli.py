@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from scaling import models
 from sweeps import display, local
 from sweeps.cli import app
+from sweeps.display import cost_rows
+from sweeps.expect import Expected
 from sweeps.ledger import Ledger
 from sweeps.worker import work
 
@@ -88,6 +90,18 @@ def test_a_plan_that_measures_knows_tokens_and_hours(say, grid, tiny):
     assert 0 < after["tokens"] <= after["tokens_at_most"]
     assert after["hours"] > 0
     assert say("run", file).exit_code == 0, "a folder in which only probes are is no other's"
+
+
+def test_a_plan_says_which_values_have_no_point(say, grid, tiny):
+    axes = {"pair": [{"method": "cot", "seed": 1}, {"method": "softcot++", "seed": 2}], "samples": [1, 2]}
+    file = grid(run=tiny, axes=axes, exclude=[{"method": "softcot++", "samples": [2, 4]}])
+    assert "no point left" not in say("plan", file).stdout
+    assert "no point left method softcot++, seed 2 points" in flowing(say("plan", file, "--set", "samples=4").stdout)
+
+
+def test_hours_of_trainings_are_promised_only_where_their_steps_are_said():
+    (told,) = (value for name, value in cost_rows(Expected(trainings=1, training_hours=None)) if name == "trainings")
+    assert "where `max_steps` says how long they are" in told
 
 
 @pytest.mark.parametrize(
@@ -229,6 +243,23 @@ def test_options_of_scale_report_are_handed_on(say, grid, tiny, tmp_path):
     assert say("report", file, "--compute", "nonsense").exit_code == 2
     page = json.loads((tmp_path / "sweep" / "report" / "grid" / "report.json").read_text())
     assert "tokens" in json.dumps(page)
+
+
+def test_a_report_as_json_is_json_alone(say, command, grid, tiny, tmp_path):
+    assert say("run", grid(run=tiny, axes={"method": ["cot"], "samples": [1, 2]})).exit_code == 0
+    told, said = command("report", tmp_path / "sweep", "--json").communicate()
+    assert json.loads(told)["methods"]
+    assert "points.csv" in said
+
+
+@pytest.mark.parametrize("name", ["status", "report"])
+def test_what_is_shown_is_said_to_be_another_than_asked_for(say, grid, tiny, name):
+    file = grid(run=tiny, axes={"method": ["cot"]})
+    assert say("run", file, "--set", "seed=7").exit_code == 0
+    assert "as it was last run" not in say(name, file, "--set", "seed=7").stderr
+    other = say(name, file, "--set", "seed=8")
+    assert "is shown as it was last run, which is not what these options ask for" in other.stderr
+    assert other.exit_code == 0
 
 
 def test_recipes_are_listed():
