@@ -181,16 +181,17 @@ def _parsed(written: dict[str, Any], path: Path, *, within: str = "") -> GridFil
     return file
 
 
-def _refuse_unnamed(part: Any, path: Path) -> None:
-    """Raises UsageError for a key that is no text, wherever it stands."""
+def _refuse_unnamed(part: Any, path: Path, *, levels: int = 5) -> None:
+    """Raises UsageError for a key that is no text. levels: how deep it looks, as YAML has lists that hold themselves."""
     for key in part if isinstance(part, dict) else ():
         if not isinstance(key, str):
             raise UsageError(
                 f"the key {key!r} in {path} is no text, as numbers and yes, no, on and off are in YAML: put it in quotes, "
                 f"or name a setting."
             )
-    for one in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
-        _refuse_unnamed(one, path)
+    held = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    for one in held if levels else ():
+        _refuse_unnamed(one, path, levels=levels - 1)
 
 
 def _check_small(small: dict[str, Any], path: Path) -> None:

@@ -59,6 +59,7 @@ def test_what_cannot_be_meant_is_refused_with_what_can(grid, parts, said):
         ("", "mapping"),
         ("run: {limit: 3, limit: 4}", "the key `limit` stands there twice"),
         ("run: {<<: {seed: 1}, limit: 3, limit: 4}", "the key `limit` stands there twice"),
+        ("axes: {x: &x [*x]}", "unknown setting `x`"),
         ("run: {seed: 2024-02-31}", "not valid YAML: day is out of range"),
     ],
 )
@@ -66,7 +67,7 @@ def test_a_file_that_is_no_grid_is_named(tmp_path, text, said):
     path = tmp_path / "grid.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=said):
-        read_grid(str(path))
+        points_of(read_grid(str(path)))
 
 
 def test_a_file_that_is_not_there_names_the_nearest_recipe():
