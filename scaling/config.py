@@ -230,21 +230,25 @@ def _said(message: str) -> str:
     return message[0].lower() + message[1:]
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Strict(yaml.SafeLoader):
     """Refuses a mapping with one key twice, of which the first would be passed over."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)  # as it is written: `<<` is not yet replaced by what it merges
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
         twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key `{twice}` stands there twice", node.start_mark
             )
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML file says. Raises yaml.YAMLError, also for one key twice."""
+    """What a YAML file says. Raises yaml.YAMLError, also for one key twice, and ValueError for a day that no month has."""
     return yaml.load(text, _Strict)
 
 
@@ -253,7 +257,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         values = parse_yaml(file.read_text()) or {}
     except OSError as error:
         raise UsageError(f"`--config` {file} cannot be read: {error.strerror}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"`--config` {file} is not valid YAML: {one_line(error, limit=None)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"`--config` {file} must hold `key: value` lines, one per option.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -46,20 +47,19 @@ def plan(
     """Show points, jobs, dependencies and expected cost. Runs nothing, but for --measure."""
 
     def work() -> int:
-        from rich.console import Console
-
-        from sweeps.display import show_plan
+        from sweeps.display import plain, show_plan
         from sweeps.expect import measure as probe
         from sweeps.sweep import Sweep
 
         sweep = Sweep.of(file, scale=scale, changes=change or [], out=out)
         if measure:
+            sweep.refuse_foreign()
             sweep.root.mkdir(parents=True, exist_ok=True)
             probe(sweep.plan, sweep.root, _teller())
         entries = sweep.entries()
         cost, done = sweep.expected(), sweep.done(entries)
         if not json:
-            show_plan(Console(), sweep.plan, cost, len(done))
+            show_plan(plain(), sweep.plan, cost, len(done))
             return 0
         points = [
             {"id": p.id, "run": p.run, "train": p.train, "job": sweep.plan.serves[p.id]} for p in sweep.plan.points
@@ -92,9 +92,7 @@ def run(
     """Run every point, or go on with it. The same command again continues; a grown grid runs only what is new."""
 
     def work() -> int:
-        from rich.console import Console
-
-        from sweeps.display import show_points, state_of
+        from sweeps.display import plain, show_points, state_of
         from sweeps.sweep import Sweep
 
         ray = {"address": address, "cpus_per_worker": cpus_per_worker, "gpus_per_worker": gpus_per_worker}
@@ -103,20 +101,20 @@ def run(
         sweep.begin()
         if retry_failed:
             _retry(sweep.root)
-        console = Console(stderr=True)
-        console.print(f"{len(sweep.plan.points)} points, {len(sweep.plan.jobs)} jobs in {sweep.root}", highlight=False)
+        console = plain(stderr=True)
+        console.print(f"{len(sweep.plan.points)} points, {len(sweep.plan.jobs)} jobs in {sweep.root}", soft_wrap=True)
         _work_off(sweep, console, on=on, workers=workers, ray=ray)
         entries = sweep.entries()
         found = sweep.results(entries)
         if json:
             print(jsonlib.dumps(_told(sweep, entries, found), indent=1))
         else:
-            console.print(state_of(entries), highlight=False)
+            console.print(state_of(entries))
             if gone := {job.id for job in sweep.plan.jobs} - {entry.job.id for entry in entries}:
                 console.print(
                     f"{len(gone)} jobs were taken out by another command: give it another `--out`", style="red"
                 )
-            show_points(Console(), sweep.plan, found)
+            show_points(plain(), sweep.plan, found)
             print(f"files: {sweep.root}/ (points.csv, runs/, checkpoints/); report: scale-sweep report {sweep.root}")
         return 0 if len(sweep.done(entries)) == len(sweep.plan.jobs) else 1
 
@@ -137,16 +135,13 @@ def status(
     """Show what is done, running, pending and failed, and why; and the points that have a result."""
 
     def work() -> int:
-        from rich.console import Console
-
-        from sweeps.display import Show, show_points, state_of
+        from sweeps.display import Show, plain, show_points, state_of
         from sweeps.ledger import Ledger
-        from sweeps.sweep import Sweep
 
-        sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
+        sweep = _begun(file, scale, change or [], out)
         if watch:
             ledger = Ledger(sweep.root)
-            with Show(Console(stderr=True)) as show, suppress(KeyboardInterrupt):
+            with Show(plain(stderr=True)) as show, suppress(KeyboardInterrupt):
                 while ledger.unfinished():
                     show.follow(ledger.entries)
                     time.sleep(0.5)
@@ -155,8 +150,8 @@ def status(
         if json:
             print(jsonlib.dumps(_told(sweep, entries, found), indent=1))
         else:
-            console = Console()
-            console.print(state_of(entries), highlight=False)
+            console = plain()
+            console.print(state_of(entries))
             show_points(console, sweep.plan, found)
         return 0
 
@@ -178,18 +173,18 @@ def report(
 
     def work() -> int:
         from sweeps.report import draw_axes, reports, write_reports
-        from sweeps.sweep import Sweep
 
-        sweep = Sweep.begun(file, scale=scale, changes=change or [], out=out)
+        sweep = _begun(file, scale, change or [], out)
         entries = sweep.entries()
         groups = reports(sweep.plan, sweep.held(entries), sweep.root, by=by or [])
         pages = write_reports(groups, sweep.root, context.args)
         sweep.results(entries)
+        where = sys.stderr if "--json" in context.args else sys.stdout
         for name, page in pages.items():
-            print(f"{name}: {page}")
+            print(f"{name}: {page}", file=where)
         for figure in draw_axes(sweep.plan, sweep.root):
-            print(f"figure: {figure}")
-        print(f"points: {sweep.root / 'points.csv'}")
+            print(f"figure: {figure}", file=where)
+        print(f"points: {sweep.root / 'points.csv'}", file=where)
         return 0
 
     _exit(work)
@@ -200,9 +195,9 @@ def recipes() -> None:
     """List the recipes, one for each published result."""
 
     def work() -> int:
-        from rich.console import Console
         from rich.table import Table
 
+        from sweeps.display import plain
         from sweeps.grid import read_grid
         from sweeps.grid import recipes as known
 
@@ -210,10 +205,28 @@ def recipes() -> None:
         for name in known():
             file = read_grid(name)
             table.add_row(name, file.title, "yes" if file.small else "no")
-        Console().print(table, highlight=False)
+        plain().print(table)
         return 0
 
     _exit(work)
+
+
+def _begun(file: str, scale: str | None, changes: list[str], out: Path | None) -> Any:
+    """The sweep as it was last run; says so where `--scale` and `--set` ask for another."""
+    from sweeps.grid import read_grid
+    from sweeps.sweep import Sweep
+
+    sweep = Sweep.begun(file, scale=scale, changes=changes, out=out)
+    if scale or changes:
+        asked = read_grid(file, scale=scale, changes=changes)
+        one, other = (grid.model_dump(mode="json", exclude={"title", "small"}) for grid in (asked, sweep.plan.file))
+        if one != other:
+            print(
+                f"scale-sweep: {sweep.root} is shown as it was last run, which is not what these options ask for; "
+                f"`scale-sweep run` with them changes it",
+                file=sys.stderr,
+            )
+    return sweep
 
 
 def _work_off(sweep: Any, console: Any, *, on: str, workers: int | None, ray: dict[str, Any]) -> None:
@@ -269,10 +282,10 @@ def _refuse_unfit(on: str, **of_ray: Any) -> None:
 
 
 def _teller() -> Any:
-    from rich.console import Console
+    from sweeps.display import plain
 
-    console = Console(stderr=True)
-    return lambda text: console.print(f"{text} ...", style="dim", highlight=False, soft_wrap=True)
+    console = plain(stderr=True)
+    return lambda text: console.print(f"{text} ...", style="dim", soft_wrap=True)
 
 
 def _exit(work: Any) -> None:

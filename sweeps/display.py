@@ -20,7 +20,7 @@ from sweeps.expect import Expected
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
 from sweeps.points import Point
-from sweeps.words import Words, axes_of, value_of
+from sweeps.words import Words, axes_of, unmet, value_of
 
 SHOWN = 24  # lines of a table before the rest is counted
 _LINE_EVERY = 10.0  # seconds between plain progress lines
@@ -30,17 +30,26 @@ _SHORT = {"latent_paths": "N", "samples": "M"}
 _PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 
 
+def plain(*, stderr: bool = False) -> Console:
+    """Prints text as it is: titles, values and paths are the user's, and brackets in them no markup."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     """Axes, points, jobs and what they need, and what is to be expected."""
     runs = sum(job.kind != "train" for job in plan.jobs) - sum(job.part is not None for job in plan.jobs)
     trainings = sum(job.kind == "train" for job in plan.jobs)
-    table = Table(title=f"{plan.file.name}: {plan.file.title}".rstrip(": "), title_justify="left", show_header=False)
+    table = Table(
+        title=": ".join(filter(None, (plan.file.name, plan.file.title))), title_justify="left", show_header=False
+    )
     table.box = None
     table.add_column(style="bold")
     table.add_column()
     words = Words(plan.points)
     for key in axes_of(plan.file, plan.points):
         table.add_row(_SHORT.get(key, key), _values(plan.points, key, words))
+    if left := [f"{_SHORT.get(key, key)} {value}" for key, value in unmet(plan.file, plan.points, words)]:
+        table.add_row("no point left", _some(left))
     table.add_row("points", f"{len(plan.points):,}")
     parts = sum(job.part is not None for job in plan.jobs)
     table.add_row("runs that serve them", f"{runs:,}" + (f" in {parts:,} parts" if parts else ""))
@@ -50,16 +59,16 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
         table.add_row("jobs done already", f"{done:,} of {len(plan.jobs):,}")
     for name, value in cost_rows(cost):
         table.add_row(name, value)
-    console.print(table, highlight=False)
+    console.print(table)
     jobs = Table(title="jobs", title_justify="left", **_PLAIN)
     for name in ("job", "what", "N x M", "points", "needs"):
         jobs.add_column(name, no_wrap=name in ("job", "needs"))
     serving = Counter(plan.serves.values())
     for job in plan.jobs[:SHOWN]:
         jobs.add_row(job.id, what(job), _boxes(job), str(serving[job.id] or ""), ", ".join(job.needs[:2]) + _more(job))
-    console.print(jobs, highlight=False)
+    console.print(jobs)
     if len(plan.jobs) > SHOWN:
-        console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim", highlight=False)
+        console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim")
 
 
 def cost_rows(cost: Expected) -> list[tuple[str, str]]:
@@ -80,7 +89,8 @@ def cost_rows(cost: Expected) -> list[tuple[str, str]]:
     if cost.unread:
         rows.append(("not counted", f"{cost.unread:,} runs whose questions are on the Hub and have no `limit`"))
     if cost.trainings:
-        hours = "hours not known before one has run" if cost.training_hours is None else f"{cost.training_hours:.2f} h"
+        unknown = "hours known once one has run, where `max_steps` says how long they are"
+        hours = unknown if cost.training_hours is None else f"{cost.training_hours:.2f} h"
         rows.append(("trainings", f"{cost.trainings:,}, {hours}"))
     return rows
 
@@ -146,9 +156,9 @@ def show_points(console: Console, plan: Plan, found: Mapping[str, Mapping[str, A
         own = found.get(point.id)
         told = [words.of(key, value_of(point, key)) for key in keys]
         table.add_row(*told, *(_figures(own) if own else ("no result yet", "", "")))
-    console.print(table, highlight=False)
+    console.print(table)
     if len(shown) < len(plan.points):
-        console.print(f"and {len(plan.points) - SHOWN:,} more, all of them in points.csv", style="dim", highlight=False)
+        console.print(f"and {len(plan.points) - SHOWN:,} more, all of them in points.csv", style="dim")
 
 
 def _figures(own: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -163,9 +173,12 @@ def _percent(value: float | None) -> str:
 
 def _values(points: Sequence[Point], key: str, words: Words) -> str:
     told = (words.of(key, value) for point in points if (value := value_of(point, key)) is not None)
-    values = list(dict.fromkeys(told))
-    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
-    return ", ".join(values[:8]) + more
+    return _some(list(dict.fromkeys(told)))
+
+
+def _some(told: Sequence[str]) -> str:
+    more = f" and {len(told) - 8} more" if len(told) > 8 else ""
+    return ", ".join(told[:8]) + more
 
 
 def _boxes(job: Job) -> str:
@@ -214,4 +227,4 @@ class Show:
         said = f"{counts[DONE]}/{len(entries)} jobs done{failed}; {'; '.join(running) or 'waiting'}"
         if said != self._said:
             self._said = said
-            self._console.print(said, highlight=False, soft_wrap=True)
+            self._console.print(said, soft_wrap=True)

@@ -17,11 +17,12 @@ from scaling.errors import UsageError
 from scaling.journal import RUN
 from sweeps.files import write_whole
 from sweeps.ledger import DONE, Entry
-from sweeps.plan import Box, Counts, Job, Plan, config_of, max_limit, samples_of
+from sweeps.plan import Box, Counts, Job, Plan, max_limit, samples_of
 from sweeps.points import hashed
 
 RATES, PROBES = "rates.json", "probes"
 _PROBE = (8, 1, 4)  # questions, paths, samples
+_DEFAULTS = {key: field.default for key, field in RunConfig.model_fields.items()}
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ def _samples(job: Job, boxes: Sequence[Box], asked: int) -> int:
 
 def _most_tokens(job: Job) -> int:
     """Of one completion."""
-    config = config_of(job, job.boxes[-1], trained="-" if job.needs else None)
-    return int(filled_in(dict(config))["max_new_tokens"])
+    return int(filled_in(_DEFAULTS | job.settings)["max_new_tokens"])
 
 
 def rate_key(job: Job) -> str:
@@ -133,9 +133,7 @@ def rate_key(job: Job) -> str:
 
 def rates_of(entries: Sequence[Entry], root: Path) -> tuple[dict[str, Rate], dict[str, float]]:
     """Rates of finished runs, else of probes; and seconds a step of finished trainings, by models."""
-    path = root / RATES
-    probed = json.loads(path.read_text()) if path.is_file() else {}
-    rates = {key: Rate(**fields) for key, fields in probed.items()}
+    rates = _probed(root)
     for entry in entries:
         if entry.state == DONE and entry.job.kind != "train" and entry.result.get("generated"):
             rate = _measured(entry.result, root / entry.job.folder)
@@ -146,6 +144,15 @@ def rates_of(entries: Sequence[Entry], root: Path) -> tuple[dict[str, Rate], dic
         if entry.job.kind == "train" and entry.state == DONE and entry.result.get("steps")
     }
     return rates, training
+
+
+def _probed(root: Path) -> dict[str, Rate]:
+    """Rates of probes; none where their file is damaged, as they can be measured again."""
+    try:
+        told = json.loads((root / RATES).read_bytes())
+        return {key: Rate(**{name: float(value) for name, value in fields.items()}) for key, fields in told.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _measured(costs: Mapping[str, Any], folder: Path) -> Rate | None:
@@ -171,26 +178,26 @@ def measure(plan: Plan, root: Path, tell: Any) -> None:
     from sweeps.work import Following, costs_of
 
     keep_loaded(2)
-    path = root / RATES
-    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    known = _probed(root)
     for job in plan.jobs:
         if job.kind == "train" or (key := rate_key(job)) in known:
             continue
         tell(f"measuring {key.replace('|', ' ')}")
-        folder = root / PROBES / hashed(key)
-        summary = execute(_probe(job, folder), Following(lambda _: None))
+        probe = _probe(job)
+        folder = root / PROBES / hashed(probe.model_dump(mode="json"))  # an interrupted one goes on only as it began
+        summary = execute(probe.model_copy(update={"out": folder}), Following(lambda _: None))
         rate = _measured(costs_of(summary, folder), folder)
         if rate is None:
             raise UsageError(f"the probe in {folder} measured nothing: remove the folder and try again")
-        known[key] = asdict(rate)
-        write_whole(path, json.dumps(known, indent=1) + "\n")
+        known[key] = rate
+        write_whole(root / RATES, json.dumps({name: asdict(one) for name, one in known.items()}, indent=1) + "\n")
 
 
-def _probe(job: Job, folder: Path) -> RunConfig:
+def _probe(job: Job) -> RunConfig:
     """The job at a small size; an untrained thinker or no adapter costs as much as the one that is still to be trained."""
     limit = max_limit(job.boxes)
     samples = 1 if job.settings.get("temperature") == 0 else _PROBE[2]
-    size = {"limit": min(_PROBE[0], limit or _PROBE[0]), "latent_paths": 1, "samples": samples, "out": folder}
+    size = {"limit": min(_PROBE[0], limit or _PROBE[0]), "latent_paths": 1, "samples": samples}
     settings = job.settings
     if job.needs and settings["method"] == "lora":
         settings = {**settings, "method": "cot"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -84,14 +85,19 @@ def _yaml(path: Path) -> dict[str, Any]:
         written = parse_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the grid file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"the grid file {path} is not valid YAML: {one_line(error, limit=None)}") from None
     if not isinstance(written, dict):
         raise UsageError(f"the grid file {path} must be a mapping with `name` and `axes`.")
     _refuse_unfit(written, path)
     if isinstance(small := written.get("small"), dict):
         _refuse_unfit(small, path, within="small.")
-    return {"name": path.stem, **written}
+    return written | {"name": _name_of(path)} if written.get("name") is None else written
+
+
+def _name_of(path: Path) -> str:
+    """What a grid is called whose file does not say."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "grid"
 
 
 def _refuse_unfit(written: dict[str, Any], path: Path, *, within: str = "") -> None:
@@ -108,7 +114,8 @@ def _smaller(written: dict[str, Any], path: Path) -> dict[str, Any]:
     small = written.get("small")
     if not isinstance(small, dict):
         raise UsageError(f"{path} has no part `small`, which `--scale small` asks for: leave the option out.")
-    merged = {**written, **small, "name": small.get("name", f"{written['name']}-small")}
+    small = {key: value for key, value in small.items() if value is not None or key == "shard"}
+    merged = {**written, "name": f"{written['name']}-small", **small}
     for part in ("run", "train", "axes"):
         if isinstance(written.get(part), dict) and isinstance(small.get(part), dict):
             merged[part] = {**written[part], **small[part]}
@@ -120,13 +127,11 @@ def _change(written: dict[str, Any], change: str) -> None:
     key = key.strip().replace("-", "_")
     if not equals or not key:
         raise UsageError(f"`--set` {change} is no change: write `--set key=value`, as in `--set limit=50`.")
-    try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
-        value = text
-    axes = {name: _without(key, values) for name, values in (written.get("axes") or {}).items() if name != key}
+    value = _value_of(key, text.strip())
+    axes = {name: _overruled(values, key, {}) for name, values in (written.get("axes") or {}).items() if name != key}
     written["axes"] = axes
-    written["include"] = _without(key, written.get("include") or [])
+    instead = {key: value} if isinstance(value, list) else {}
+    written["include"] = _overruled(written.get("include") or [], key, instead)
     part, name = ("train", key.removeprefix(TRAIN)) if key.startswith(TRAIN) else ("run", key)
     if key in ("name", "title", "shard", "retries"):
         written[key] = value
@@ -136,30 +141,77 @@ def _change(written: dict[str, Any], change: str) -> None:
         written[part] = {**(written.get(part) or {}), name: value}
 
 
-def _without(key: str, values: Any) -> Any:
-    """The values of an axis, or the points beside the grid, whose own say on `key` the command line overrules."""
+def _value_of(key: str, text: str) -> Any:
+    """What a change says: YAML where it is some, and of a name or title the text, without quotes around it."""
+    try:
+        value = yaml.safe_load(text) if text else None
+    except (yaml.YAMLError, ValueError):
+        value = text
+    quoted = isinstance(value, str) and text[0] in "'\""
+    return text if key in ("name", "title") and text and not quoted else value
+
+
+def _overruled(values: Any, key: str, instead: dict[str, Any]) -> Any:
+    """The values of an axis, or the points beside the grid; what one of them says on `key` gives way to `instead`."""
     if not isinstance(values, list):
         return values
-    return [{name: own for name, own in one.items() if name != key} if isinstance(one, dict) else one for one in values]
+    return [
+        {name: own for name, own in one.items() if name != key} | instead
+        if isinstance(one, dict) and key in one
+        else one
+        for one in values
+    ]
 
 
-def _parsed(written: dict[str, Any], path: Path) -> GridFile:
+def _parsed(written: dict[str, Any], path: Path, *, within: str = "") -> GridFile:
+    _refuse_unnamed(written, path)
     try:
         file = GridFile(**{key: value for key, value in written.items() if value is not None or key == "train"})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(one) for one in first["loc"])
-        raise UsageError(f"`{place}` in {path}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+        raise UsageError(f"`{within}{place}` in {path}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
     for key, values in file.axes.items():
         if not values:
-            raise UsageError(f"the axis `{key}` in {path} has no values: give at least one, or leave the axis out.")
+            raise UsageError(
+                f"the axis `{within}{key}` in {path} has no values: give at least one, or leave the axis out."
+            )
+    if file.small:
+        _check_small(file.small, path)
     return file
+
+
+def _refuse_unnamed(part: Any, path: Path, *, levels: int = 5) -> None:
+    """Raises UsageError for a key that is no text. levels: how deep it looks, as YAML has lists that hold themselves."""
+    for key in part if isinstance(part, dict) else ():
+        if not isinstance(key, str):
+            raise UsageError(
+                f"the key {key!r} in {path} is no text, as numbers and yes, no, on and off are in YAML: put it in quotes, "
+                f"or name a setting."
+            )
+    held = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    for one in held if levels else ():
+        _refuse_unnamed(one, path, levels=levels - 1)
+
+
+def _check_small(small: dict[str, Any], path: Path) -> None:
+    """Raises UsageError for what `--scale small` would refuse by its name or kind."""
+    file = _parsed({"name": "small", **small, "small": None}, path, within="small.")
+    for key in (*file.run, *(f"{TRAIN}{name}" for name in file.train or {}), *named(file)):
+        check_key(key)
 
 
 def named(file: GridFile) -> list[str]:
     """The settings that axes and points beside the grid name, each once."""
     named = [list(one) if isinstance(one, dict) else [key] for key, values in file.axes.items() for one in values]
     return list(dict.fromkeys(chain(*named, *file.include)))
+
+
+def chosen(file: GridFile) -> list[tuple[str, Any]]:
+    """(setting, value) of axes and points beside the grid, each value of a list and of a mapping on its own."""
+    sides = chain(file.axes.items(), *(entry.items() for entry in file.include))
+    each = [(key, one) for key, values in sides for one in (values if isinstance(values, list) else [values])]
+    return [pair for key, one in each for pair in (one.items() if isinstance(one, dict) else [(key, one)])]
 
 
 @cache
@@ -172,6 +224,8 @@ def check_key(key: str) -> None:
         hint = nearest(name, kind.model_fields).replace("`", f"`{prefix}", 1)
         if not prefix and name in TrainConfig.model_fields:
             hint = f" Did you mean `{TRAIN}{name}`?"
+        if not prefix and not hint:
+            hint = f" An argument of vLLM goes into `engine_args`, as in `engine_args: {name}=VALUE`."
         raise UsageError(f"unknown setting `{key}` in the grid.{hint}")
     if why := _NOT_OURS.get(key) or _NOT_OURS.get(name):
         raise UsageError(f"`{key}` cannot be set in a grid: {why}; leave it out.")

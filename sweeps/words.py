@@ -7,7 +7,7 @@ from typing import Any
 
 from scaling.config import RunConfig, idle_options
 from scaling.training.config import TrainConfig
-from sweeps.grid import TRAIN, GridFile, named
+from sweeps.grid import TRAIN, GridFile, check_value, chosen, named
 from sweeps.points import Point, Settings, idle_in_training
 
 
@@ -69,6 +69,20 @@ class Words:
                 name, said = key.removeprefix(TRAIN), self.of(key, value)
                 told.append(said if key in ("method", "task") else f"{key if name in keys else name} {said}")
         return ", ".join(told)
+
+
+def unmet(file: GridFile, points: Sequence[Point], words: Words) -> list[tuple[str, str]]:
+    """Values that the file names and no point has, in words, of settings that some point has a use for. Paths of data and
+    values that are left to the toolkit are passed over, as points have others in their place."""
+    wanted: dict[str, dict[str, None]] = {}
+    for key, value in chosen(file):
+        if value is not None and key != "data":
+            wanted.setdefault(key, {})[words.of(key, check_value(key, value))] = None
+    left = []
+    for key, values in wanted.items():
+        had = {words.of(key, value) for point in points if (value := value_of(point, key)) is not None}
+        left += [(key, value) for value in values if had and value not in had]
+    return left
 
 
 def _shortened(values: set[str]) -> dict[str, str]:

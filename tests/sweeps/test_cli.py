@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from scaling import models
 from sweeps import display, local
 from sweeps.cli import app
+from sweeps.display import cost_rows
+from sweeps.expect import Expected
 from sweeps.ledger import Ledger
 from sweeps.worker import work
 
@@ -58,6 +60,17 @@ def test_a_plan_shows_axes_points_jobs_and_cost_and_leaves_nothing(say, grid, ti
     assert not (tmp_path / "sweep").exists()
 
 
+def test_what_the_user_writes_is_shown_as_it_is(say, grid, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, root, title = str(tmp_path / "m[old]"), "out[/x]", "++ [zero] [/tmp] :key:"
+    file = grid(title=title, run=tiny, axes={"method": ["cot"], "backbone": [model, tiny["backbone"]]})
+    told = {name: say(name, file, "--out", root, out=False) for name in ("plan", "run", "status")}
+    assert all("m[old]" in one.stdout for one in told.values())
+    assert title in told["plan"].stdout
+    assert f"2 jobs in {root}" in told["run"].stderr
+    assert f"measuring {model}" in say("plan", file, "--measure", "--out", root, out=False).stderr
+
+
 def test_a_plan_as_json_holds_every_point_with_its_job(say, grid, tiny):
     told = json.loads(say("plan", grid(run=tiny, train={"max_steps": 2}, axes=AXES), "--json").stdout)
     jobs = {job["id"]: job for job in told["jobs"]}
@@ -77,6 +90,44 @@ def test_a_plan_that_measures_knows_tokens_and_hours(say, grid, tiny):
     assert 0 < after["tokens"] <= after["tokens_at_most"]
     assert after["hours"] > 0
     assert say("run", file).exit_code == 0, "a folder in which only probes are is no other's"
+
+
+def test_a_plan_says_which_values_have_no_point(say, grid, tiny):
+    axes = {"pair": [{"method": "cot", "seed": 1}, {"method": "softcot++", "seed": 2}], "samples": [1, 2]}
+    file = grid(run=tiny, axes=axes, exclude=[{"method": "softcot++", "samples": [2, 4]}])
+    assert "no point left" not in say("plan", file).stdout
+    assert "no point left method softcot++, seed 2 points" in flowing(say("plan", file, "--set", "samples=4").stdout)
+
+
+def test_hours_of_trainings_are_promised_only_where_their_steps_are_said():
+    (told,) = (value for name, value in cost_rows(Expected(trainings=1, training_hours=None)) if name == "trainings")
+    assert "where `max_steps` says how long they are" in told
+
+
+@pytest.mark.parametrize(
+    ("left", "temperature"), [(None, 1.0), (None, 0.5), ("{", 1.0), ("[]", 1.0), ('{"a": 1}', 1.0)]
+)
+def test_what_was_not_measured_to_its_end_is_measured_again(say, grid, tiny, tmp_path, left, temperature):
+    file = grid(run=tiny, axes={"method": ["cot"]})
+    assert say("plan", file, "--measure").exit_code == 0
+    rates = tmp_path / "sweep" / "rates.json"
+    if left is None:  # as where Ctrl-C came before the rate was known
+        rates.unlink()
+    else:
+        rates.write_text(left)
+    told = [say("plan", file, "--set", f"temperature={temperature}", "--json", *more) for more in ((), ("--measure",))]
+    assert [json.loads(one.stdout)["expected"]["unmeasured"] for one in told] == [1, 0]
+
+
+@pytest.mark.parametrize(("where", "said"), [("thesis.tex", "is a file"), ("", "is not empty (thesis.tex)")])
+def test_measuring_leaves_what_is_no_sweep_alone(say, grid, tiny, tmp_path, where, said):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("all I have")
+    told = say("plan", grid(run=tiny, axes={"method": ["cot"]}), "--measure", "--out", mine / where, out=False)
+    assert told.exit_code == 2
+    assert said in told.stderr
+    assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
 
 
 def test_run_status_and_report(say, grid, tiny, tmp_path):
@@ -192,6 +243,23 @@ def test_options_of_scale_report_are_handed_on(say, grid, tiny, tmp_path):
     assert say("report", file, "--compute", "nonsense").exit_code == 2
     page = json.loads((tmp_path / "sweep" / "report" / "grid" / "report.json").read_text())
     assert "tokens" in json.dumps(page)
+
+
+def test_a_report_as_json_is_json_alone(say, command, grid, tiny, tmp_path):
+    assert say("run", grid(run=tiny, axes={"method": ["cot"], "samples": [1, 2]})).exit_code == 0
+    told, said = command("report", tmp_path / "sweep", "--json").communicate()
+    assert json.loads(told)["methods"]
+    assert "points.csv" in said
+
+
+@pytest.mark.parametrize("name", ["status", "report"])
+def test_what_is_shown_is_said_to_be_another_than_asked_for(say, grid, tiny, name):
+    file = grid(run=tiny, axes={"method": ["cot"]})
+    assert say("run", file, "--set", "seed=7").exit_code == 0
+    assert "as it was last run" not in say(name, file, "--set", "seed=7").stderr
+    other = say(name, file, "--set", "seed=8")
+    assert "is shown as it was last run, which is not what these options ask for" in other.stderr
+    assert other.exit_code == 0
 
 
 def test_recipes_are_listed():

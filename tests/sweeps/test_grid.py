@@ -34,6 +34,13 @@ AXES = {"method": ["cot", "softcot"], "samples": [1, 2]}
         ({"axes": {"task": ["stratgyqa"]}}, "`task` in the grid.*Did you mean `strategyqa`"),
         ({"train": {"method": "lora"}}, "`train.method` cannot be set in a grid: methods with thoughts"),
         ({"small": {"axis": {}}}, "unknown key `small.axis`.*Did you mean `axes`"),
+        ({"small": {"run": {"limt": 1}}}, "unknown setting `limt`.*Did you mean `limit`"),
+        ({"small": {"train": {"lrr": 1}}}, "unknown setting `train.lrr`.*Did you mean `train.lr`"),
+        ({"small": {"axes": {"models": [{"backbon": "a"}]}}}, "unknown setting `backbon`.*Did you mean `backbone`"),
+        ({"small": {"axes": {"seed": 1}}}, "`small.axes.seed`.*list"),
+        ({"axes": {"x": [{1: 2}]}}, "the key 1 .* is no text.*put it in quotes"),
+        ({"axes": {"seed": [1], True: [2]}}, "the key True .* is no text.*put it in quotes"),
+        ({"run": {"quantization": "fp8"}}, "goes into `engine_args`, as in `engine_args: quantization=VALUE`"),
         ({"run": ["limit"]}, "`run` in .* must be a mapping"),
         ({"axes": ["seed"]}, "`axes` in .* must be a mapping"),
         ({"axes": {"method": ["softcot++"], "latent_paths": [9]}, "train": {}}, "9 needs a thinker with as many"),
@@ -51,13 +58,16 @@ def test_what_cannot_be_meant_is_refused_with_what_can(grid, parts, said):
         ("- 1", "must be a mapping"),
         ("", "mapping"),
         ("run: {limit: 3, limit: 4}", "the key `limit` stands there twice"),
+        ("run: {<<: {seed: 1}, limit: 3, limit: 4}", "the key `limit` stands there twice"),
+        ("axes: {x: &x [*x]}", "unknown setting `x`"),
+        ("run: {seed: 2024-02-31}", "not valid YAML: day is out of range"),
     ],
 )
 def test_a_file_that_is_no_grid_is_named(tmp_path, text, said):
     path = tmp_path / "grid.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=said):
-        read_grid(str(path))
+        points_of(read_grid(str(path)))
 
 
 def test_a_file_that_is_not_there_names_the_nearest_recipe():
@@ -78,6 +88,33 @@ def test_small_replaces_settings_and_axes_of_the_same_name_and_keeps_the_rest(gr
         read_grid(grid(axes=AXES), scale="small")
     with pytest.raises(UsageError, match="choose small, or paper"):
         read_grid(path, scale="tiny")
+
+
+def test_an_empty_part_of_small_changes_nothing(grid):
+    path = grid(run={"limit": 3}, train={"lr": 0.1}, axes=AXES, small={"run": None, "train": None, "axes": None})
+    file, small = read_grid(path), read_grid(path, scale="small")
+    assert (small.run, small.train, small.axes) == (file.run, file.train, file.axes)
+
+
+def test_keys_are_merged_as_in_any_yaml_file(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("include: [{a: &one {<<: &other {seed: 1, limit: 2}, seed: 3}}]\nrun: {<<: *one, limit: 4}")
+    assert read_grid(str(path)).run == {"seed": 3, "limit": 4}
+
+
+@pytest.mark.parametrize(("stem", "name"), [("my grid (2)", "my-grid-2-"), ("_x", "x"), ("\u00e9", "grid")])
+def test_a_grid_without_a_name_has_that_of_its_file(tmp_path, stem, name):
+    path = tmp_path / f"{stem}.yaml"
+    path.write_text("name:\naxes: {method: [cot]}")
+    assert read_grid(str(path)).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [("2024", "2024"), ("007", "007"), ("accuracy: x # 1", "accuracy: x # 1"), ('"a: b"', "a: b"), ("", "")],
+)
+def test_a_title_from_the_command_line_is_its_text(grid, text, title):
+    assert read_grid(grid(axes=AXES), changes=[f"title={text}"]).title == title
 
 
 def test_a_change_sets_a_setting_and_a_list_makes_an_axis(grid):
@@ -106,3 +143,12 @@ def test_a_change_overrules_what_a_mapping_or_a_point_beside_the_grid_says(grid)
     file = read_grid(path, changes=["samples=3", "train.lr=0.5"])
     assert {point.run["samples"] for point in points_of(file)} == {3}
     assert {point.train["lr"] for point in points_of(file) if point.train} == {0.5}
+
+
+def test_a_list_from_the_command_line_is_what_points_beside_the_grid_have_too(grid):
+    beside = {"method": "softcot", "seed": [0, 1], "samples": 1}
+    path = grid(axes={"method": ["cot"], "seed": [0, 1]}, include=[beside, {"method": "assist-cot"}])
+    seeds = {}
+    for point in points_of(read_grid(path, changes=["seed=[5, 6]"])):
+        seeds.setdefault(point.run["method"], []).append(point.run.get("seed", 0))
+    assert seeds == {"cot": [5, 6], "softcot": [5, 6], "assist-cot": [0]}
