@@ -19,7 +19,6 @@ from scaling.training.config import TrainConfig
 from sweeps.expect import Expected
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
-from sweeps.points import Point
 from sweeps.words import Words, axes_of, unmet, value_of
 
 SHOWN = 24  # lines of a table before the rest is counted
@@ -47,8 +46,8 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     table.add_column()
     words = Words(plan.points)
     for key in axes_of(plan.file, plan.points):
-        table.add_row(_SHORT.get(key, key), _values(plan.points, key, words))
-    if left := [f"{_SHORT.get(key, key)} {value}" for key, value in unmet(plan.file, plan.points, words)]:
+        table.add_row(_SHORT.get(key, key), _some(words.values(key)))
+    if left := [f"{_SHORT.get(key, key)} {value}" for key, value in unmet(plan.file, words)]:
         table.add_row("no point left", _some(left))
     table.add_row("points", f"{len(plan.points):,}")
     parts = sum(job.part is not None for job in plan.jobs)
@@ -169,11 +168,6 @@ def _figures(own: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
-
-
-def _values(points: Sequence[Point], key: str, words: Words) -> str:
-    told = (words.of(key, value) for point in points if (value := value_of(point, key)) is not None)
-    return _some(list(dict.fromkeys(told)))
 
 
 def _some(told: Sequence[str]) -> str:

@@ -10,6 +10,9 @@ from scaling.training.config import TrainConfig
 from sweeps.grid import TRAIN, GridFile, check_value, chosen, named
 from sweeps.points import Point, Settings, idle_in_training
 
+_OF_RUNS = {name: field.default for name, field in RunConfig.model_fields.items()}
+_OF_TRAININGS = {name: field.default for name, field in TrainConfig.model_fields.items()}
+
 
 def varied(points: Sequence[Point]) -> list[str]:
     """The settings that are not the same in all points, those of the training with its prefix; in the order they come."""
@@ -37,9 +40,11 @@ def value_of(point: Point, key: str) -> Any:
         name, train = key.removeprefix(TRAIN), point.train
         if train is None or name in idle_in_training(method, train.get("contrastive")):
             return None
-        return train.get(name, TrainConfig.model_fields[name].default)
-    idle = key in idle_options(method)
-    value = point.run.get(key, None if idle else RunConfig.model_fields[key].default)
+        return train.get(name, _OF_TRAININGS[name])
+    if key in point.run:
+        value = point.run[key]
+    else:
+        value = None if key in idle_options(method) else _OF_RUNS[key]
     return "arithmetic" if key == "task" and value is None and not point.run.get("data") else value
 
 
@@ -49,6 +54,7 @@ class Words:
     def __init__(self, points: Sequence[Point]) -> None:
         self._points = points
         self._short: dict[str, dict[str, str]] = {}
+        self._values: dict[str, list[str]] = {}
 
     def of(self, key: str, value: Any) -> str:
         """A value of a setting; `-` where there is none."""
@@ -61,6 +67,18 @@ class Words:
             self._short[key] = _shortened({own for own in values if isinstance(own, str)})
         return self._short[key].get(value, value)
 
+    def values(self, key: str) -> list[str]:
+        """The values of a setting that points have, each once, in their order."""
+        if key not in self._values:
+            found: dict[Any, str] = {}
+            for point in self._points:
+                value = value_of(point, key)
+                known = repr(value) if isinstance(value, dict | list) else value
+                if value is not None and known not in found:
+                    found[known] = self.of(key, value)
+            self._values[key] = list(dict.fromkeys(found.values()))
+        return self._values[key]
+
     def label(self, point: Point, keys: Sequence[str]) -> str:
         """What tells a point apart, where `keys` are varied."""
         told = []
@@ -71,7 +89,7 @@ class Words:
         return ", ".join(told)
 
 
-def unmet(file: GridFile, points: Sequence[Point], words: Words) -> list[tuple[str, str]]:
+def unmet(file: GridFile, words: Words) -> list[tuple[str, str]]:
     """Values that the file names and no point has, in words, of settings that some point has a use for. Paths of data and
     values that are left to the toolkit are passed over, as points have others in their place."""
     wanted: dict[str, dict[str, None]] = {}
@@ -80,7 +98,7 @@ def unmet(file: GridFile, points: Sequence[Point], words: Words) -> list[tuple[s
             wanted.setdefault(key, {})[words.of(key, check_value(key, value))] = None
     left = []
     for key, values in wanted.items():
-        had = {words.of(key, value) for point in points if (value := value_of(point, key)) is not None}
+        had = words.values(key)
         left += [(key, value) for value in values if had and value not in had]
     return left
 
