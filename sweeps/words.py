@@ -41,10 +41,7 @@ def value_of(point: Point, key: str) -> Any:
         if train is None or name in idle_in_training(method, train.get("contrastive")):
             return None
         return train.get(name, _OF_TRAININGS[name])
-    if key in point.run:
-        value = point.run[key]
-    else:
-        value = None if key in idle_options(method) else _OF_RUNS[key]
+    value = point.run[key] if key in point.run else None if key in idle_options(method) else _OF_RUNS[key]
     return "arithmetic" if key == "task" and value is None and not point.run.get("data") else value
 
 
