@@ -21,6 +21,7 @@ from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
 from scaling.errors import UsageError, one_line
 
 _RETRIES = 8  # of a request that the server had no time for, with growing pauses
+_PAUSES = tuple(min(0.5 * 2**number, 8.0) for number in range(_RETRIES))  # seconds, as the openai library's are
 _TIMEOUT = 3600.0  # seconds for a completion, its wait in the server's queue included
 # what vLLM's server takes from the model's own generation config where a request does not say it
 _NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}
@@ -114,6 +115,13 @@ _NO_EMBEDDINGS = (
 )
 
 
+_STOPS: dict[str, Literal["end", "length"]] = {"stop": "end", "length": "length"}
+
+
+class _LostError(UsageError):
+    """Of a completion that is asked again."""
+
+
 class OpenAIEngine:
     """batch_size: requests that are open together. Shared prefixes and batches are the server's business."""
 
@@ -176,16 +184,25 @@ class OpenAIEngine:
         assert task is not None
         self._tasks[task] = question
         try:
-            answer = await self._client.completions.create(**self._asked(request, decoding))
+            for pause in _PAUSES:
+                try:
+                    return await self._draw(request, decoding)
+                except _LostError:
+                    await asyncio.sleep(pause)
+            return await self._draw(request, decoding)
         except asyncio.CancelledError:
             if question in self._cancelled:
                 return None
             raise
+        finally:
+            del self._tasks[task]
+
+    async def _draw(self, request: Request, decoding: Decoding) -> Generated:
+        try:
+            answer = await self._client.completions.create(**self._asked(request, decoding))
         except self._server.errors as error:
             sent: Literal["tokens", "embeddings"] = "embeddings" if len(request.prompt.thoughts) else "tokens"
             raise self._server.refusal(error, sent=sent) from None
-        finally:
-            del self._tasks[task]
         return self._generated(request, answer, decoding)
 
     def _asked(self, request: Request, decoding: Decoding) -> dict[str, Any]:
@@ -217,11 +234,12 @@ class OpenAIEngine:
         if not isinstance(choices, list) or not choices:
             raise self._server.foreign("a completion without choices")
         choice = choices[0]
+        reason = self._stop_reason(choice)
         self._count(request.prompt, usage)
         text, ids = getattr(choice, "text", None), getattr(choice, "token_ids", None)
-        reason = "end" if getattr(choice, "finish_reason", None) == "stop" else "length"
         log_prob = _log_prob(choice) if decoding.log_probs else None
         if ids is not None:
+            self._refuse_cut(reason, len(ids), decoding, least=decoding.max_new_tokens)
             return Generated(request, list(ids), reason, log_prob=log_prob)
         if not isinstance(text, str):
             raise self._server.foreign("a completion without text")
@@ -230,7 +248,29 @@ class OpenAIEngine:
             raise UsageError(
                 f"{self._server.base_url} does not say how many tokens it generated: nothing can be counted."
             )
+        # some servers leave out the last token of those they count
+        self._refuse_cut(reason, number, decoding, least=decoding.max_new_tokens - 1)
         return Generated(request, [], reason, log_prob, text=text, num_tokens=number)
+
+    def _stop_reason(self, choice: Any) -> Literal["end", "length"]:
+        """Raises _LostError for a completion that was given up, as those of a vLLM that shuts down are, with status 200."""
+        told = getattr(choice, "finish_reason", None)
+        if not isinstance(told, str):
+            raise self._server.foreign("a completion without a finish_reason")
+        if told not in _STOPS:
+            raise _LostError(
+                f"{self._server.base_url} gave up a completion, which ended with {told!r}: its own messages may say why. "
+                f"What was sampled is kept, and the same command continues the run."
+            )
+        return _STOPS[told]
+
+    def _refuse_cut(self, reason: str, number: int, decoding: Decoding, *, least: int) -> None:
+        """Raises UsageError for a chain that the server's own limit has cut."""
+        if reason == "length" and number < least:
+            raise UsageError(
+                f"{self._server.base_url} ended a completion after {number} tokens where `--max-new-tokens` asks for "
+                f"{decoding.max_new_tokens}: lower that, or raise the server's own limit."
+            )
 
     def _count(self, prompt: SoftPrompt, usage: Any) -> None:
         told = getattr(usage, "prompt_tokens", None)

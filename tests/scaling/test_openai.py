@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from scaling.engines import openai as openai_engine
 from scaling.engines.base import Decoding
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.openai import OpenAIEngine, Server
@@ -50,11 +51,14 @@ class Handler(BaseHTTPRequestHandler):
         embeddings = asked.get("prompt_embeds") if self.server.is_vllm else None
         read = len(torch.load(io.BytesIO(base64.b64decode(embeddings)), weights_only=True)) if embeddings else 0
         read = 1 if self.server.deaf else read or len(asked["prompt"] or [0])
-        choice = {"index": 0, "text": "It is 5.", "finish_reason": self.server.finish}
+        finish = (
+            self.server.finish if self.server.lost is None or len(self.server.asked) > self.server.lost else "abort"
+        )
+        choice = {"index": 0, "text": "It is 5.", "finish_reason": finish}
         choice["logprobs"] = {"token_logprobs": [-0.5, -0.25], "tokens": ["a", "b"], "text_offset": [0, 1]}
         if asked.get("return_token_ids"):
-            choice["token_ids"] = [11, 7]
-        usage = {"prompt_tokens": read, "completion_tokens": 2, "total_tokens": read + 2}
+            choice["token_ids"] = [11] * (self.server.tokens - 1) + [7]
+        usage = {"prompt_tokens": read, "completion_tokens": self.server.tokens}
         usage["prompt_tokens_details"] = {"cached_tokens": read - 1}
         self.answer(
             {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
@@ -89,6 +93,7 @@ def served(monkeypatch):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         standard = {"is_vllm": True, "models": ["m"], "key": None, "refuses": None, "deaf": False, "finish": "stop"}
         standard |= {"context": None, "because": "You must set `--enable-prompt-embeds` to input `prompt_embeds`"}
+        standard |= {"tokens": 2, "lost": None}  # tokens of every completion; how many are given up before one is drawn
         standard |= {"says": None, "says_then": None}  # in answer to what is served, and to a prompt: text and its kind
         for key, value in {**standard, "asked": [], **changes}.items():
             setattr(server, key, value)
@@ -158,10 +163,10 @@ def test_nothing_of_the_models_own_generation_config_is_used(served, some_reques
 
 
 def test_text_goes_out_as_token_ids_and_another_server_tells_text(served, some_requests, make_model):
-    server, url = served(is_vllm=False, finish="length")
+    server, url = served(is_vllm=False, finish="length", tokens=8)
     requests = text_of(some_requests(make_model("llama"), questions=1))
     found = drawn(engine(url, seeds="one"), requests)
-    assert {(r.text, r.num_tokens, r.stop_reason, tuple(r.tokens)) for r in found} == {("It is 5.", 2, "length", ())}
+    assert {(r.text, r.num_tokens, r.stop_reason, tuple(r.tokens)) for r in found} == {("It is 5.", 8, "length", ())}
     for asked in server.asked:
         assert asked["prompt"] == [*requests[0].prompt.prefix, *requests[0].prompt.suffix]
         assert not asked.keys() & {"seed", "prompt_embeds", "return_token_ids", "stop_token_ids", "ignore_eos", "top_k"}
@@ -232,6 +237,52 @@ def test_a_server_without_room_for_the_longest_prompt_is_told_before_it_is_asked
         assert server.asked == []
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(openai_engine, "_PAUSES", (0.0, 0.0))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("is_vllm", [True, False])
+def test_a_completion_that_the_server_gave_up_is_asked_again(served, some_requests, make_model, is_vllm):
+    """As vLLM's are where it shuts down: with status 200."""
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    server, url = served(lost=2, is_vllm=is_vllm)
+    one = engine(url)
+    found = drawn(one, requests)
+    assert (len(found), len(server.asked)) == (len(requests), len(requests) + 2)
+    assert {result.stop_reason for result in found} == {"end"}
+    assert one.counters.prefill_computed == len(requests), "what was given up is not counted"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("finish", ["abort", "error", "content_filter"])
+def test_a_server_that_gives_up_all_completions_ends_the_run_and_nothing_of_them_is_written(
+    served, config_of, silent, tmp_path, finish
+):
+    asked = {"engine": "openai", "device": "auto", "method": "cot", "latent_paths": None, "out": tmp_path / "run"}
+    server, url = served(finish=finish)
+    with pytest.raises(UsageError, match=rf"gave up a completion.*'{finish}'.*the same command continues"):
+        execute(config_of(**asked, base_url=url), silent)
+    assert (tmp_path / "run" / "samples.jsonl").read_text() == ""
+    server.finish = "stop"
+    assert execute(config_of(**asked, base_url=url), silent)["num_completions"] == 4
+
+
+@pytest.mark.parametrize(
+    ("is_vllm", "tokens", "fits"), [(True, 8, True), (True, 7, False), (False, 7, True), (False, 6, False)]
+)
+def test_chains_that_the_servers_own_limit_cuts_are_refused(served, some_requests, make_model, is_vllm, tokens, fits):
+    """A server that tells no ids may count one token less than it drew."""
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    _, url = served(is_vllm=is_vllm, finish="length", tokens=tokens)
+    if fits:
+        assert {result.stop_reason for result in drawn(engine(url), requests)} == {"length"}
+        return
+    with pytest.raises(UsageError, match=rf"after {tokens} tokens where `--max-new-tokens` asks for 8: lower that"):
+        drawn(engine(url), requests)
+
+
 def test_an_engine_that_is_closed_leaves_no_connection_and_may_be_closed_again(served):
     one = engine(served()[1])
     client = one._client
@@ -274,7 +325,14 @@ def test_models_without_names_are_none(served):
         Server(served(says=('{"data": [{"object": "model"}]}',))[1], None)
 
 
-STRANGE = [{"choices": []}, {"choices": [1]}, {"choices": [{"text": None}]}, {"choices": "none"}]
+WORDLESS = {"text": None, "finish_reason": "stop"}
+STRANGE = [
+    {"choices": []},
+    {"choices": [1]},
+    {"choices": [WORDLESS]},
+    {"choices": [{"text": "5"}]},
+    {"choices": "none"},
+]
 
 
 @pytest.mark.parametrize("is_vllm", [True, False])
