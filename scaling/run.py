@@ -129,7 +129,8 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
         began = time.monotonic()
         _leave_room(setup, missing, watcher)
         thinking = time.monotonic() - began
-        with closing(_engine(setup, watcher)) as engine:  # whose start is no part of the run's seconds
+        engine = _engine(setup, watcher, drawn=len(journal.completions))
+        with closing(engine):  # whose start is no part of the run's seconds
             account = _Account(setup, journal, engine.counters, time.monotonic() - thinking)
             _sample_missing(setup, grid, engine, journal, account, folder, watcher)
     else:
@@ -191,7 +192,7 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
     return f"{held} of at most {held + sum(left for key, left in missing.items() if not stopping.decided(key))}"
 
 
-def _engine(setup: Setup, watcher: Watcher) -> Engine:
+def _engine(setup: Setup, watcher: Watcher, *, drawn: int) -> Engine:
     config = setup.config
     longest = max(setup.asked, key=lambda asked: asked.prompt_tokens)
     return build_engine(
@@ -199,6 +200,7 @@ def _engine(setup: Setup, watcher: Watcher) -> Engine:
         setup.backbone,
         tokens_per_row=longest.prompt_tokens + (config.max_new_tokens or 1),
         slots=longest.soft_tokens > 0,
+        drawn=drawn,
         tell=watcher.status,
     )
 

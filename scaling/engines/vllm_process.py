@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import partial
 from itertools import count
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from scaling.engines.base import Decoding
 from scaling.engines.concurrent import Background
 from scaling.engines.watchdog import Watchdog
 from scaling.errors import UsageError, nearest, one_line
+from scaling.seeds import engine_seed
 
 Start = Callable[[], Coroutine[Any, Any, Any]]
 Seeds = Literal["streams", "one"]
@@ -144,7 +144,18 @@ def _kept_or_new(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds
         kept.forget()
         return kept
     let_go()
-    return Running(partial(start, settings), settings=settings if seeds == "streams" else None)
+    return Running(_starts(settings), settings=settings if seeds == "streams" else None)
+
+
+def _starts(settings: Mapping[str, Any]) -> Start:
+    """Starts vLLM with these settings, and again with another seed."""
+    number = count()
+
+    def begin() -> Coroutine[Any, Any, Any]:
+        restarts, seed = next(number), settings["seed"]
+        return start({**settings, "seed": engine_seed(seed, restarts) if restarts else seed})
+
+    return begin
 
 
 def done_with(vllm: Running) -> None:

@@ -26,6 +26,7 @@ from scaling.engines.transformers import TransformersEngine
 from scaling.engines.vllm import VllmEngine
 from scaling.engines.vllm_process import Running
 from scaling.errors import UsageError
+from scaling.run import execute
 
 END = (7,)
 GREEDY = Decoding(0.0, 1.0, 0, 8, log_probs=True)
@@ -391,6 +392,56 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
             begin()
     assert (begin() if fits else "engine") == "engine"
     assert started == [{"max_model_len": length}] * fits
+
+
+@pytest.fixture
+def run_on(config_of, silent, tiny_model_folder, monkeypatch):
+    """`run_on(*fakes, **changes)`: the settings with which a run started each of these, which are made of its backbone."""
+    backbone = models.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32).model
+    for module in (vllm, vllm_process):
+        monkeypatch.setattr(module, "params_of", lambda keywords: keywords)
+
+    def settings(folder, *, seed, context, soft, **_):
+        return {"model": folder, "seed": seed, "max_model_len": context, "enable_prompt_embeds": soft}
+
+    monkeypatch.setattr(vllm_process, "engine_settings", settings)
+
+    def run(*fakes, **changes):
+        left, started = iter(fakes), []
+
+        async def begin(settings):
+            started.append(settings)
+            return next(left)(backbone)
+
+        monkeypatch.setattr(vllm_process, "start", begin)
+        execute(config_of(engine="vllm", device="auto", method="cot", latent_paths=None, **changes), silent)
+        return started
+
+    return run
+
+
+def test_every_start_of_a_run_with_one_seed_has_another_seed(run_on, tmp_path):
+    """With the same one vLLM draws what it drew: its k-th request gets the k-th number of one generator."""
+
+    def dying(backbone):
+        return FakeVllm(backbone, deaths=2)
+
+    asked = {"engine_seeds": "one", "out": tmp_path / "run"}
+    first = run_on(dying, FakeVllm, **asked)
+    extended = run_on(dying, FakeVllm, **asked, samples=4)
+    again = run_on(dying, FakeVllm, **{**asked, "out": tmp_path / "again"})
+    seeds = [settings["seed"] for settings in (*first, *extended)]
+    assert len(set(seeds)) == len(seeds) == 4
+    assert first == again, "the same run has the same seeds"
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert len({tuple({**settings, "seed": 0}.items()) for settings in first}) == 1, "all else stays"
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**32, 2**63])
+@pytest.mark.parametrize("seeds", ["streams", "one"])
+def test_every_seed_of_a_run_is_one_that_vllm_takes(run_on, tmp_path, seeds, seed):
+    (started,) = run_on(FakeVllm, seed=seed, engine_seeds=seeds, out=tmp_path / "run")
+    assert 0 <= started["seed"] < 2**32
 
 
 def test_without_vllm_the_installation_is_told():
