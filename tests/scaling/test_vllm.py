@@ -185,6 +185,28 @@ def test_a_lost_engine_is_started_again_and_nothing_is_missing_or_twice(start, m
     assert again >= {one.seed for one in requests} - {params["seed"] for params in dying.params}
 
 
+class Silent(FakeVllm):
+    """As vLLM's `shutdown`: who waits for an answer then is not told. The first request alone is answered, as aborted."""
+
+    async def generate(self, prompt, params, name):  # noqa: ARG002
+        self.params.append(params)
+        while len(self.params) < self.vllm_config.scheduler_config.max_num_seqs:
+            await asyncio.sleep(0.001)
+        if params is not self.params[0]:
+            await asyncio.Event().wait()
+        drawn = SimpleNamespace(token_ids=[5], finish_reason="abort", cumulative_logprob=-1.0)
+        yield SimpleNamespace(outputs=[drawn], num_cached_tokens=0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 18])
+def test_completions_that_wait_for_a_vllm_that_is_replaced_are_asked_again(start, model, some_requests, rows):
+    requests = some_requests(model)
+    silent, second = Silent(model, rows=rows), FakeVllm(model, rows=rows)
+    engine = start(silent, second)
+    assert len(by_key(engine.generate(requests, SAMPLED))) == len(requests)
+    assert (engine.restarts, silent.closed, second.finished) == (1, True, len(requests))
+
+
 def test_an_engine_that_dies_twice_ends_the_run_with_what_was_drawn(start, model, some_requests):
     engine = start(FakeVllm(model, deaths=3), FakeVllm(model, deaths=2))
     found = []
