@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +12,8 @@ import yaml
 
 from scaling.errors import UsageError
 
-_SECRET = {
-    "hf_token": "leave it out, and set HF_TOKEN in the environment",
-    "watermark_config": "leave it out, as it also changes how tokens are chosen",
-}
+_SECRET = re.compile("token$|hf_?tok|api_?key|secret|password|^watermark_config$", re.IGNORECASE)  # also misspelt
+_INSTEAD = "and set HF_TOKEN in the environment if it is needed"
 # Engine arguments that say where and how fast, not what: those that a continued run may change.
 _HARMLESS = frozenset(
     (
@@ -37,20 +36,29 @@ def engine_changes(engine_args: Mapping[str, Any] | None) -> dict[str, Any] | No
 
 
 def pairs(given: Any) -> Any:
-    """`key=value key=value` as a mapping; values are YAML. A mapping, of a YAML file, stays."""
+    """`key=value key=value` as a mapping; values are YAML. A mapping, of a YAML file, stays. Names have `_` for `-`."""
+    if isinstance(given, Mapping):
+        return {_named(key): value for key, value in given.items()}
     if not isinstance(given, str):
         return given
     try:
         pairs = [pair.split("=", 1) for pair in shlex.split(given)]
-        return {key.lstrip("-").replace("-", "_"): yaml.safe_load(value) for key, value in pairs}
+        return {_named(key): yaml.safe_load(value) for key, value in pairs}
     except (ValueError, yaml.YAMLError):
         raise ValueError("give `key=value` pairs, as in `tensor_parallel_size=2 gpu_memory_utilization=0.8`") from None
 
 
+def _named(key: Any) -> Any:
+    return key.lstrip("-").replace("-", "_") if isinstance(key, str) else key
+
+
 def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str) -> None:
     """Raises UsageError for engine arguments that must not be written down, or that are not what they must be."""
-    for key in given.keys() & _SECRET.keys():
-        raise UsageError(f"`--engine-args` {key} holds a secret, which would be written to disk: {_SECRET[key]}.")
+    for key in filter(_SECRET.search, given):
+        instead = "as it also changes how tokens are chosen" if key.lower() == "watermark_config" else _INSTEAD
+        raise UsageError(
+            f"`--engine-args` {key} holds a secret, which would be written to disk: leave it out, {instead}."
+        )
     length = given.get("max_model_len", 1)
     if type(length) is not int or length < 1:
         raise UsageError(
