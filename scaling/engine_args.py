@@ -13,6 +13,11 @@ import yaml
 from scaling.errors import UsageError
 
 _SECRET = re.compile("token$|hf_?tok|api_?key|secret|password|^watermark_config$", re.IGNORECASE)  # also misspelt
+_QUOTES = ("'", '"')
+_CLOSING = {"{": "}", "[": "]"}
+_PARTS = re.compile(
+    r""" "(?:\\.|[^"\\])*" | '[^']*' | \s+ | . """, re.VERBOSE | re.DOTALL
+)  # quoted text, spaces, or a sign
 _INSTEAD = "and set HF_TOKEN in the environment if it is needed"
 # Engine arguments that say where and how fast, not what: those that a continued run may change.
 _HARMLESS = frozenset(
@@ -36,16 +41,43 @@ def engine_changes(engine_args: Mapping[str, Any] | None) -> dict[str, Any] | No
 
 
 def pairs(given: Any) -> Any:
-    """`key=value key=value` as a mapping; values are YAML. A mapping, of a YAML file, stays. Names have `_` for `-`."""
+    """`key=value key=value` as a mapping; values are YAML, hence also JSON. A mapping, of a YAML file, stays. Names get `_`
+    for `-`."""
     if isinstance(given, Mapping):
         return {_named(key): value for key, value in given.items()}
     if not isinstance(given, str):
         return given
     try:
-        pairs = [pair.split("=", 1) for pair in shlex.split(given)]
-        return {_named(key): yaml.safe_load(value) for key, value in pairs}
+        pairs = [pair.split("=", 1) for pair in _words(given)]
+        return {_named(key): _read(value) for key, value in pairs}
     except (ValueError, yaml.YAMLError):
         raise ValueError("give `key=value` pairs, as in `tensor_parallel_size=2 gpu_memory_utilization=0.8`") from None
+
+
+def _words(text: str) -> list[str]:
+    """What stands between spaces that are outside quotes and brackets. Raises ValueError where one of these is open."""
+    words, closing = [""], list[str]()  # closing: what ends each bracket that is open
+    for part in _PARTS.findall(text):
+        if part.isspace() and not closing:
+            words.append("")
+            continue
+        words[-1] += part
+        if part in _CLOSING:
+            closing.append(_CLOSING[part])
+        elif closing and part == closing[-1]:
+            closing.pop()
+        elif part in _QUOTES:
+            raise ValueError(f"there is only one {part}")
+    if closing:
+        raise ValueError(f"{closing[-1]} is missing")
+    # a pair in quotes of its own is as it would be in a shell
+    return ["".join(shlex.split(word)) if word[0] in _QUOTES else word for word in words if word]
+
+
+def _read(value: str) -> Any:
+    """A mapping or list may stand in quotes, as it would in a shell."""
+    read = yaml.safe_load(value)
+    return yaml.safe_load(read) if isinstance(read, str) and read[:1] in ("{", "[") else read
 
 
 def _named(key: Any) -> Any:

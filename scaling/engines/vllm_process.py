@@ -250,7 +250,7 @@ async def start(settings: Mapping[str, Any]) -> Any:
 
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # of a setting that it cannot use vLLM may say so with any
         raise UsageError(
             f"vLLM did not start, for a reason that its own messages above tell: {one_line(error)}"
         ) from error

@@ -475,6 +475,22 @@ def test_without_vllm_the_installation_is_told():
     assert f"# {section}\n" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
+def test_whatever_vllm_says_of_a_setting_is_told(monkeypatch):
+    """`speculative_config=3` is an AttributeError in vLLM 0.32."""
+
+    def refuse(**_):
+        raise AttributeError("'int' object has no attribute 'get'")
+
+    for name in ("vllm", "vllm.engine", "vllm.v1", "vllm.v1.engine"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=refuse))
+    monkeypatch.setitem(
+        sys.modules, "vllm.v1.engine.async_llm", SimpleNamespace(AsyncLLM=SimpleNamespace(from_engine_args=None))
+    )
+    with pytest.raises(UsageError, match=r"vLLM did not start.*'int' object has no attribute"):
+        asyncio.run(vllm_process.start({"speculative_config": 3}))
+
+
 class Unfit(FakeVllm):
     """Fails where a seed is asked for, or always."""
 
