@@ -30,6 +30,7 @@ FREE = (
     *("out", "batch_size", "max_batch_tokens", "device", "voter", "adaptive"),
     *("assistant_device", "base_url", "engine_args"),
 )
+UNREAD = "config-"  # how a model's fingerprint begins where its weights were not read: many have the same
 # Where something lies, and the key that says what it holds: two places that hold the same are one.
 _CONTENT = {
     **{"backbone": "backbone_fingerprint", "assistant": "assistant_fingerprint"},
@@ -239,7 +240,11 @@ def _refuse_unfit(folder: Path, config: dict[str, Any]) -> bool:
 def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here: str) -> str:
     """Every key that forbids sharing a directory, with both values; empty where none does."""
     differing = []
-    moved = {place for place, content in _CONTENT.items() if old.get(content) and old.get(content) == new.get(content)}
+    moved = {
+        place
+        for place, content in _CONTENT.items()
+        if (known := old.get(content)) and known == new.get(content) and not known.startswith(UNREAD)
+    }
     for key in sorted((old.keys() | new.keys()) - moved.union(EXTENDABLE, FREE)):
         values = (config.get(key) for config in (old, new))
         before, after = ("not set" if value is None else _canonical(value) for value in values)

@@ -304,6 +304,9 @@ def test_what_a_run_was_made_with_may_move_and_must_not_change(tmp_path, place, 
     filled(tmp_path / "other", drawn("q"), **{place: "here"})
     with pytest.raises(UsageError, match=f'`--{place}` is "here"'):
         opened(tmp_path / "other", **{place: "there"})
+    filled(tmp_path / "unread", drawn("q"), **{place: "here", content: "config-abc"})
+    with pytest.raises(UsageError, match=f'`--{place}` is "here"'):  # all models of a kind have this one
+        opened(tmp_path / "unread", **{place: "there", content: "config-abc"})
 
 
 def test_an_option_that_is_not_set_is_no_other_run(tmp_path):
