@@ -257,6 +257,7 @@ class _Account:
     def summary(self, folder: Path) -> dict[str, Any]:
         config, completions = self._setup.config, self._journal.completions
         counters = self._counters
+        worked = counters.prefill_computed or counters.prefill_avoided
         return {
             **summarise(
                 self._setup.task.questions,
@@ -273,7 +274,7 @@ class _Account:
             },
             "engine": self._counted(),
             "peak_memory_bytes": self._peak_memory(),
-            "seconds": self._seconds + (time.monotonic() - self._started if counters.prefill_computed else 0.0),
+            "seconds": self._seconds + (time.monotonic() - self._started if worked else 0.0),
             "task": self._setup.task.name,
             "method": config.method,
             "run": str(folder),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -143,6 +144,7 @@ class OpenAIEngine:
         self._encoded = Recent(self._encode, size=len, limit=KEPT)
         self._tasks: dict[asyncio.Task[Any], str] = {}  # -> question id; touched only by the background
         self._cancelled: set[str] = set()
+        self._speaks = False  # whether it has answered a prompt as it should
         self._background = Background()
         self._client = self._background.call(self._connect())
 
@@ -202,8 +204,12 @@ class OpenAIEngine:
             answer = await self._client.completions.create(**self._asked(request, decoding))
         except self._server.errors as error:
             sent: Literal["tokens", "embeddings"] = "embeddings" if len(request.prompt.thoughts) else "tokens"
-            raise self._server.refusal(error, sent=sent) from None
-        return self._generated(request, answer, decoding)
+            refusal = self._server.refusal(error, sent=sent)
+            # no JSON from a server that has sent some: an answer that was cut
+            raise (_LostError(str(refusal)) if self._speaks and isinstance(error, ValueError) else refusal) from None
+        generated = self._generated(request, answer, decoding)
+        self._speaks = True
+        return generated
 
     def _asked(self, request: Request, decoding: Decoding) -> dict[str, Any]:
         """Keywords of the completions endpoint."""
@@ -239,6 +245,8 @@ class OpenAIEngine:
         text, ids = getattr(choice, "text", None), getattr(choice, "token_ids", None)
         log_prob = _log_prob(choice) if decoding.log_probs else None
         if ids is not None:
+            if not isinstance(ids, list) or None in map(_whole, ids):
+                raise self._server.foreign("token_ids that are none")
             self._refuse_cut(reason, len(ids), decoding, least=decoding.max_new_tokens)
             return Generated(request, list(ids), reason, log_prob=log_prob)
         if not isinstance(text, str):
@@ -248,6 +256,8 @@ class OpenAIEngine:
             raise UsageError(
                 f"{self._server.base_url} does not say how many tokens it generated: nothing can be counted."
             )
+        if _whole(number) is None:
+            raise self._server.foreign(f"completion_tokens {number!r}")
         # some servers leave out the last token of those they count
         self._refuse_cut(reason, number, decoding, least=decoding.max_new_tokens - 1)
         return Generated(request, [], reason, log_prob, text=text, num_tokens=number)
@@ -273,7 +283,7 @@ class OpenAIEngine:
             )
 
     def _count(self, prompt: SoftPrompt, usage: Any) -> None:
-        told = getattr(usage, "prompt_tokens", None)
+        told = _whole(getattr(usage, "prompt_tokens", None))
         read = len(prompt) if told is None else told
         if len(prompt.thoughts) and read != len(prompt):
             raise UsageError(
@@ -281,7 +291,7 @@ class OpenAIEngine:
                 f"prompt embeddings. {_NO_EMBEDDINGS}"
             )
         details = getattr(usage, "prompt_tokens_details", None)
-        cached = getattr(details, "cached_tokens", None) or 0
+        cached = min(_whole(getattr(details, "cached_tokens", None)) or 0, read)
         self.counters.prefill_avoided += cached
         self.counters.prefill_computed += read - cached
 
@@ -295,7 +305,13 @@ class OpenAIEngine:
 def _log_prob(choice: Any) -> float | None:
     """Of all its tokens together; None where the server does not tell that of every one."""
     told = getattr(getattr(choice, "logprobs", None), "token_logprobs", None)
-    return float(sum(told)) if told and all(isinstance(one, int | float) for one in told) else None
+    whole = isinstance(told, list) and all(isinstance(one, int | float) and math.isfinite(one) for one in told)
+    return float(sum(told)) if told and whole else None
+
+
+def _whole(number: Any) -> int | None:
+    """A number of tokens, or one's id. None for what is neither: JSON from outside may hold anything."""
+    return number if type(number) is int and number >= 0 else None
 
 
 def _key() -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import threading
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 
 import pytest
 import torch
@@ -42,6 +44,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(asked)
+        number = next(self.server.numbers)
         if self.server.says_then is not None:
             self.write(*self.server.says_then)
             return
@@ -51,18 +54,18 @@ class Handler(BaseHTTPRequestHandler):
         embeddings = asked.get("prompt_embeds") if self.server.is_vllm else None
         read = len(torch.load(io.BytesIO(base64.b64decode(embeddings)), weights_only=True)) if embeddings else 0
         read = 1 if self.server.deaf else read or len(asked["prompt"] or [0])
-        finish = (
-            self.server.finish if self.server.lost is None or len(self.server.asked) > self.server.lost else "abort"
-        )
+        finish = self.server.finish if number >= self.server.lost else "abort"
         choice = {"index": 0, "text": "It is 5.", "finish_reason": finish}
         choice["logprobs"] = {"token_logprobs": [-0.5, -0.25], "tokens": ["a", "b"], "text_offset": [0, 1]}
         if asked.get("return_token_ids"):
             choice["token_ids"] = [11] * (self.server.tokens - 1) + [7]
         usage = {"prompt_tokens": read, "completion_tokens": self.server.tokens}
-        usage["prompt_tokens_details"] = {"cached_tokens": read - 1}
-        self.answer(
-            {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-        )
+        usage["prompt_tokens_details"] = {"cached_tokens": read if self.server.warm else read - 1}
+        body = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+        if number in self.server.cut:
+            self.write(json.dumps(body)[:40])
+        else:
+            self.answer(body)
 
     def answer(self, body, status=200):
         if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
@@ -93,11 +96,12 @@ def served(monkeypatch):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         standard = {"is_vllm": True, "models": ["m"], "key": None, "refuses": None, "deaf": False, "finish": "stop"}
         standard |= {"context": None, "because": "You must set `--enable-prompt-embeds` to input `prompt_embeds`"}
-        standard |= {"tokens": 2, "lost": None}  # tokens of every completion; how many are given up before one is drawn
+        standard |= {"tokens": 2, "lost": 0, "warm": False}  # lost: how many are given up before one is drawn
+        standard |= {"cut": (), "numbers": count()}  # cut: numbers of the answers that end in the middle
         standard |= {"says": None, "says_then": None}  # in answer to what is served, and to a prompt: text and its kind
         for key, value in {**standard, "asked": [], **changes}.items():
             setattr(server, key, value)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         running.append(server)
         return server, f"http://127.0.0.1:{server.server_address[1]}/v1"
 
@@ -343,7 +347,64 @@ def test_completions_that_are_none_are_told(served, some_requests, make_model, s
         drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
 
 
-@pytest.mark.parametrize("told", [[-0.5, None], [], None, [-0.5, -0.25]], ids=str)
+@pytest.mark.usefixtures("impatient")
+def test_an_answer_that_is_cut_in_the_middle_of_a_run_is_asked_again(served, some_requests, make_model):
+    requests = text_of(some_requests(make_model("llama")))
+    server, url = served(cut=(5, 9))
+    assert len(drawn(engine(url), requests)) == len(requests) == len(server.asked) - 2
+    _, url = served(cut=range(5, 99))
+    with pytest.raises(UsageError, match="does not answer as an OpenAI-compatible server"):
+        drawn(engine(url), requests)
+
+
+def answering(served, choice=(), usage=()):
+    """The address of a server that is no vLLM and whose answers all have these parts."""
+    choice = {"text": "It is 5.", "finish_reason": "stop", **dict(choice)}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, **dict(usage)}
+    return served(says_then=(json.dumps({"choices": [choice], "usage": usage}),), is_vllm=False)[1]
+
+
+@pytest.mark.parametrize("number", ["2", -3, 2.5, True, [2]], ids=str)
+def test_numbers_of_tokens_that_are_none_are_told(served, some_requests, make_model, number):
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    for strange in ({"usage": {"completion_tokens": number}}, {"choice": {"token_ids": [7, number]}}):
+        with pytest.raises(UsageError, match=r"does not answer as an OpenAI-compatible server \((completion_|)token"):
+            drawn(engine(answering(served, **strange)), requests)
+
+
+@pytest.mark.parametrize("ids", [5, "7", {"7": 7}], ids=str)
+def test_token_ids_that_are_none_are_told(served, some_requests, make_model, ids):
+    with pytest.raises(UsageError, match="token_ids that are none"):
+        drawn(engine(answering(served, {"token_ids": ids})), text_of(some_requests(make_model("llama"), questions=1)))
+
+
+@pytest.mark.parametrize("number", [-3, 2.5, None, "many"], ids=str)
+def test_prompt_tokens_that_are_not_known_are_those_that_were_sent(served, some_requests, make_model, number):
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    one = engine(answering(served, usage={"prompt_tokens": number, "prompt_tokens_details": {"cached_tokens": number}}))
+    drawn(one, requests)
+    total = sum(len(request.prompt) for request in requests)
+    assert (one.counters.prefill_computed, one.counters.prefill_avoided) == (total, 0)
+
+
+def test_no_more_is_shared_than_was_read(served, some_requests, make_model):
+    one = engine(answering(served, usage={"prompt_tokens_details": {"cached_tokens": 99}}))
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    drawn(one, requests)
+    assert (one.counters.prefill_computed, one.counters.prefill_avoided) == (0, 5 * len(requests))
+
+
+def test_a_run_whose_prompts_the_server_has_all_read_before_takes_time(served, config_of, silent, tmp_path):
+    _, url = served(warm=True)
+    asked = {"engine": "openai", "device": "auto", "method": "cot", "latent_paths": None, "base_url": url}
+    summary = execute(config_of(**asked, out=tmp_path / "run"), silent)
+    assert summary["tokens"]["prefill_computed"] == 0
+    assert summary["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "told", [[-0.5, None], [], None, [-0.5, -0.25], [math.nan], [-0.5, -math.inf], ["small"], -0.5], ids=str
+)
 def test_log_probabilities_are_told_of_all_tokens_or_not_at_all(served, some_requests, make_model, told):
     choice = {"text": "It is 5.", "finish_reason": "stop", "logprobs": {"token_logprobs": told}}
     usage = {"prompt_tokens": 5, "completion_tokens": 2}
