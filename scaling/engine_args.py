@@ -15,22 +15,28 @@ from scaling.errors import UsageError
 _SECRET = re.compile("token$|hf_?tok|api_?key|secret|password|^watermark_config$", re.IGNORECASE)  # also misspelt
 _QUOTES = ("'", '"')
 _CLOSING = {"{": "}", "[": "]"}
-_PARTS = re.compile(
-    r""" "(?:\\.|[^"\\])*" | '[^']*' | \s+ | . """, re.VERBOSE | re.DOTALL
-)  # quoted text, spaces, or a sign
+# quoted text, spaces, or a sign
+_PARTS = re.compile(r""" "(?:\\.|[^"\\])*" | '[^']*' | \s+ | . """, re.VERBOSE | re.DOTALL)
 _INSTEAD = "and set HF_TOKEN in the environment if it is needed"
-# Engine arguments that say where and how fast, not what: those that a continued run may change.
+# Engine arguments that say where and how fast, not what: those that a continued run may change. Not load_format, of which
+# some draw with other weights ("dummy").
 _HARMLESS = frozenset(
     (
-        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
         *(
-            "gpu_memory_utilization",
-            "kv_cache_memory_bytes",
-            "cpu_offload_gb",
-            "max_num_seqs",
-            "max_num_batched_tokens",
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "distributed_executor_backend",
+            "disable_custom_all_reduce",
         ),
-        *("max_model_len", "block_size", "enforce_eager", "enable_prefix_caching", "download_dir", "disable_log_stats"),
+        *("nnodes", "node_rank", "master_addr", "master_port", "device_ids", "numa_bind", "numa_bind_nodes"),
+        *("data_parallel_size", "data_parallel_size_local", "data_parallel_rank", "data_parallel_start_rank"),
+        *("data_parallel_address", "data_parallel_rpc_port", "data_parallel_backend", "data_parallel_hybrid_lb"),
+        *("data_parallel_external_lb", "numa_bind_cpus", "distributed_timeout_seconds", "shutdown_timeout"),
+        *("cpu_distributed_timeout_seconds", "gpu_memory_utilization", "kv_cache_memory_bytes", "cpu_offload_gb"),
+        *("max_num_seqs", "max_num_batched_tokens", "max_num_scheduled_tokens", "max_model_len", "block_size"),
+        *("enforce_eager", "enable_prefix_caching", "enable_chunked_prefill", "async_scheduling", "download_dir"),
+        *("safetensors_load_strategy", "max_parallel_loading_workers", "use_tqdm_on_load", "ray_workers_use_nsight"),
+        *("disable_log_stats", "enable_log_requests", "aggregate_engine_logging"),
     )
 )
 

@@ -28,6 +28,10 @@ _INSTALL = 'vLLM is not installed here: `pip install ".[vllm]"` on CUDA; on a CP
 # set by what they follow from, so they cannot be given
 _OURS = {
     **{"model": "--backbone", "tokenizer": "--backbone", "dtype": "--dtype", "seed": "--seed"},
+    # embeddings and fingerprint are of the model as it is given
+    **dict.fromkeys(
+        ("revision", "tokenizer_revision", "hf_config_path", "model_weights", "served_model_name"), "--backbone"
+    ),
     **{"enable_prompt_embeds": "--method", "max_logprobs": "--method", "logprobs_mode": "--method"},
 }
 _AT_LEAST = ("max_model_len", "enable_prompt_embeds")  # settings of which more serves who asks for less

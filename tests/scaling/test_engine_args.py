@@ -42,6 +42,19 @@ def test_engine_arguments_are_split_outside_quotes_and_brackets(text, wanted):
     assert engine_args.pairs(text) == wanted
 
 
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ("nnodes=2 node_rank=1 master_addr=10.0.0.1 master_port=29501 data_parallel_rpc_port=1 device_ids=[1]", None),
+        ("nnodes=2 quantization=fp8", {"quantization": "fp8"}),
+        ("load_format=dummy", {"load_format": "dummy"}),
+        ("", None),
+    ],
+)
+def test_what_says_only_where_changes_no_run(text, changes):
+    assert engine_args.engine_changes(engine_args.pairs(text)) == changes
+
+
 @pytest.mark.parametrize("text", ["a={b: 1", "a='b", 'a="b', "a=[1, 2", "a=}]{", "'a=b"])
 def test_engine_arguments_that_are_not_closed_are_refused(text):
     with pytest.raises(ValueError, match="give `key=value` pairs"):

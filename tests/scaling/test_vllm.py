@@ -475,6 +475,19 @@ def test_without_vllm_the_installation_is_told():
     assert f"# {section}\n" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
+@pytest.mark.parametrize("key", ["revision", "tokenizer_revision", "tokenizer", "hf_config_path", "served_model_name"])
+def test_what_decides_the_model_is_not_given_to_vllm_alone(monkeypatch, key):
+    """Its embeddings and its fingerprint would be another's."""
+    fields = SimpleNamespace(__dataclass_fields__={key: None})
+    for name in ("vllm", "vllm.engine"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=fields))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", SimpleNamespace(current_platform=None))
+    monkeypatch.setattr(vllm_process, "_installed", lambda: None)
+    with pytest.raises(UsageError, match=f"`--engine-args` {key}: vLLM gets it from `--backbone`; leave it out"):
+        vllm_process.engine_settings("m", dtype="float32", context=8, soft=False, seed=0, given={key: "x"})
+
+
 def test_whatever_vllm_says_of_a_setting_is_told(monkeypatch):
     """`speculative_config=3` is an AttributeError in vLLM 0.32."""
 
