@@ -124,7 +124,12 @@ def _installed(package: str) -> bool:
 def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -> dict[str, Any]:
     config = setup.config
     grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed, config.adaptive)
-    missing = [question for question in grid.questions if grid.missing(question, journal.completions)]
+    stopping = grid.stopping(journal.completions.values())
+    missing = [
+        question
+        for question in grid.questions
+        if grid.missing(question, journal.completions) and not (stopping and stopping.decided(question.id))
+    ]
     if missing:
         began = time.monotonic()
         _leave_room(setup, missing, watcher)
@@ -132,7 +137,7 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
         engine = _engine(setup, watcher, drawn=len(journal.completions))
         with closing(engine):  # whose start is no part of the run's seconds
             account = _Account(setup, journal, engine.counters, time.monotonic() - thinking)
-            _sample_missing(setup, grid, engine, journal, account, folder, watcher)
+            _sample_missing(setup, grid, engine, journal, account, folder, watcher, stopping)
     else:
         watcher.start(grid, journal.completions, folder)
         account = _Account(setup, journal, Counters(), time.monotonic())
@@ -151,10 +156,16 @@ def _leave_room(setup: Setup, missing: Sequence[Question], watcher: Watcher) -> 
 
 
 def _sample_missing(
-    setup: Setup, grid: Grid, engine: Engine, journal: Journal, account: _Account, folder: Path, watcher: Watcher
+    setup: Setup,
+    grid: Grid,
+    engine: Engine,
+    journal: Journal,
+    account: _Account,
+    folder: Path,
+    watcher: Watcher,
+    stopping: Stopping | None,
 ) -> None:
     config = setup.config
-    stopping = grid.stopping(journal.completions.values())
     decoding = Decoding(config.temperature, config.top_p, config.top_k, config.max_new_tokens or 1, log_probs=True)
     watcher.start(grid, journal.completions, folder)
     saved = time.monotonic()

@@ -43,8 +43,9 @@ def build_engine(
 
 
 def at_server(config: RunConfig) -> RunConfig:
-    """With the backbone's name at the server, where the engine is one; else as it is. Raises UsageError where it is down."""
-    if config.engine != "openai":
+    """With the backbone's name at the server, where the engine is one that must be asked for it; else as it is. Raises
+    UsageError where it is down."""
+    if config.engine != "openai" or config.served_model:
         return config
     from scaling.engines.openai import Server
 

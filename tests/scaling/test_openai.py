@@ -387,6 +387,16 @@ def test_prompt_tokens_that_are_not_known_are_those_that_were_sent(served, some_
     assert (one.counters.prefill_computed, one.counters.prefill_avoided) == (total, 0)
 
 
+def test_a_run_that_is_done_asks_no_server(served, config_of, silent, tmp_path):
+    server, url = served()
+    asked = {"engine": "openai", "device": "auto", "method": "cot", "latent_paths": None, "served_model": "m"}
+    done = execute(config_of(**asked, base_url=url, out=tmp_path / "run"), silent)
+    server.key = "another"
+    assert execute(config_of(**asked, base_url=url, out=tmp_path / "run"), silent) == done
+    with pytest.raises(UsageError, match="wants a key"):
+        execute(config_of(**asked, base_url=url, samples=3, out=tmp_path / "run"), silent)
+
+
 def test_no_more_is_shared_than_was_read(served, some_requests, make_model):
     one = engine(answering(served, usage={"prompt_tokens_details": {"cached_tokens": 99}}))
     requests = text_of(some_requests(make_model("llama"), questions=1))
