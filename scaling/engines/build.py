@@ -75,7 +75,10 @@ def _vllm(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, sl
 
     given = dict(config.engine_args or {})
     if config.batch_size != "auto":
-        given["max_num_seqs"] = config.batch_size
+        replicas = given.get("data_parallel_size")
+        if not isinstance(replicas, int) or replicas < 1:  # which vLLM refuses, unless it is left out
+            replicas = 1
+        given["max_num_seqs"] = max(1, config.batch_size // replicas)
     longest = -(-tokens_per_row // _CONTEXT) * _CONTEXT
     context = given.pop("max_model_len", None) or min(backbone.context, longest)
     if context < tokens_per_row:

@@ -416,6 +416,22 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
     assert started == [{"max_model_len": length}] * fits
 
 
+@pytest.mark.parametrize(
+    ("batch", "replicas", "each"),
+    [(64, None, 64), (64, 4, 16), (64, 1, 64), (65, 4, 16), (2, 4, 1), (64, "x", 64), (64, 0, 64)],
+)
+def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder, monkeypatch, batch, replicas, each):
+    found = []
+    monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, given, **__: found.append(given["max_num_seqs"]))
+    monkeypatch.setattr(vllm_process, "running", lambda *_, **__: None)
+    monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: None)
+    asked = {} if replicas is None else {"data_parallel_size": replicas}
+    config = config_of(engine="vllm", device="auto", engine_args=asked, batch_size=batch).resolved()
+    backbone = models.load_outside(str(tiny_model_folder), dtype=torch.float32)
+    build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
+    assert found == [each]
+
+
 @pytest.fixture
 def run_on(config_of, silent, tiny_model_folder, monkeypatch):
     """`run_on(*fakes, **changes)`: the settings with which a run started each of these, which are made of its backbone."""
