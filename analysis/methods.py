@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.load import Run
 from scaling.errors import UsageError
-from scaling.journal import FREE
+from scaling.journal import FREE, UNREAD
 from scaling.names import called
 
 _OF_A_SEED = (  # may differ between runs of one method
@@ -59,8 +59,22 @@ def group(runs: Sequence[tuple[str | None, Run]], *, common: bool) -> list[Metho
 
 def unlike_settings(methods: Sequence[Method]) -> dict[str, list[Any]]:
     """Settings that should not differ between rivals and do, with their values."""
-    configs = [run.config for method in methods for run in method.runs]
+    configs = _with_fingerprints([run.config for method in methods for run in method.runs])
     return {key: values for key, values in _differing(configs).items() if key not in _OF_A_METHOD}
+
+
+def _with_fingerprints(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A run that has not read its backbone's weights gets the fingerprint of one that has."""
+    key = "backbone_fingerprint"
+    read = {config.get("backbone"): config.get(key) for config in configs if not _unread(config)}
+    return [
+        {**config, key: read.get(config.get("backbone"), config[key])} if _unread(config) else config
+        for config in configs
+    ]
+
+
+def _unread(config: dict[str, Any]) -> bool:
+    return str(config.get("backbone_fingerprint")).startswith(UNREAD)
 
 
 def controls(methods: Sequence[Method]) -> dict[tuple[str, str], str]:

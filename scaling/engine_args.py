@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -11,22 +12,31 @@ import yaml
 
 from scaling.errors import UsageError
 
-_SECRET = {
-    "hf_token": "leave it out, and set HF_TOKEN in the environment",
-    "watermark_config": "leave it out, as it also changes how tokens are chosen",
-}
-# Engine arguments that say where and how fast, not what: those that a continued run may change.
+_SECRET = re.compile("token$|hf_?tok|api_?key|secret|password|^watermark_config$", re.IGNORECASE)  # also misspelt
+_QUOTES = ("'", '"')
+_CLOSING = {"{": "}", "[": "]"}
+# quoted text, spaces, or a sign
+_PARTS = re.compile(r""" "(?:\\.|[^"\\])*" | '[^']*' | \s+ | . """, re.VERBOSE | re.DOTALL)
+_INSTEAD = "and set HF_TOKEN in the environment if it is needed"
+# Engine arguments that say where and how fast, not what: those that a continued run may change. Not load_format, of which
+# some draw with other weights ("dummy").
 _HARMLESS = frozenset(
     (
-        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
         *(
-            "gpu_memory_utilization",
-            "kv_cache_memory_bytes",
-            "cpu_offload_gb",
-            "max_num_seqs",
-            "max_num_batched_tokens",
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "distributed_executor_backend",
+            "disable_custom_all_reduce",
         ),
-        *("max_model_len", "block_size", "enforce_eager", "enable_prefix_caching", "download_dir", "disable_log_stats"),
+        *("nnodes", "node_rank", "master_addr", "master_port", "device_ids", "numa_bind", "numa_bind_nodes"),
+        *("data_parallel_size", "data_parallel_size_local", "data_parallel_rank", "data_parallel_start_rank"),
+        *("data_parallel_address", "data_parallel_rpc_port", "data_parallel_backend", "data_parallel_hybrid_lb"),
+        *("data_parallel_external_lb", "numa_bind_cpus", "distributed_timeout_seconds", "shutdown_timeout"),
+        *("cpu_distributed_timeout_seconds", "gpu_memory_utilization", "kv_cache_memory_bytes", "cpu_offload_gb"),
+        *("max_num_seqs", "max_num_batched_tokens", "max_num_scheduled_tokens", "max_model_len", "block_size"),
+        *("enforce_eager", "enable_prefix_caching", "enable_chunked_prefill", "async_scheduling", "download_dir"),
+        *("safetensors_load_strategy", "max_parallel_loading_workers", "use_tqdm_on_load", "ray_workers_use_nsight"),
+        *("disable_log_stats", "enable_log_requests", "aggregate_engine_logging"),
     )
 )
 
@@ -37,20 +47,56 @@ def engine_changes(engine_args: Mapping[str, Any] | None) -> dict[str, Any] | No
 
 
 def pairs(given: Any) -> Any:
-    """`key=value key=value` as a mapping; values are YAML. A mapping, of a YAML file, stays."""
+    """`key=value key=value` as a mapping; values are YAML, hence also JSON. A mapping, of a YAML file, stays. Names get `_`
+    for `-`."""
+    if isinstance(given, Mapping):
+        return {_named(key): value for key, value in given.items()}
     if not isinstance(given, str):
         return given
     try:
-        pairs = [pair.split("=", 1) for pair in shlex.split(given)]
-        return {key.lstrip("-").replace("-", "_"): yaml.safe_load(value) for key, value in pairs}
+        pairs = [pair.split("=", 1) for pair in _words(given)]
+        return {_named(key): _read(value) for key, value in pairs}
     except (ValueError, yaml.YAMLError):
         raise ValueError("give `key=value` pairs, as in `tensor_parallel_size=2 gpu_memory_utilization=0.8`") from None
 
 
+def _words(text: str) -> list[str]:
+    """What stands between spaces that are outside quotes and brackets. Raises ValueError where one of these is open."""
+    words, closing = [""], list[str]()  # closing: what ends each bracket that is open
+    for part in _PARTS.findall(text):
+        if part.isspace() and not closing:
+            words.append("")
+            continue
+        words[-1] += part
+        if part in _CLOSING:
+            closing.append(_CLOSING[part])
+        elif closing and part == closing[-1]:
+            closing.pop()
+        elif part in _QUOTES:
+            raise ValueError(f"there is only one {part}")
+    if closing:
+        raise ValueError(f"{closing[-1]} is missing")
+    # a pair in quotes of its own is as it would be in a shell
+    return ["".join(shlex.split(word)) if word[0] in _QUOTES else word for word in words if word]
+
+
+def _read(value: str) -> Any:
+    """A mapping or list may stand in quotes, as it would in a shell."""
+    read = yaml.safe_load(value)
+    return yaml.safe_load(read) if isinstance(read, str) and read[:1] in ("{", "[") else read
+
+
+def _named(key: Any) -> Any:
+    return key.lstrip("-").replace("-", "_") if isinstance(key, str) else key
+
+
 def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str) -> None:
     """Raises UsageError for engine arguments that must not be written down, or that are not what they must be."""
-    for key in given.keys() & _SECRET.keys():
-        raise UsageError(f"`--engine-args` {key} holds a secret, which would be written to disk: {_SECRET[key]}.")
+    for key in filter(_SECRET.search, given):
+        instead = "as it also changes how tokens are chosen" if key.lower() == "watermark_config" else _INSTEAD
+        raise UsageError(
+            f"`--engine-args` {key} holds a secret, which would be written to disk: leave it out, {instead}."
+        )
     length = given.get("max_model_len", 1)
     if type(length) is not int or length < 1:
         raise UsageError(

@@ -30,6 +30,7 @@ FREE = (
     *("out", "batch_size", "max_batch_tokens", "device", "voter", "adaptive"),
     *("assistant_device", "base_url", "engine_args"),
 )
+UNREAD = "config-"  # how a model's fingerprint begins where its weights were not read: many have the same
 # Where something lies, and the key that says what it holds: two places that hold the same are one.
 _CONTENT = {
     **{"backbone": "backbone_fingerprint", "assistant": "assistant_fingerprint"},
@@ -53,7 +54,8 @@ class Journal:
     def open(
         cls, folder: Path, *, config: dict[str, Any], environment: dict[str, Any], questions: Sequence[Asked] = ()
     ) -> Journal:
-        """Start the run in `folder`, or continue the one there if its config agrees but for EXTENDABLE and FREE keys.
+        """Start the run in `folder`, or continue the one there if its config agrees but for EXTENDABLE and FREE keys. One
+        that has drawn nothing gives way to another config.
 
         questions: those that are asked now, all of them; they replace the ones in questions.jsonl.
         Raises UsageError for a directory in use, another config, foreign files or a damaged journal, changing nothing.
@@ -66,7 +68,9 @@ class Journal:
         _refuse_unfit(folder, config)
         lock = _acquire(folder)
         try:
-            _refuse_unfit(folder, config)
+            if _refuse_unfit(folder, config):
+                for name in (SUMMARY, THOUGHTS):
+                    (folder / name).unlink(missing_ok=True)
             completions, size = _read_samples(folder / SAMPLES)
             run = {"config": config, "config_hash": config_hash(config), "environment": environment}
             _write_json(folder / RUN, run)
@@ -218,21 +222,29 @@ def _merged_config(configs: Sequence[dict[str, Any]], into: Path) -> dict[str, A
     return merged
 
 
-def _refuse_unfit(folder: Path, config: dict[str, Any]) -> None:
-    path = folder / RUN
+def _refuse_unfit(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether a run with another config is there that has drawn nothing, as one whose engine did not start."""
+    path, samples = folder / RUN, folder / SAMPLES
     if path.exists():
-        if differing := _differences(_read_json(path, "config")["config"], config, there=path, here="now"):
+        differing = _differences(_read_json(path, "config")["config"], config, there=path, here="now")
+        if differing and samples.exists() and samples.stat().st_size:
             raise UsageError(f"{differing}; choose another `--out` or give the same values")
+        return bool(differing)
     # What a run leaves that was killed before its run.json was in place is no foreign file.
-    elif foreign := sorted({entry.name for entry in folder.iterdir()} - {LOCK, _temporary(path).name}):
+    if foreign := sorted({entry.name for entry in folder.iterdir()} - {LOCK, _temporary(path).name}):
         message = f"`--out` {folder} is not empty ({foreign[0]}) and has no {RUN}, so it is no run directory"
         raise UsageError(f"{message}; choose a new or empty folder")
+    return False
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here: str) -> str:
     """Every key that forbids sharing a directory, with both values; empty where none does."""
     differing = []
-    moved = {place for place, content in _CONTENT.items() if old.get(content) and old.get(content) == new.get(content)}
+    moved = {
+        place
+        for place, content in _CONTENT.items()
+        if (known := old.get(content)) and known == new.get(content) and not known.startswith(UNREAD)
+    }
     for key in sorted((old.keys() | new.keys()) - moved.union(EXTENDABLE, FREE)):
         values = (config.get(key) for config in (old, new))
         before, after = ("not set" if value is None else _canonical(value) for value in values)

@@ -26,6 +26,7 @@ from transformers import (
 
 from scaling.costs import ModelCosts
 from scaling.errors import UsageError, one_line
+from scaling.journal import UNREAD
 from scaling.model_files import locate, quiet
 
 _RARE_ROWS = 1024
@@ -162,7 +163,7 @@ def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
         raise UsageError(_why_not(source, name, error)) from error
     with contextlib.suppress(OSError):  # a model without one has the tokenizer's end token alone
         model.generation_config = GenerationConfig.from_pretrained(source)
-    return LanguageModel(name, f"config-{_architecture(config)}", model, tokenizer)
+    return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer)
 
 
 def keep_loaded(number: int) -> None:

@@ -124,14 +124,20 @@ def _installed(package: str) -> bool:
 def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -> dict[str, Any]:
     config = setup.config
     grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed, config.adaptive)
-    missing = [question for question in grid.questions if grid.missing(question, journal.completions)]
+    stopping = grid.stopping(journal.completions.values())
+    missing = [
+        question
+        for question in grid.questions
+        if grid.missing(question, journal.completions) and not (stopping and stopping.decided(question.id))
+    ]
     if missing:
         began = time.monotonic()
         _leave_room(setup, missing, watcher)
         thinking = time.monotonic() - began
-        with closing(_engine(setup, watcher)) as engine:  # whose start is no part of the run's seconds
+        engine = _engine(setup, watcher, drawn=len(journal.completions))
+        with closing(engine):  # whose start is no part of the run's seconds
             account = _Account(setup, journal, engine.counters, time.monotonic() - thinking)
-            _sample_missing(setup, grid, engine, journal, account, folder, watcher)
+            _sample_missing(setup, grid, engine, journal, account, folder, watcher, stopping)
     else:
         watcher.start(grid, journal.completions, folder)
         account = _Account(setup, journal, Counters(), time.monotonic())
@@ -150,10 +156,16 @@ def _leave_room(setup: Setup, missing: Sequence[Question], watcher: Watcher) -> 
 
 
 def _sample_missing(
-    setup: Setup, grid: Grid, engine: Engine, journal: Journal, account: _Account, folder: Path, watcher: Watcher
+    setup: Setup,
+    grid: Grid,
+    engine: Engine,
+    journal: Journal,
+    account: _Account,
+    folder: Path,
+    watcher: Watcher,
+    stopping: Stopping | None,
 ) -> None:
     config = setup.config
-    stopping = grid.stopping(journal.completions.values())
     decoding = Decoding(config.temperature, config.top_p, config.top_k, config.max_new_tokens or 1, log_probs=True)
     watcher.start(grid, journal.completions, folder)
     saved = time.monotonic()
@@ -191,7 +203,7 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
     return f"{held} of at most {held + sum(left for key, left in missing.items() if not stopping.decided(key))}"
 
 
-def _engine(setup: Setup, watcher: Watcher) -> Engine:
+def _engine(setup: Setup, watcher: Watcher, *, drawn: int) -> Engine:
     config = setup.config
     longest = max(setup.asked, key=lambda asked: asked.prompt_tokens)
     return build_engine(
@@ -199,6 +211,7 @@ def _engine(setup: Setup, watcher: Watcher) -> Engine:
         setup.backbone,
         tokens_per_row=longest.prompt_tokens + (config.max_new_tokens or 1),
         slots=longest.soft_tokens > 0,
+        drawn=drawn,
         tell=watcher.status,
     )
 
@@ -255,6 +268,7 @@ class _Account:
     def summary(self, folder: Path) -> dict[str, Any]:
         config, completions = self._setup.config, self._journal.completions
         counters = self._counters
+        worked = counters.prefill_computed or counters.prefill_avoided
         return {
             **summarise(
                 self._setup.task.questions,
@@ -271,7 +285,7 @@ class _Account:
             },
             "engine": self._counted(),
             "peak_memory_bytes": self._peak_memory(),
-            "seconds": self._seconds + (time.monotonic() - self._started if counters.prefill_computed else 0.0),
+            "seconds": self._seconds + (time.monotonic() - self._started if worked else 0.0),
             "task": self._setup.task.name,
             "method": config.method,
             "run": str(folder),

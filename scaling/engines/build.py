@@ -13,6 +13,7 @@ from scaling.engines.transformers import TransformersEngine, fitted_engine
 from scaling.errors import UsageError
 from scaling.model_files import locate
 from scaling.models import LanguageModel
+from scaling.seeds import engine_seed
 
 _CONTEXT = (
     512  # tokens that vLLM's longest sequence is a multiple of, so that one that is kept serves the next run, too
@@ -20,12 +21,19 @@ _CONTEXT = (
 
 
 def build_engine(
-    config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool, tell: Callable[[str], None]
+    config: RunConfig,
+    backbone: LanguageModel,
+    *,
+    tokens_per_row: int,
+    slots: bool,
+    tell: Callable[[str], None],
+    drawn: int = 0,
 ) -> Engine:
     """The engine of a resolved config. tokens_per_row: prompt and completion of the longest request. slots: whether prompts
-    have soft tokens. Raises UsageError where it cannot be started."""
+    have soft tokens. drawn: completions that the run has already. Raises UsageError where it cannot be started."""
     if config.engine == "vllm":
-        return _vllm(config, backbone, tokens_per_row=tokens_per_row, slots=slots, tell=tell)
+        tell(f"starting vLLM with {config.backbone}")
+        return _vllm(config, backbone, tokens_per_row=tokens_per_row, slots=slots, drawn=drawn)
     if config.engine == "openai":
         return _server(config, backbone, tokens_per_row=tokens_per_row, slots=slots)
     engine = engine_of(backbone, config, tokens_per_row=tokens_per_row)
@@ -35,8 +43,9 @@ def build_engine(
 
 
 def at_server(config: RunConfig) -> RunConfig:
-    """With the backbone's name at the server, where the engine is one; else as it is. Raises UsageError where it is down."""
-    if config.engine != "openai":
+    """With the backbone's name at the server, where the engine is one that must be asked for it; else as it is. Raises
+    UsageError where it is down."""
+    if config.engine != "openai" or config.served_model:
         return config
     from scaling.engines.openai import Server
 
@@ -60,15 +69,16 @@ def embedded(config: RunConfig, backbone: LanguageModel, *, context: int) -> Emb
     return EmbeddedPrompts(backbone.model.get_input_embeddings(), width=backbone.width, context=context, dtype=dtype)
 
 
-def _vllm(
-    config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool, tell: Callable[[str], None]
-) -> Engine:
+def _vllm(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool, drawn: int) -> Engine:
     from scaling.engines.vllm import VllmEngine
     from scaling.engines.vllm_process import done_with, engine_settings, running
 
     given = dict(config.engine_args or {})
     if config.batch_size != "auto":
-        given["max_num_seqs"] = config.batch_size
+        replicas = given.get("data_parallel_size")
+        if not isinstance(replicas, int) or replicas < 1:  # which vLLM refuses, unless it is left out
+            replicas = 1
+        given["max_num_seqs"] = max(1, config.batch_size // replicas)
     longest = -(-tokens_per_row // _CONTEXT) * _CONTEXT
     context = given.pop("max_model_len", None) or min(backbone.context, longest)
     if context < tokens_per_row:
@@ -76,11 +86,12 @@ def _vllm(
             f"`--engine-args` max_model_len must hold the longest prompt and `--max-new-tokens` {config.max_new_tokens}, "
             f"together {tokens_per_row} tokens, and is {context}: raise it, or lower `--max-new-tokens`."
         )
-    settings = engine_settings(
-        locate(config.backbone), dtype=config.dtype, context=context, soft=slots, seed=config.seed, given=given
-    )
-    tell(f"starting vLLM with {config.backbone}")
     seeds = config.engine_seeds or "streams"
+    # with streams it decides nothing, and vLLM takes no larger one
+    seed = engine_seed(config.seed, drawn) if seeds == "one" else config.seed % 2**32
+    settings = engine_settings(
+        locate(config.backbone), dtype=config.dtype, context=context, soft=slots, seed=seed, given=given
+    )
     return VllmEngine(
         running(settings, given, seeds=seeds, sampled=config.temperature > 0),
         embedded(config, backbone, context=context),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
 from scaling.errors import UsageError, one_line
 
 _RETRIES = 8  # of a request that the server had no time for, with growing pauses
+_PAUSES = tuple(min(0.5 * 2**number, 8.0) for number in range(_RETRIES))  # seconds, as the openai library's are
 _TIMEOUT = 3600.0  # seconds for a completion, its wait in the server's queue included
 # what vLLM's server takes from the model's own generation config where a request does not say it
 _NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}
@@ -114,6 +116,13 @@ _NO_EMBEDDINGS = (
 )
 
 
+_STOPS: dict[str, Literal["end", "length"]] = {"stop": "end", "length": "length"}
+
+
+class _LostError(UsageError):
+    """Of a completion that is asked again."""
+
+
 class OpenAIEngine:
     """batch_size: requests that are open together. Shared prefixes and batches are the server's business."""
 
@@ -135,6 +144,7 @@ class OpenAIEngine:
         self._encoded = Recent(self._encode, size=len, limit=KEPT)
         self._tasks: dict[asyncio.Task[Any], str] = {}  # -> question id; touched only by the background
         self._cancelled: set[str] = set()
+        self._speaks = False  # whether it has answered a prompt as it should
         self._background = Background()
         self._client = self._background.call(self._connect())
 
@@ -176,17 +186,30 @@ class OpenAIEngine:
         assert task is not None
         self._tasks[task] = question
         try:
-            answer = await self._client.completions.create(**self._asked(request, decoding))
+            for pause in _PAUSES:
+                try:
+                    return await self._draw(request, decoding)
+                except _LostError:
+                    await asyncio.sleep(pause)
+            return await self._draw(request, decoding)
         except asyncio.CancelledError:
             if question in self._cancelled:
                 return None
             raise
-        except self._server.errors as error:
-            sent: Literal["tokens", "embeddings"] = "embeddings" if len(request.prompt.thoughts) else "tokens"
-            raise self._server.refusal(error, sent=sent) from None
         finally:
             del self._tasks[task]
-        return self._generated(request, answer, decoding)
+
+    async def _draw(self, request: Request, decoding: Decoding) -> Generated:
+        try:
+            answer = await self._client.completions.create(**self._asked(request, decoding))
+        except self._server.errors as error:
+            sent: Literal["tokens", "embeddings"] = "embeddings" if len(request.prompt.thoughts) else "tokens"
+            refusal = self._server.refusal(error, sent=sent)
+            # no JSON from a server that has sent some: an answer that was cut
+            raise (_LostError(str(refusal)) if self._speaks and isinstance(error, ValueError) else refusal) from None
+        generated = self._generated(request, answer, decoding)
+        self._speaks = True
+        return generated
 
     def _asked(self, request: Request, decoding: Decoding) -> dict[str, Any]:
         """Keywords of the completions endpoint."""
@@ -217,11 +240,14 @@ class OpenAIEngine:
         if not isinstance(choices, list) or not choices:
             raise self._server.foreign("a completion without choices")
         choice = choices[0]
+        reason = self._stop_reason(choice)
         self._count(request.prompt, usage)
         text, ids = getattr(choice, "text", None), getattr(choice, "token_ids", None)
-        reason = "end" if getattr(choice, "finish_reason", None) == "stop" else "length"
         log_prob = _log_prob(choice) if decoding.log_probs else None
         if ids is not None:
+            if not isinstance(ids, list) or None in map(_whole, ids):
+                raise self._server.foreign("token_ids that are none")
+            self._refuse_cut(reason, len(ids), decoding, least=decoding.max_new_tokens)
             return Generated(request, list(ids), reason, log_prob=log_prob)
         if not isinstance(text, str):
             raise self._server.foreign("a completion without text")
@@ -230,10 +256,34 @@ class OpenAIEngine:
             raise UsageError(
                 f"{self._server.base_url} does not say how many tokens it generated: nothing can be counted."
             )
+        if _whole(number) is None:
+            raise self._server.foreign(f"completion_tokens {number!r}")
+        # some servers leave out the last token of those they count
+        self._refuse_cut(reason, number, decoding, least=decoding.max_new_tokens - 1)
         return Generated(request, [], reason, log_prob, text=text, num_tokens=number)
 
+    def _stop_reason(self, choice: Any) -> Literal["end", "length"]:
+        """Raises _LostError for a completion that was given up, as those of a vLLM that shuts down are, with status 200."""
+        told = getattr(choice, "finish_reason", None)
+        if not isinstance(told, str):
+            raise self._server.foreign("a completion without a finish_reason")
+        if told not in _STOPS:
+            raise _LostError(
+                f"{self._server.base_url} gave up a completion, which ended with {told!r}: its own messages may say why. "
+                f"What was sampled is kept, and the same command continues the run."
+            )
+        return _STOPS[told]
+
+    def _refuse_cut(self, reason: str, number: int, decoding: Decoding, *, least: int) -> None:
+        """Raises UsageError for a chain that the server's own limit has cut."""
+        if reason == "length" and number < least:
+            raise UsageError(
+                f"{self._server.base_url} ended a completion after {number} tokens where `--max-new-tokens` asks for "
+                f"{decoding.max_new_tokens}: lower that, or raise the server's own limit."
+            )
+
     def _count(self, prompt: SoftPrompt, usage: Any) -> None:
-        told = getattr(usage, "prompt_tokens", None)
+        told = _whole(getattr(usage, "prompt_tokens", None))
         read = len(prompt) if told is None else told
         if len(prompt.thoughts) and read != len(prompt):
             raise UsageError(
@@ -241,7 +291,7 @@ class OpenAIEngine:
                 f"prompt embeddings. {_NO_EMBEDDINGS}"
             )
         details = getattr(usage, "prompt_tokens_details", None)
-        cached = getattr(details, "cached_tokens", None) or 0
+        cached = min(_whole(getattr(details, "cached_tokens", None)) or 0, read)
         self.counters.prefill_avoided += cached
         self.counters.prefill_computed += read - cached
 
@@ -255,7 +305,13 @@ class OpenAIEngine:
 def _log_prob(choice: Any) -> float | None:
     """Of all its tokens together; None where the server does not tell that of every one."""
     told = getattr(getattr(choice, "logprobs", None), "token_logprobs", None)
-    return float(sum(told)) if told and all(isinstance(one, int | float) for one in told) else None
+    whole = isinstance(told, list) and all(isinstance(one, int | float) and math.isfinite(one) for one in told)
+    return float(sum(told)) if told and whole else None
+
+
+def _whole(number: Any) -> int | None:
+    """A number of tokens, or one's id. None for what is neither: JSON from outside may hold anything."""
+    return number if type(number) is int and number >= 0 else None
 
 
 def _key() -> str:

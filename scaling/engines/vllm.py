@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from scaling.engines.base import Counters, Decoding, Generated, Request
@@ -43,7 +43,7 @@ class VllmEngine:
         self._done, self._closed = done, False
         self._open: dict[str, str] = {}  # name -> question id; touched only by the background
         self._cancelled: set[str] = set()
-        self._replacing = asyncio.Lock()
+        self._replacing, self._lost = asyncio.Lock(), asyncio.Event()  # the latter of the vLLM that is up
 
     def generate(self, requests: Iterable[Request], decoding: Decoding, *, lookahead: int = 0) -> Iterator[Generated]:
         """Yields every request once, as it finishes. Raises UsageError for prompts that do not fit the backbone, logits
@@ -81,8 +81,10 @@ class VllmEngine:
             vllm, name = self._running.vllm, str(next(self._running.names))
             self._open[name] = request.prompt.question_id
             try:
-                async for output in vllm.generate(prompt, params, name):
-                    final = output
+                final = await self._last(vllm.generate(prompt, params, name))
+                if final is None:
+                    await self._replace(vllm, "it is started again")
+                    continue
                 if final.outputs[0].finish_reason in ("stop", "length"):
                     return self._generated(request, final)
                 if request.prompt.question_id in self._cancelled:
@@ -97,6 +99,17 @@ class VllmEngine:
                 del self._open[name]
         return None
 
+    async def _last(self, outputs: AsyncIterator[Any]) -> Any | None:
+        """The last of them. None where their vLLM is given up before it comes: one that is shut down wakes nobody."""
+        drawing, lost = asyncio.ensure_future(_last(outputs)), asyncio.ensure_future(self._lost.wait())
+        drawing.add_done_callback(_looked_at)
+        try:
+            await asyncio.wait((drawing, lost), return_when=asyncio.FIRST_COMPLETED)
+            return drawing.result() if drawing.done() else None
+        finally:
+            drawing.cancel()
+            lost.cancel()
+
     async def _replace(self, dead: Any, why: str) -> None:
         """Starts vLLM again, unless that has been done since `dead` failed."""
         async with self._replacing:
@@ -110,7 +123,9 @@ class VllmEngine:
                 )
             self.restarts += 1
             logging.getLogger(__name__).warning("vLLM stopped (%s) and is started again", why)
+            self._lost.set()
             await self._running.restart()
+            self._lost = asyncio.Event()
 
     def _prompt(self, request: Request) -> dict[str, Any]:
         prompt = request.prompt
@@ -132,3 +147,15 @@ class VllmEngine:
             )
         reason = "end" if tokens and tokens[-1] in self._end else "length"
         return Generated(request, tokens, reason, log_prob=drawn.cumulative_logprob)
+
+
+async def _last(outputs: AsyncIterator[Any]) -> Any:
+    async for output in outputs:
+        last = output
+    return last
+
+
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    """asyncio complains of an error that nobody has asked for."""
+    if not task.cancelled():
+        task.exception()

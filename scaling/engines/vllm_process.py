@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import partial
 from itertools import count
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from scaling.engines.base import Decoding
 from scaling.engines.concurrent import Background
 from scaling.engines.watchdog import Watchdog
 from scaling.errors import UsageError, nearest, one_line
+from scaling.seeds import engine_seed
 
 Start = Callable[[], Coroutine[Any, Any, Any]]
 Seeds = Literal["streams", "one"]
@@ -28,6 +28,10 @@ _INSTALL = 'vLLM is not installed here: `pip install ".[vllm]"` on CUDA; on a CP
 # set by what they follow from, so they cannot be given
 _OURS = {
     **{"model": "--backbone", "tokenizer": "--backbone", "dtype": "--dtype", "seed": "--seed"},
+    # embeddings and fingerprint are of the model as it is given
+    **dict.fromkeys(
+        ("revision", "tokenizer_revision", "hf_config_path", "model_weights", "served_model_name"), "--backbone"
+    ),
     **{"enable_prompt_embeds": "--method", "max_logprobs": "--method", "logprobs_mode": "--method"},
 }
 _AT_LEAST = ("max_model_len", "enable_prompt_embeds")  # settings of which more serves who asks for less
@@ -144,7 +148,18 @@ def _kept_or_new(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds
         kept.forget()
         return kept
     let_go()
-    return Running(partial(start, settings), settings=settings if seeds == "streams" else None)
+    return Running(_starts(settings), settings=settings if seeds == "streams" else None)
+
+
+def _starts(settings: Mapping[str, Any]) -> Start:
+    """Starts vLLM with these settings, and again with another seed."""
+    number = count()
+
+    def begin() -> Coroutine[Any, Any, Any]:
+        restarts, seed = next(number), settings["seed"]
+        return start({**settings, "seed": engine_seed(seed, restarts) if restarts else seed})
+
+    return begin
 
 
 def done_with(vllm: Running) -> None:
@@ -239,7 +254,7 @@ async def start(settings: Mapping[str, Any]) -> Any:
 
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # of a setting that it cannot use vLLM may say so with any
         raise UsageError(
             f"vLLM did not start, for a reason that its own messages above tell: {one_line(error)}"
         ) from error

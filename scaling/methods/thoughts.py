@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -101,7 +102,7 @@ class Kept:
         self._wake()
         thoughts = self._source(question).cpu().contiguous()
         made(file.parent)
-        written = file.with_suffix(f".{os.getpid()}")
+        written = file.with_suffix(f".{uuid4().hex}")  # no process number: two containers may have the same
         save_file({_KEPT: thoughts}, written)
         os.replace(written, file)
         return thoughts

@@ -118,6 +118,22 @@ def test_questions_in_another_order_are_put_in_one(run_of):
     assert (methods[1].runs[0].lenient.codes == other.lenient.codes).all()
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"backbone": "a", "backbone_fingerprint": "config-1"}, None),
+        ({"backbone": "a", "backbone_fingerprint": "def"}, ["abc", "def"]),
+        ({"backbone": "b", "backbone_fingerprint": "config-1"}, ["abc", "config-1"]),
+    ],
+)
+def test_a_backbone_whose_weights_one_run_has_not_read_is_the_same(run_of, other, told):
+    """As those of text do that a server draws, beside soft ones, which need its embeddings."""
+    runs = [run_of(**SOFT, backbone="a", backbone_fingerprint="abc"), run_of(1, 4, method="cot", **other)]
+    for given in (runs, runs[::-1]):
+        found = unlike_settings(group([(None, run) for run in given], common=False))
+        assert sorted(found.get("backbone_fingerprint", [])) == (told or [])
+
+
 def test_settings_that_rivals_should_share_are_told(run_of):
     runs = [run_of(**SOFT), run_of(1, 4, method="cot", temperature=1.0, prompt_version=2)]
     assert unlike_settings(group([(None, run) for run in runs], common=False)) == {

@@ -304,17 +304,39 @@ def test_what_a_run_was_made_with_may_move_and_must_not_change(tmp_path, place, 
     filled(tmp_path / "other", drawn("q"), **{place: "here"})
     with pytest.raises(UsageError, match=f'`--{place}` is "here"'):
         opened(tmp_path / "other", **{place: "there"})
+    filled(tmp_path / "unread", drawn("q"), **{place: "here", content: "config-abc"})
+    with pytest.raises(UsageError, match=f'`--{place}` is "here"'):  # all models of a kind have this one
+        opened(tmp_path / "unread", **{place: "there", content: "config-abc"})
 
 
 def test_an_option_that_is_not_set_is_no_other_run(tmp_path):
     folder = tmp_path / "run"
-    with Journal.open(folder, config=CONFIG, environment=ENVIRONMENT):
-        pass
+    filled(folder, drawn("q"))
     with Journal.open(folder, config=CONFIG | {"later": None}, environment=ENVIRONMENT):
         pass
     assert config_hash(CONFIG | {"later": None}) == config_hash(CONFIG) != config_hash(CONFIG | {"later": 0})
     with pytest.raises(UsageError, match=r"`--later` is not set in .* and 0 now"):
         Journal.open(folder, config=CONFIG | {"later": 0}, environment=ENVIRONMENT)
+
+
+@pytest.mark.parametrize("torn", ["", '{"question_id'], ids=["empty", "torn"])
+def test_a_run_that_drew_nothing_gives_way_to_other_settings(tmp_path, torn):
+    """As one whose engine did not start: its error may ask for another setting. A line that is torn may be all of a run."""
+    with opened(tmp_path) as journal:
+        journal.write_summary({"seconds": 5.0})
+        journal.record_thoughts(Thoughts("q", ((1.0,),)))
+        with pytest.raises(UsageError, match="in use"):
+            opened(tmp_path, seed=2)
+    (tmp_path / SAMPLES).write_text(torn)
+    if torn:
+        with pytest.raises(UsageError, match="choose another `--out`"):
+            opened(tmp_path, seed=2)
+        return
+    with opened(tmp_path) as journal:
+        assert journal.read_summary(), "of the same run"
+    with opened(tmp_path, seed=2) as journal:
+        assert journal.read_summary() is None, "of the run before"
+    assert (load(tmp_path)[0]["config"], load_thoughts(tmp_path)) == (CONFIG | {"seed": 2}, {})
 
 
 def test_a_folder_of_foreign_files_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -58,6 +59,21 @@ def test_a_question_is_thought_about_once_whoever_asks(folder):
         assert {one.dtype for one in found} == {torch.float32}
     assert (first.thought, second.thought) == (["q0", "q1", "q2"], [])
     assert len(list(folder.rglob("*"))) == 1 + len(QUESTIONS), "a folder and a file for each, nothing half-written"
+
+
+def test_two_that_keep_the_same_thoughts_at_once_do_not_meet(monkeypatch, folder):
+    """In two containers, which may have the same process number."""
+    replace = os.replace
+
+    def replace_later(*files):
+        monkeypatch.setattr(os, "replace", replace)
+        kept(Source())(QUESTIONS[0])
+        replace(*files)
+
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(os, "replace", replace_later)
+    assert torch.equal(kept(Source())(QUESTIONS[0]), Source()(QUESTIONS[0]))
+    assert len(list(folder.rglob("*.*"))) == 1
 
 
 def test_the_assistant_is_woken_for_what_is_missing_alone():

@@ -341,6 +341,7 @@ def test_engine_arguments_are_pairs_or_a_mapping():
     wanted = {"tensor_parallel_size": 2, "enforce_eager": True, "quantization": "fp8", "hf_overrides": {"a": 1}}
     assert RunConfig(engine_args=pairs).engine_args == wanted
     assert RunConfig(engine_args=wanted).engine_args == wanted
+    assert RunConfig(engine_args={key.replace("_", "-"): value for key, value in wanted.items()}).engine_args == wanted
     with pytest.raises(UsageError, match="give `key=value` pairs"):
         load_config(None, {"engine_args": "fast"}, RunConfig)
 
@@ -352,11 +353,28 @@ def test_the_longest_sequence_is_a_number_of_tokens(value):
     assert RunConfig(engine="vllm", engine_args="max_model_len=1").resolved().engine_args == {"max_model_len": 1}
 
 
-@pytest.mark.parametrize("given", ["hf_token=hf_abc", "hf-token=hf_abc", "watermark_config='{key: hf_abc}'"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("hf_token=hf_abc", "hf-token=hf_abc", "watermark_config='{key: hf_abc}'"),
+        *("HF_TOKEN=hf_abc", "--HF-Token=hf_abc", "hf_tokn=hf_abc", "hftoken=hf_abc", "huggingface_token=hf_abc"),
+        *("api_key=hf_abc", "client_secret=hf_abc", {"hf-token": "hf_abc"}, {"HF_Token": "hf_abc"}),
+        {"Watermark-Config": {"key": "hf_abc"}},
+    ],
+    ids=str,
+)
 def test_no_secret_among_engine_arguments_comes_to_be_written(given):
     with pytest.raises(UsageError, match="holds a secret, which would be written to disk: leave it out") as error:
         RunConfig(engine="vllm", engine_args=given).resolved()
     assert "hf_abc" not in str(error.value)
+
+
+def test_names_with_tokens_in_them_hold_no_secret():
+    """Those of vLLM's AsyncEngineArgs, 0.33."""
+    names = ["tokenizer", "skip_tokenizer_init", "tokenizer_mode", "tokenizer_revision", "tokens_only", "spec_tokens"]
+    names += ["max_num_batched_tokens", "max_num_scheduled_tokens", "long_prefill_token_threshold", "watermark"]
+    for name in names:
+        RunConfig(engine="vllm", engine_args={name: 1}).resolved()
 
 
 def test_defaults_of_the_perturbed_methods():

@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import threading
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 
 import pytest
 import torch
 
+from scaling.engines import openai as openai_engine
 from scaling.engines.base import Decoding
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.openai import OpenAIEngine, Server
@@ -41,6 +44,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(asked)
+        number = next(self.server.numbers)
         if self.server.says_then is not None:
             self.write(*self.server.says_then)
             return
@@ -50,15 +54,18 @@ class Handler(BaseHTTPRequestHandler):
         embeddings = asked.get("prompt_embeds") if self.server.is_vllm else None
         read = len(torch.load(io.BytesIO(base64.b64decode(embeddings)), weights_only=True)) if embeddings else 0
         read = 1 if self.server.deaf else read or len(asked["prompt"] or [0])
-        choice = {"index": 0, "text": "It is 5.", "finish_reason": self.server.finish}
+        finish = self.server.finish if number >= self.server.lost else "abort"
+        choice = {"index": 0, "text": "It is 5.", "finish_reason": finish}
         choice["logprobs"] = {"token_logprobs": [-0.5, -0.25], "tokens": ["a", "b"], "text_offset": [0, 1]}
         if asked.get("return_token_ids"):
-            choice["token_ids"] = [11, 7]
-        usage = {"prompt_tokens": read, "completion_tokens": 2, "total_tokens": read + 2}
-        usage["prompt_tokens_details"] = {"cached_tokens": read - 1}
-        self.answer(
-            {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-        )
+            choice["token_ids"] = [11] * (self.server.tokens - 1) + [7]
+        usage = {"prompt_tokens": read, "completion_tokens": self.server.tokens}
+        usage["prompt_tokens_details"] = {"cached_tokens": read if self.server.warm else read - 1}
+        body = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+        if number in self.server.cut:
+            self.write(json.dumps(body)[:40])
+        else:
+            self.answer(body)
 
     def answer(self, body, status=200):
         if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
@@ -89,10 +96,12 @@ def served(monkeypatch):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         standard = {"is_vllm": True, "models": ["m"], "key": None, "refuses": None, "deaf": False, "finish": "stop"}
         standard |= {"context": None, "because": "You must set `--enable-prompt-embeds` to input `prompt_embeds`"}
+        standard |= {"tokens": 2, "lost": 0, "warm": False}  # lost: how many are given up before one is drawn
+        standard |= {"cut": (), "numbers": count()}  # cut: numbers of the answers that end in the middle
         standard |= {"says": None, "says_then": None}  # in answer to what is served, and to a prompt: text and its kind
         for key, value in {**standard, "asked": [], **changes}.items():
             setattr(server, key, value)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         running.append(server)
         return server, f"http://127.0.0.1:{server.server_address[1]}/v1"
 
@@ -158,10 +167,10 @@ def test_nothing_of_the_models_own_generation_config_is_used(served, some_reques
 
 
 def test_text_goes_out_as_token_ids_and_another_server_tells_text(served, some_requests, make_model):
-    server, url = served(is_vllm=False, finish="length")
+    server, url = served(is_vllm=False, finish="length", tokens=8)
     requests = text_of(some_requests(make_model("llama"), questions=1))
     found = drawn(engine(url, seeds="one"), requests)
-    assert {(r.text, r.num_tokens, r.stop_reason, tuple(r.tokens)) for r in found} == {("It is 5.", 2, "length", ())}
+    assert {(r.text, r.num_tokens, r.stop_reason, tuple(r.tokens)) for r in found} == {("It is 5.", 8, "length", ())}
     for asked in server.asked:
         assert asked["prompt"] == [*requests[0].prompt.prefix, *requests[0].prompt.suffix]
         assert not asked.keys() & {"seed", "prompt_embeds", "return_token_ids", "stop_token_ids", "ignore_eos", "top_k"}
@@ -232,6 +241,52 @@ def test_a_server_without_room_for_the_longest_prompt_is_told_before_it_is_asked
         assert server.asked == []
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(openai_engine, "_PAUSES", (0.0, 0.0))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("is_vllm", [True, False])
+def test_a_completion_that_the_server_gave_up_is_asked_again(served, some_requests, make_model, is_vllm):
+    """As vLLM's are where it shuts down: with status 200."""
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    server, url = served(lost=2, is_vllm=is_vllm)
+    one = engine(url)
+    found = drawn(one, requests)
+    assert (len(found), len(server.asked)) == (len(requests), len(requests) + 2)
+    assert {result.stop_reason for result in found} == {"end"}
+    assert one.counters.prefill_computed == len(requests), "what was given up is not counted"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("finish", ["abort", "error", "content_filter"])
+def test_a_server_that_gives_up_all_completions_ends_the_run_and_nothing_of_them_is_written(
+    served, config_of, silent, tmp_path, finish
+):
+    asked = {"engine": "openai", "device": "auto", "method": "cot", "latent_paths": None, "out": tmp_path / "run"}
+    server, url = served(finish=finish)
+    with pytest.raises(UsageError, match=rf"gave up a completion.*'{finish}'.*the same command continues"):
+        execute(config_of(**asked, base_url=url), silent)
+    assert (tmp_path / "run" / "samples.jsonl").read_text() == ""
+    server.finish = "stop"
+    assert execute(config_of(**asked, base_url=url), silent)["num_completions"] == 4
+
+
+@pytest.mark.parametrize(
+    ("is_vllm", "tokens", "fits"), [(True, 8, True), (True, 7, False), (False, 7, True), (False, 6, False)]
+)
+def test_chains_that_the_servers_own_limit_cuts_are_refused(served, some_requests, make_model, is_vllm, tokens, fits):
+    """A server that tells no ids may count one token less than it drew."""
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    _, url = served(is_vllm=is_vllm, finish="length", tokens=tokens)
+    if fits:
+        assert {result.stop_reason for result in drawn(engine(url), requests)} == {"length"}
+        return
+    with pytest.raises(UsageError, match=rf"after {tokens} tokens where `--max-new-tokens` asks for 8: lower that"):
+        drawn(engine(url), requests)
+
+
 def test_an_engine_that_is_closed_leaves_no_connection_and_may_be_closed_again(served):
     one = engine(served()[1])
     client = one._client
@@ -274,7 +329,14 @@ def test_models_without_names_are_none(served):
         Server(served(says=('{"data": [{"object": "model"}]}',))[1], None)
 
 
-STRANGE = [{"choices": []}, {"choices": [1]}, {"choices": [{"text": None}]}, {"choices": "none"}]
+WORDLESS = {"text": None, "finish_reason": "stop"}
+STRANGE = [
+    {"choices": []},
+    {"choices": [1]},
+    {"choices": [WORDLESS]},
+    {"choices": [{"text": "5"}]},
+    {"choices": "none"},
+]
 
 
 @pytest.mark.parametrize("is_vllm", [True, False])
@@ -285,7 +347,74 @@ def test_completions_that_are_none_are_told(served, some_requests, make_model, s
         drawn(engine(url), text_of(some_requests(make_model("llama"), questions=1)))
 
 
-@pytest.mark.parametrize("told", [[-0.5, None], [], None, [-0.5, -0.25]], ids=str)
+@pytest.mark.usefixtures("impatient")
+def test_an_answer_that_is_cut_in_the_middle_of_a_run_is_asked_again(served, some_requests, make_model):
+    requests = text_of(some_requests(make_model("llama")))
+    server, url = served(cut=(5, 9))
+    assert len(drawn(engine(url), requests)) == len(requests) == len(server.asked) - 2
+    _, url = served(cut=range(5, 99))
+    with pytest.raises(UsageError, match="does not answer as an OpenAI-compatible server"):
+        drawn(engine(url), requests)
+
+
+def answering(served, choice=(), usage=()):
+    """The address of a server that is no vLLM and whose answers all have these parts."""
+    choice = {"text": "It is 5.", "finish_reason": "stop", **dict(choice)}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, **dict(usage)}
+    return served(says_then=(json.dumps({"choices": [choice], "usage": usage}),), is_vllm=False)[1]
+
+
+@pytest.mark.parametrize("number", ["2", -3, 2.5, True, [2]], ids=str)
+def test_numbers_of_tokens_that_are_none_are_told(served, some_requests, make_model, number):
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    for strange in ({"usage": {"completion_tokens": number}}, {"choice": {"token_ids": [7, number]}}):
+        with pytest.raises(UsageError, match=r"does not answer as an OpenAI-compatible server \((completion_|)token"):
+            drawn(engine(answering(served, **strange)), requests)
+
+
+@pytest.mark.parametrize("ids", [5, "7", {"7": 7}], ids=str)
+def test_token_ids_that_are_none_are_told(served, some_requests, make_model, ids):
+    with pytest.raises(UsageError, match="token_ids that are none"):
+        drawn(engine(answering(served, {"token_ids": ids})), text_of(some_requests(make_model("llama"), questions=1)))
+
+
+@pytest.mark.parametrize("number", [-3, 2.5, None, "many"], ids=str)
+def test_prompt_tokens_that_are_not_known_are_those_that_were_sent(served, some_requests, make_model, number):
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    one = engine(answering(served, usage={"prompt_tokens": number, "prompt_tokens_details": {"cached_tokens": number}}))
+    drawn(one, requests)
+    total = sum(len(request.prompt) for request in requests)
+    assert (one.counters.prefill_computed, one.counters.prefill_avoided) == (total, 0)
+
+
+def test_a_run_that_is_done_asks_no_server(served, config_of, silent, tmp_path):
+    server, url = served()
+    asked = {"engine": "openai", "device": "auto", "method": "cot", "latent_paths": None, "served_model": "m"}
+    done = execute(config_of(**asked, base_url=url, out=tmp_path / "run"), silent)
+    server.key = "another"
+    assert execute(config_of(**asked, base_url=url, out=tmp_path / "run"), silent) == done
+    with pytest.raises(UsageError, match="wants a key"):
+        execute(config_of(**asked, base_url=url, samples=3, out=tmp_path / "run"), silent)
+
+
+def test_no_more_is_shared_than_was_read(served, some_requests, make_model):
+    one = engine(answering(served, usage={"prompt_tokens_details": {"cached_tokens": 99}}))
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    drawn(one, requests)
+    assert (one.counters.prefill_computed, one.counters.prefill_avoided) == (0, 5 * len(requests))
+
+
+def test_a_run_whose_prompts_the_server_has_all_read_before_takes_time(served, config_of, silent, tmp_path):
+    _, url = served(warm=True)
+    asked = {"engine": "openai", "device": "auto", "method": "cot", "latent_paths": None, "base_url": url}
+    summary = execute(config_of(**asked, out=tmp_path / "run"), silent)
+    assert summary["tokens"]["prefill_computed"] == 0
+    assert summary["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "told", [[-0.5, None], [], None, [-0.5, -0.25], [math.nan], [-0.5, -math.inf], ["small"], -0.5], ids=str
+)
 def test_log_probabilities_are_told_of_all_tokens_or_not_at_all(served, some_requests, make_model, told):
     choice = {"text": "It is 5.", "finish_reason": "stop", "logprobs": {"token_logprobs": told}}
     usage = {"prompt_tokens": 5, "completion_tokens": 2}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from scaling.seeds import stream_seed
+from scaling.seeds import engine_seed, stream_seed
 
 
 @pytest.mark.parametrize(("run", "question", "path", "sample"), [(0, "gsm8k-17", 2, 5), (41, "Größe", 0, 0)])
@@ -30,6 +32,17 @@ def test_all_distinct_and_in_range():
     assert min(seeds) >= 0
     assert max(seeds) < 2**63
     assert max(seeds) > 2**62, "the whole range is used"
+
+
+@given(seed=st.integers(-(2**70), 2**70), number=st.integers(0, 10**6))
+def test_engines_take_their_seeds(seed, number):
+    """32 bits are what vLLM takes."""
+    assert 0 <= engine_seed(seed, number) < 2**32
+
+
+def test_an_engine_has_another_seed_for_every_run_seed_and_number():
+    seeds = {engine_seed(seed, number) for seed in range(5) for number in range(200)}
+    assert len(seeds) == 1000
 
 
 def test_names_do_not_run_into_each_other():

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from scaling import models
+from scaling import models, run
 from scaling.engines import vllm, vllm_process
 from scaling.engines.base import Decoding
 from scaling.engines.build import build_engine
@@ -26,6 +26,7 @@ from scaling.engines.transformers import TransformersEngine
 from scaling.engines.vllm import VllmEngine
 from scaling.engines.vllm_process import Running
 from scaling.errors import UsageError
+from scaling.run import execute
 
 END = (7,)
 GREEDY = Decoding(0.0, 1.0, 0, 8, log_probs=True)
@@ -182,6 +183,28 @@ def test_a_lost_engine_is_started_again_and_nothing_is_missing_or_twice(start, m
     assert dying.finished + second.finished == len(requests)
     again = {params["seed"] for params in second.params}
     assert again >= {one.seed for one in requests} - {params["seed"] for params in dying.params}
+
+
+class Silent(FakeVllm):
+    """As vLLM's `shutdown`: who waits for an answer then is not told. The first request alone is answered, as aborted."""
+
+    async def generate(self, prompt, params, name):  # noqa: ARG002
+        self.params.append(params)
+        while len(self.params) < self.vllm_config.scheduler_config.max_num_seqs:
+            await asyncio.sleep(0.001)
+        if params is not self.params[0]:
+            await asyncio.Event().wait()
+        drawn = SimpleNamespace(token_ids=[5], finish_reason="abort", cumulative_logprob=-1.0)
+        yield SimpleNamespace(outputs=[drawn], num_cached_tokens=0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 18])
+def test_completions_that_wait_for_a_vllm_that_is_replaced_are_asked_again(start, model, some_requests, rows):
+    requests = some_requests(model)
+    silent, second = Silent(model, rows=rows), FakeVllm(model, rows=rows)
+    engine = start(silent, second)
+    assert len(by_key(engine.generate(requests, SAMPLED))) == len(requests)
+    assert (engine.restarts, silent.closed, second.finished) == (1, True, len(requests))
 
 
 def test_an_engine_that_dies_twice_ends_the_run_with_what_was_drawn(start, model, some_requests):
@@ -393,6 +416,78 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
     assert started == [{"max_model_len": length}] * fits
 
 
+@pytest.mark.parametrize(
+    ("batch", "replicas", "each"),
+    [(64, None, 64), (64, 4, 16), (64, 1, 64), (65, 4, 16), (2, 4, 1), (64, "x", 64), (64, 0, 64)],
+)
+def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder, monkeypatch, batch, replicas, each):
+    found = []
+    monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, given, **__: found.append(given["max_num_seqs"]))
+    monkeypatch.setattr(vllm_process, "running", lambda *_, **__: None)
+    monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: None)
+    asked = {} if replicas is None else {"data_parallel_size": replicas}
+    config = config_of(engine="vllm", device="auto", engine_args=asked, batch_size=batch).resolved()
+    backbone = models.load_outside(str(tiny_model_folder), dtype=torch.float32)
+    build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
+    assert found == [each]
+
+
+@pytest.fixture
+def run_on(config_of, silent, tiny_model_folder, monkeypatch):
+    """`run_on(*fakes, **changes)`: the settings with which a run started each of these, which are made of its backbone."""
+    backbone = models.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32).model
+    for module in (vllm, vllm_process):
+        monkeypatch.setattr(module, "params_of", lambda keywords: keywords)
+
+    def settings(folder, *, seed, context, soft, **_):
+        return {"model": folder, "seed": seed, "max_model_len": context, "enable_prompt_embeds": soft}
+
+    monkeypatch.setattr(vllm_process, "engine_settings", settings)
+
+    def run(*fakes, **changes):
+        left, started = iter(fakes), []
+
+        async def begin(settings):
+            started.append(settings)
+            return next(left)(backbone)
+
+        monkeypatch.setattr(vllm_process, "start", begin)
+        execute(config_of(engine="vllm", device="auto", method="cot", latent_paths=None, **changes), silent)
+        return started
+
+    return run
+
+
+def test_every_start_of_a_run_with_one_seed_has_another_seed(run_on, tmp_path):
+    """With the same one vLLM draws what it drew: its k-th request gets the k-th number of one generator."""
+
+    def dying(backbone):
+        return FakeVllm(backbone, deaths=2)
+
+    asked = {"engine_seeds": "one", "out": tmp_path / "run"}
+    first = run_on(dying, FakeVllm, **asked)
+    extended = run_on(dying, FakeVllm, **asked, samples=4)
+    again = run_on(dying, FakeVllm, **{**asked, "out": tmp_path / "again"})
+    seeds = [settings["seed"] for settings in (*first, *extended)]
+    assert len(set(seeds)) == len(seeds) == 4
+    assert first == again, "the same run has the same seeds"
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert len({tuple({**settings, "seed": 0}.items()) for settings in first}) == 1, "all else stays"
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**32, 2**63])
+@pytest.mark.parametrize("seeds", ["streams", "one"])
+def test_every_seed_of_a_run_is_one_that_vllm_takes(run_on, tmp_path, seeds, seed):
+    (started,) = run_on(FakeVllm, seed=seed, engine_seeds=seeds, out=tmp_path / "run")
+    assert 0 <= started["seed"] < 2**32
+
+
+def test_an_adaptive_run_that_is_done_starts_no_vllm(run_on, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "read_answer", lambda *_, **__: SimpleNamespace(lenient="5", strict="5"))
+    asked = {"adaptive": 0.9, "samples": 40, "out": tmp_path / "run"}
+    assert [len(run_on(FakeVllm, **asked)) for _ in range(2)] == [1, 0]
+
+
 def test_without_vllm_the_installation_is_told():
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed")
@@ -400,6 +495,35 @@ def test_without_vllm_the_installation_is_told():
         vllm_process.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})
     (section,) = re.findall('see "(.*)" in the README', str(error.value))
     assert f"# {section}\n" in (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("key", ["revision", "tokenizer_revision", "tokenizer", "hf_config_path", "served_model_name"])
+def test_what_decides_the_model_is_not_given_to_vllm_alone(monkeypatch, key):
+    """Its embeddings and its fingerprint would be another's."""
+    fields = SimpleNamespace(__dataclass_fields__={key: None})
+    for name in ("vllm", "vllm.engine"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=fields))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", SimpleNamespace(current_platform=None))
+    monkeypatch.setattr(vllm_process, "_installed", lambda: None)
+    with pytest.raises(UsageError, match=f"`--engine-args` {key}: vLLM gets it from `--backbone`; leave it out"):
+        vllm_process.engine_settings("m", dtype="float32", context=8, soft=False, seed=0, given={key: "x"})
+
+
+def test_whatever_vllm_says_of_a_setting_is_told(monkeypatch):
+    """`speculative_config=3` is an AttributeError in vLLM 0.32."""
+
+    def refuse(**_):
+        raise AttributeError("'int' object has no attribute 'get'")
+
+    for name in ("vllm", "vllm.engine", "vllm.v1", "vllm.v1.engine"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=refuse))
+    monkeypatch.setitem(
+        sys.modules, "vllm.v1.engine.async_llm", SimpleNamespace(AsyncLLM=SimpleNamespace(from_engine_args=None))
+    )
+    with pytest.raises(UsageError, match=r"vLLM did not start.*'int' object has no attribute"):
+        asyncio.run(vllm_process.start({"speculative_config": 3}))
 
 
 class Unfit(FakeVllm):
