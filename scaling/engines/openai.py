@@ -19,8 +19,9 @@ import torch
 from scaling.engines.base import Counters, Decoding, Generated, Request, SoftPrompt
 from scaling.engines.concurrent import Background
 from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
-from scaling.errors import UsageError, one_line
+from scaling.errors import MayPass, UsageError, one_line
 
+_BUSY = (408, 409, 429)  # answers of a server that is there and has no time
 _RETRIES = 8  # of a request that the server had no time for, with growing pauses
 _PAUSES = tuple(min(0.5 * 2**number, 8.0) for number in range(_RETRIES))  # seconds, as the openai library's are
 _TIMEOUT = 3600.0  # seconds for a completion, its wait in the server's queue included
@@ -75,7 +76,7 @@ class Server:
                 f"{self.base_url} has no such page or model: check `--base-url`, which ends in /v1. {said}"
             )
         if status is None:
-            return UsageError(
+            return MayPass(
                 f"{self.base_url} does not answer ({said}): start the server or check `--base-url`. What was sampled is "
                 f"kept, and the same command continues the run."
             )
@@ -86,7 +87,8 @@ class Server:
                 f"{self.base_url} does not take the prompt, which goes out as token ids, as not every server takes them "
                 f"(Ollama's does not): use one that does, as vLLM's and llama.cpp's do. It says: {said}"
             )
-        return UsageError(
+        kind = MayPass if status >= 500 or status in _BUSY else UsageError
+        return kind(
             f"{self.base_url} answers with status {status}: {said}. What was sampled is kept, and the same command "
             f"continues the run."
         )
@@ -119,7 +121,7 @@ _NO_EMBEDDINGS = (
 _STOPS: dict[str, Literal["end", "length"]] = {"stop": "end", "length": "length"}
 
 
-class _LostError(UsageError):
+class _LostError(MayPass):
     """Of a completion that is asked again."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from scaling.engines.base import Counters, Decoding, Generated, Request
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.vllm_process import Running, Seeds, params_of, sampling_params
-from scaling.errors import UsageError, one_line
+from scaling.errors import MayPass, UsageError, one_line
 
 
 class VllmEngine:
@@ -116,7 +116,7 @@ class VllmEngine:
             if self._running.vllm is not dead:
                 return
             if self.restarts:
-                raise UsageError(
+                raise MayPass(
                     f"vLLM stopped twice ({why}). What was sampled is kept, and the same command continues the run. Its own "
                     f"messages above may say why it stopped; often memory is short: lower `gpu_memory_utilization` or "
                     f"`max_num_seqs` in `--engine-args`."

@@ -19,7 +19,7 @@ from scaling.engines import openai as openai_engine
 from scaling.engines.base import Decoding
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.openai import OpenAIEngine, Server
-from scaling.errors import UsageError
+from scaling.errors import MayPass, UsageError
 from scaling.run import execute
 
 openai = pytest.importorskip("openai")
@@ -432,7 +432,7 @@ def test_a_server_that_counts_no_tokens_is_told(served, some_requests, make_mode
 
 
 def test_a_server_that_is_down_is_told():
-    with pytest.raises(UsageError, match=r"http://127.0.0.1:9/v1 does not answer .*check `--base-url`"):
+    with pytest.raises(MayPass, match=r"http://127.0.0.1:9/v1 does not answer .*check `--base-url`"):
         Server("http://127.0.0.1:9/v1/", None)
 
 
@@ -443,7 +443,7 @@ def test_a_server_that_stops_in_the_middle_keeps_what_was_drawn(served, some_req
     stream = one.generate(text_of(some_requests(make_model("llama"))), SAMPLED)
     next(stream)
     server.refuses = 503
-    with pytest.raises(UsageError, match=r"status 503.*the same command continues"):
+    with pytest.raises(MayPass, match=r"status 503.*the same command continues"):
         list(stream)
     one.close()
 
@@ -515,3 +515,11 @@ def test_a_whole_run_writes_no_key_and_continues(served, config_of, silent, tmp_
     assert all(KEY not in file.read_text() for file in (tmp_path / "run").iterdir())
     execute(config_of(out=tmp_path / "run", **asked, samples=3), silent)
     assert len(server.asked) == number * 3 // 2, "only the third samples are new"
+
+
+@pytest.mark.parametrize(("status", "passes"), [(429, True), (500, True), (503, True), (400, False), (404, False)])
+def test_what_may_pass_by_itself_is_told_from_what_must_be_mended(served, status, passes):
+    server = Server(served()[1], None)
+    error = openai.OpenAIError("no")
+    error.status_code = status
+    assert isinstance(server.refusal(error), MayPass) == passes
