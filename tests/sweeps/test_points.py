@@ -304,16 +304,16 @@ def test_paths_are_told_apart_by_their_last_parts_as_many_as_it_takes():
 @pytest.mark.parametrize(
     ("rule", "left"),
     [
-        ({"latent_paths": 8, "samples": 8}, {"cot"}),
-        ({"latent_paths": 8}, {"cot"}),
-        ({"train.contrastive": "view"}, {"cot", "softcot++"}),
-        ({"samples": 1}, {"cot", "softcot++"}),
+        ({"latent_paths": 8, "samples": 8}, ["cot"]),
+        ({"latent_paths": 8}, ["cot"]),
+        ({"train.contrastive": "view"}, ["cot", "softcot++"]),
+        ({"samples": 1}, ["cot", "softcot++"]),
     ],
     ids=str,
 )
 def test_an_exclusion_does_not_see_what_a_point_has_no_use_for(rule, left):
     axes = {"method": ["cot", "softcot++"], "latent_paths": [8], "samples": [8], "seed": [0]}
-    assert {point.run["method"] for point in points(axes=axes, exclude=[rule])} == left
+    assert [point.run["method"] for point in points(axes=axes, exclude=[rule])] == left
 
 
 def test_an_exclusion_of_the_generated_task_spares_files(tmp_path):
