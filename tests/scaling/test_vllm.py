@@ -443,6 +443,7 @@ def run_on(config_of, silent, tiny_model_folder, monkeypatch):
         return {"model": folder, "seed": seed, "max_model_len": context, "enable_prompt_embeds": soft}
 
     monkeypatch.setattr(vllm_process, "engine_settings", settings)
+    monkeypatch.setattr(vllm_process, "_keeping", False)  # a sweep that ran in this process has it otherwise
 
     def run(*fakes, **changes):
         left, started = iter(fakes), []
