@@ -171,13 +171,17 @@ def is_generated(task: str | None, data: Any) -> bool:
     return task in (None, "arithmetic") and data is None
 
 
+def default_thinker(backbone: str, assistant: str) -> str:
+    """The thinker where none is given: there is a trained one for the bundled model."""
+    return DEFAULT_THINKER if backbone == assistant == DEFAULT_MODEL else UNTRAINED
+
+
 def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What stands for settings of a run that were not given, where that depends on others. settings: all of RunConfig's."""
     method = settings["method"]
     soft, several = method.startswith("softcot"), method in (*PERTURBED, "softcot++")
     own_task = is_generated(settings["task"], settings["data"])
-    bundled = settings["backbone"] == settings["assistant"] == DEFAULT_MODEL
-    thinker = (settings["thinker"] or (DEFAULT_THINKER if bundled else UNTRAINED)) if soft else None
+    thinker = (settings["thinker"] or default_thinker(settings["backbone"], settings["assistant"])) if soft else None
     paths = 1 if not several else 8 if thinker == UNTRAINED else None
     seeds = None if settings["engine"] == "transformers" else "streams"
     return {

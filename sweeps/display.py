@@ -15,10 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scaling.training.config import TrainConfig
 from sweeps.expect import Expected
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
+from sweeps.points import TRAIN_DEFAULTS
 from sweeps.words import Words, axes_of, unmet, value_of
 
 SHOWN = 24  # lines of a table before the rest is counted
@@ -98,7 +98,7 @@ def what(job: Job) -> str:
     """A job in a few words."""
     label = f", {job.label}" if job.label else ""
     if job.kind == "train":
-        paths = job.settings.get("latent_paths", TrainConfig.model_fields["latent_paths"].default)
+        paths = job.settings.get("latent_paths", TRAIN_DEFAULTS["latent_paths"])
         kind = "adapter" if job.settings.get("method") == "lora" else f"thinker, {paths} path{'s' * (paths != 1)}"
         return f"train {kind}{label}"
     part = f", questions {job.part[0]} to {job.part[1] - 1}" if job.part else ""

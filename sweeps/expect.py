@@ -18,11 +18,10 @@ from scaling.journal import RUN
 from sweeps.files import write_whole
 from sweeps.ledger import DONE, Entry
 from sweeps.plan import Box, Counts, Job, Plan, max_limit, samples_of
-from sweeps.points import hashed
+from sweeps.points import RUN_DEFAULTS, hashed
 
 RATES, PROBES = "rates.json", "probes"
 _PROBE = (8, 1, 4)  # questions, paths, samples
-_DEFAULTS = {key: field.default for key, field in RunConfig.model_fields.items()}
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _samples(job: Job, boxes: Sequence[Box], asked: int) -> int:
 
 def _most_tokens(job: Job) -> int:
     """Of one completion."""
-    return int(filled_in(_DEFAULTS | job.settings)["max_new_tokens"])
+    return int(filled_in(RUN_DEFAULTS | job.settings)["max_new_tokens"])
 
 
 def rate_key(job: Job) -> str:

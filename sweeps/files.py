@@ -1,10 +1,14 @@
-"""Files that several processes may write at once: each is there as a whole, the last one stays."""
+"""Files that several processes may write at once: each is there as a whole, the last one stays. And how our own files are
+run, whatever else the user's folder holds."""
 
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from pathlib import Path
+
+MODULE = (sys.executable, "-P", "-m")  # -P: a file of the user that has a module's name is not run in its place
 
 
 def write_whole(path: Path, text: str) -> None:

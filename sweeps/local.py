@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from scaling.errors import UsageError
+from sweeps.files import MODULE
 from sweeps.ledger import Ledger
 
 LOGS = "logs"
@@ -96,16 +96,7 @@ class _Worker:
         self._owner = f"{os.uname().nodename}:{os.getpid()}:{self._number}:{time.time_ns()}"
         self._born = time.monotonic()
         driver = str(os.getpid())
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "sweeps.worker",
-            str(self._root),
-            self._owner,
-            str(self._retries),
-            driver,
-        ]
+        command = [*MODULE, "sweeps.worker", str(self._root), self._owner, str(self._retries), driver]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True

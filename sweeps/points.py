@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import (
-    DEFAULT_MODEL,
     DEFAULT_THINKER,
     OWN_LIMIT,
     PERTURBED,
     UNTRAINED,
     RunConfig,
+    default_thinker,
     filled_in,
     idle_options,
     is_generated,
@@ -41,10 +41,11 @@ INHERITED = ("task", "data", "difficulty", "backbone", "assistant", "soft_tokens
 _NO_PART = frozenset((*FREE, *SIZE))
 _ALWAYS = ("method", "latent_paths", "samples")  # said even at their default
 _CONTRASTIVE = ("contrastive", "contrastive_weight", "contrastive_temperature")
-_TRAINED_PATHS = TrainConfig.model_fields["latent_paths"].default
+RUN_DEFAULTS = {key: field.default for key, field in RunConfig.model_fields.items()}
+TRAIN_DEFAULTS = {key: field.default for key, field in TrainConfig.model_fields.items()}
 _IDLE = object()
 _CONFIG = "config.json"  # of a thinker
-_PATHS, _SAMPLES = 8, RunConfig.model_fields["samples"].default
+_PATHS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,7 @@ class _Maker:
             {key: [self._one(key, value) for value in _listed(wanted)] for key, wanted in rule.items()}
             for rule in file.exclude
         ]
-        self._run_defaults = {key: field.default for key, field in RunConfig.model_fields.items()}
-        self._defaults = dict(self._run_defaults)
-        self._defaults |= {f"{TRAIN}{key}": field.default for key, field in TrainConfig.model_fields.items()}
+        self._defaults = RUN_DEFAULTS | {f"{TRAIN}{key}": default for key, default in TRAIN_DEFAULTS.items()}
         paths = self._fixed.get(f"{TRAIN}latent_paths", _PATHS)
         self._told = {**self._defaults, "task": "arithmetic", "latent_paths": paths}  # as rules see what is not said
 
@@ -184,10 +183,10 @@ class _Maker:
         given = {key: value for key, value in run.items() if key not in SIZE}
         known = (training, repr(given))
         if known not in self._groups:
-            settings = {**self._run_defaults, **given}
+            settings = {**RUN_DEFAULTS, **given}
             settings |= filled_in(settings) | {"engine_args": engine_changes(settings["engine_args"])}
             decides = {key: value for key, value in settings.items() if key not in _NO_PART or key == "engine_args"}
-            changed = {key: value for key, value in decides.items() if value != self._run_defaults[key]}
+            changed = {key: value for key, value in decides.items() if value != RUN_DEFAULTS[key]}
             self._groups[known] = hashed([changed, training])
         return self._groups[known]
 
@@ -199,7 +198,7 @@ class _Maker:
             run["latent_paths"] = 1
         elif not run.get("latent_paths"):
             run["latent_paths"] = _PATHS if method in PERTURBED else trained or _paths_of(run.get("thinker"))
-        run["samples"] = 1 if run.get("temperature") == 0 else run.get("samples") or _SAMPLES
+        run["samples"] = 1 if run.get("temperature") == 0 else run.get("samples") or RUN_DEFAULTS["samples"]
         if run.get("limit") is None and is_generated(run.get("task"), run.get("data")):
             run["limit"] = OWN_LIMIT
         return run
@@ -215,7 +214,7 @@ class _Maker:
             train = self._trained({key: run[key] for key in INHERITED if run.get(key) is not None} | settings, method)
             _refuse_tested(dict(run), train)
             decides = TrainConfig(**train).resolved().model_dump(mode="json", exclude=set(TRAIN_FREE))
-            changed = {key: value for key, value in decides.items() if value != self._defaults[f"{TRAIN}{key}"]}
+            changed = {key: value for key, value in decides.items() if value != TRAIN_DEFAULTS[key]}
             self._trainings[known] = (train, hashed(changed))
         return self._trainings[known]
 
@@ -226,7 +225,7 @@ class _Maker:
         idle = idle_in_training(method, given.get("contrastive"))
         found = {key: value for key, value in given.items() if key not in idle}
         found |= {"method": "lora"} if method == "lora" else {}
-        found = {key: value for key, value in found.items() if value != self._defaults[f"{TRAIN}{key}"]}
+        found = {key: value for key, value in found.items() if value != TRAIN_DEFAULTS[key]}
         _place(found)
         return found
 
@@ -261,10 +260,11 @@ def _paths_of(thinker: str | None) -> int:
 def _refuse_too_many(run: Settings, train: Settings | None) -> None:
     """Raises UsageError where a thinker has fewer paths than are asked for; one that is not here yet is not looked at."""
     if train is not None:
-        has = train.get("latent_paths", _TRAINED_PATHS)
+        has = train.get("latent_paths", TRAIN_DEFAULTS["latent_paths"])
         whose, todo = f"{has} are trained", f"add `latent_paths: {run['latent_paths']}` under `train`"
     else:
-        thinker = run.get("thinker") or (DEFAULT_THINKER if _is_bundled(run) else UNTRAINED)
+        models = (run.get(role, RUN_DEFAULTS[role]) for role in ("backbone", "assistant"))
+        thinker = run.get("thinker") or default_thinker(*models)
         has = _paths_here(thinker)
         whose, todo = f"the thinker {thinker} has {has}", "train one with a part `train`"
     if has and run["latent_paths"] > has:
@@ -279,10 +279,6 @@ def _paths_here(thinker: str) -> int | None:
     """Latent paths of a thinker that is here; None for any other, and for an untrained one, which has what is asked."""
     there = thinker == DEFAULT_THINKER or (Path(thinker) / _CONFIG).is_file()
     return _paths_of(thinker) if there and thinker != UNTRAINED else None
-
-
-def _is_bundled(run: Settings) -> bool:
-    return all((run.get(role) or DEFAULT_MODEL) == DEFAULT_MODEL for role in ("backbone", "assistant"))
 
 
 def _refuse_tested(run: Settings, train: Settings) -> None:

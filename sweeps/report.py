@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from scaling.errors import UsageError, nearest
 from scaling.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
 from scaling.names import called
+from sweeps.files import MODULE
 from sweeps.plan import Box, Job, Plan
 from sweeps.points import SIZE, Point
 from sweeps.results import TABLE, serving
@@ -97,7 +97,7 @@ def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[st
     pages = {}
     for name, runs in groups.items():
         folder = root / "report" / name.replace("/", "-").replace(", ", "-").replace(" ", "-")
-        command = [sys.executable, "-P", "-m", "analysis", *runs, "--out", str(folder), *options]
+        command = [*MODULE, "analysis", *runs, "--out", str(folder), *options]
         if subprocess.run(command).returncode:
             raise UsageError(f"`scale-report` made no report of {name}; the reason stands above")
         pages[name] = folder / "report.html"
@@ -112,7 +112,7 @@ def draw_axes(plan: Plan, root: Path) -> list[Path]:
         return []
     folder = root / "report" / "axes"
     given = [text for key in axes for text in ("--across" if key in across else "--apart", key)]
-    command = [sys.executable, "-P", "-m", "analysis.points", str(root / TABLE), *given, "--out", str(folder)]
+    command = [*MODULE, "analysis.points", str(root / TABLE), *given, "--out", str(folder)]
     if subprocess.run(command).returncode:
         raise UsageError("the figures of the axes could not be drawn; the reason stands above")
     return [path for key in across if (path := folder / f"accuracy-{key}.svg").is_file()]

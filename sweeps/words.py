@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scaling.config import RunConfig, idle_options
-from scaling.training.config import TrainConfig
+from scaling.config import idle_options
 from sweeps.grid import TRAIN, GridFile, check_value, chosen, named
-from sweeps.points import Point, Settings, idle_in_training
-
-_OF_RUNS = {name: field.default for name, field in RunConfig.model_fields.items()}
-_OF_TRAININGS = {name: field.default for name, field in TrainConfig.model_fields.items()}
+from sweeps.points import RUN_DEFAULTS, TRAIN_DEFAULTS, Point, Settings, idle_in_training
 
 
 def varied(points: Sequence[Point]) -> list[str]:
@@ -40,8 +36,8 @@ def value_of(point: Point, key: str) -> Any:
         name, train = key.removeprefix(TRAIN), point.train
         if train is None or name in idle_in_training(method, train.get("contrastive")):
             return None
-        return train.get(name, _OF_TRAININGS[name])
-    value = point.run[key] if key in point.run else None if key in idle_options(method) else _OF_RUNS[key]
+        return train.get(name, TRAIN_DEFAULTS[name])
+    value = point.run[key] if key in point.run else None if key in idle_options(method) else RUN_DEFAULTS[key]
     return "arithmetic" if key == "task" and value is None and not point.run.get("data") else value
 
 

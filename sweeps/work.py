@@ -132,9 +132,7 @@ def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
     parts = [shards / need.rsplit(".", 1)[1] for need in job.needs]
     parts = [part for part in parts if (part / RUN).is_file()]
     merge(parts, new)
-    summary = _summary_of(parts, new, folder)
-    if (folder / RUN).is_file():
-        _keep(folder, new)
+    summary = _finished(parts, new, folder)
     if folder.exists():
         os.replace(folder, old)
     os.replace(new, folder)
@@ -142,8 +140,9 @@ def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
     return costs_of(summary, folder)
 
 
-def _summary_of(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:
-    """What the run would have said of itself: figures from its journal, costs added up."""
+def _finished(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:
+    """The merged directory gets what it lacks: a summary, figures from its journal and costs added up, and what the run in
+    `folder` held besides. Returns the summary."""
     run, completions = load(merged)
     config = run["config"]
     own = [json.loads((part / SUMMARY).read_bytes()) for part in parts]
@@ -165,17 +164,15 @@ def _summary_of(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]
     }
     with Journal.open(merged, config=config, environment=run["environment"], questions=questions) as journal:
         journal.write_summary(summary)
+        _keep(folder, journal)
     return summary
 
 
-def _keep(before: Path, merged: Path) -> None:
+def _keep(before: Path, journal: Journal) -> None:
     """Adds the completions that the run held and its parts do not, as of one that was drawn whole and is split now."""
-    run = load(merged)[0]
-    given = {"config": run["config"], "environment": run["environment"], "questions": load_questions(merged)}
-    with Journal.open(merged, **given) as journal:
-        for completion in load(before)[1]:
-            if completion.key not in journal.completions:
-                journal.append(completion)
+    for completion in load(before)[1] if (before / RUN).is_file() else ():
+        if completion.key not in journal.completions:
+            journal.append(completion)
 
 
 def _together(key: str, values: list[Any]) -> Any:

@@ -81,7 +81,7 @@ class VllmEngine:
             vllm, name = self._running.vllm, str(next(self._running.names))
             self._open[name] = request.prompt.question_id
             try:
-                final = await self._last(vllm.generate(prompt, params, name))
+                final = await self._unless_lost(vllm.generate(prompt, params, name))
                 if final is None:
                     await self._replace(vllm, "it is started again")
                     continue
@@ -99,7 +99,7 @@ class VllmEngine:
                 del self._open[name]
         return None
 
-    async def _last(self, outputs: AsyncIterator[Any]) -> Any | None:
+    async def _unless_lost(self, outputs: AsyncIterator[Any]) -> Any | None:
         """The last of them. None where their vLLM is given up before it comes: one that is shut down wakes nobody."""
         drawing, lost = asyncio.ensure_future(_last(outputs)), asyncio.ensure_future(self._lost.wait())
         drawing.add_done_callback(_looked_at)
