@@ -76,6 +76,7 @@ class Completion:
     log_prob: sum over the tokens of their log-probability at temperature 1. self_certainty: mean over the tokens of the
     model's own, in nats. None in older journals. They differ in their last digits between machines and batch sizes, so two
     completions are equal whatever they are.
+    unread: why the answer reader failed on this text, which then has no answer; None where it was read.
     """
 
     question_id: str
@@ -91,6 +92,7 @@ class Completion:
     seed: int
     log_prob: float | None = field(default=None, compare=False)
     self_certainty: float | None = field(default=None, compare=False)
+    unread: str | None = None
 
     @property
     def key(self) -> Key:
