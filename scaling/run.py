@@ -229,7 +229,8 @@ def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
         if text is None:
             text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
         text = text.strip()
-        answer = read_answer(own_words(text, tokenizer), kind=kind, choices=question.choices)
+        said = own_words(text, tokenizer)
+        answer = read_answer(said, kind=kind, choices=question.choices, question=question.text)
         return Completion(
             question_id=question.id,
             path=request.prompt.path,

@@ -1,8 +1,10 @@
 """The answer a completion gives, read out of its text: strictly (an answer stated as asked for) and leniently.
 
-Stated is the last `\\boxed{...}`, else the last "answer is X", "answer: X" or "#### X". A stated answer that cannot be
-read is no strict answer. The lenient reading then looks at the whole text. Refuses to know the gold answer: nothing is
-read because it would be right. Every pattern takes linear time on any text. Standard library only.
+Stated is the last `\\boxed{...}`, else the last "answer is X", "answer: X" or "#### X", with or without hedges ("most
+likely", "clearly"). A stated answer that cannot be read is no answer: the lenient reading then looks only at what follows,
+never at what was said before, and nowhere if it names several answers ("5 or 6") or an option that does not exist. Where
+nothing is stated it looks at the whole text. Refuses to know the gold answer: nothing is read because it would be right.
+Every pattern takes linear time on any text. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,24 +13,59 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from scaling.tasks.numbers import NUMBER, leading_number, number_or_formula, tidy, value_of, written
+from scaling.tasks.number_words import SCALES
+from scaling.tasks.numbers import (
+    NUMBER,
+    agree,
+    begins_with_number,
+    is_choice_of_numbers,
+    leading_number,
+    number_or_formula,
+    tidy,
+    value_of,
+    written,
+)
 
 KINDS = ("number", "choice", "yes_no")
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STATED_LENGTH = 300  # a stated answer is short; looking no further keeps texts of many statements linear
 
+_SEVERAL = ""  # read where several answers are stated, or an option that does not exist
+
+_HEDGE = (
+    r"(?:(?:(?:most|more|very|quite|almost|rather|highly|pretty) )?(?:likely|probably|certainly)|possibly|perhaps|maybe"
+    r"|presumably|clearly|definitely|surely|obviously|evidently|apparently|seemingly|arguably|undoubtedly|indeed|now|then"
+    r"|thus|hence|therefore|so|again|also|still|actually|really|simply|just|exactly|precisely|finally|always|necessarily"
+    r"|here|either|in fact|of course|in this case|in total|altogether|as follows|in all (?:likelihood|probability)"
+    r"|without (?:a |any )?doubt|no doubt|none other than|going to be|it seems|I (?:think|believe|guess|suppose|would say)"
+    r"|I['’]d say|(?:found|given|calculated|computed|determined|obtained|known|thought|expected) (?:to be|by|as))"
+)
+_HEDGES = re.compile(rf"(?:{_HEDGE}\b[\s,:*_]*)+", re.IGNORECASE)
+_SOME_HEDGES = rf"(?:,?\s{_HEDGE}\b,?){{0,2}}"
+
 _BOX_PARTS = re.compile(r"\\f?box(?:ed)?\s?\{|\\[{}]|[{}]")
+_OR_ANOTHER_BOX = re.compile(r"[\s$.*]*\bor[\s$*]*\\f?box(?:ed)?\s?\{")
 _STATEMENT = re.compile(
-    r"(?P<hashes>(?<!#)####(?!#))|\banswer\b(?:\s(?:to|of|for|in)\s[^\n.:=]{0,80}?|\s?\([^()\n]{0,40}\))?"
-    r"(?:[\s*_]{0,8}(?:\b(?:is|would be|should be|must be)\b|[:=])|(?<=final answer)[*_]{0,3}\s?(?=\n))",
+    r"(?P<hashes>(?<!#)####(?!#))|(?P<short>(?:(?<=\n)|\A)[ \t>*_]{0,4}(?-i:A)[*_]{0,2}:)|\bans\s?[.:=]"
+    r"|(?<!</)\banswer\b(?:>|(?:\s(?:to|of|for|in)\s[^\n.:=]{0,80}?|\s?\([^()\n]{0,40}\))?"
+    rf"(?:{_SOME_HEDGES}[\s*_\"'`]{{0,8}}(?:\b(?:is|(?:would|should|must|will|(?P<weak>could|may|might)){_SOME_HEDGES}\sbe"
+    r"|has to be|seems to be|appears to be|comes (?:out )?to|equals)\b|[:=]"
+    r"|\b(?:depends|varies|(?:cannot|can['’]t|can not|could not) be (?=determined|known|found|given|computed|answered))\b)"
+    r"|(?<=final answer)[*_]{0,3}\s?(?=\n)))",
     re.IGNORECASE,
 )
+_ONLY_IF_READ = re.compile(r"\b(?:hope|whether|if|sure|check|verify|what|why|how)\b[^.\n]*$", re.IGNORECASE)
+_NEXT_QUESTION = re.compile(r"\s*(?:$|Q:|Question)")
 _NUMBERED_HEADING = re.compile(r"\s*[0-9]+[.)]\s+\S")
 _MARKUP = " \t\r\n*_:\"'`>$"
 _NO_ANSWER = re.compile(
-    r"(?:not|never|neither|correct|incorrect|right|wrong|clear|unclear|reasonable)\b", re.IGNORECASE
+    r"(?:not|never|neither|correct|incorrect|right|wrong|clear|reasonable|consistent|accurate|verified|confirmed|valid"
+    r"|plausible|sensible|logical|obvious|helpful|useful|above|below|shown|given|found|obtained|calculated|supposed"
+    r"|expected|required|needed|rounded|expressed|complete|as|in)\b",
+    re.IGNORECASE,
 )
+_NOT = re.compile(r"not\s*(?:[.,;!\n]|$)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?;](?=[\s*]|$)|\n")
 
 _LIST_MARK = re.compile(r"[.)]\**[ \t]+\S|[.)]?\*+[ \t]*\S{0,20}:")
@@ -36,24 +73,52 @@ _LINE_START = re.compile(r"(?:^|\n)[ \t>*#]*$")
 _STEP = re.compile(r"\bstep\s?#?$", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 
-_AND_THEN = r"(?=\s*(?:$|[^\w\s-]|-(?!\w))|\s+(?:because|since|as|and|but|so|for|due|given)\b)"
+_AND_THEN = r"(?=\s*(?:$|[^\w\s-]|-(?!\w))|[ \t]*\n|\s+(?:because|since|as|and|but|so|for|due|given)\b)"
 _LETTER = re.compile(
-    rf"(?:the\s)?(?:(?:option|choice|letter)\b[\s*:]*)?"
-    rf"[(\[]?(?:(?P<sure>[B-HJ-Z])\b(?!['-]\w)|(?P<any>[A-Za-z]){_AND_THEN})"
+    rf"(?:the\s)?(?:(?:answer\s)?(?i:option|choice|letter)\b[\s*:]*)?"
+    rf"[(\[]?(?:(?P<sure>[B-HJ-Z])\b(?!['-]\w|\s?=)|(?P<any>[A-Za-z]){_AND_THEN})"
     r"(?!['’]\w|\.\w)(?![\s)\].,*]*(?:\b(?:or|and)\b|/)[\s*]*[(\[]?[A-Z]\b)"
+)
+_STANDS_ALONE = re.compile(_AND_THEN)
+_SEVERAL_LETTERS = re.compile(
+    r"(?:between\s|both\s)?(?:the\s)?(?:(?:option|choice|letter)s?\b[\s*:]*)?[(\[]?[A-Z][)\]]?[\s*]*"
+    r"(?:(?:,?\s?\b(?:or|and)\b|/|&)[\s*]*(?:(?:option|choice)\s)?[(\[]?[A-HJ-Z]\b(?!['’]\w)"
+    r"|,\s?[(\[]?[A-HJ-Z][)\]]?[\s*]*(?:[.,!;\n]|$|(?:or|and)\b))"
 )
 _OPENING_LETTER = re.compile(
     r"[\s*]*(?:\(([A-Za-z])\)|([A-Za-z])(?:[).:](?!\w)|\**\s*$|\**[ \t]*\n))(?!\s(?:is|was|would)\b)"
 )
-_NAMED_LETTER = re.compile(r"\b(?:[Oo]ption|[Cc]hoice)\s*(?:is\b)?:?[\s*]{0,4}\(?([A-Z])\b|\(([A-Z])\)")
+_NAMED_LETTER = re.compile(
+    rf"\b(?:[Oo]ption|[Cc]hoice)\s*(?:is\b)?{_SOME_HEDGES}:?[\s*]{{0,4}}\(?([A-Z])\b|\(([A-Z])\)"
+    rf"|\b([A-Z])(?:\*\*)?\s(?:is|would be|must be){_SOME_HEDGES}\s(?:the\s)?(?:most\s)?(?:correct|right|best|answer)\b"
+)
+_NEXT_LETTER = re.compile(r"[\s*,)]*(?:\b(?:or|and)\b|/|&)[\s*(]*")
 
 _TRUE_FALSE = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _YES_NO = re.compile(rf"(yes|no|true|false)\b{_AND_THEN}", re.IGNORECASE)
+_BOTH = re.compile(r"(?:both\s)?(yes|no|true|false)\b[\"'*]*\s*(?:/|\||,?\s?\b(?:or|and)\b)\s*[\"'*]*(?:yes|no|true|false)\b", re.IGNORECASE)
+_EMPHATIC = re.compile(
+    r"an?\s(?:definite|definitive|clear|resounding|firm|strong|simple|qualified|tentative|likely|probable|big|solid"
+    r"|emphatic|short|straightforward)\s(?=(?:yes|no)\b)",
+    re.IGNORECASE,
+)
 _OPENING_YES_NO = re.compile(
     rf"(yes\b(?!-)|(?:no|true|false)\b(?:{_AND_THEN}|(?=\s+(?:it|he|she|they|we|you|I|this|that|there|the)\b)))",
     re.IGNORECASE,
 )
-_STANDALONE_YES_NO = re.compile(r"(?<![\w-])(?<!or )(?<!/)(yes|no)\b(?=[*\"')]*(?:[.,;:!]|\s*$|\s*\n))", re.IGNORECASE)
+_STANDALONE_YES_NO = re.compile(
+    r"(?<![\w-])(?<!or )(?<!yes and )(?<!no and )(?<!/)(yes|no)\b(?=[*\"')]*(?:[.,;:!]|\s*$|\s*\n))", re.IGNORECASE
+)
+_IT_DEPENDS = re.compile(
+    r"(?:\A|[.!?:,\n]\s{0,2}|\b(?:so|but|and|well|really)\s)it (?:really |all |just )?depends(?=\s?(?:[.,;!\n]|$)"
+    r"|\son (?:how|what|whether|who|where|which|when|why|your|context|the (?:context|definition|situation|circumstances))\b)",
+    re.IGNORECASE,
+)
+_ASKED_IN = re.compile(
+    rf"\b(?:how many (?:more |fewer |whole |full )?|in |number of )({'|'.join(SCALES)})s?\b", re.IGNORECASE
+)
+_OR_BEFORE = re.compile(r"[0-9]\S{0,8}(?:\s[A-Za-z]{1,12})?,?\sor\s(?:about\s|[A-Za-z]\s?=\s?)?[$€£¥₹]?$")
+_SPACED = re.compile(r"(?<![0-9.,])(?<![0-9] )[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9])")
 
 
 @dataclass(frozen=True)
@@ -64,17 +129,42 @@ class Reading:
     lenient: str | None
 
 
-def read_answer(text: str, *, kind: str, choices: Sequence[str] = ()) -> Reading:
-    """The answer of a completion. choices: the option texts of a question of kind "choice"."""
+@dataclass(frozen=True)
+class _Statement:
+    """What is said after "answer is" and the like, and where that begins in the text.
+
+    whole: nothing but an answer may follow. skipped: what may be read there without it being a statement.
+    """
+
+    said: str
+    start: int
+    whole: bool = False
+    skipped: tuple[str | None, ...] = ()
+
+
+def read_answer(text: str, *, kind: str, choices: Sequence[str] = (), question: str = "") -> Reading:
+    """The answer of a completion. Never raises, whatever the text.
+
+    choices: the option texts of a question of kind "choice". question: its text, which tells whether "7 dozen" is 7,
+    asked "how many dozens", or 84.
+    """
     text = tidy(text)
-    strict = _stated(text, lambda said: _read_stated(said, kind=kind, choices=choices))
+    for scale in {match[1].lower() for match in _ASKED_IN.finditer(question)}:
+        text = re.sub(rf"(?<=[0-9A-Za-z][ -]){scale}\b", f"{scale}s", text, flags=re.IGNORECASE)
+
+    def read(statement: _Statement) -> str | None:
+        if statement.whole:
+            return canonical(statement.said, kind=kind, num_choices=len(choices))
+        return _read_stated(statement.said, kind=kind, choices=choices)
+
+    strict, rest = _stated(text, read)
     if strict is not None:
         return Reading(strict, strict)
     if kind == "number":
-        return Reading(None, _last_number(text))
+        return Reading(None, _last_number(rest))
     if kind == "choice":
-        return Reading(None, _opening_or_named_letter(text, len(choices)) or _only_option_in(text, choices))
-    return Reading(None, _opening_or_last_yes_no(text))
+        return Reading(None, _opening_or_named_letter(rest, len(choices), choices))
+    return Reading(None, _opening_or_last_yes_no(rest))
 
 
 def canonical(answer: str, *, kind: str, num_choices: int = 0) -> str | None:
@@ -91,59 +181,73 @@ def canonical(answer: str, *, kind: str, num_choices: int = 0) -> str | None:
     return _letter(bare, num_choices)
 
 
-def _stated(text: str, read: Callable[[str], str | None]) -> str | None:
-    """What `read` makes of the last box, else of the last statement."""
+def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | None, str]:
+    """What `read` makes of the last box, else of the last statement; and the text where else an answer may be found."""
     box = _last_box(text)
-    if box is not None:
-        return read(box)
-    for said, only_if_read in _statements(text):
-        answer = read(said)
-        if answer is not None or not only_if_read:
-            return answer
-    return None
+    for statement in [box] if box else _statements(text):
+        answer = read(statement)
+        if answer in statement.skipped:
+            continue
+        if answer == _SEVERAL:
+            return None, ""
+        return (answer, "") if answer is not None else (None, text[statement.start :])
+    return None, text
 
 
-def _last_box(text: str) -> str | None:
+def _last_box(text: str) -> _Statement | None:
     """The content of the last box that is closed and not empty; of nested boxes the inner one."""
     open_braces: list[tuple[int, bool]] = []
-    start, content = -1, None
+    start, content, end = -1, "", 0
     for part in _BOX_PARTS.finditer(text):
         if part[0] == "}" and open_braces:
             begin, is_box = open_braces.pop()
             inside = text[begin : part.start()] if is_box and begin > start else ""
             if inside.strip():
-                start, content = begin, inside
+                another = _OR_ANOTHER_BOX.match(text, end) if end else None
+                both = content if another and another.end() == begin and content != inside else ""
+                start, content, end = begin, f"{both} or {inside}" if both else inside, part.end()
         elif part[0] == "{" or len(part[0]) > 2:
             open_braces.append((part.end(), len(part[0]) > 2))
-    return content
+    return _Statement(content, start) if content else None
 
 
-def _statements(text: str) -> Iterator[tuple[str, bool]]:
-    """What is said after "answer is" and the like, the last first, and whether it counts only if it can be read.
+def _statements(text: str) -> Iterator[_Statement]:
+    """What is said after "answer is" and the like, the last first.
 
     "####" may as well open a heading. "The answer is not 5" and "the answer is correct" state no answer.
     """
     for match in reversed(list(_STATEMENT.finditer(text))):
-        said = text[match.end() : match.end() + _STATED_LENGTH]
+        said = text[match.end() : match.end() + _STATED_LENGTH].partition("</")[0]
+        line = said.partition("\n")[0]
         if match["hashes"]:
-            line = said.partition("\n")[0]
-            yield "" if _NUMBERED_HEADING.match(line) else line, True
-        elif (bare := said.lstrip(_MARKUP)) and not _NO_ANSWER.match(bare):
-            yield said, False
+            yield _Statement("" if _NUMBERED_HEADING.match(line) else line, match.end(), skipped=(None,))
+        elif match["short"]:
+            if _NEXT_QUESTION.match(text, match.end() + len(line)):
+                yield _Statement(line, match.end(), whole=True, skipped=(None,))
+        elif match["weak"] and _SENTENCE_END.sub("", said.strip()) != said.strip().rstrip(".!"):
+            continue  # "the answer could be 5. Let us see"
+        elif bare := said.strip(_MARKUP + ".,"):
+            bare = said.lstrip(_MARKUP + ",")
+            hedges = _HEDGES.match(bare)
+            bare = bare[hedges.end() :] if hedges else bare
+            if not _NO_ANSWER.match(bare) or (hedges and _NOT.match(bare)):
+                before = text[max(0, match.start() - 60) : match.start()]
+                skipped = (None, _SEVERAL) if _ONLY_IF_READ.search(before) else ()
+                yield _Statement(bare, match.end(), skipped=skipped)
 
 
 def _read_stated(said: str, *, kind: str, choices: Sequence[str]) -> str | None:
+    """The answer that is said, None if there is none, `_SEVERAL` if there is none and none shall be looked for."""
     if kind == "number":
         return _stated_number(said)
     said = said.strip(_MARKUP)
-    sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
-    if kind == "yes_no":
-        match = _YES_NO.match(said)
-        return _TRUE_FALSE[match[1].lower()] if match else None
-    match = _LETTER.match(said)
-    if match and (match["sure"] or not match["any"].islower() or len(sentence.strip(_MARKUP + ".()")) == 1):
-        return _letter(match["sure"] or match["any"], len(choices))
-    return _option_equal_to(sentence, choices)
+    if kind == "choice":
+        return _stated_choice(said, choices)
+    said = _EMPHATIC.sub("", said, count=1)
+    if _BOTH.match(said):
+        return _SEVERAL
+    match = _YES_NO.match(said)
+    return _TRUE_FALSE[match[1].lower()] if match else ("no" if _NOT.match(said) else None)
 
 
 def _stated_number(said: str) -> str | None:
@@ -151,17 +255,52 @@ def _stated_number(said: str) -> str | None:
     said = said.strip()
     in_dollars = re.match(r"[\s*:]*\$+([^$]*)\$", said)
     sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
+    if is_choice_of_numbers(sentence) or re.match(r"(?:between|from)\s\S{0,3}[0-9]", sentence):
+        return _SEVERAL
     parts = [in_dollars[1] if in_dollars else "", sentence, re.split(r",\s", sentence, maxsplit=1)[0]]
     found = (number_or_formula(part) for part in parts)
-    return next((number for number in found if number is not None), None) or leading_number(said)
+    number = next((number for number in found if number is not None), None) or leading_number(said)
+    return _SEVERAL if number is None and begins_with_number(said) else number
+
+
+def _stated_choice(said: str, choices: Sequence[str]) -> str | None:
+    sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
+    option = _option_equal_to(sentence, choices)
+    if _SEVERAL_LETTERS.match(said):
+        return option or _SEVERAL
+    match = _LETTER.match(said)
+    if match is None:
+        return option or _option_equal_to(re.split(r",\s", sentence, maxsplit=1)[0], choices)
+    letter = match["sure"] or match["any"]
+    if letter.islower() and len(sentence.strip(_MARKUP + ".()")) > 1 and not said.startswith(")", match.end()):
+        return option
+    found = _letter(letter, len(choices))
+    if found or letter == "I" or not _STANDS_ALONE.match(said, match.end()):
+        return found or option
+    return _SEVERAL
 
 
 def _last_number(text: str) -> str | None:
+    """The last number that is no label; None where it is one of two to choose from ("5 or 6")."""
+    text = _SPACED.sub(_joined_groups, text)
+    later, later_percent = None, False
     for match in reversed(list(NUMBER.finditer(text))):
         number = None if _is_label(text, match) else value_of(match)
-        if number is not None:
+        if number is None:
+            continue
+        if later is not None:
+            percent = text.startswith("%", match.end()), later_percent
+            return written(later) if agree(number, later, percent=percent) else None
+        equation = re.match(r"\s{0,3}=", text[match.end() : match.end() + 4])
+        if equation or not _OR_BEFORE.search(text[max(0, match.start() - 40) : match.start()]):
             return written(number)
-    return None
+        later, later_percent = number, text.startswith("%", match.end())
+    return None if later is None else written(later)
+
+
+def _joined_groups(match: re.Match[str]) -> str:
+    """1000 for "1 000"; "5 100 dollar bills" stays."""
+    return match[0].replace(" ", "") if " 000" in match[0] or match[0].count(" ") > 1 else match[0]
 
 
 def _is_label(text: str, match: re.Match[str]) -> bool:
@@ -177,12 +316,23 @@ def _letter(text: str, num_choices: int) -> str | None:
     return letter if len(letter) == 1 and letter in _LETTERS[:num_choices] else None
 
 
-def _opening_or_named_letter(text: str, num_choices: int) -> str | None:
-    """The letter that a text begins with ("C) 42"), else the last "(C)" or "option C". Never the article "A"."""
+def _opening_or_named_letter(text: str, num_choices: int, choices: Sequence[str]) -> str | None:
+    """The letter that a text begins with ("C) 42"), else the last "(C)" or "option C". Never the article "A".
+
+    Else the only option that occurs in it. None where the last letter is one of two to choose from.
+    """
     opening = _OPENING_LETTER.match(text)
-    letters = [opening[1] or opening[2]] if opening else []
-    letters += [match[1] or match[2] for match in reversed(list(_NAMED_LETTER.finditer(text)))]
-    return next((found for letter in letters if (found := _letter(letter, num_choices))), None)
+    first = _letter(opening[1] or opening[2], num_choices) if opening else None
+    named = [match for match in _NAMED_LETTER.finditer(text) if _letter(_named(match), num_choices)]
+    if first or not named:
+        return first or _only_option_in(text, choices)
+    if len(named) > 1 and _NEXT_LETTER.fullmatch(text, named[-2].end(), named[-1].start()):
+        return None
+    return _named(named[-1])
+
+
+def _named(match: re.Match[str]) -> str:
+    return match[1] or match[2] or match[3]
 
 
 def _option_equal_to(said: str, choices: Sequence[str]) -> str | None:
@@ -211,8 +361,9 @@ def _words(text: str) -> str:
 
 
 def _opening_or_last_yes_no(text: str) -> str | None:
+    text = text[max((match.end() for match in _IT_DEPENDS.finditer(text)), default=0) :]
     opening = _OPENING_YES_NO.match(text.lstrip(_MARKUP))
     if opening:
-        return _TRUE_FALSE[opening[1].lower()]
+        return None if _BOTH.match(text.lstrip(_MARKUP)) else _TRUE_FALSE[opening[1].lower()]
     standalone = _STANDALONE_YES_NO.findall(text)
     return _TRUE_FALSE[standalone[-1].lower()] if standalone else None

@@ -1,14 +1,20 @@
 """Whether an answer is the gold answer. Numbers are compared exactly here, formulas by math-verify in a process.
 
-math-verify can run for ever, and its own time limit is a signal that works in no thread, so it runs in one worker
-process that is started when first needed and killed when it takes too long. Refuses to know questions, texts and votes.
-Only the worker imports math-verify.
+Two numbers are equal if their values are; if one is the other rounded, see `_is_rounded`; or if one was printed with at
+least 12 significant digits, some behind the point, and they differ by at most a 10**-9 of the larger: so 0.6666666666666666
+is 2/3 and 0.30000000000000004 is 0.3.
+
+math-verify can run for ever or take all memory, and its own time limit is a signal that works in no thread, so it runs in
+one worker process with limits of time and memory, which is started when first needed and replaced when it meets one.
+Refuses to know questions, texts and votes. Only the worker imports math-verify.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import re
+import resource
 import signal
 import threading
 import warnings
@@ -17,6 +23,7 @@ from fractions import Fraction
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import TracebackType
 
 from scaling.errors import UsageError
@@ -24,16 +31,24 @@ from scaling.tasks.numbers import value
 
 _START_SECONDS = 120.0  # importing sympy from a cold network disk is slow, and is no fault of the first question
 _STOP_SECONDS = 1.0
+_PATIENCE = 10  # seconds of waiting for every second of the limit, as other processes may have the processor
+_MAX_BYTES = 200 * 2**20  # that a comparison may take
+_PRINTED_DIGITS = 12
+_PRINTED_TOLERANCE = Fraction(1, 10**9)
 
 
 class AnswerChecker:
     """Compares answers; a context manager that ends its worker. May be used from several threads.
 
-    timeouts: comparisons that the worker did not finish, because it took too long or died twice. They count as
-    unequal. Raises UsageError where the worker cannot start.
+    timeouts: how many different pairs (gold, answer) were not compared to the end. They count as unequal. The worker gave
+    up because it had computed for `timeout_seconds` (of processor time, so that a busy machine changes no verdict), taken
+    200 MB, not replied for ten times the limit, or died twice. A pair is compared once, however often it is asked for.
+
+    timeout_seconds: processor time for one comparison. Raises UsageError where the worker cannot start, and nothing else,
+    whatever the texts.
     """
 
-    def __init__(self, *, timeout_seconds: float = 5.0):
+    def __init__(self, *, timeout_seconds: float = 2.0):
         self.timeouts = 0
         self._timeout_seconds = timeout_seconds
         self._known: dict[tuple[str, str], bool] = {}
@@ -52,9 +67,10 @@ class AnswerChecker:
         """Whether a canonical answer is the gold one. No answer (None) is never right."""
         if answer is None or answer == gold or kind != "number":
             return answer == gold
-        numbers = value(gold), value(answer)
-        if numbers[0] is not None and numbers[1] is not None:
-            return numbers[0] == numbers[1] or _is_rounded(gold, answer) or _is_rounded_fraction(gold, answer)
+        exact, given = value(gold), value(answer)
+        if exact is not None and given is not None:
+            rounded = _is_rounded(gold, answer) or _is_rounded_fraction(gold, answer)
+            return exact == given or rounded or _is_printed(gold, answer)
         with self._lock:
             if (gold, answer) not in self._known:
                 self._known[gold, answer] = self._compare(gold, answer)
@@ -67,25 +83,31 @@ class AnswerChecker:
 
     def _compare(self, gold: str, answer: str) -> bool:
         for _ in range(2):  # once more, should the worker have been killed from outside
-            connection = self._connection()
+            process, connection = self._connected()
             try:
-                connection.send((gold, answer))
-                if not connection.poll(self._timeout_seconds):
-                    break
-                return bool(connection.recv())
+                connection.send((gold, answer, self._timeout_seconds))
+                verdict = connection.recv() if connection.poll(_PATIENCE * self._timeout_seconds) else None
             except (EOFError, OSError):
+                process.join(_STOP_SECONDS)
+                out_of_time = process.exitcode == -signal.SIGPROF
                 self._stop(kill=True)
+                if out_of_time:
+                    break
             except BaseException:  # Ctrl-C: the reply still to come must not be taken for that of the next question
                 self._stop(kill=True)
                 raise
+            else:
+                if verdict is not None:
+                    return bool(verdict)
+                break
         self._stop(kill=True)
         self.timeouts += 1
         return False
 
-    def _connection(self) -> Connection:
+    def _connected(self) -> tuple[BaseProcess, Connection]:
         if self._worker is None:
             self._worker = _start(_serve)
-        return self._worker[1]
+        return self._worker
 
     def _stop(self, *, kill: bool) -> None:
         if self._worker is None:
@@ -103,7 +125,7 @@ def _is_rounded(gold: str, answer: str) -> bool:
     exact, places = value(gold), _places(answer)
     if exact is None or exact.denominator == 1 or places < 2 or len(answer.strip("-0.").replace(".", "")) < 2:
         return False
-    return abs(exact - Fraction(answer)) <= Fraction(1, 2 * 10**places)
+    return abs(exact - (value(answer) or 0)) <= Fraction(1, 2 * 10**places)
 
 
 def _is_rounded_fraction(gold: str, answer: str) -> bool:
@@ -111,8 +133,22 @@ def _is_rounded_fraction(gold: str, answer: str) -> bool:
     return "/" in answer and "/" not in gold and _is_rounded(answer, gold)
 
 
+def _is_printed(gold: str, answer: str) -> bool:
+    """Whether one of two numbers was printed as a floating-point number, and they differ by its rounding errors only."""
+    if not any(_places(number) and _digits(number) >= _PRINTED_DIGITS for number in (gold, answer)):
+        return False
+    first, second = value(gold) or Fraction(0), value(answer) or Fraction(0)
+    return abs(first - second) <= _PRINTED_TOLERANCE * max(abs(first), abs(second))
+
+
+def _digits(number: str) -> int:
+    """How many significant digits a decimal number has."""
+    return len(re.sub("[^0-9]", "", number).lstrip("0"))
+
+
 def _places(number: str) -> int:
-    return 0 if "/" in number else len(number.partition(".")[2])
+    """Behind the decimal point; 0 for fractions and whatever is not written in the canonical way."""
+    return len(number.partition(".")[2]) if re.fullmatch(r"-?[0-9]+\.[0-9]+", number) else 0
 
 
 def _start(serve: Callable[[Connection], None]) -> tuple[BaseProcess, Connection]:
@@ -155,17 +191,45 @@ def _end(process: BaseProcess, connection: Connection, *, patience: float = 0.0)
 
 
 def _serve(connection: Connection) -> None:
-    """The worker: says it is ready, then answers one pair (gold, answer) after another until the other side is gone."""
+    """The worker: says it is ready, then answers one (gold, answer, seconds) after another until the other side is gone.
+
+    The answer is None where the memory does not suffice. Where the time does not, the timer's signal ends the process: in
+    the middle of a long multiplication nothing else would.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     logging.disable()  # math-verify warns that it has no time limit, sympy of much else
     warnings.simplefilter("ignore")
     from math_verify import parse, verify
 
+    def same(gold: str, answer: str) -> bool:
+        return bool(verify(*(parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)), timeout_seconds=None))
+
+    same("\\frac{\\sqrt{12}}{2}", "\\sqrt{3}")  # what the first comparison loads counts in no question's time or memory
+    _limit_memory()
     connection.send(True)
     while True:
         try:
-            gold, answer = connection.recv()
+            gold, answer, seconds = connection.recv()
         except EOFError:
             return
-        parsed = [parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)]
-        connection.send(verify(*parsed, timeout_seconds=None))
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        try:
+            verdict = same(gold, answer)
+        except MemoryError:
+            verdict = None
+        except Exception:  # the libraries raise whatever they like at texts that are no formulas
+            verdict = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send(verdict)
+
+
+def _limit_memory() -> None:
+    """Lets this process grow by `_MAX_BYTES` and no more, where the system tells its size (Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + _MAX_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

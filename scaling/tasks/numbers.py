@@ -1,27 +1,46 @@
-"""Numbers as people and models write them, read exactly: money, commas, percent, units, fractions, simple LaTeX.
+"""Numbers as people and models write them, read exactly: money, percent, units, fractions, words, sums, simple LaTeX.
 
 Canonical is the exact decimal without trailing zeros ("1200.5"), or the reduced fraction where no decimal is exact
-("1/3"). Refuses to know where in a text an answer stands (`answers`) and when two are equal (`equality`): formulas are
-told from prose here but never evaluated. Every pattern takes linear time on any text. Standard library only.
+("1/3"). A formula of plain numbers is its value ("5 + 7" is "12"); other formulas are only told from prose. Refuses to
+know where in a text an answer stands (`answers`) and when two are equal (`equality`).
+
+Commas and points: groups of three digits are thousands ("5,500" is 5500; also "1 000", "1'000", "1,00,000"), any other
+single comma between digits is a decimal comma ("5,5", "0,125"), and of a comma and a point the last one is decimal
+("1.234,56"). A single point is always decimal ("1.000" is 1).
+
+A date, a time, a range and a choice between several numbers are no number. Every pattern takes linear time on any text.
+Standard library only.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Callable
 from fractions import Fraction
 
-_LARGEST = 10**100  # of a numerator and a denominator: nothing longer is an answer, and reading it would cost time
+from scaling.tasks.formulas import LARGEST, evaluate
+from scaling.tasks.number_words import SCALES, leading_words
+
 _MAX_EXPONENT = 100
 _MAX_PLACES = 100
 _MAX_LENGTH = 300
 _MAX_FORMULA = 200
+_MAX_ROUNDS = 50  # each takes something away, so that no text of the greatest length needs as many
 
-# a group of three must not be followed by a fourth digit: "1,2345" is two numbers
-_DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3}(?![0-9]))+|[0-9]+)(?:\.[0-9]+)?|(?<![^\W_])\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+# A group of three must not be followed by a fourth digit: "1,2345" is two numbers. A list "1,2,3" holds no decimal comma.
+_THOUSANDS = r"[1-9][0-9]{0,2}(?:,[0-9]{3}(?![0-9]))+|(?<![0-9],)[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}(?![0-9])"
+_POINTS = r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]{1,2}(?![0-9])|(?<=\.[0-9]{3}\.[0-9]{3})(?![0-9.,]))"
+_DECIMAL_COMMA = r"(?<![0-9],)(?<![(\[{])(?:[0-9]+,[0-9]{1,2}|0,[0-9]+)(?![0-9]|[.,][0-9])"
+_DECIMAL = (
+    rf"(?:(?:{_POINTS}|{_DECIMAL_COMMA}|(?:{_THOUSANDS}|[0-9]+)(?:\.[0-9]+)?|(?<![^\W_])\.[0-9]+)(?:[eE][-+]?[0-9]+)?)"
+)
+_SCALE = "|".join(SCALES)
 # a minus that follows a digit, a letter or a closing bracket subtracts; one before a digit in "x2" belongs to a name
 _NUMBER = (
-    r"(?P<sign>(?<![^\W_])(?<![-)\]}%])[-+])?(?P<inner>(?:[$€£¥₹] ?)-?)?(?<![^\W_])(?<![0-9]\.)"
+    r"(?P<sign>(?<![^\W_])(?<![-)\]}%])[-+]|\b[Nn]egative )?(?P<inner>(?:[$€£¥₹] ?)-?)?(?<![^\W_])(?<![0-9]\.)"
     rf"(?:(?P<whole>[0-9]{{1,3}}) (?=[0-9]+/[0-9]))?(?P<chain>{_DECIMAL}(?:/{_DECIMAL})*)"
+    rf"(?P<scales>(?:[ -](?:{_SCALE})\b){{0,2}})"
 )
 # two letters or more, or a metre, gram, second, hour, litre; other single letters and "ab", "xy" are variables
 _UNIT_WORD = r"(?:(?!(?:pi|sqrt|sin|cos|tan|log|ln|exp|[abcxyz]+)\b)[^\W\d_]{2,}(?![^\W\d_])|[mgshlL]\b)"
@@ -30,17 +49,60 @@ _UNIT = rf"[ \-]?(?:[%°€£¥₹¢$][CF]?)?(?:[ /·\-(]*{_UNIT_WORD}{_POWER}\)
 
 NUMBER = re.compile(_NUMBER)
 _WITH_UNIT = re.compile(rf"(?P<number>{_NUMBER})(?P<unit>{_UNIT})")
-_GOES_ON = re.compile(r"\s*[+*/^=:×÷\\√<>]|\s*-\s?[0-9]|[^\W\d_]\b(?<![mgshlL])|,[0-9]| x ?[0-9]")
-_NAMED_SIDE = re.compile(r"[^\W\d_][A-Za-z_ ]*|[^A-Za-z\\]*")
-_WORD = re.compile(r"[^\W\d_]{3,}")
+_MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?)\b"
+)
+_GOES_ON = re.compile(
+    r"\s*[+*/^=:×÷\\√<>]|\s*-\s?[0-9]|[^\W\d_]\b(?<![mgshlL])|,[0-9]|\.[0-9]| x ?[0-9]"
+    rf"|\s(?:to|and|plus|minus|times|over|divided by|multiplied by)\s[$€£¥₹]?[0-9]| {_MONTH}"
+)
+_CHAIN_OF_NUMBERS = re.compile(r"[\s({\[]*[0-9]+(?:(?:-[0-9]+)+|(?:\.[0-9]+){2,})[\s)}\]]*")  # date, range or score
+_RISING = re.compile(r"[\s({\[]*([0-9.]+) - ([0-9.]+)[\s)}\]]*")
+
+# Of each space it is certain which part takes it: two ways for every space would take exponential time.
+_OPERAND = r"[(\s]*(?:[$€£¥₹]\s?)?[0-9][0-9.,]*(?:[%°)]| ?[A-Za-z]{2,}(?![A-Za-z]))*"
+_OPERATOR = r"\s*(?:[-+*/×÷·]|\bx\b|\\(?:times|cdot|div)\b)"
+_CALCULATION = rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})+"
+_NAMED_SIDE = re.compile(rf"[^\W\d_][A-Za-z_ ]*|[^A-Za-z\\]*|{_CALCULATION}")
+_CALCULATED = re.compile(rf"(?:{_CALCULATION}\s*=)+")
+_APPROXIMATELY = re.compile(r"\s*(?:≈|≃|≅|\\approx(?![a-z]))\s*")
+_SPOKEN_SIGNS = {"plus": "+", "minus": "-", "times": "*", "multiplied by": "*", "divided by": "/"}
+_SPOKEN_SIGN = re.compile(rf"(?<=[0-9)]) ({'|'.join(_SPOKEN_SIGNS)}) (?=[$€£¥₹(]?[0-9])")
+
+_WORD = re.compile(r"[^\W\d_]{3,}|\b(?:or|to|of|in|is|at|by|an|as|if|it|no|on|so|up|we|be|he|do|my)\b", re.IGNORECASE)
 _FUNCTIONS = re.compile(r"\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|exp)\b")
 _FILLER = re.compile(
-    r"(?:[\s*_:\"'`>]|(?:about|approximately|roughly|around|exactly|simply|just|thus|therefore|equal to|equals|only"
-    r"|the number|a total of)\b,?)*",
+    r"(?:[\s*_:\"'`>]|(?:about|approximately|approx\.?|roughly|around|nearly|almost|exactly|precisely|simply|just|thus"
+    r"|therefore|equal to|equals|only|the number|a total of|Rs\.?|INR|USD|US|EUR|GBP)(?![^\W\d_]),?)*",
     re.IGNORECASE,
 )
+_LABEL = re.compile(r"(?:\(?[A-Za-z]\)|[A-Z]\.|[0-9][)])\s+(?=[-$€£¥₹\\.]{0,2}[0-9])")
+_NEXT_LABEL = re.compile(r"[\s,;(][A-Za-z1-9]\)\s")
+_GROUPS_OF_THREE = re.compile(r"^([-$€£¥₹ ]*)([1-9][0-9]{0,2}(?: [0-9]{3})+)(?![0-9]| ?[0-9]*/)")
+_LONG_DECIMAL_COMMA = re.compile(r"^([-$€£¥₹ ]*[0-9]+),([0-9]{4,})(?![0-9]|[.,][0-9])")
+_MIXED = re.compile(
+    r"(-?[0-9]+)(?:,? and | )(a half|one half|one-half|a quarter|three quarters|a third|two thirds|[0-9]/[0-9]+)\b"
+)
+_RESTATED = re.compile(r"\s\(|,?\s+or\s+|,\s*i\.\s?e\.,?\s*")
+_OR_SO = re.compile(r"\s*(?:(?:or|i\.\s?e\.|that is|namely|both|either)(?![^\W\d_]),?\s*|[≈=]\s*|\\approx\s*)*", re.IGNORECASE)
 
-_TIDY = (
+def _vulgar(sign: str) -> str:
+    return str(Fraction(unicodedata.numeric(sign)).limit_denominator(10))
+
+
+def _joined(match: re.Match[str]) -> str:
+    return re.sub("[^0-9]", "", match[0])
+
+
+_VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+
+_TIDY: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"(?![0-9])\d"), lambda match: str(unicodedata.decimal(match[0]))),  # Arabic, full-width and other digits
+    (re.compile("(?<=[0-9])٫(?=[0-9])"), "."),
+    (re.compile("(?<=[0-9])٬(?=[0-9])"), ","),
+    (re.compile(f"(?:([0-9]) ?)?([{_VULGAR}])"), lambda match: f"{match[1] or ''} {_vulgar(match[2])}".lstrip()),
+    (re.compile("(?<![0-9.,])[1-9][0-9]{0,2}(?:[   '’][0-9]{3})+(?![0-9])"), _joined),
     (re.compile("[\u2212\u2013\ufe63\uff0d]"), "-"),
     (re.compile(r"\\(?:left|right)(?![a-z])|\\[!,]"), ""),
     (re.compile(r"\\[()\[\]]"), "$"),
@@ -70,15 +132,19 @@ def value(text: str) -> Fraction | None:
 
 
 def value_of(match: re.Match[str]) -> Fraction | None:
-    """The exact value of a match of `NUMBER`, None for a date like 1/2/2020, n/0 and the too large."""
-    pieces = [_decimal(piece) for piece in match["chain"].split("/", maxsplit=3)]
-    top, bottom = pieces[0], pieces[1] if len(pieces) > 1 else Fraction(1)
-    if len(pieces) > 2 or top is None or not bottom:
+    """The exact value of a match of `NUMBER`, None for a date like 1/2/2020 or 01/05, n/0 and the too large."""
+    pieces = match["chain"].split("/")
+    if len(pieces) > 2 or (len(pieces) == 2 and any(re.match("0[0-9]", piece) for piece in pieces)):
+        return None
+    top, bottom = _decimal(pieces[0]), _decimal(pieces[1]) if len(pieces) > 1 else Fraction(1)
+    if top is None or not bottom:
         return None
     size = top / bottom + int(match["whole"] or 0)
-    if max(size.numerator, size.denominator) >= _LARGEST:
+    for scale in re.findall("[a-z]+", match["scales"]):
+        size *= SCALES[scale]
+    if max(size.numerator, size.denominator) >= LARGEST:
         return None
-    return -size if "-" in ((match["sign"] or "") + (match["inner"] or "")) else size
+    return -size if match["sign"] not in (None, "+") or "-" in (match["inner"] or "") else size
 
 
 def written(number: Fraction) -> str:
@@ -92,24 +158,26 @@ def written(number: Fraction) -> str:
 
 
 def number_or_formula(text: str) -> str | None:
-    """The canonical form of a text that is one number, with or without unit, or one formula; None for prose."""
+    """The canonical form of a text that is one number, with or without unit, or one formula; None for anything else."""
     said = text.strip()
-    text = _peeled(_right_side(_peeled(tidy(said)))) if len(said) <= _MAX_LENGTH else ""
-    if not text:
-        return None
-    match = _WITH_UNIT.fullmatch(text) or _WITH_UNIT.fullmatch(text.replace(" / ", "/"))
-    if match is None:
+    for _ in range(_MAX_ROUNDS):
+        if len(said) > _MAX_LENGTH:
+            return None
+        text = _plain(_right_side(_peeled(tidy(said))))
+        match = _WITH_UNIT.fullmatch(text) or _WITH_UNIT.fullmatch(text.replace(" / ", "/"))
+        if match is not None:
+            number = value_of(match)
+            return None if number is None else written(number)
         formula = " ".join(text.split())
-        if formula != said:  # what was around it may have hidden more to tidy
-            return number_or_formula(formula)
-        return formula if _is_formula(formula) else None
-    number = value_of(match)
-    return None if number is None else written(number)
+        if formula == said:
+            return _formula(formula)
+        said = formula  # what was around it may have hidden more to tidy
+    return None
 
 
 def leading_number(text: str) -> str | None:
     """The number that a text begins with, None where what follows shows it to be part of something longer."""
-    text = _peeled(tidy(text[: 2 * _MAX_LENGTH]))
+    text = _after_sum(text)
     match = NUMBER.match(text)
     if match is None or _GOES_ON.match(text, match.end()):
         return None
@@ -117,11 +185,103 @@ def leading_number(text: str) -> str | None:
     return None if number is None else written(number)
 
 
+def begins_with_number(text: str) -> bool:
+    """Whether a text begins with a number, be it one that is read or part of a date, a range or a formula."""
+    return re.match(r"[\s({\[-]*", head := _after_sum(text)) is not None and NUMBER.match(head.lstrip(" ({[-")) is not None
+
+
+def is_choice_of_numbers(text: str) -> bool:
+    """Whether a text begins with several numbers of which one is to be chosen: "5 or 6", "x = 2 or x = 3", "5 (6)"."""
+    return len(text) <= _MAX_LENGTH and _restated(tidy(text)) == _SEVERAL
+
+
+def _after_sum(text: str) -> str:
+    """The beginning of a text, plainly; of a calculation its result."""
+    text = _plain(_peeled(tidy(text[: 2 * _MAX_LENGTH])))
+    match = _CALCULATED.match(text)
+    return _plain(_peeled(text[match.end() :])) if match else text
+
+
+def _formula(text: str) -> str | None:
+    """The value of a formula of plain numbers, else the formula; None for prose, dates, ranges and several numbers."""
+    rising = _RISING.fullmatch(text)
+    if _CHAIN_OF_NUMBERS.fullmatch(text) or (rising and _is_range(rising[1], rising[2])):
+        return None
+    restated = _restated(text)
+    if restated is not None:
+        return restated or None
+    if not _is_formula(text):
+        return None
+    try:
+        return written(evaluate(text))
+    except ValueError:
+        return text
+    except ArithmeticError:
+        return None
+
+
+def _is_range(first: str, second: str) -> bool:
+    numbers = value(first), value(second)
+    return numbers[0] is not None and numbers[1] is not None and numbers[0] < numbers[1]
+
+
+_SEVERAL = ""
+
+
+def _restated(text: str) -> str | None:
+    """The number that a text says twice: 3/4 of "3/4 (0.75)", 18 of "18 or 18.00" and of "18 (9 * 2)".
+
+    `_SEVERAL` where it names two that differ ("5 or 6"), None where it names one. Something in parentheses that has
+    words, and the same in another unit ("90 minutes or 1.5 hours"), is a remark on the first.
+    """
+    match = _RESTATED.search(text)
+    if match is None:
+        return None
+    in_parentheses = match[0].endswith("(")
+    head, rest = text[: match.start()], text[match.end() :]
+    inside, closed, after = rest.partition(")") if in_parentheses else (re.split(r"[,;](?:\s|$)", rest)[0], "", "")
+    inside = inside[_OR_SO.match(inside).end() :]
+    first, second = _one_number(head), _one_number(inside)
+    if first is None or second is None or (in_parentheses and re.search(r"[^\w\s.]|[0-9]", after)):
+        return None
+    units = [" ".join(re.findall(r"[^\W\d_]{2,}", part.replace(" or ", " "))) for part in (head, inside)]
+    if agree(first, second, percent=("%" in head, "%" in inside)):
+        return written(first)
+    if units[1] and (in_parentheses or (units[0] and units[0] != units[1])):
+        return written(first)
+    return _SEVERAL
+
+
+def _one_number(text: str) -> Fraction | None:
+    if not text.strip() or _RESTATED.search(text):
+        return None
+    form = number_or_formula(text)
+    return None if form is None else value(form)
+
+
+def agree(first: Fraction, second: Fraction, *, percent: tuple[bool, bool] = (False, False)) -> bool:
+    """Whether two numbers are the same, one as a percentage or rounded to at least one decimal."""
+    if percent[0] != percent[1]:
+        first, second = (first / 100, second) if percent[0] else (first, second / 100)
+    return first == second or any(
+        round(one, places) == other for one, other in ((first, second), (second, first)) for places in (1, 2, 3, 4, 5, 6)
+    )
+
+
 def _decimal(piece: str) -> Fraction | None:
-    digits, _, exponent = piece.lower().replace(",", "").partition("e")
+    digits, _, exponent = piece.lower().partition("e")
     if len(digits) > _MAX_LENGTH or len(exponent) > 4 or abs(int(exponent or 0)) > _MAX_EXPONENT:
         return None
-    return Fraction(digits) * Fraction(10) ** int(exponent or 0)
+    return Fraction(_with_point(digits)) * Fraction(10) ** int(exponent or 0)
+
+
+def _with_point(digits: str) -> str:
+    """Digits with a decimal point at most, of digits as `_DECIMAL` matches them."""
+    comma, point = digits.rfind(","), digits.rfind(".")
+    if comma > point and not re.fullmatch(_THOUSANDS, digits):
+        return digits.replace(".", "").replace(",", ".")
+    digits = digits.replace(",", "")
+    return digits.replace(".", "") if digits.count(".") > 1 else digits
 
 
 def _decimal_places(denominator: int) -> int | None:
@@ -136,19 +296,46 @@ def _decimal_places(denominator: int) -> int | None:
 
 
 def _peeled(text: str) -> str:
-    """Without what stands around an answer: markdown, quotes, dollar signs, a full stop, "about"."""
+    """Without what stands around an answer: markdown, quotes, dollar signs, a full stop, brackets of others, "about"."""
     text = text.rstrip(" \t\r\n$*_`\"'.,;")
-    return _FILLER.sub("", text, count=1).strip("$ ")
+    text = _FILLER.sub("", text, count=1).strip("$ ")
+    surplus = sum(text.count(sign) for sign in "([{") - sum(text.count(sign) for sign in ")]}")
+    if surplus < 0 and text[-1] in ")]}":
+        return text[:-1]
+    return text[1:] if surplus > 0 and text[0] in "([{" else text
+
+
+def _plain(text: str) -> str:
+    """With digits for what a text says in words or groups of digits at its beginning, and without the label of "a) 10"."""
+    label = _LABEL.match(text)
+    if label and not _NEXT_LABEL.search(text, label.end()):
+        text = text[label.end() :]
+    text = re.sub(r"^minus (?=[$€£¥₹0-9])", "-", _SPOKEN_SIGN.sub(lambda match: f" {_SPOKEN_SIGNS[match[1]]} ", text))
+    mixed = _MIXED.match(text)
+    if mixed:
+        part = leading_words(mixed[2])
+        text = f"{mixed[1]} {part[0] if part else mixed[2]}{text[mixed.end() :]}"
+    words = leading_words(text)
+    if words:
+        text = written(words[0]) + text[words[1] :]
+    text = _GROUPS_OF_THREE.sub(lambda match: match[1] + match[2].replace(" ", ""), text, count=1)
+    return _LONG_DECIMAL_COMMA.sub(r"\1.\2", text, count=1)
 
 
 def _right_side(text: str) -> str:
-    """The 5 of "x = 5" and "10 - 5 = 5"; an equation between two formulas stays whole."""
+    """The 5 of "x = 5" and "10 - 5 = 5", the 2/3 of "2/3 ≈ 0.67"; an equation between two formulas stays whole."""
+    exact = _APPROXIMATELY.split(text, maxsplit=1)
+    if len(exact) == 2:
+        left = _right_side(exact[0])
+        return exact[1] if not left.strip() or re.search("[A-Za-z]", _FUNCTIONS.sub(" ", left)) else left
     left, sign, right = text.rpartition("=")
     return right if sign and _NAMED_SIDE.fullmatch(left.rpartition("=")[2].strip()) else text
 
 
 def _is_formula(text: str) -> bool:
     bare = _FUNCTIONS.sub(" ", text)
-    if len(text) > _MAX_FORMULA or _WORD.search(bare) or re.search(r"[0-9]:[0-9]|[?!]\s|/[0-9]+/", text):
+    if len(text) > _MAX_FORMULA or _WORD.search(bare) or _LABEL.match(text):
+        return False
+    if re.search(r"[0-9]:[0-9]|[?!]\s|/[0-9]+/", text):
         return False
     return bare != text or re.search(r"[0-9]|[+*^]|\S ?- ?\S", text) is not None
