@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
+from scaling.control_tokens import DataEncoder, tokens_before
 from scaling.errors import UsageError
 from scaling.records import Asked, Question
 
@@ -28,6 +29,9 @@ _ASK = {
 _HINT = "Notes from a quick first look, which may help or be ignored:"
 _OPEN, _CLOSE = "<notes>", "</notes>"
 _ASSISTANT = "Look at this problem and note what matters for solving it."
+# of models without a chat format: each is how a turn of their prompts begins
+_QUESTION, _ANSWER = "Question:", "Answer:"
+_NEXT_TURN = (f"\n{_QUESTION}", f"\n{_ANSWER}")
 # some templates print today's date, which would make every day's prompts different: Llama 3 takes it as an option, others
 # always ask the clock, which only a macro of the same name can stop (options of a template cannot be functions)
 _TODAY = "26 Jul 2024"
@@ -58,27 +62,31 @@ class PromptBuilder:
         ]
         tokenizer.add_tokens([AddedToken(SLOT, special=True, normalized=False)])
         self._slot_id = int(tokenizer.convert_tokens_to_ids(SLOT))
+        self._encoder = DataEncoder(tokenizer, leave=[SLOT])
+        # a chat template writes its own beginning-of-sequence token
+        self._before = [] if tokenizer.chat_template else tokens_before(tokenizer)
+        self._own_control: dict[int, list[int]] = {}  # by the number of solved questions
 
     def backbone(self, question: Question, *, num_slots: int, notes: str = "") -> Prompt:
         """What the backbone reads, the assistant header included. Raises UsageError unless it holds exactly L slots.
 
         notes: text in the place of the slots.
         """
-        text = self._chat(user_turn(question, kind=self._kind, num_slots=num_slots, notes=notes), self._solved)
-        return self._split(text, question, num_slots)
+        user = user_turn(question, kind=self._kind, num_slots=num_slots, notes=notes)
+        return self._prompt(user, question, num_slots, self._solved)
 
     def hint_request(self, question: Question) -> tuple[int, ...]:
         """What the assistant reads when it is to write its notes as text."""
-        return self._split(self._chat(f"{_ASSISTANT}\n\n{with_options(question)}"), question, 0).prefix
+        return self._prompt(f"{_ASSISTANT}\n\n{with_options(question)}", question, 0).prefix
 
     def assistant(self, question: Question) -> tuple[int, ...]:
         """What the assistant reads before its slots. Never says how many slots follow."""
-        text = self._chat(f"{_ASSISTANT}\n\n{with_options(question)}\n\n{SLOT}")
-        return self._split(text, question, 1).prefix
+        return self._prompt(f"{_ASSISTANT}\n\n{with_options(question)}\n\n{SLOT}", question, 1).prefix
 
-    def _split(self, text: str, question: Question, num_slots: int) -> Prompt:
-        # a chat template writes its own beginning-of-sequence token
-        ids = self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template)["input_ids"]
+    def _prompt(self, user: str, question: Question, num_slots: int, solved: Sequence[tuple[str, str]] = ()) -> Prompt:
+        ids, text = self._encoded(user, solved)
+        self._refuse_control(ids, question, len(solved))
+        ids = [*self._before, *ids]
         found = [place for place, token in enumerate(ids) if token == self._slot_id]
         if len(found) != num_slots or (found and found[-1] - found[0] != num_slots - 1):
             raise UsageError(f"question {question.id} contains the reserved text {SLOT}; remove it from the data.")
@@ -86,11 +94,31 @@ class PromptBuilder:
             return Prompt(tuple(ids), (), text)
         return Prompt(tuple(ids[: found[0]]), tuple(ids[found[-1] + 1 :]), text)
 
-    def _chat(self, user: str, solved: Sequence[tuple[str, str]] = ()) -> str:
+    def _encoded(self, user: str, solved: Sequence[tuple[str, str]]) -> tuple[list[int], str]:
+        """The ids of a prompt and its text. In these turns nothing but slots becomes a control token."""
+        data = [user, *(text for turns in solved for text in turns)]
+
+        def render(parts: list[str]) -> str:
+            return self._chat(parts[0], list(zip(parts[1::2], parts[2::2], strict=True)))
+
+        return self._encoder.encode(data, render)
+
+    def _refuse_control(self, ids: Sequence[int], question: Question, num_solved: int) -> None:
+        """Raises UsageError where a control token stems from data, as of a tokenizer that first makes other text of it."""
+        if num_solved not in self._own_control:
+            plain, _ = self._encoded("x", [("x", "x")] * num_solved)
+            self._own_control[num_solved] = self._encoder.controls(plain)
+        if self._encoder.controls(ids) != self._own_control[num_solved]:
+            raise UsageError(
+                f"question {question.id} holds text that the tokenizer reads as one of its control tokens, such as one that "
+                f"ends a turn: remove it from the data."
+            )
+
+    def _chat(self, user: str, solved: Sequence[tuple[str, str]]) -> str:
         if not self._tokenizer.chat_template:
             return (
-                "".join(f"Question: {asked}\nAnswer: {said}\n\n" for asked, said in solved)
-                + f"Question: {user}\nAnswer:"
+                "".join(f"{_QUESTION} {asked}\n{_ANSWER} {said}\n\n" for asked, said in solved)
+                + f"{_QUESTION} {user}\n{_ANSWER}"
             )
         before = [
             {"role": role, "content": text}
@@ -133,9 +161,23 @@ def gold_text(question: Question, *, kind: str) -> str:
     return " ".join([*question.rationale, f"The answer is {answer}."])
 
 
+def stop_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """What ends a completion besides end tokens. A model without a chat format answers a second time, or invents the next
+    question, where one with such a format ends its turn."""
+    return () if tokenizer.chat_template else _NEXT_TURN
+
+
 def own_words(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a model says in answer: one without a chat format goes on to invent the next question, which is cut off."""
-    return text if tokenizer.chat_template else text.split("\nQuestion:")[0]
+    """What a model says in answer: the text before the first of its stop strings."""
+    stops = stop_strings(tokenizer)
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+
+
+def prompt_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    """What run.json says of the prompts. Only models without a chat format have stop strings, so runs of others are what
+    they were before there were any."""
+    stops = stop_strings(tokenizer)
+    return {"prompt_version": PROMPT_VERSION, **({"stop_strings": list(stops)} if stops else {})}
 
 
 def as_asked(

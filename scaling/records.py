@@ -71,7 +71,8 @@ class Completion:
     answer: lenient reading in canonical form, None where none was found (casts no vote, counts as incorrect).
     answer_strict: the same for the strict reading (only an answer stated in the asked-for format).
     num_tokens: generated tokens, the end token included.
-    stop_reason: "end" (the model's end token) or "length" (`max_new_tokens` reached).
+    stop_reason: "end" (the model's end token, or a stop string where the model has no chat format; neither is part of the
+    text) or "length" (`max_new_tokens` reached).
     seed: start of this completion's own random stream; see `scaling.seeds`.
     log_prob: sum over the tokens of their log-probability at temperature 1. self_certainty: mean over the tokens of the
     model's own, in nats. None in older journals. They differ in their last digits between machines and batch sizes, so two

@@ -24,6 +24,7 @@ from scaling.config import RunConfig
 from scaling.engine_args import engine_changes
 from scaling.engines.base import Counters, Decoding, Engine, Generated
 from scaling.engines.build import at_server, build_engine
+from scaling.engines.stops import stops_for
 from scaling.errors import Interrupted
 from scaling.hardware import cpu_name, peak_memory
 from scaling.journal import Journal, config_hash
@@ -33,7 +34,7 @@ from scaling.methods.measured import Measured
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import leave, think_ahead
 from scaling.models import LanguageModel
-from scaling.prompts import check_lengths, own_words
+from scaling.prompts import check_lengths, own_words, stop_strings
 from scaling.records import Asked, Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.summary import summarise
@@ -166,7 +167,15 @@ def _sample_missing(
     stopping: Stopping | None,
 ) -> None:
     config = setup.config
-    decoding = Decoding(config.temperature, config.top_p, config.top_k, config.max_new_tokens or 1, log_probs=True)
+    tokenizer = setup.backbone.tokenizer
+    decoding = Decoding(
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.max_new_tokens or 1,
+        log_probs=True,
+        stop=stops_for(stop_strings(tokenizer), tokenizer),
+    )
     watcher.start(grid, journal.completions, folder)
     saved = time.monotonic()
     with AnswerChecker() as checker:
@@ -228,9 +237,8 @@ def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
         text = generated.text
         if text is None:
             text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
-        text = text.strip()
-        said = own_words(text, tokenizer)
-        answer = read_answer(said, kind=kind, choices=question.choices, question=question.text)
+        text = own_words(text, tokenizer).strip()
+        answer = read_answer(text, kind=kind, choices=question.choices, question=question.text)
         return Completion(
             question_id=question.id,
             path=request.prompt.path,

@@ -125,6 +125,7 @@ def reward_model(name: str) -> Score:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    from scaling.control_tokens import DataEncoder
     from scaling.hardware import pick_device, pick_dtype
 
     device = pick_device("auto")
@@ -148,12 +149,17 @@ def reward_model(name: str) -> Score:
     model.config.pad_token_id = tokenizer.pad_token_id
     model.to(device).eval()
 
+    data = DataEncoder(tokenizer)
+
+    def conversation(parts: list[str]) -> str:
+        turns = [{"role": role, "content": part} for role, part in zip(("user", "assistant"), parts, strict=True)]
+        return str(tokenizer.apply_chat_template(turns, tokenize=False))
+
     def encoded(question: str, chain: str) -> list[int]:
         if tokenizer.chat_template:
-            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": chain}]
-            text = tokenizer.apply_chat_template(turns, tokenize=False)
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(tokenizer(question, chain)["input_ids"])
+            return data.encode([question, chain], conversation)[0]
+        plain = not any(map(data.holds_control, (question, chain)))
+        return list(tokenizer(question, chain, **({} if plain else {"split_special_tokens": True}))["input_ids"])
 
     @torch.inference_mode()
     def score(question: str, chains: list[str]) -> list[float]:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from scaling.engines.stops import StopStrings
+
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompt:
@@ -33,7 +35,8 @@ class Decoding:
     """How tokens are chosen. Nothing else of a model's generation config is ever used.
 
     temperature: 0 is greedy. top_p: 1 is off. top_k: 0 is off. max_new_tokens counts the end token. log_probs: whether
-    results carry their log-probability and self-certainty.
+    results carry their log-probability and self-certainty. stop: strings that end a completion as an end token does; their
+    tokens are generated and counted, and who reads the text leaves them out. None where only end tokens do.
     """
 
     temperature: float
@@ -41,6 +44,7 @@ class Decoding:
     top_k: int
     max_new_tokens: int
     log_probs: bool = False
+    stop: StopStrings | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +58,8 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """A finished request. tokens: generated ids, the end token included where stop_reason is "end". text, num_tokens: of an
-    engine that tells no ids, None otherwise; `tokens` is then empty.
+    """A finished request. tokens: generated ids, those of the end included where stop_reason is "end", which may be a token
+    or a stop string. text, num_tokens: of an engine that tells no ids, None otherwise; `tokens` is then empty.
 
     log_prob: sum over the tokens of their log-probability under the model at temperature 1. self_certainty: mean over the
     tokens, in nats; see `scaling.engines.sampling.confidences`. Both None unless asked for.

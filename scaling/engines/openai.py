@@ -225,6 +225,8 @@ class OpenAIEngine:
             more["prompt_embeds"] = self._encoded(prompt)
         if decoding.log_probs:
             asked["logprobs"] = 0
+        if decoding.stop:
+            asked["stop"] = list(decoding.stop.strings)
         if self._seeds == "streams" and decoding.temperature:
             asked["seed"] = request.seed
         return {

@@ -22,6 +22,7 @@ from scaling.engines.plain import PlainDecoder
 from scaling.engines.sampling import confidences, sample_tokens, sample_tokens_, uniforms
 from scaling.engines.scheduler import Scheduler
 from scaling.engines.shared import SharedPrefixDecoder
+from scaling.engines.stops import StopStrings
 from scaling.errors import UsageError
 
 _TOO_LARGE = "memory ran out with a single completion; lower `--max-new-tokens`, or take a smaller backbone."
@@ -210,6 +211,7 @@ class _Rows:
         # [2, R]: sums over the tokens of log-probability and self-certainty
         self._confidences = torch.zeros(2, capacity, dtype=torch.float64, device=end.device)
         self._decoding, self._end = decoding, end
+        self._stopped: set[int] = set()  # rows that a stop string has ended, until they are taken
 
     def start(self, rows: list[int], requests: list[Request]) -> None:
         at = torch.tensor(rows, device=self._end.device)
@@ -235,14 +237,27 @@ class _Rows:
         self.last[at] = chosen
         self.steps[at] += 1
         done = torch.isin(chosen, self._end) | (self.steps[at] == self._decoding.max_new_tokens)
+        if self._decoding.stop:
+            done |= self._stop(rows, chosen, self._decoding.stop)
         return [rows[number] for number in done.nonzero().flatten().tolist()]
+
+    def _stop(self, rows: list[int], chosen: Tensor, stop: StopStrings) -> Tensor:
+        """Which of `rows` a stop string ends with the tokens just chosen, [len(rows)] bool."""
+        ended = torch.isin(chosen, stop.last_tokens(chosen.device))
+        for number in ended.nonzero().flatten().tolist():
+            row = rows[number]
+            ended[number] = stop.end(self._tokens[row, : int(self.steps[row])].tolist())
+            if ended[number]:
+                self._stopped.add(row)
+        return ended
 
     def take(self, row: int) -> Generated:
         """The result of a row, which is then nobody's."""
         request = self.requests.pop(row)
         self.prompt_tokens -= len(request.prompt)
         tokens = self._tokens[row, : int(self.steps[row])].tolist()
-        ended = bool(torch.isin(self.last[row], self._end))
+        ended = bool(torch.isin(self.last[row], self._end)) or row in self._stopped
+        self._stopped.discard(row)
         stop_reason = "end" if ended else "length"
         if not self._decoding.log_probs:
             return Generated(request, tokens, stop_reason)

@@ -145,7 +145,9 @@ class VllmEngine:
                 "the backbone's logits are not numbers (NaN) in vLLM; try `--dtype float32`, and check the backbone's "
                 "weights and the `--thinker` checkpoint."
             )
-        reason = "end" if tokens and tokens[-1] in self._end else "length"
+        # of a stop string vLLM tells which one it was, of an end token its id
+        stopped = isinstance(getattr(drawn, "stop_reason", None), str)
+        reason = "end" if stopped or (tokens and tokens[-1] in self._end) else "length"
         return Generated(request, tokens, reason, log_prob=drawn.cumulative_logprob)
 
 

@@ -184,6 +184,7 @@ def sampling_params(decoding: Decoding, *, seed: int | None, end_tokens: Iterabl
         "logprobs": 0 if decoding.log_probs else None,
         "seed": None if decoding.temperature == 0 else seed,
         "detokenize": False,
+        **({"stop": list(decoding.stop.strings), "detokenize": True} if decoding.stop else {}),
     }
 
 

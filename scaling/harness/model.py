@@ -22,11 +22,13 @@ from torch import Tensor
 
 from scaling import hardware
 from scaling.config import RunConfig, load_config
+from scaling.control_tokens import DataEncoder
 from scaling.engines.base import Decoding, Generated, SoftPrompt
 from scaling.engines.build import engine_of
+from scaling.engines.stops import stops_for
 from scaling.errors import UsageError, nearest
 from scaling.methods.build import build
-from scaling.prompts import own_words
+from scaling.prompts import own_words, stop_strings
 from scaling.records import Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.answers import read_answer
@@ -137,7 +139,9 @@ class SoftCoTModel(LM):
         room = max(self._method.asked(question).prompt_tokens for question in questions) + longest
         self._refuse_longer(room)
         engine = engine_of(self._backbone, config, tokens_per_row=room)
-        decoding = Decoding(config.temperature, config.top_p, config.top_k, longest)
+        tokenizer = self._backbone.tokenizer
+        stop = stops_for(stop_strings(tokenizer), tokenizer)
+        decoding = Decoding(config.temperature, config.top_p, config.top_k, longest, stop=stop)
         found = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=self._reader(until))
         chains: dict[str, list[Completion]] = {question.id: [] for question in questions}
         number = len(questions) * grid.num_paths * grid.num_samples
@@ -158,8 +162,8 @@ class SoftCoTModel(LM):
         choices = ("\0",) * _LETTERS if self._kind == "choice" else ()
 
         def read(question: Question, generated: Generated) -> Completion:
-            text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True)).strip()
-            said = _cut(own_words(text, tokenizer), until)
+            text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
+            said = _cut(own_words(text, tokenizer).strip(), until)
             answer = read_answer(said, kind=self._kind, choices=choices)
             return Completion(
                 question_id=question.id,
@@ -199,7 +203,7 @@ class SoftCoTModel(LM):
     def _target(self, continuation: str) -> list[int]:
         tokenizer = self._backbone.tokenizer
         text = continuation.lstrip() if tokenizer.chat_template else continuation
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return DataEncoder(tokenizer).text_ids(text)
 
     @torch.inference_mode()
     def _likelihood(self, prompts: Sequence[SoftPrompt], target: list[int]) -> tuple[float, bool]:

@@ -33,7 +33,7 @@ from scaling.methods.thoughts import (
     placeholders,
 )
 from scaling.models import LanguageModel
-from scaling.prompts import PROMPT_VERSION
+from scaling.prompts import prompt_identity
 from scaling.records import Question
 from scaling.tasks.catalogue import Task, task_of
 
@@ -218,4 +218,4 @@ def _mean_thought(thoughts: Thoughts, task: Task) -> Tensor:
 
 def details_of(backbone: LanguageModel) -> dict[str, Any]:
     """What run.json says of every run's prompts and backbone."""
-    return {"prompt_version": PROMPT_VERSION, "backbone_fingerprint": backbone.fingerprint}
+    return {**prompt_identity(backbone.tokenizer), "backbone_fingerprint": backbone.fingerprint}

@@ -11,9 +11,10 @@ import torch
 
 from scaling.cache import Cache, cache_folder
 from scaling.engines.base import Decoding, Request, SoftPrompt
+from scaling.engines.stops import stops_for
 from scaling.engines.transformers import fitted_engine
 from scaling.models import LanguageModel
-from scaling.prompts import SLOT
+from scaling.prompts import SLOT, own_words, stop_strings
 
 MAX_HINT_TOKENS = 64
 
@@ -35,8 +36,9 @@ def write_hints(
     """The greedy hint of at most 64 tokens for each prompt, by the same keys. Only those not in the cache are decoded, after
     `wake` has brought the assistant to where it works."""
     path = cache_folder() / "hints" / f"{assistant.computes}-{MAX_HINT_TOKENS}-{_precision(assistant)}.jsonl"
-    ends = assistant.end_tokens
-    names = {key: hashlib.sha256(json.dumps([ids, ends]).encode()).hexdigest() for key, ids in prompts.items()}
+    ends, stops = assistant.end_tokens, stop_strings(assistant.tokenizer)
+    decides = [ends, stops] if stops else [ends]
+    names = {key: hashlib.sha256(json.dumps([ids, *decides]).encode()).hexdigest() for key, ids in prompts.items()}
     known = Cache(path, lambda line: (line["prompt"], Hint(line["text"], line["num_tokens"])))
     missing = {key: ids for key, ids in prompts.items() if names[key] not in known}
     if missing:
@@ -55,8 +57,11 @@ def _decode(assistant: LanguageModel, prompts: dict[str, tuple[int, ...]]) -> It
     )
     empty = torch.empty(0, assistant.width)
     requests = (Request(SoftPrompt(key, 0, ids, empty, ()), 0, 0) for key, ids in prompts.items())
-    for done in engine.generate(requests, Decoding(0.0, 1.0, 0, MAX_HINT_TOKENS)):
-        text = str(assistant.tokenizer.decode(done.tokens, skip_special_tokens=True)).replace(SLOT, "").strip()
+    tokenizer = assistant.tokenizer
+    stop = stops_for(stop_strings(tokenizer), tokenizer)
+    for done in engine.generate(requests, Decoding(0.0, 1.0, 0, MAX_HINT_TOKENS, stop=stop)):
+        text = own_words(str(tokenizer.decode(done.tokens, skip_special_tokens=True)), tokenizer)
+        text = text.replace(SLOT, "").strip()
         yield done.request.prompt.question_id, Hint(text or "none", len(done.tokens))
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from contrastive.reader import Example
 from scaling.cache import cache_folder, made
 from scaling.config import RunConfig
+from scaling.control_tokens import DataEncoder
 from scaling.errors import UsageError
 from scaling.journal import Journal, config_hash
 from scaling.methods.cot import ChainOfThought
 from scaling.models import LanguageModel
-from scaling.prompts import PROMPT_VERSION, PromptBuilder
+from scaling.prompts import PromptBuilder, prompt_identity
 from scaling.records import Question
 from scaling.run import Setup, Watcher, digest, environment, sample_all
 from scaling.tasks.catalogue import Task, load_task
@@ -61,6 +62,8 @@ class ExampleBuilder:
     def __init__(self, backbone: LanguageModel, assistant: LanguageModel | None, *, kind: str, num_slots: int) -> None:
         self._tokenizer = backbone.tokenizer
         self._end = end_token(backbone)
+        # not what a template names besides special tokens, as `<think>`: a model's own chain may begin with a thought
+        self._said = DataEncoder(backbone.tokenizer, also_of_template=False)
         self._backbone = PromptBuilder(backbone.tokenizer, kind=kind)
         self._assistant = PromptBuilder(assistant.tokenizer, kind=kind) if assistant else None
         self._num_slots = num_slots
@@ -71,7 +74,7 @@ class ExampleBuilder:
         prompt = self._backbone.backbone(question, num_slots=self._num_slots)
         # a prompt without chat format ends with "Answer:", after which a word begins with a space
         said = text if self._tokenizer.chat_template else f" {text}"
-        target = (*self._tokenizer(said, add_special_tokens=False)["input_ids"], self._end)
+        target = (*self._said.text_ids(said), self._end)
         length = len(prompt.prefix) + self._num_slots + len(prompt.suffix) + len(target)
         if length > self._context:
             raise UsageError(
@@ -104,7 +107,7 @@ def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watch
     described = {
         **settings.model_dump(mode="json", include=set(_DECIDES_CHAINS)),
         "backbone_fingerprint": backbone.fingerprint,
-        "prompt_version": PROMPT_VERSION,
+        **prompt_identity(backbone.tokenizer),
         "questions": hashlib.sha256("".join(map(digest, questions)).encode()).hexdigest()[:12],
     }
     folder = made(cache_folder() / "targets") / config_hash(described)

@@ -1,0 +1,43 @@
+"""Strings that end a completion, besides end tokens: found in what has been decoded, whatever tokens they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+class StopStrings:
+    """Ends completions of one tokenizer's tokens. strings: none is empty; the last character of each is visible ASCII,
+    which vocabularies write as it is."""
+
+    def __init__(self, strings: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
+        self.strings = tuple(strings)
+        self._tokenizer = tokenizer
+
+    def last_tokens(self, device: torch.device) -> Tensor:
+        """Ids of the tokens that may complete a stop string, as they hold its last character. Few texts need a look."""
+        if self._last.device != device:
+            self._last = self._last.to(device)
+        return self._last
+
+    @cached_property
+    def _last(self) -> Tensor:
+        signs = {string[-1] for string in self.strings}
+        bytes_of = {f"<0x{ord(sign):02X}>" for sign in signs}  # as vocabularies of bytes name them
+        vocabulary = self._tokenizer.get_vocab().items()
+        found = [number for name, number in vocabulary if name in bytes_of or any(sign in name for sign in signs)]
+        return torch.tensor(sorted(found), dtype=torch.long)
+
+    def end(self, tokens: Sequence[int]) -> bool:
+        """Whether the text of these tokens holds a stop string."""
+        text = str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return any(string in text for string in self.strings)
+
+
+def stops_for(strings: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> StopStrings | None:
+    """None where there are no strings."""
+    return StopStrings(strings, tokenizer) if strings else None
