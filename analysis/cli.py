@@ -105,7 +105,7 @@ def _report(
     console = Console(stderr=True)
 
     def tell(text: str) -> None:
-        console.print(f"{text} ...", style="dim", highlight=False, soft_wrap=True)
+        console.print(f"{text} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
 
     votes = chosen(voters, validation=bool(validation), scorer=bool(scorer))
     loaded = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from analysis.results import Results
@@ -24,7 +25,10 @@ def show(console: Console, results: Results, folder: Path) -> None:
     for said in results.sentences:
         console.print(said, style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"report: {folder / 'report.html'}  (report.md, report.json, figures/)", highlight=False, soft_wrap=True
+        f"report: {folder / 'report.html'}  (report.md, report.json, figures/)",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -33,9 +37,9 @@ def _rich(table: Table) -> RichTable:
     found = RichTable(title=table.title, title_justify="left")
     found.add_column(table.columns[0])
     for row in table.rows:
-        found.add_column(row[0], justify="right")
+        found.add_column(escape(row[0]), justify="right")  # what stands in brackets is part of a name
     for place, column in enumerate(table.columns[1:], start=1):
-        found.add_row(column, *(row[place] for row in table.rows))
+        found.add_row(column, *(escape(row[place]) for row in table.rows))
     return found
 
 
@@ -45,5 +49,5 @@ def _lines(table: Table) -> RichTable:
     for place, column in enumerate(table.columns):
         found.add_column(column, justify="right" if place else "left")
     for row in table.rows:
-        found.add_row(*row)
+        found.add_row(*map(escape, row))
     return found

@@ -95,7 +95,7 @@ def _alike(own: Run, control: Run) -> bool:
 
 def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
     """The user's name, else the method's with whatever tells it from the other unnamed runs of that method."""
-    bases = [name or called(run.config) for name, run in zip(given, runs, strict=True)]
+    bases = [name or called(run.config, run.environment) for name, run in zip(given, runs, strict=True)]
     names = []
     for name, base, run in zip(given, bases, runs, strict=True):
         rivals = [
@@ -166,6 +166,21 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
 
 def _content(asked: Any) -> tuple[str, str, tuple[str, ...]]:
     return asked.text, asked.answer, asked.choices
+
+
+def trained_questions(run: Run) -> tuple[list[str], list[str], bool]:
+    """Ids of the run's questions that its thinker, adapter or models were trained on, and of those they were validated on;
+    and whether such questions were left out of the run. Nothing where the run did not look."""
+    environments = [run.environment, *(run.environment.get("shards") or [])]
+    looked = [one["overlap"] for one in environments if isinstance(one.get("overlap"), dict)]
+    left_out = any(own["left_out"] for own in looked)
+    asked = {question.id for question in run.questions}
+
+    def ids(kind: str) -> list[str]:
+        found = dict.fromkeys(name for own in looked for name in own[kind])
+        return [name for name in found if left_out or name in asked]
+
+    return ids("trained"), ids("validated"), left_out
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ def settings_table(results: Results) -> tuple[list[str], list[tuple[str, list[st
     runs = [(method.method.name, run) for method in results.methods for run in method.method.runs]
     known: list[dict[str, Any]] = []
     for _, run in runs:
-        environment = {key: value for key, value in run.environment.items() if key != "costs"}
+        environment = {key: value for key, value in run.environment.items() if key not in ("costs", "overlap")}
         versions = environment.pop("versions", {})
         named = {f"version of {name}": number for name, number in versions.items()}
         known.append({"directory": run.folder, **run.config, **environment, **named})

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from analysis.compute import AXES, Compute, compute
 from analysis.estimators import VoteEstimate, pass_at, vote, whole_vote
 from analysis.load import Run
-from analysis.methods import Method, controls, unlike_settings
+from analysis.methods import Method, controls, trained_questions, unlike_settings
 from analysis.paths import CalibrationBin, PathFigures, calibration, path_figures
 from analysis.statistics import Difference, Interval, bootstrap, bootstrap_shares, holm, paired_difference, seeded_mean
 from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.errors import UsageError, nearest
+from scaling.names import UNKNOWN, without_training
+from scaling.overlap import listed
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -118,6 +120,7 @@ class Results:
 def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: Outside | None = None) -> Results:
     """Everything that is to be said of these methods. tell: is told what is being worked on. Raises UsageError."""
     of_controls = controls(methods)
+    settings = replace(settings, baseline=_baseline(settings.baseline, [method.name for method in methods]))
     against = _pairs([method.name for method in methods], of_controls, settings.baseline)
     found, curves = [], {}
     for method in methods:
@@ -140,6 +143,12 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
         notes=_notes(methods, found, settings, axes),
         version=version("softcotpp"),
     )
+
+
+def _baseline(given: str | None, names: Sequence[str]) -> str | None:
+    """The method that is meant: one name that only adds how the thinker was trained may be given without that."""
+    plain = [name for name in names if without_training(name) == given]
+    return plain[0] if given not in names and len(plain) == 1 else given
 
 
 def _pairs(names: Sequence[str], against: Collection[tuple[str, str]], baseline: str | None) -> list[tuple[str, str]]:
@@ -311,6 +320,9 @@ def pareto(found: Sequence[MethodResults], axis: str, voter: str) -> list[tuple[
 def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: Settings, axes: list[str]) -> list[str]:
     """What a reader must know before believing a figure."""
     notes = [_incomplete(run) for method in methods for run in method.runs if run.incomplete]
+    notes += list(
+        dict.fromkeys(said for method in methods for run in method.runs for said in _of_training(method, run))
+    )
     for key, values in unlike_settings(methods).items():
         notes.append(f"The runs differ in {key} ({', '.join(values)}): their difference may come from that alone.")
     devices = {str(run.environment.get("device")) for method in methods for run in method.runs}
@@ -333,6 +345,27 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
             f"Accuracies of grids with too many sub-grids to count come from random ones; that adds a standard error of at "
             f"most {100 * worst:.2f} points."
         )
+    return notes
+
+
+def _of_training(method: Method, run: Run) -> list[str]:
+    """What a run knows of its thinker's or adapter's training that puts its figures in doubt."""
+    trained, validated, left_out = trained_questions(run)
+    of = f"of its {len(run.questions)} questions"
+    notes = []
+    for ids, verb in ((trained, "trained on"), (validated, "validated on")):
+        if ids and left_out:
+            notes.append(f"{method.name}: {len(ids)} questions were left out, as they were {verb} ({listed(ids)}).")
+        elif ids:
+            notes.append(
+                f"{method.name}: {len(ids)} {of} were {verb} ({listed(ids)}): right answers to them are no test."
+            )
+    if imported := run.environment.get("thinker_imported_from"):
+        notes.append(
+            f"{method.name}: the wording of the prompts is ours, not the one that the published {imported} was trained with."
+        )
+    if UNKNOWN in (run.environment.get(f"{part}_trained_on") for part in ("thinker", "adapter")):
+        notes.append(f"{method.name}: what it was trained on is not known.")
     return notes
 
 

@@ -18,6 +18,7 @@ from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "thinker.safetensors", "README.md"
+IMPORTED, EMBEDDED = "imported_from", "has_embedding"  # in `about` of a published file: its name, whether it has tokens
 
 
 class Checkpoint(ModelHubMixin):
@@ -157,7 +158,8 @@ def import_published(path: Path, *, prompt_version: str, soft_tokens: int = 4) -
     """The thinker of a `projection.bin` as the papers' authors publish it: tensors weight [D, D_a], bias [D] and, where
     there are several paths, embedding [N, D_a]. Never runs what a pickle may contain. Raises CheckpointError.
 
-    Without an embedding the single path has a zero vector as its initial token.
+    Without an embedding it was trained with the assistant's placeholder token in the slots, which is not in the file: the
+    single path's initial token is then a zero vector that the caller replaces, and `about` says so under EMBEDDED.
     """
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
@@ -168,7 +170,7 @@ def import_published(path: Path, *, prompt_version: str, soft_tokens: int = 4) -
         SoftTokenSets(embedding[:, None]), new_projection(weight.shape[1], weight.shape[0], scale=1.0), normalise=False
     )
     thinker.projection.load_state_dict({"weight": weight.float(), "bias": bias.float()})
-    about = {"imported_from": path.name}
+    about = {IMPORTED: path.name, EMBEDDED: "embedding" in tensors}
     return thinker, describe(thinker, soft_tokens=soft_tokens, prompt_version=prompt_version, about=about)
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scaling.errors import UsageError, one_line
+from scaling.folders import advice
 from scaling.model_files import find_folder, sha256
 from scaling.models import LanguageModel, fingerprint_of
 from scaling.prompts import PROMPT_VERSION
@@ -42,11 +43,21 @@ def find(name: str) -> Found:
     folder = find_folder(name, option="--adapter", files=[CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE])
     missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]
     if missing:
-        whole = (folder / "config.json").is_file()
-        todo = f"it is a whole model: use it as `--backbone {name}`" if whole else "give the folder of an adapter"
-        raise UsageError(f"`--adapter` {name} holds no {' and no '.join(missing)}: {todo}.")
-    about = folder / ABOUT_FILE
-    return Found(name, folder, sha256(folder / WEIGHTS_FILE), json.loads(about.read_text()) if about.is_file() else {})
+        told = advice(name, folder, wanted="give the folder of an adapter")
+        raise UsageError(f"`--adapter` {name} holds no {' and no '.join(missing)}: {told}")
+    return Found(name, folder, sha256(folder / WEIGHTS_FILE), read_about(folder))
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a training wrote about itself beside what it made, empty where there is nothing. Raises UsageError."""
+    path = folder / ABOUT_FILE
+    try:
+        about = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read ({one_line(error)}): restore it, or delete it.") from None
+    if not isinstance(about, dict):
+        raise UsageError(f"{path} is damaged, as it holds no settings: restore it, or delete it.")
+    return about
 
 
 def doubts(found: Found, backbone: LanguageModel) -> list[str]:

@@ -41,6 +41,12 @@ def scale_run(
     ] = None,
     split: Annotated[str | None, panel_option("test (default), train or validation.", RUN)] = None,
     difficulty: Annotated[int | None, panel_option("Steps of an arithmetic question, 1 (default) to 4.", RUN)] = None,
+    overlap: Annotated[
+        str | None,
+        panel_option(
+            "Questions that the thinker or adapter was trained on: warn (default), refuse, or drop them.", RUN
+        ),
+    ] = None,
     backbone: Annotated[
         str | None, panel_option("Folder, GGUF file, Hub id, or smollm2-135m (default).", MODELS)
     ] = None,

@@ -60,6 +60,7 @@ class RunConfig(BaseModel):
     assistant_device: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     voter: Literal["flat", "hierarchical"] = "flat"
+    overlap: Literal["warn", "refuse", "drop"] | None = None
     seed: int = 0
     out: Path | None = None
 
@@ -194,6 +195,7 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         # where nothing is said the engine decides, as it knows whether the device must be shared
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],
         "engine_seeds": settings["engine_seeds"] or seeds,
+        "overlap": None if settings["overlap"] == "warn" else settings["overlap"],
     }
 
 

@@ -9,10 +9,13 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from scaling.adaptive import leading
+from scaling.errors import WARNING
+from scaling.names import UNKNOWN
 from scaling.records import Completion, Key
 from scaling.sampler import Grid
 from scaling.voter import flat_vote, hierarchical_vote
@@ -44,7 +47,7 @@ class Watch:
             self._progress.stop()
 
     def status(self, text: str) -> None:
-        self._console.print(f"{text} ...", style="dim", highlight=False, soft_wrap=True)
+        say(self._console, text)
 
     def start(self, grid: Grid, done: dict[Key, Completion], folder: Path) -> None:
         self._grid, self._started = grid, time.monotonic()
@@ -56,7 +59,7 @@ class Watch:
             if inside and completion.question_id in ids:
                 self._count(completion)
         self._held = self._done
-        self._console.print(self._opening(folder), highlight=False, soft_wrap=True)
+        self._console.print(self._opening(folder), highlight=False, markup=False, soft_wrap=True)
         if self._console.is_terminal and self._done < self._wanted:
             self._progress = self._bar()
 
@@ -120,18 +123,27 @@ class Watch:
         return progress
 
 
+def say(console: Console, text: str) -> None:
+    """What goes on, as a dim line; a warning stands out."""
+    if text.startswith(WARNING):
+        console.print(f"{text}.", style="bold", highlight=False, markup=False, soft_wrap=True)
+    else:
+        console.print(f"{text} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
 def show_summary(console: Console, summary: dict[str, Any]) -> None:
     """The table at the end of a run."""
-    table = Table(title=f"{summary['method']} on {summary['task']}", title_justify="left", show_header=False)
+    table = Table(title=escape(f"{summary['method']} on {summary['task']}"), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
     for row in rows(summary):
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table, highlight=False)
     console.print(
         f"files: {summary['run']}/ (run.json, questions.jsonl, samples.jsonl, summary.json)",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
@@ -157,6 +169,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("strict reading", _percent(summary["accuracy_strict"]), "only answers in the asked-for form"),
         ("questions", f"{summary['num_questions']}", f"{summary['num_completions']} completions"),
+        *_training(summary.get("training") or {}),
         *_saved(summary),
         ("generated tokens", f"{tokens['generated']:,}", f"{_number(summary['mean_tokens'])} a completion"),
         (
@@ -178,6 +191,27 @@ def _decoded(engine: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("keys and values held", _bytes(engine["kv_bytes_held"]), shared),
         ("decode steps", f"{engine['decode_steps']:,}", f"rows in use: {_percent(engine['slot_occupancy'])}"),
     ]
+
+
+def _training(told: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What a reader must know of the thinker or adapter; nothing where it was trained on other questions of this task."""
+    found = []
+    for role in ("thinker", "adapter"):
+        trained_on = told.get(f"{role}_trained_on", told["task"]) if told else None
+        if f"{role}_trained_on" in told and trained_on is None:
+            found.append((role, "untrained", "its thoughts say nothing of use"))
+        elif told and trained_on == UNKNOWN:
+            found.append((role, "not known", "it does not say what it was trained on"))
+        elif told and trained_on != told["task"]:
+            found.append((f"{role} trained on", str(trained_on), f"these questions are of {told['task']}"))
+    if told.get("thinker_imported_from"):
+        found.append(("prompts", "ours", "not worded as those the thinker was trained with"))
+    if overlap := told.get("overlap"):
+        for key in ("trained", "validated"):
+            if overlap[key]:
+                label = f"left out, {key} on" if overlap["left_out"] else f"questions {key} on"
+                found.append((label, f"{overlap[key]} of {overlap['of']}", overlap["first"]))
+    return found
 
 
 def _saved(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+WARNING = "warning: "  # begins what a user must know although nothing has failed
+
 
 class UsageError(Exception):
     """Something the user can fix: the message names the option, what is required, what was given and what to do next.

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from scaling.cache import cache_folder, made
 from scaling.errors import UsageError, nearest, one_line
+from scaling.folders import advice, is_thinker
 
 # name -> (registry package, file in it, SHA-256 of the file)
 BUNDLED = {
@@ -44,9 +45,10 @@ def locate(name: str) -> str:
         return str(_unpacked(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
-            adapter = (path / "adapter_config.json").is_file()
-            todo = f" It is an adapter: use it with `--method lora --adapter {name}`." if adapter else ""
-            raise UsageError(f"the folder {path} holds no config.json, so it is no model folder.{todo}")
+            told = advice(name, path, wanted="give the folder of a model")
+            raise UsageError(f"the folder {path} holds no config.json, so it is no model folder: {told}")
+        if is_thinker(path):
+            raise UsageError(f"the folder {path} is no model folder: {advice(name, path, wanted='')}")
         return str(path.resolve())
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from scaling import adapters, hardware, model_files, models
+from scaling import hardware, model_files, models
 from scaling.config import RunConfig
+from scaling.errors import WARNING
 from scaling.methods.build import exemplars
 from scaling.prompts import SLOT, PromptBuilder
+from scaling.provenance import provenance_of
 from scaling.tasks.catalogue import Task, task_of
 from scaling.thinkers import SOFT_TOKENS, find, with_checkpoint
 
@@ -24,15 +26,14 @@ _REPLACED = {
 def preview(config: RunConfig) -> tuple[dict[str, object], str]:
     """(resolved settings, rendered prompts of the first question), each slot shown as [k] for k = 1 .. L."""
     config = config.resolved()
-    task = task_of(config)
+    task, provenance = provenance_of(config, task_of(config))
     config, _ = hardware.placed(config)
     config = with_checkpoint(config, find(config)) if config.soft else config
-    if config.adapter:
-        adapters.find(config.adapter)  # so that one that is not there is told now
     settings = {**config.model_dump(mode="json"), "num_questions": len(task.questions)}
     parts = [_backbone(config, task), *([_assistant(config, task)] if config.assisted else [])]
     if config.control:
         parts.append(f"control {config.control}: the slots hold {_REPLACED[config.control]}")
+    parts += [f"{WARNING}{warning}." for warning in provenance.warnings()]
     return settings, "\n\n".join(parts)
 
 

@@ -25,7 +25,7 @@ from scaling.engine_args import engine_changes
 from scaling.engines.base import Counters, Decoding, Engine, Generated
 from scaling.engines.build import at_server, build_engine
 from scaling.engines.stops import stops_for
-from scaling.errors import Interrupted
+from scaling.errors import WARNING, Interrupted
 from scaling.hardware import cpu_name, peak_memory
 from scaling.journal import Journal, config_hash
 from scaling.methods.base import Method
@@ -35,6 +35,7 @@ from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import leave, think_ahead
 from scaling.models import LanguageModel
 from scaling.prompts import check_lengths, own_words, stop_strings
+from scaling.provenance import Provenance, provenance_of
 from scaling.records import Asked, Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.summary import summarise
@@ -46,7 +47,7 @@ _SUMMARY_EVERY = 30.0  # seconds
 
 
 class Watcher(Protocol):
-    """Is told what happens; a progress bar, plain lines or nothing."""
+    """Is told what happens; a progress bar, plain lines or nothing. A status that begins with WARNING is to be read."""
 
     def status(self, text: str) -> None: ...
     def start(self, grid: Grid, done: dict[Any, Completion], folder: Path) -> None: ...
@@ -56,7 +57,7 @@ class Watcher(Protocol):
 @dataclass(frozen=True, eq=False)
 class Setup:
     """Everything a run needs, loaded and checked; nothing has been written yet. asked: the task's questions with their
-    prompts. assistant: None where there is none."""
+    prompts. assistant: None where there is none. provenance: what the parts of a run were trained on."""
 
     config: RunConfig
     task: Task
@@ -65,6 +66,7 @@ class Setup:
     asked: list[Asked]
     details: dict[str, Any]
     assistant: LanguageModel | None = None
+    provenance: Provenance | None = None
 
 
 def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
@@ -78,8 +80,10 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
     first = {"first_question": digest(setup.task.questions[0])}
     changes = engine_changes(config.engine_args)
     described = {**config.model_dump(mode="json"), **first, **setup.details, "engine_changes": changes}
+    described["overlap"] = config.overlap if config.overlap == "drop" else None  # the others change no question
     folder = config.out or parent / f"{setup.task.name}-{config.method}-{config_hash(described)}"
     known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
+    known |= setup.provenance.told() if setup.provenance else {}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
         return sample_all(setup, journal, folder, watcher)
 
@@ -87,7 +91,9 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
 def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     """Loads task and models and checks that they fit each other. Raises UsageError; writes nothing."""
     config = config.resolved()
-    task = task_of(config)
+    task, provenance = provenance_of(config, task_of(config))
+    for warning in provenance.warnings():
+        watcher.status(f"{WARNING}{warning}")
     config, dtype = hardware.placed(config)
     config = at_server(config)
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
@@ -95,7 +101,7 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     asked = [built.method.asked(question) for question in task.questions]
     lengths = {"context": built.backbone.context, "max_new_tokens": config.max_new_tokens or 1}
     check_lengths(asked, **lengths, shots=config.shots)
-    return Setup(built.config, task, built.backbone, built.method, asked, built.details, built.assistant)
+    return Setup(built.config, task, built.backbone, built.method, asked, built.details, built.assistant, provenance)
 
 
 def digest(question: Question) -> str:
@@ -297,6 +303,7 @@ class _Account:
             "seconds": self._seconds + (time.monotonic() - self._started if worked else 0.0),
             "task": self._setup.task.name,
             "method": config.method,
+            **(self._setup.provenance.summary() if self._setup.provenance else {}),
             "run": str(folder),
         }
 

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from contrastive import checkpoint
 from contrastive.checkpoint import ThinkerConfig
 from contrastive.thinker import Thinker
 from scaling import model_files
 from scaling.config import DEFAULT_THINKER, UNTRAINED, RunConfig
-from scaling.errors import UsageError
+from scaling.errors import UsageError, nearest
+from scaling.folders import advice
 from scaling.models import LanguageModel
 from scaling.prompts import PROMPT_VERSION
 
@@ -46,11 +50,31 @@ def find(config: RunConfig) -> Found | None:
     return Found(*made, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
 
 
+def about(config: RunConfig) -> dict[str, Any] | None:
+    """What the thinker says of how it came to be, without reading its weights; None for an untrained one."""
+    if config.thinker in (None, UNTRAINED):
+        return None
+    place = _place(config)
+    if place.is_file():
+        return {checkpoint.IMPORTED: place.name}
+    try:
+        return checkpoint.read_config(place).about
+    except checkpoint.CheckpointError as error:
+        raise UsageError(f"`--thinker`: {error}.") from None
+
+
 def _place(config: RunConfig) -> Path:
+    """The folder or file of a thinker that is not untrained. Raises UsageError where it is something else."""
     name = str(config.thinker)
     if name == DEFAULT_THINKER:
         return _TRAINED / ("softcot++" if config.method == "softcot++" else "softcot")
-    return model_files.find_folder(name, option="--thinker", files=[checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE])
+    place = model_files.find_folder(name, option="--thinker", files=[checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE])
+    lacking = [file for file in (checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE) if not (place / file).is_file()]
+    if lacking and not place.is_file():
+        known = nearest(name, [UNTRAINED, DEFAULT_THINKER]) if not place.exists() else ""
+        told = advice(name, place, wanted="give the folder of a thinker that `scale-train` wrote")
+        raise UsageError(f"`--thinker` {name} holds no {' and no '.join(lacking)}: {told}{known}")
+    return place
 
 
 def with_checkpoint(config: RunConfig, found: Found | None) -> RunConfig:
@@ -79,8 +103,30 @@ def make_thinker(config: RunConfig, found: Found | None, backbone: LanguageModel
         )
         return thinker.to(config.thinking_device)
     _check(config, found.config, num_paths, {"assistant": assistant, "backbone": backbone})
+    if has_no_token(found):
+        found.thinker.token_sets.vectors.data = placeholder(assistant)[1][None, None]
     kept: Thinker = found.thinker.first_paths(num_paths).requires_grad_(False).to(config.thinking_device)
     return kept
+
+
+def has_no_token(found: Found | None) -> bool:
+    """Whether it is a published projection without initial tokens: it was trained with placeholders in the slots."""
+    return found is not None and found.config.about.get(checkpoint.EMBEDDED) is False
+
+
+@torch.no_grad()
+def placeholder(assistant: LanguageModel) -> tuple[str, Tensor]:
+    """The token that fills the slots where there is no learned one, and its input embedding, [D_a] float32.
+
+    The tokenizer's unknown token; where it has none of its own, as byte-level vocabularies do not, the rarest token.
+    """
+    tokenizer = assistant.tokenizer
+    token = tokenizer.unk_token_id
+    if token is None or token == tokenizer.eos_token_id:
+        return "rarest token", assistant.rare_rows()[0]
+    embed = assistant.model.get_input_embeddings()
+    row: Tensor = embed(torch.tensor([token], device=assistant.model.device))[0]
+    return str(tokenizer.unk_token), row.float().cpu()
 
 
 def _check(config: RunConfig, saved: ThinkerConfig, num_paths: int, given: dict[str, LanguageModel]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig
+from scaling.errors import UsageError
 from scaling.tasks.catalogue import load_task
 from sweeps.grid import TRAIN, GridFile
 from sweeps.points import INHERITED, SIZE, Point, Settings, hashed
@@ -139,6 +140,11 @@ def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
 def _sharded(whole: Job, shard: int, counts: Counts) -> list[Job]:
     """The parts of a run, and last the job that merges them. A part's questions are in its name, so that parts of another
     size are other parts."""
+    if whole.settings.get("overlap") == "drop":
+        raise UsageError(
+            "`overlap: drop` leaves out questions that are only known once a thinker is there, and `shard` counts them "
+            "before: leave one of the two out of the grid."
+        )
     key = whole.id.removeprefix("run-")
     starts = range(0, counts.of(whole.settings, max_limit(whole.boxes)), shard)
     shards = [

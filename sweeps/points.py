@@ -209,7 +209,7 @@ class _Maker:
         return self._trains and (soft or method == "lora") and not run.get("thinker" if soft else "adapter")
 
     def _training(self, settings: Settings, run: Settings, method: str) -> tuple[Settings, str]:
-        known = (method, *map(run.get, INHERITED), *settings.items())
+        known = (method, run.get("overlap"), *map(run.get, INHERITED), *settings.items())
         if known not in self._trainings:
             train = self._trained({key: run[key] for key in INHERITED if run.get(key) is not None} | settings, method)
             _refuse_tested(dict(run), train)
@@ -282,14 +282,20 @@ def _paths_here(thinker: str) -> int | None:
 
 
 def _refuse_tested(run: Settings, train: Settings) -> None:
-    """Raises UsageError where a training would learn from the very file that the run is tested on: a file has no splits."""
+    """Raises UsageError where a training would learn from the very file that the run is tested on, as a file has no splits,
+    unless `overlap` says what is to become of what both have."""
     _place(run)
-    data = train.get("data")
-    if data and data == run.get("data") and Path(data).is_file():
+    data, tested = train.get("data"), run.get("data")
+    if data and tested and run.get("overlap") in (None, "refuse") and _are_one_file(Path(data), Path(tested)):
         raise UsageError(
             f"`data` {data} is a file, which trainings would learn from and runs be tested on: give a folder with "
-            f"train.jsonl and test.jsonl, or another file as `data` under `train`."
+            f"train.jsonl and test.jsonl, or another file as `data` under `train`, or add `overlap: drop` under `run`, to "
+            f"leave out of runs what was trained on."
         )
+
+
+def _are_one_file(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and one.samefile(other)
 
 
 def _place(settings: Settings) -> None:

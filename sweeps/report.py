@@ -56,7 +56,8 @@ def _named(job: Job, boxes: Sequence[Box], root: Path, told: str) -> list[str]:
     found = []
     for box in boxes:
         _, paths, samples = box
-        base = called({**job.settings, "latent_paths": paths, "samples": samples})
+        config, environment = _described(root / job.folder) or (job.settings, {})
+        base = called({**config, "latent_paths": paths, "samples": samples}, environment).replace("=", "-")
         size = [f"{paths} x {samples}"] if len(boxes) > 1 else []
         extra = [*size, *([told] if told else [])]
         folder = root / job.folder if _is_all(root / job.folder, box) else _view(job, box, root)
@@ -64,12 +65,21 @@ def _named(job: Job, boxes: Sequence[Box], root: Path, told: str) -> list[str]:
     return found
 
 
+def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Config and environment of a run, None where they cannot be read, which is left for the report to say."""
+    try:
+        run = json.loads((folder / RUN).read_bytes())
+        return dict(run["config"]), dict(run["environment"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _is_all(folder: Path, box: Box) -> bool:
     """Whether a run directory shows this box, and no more. One that cannot be read is left for the report to refuse."""
+    config = (_described(folder) or ({}, {}))[0]
     try:
-        config = json.loads((folder / RUN).read_bytes())["config"]
         return (config["limit"], config["latent_paths"] or 1, config["samples"]) == box
-    except (OSError, ValueError, KeyError, TypeError):
+    except KeyError:
         return True
 
 

@@ -23,12 +23,14 @@ from torch import Tensor
 from scaling import hardware
 from scaling.config import RunConfig, load_config
 from scaling.control_tokens import DataEncoder
+from scaling.display import say
 from scaling.engines.base import Decoding, Generated, SoftPrompt
 from scaling.engines.build import engine_of
 from scaling.engines.stops import stops_for
-from scaling.errors import UsageError, nearest
+from scaling.errors import WARNING, UsageError, nearest
 from scaling.methods.build import build
 from scaling.prompts import own_words, stop_strings
+from scaling.provenance import provenance_of
 from scaling.records import Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.answers import read_answer
@@ -38,7 +40,7 @@ from scaling.voter import flat_vote, hierarchical_vote
 NAME = "softcotpp"
 KINDS = ("number", "choice", "yes_no")
 
-_OF_THE_HARNESS = ("task", "data", "limit", "split", "difficulty", "shots", "out", "adaptive", "engine")
+_OF_THE_HARNESS = ("task", "data", "limit", "split", "difficulty", "shots", "out", "adaptive", "engine", "overlap")
 _NEEDS_ALL_QUESTIONS = "is made from all questions before the first is asked, and the harness brings them one by one"
 _LENGTHS = ("max_gen_toks", "max_new_tokens")
 _OF_A_TASK = (
@@ -72,6 +74,9 @@ class SoftCoTModel(LM):
             raise UsageError(f"`{asked}` {_NEEDS_ALL_QUESTIONS}: use another, or `scale-run`.")
         config, dtype = hardware.placed(config)
         console = Console(stderr=True)
+        _, provenance = provenance_of(config, Task("harness", kind, ()))
+        for warning in provenance.warnings():
+            say(console, f"{WARNING}{warning}")
         built = build(config, Task("harness", kind, ()), dtype, console.print)
         self.config, self._kind = built.config, kind
         self._details = built.details

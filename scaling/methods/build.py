@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from scaling import adapters, model_files, models, thinkers
-from scaling.config import RunConfig
+from scaling.config import RunConfig, is_generated
 from scaling.engines.vllm_process import let_go
-from scaling.errors import UsageError
+from scaling.errors import WARNING, UsageError
 from scaling.methods.assist import AssistCoT
 from scaling.methods.base import Method
 from scaling.methods.cot import ChainOfThought
@@ -33,6 +33,7 @@ from scaling.methods.thoughts import (
     placeholders,
 )
 from scaling.models import LanguageModel
+from scaling.overlap import digest_of as digest_of_question
 from scaling.prompts import prompt_identity
 from scaling.records import Question
 from scaling.tasks.catalogue import Task, task_of
@@ -69,12 +70,14 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
     if lora:
         return _lora(config, task, backbone, tell)
     if config.method == "cot":
-        method = ChainOfThought(backbone, kind=task.kind, exemplars=exemplars(config, task))
-    else:
-        num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
-        config = config.model_copy(update={"soft_tokens": num_slots})
-        empty = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
-        method = SoftCoT(backbone, empty, kind=task.kind, num_slots=num_slots)
+        shown, others = _exemplars(config, task)
+        method = ChainOfThought(backbone, kind=task.kind, exemplars=shown)
+        told = {"exemplars": [question.id for question in shown]} if others else {}
+        return Built(backbone, method, config, details_of(backbone) | told)
+    num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
+    config = config.model_copy(update={"soft_tokens": num_slots})
+    empty = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
+    method = SoftCoT(backbone, empty, kind=task.kind, num_slots=num_slots)
     return Built(backbone, method, config, details_of(backbone))
 
 
@@ -116,29 +119,40 @@ def _waking(config: RunConfig, *parts: torch.nn.Module) -> Callable[[], None]:
 
 
 def exemplars(config: RunConfig, task: Task) -> list[Question]:
-    """The first `--shots` questions of the training split that have a rationale; none of them is asked."""
+    """The first `--shots` questions of the training split that have a rationale; none of them is asked, by id or text."""
+    return _exemplars(config, task)[0]
+
+
+def _exemplars(config: RunConfig, task: Task) -> tuple[list[Question], bool]:
+    """The exemplars, and whether they are others than if ids alone were compared, as version 0.1 did."""
     if not config.shots:
-        return []
+        return [], False
     if config.data is not None and config.data.is_file():
         raise UsageError(
             f"`--shots` takes solved questions from train.jsonl beside the asked ones: give the folder of {config.data}."
         )
+    generated = is_generated(config.task, config.data)  # its splits have no text in common
+    limit = 2 * config.shots if generated else None
     asked = {question.id for question in task.questions}
-    limit = 2 * config.shots if config.task == "arithmetic" and config.data is None else None
     solved = [q for q in task_of(config, split="train", limit=limit).questions if q.rationale and q.id not in asked]
-    if len(solved) < config.shots:
+    # the whole split and not what `--limit` leaves of it, so that exemplars stay the same where a run is extended
+    tested = (task if generated or config.split == "train" else task_of(config, limit=None)).questions
+    texts = {digest_of_question(question) for question in tested}
+    unasked = [question for question in solved if digest_of_question(question) not in texts]
+    if len(unasked) < config.shots:
         raise UsageError(
-            f"`--shots` {config.shots} needs that many training questions with a rationale, and there are {len(solved)}: "
-            f"give a smaller number."
+            f"`--shots` {config.shots} needs that many training questions with a rationale, and there are {len(unasked)} "
+            f"that are not asked: give a smaller number."
         )
-    return solved[: config.shots]
+    shown = unasked[: config.shots]
+    return shown, shown != solved[: config.shots]
 
 
 def _lora(config: RunConfig, task: Task, backbone: LanguageModel, tell: Tell) -> Built:
     found = adapters.find(str(config.adapter))
     merged = adapters.merged(adapters.load(found, backbone), backbone)
     for doubt in adapters.doubts(found, backbone):
-        tell(doubt)
+        tell(f"{WARNING}{doubt}")
     return adapted(config, task, backbone.fingerprint, merged, found.sha256)
 
 
@@ -164,6 +178,10 @@ def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         "assistant_fingerprint": assistant.fingerprint,
         "thinker_sha256": found.sha256 if found else None,
     }
+    if thinkers.has_no_token(found):
+        details["initial_token"] = thinkers.placeholder(assistant)[0]
+        token = details["initial_token"]
+        tell(f"{WARNING}the file {config.thinker} has no initial token, so the slots hold the assistant's {token}")
     own = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots)
     thoughts: Thoughts = own
     if config.engine != "transformers":
@@ -183,7 +201,7 @@ def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
     if config.control:
         thoughts = _controlled(config, thoughts, backbone)
     for doubt in thinkers.doubts(config, found, backbone, assistant) if found else []:
-        tell(doubt)
+        tell(f"{WARNING}{doubt}")
     method = SoftCoT(backbone, thoughts, kind=task.kind, num_slots=num_slots)
     return Built(backbone, method, config, details, assistant)
 

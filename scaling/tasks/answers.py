@@ -96,7 +96,10 @@ _NEXT_LETTER = re.compile(r"[\s*,)]*(?:\b(?:or|and)\b|/|&)[\s*(]*")
 
 _TRUE_FALSE = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _YES_NO = re.compile(rf"(yes|no|true|false)\b{_AND_THEN}", re.IGNORECASE)
-_BOTH = re.compile(r"(?:both\s)?(yes|no|true|false)\b[\"'*]*\s*(?:/|\||,?\s?\b(?:or|and)\b)\s*[\"'*]*(?:yes|no|true|false)\b", re.IGNORECASE)
+_BOTH = re.compile(
+    r"(?:both\s)?(yes|no|true|false)\b[\"'*]*\s*(?:/|\||,?\s?\b(?:or|and)\b)\s*[\"'*]*(?:yes|no|true|false)\b",
+    re.IGNORECASE,
+)
 _EMPHATIC = re.compile(
     r"an?\s(?:definite|definitive|clear|resounding|firm|strong|simple|qualified|tentative|likely|probable|big|solid"
     r"|emphatic|short|straightforward)\s(?=(?:yes|no)\b)",

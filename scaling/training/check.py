@@ -14,7 +14,7 @@ from scaling.config import RunConfig
 from scaling.errors import Interrupted, UsageError
 from scaling.journal import load
 from scaling.methods.build import Built
-from scaling.records import Question
+from scaling.overlap import digest_of
 from scaling.run import Setup, Watcher, carry_out
 from scaling.tasks.catalogue import Task, load_task
 from scaling.training.config import TrainConfig
@@ -46,18 +46,14 @@ def held_out(config: TrainConfig, split: Split) -> Task | None:
         task = load_task(None, data=place, limit=config.check_limit)
     except UsageError as error:
         raise UsageError(str(error).replace("--data", "--check-on")) from None
-    trained = {_said(question) for question in (*split.train, *split.validation)}
-    shared = [question.id for question in task.questions if _said(question) in trained]
+    trained = {digest_of(question) for question in (*split.train, *split.validation)}
+    shared = [question.id for question in task.questions if digest_of(question) in trained]
     if shared:
         raise UsageError(
             f"`--check-on` {place} is to hold questions that are not trained on, and {len(shared)} of its "
             f"{len(task.questions)} are (as {shared[0]}): give a file of another task."
         )
     return task
-
-
-def _said(question: Question) -> str:
-    return " ".join(question.text.split()).casefold()
 
 
 def settings_of(config: TrainConfig, **method: str) -> RunConfig:

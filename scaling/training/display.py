@@ -14,7 +14,7 @@ from rich.table import Table
 from contrastive.train import Progress as Training
 from contrastive.train import Schedule
 from contrastive.watch import Health, Validation
-from scaling.display import Watch
+from scaling.display import Watch, say
 from scaling.run import Watcher as RunWatcher
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class TrainWatch:
             self._progress = None
 
     def status(self, text: str) -> None:
-        self._print(f"{text} ...", style="dim")
+        if not self._silent:
+            say(self._console, text)
 
     def sampling(self) -> RunWatcher:
         """Follows a run: the sampling of own chains, or a check."""
@@ -109,9 +110,9 @@ class TrainWatch:
         seconds = (time.monotonic() - self._began) / max(1, done) * (self._schedule.max_steps - progress.step)
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
-    def _print(self, text: str, **options: Any) -> None:
+    def _print(self, text: str) -> None:
         if not self._silent:
-            self._console.print(text, highlight=False, soft_wrap=True, **options)
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_result(console: Console, result: Result) -> None:
@@ -133,7 +134,7 @@ def show_result(console: Console, result: Result) -> None:
     console.print(table)
     for warning in health.warnings():
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-    console.print(f"checkpoint: {folder}/  use it with: scale-run --thinker {folder}", highlight=False, soft_wrap=True)
+    _use(console, f"checkpoint: {folder}/", result.command)
 
 
 def show_adapter(console: Console, result: LoraResult) -> None:
@@ -156,11 +157,14 @@ def show_adapter(console: Console, result: LoraResult) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    used = f"scale-run --method lora --adapter {result.folder}"
-    console.print(f"adapter: {result.folder}/  use it with: {used}", highlight=False, soft_wrap=True)
-    if result.merged:
-        used = f"scale-run --backbone {result.merged}"
-        console.print(f"merged: {result.merged}/  use it with: {used}", highlight=False, soft_wrap=True)
+    _use(console, f"adapter: {result.folder}/", result.command)
+    if result.merged_command:
+        _use(console, f"merged: {result.merged}/", result.merged_command)
+
+
+def _use(console: Console, what: str, command: str) -> None:
+    """Where something is, and the command that uses it, which can be typed as it stands."""
+    console.print(f"{what}  use it with: {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _of_thoughts(health: Health) -> str:

@@ -30,19 +30,22 @@ from scaling.training.adapter import Figures, LoraTrainer, new_adapter, save_ada
 from scaling.training.card import write_lora_card
 from scaling.training.check import Check, compare, held_out, right_answers, settings_of
 from scaling.training.config import TrainConfig
+from scaling.training.hint import command_for, command_for_merged
 from scaling.training.run import (
     CONFIG,
     Watcher,
     describe,
+    digests_of_split,
     examples,
     micro_batch,
     open_folder,
     reader_of,
     run_steps,
     schedule_of,
+    told_split,
     write_about,
 )
-from scaling.training.targets import ExampleBuilder, split_of
+from scaling.training.targets import ExampleBuilder
 
 MERGED, CHECKS = "merged", "checks"  # folders in the training's own
 
@@ -52,6 +55,7 @@ class LoraResult:
     """folder: of the adapter of the best validation, whose figures these are. parameters: how many were trained.
 
     check: None without `--check-on`. merged: folder of the whole model, None without `--merge`.
+    command, merged_command: the `scale-run` that uses either.
     """
 
     folder: Path
@@ -60,6 +64,8 @@ class LoraResult:
     parameters: int
     check: Check | None
     merged: Path | None
+    command: str
+    merged_command: str | None
 
     def told(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -88,7 +94,7 @@ class _Training:
 def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> LoraResult:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
     config, dtype = hardware.placed(config.resolved())
-    split = split_of(config)
+    split = told_split(config, watcher)
     held = held_out(config, split)
     watcher.status(f"loading {config.backbone}")
     source = model_files.locate(config.backbone)
@@ -100,7 +106,7 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     processes.wait()
     build = ExampleBuilder(backbone, None, kind=split.task.kind, num_slots=0)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
-    trainer = _trainer(training, learn, validate)
+    trainer = _trainer(training, learn, validate, digests_of_split(config, split, learn, validate))
     progress = run_steps(trainer)
     processes.wait()
     if processes.rank == 0:
@@ -109,7 +115,9 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     return _result(training, progress)
 
 
-def _trainer(training: _Training, learn: Sequence[Example], validate: Sequence[Example]) -> LoraTrainer:
+def _trainer(
+    training: _Training, learn: Sequence[Example], validate: Sequence[Example], digests: dict[str, Any]
+) -> LoraTrainer:
     config, folder = training.config, training.folder
     reader = reader_of(training.backbone)
     model = new_adapter(training.backbone, rank=config.rank or 1, seed=config.seed)
@@ -117,7 +125,7 @@ def _trainer(training: _Training, learn: Sequence[Example], validate: Sequence[E
     versions["versions"]["peft"] = version("peft")
 
     def keep(figures: Figures) -> None:
-        about = {**training.described, "metrics": asdict(figures), "environment": versions}
+        about = {**training.described, **digests, "metrics": asdict(figures), "environment": versions}
         save_adapter(model, folder, backbone=config.backbone)
         write_about(folder, about)
         write_lora_card(folder, about)
@@ -154,6 +162,7 @@ def _finish(training: _Training, model: PeftModel, held: Task | None, before: di
     if training.config.merge:
         training.watcher.status(f"writing {training.folder / MERGED}")
         save_merged(whole, training.folder / MERGED)
+        write_about(training.folder / MERGED, json.loads((training.folder / CONFIG).read_text()))
     if held:
         after = _after(training, held, whole)
         about = json.loads((training.folder / CONFIG).read_text())
@@ -174,11 +183,14 @@ def _result(training: _Training, progress: Progress) -> LoraResult:
     metrics = json.loads((training.folder / CONFIG).read_text())["metrics"]
     check = metrics.get("check") if training.config.check_on else None
     tensors = load_file(training.folder / adapters.WEIGHTS_FILE).values()
+    merged = training.folder / MERGED if training.config.merge else None
     return LoraResult(
         folder=training.folder,
         progress=progress,
         figures=Figures(loss=metrics["loss"], before=metrics["before"]),
         parameters=sum(tensor.numel() for tensor in tensors),
         check=Check(**check) if check else None,
-        merged=training.folder / MERGED if training.config.merge else None,
+        merged=merged,
+        command=command_for(training.config, training.folder),
+        merged_command=command_for_merged(training.config, merged) if merged else None,
     )

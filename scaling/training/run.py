@@ -26,18 +26,22 @@ from contrastive.train import Watcher as StepWatcher
 from contrastive.watch import Health
 from scaling import adapters, hardware, models
 from scaling.config import option
-from scaling.errors import Interrupted, UsageError, one_line
+from scaling.errors import WARNING, Interrupted, UsageError, one_line
 from scaling.journal import config_hash
 from scaling.models import LanguageModel
+from scaling.overlap import KEY as DIGESTS
+from scaling.overlap import digests_of
 from scaling.prompts import PROMPT_VERSION, gold_text
+from scaling.provenance import name_of
 from scaling.run import Watcher as RunWatcher
 from scaling.run import environment
 from scaling.training.card import write_card
 from scaling.training.config import FREE, OF_LORA, OF_THOUGHTS, TrainConfig
+from scaling.training.hint import command_for
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 
 CONFIG = "train.json"
-FOUND = ("metrics", "environment")  # in it besides what decides a training
+FOUND = ("metrics", "environment", DIGESTS)  # in it besides what decides a training
 _REFERENCE = 64  # questions over which states are standardised
 ROWS = 8  # targets x paths that go through the backbone together, unless asked for otherwise
 _VALIDATIONS = 10  # of a training, unless asked for otherwise
@@ -52,11 +56,13 @@ class Watcher(StepWatcher, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """folder: of the checkpoint. health: of the thinker that was kept, the best that there was."""
+    """folder: of the checkpoint. health: of the thinker that was kept, the best that there was. command: the
+    `scale-run` that uses it."""
 
     folder: Path
     progress: Progress
     health: Health
+    command: str
 
     def told(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -66,7 +72,7 @@ class Result:
 def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
     config, dtype = hardware.placed(config.resolved())
-    split = split_of(config)
+    split = told_split(config, watcher)
     watcher.status(f"loading {config.backbone} and {config.assistant}")
     backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     described = describe(config, split, {"backbone": backbone, "assistant": assistant})
@@ -74,9 +80,10 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     build = ExampleBuilder(backbone, assistant, kind=split.task.kind, num_slots=config.soft_tokens)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     thinker = new_thinker(config, backbone, assistant, learn)
+    digests = digests_of_split(config, split, learn, validate)
 
     def keep(health: Health) -> None:
-        about = {**described, "metrics": asdict(health), "environment": environment(backbone.model.device)}
+        about = {**described, **digests, "metrics": asdict(health), "environment": environment(backbone.model.device)}
         checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
         write_card(folder, about)
 
@@ -95,7 +102,24 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     )
     progress = run_steps(trainer)
     processes.wait()
-    return Result(folder, progress, _health_of(folder))
+    return Result(folder, progress, _health_of(folder), command_for(config, folder))
+
+
+def told_split(config: TrainConfig, watcher: Watcher) -> Split:
+    """The questions of a training; what is wrong with them is told."""
+    split = split_of(config)
+    for warning in split.warnings(config.data):
+        watcher.status(f"{WARNING}{warning}")
+    return split
+
+
+def digests_of_split(
+    config: TrainConfig, split: Split, learn: Sequence[Example], validate: Sequence[Example]
+) -> dict[str, Any]:
+    """What the checkpoint keeps of the questions that it was made from: of those that gave a target."""
+    used = [{example.question for example in examples} for examples in (learn, validate)]
+    parts = zip((split.train, split.validation), used, strict=True)
+    return digests_of(name_of(split.task, config.data), *([one for one in own if one.id in ids] for own, ids in parts))
 
 
 def run_steps(trainer: Loop[Any]) -> Progress:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from contrastive.reader import Example
 from scaling.cache import cache_folder, made
@@ -14,10 +16,11 @@ from scaling.errors import UsageError
 from scaling.journal import Journal, config_hash
 from scaling.methods.cot import ChainOfThought
 from scaling.models import LanguageModel
+from scaling.overlap import Learned, digest_of, listed, overlap_of
 from scaling.prompts import PromptBuilder, prompt_identity
 from scaling.records import Question
 from scaling.run import Setup, Watcher, digest, environment, sample_all
-from scaling.tasks.catalogue import Task, load_task
+from scaling.tasks.catalogue import TASKS, Task, load_task
 from scaling.training.config import TrainConfig
 
 _SPLIT_SEED = "validation"
@@ -27,19 +30,40 @@ _DECIDES_CHAINS = ("samples", "temperature", "max_new_tokens", "seed", "dtype", 
 
 @dataclass(frozen=True)
 class Split:
-    """Questions to learn from and questions to validate on; no question is in both, none is of the test split."""
+    """Questions to learn from and questions to validate on; no question is in both, by its id or its text, and none is of
+    the test split. repeated: training questions that are left out, as they say what one to validate on says."""
 
     task: Task
     train: tuple[Question, ...]
     validation: tuple[Question, ...]
+    repeated: int = 0
+
+    def warnings(self, data: Path | None) -> list[str]:
+        """What is wrong with the questions, in plain words. data: where they are from."""
+        said = []
+        if self.repeated:
+            said.append(f"{self.repeated} training questions say the same as one to validate on, and are left out")
+        tested: tuple[Question, ...] = ()
+        if data is not None and (data / "test.jsonl").is_file():
+            with suppress(UsageError):  # what is wrong with them is told to those who run them
+                tested = load_task(self.task.name if self.task.name in TASKS else None, data=data).questions
+        if data is not None and tested:
+            digests = (frozenset(map(digest_of, own)) for own in (self.train, self.validation))
+            shared = overlap_of(tested, Learned("", *digests)).ids
+            if shared:
+                said.append(
+                    f"{len(shared)} of the {len(tested)} questions in {data / 'test.jsonl'} are trained or validated on "
+                    f"({listed(shared)}): leave them out of train.jsonl, or run with `--overlap drop`"
+                )
+        return said
 
 
 def split_of(config: TrainConfig) -> Split:
     """The task's own validation split where it is generated; else a part of its train split, picked by hash of the id."""
     if config.task == "arithmetic" and config.data is None:
         task = load_task("arithmetic", split="train", limit=config.limit, difficulty=config.difficulty)
-        held = load_task("arithmetic", split="validation", limit=config.validation, difficulty=config.difficulty)
-        return Split(task, task.questions, held.questions)
+        validation = load_task("arithmetic", split="validation", limit=config.validation, difficulty=config.difficulty)
+        return Split(task, task.questions, validation.questions)
     if config.data is not None and config.data.is_file() and config.data.stem == "test":
         raise UsageError(f"`--data` {config.data} looks like test questions: give its folder, or the train file.")
     task = load_task(config.task, data=config.data, split="train", difficulty=config.difficulty)
@@ -48,8 +72,15 @@ def split_of(config: TrainConfig) -> Split:
             f"`--validation` {config.validation} leaves nothing to train on: there are {len(task.questions)} questions."
         )
     held_ids = {q.id for q in sorted(task.questions, key=_hash)[: config.validation]}
-    train = [q for q in task.questions if q.id not in held_ids][: config.limit]
-    return Split(task, tuple(train), tuple(q for q in task.questions if q.id in held_ids))
+    held = tuple(q for q in task.questions if q.id in held_ids)
+    others = [q for q in task.questions if q.id not in held_ids]
+    texts = set(map(digest_of, held))
+    train = [q for q in others if digest_of(q) not in texts]
+    if not train:
+        raise UsageError(
+            f"`--validation` {config.validation} leaves nothing to train on: the other questions repeat the held-out ones."
+        )
+    return Split(task, tuple(train[: config.limit]), held, len(others) - len(train))
 
 
 def _hash(question: Question) -> str:

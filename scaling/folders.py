@@ -1,0 +1,37 @@
+"""What a folder holds that was given for something else, and how it is used. Standard library only."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from scaling.errors import nearest
+
+THINKER_FILE, ADAPTER_FILES = "thinker.safetensors", ("adapter_config.json", "adapter_model.safetensors")
+
+
+def is_thinker(folder: Path) -> bool:
+    return (folder / THINKER_FILE).is_file()
+
+
+def advice(name: str, folder: Path, *, wanted: str) -> str:
+    """What to do with a place that is not what an option wants, as the end of a sentence. name: as it was given. wanted:
+    what to give instead, where the place is nothing that is known."""
+    if not folder.exists():
+        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        return f"there is no such folder, {wanted}.{nearest(folder.name, siblings)}"
+    name = shlex.quote(name)
+    if is_thinker(folder):
+        return f"it holds a thinker: use it as `--thinker {name}`."
+    if any((folder / file).is_file() for file in ADAPTER_FILES):
+        return f"it is an adapter: use it with `--method lora --adapter {name}`."
+    if (folder / "run.json").is_file():
+        return f"it is the folder of a run, which `scale-report {name}` reads: {wanted}."
+    if (folder / "train.json").is_file() and not (folder / "config.json").is_file():
+        return (
+            f"it is a training that has kept nothing yet: go on with it by `scale-train` and `--resume`, or {wanted}."
+        )
+    if (folder / "config.json").is_file():
+        return f"it is a whole model: use it as `--backbone {name}`."
+    published = sorted(folder.glob("*.bin"))
+    return f"give the file itself, {published[0]}." if "thinker" in wanted and published else f"{wanted}."
