@@ -37,9 +37,9 @@ _HEDGE = (
     r"(?:(?:(?:most|more|very|quite|almost|rather|highly|pretty) )?(?:likely|probably|certainly)|possibly|perhaps|maybe"
     r"|presumably|clearly|definitely|surely|obviously|evidently|apparently|seemingly|arguably|undoubtedly|indeed|now|then"
     r"|thus|hence|therefore|so|again|also|still|actually|really|simply|just|exactly|precisely|finally|always|necessarily"
-    r"|here|either|in fact|of course|in this case|in total|altogether|as follows|in all (?:likelihood|probability)"
+    r"|here|either|technically|generally|mostly|usually|typically|largely|basically|essentially|ultimately|overall|in fact|of course|in this case|in total|altogether|as follows|in all (?:likelihood|probability)"
     r"|without (?:a |any )?doubt|no doubt|none other than|going to be|it seems|I (?:think|believe|guess|suppose|would say)"
-    r"|I['’]d say|(?:found|given|calculated|computed|determined|obtained|known|thought|expected) (?:to be|by|as))"
+    r"|I['’]d say|(?:it|this|that) (?:is|must be|should be|would be)|it['’]s|we (?:get|have|find)|(?:found|given|calculated|computed|determined|obtained|known|thought|expected) (?:to be|by|as))"
 )
 _HEDGES = re.compile(rf"(?:{_HEDGE}\b[\s,:*_]*)+", re.IGNORECASE)
 _SOME_HEDGES = rf"(?:,?\s{_HEDGE}\b,?){{0,2}}"
@@ -66,24 +66,26 @@ _NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _NOT = re.compile(r"not\s*(?:[.,;!\n]|$)", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?;](?=[\s*]|$)|\n")
+_SENTENCE_END = re.compile(
+    r"(?<!\bi\.e)(?<!\be\.g)(?<!\bapprox)(?<!\bRs)[.!?;](?=[\s*]|$)(?!\s?=)|[\n。]", re.IGNORECASE
+)
 
 _LIST_MARK = re.compile(r"[.)]\**[ \t]+\S|[.)]?\*+[ \t]*\S{0,20}:")
 _LINE_START = re.compile(r"(?:^|\n)[ \t>*#]*$")
 _STEP = re.compile(r"\bstep\s?#?$", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 
-_AND_THEN = r"(?=\s*(?:$|[^\w\s-]|-(?!\w))|[ \t]*\n|\s+(?:because|since|as|and|but|so|for|due|given)\b)"
+_AND_THEN = r"(?=\s*(?:$|[^\w\s=-]|-(?!\w))|[ \t]*\n|\s+(?:because|since|as|and|but|so|for|due|given)\b)"
 _LETTER = re.compile(
-    rf"(?:the\s)?(?:(?:answer\s)?(?i:option|choice|letter)\b[\s*:]*)?"
-    rf"[(\[]?(?:(?P<sure>[B-HJ-Z])\b(?!['-]\w|\s?=)|(?P<any>[A-Za-z]){_AND_THEN})"
+    rf"(?:the\s)?(?P<named>(?:answer\s)?(?i:option|choice|letter)\b[\s*:]*)?"
+    rf"[(\[{{]?(?:(?P<sure>[B-HJ-Z])\b(?!['-]\w|\s?=)|(?P<any>[A-Za-z]){_AND_THEN})"
     r"(?!['’]\w|\.\w)(?![\s)\].,*]*(?:\b(?:or|and)\b|/)[\s*]*[(\[]?[A-Z]\b)"
 )
 _STANDS_ALONE = re.compile(_AND_THEN)
 _SEVERAL_LETTERS = re.compile(
     r"(?:between\s|both\s)?(?:the\s)?(?:(?:option|choice|letter)s?\b[\s*:]*)?[(\[]?[A-Z][)\]]?[\s*]*"
     r"(?:(?:,?\s?\b(?:or|and)\b|/|&)[\s*]*(?:(?:option|choice)\s)?[(\[]?[A-HJ-Z]\b(?!['’]\w)"
-    r"|,\s?[(\[]?[A-HJ-Z][)\]]?[\s*]*(?:[.,!;\n]|$|(?:or|and)\b))"
+    r"|,\s?[(\[]?[A-HJ-Z][)\]]?[\s*]*(?:[.,!;\n]|$|(?:or|and)\b)|[^.\n]{1,40}\bor\s[(\[]?[A-Z]\))"
 )
 _OPENING_LETTER = re.compile(
     r"[\s*]*(?:\(([A-Za-z])\)|([A-Za-z])(?:[).:](?!\w)|\**\s*$|\**[ \t]*\n))(?!\s(?:is|was|would)\b)"
@@ -120,7 +122,7 @@ _IT_DEPENDS = re.compile(
 _ASKED_IN = re.compile(
     rf"\b(?:how many (?:more |fewer |whole |full )?|in |number of )({'|'.join(SCALES)})s?\b", re.IGNORECASE
 )
-_OR_BEFORE = re.compile(r"[0-9]\S{0,8}(?:\s[A-Za-z]{1,12})?,?\sor\s(?:about\s|[A-Za-z]\s?=\s?)?[$€£¥₹]?$")
+_OR_BEFORE = re.compile(r"[0-9]\S{0,8}(?:\s[A-Za-z]{1,12})?,?\sor\s\$?(?:about\s|[A-Za-z]\s?=\s?)?[$€£¥₹]?$")
 _SPACED = re.compile(r"(?<![0-9.,])(?<![0-9] )[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9])")
 
 
@@ -275,7 +277,8 @@ def _stated_choice(said: str, choices: Sequence[str]) -> str | None:
     if match is None:
         return option or _option_equal_to(re.split(r",\s", sentence, maxsplit=1)[0], choices)
     letter = match["sure"] or match["any"]
-    if letter.islower() and len(sentence.strip(_MARKUP + ".()")) > 1 and not said.startswith(")", match.end()):
+    is_named = match["named"] or said.startswith(")", match.end()) or len(sentence.strip(_MARKUP + ".()")) == 1
+    if letter.islower() and not is_named:
         return option
     found = _letter(letter, len(choices))
     if found or letter == "I" or not _STANDS_ALONE.match(said, match.end()):

@@ -2,7 +2,8 @@
 
 One line is one object: `id` (string or integer), `question`, `answer` (string, number or true/false), and if wanted
 `rationale` (a string, one step a line, or a list of strings) and `choices` (a list of strings, lettered A, B, C ...).
-Other fields are the user's own and are left alone. Refuses to know named tasks, prompts and the network.
+Other fields are the user's own and are left alone. A gold answer is read once and exactly: a number that may mean
+something else, as a date, a range or a score may, is refused. Refuses to know named tasks, prompts and the network.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from scaling.errors import UsageError, nearest
 from scaling.records import Question
 from scaling.tasks.answers import canonical
+from scaling.tasks.numbers import tidy
 
 Row = tuple[
     str, dict[str, Any]
@@ -24,6 +26,7 @@ Row = tuple[
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K notes its calculator calls like this; they are no part of the text
 _YES_NO = ("yes", "no", "true", "false")
+_DIFFERENCE = re.compile(r"[0-9.]+\s*-\s*[0-9.]+")  # a model's "15 - 3" is 12; a gold answer may mean a score
 _MAX_CHOICES = 26
 
 
@@ -126,10 +129,12 @@ def _text(fields: Mapping[str, Any], *, where: str) -> str:
 
 def _answer(fields: Mapping[str, Any], *, kind: str, num_choices: int, where: str) -> str:
     value = _required(fields, "answer", where=where)
-    answer = canonical(_answer_text(value), kind=kind, num_choices=num_choices)
-    if answer is None:
+    text = _answer_text(value)
+    answer = canonical(text, kind=kind, num_choices=num_choices)
+    if answer is None or (kind == "number" and _DIFFERENCE.fullmatch(tidy(text).strip(" $"))):
         last = chr(ord("A") + max(num_choices, 1) - 1)
-        required = {"number": "one number", "yes_no": "yes or no", "choice": f"a letter from A to {last}"}[kind]
+        number = "one number such as 18, 3/4 or 1200.5, or one formula, and no date, range or list of them,"
+        required = {"number": number, "yes_no": "yes or no", "choice": f"a letter from A to {last}"}[kind]
         raise _wrong("answer", f"{required} in a task of kind `{kind}`", value, where=where)
     return answer
 

@@ -55,22 +55,25 @@ _MONTH = (
 )
 _GOES_ON = re.compile(
     r"\s*[+*/^=:×÷\\√<>]|\s*-\s?[0-9]|[^\W\d_]\b(?<![mgshlL])|,[0-9]|\.[0-9]| x ?[0-9]"
+    r"|\s(?:\w{1,12}\s)?(?:more|less|fewer) than [$€£¥₹]?[0-9]"
     rf"|\s(?:to|and|plus|minus|times|over|divided by|multiplied by)\s[$€£¥₹]?[0-9]| {_MONTH}"
 )
-_CHAIN_OF_NUMBERS = re.compile(r"[\s({\[]*[0-9]+(?:(?:-[0-9]+)+|(?:\.[0-9]+){2,})[\s)}\]]*")  # date, range or score
+_CHAIN_OF_NUMBERS = re.compile(r"[\s({\[]*[0-9]+(?:(?:[-—][0-9]+)+|(?:\.[0-9]+){2,})[\s)}\]]*")  # date, range or score
 _RISING = re.compile(r"[\s({\[]*([0-9.]+) - ([0-9.]+)[\s)}\]]*")
 
 # Of each space it is certain which part takes it: two ways for every space would take exponential time.
 _OPERAND = r"[(\s]*(?:[$€£¥₹]\s?)?[0-9][0-9.,]*(?:[%°)]| ?[A-Za-z]{2,}(?![A-Za-z]))*"
-_OPERATOR = r"\s*(?:[-+*/×÷·]|\bx\b|\\(?:times|cdot|div)\b)"
+_OPERATOR = r"\s*(?:[-+*/×÷·]|x(?=\s?[$€£¥₹(]?[0-9])|\\(?:times|cdot|div)\b)"
 _CALCULATION = rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})+"
-_NAMED_SIDE = re.compile(rf"[^\W\d_][A-Za-z_ ]*|[^A-Za-z\\]*|{_CALCULATION}")
+_COUNTED = r"\\[dt]?binom ?\{[0-9]+\}\{[0-9]+\}|[0-9]+ ?[CP] ?[0-9]+|[CP]\([0-9]+, ?[0-9]+\)"
+_NAMED_SIDE = re.compile(rf"[^\W\d_][A-Za-z_ ]*|[^A-Za-z]*|{_CALCULATION}|{_COUNTED}")
 _CALCULATED = re.compile(rf"(?:{_CALCULATION}\s*=)+")
 _APPROXIMATELY = re.compile(r"\s*(?:≈|≃|≅|\\approx(?![a-z]))\s*")
 _SPOKEN_SIGNS = {"plus": "+", "minus": "-", "times": "*", "multiplied by": "*", "divided by": "/"}
 _SPOKEN_SIGN = re.compile(rf"(?<=[0-9)]) ({'|'.join(_SPOKEN_SIGNS)}) (?=[$€£¥₹(]?[0-9])")
 
 _WORD = re.compile(r"[^\W\d_]{3,}|\b(?:or|to|of|in|is|at|by|an|as|if|it|no|on|so|up|we|be|he|do|my)\b", re.IGNORECASE)
+_FOREIGN = re.compile("[^\x20-\x7e\xa0-\xff\u0370-\u03ff\u2000-\u22ff]")  # no sign of a formula
 _FUNCTIONS = re.compile(r"\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|exp)\b")
 _FILLER = re.compile(
     r"(?:[\s*_:\"'`>]|(?:about|approximately|approx\.?|roughly|around|nearly|almost|exactly|precisely|simply|just|thus"
@@ -98,6 +101,7 @@ def _joined(match: re.Match[str]) -> str:
     return re.sub("[^0-9]", "", match[0])
 
 
+_SUFFIXES = {"k": "thousand", "m": "million", "bn": "billion", "b": "billion"}
 _VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
 _TIDY: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
@@ -114,12 +118,18 @@ _TIDY: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] 
     (re.compile(r"\\[()\[\]]"), "$"),
     (re.compile(r"\\[;: ]|\\q?quad(?![a-z])|[~\u00a0\u202f]"), " "),
     (re.compile(r"\\([$%])"), r"\1"),
+    (
+        re.compile(r"([$€£¥₹] ?[0-9][0-9.,]*)(k|K|M|bn|B)\b(?!\$|\s?[-+*/^=\\<>(])"),  # not the 2k of "$2k + 1$"
+        lambda match: f"{match[1]} {_SUFFIXES[match[2].lower()]}",
+    ),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox)\s?\{([^{}]*)\}"), r" \1 "),
     # the space makes 2\frac{1}{2} the mixed number "2 1/2"
     (re.compile(r"([0-9]) ?\\[dt]?frac ?\{ ?([0-9]+) ?\}\{ ?([0-9]+) ?\}"), r"\1 \2/\3"),
     (re.compile(r"\\[dt]?frac ?\{ ?(-?[0-9.]+) ?\} ?\{ ?([0-9.]+) ?\}"), r"\1/\2"),
+    (re.compile(r"([0-9]) ?\\[dt]?frac ?([0-9])([0-9])(?![0-9])"), r"\1 \2/\3"),
     (re.compile(r"(?<![0-9])\\[dt]?frac ?([0-9])([0-9])(?![0-9])"), r"\1/\2"),
+    (re.compile(r" ?\^ ?\{? ?\\circ(?![a-z]) ?\}?"), "°"),
     (re.compile(r"([0-9]) ?(?:\\times|\\cdot|×|\*) ?10 ?(?:\^|\*\*) ?\{?(-?[0-9]{1,3})\}?"), r"\1e\2"),
 )
 
@@ -199,8 +209,10 @@ def begins_with_number(text: str) -> bool:
 
 
 def is_choice_of_numbers(text: str) -> bool:
-    """Whether a text begins with several numbers of which one is to be chosen: "5 or 6", "x = 2 or x = 3", "5 (6)"."""
-    return len(text) <= _MAX_LENGTH and _restated(tidy(text)) == _SEVERAL
+    """Whether a text begins with several numbers of which one is to be chosen: "5 or 6", "x = 2 or x = 3", "a) 5 b) 6"."""
+    text = tidy(text[:_MAX_LENGTH])
+    label = _LABEL.match(text)
+    return bool(label and _NEXT_LABEL.search(text, label.end())) or _restated(text) == _SEVERAL
 
 
 def _after_sum(text: str) -> str:
@@ -252,7 +264,7 @@ def _restated(text: str) -> str | None:
     first, second = _one_number(head), _one_number(inside)
     if first is None or second is None or (in_parentheses and re.search(r"[^\w\s.]|[0-9]", after)):
         return None
-    units = [" ".join(re.findall(r"[^\W\d_]{2,}", part.replace(" or ", " "))) for part in (head, inside)]
+    units = ["".join(re.findall("[A-Za-z°]", NUMBER.sub("", _plain(_peeled(part)), count=1))) for part in (head, inside)]
     if agree(first, second, percent=("%" in head, "%" in inside)):
         return written(first)
     if units[1] and (in_parentheses or (units[0] and units[0] != units[1])):
@@ -307,7 +319,7 @@ def _decimal_places(denominator: int) -> int | None:
 
 def _peeled(text: str) -> str:
     """Without what stands around an answer: markdown, quotes, dollar signs, a full stop, brackets of others, "about"."""
-    text = text.rstrip(" \t\r\n$*_`\"'.,;")
+    text = text.rstrip(" \t\r\n$*_`\"'.,;。")
     text = _FILLER.sub("", text, count=1).strip("$ ")
     surplus = sum(text.count(sign) for sign in "([{") - sum(text.count(sign) for sign in ")]}")
     if surplus < 0 and text[-1] in ")]}":
@@ -339,13 +351,15 @@ def _right_side(text: str) -> str:
         left = _right_side(exact[0])
         return exact[1] if not left.strip() or re.search("[A-Za-z]", _FUNCTIONS.sub(" ", left)) else left
     left, sign, right = text.rpartition("=")
-    return right if sign and _NAMED_SIDE.fullmatch(left.rpartition("=")[2].strip()) else text
+    left = left.rpartition("=")[2].strip(" $*")
+    named = sign and (_NAMED_SIDE.fullmatch(left) or not re.search("[A-Za-z]", _FUNCTIONS.sub(" ", left)))
+    return right if named else text
 
 
 def _is_formula(text: str) -> bool:
     bare = _FUNCTIONS.sub(" ", text)
-    if len(text) > _MAX_FORMULA or _WORD.search(bare) or _LABEL.match(text):
+    if len(text) > _MAX_FORMULA or _FOREIGN.search(text) or _WORD.search(bare) or _LABEL.match(text):
         return False
-    if re.search(r"[0-9]:[0-9]|[?!]\s|/[0-9]+/", text):
+    if re.search(r"[0-9]:[0-9]|[?!]\s|/[0-9]+/", text) or ("\\" not in text and re.search("[0-9] [0-9]", text)):
         return False
     return bare != text or re.search(r"[0-9]|[+*^]|\S ?- ?\S", text) is not None
