@@ -203,7 +203,9 @@ def _serve(connection: Connection) -> None:
     from math_verify import parse, verify
 
     def same(gold: str, answer: str) -> bool:
-        return bool(verify(*(parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)), timeout_seconds=None))
+        return bool(
+            verify(*(parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)), timeout_seconds=None)
+        )
 
     same("\\frac{\\sqrt{12}}{2}", "\\sqrt{3}")  # what the first comparison loads counts in no question's time or memory
     _limit_memory()

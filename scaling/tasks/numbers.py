@@ -88,7 +88,10 @@ _MIXED = re.compile(
     r"(-?[0-9]+)(?:,? and | )(a half|one half|one-half|a quarter|three quarters|a third|two thirds|[0-9]/[0-9]+)\b"
 )
 _RESTATED = re.compile(r"\s\(|,?\s+or\s+|,\s*i\.\s?e\.,?\s*")
-_OR_SO = re.compile(r"\s*(?:(?:or|i\.\s?e\.|that is|namely|both|either)(?![^\W\d_]),?\s*|[≈=]\s*|\\approx\s*)*", re.IGNORECASE)
+_OR_SO = re.compile(
+    r"\s*(?:(?:or|i\.\s?e\.|that is|namely|both|either)(?![^\W\d_]),?\s*|[≈=]\s*|\\approx\s*)*", re.IGNORECASE
+)
+
 
 def _vulgar(sign: str) -> str:
     return str(Fraction(unicodedata.numeric(sign)).limit_denominator(10))
@@ -102,7 +105,10 @@ _SUFFIXES = {"k": "thousand", "m": "million", "bn": "billion", "b": "billion"}
 _VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
 _TIDY: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"(?![0-9])\d"), lambda match: str(unicodedata.decimal(match[0]))),  # Arabic, full-width and other digits
+    (
+        re.compile(r"(?![0-9])\d"),
+        lambda match: str(unicodedata.decimal(match[0])),
+    ),  # Arabic, full-width and other digits
     (re.compile("(?<=[0-9])٫(?=[0-9])"), "."),
     (re.compile("(?<=[0-9])٬(?=[0-9])"), ","),
     (re.compile(f"(?:([0-9]) ?)?([{_VULGAR}])"), lambda match: f"{match[1] or ''} {_vulgar(match[2])}".lstrip()),
@@ -197,7 +203,9 @@ def leading_number(text: str) -> str | None:
 
 def begins_with_number(text: str) -> bool:
     """Whether a text begins with a number, be it one that is read or part of a date, a range or a formula."""
-    return re.match(r"[\s({\[-]*", head := _after_sum(text)) is not None and NUMBER.match(head.lstrip(" ({[-")) is not None
+    return (
+        re.match(r"[\s({\[-]*", head := _after_sum(text)) is not None and NUMBER.match(head.lstrip(" ({[-")) is not None
+    )
 
 
 def is_choice_of_numbers(text: str) -> bool:
@@ -251,12 +259,14 @@ def _restated(text: str) -> str | None:
         return None
     in_parentheses = match[0].endswith("(")
     head, rest = text[: match.start()], text[match.end() :]
-    inside, closed, after = rest.partition(")") if in_parentheses else (re.split(r"[,;](?:\s|$)", rest)[0], "", "")
+    inside, _, after = rest.partition(")") if in_parentheses else (re.split(r"[,;](?:\s|$)", rest)[0], "", "")
     inside = inside[_OR_SO.match(inside).end() :]
     first, second = _one_number(head), _one_number(inside)
     if first is None or second is None or (in_parentheses and re.search(r"[^\w\s.]|[0-9]", after)):
         return None
-    units = ["".join(re.findall("[A-Za-z°]", NUMBER.sub("", _plain(_peeled(part)), count=1))) for part in (head, inside)]
+    units = [
+        "".join(re.findall("[A-Za-z°]", NUMBER.sub("", _plain(_peeled(part)), count=1))) for part in (head, inside)
+    ]
     if agree(first, second, percent=("%" in head, "%" in inside)):
         return written(first)
     if units[1] and (in_parentheses or (units[0] and units[0] != units[1])):
@@ -276,7 +286,9 @@ def agree(first: Fraction, second: Fraction, *, percent: tuple[bool, bool] = (Fa
     if percent[0] != percent[1]:
         first, second = (first / 100, second) if percent[0] else (first, second / 100)
     return first == second or any(
-        round(one, places) == other for one, other in ((first, second), (second, first)) for places in (1, 2, 3, 4, 5, 6)
+        round(one, places) == other
+        for one, other in ((first, second), (second, first))
+        for places in (1, 2, 3, 4, 5, 6)
     )
 
 
