@@ -268,6 +268,8 @@ def _stated_number(said: str) -> str | None:
     if is_choice_of_numbers(sentence) or re.match(r"(?:between|from)\s\S{0,3}[0-9]", sentence):
         return _SEVERAL
     parts = [in_dollars[1] if in_dollars else "", sentence, re.split(r",\s", sentence, maxsplit=1)[0]]
+    if sentence.count("=") > 1:  # of "3 * 5 = 15 a day, 15 * 4 = 60 in all" the beginning is not the answer
+        return next((number for part in parts[:2] if (number := number_or_formula(part)) is not None), None)
     found = (number_or_formula(part) for part in parts)
     number = next((number for number in found if number is not None), None) or leading_number(said)
     return _SEVERAL if number is None and begins_with_number(said) else number

@@ -260,7 +260,7 @@ def _restated(text: str) -> str | None:
     in_parentheses = match[0].endswith("(")
     head, rest = text[: match.start()], text[match.end() :]
     inside, _, after = rest.partition(")") if in_parentheses else (re.split(r"[,;](?:\s|$)", rest)[0], "", "")
-    inside = inside[_OR_SO.match(inside).end() :]
+    inside = _OR_SO.sub("", inside, count=1)
     first, second = _one_number(head), _one_number(inside)
     if first is None or second is None or (in_parentheses and re.search(r"[^\w\s.]|[0-9]", after)):
         return None
