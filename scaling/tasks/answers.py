@@ -37,9 +37,11 @@ _HEDGE = (
     r"(?:(?:(?:most|more|very|quite|almost|rather|highly|pretty) )?(?:likely|probably|certainly)|possibly|perhaps|maybe"
     r"|presumably|clearly|definitely|surely|obviously|evidently|apparently|seemingly|arguably|undoubtedly|indeed|now|then"
     r"|thus|hence|therefore|so|again|also|still|actually|really|simply|just|exactly|precisely|finally|always|necessarily"
-    r"|here|either|technically|generally|mostly|usually|typically|largely|basically|essentially|ultimately|overall|in fact|of course|in this case|in total|altogether|as follows|in all (?:likelihood|probability)"
+    r"|here|either|technically|generally|mostly|usually|typically|largely|basically|essentially|ultimately|overall"
+    r"|in fact|of course|in this case|in total|altogether|as follows|in all (?:likelihood|probability)"
     r"|without (?:a |any )?doubt|no doubt|none other than|going to be|it seems|I (?:think|believe|guess|suppose|would say)"
-    r"|I['’]d say|(?:it|this|that) (?:is|must be|should be|would be)|it['’]s|we (?:get|have|find)|(?:found|given|calculated|computed|determined|obtained|known|thought|expected) (?:to be|by|as))"
+    r"|I['’]d say|(?:it|this|that) (?:is|must be|should be|would be)|it['’]s|we (?:get|have|find)"
+    r"|(?:found|given|calculated|computed|determined|obtained|known|thought|expected) (?:to be|by|as))"
 )
 _HEDGES = re.compile(rf"(?:{_HEDGE}\b[\s,:*_]*)+", re.IGNORECASE)
 _SOME_HEDGES = rf"(?:,?\s{_HEDGE}\b,?){{0,2}}"
@@ -116,7 +118,8 @@ _STANDALONE_YES_NO = re.compile(
 )
 _IT_DEPENDS = re.compile(
     r"(?:\A|[.!?:,\n]\s{0,2}|\b(?:so|but|and|well|really)\s)it (?:really |all |just )?depends(?=\s?(?:[.,;!\n]|$)"
-    r"|\son (?:how|what|whether|who|where|which|when|why|your|context|the (?:context|definition|situation|circumstances))\b)",
+    r"|\son (?:how|what|whether|who|where|which|when|why|your|context"
+    r"|the (?:context|definition|situation|circumstances))\b)",
     re.IGNORECASE,
 )
 _ASKED_IN = re.compile(
@@ -217,12 +220,14 @@ def _last_box(text: str) -> _Statement | None:
 
 
 def _statements(text: str) -> Iterator[_Statement]:
-    """What is said after "answer is" and the like, the last first.
+    """What is said after "answer is" and the like, up to the next of them, the last first.
 
     "####" may as well open a heading. "The answer is not 5" and "the answer is correct" state no answer.
     """
+    end = len(text)
     for match in reversed(list(_STATEMENT.finditer(text))):
-        said = text[match.end() : match.end() + _STATED_LENGTH].partition("</")[0]
+        said = text[match.end() : min(end, match.end() + _STATED_LENGTH)].partition("</")[0]
+        end = match.start()
         line = said.partition("\n")[0]
         if match["hashes"]:
             yield _Statement("" if _NUMBERED_HEADING.match(line) else line, match.end(), skipped=(None,))
@@ -263,6 +268,8 @@ def _stated_number(said: str) -> str | None:
     if is_choice_of_numbers(sentence) or re.match(r"(?:between|from)\s\S{0,3}[0-9]", sentence):
         return _SEVERAL
     parts = [in_dollars[1] if in_dollars else "", sentence, re.split(r",\s", sentence, maxsplit=1)[0]]
+    if sentence.count("=") > 1:  # of "3 * 5 = 15 a day, 15 * 4 = 60 in all" the beginning is not the answer
+        return next((number for part in parts[:2] if (number := number_or_formula(part)) is not None), None)
     found = (number_or_formula(part) for part in parts)
     number = next((number for number in found if number is not None), None) or leading_number(said)
     return _SEVERAL if number is None and begins_with_number(said) else number

@@ -22,7 +22,9 @@ from scaling.tasks.files import question_from
 
 Fields = dict[str, Any]
 
-_PLAIN_NUMBER = re.compile(r"\s*([-+]?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+))\s*(?:\([^()]*\))?\s*")  # "9", "1,200 (apples)"
+_PLAIN_NUMBER = re.compile(
+    r"\s*([-+]?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+))\s*(?:\([^()]*\))?\s*"
+)  # "9", "1,200 (apples)"
 _OPTION_LETTER = re.compile(r"\s*\(?[A-Z]\s*\)\s*")  # "A)" and "(A) "
 
 

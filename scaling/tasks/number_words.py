@@ -18,7 +18,7 @@ _TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _TENS = {word: 10 * number for number, word in enumerate(_TENS_WORDS.split(), start=2)} | {"fourty": 40}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
-for _number, _word in enumerate(["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"], start=3):
+for _number, _word in enumerate(("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"), start=3):
     _PARTS |= {_word: _number, f"{_word}s": _number}
 
 _DIGIT = "|".join(list(_SMALL)[:10])

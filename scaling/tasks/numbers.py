@@ -44,7 +44,7 @@ _NUMBER = (
 )
 # two letters or more, or a metre, gram, second, hour, litre; other single letters and "ab", "xy" are variables
 _UNIT_WORD = r"(?:(?!(?:pi|sqrt|sin|cos|tan|log|ln|exp|[abcxyz]+)\b)[^\W\d_]{2,}(?![^\W\d_])|[mgshlL]\b)"
-_POWER = r"(?:\^\{?[123]\}?|[²³])?"
+_POWER = r"(?: ?\^\{?[123]\}?|[²³])?"
 _UNIT = rf"[ \-]?(?:[%°€£¥₹¢$][CF]?)?(?:[ /·\-(]*{_UNIT_WORD}{_POWER}\)?)*"
 
 NUMBER = re.compile(_NUMBER)
@@ -54,7 +54,8 @@ _MONTH = (
     r"|Nov(?:ember)?|Dec(?:ember)?)\b"
 )
 _GOES_ON = re.compile(
-    r"\s*[+*/^=:×÷\\√<>]|\s*-\s?[0-9]|[^\W\d_]\b(?<![mgshlL])|,[0-9]|\.[0-9]| x ?[0-9]"
+    r"\s*[+/^=:×÷\\√<>]|\s*(?<!\*)\*(?!\*)\s?[\w(\\]|\s*\*\*[0-9(]|\s*-\s?[0-9]"
+    r"|[^\W\d_]\b(?<![mgshlL])|,[0-9]|\.[0-9]| x ?[0-9]"
     r"|\s(?:\w{1,12}\s)?(?:more|less|fewer) than [$€£¥₹]?[0-9]"
     rf"|\s(?:to|and|plus|minus|times|over|divided by|multiplied by)\s[$€£¥₹]?[0-9]| {_MONTH}"
 )
@@ -71,13 +72,15 @@ _CALCULATED = re.compile(rf"(?:{_CALCULATION}\s*=)+")
 _APPROXIMATELY = re.compile(r"\s*(?:≈|≃|≅|\\approx(?![a-z]))\s*")
 _SPOKEN_SIGNS = {"plus": "+", "minus": "-", "times": "*", "multiplied by": "*", "divided by": "/"}
 _SPOKEN_SIGN = re.compile(rf"(?<=[0-9)]) ({'|'.join(_SPOKEN_SIGNS)}) (?=[$€£¥₹(]?[0-9])")
+_POWER_WORD = re.compile(r"(?<=[0-9)]) (squared|cubed|to the power of (?=[0-9]))(?![^\W\d_])")
 
 _WORD = re.compile(r"[^\W\d_]{3,}|\b(?:or|to|of|in|is|at|by|an|as|if|it|no|on|so|up|we|be|he|do|my)\b", re.IGNORECASE)
 _FOREIGN = re.compile("[^\x20-\x7e\xa0-\xff\u0370-\u03ff\u2000-\u22ff]")  # no sign of a formula
 _FUNCTIONS = re.compile(r"\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|exp)\b")
 _FILLER = re.compile(
     r"(?:[\s*_:\"'`>]|(?:about|approximately|approx\.?|roughly|around|nearly|almost|exactly|precisely|simply|just|thus"
-    r"|therefore|equal to|equals|only|the number|a total of|Rs\.?|INR|USD|US|EUR|GBP)(?![^\W\d_]),?)*",
+    r"|therefore|equal to|equals|only|(?:the )?number|a total of|Rs\.?"
+    r"|INR|USD|US|EUR|GBP|CHF|CAD|AUD|JPY|CNY)(?![^\W\d_]),?)*",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"(?:\(?[A-Za-z]\)|[A-Z]\.|[0-9][)])\s+(?=[-$€£¥₹\\.]{0,2}[0-9])")
@@ -105,14 +108,12 @@ _SUFFIXES = {"k": "thousand", "m": "million", "bn": "billion", "b": "billion"}
 _VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
 _TIDY: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (
-        re.compile(r"(?![0-9])\d"),
-        lambda match: str(unicodedata.decimal(match[0])),
-    ),  # Arabic, full-width and other digits
-    (re.compile("(?<=[0-9])٫(?=[0-9])"), "."),
-    (re.compile("(?<=[0-9])٬(?=[0-9])"), ","),
+    (re.compile(r"(?![0-9])\d"), lambda match: str(unicodedata.decimal(match[0]))),  # Arabic, full-width ... digits
+    (re.compile("(?<=[0-9])\u066b(?=[0-9])"), "."),  # the Arabic decimal and thousands separators
+    (re.compile("(?<=[0-9])\u066c(?=[0-9])"), ","),
     (re.compile(f"(?:([0-9]) ?)?([{_VULGAR}])"), lambda match: f"{match[1] or ''} {_vulgar(match[2])}".lstrip()),
-    (re.compile("(?<![0-9.,])[1-9][0-9]{0,2}(?:[   '’][0-9]{3})+(?![0-9])"), _joined),
+    # groups of three behind a no-break or thin space or an apostrophe
+    (re.compile("(?<![0-9.,])[1-9][0-9]{0,2}(?:[\u00a0\u2009\u202f'\u2019][0-9]{3})+(?![0-9])"), _joined),
     (re.compile("[\u2212\u2013\ufe63\uff0d]"), "-"),
     (re.compile(r"\\(?:left|right)(?![a-z])|\\[!,]"), ""),
     (re.compile(r"\\[()\[\]]"), "$"),
@@ -130,7 +131,10 @@ _TIDY: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] 
     (re.compile(r"([0-9]) ?\\[dt]?frac ?([0-9])([0-9])(?![0-9])"), r"\1 \2/\3"),
     (re.compile(r"(?<![0-9])\\[dt]?frac ?([0-9])([0-9])(?![0-9])"), r"\1/\2"),
     (re.compile(r" ?\^ ?\{? ?\\circ(?![a-z]) ?\}?"), "°"),
-    (re.compile(r"([0-9]) ?(?:\\times|\\cdot|×|\*) ?10 ?(?:\^|\*\*) ?\{?(-?[0-9]{1,3})\}?"), r"\1e\2"),
+    (
+        re.compile(r"([0-9]) ?(?:\\times|\\cdot|[×*x]) ?10 ?(?:\^|\*\*) ?(?:\{(-?[0-9]{1,3})\}|(-?[0-9]{1,3}))"),
+        r"\1e\2\3",
+    ),
 )
 
 
@@ -259,17 +263,23 @@ def _restated(text: str) -> str | None:
         return None
     in_parentheses = match[0].endswith("(")
     head, rest = text[: match.start()], text[match.end() :]
-    inside, closed, after = rest.partition(")") if in_parentheses else (re.split(r"[,;](?:\s|$)", rest)[0], "", "")
-    inside = inside[_OR_SO.match(inside).end() :]
+    inside, _, after = rest.partition(")") if in_parentheses else (re.split(r"[,;](?:\s|$)", rest)[0], "", "")
+    inside = _OR_SO.sub("", inside, count=1)
     first, second = _one_number(head), _one_number(inside)
     if first is None or second is None or (in_parentheses and re.search(r"[^\w\s.]|[0-9]", after)):
         return None
-    units = ["".join(re.findall("[A-Za-z°]", NUMBER.sub("", _plain(_peeled(part)), count=1))) for part in (head, inside)]
-    if agree(first, second, percent=("%" in head, "%" in inside)):
+    units = [
+        "".join(re.findall("[A-Za-z°]", NUMBER.sub("", _plain(_peeled(part)), count=1))) for part in (head, inside)
+    ]
+    if agree(first, second, percent=(_is_percent(head), _is_percent(inside))):
         return written(first)
     if units[1] and (in_parentheses or (units[0] and units[0] != units[1])):
         return written(first)
     return _SEVERAL
+
+
+def _is_percent(text: str) -> bool:
+    return re.search("%|per ?cent", text) is not None
 
 
 def _one_number(text: str) -> Fraction | None:
@@ -332,6 +342,7 @@ def _plain(text: str) -> str:
     label = _LABEL.match(text)
     if label and not _NEXT_LABEL.search(text, label.end()):
         text = text[label.end() :]
+    text = _POWER_WORD.sub(lambda match: "^" + {"squared": "2", "cubed": "3"}.get(match[1], ""), text)
     text = re.sub(r"^minus (?=[$€£¥₹0-9])", "-", _SPOKEN_SIGN.sub(lambda match: f" {_SPOKEN_SIGNS[match[1]]} ", text))
     mixed = _MIXED.match(text)
     if mixed:

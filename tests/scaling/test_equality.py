@@ -55,6 +55,18 @@ def checker() -> Iterator[AnswerChecker]:
         ("0.33", "0.3333", "number", False),  # more decimals than the gold answer claims
         ("18", "18.001", "number", False),  # an integer is never rounded
         ("2.5", "3", "number", False),
+        # printed as floating-point numbers: at least 12 significant digits, some behind the point, equal within 1e-9
+        ("0.6666666666666666", "2/3", "number", True),
+        ("2/3", "0.6666666666666666", "number", True),
+        ("0.30000000000000004", "0.3", "number", True),
+        ("0.3", "0.30000000000000004", "number", True),
+        ("18", "17.999999999999996", "number", True),
+        ("-18", "17.999999999999996", "number", False),
+        ("18", "18.0000001", "number", False),  # nine digits
+        ("18", "18.0000001000000", "number", False),  # further off than 1e-9
+        ("123456789012", "123456789013", "number", False),  # whole numbers are exact
+        ("0.000000000001", "0.000000000002", "number", False),  # one significant digit
+        ("0", "0.00000000000000005", "number", False),
     ],
 )
 def test_without_a_worker(gold: str, answer: str | None, kind: str, expected: bool) -> None:
