@@ -117,7 +117,7 @@ class Journal:
         lock = _acquire(folder)
         try:
             other = _refuse_unfit(folder, config, questions)
-            held = _read_samples(folder / SAMPLES, config.get("seed"))
+            held = read_samples(folder, config)
             asked = _brought_up_to_date(folder, [] if other else stored_questions(folder), questions, held.completions)
             thoughts = {} if other else load_thoughts(folder)
             if other:
@@ -195,8 +195,7 @@ class Journal:
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary last written, or None before the first."""
-        path = self.folder / SUMMARY
-        return _read_json(path) if path.exists() else None
+        return load_summary(self.folder)
 
     def close(self) -> None:
         """Let go of the directory. A second call does nothing."""
@@ -258,7 +257,7 @@ def _has_old_gold(folder: Path, config: dict[str, Any], questions: Sequence[Aske
 def load(folder: Path) -> tuple[dict[str, Any], list[Completion]]:
     """run.json and the completions, read-only: a torn last line is passed over and left as it is."""
     run = load_run(folder)
-    return run, list(_read_samples(folder / SAMPLES, run["config"].get("seed")).completions.values())
+    return run, list(read_samples(folder, run["config"]).completions.values())
 
 
 def load_run(folder: Path) -> dict[str, Any]:
@@ -269,6 +268,12 @@ def load_run(folder: Path) -> dict[str, Any]:
     if not isinstance(run["config"], dict) or not isinstance(run["environment"], dict):
         raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it or choose another folder")
     return run
+
+
+def load_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary last written, or None before the first. Raises UsageError for a damaged one."""
+    path = folder / SUMMARY
+    return _read_json(path) if path.exists() else None
 
 
 def load_questions(folder: Path) -> list[Asked]:
@@ -351,11 +356,11 @@ def _read_shards(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[Ke
     costs: Costs = {}
     for folder in folders:
         run = load_run(folder)
-        held = _read_samples(folder / SAMPLES, run["config"].get("seed"))
         runs.append(run)
         differing = _differences(run["config"], runs[0]["config"], there=folder / RUN, here=f"in {folders[0] / RUN}")
         if differing:
             raise UsageError(f"{differing}; merge only shards of one run")
+        held = read_samples(folder, run["config"])
         for completion in held.completions.values():
             if found.setdefault(completion.key, completion) != completion:
                 raise UsageError(f"{folder} and an earlier shard differ in completion {completion.key}; leave one out")
@@ -467,9 +472,9 @@ def _acquire(folder: Path) -> int:
     return lock
 
 
-def _read_samples(path: Path, seed: object) -> Held:
-    """What the file holds. seed: of the run, which every completion's own follows from; None where it is not known."""
-    held = Held()
+def read_samples(folder: Path, config: Mapping[str, Any]) -> Held:
+    """What samples.jsonl holds. config: of the run; every completion's stream follows from its seed, where it has one."""
+    path, seed, held = folder / SAMPLES, config.get("seed"), Held()
     for number, line, (completion, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT):
         if isinstance(seed, int) and completion.seed != (own := stream_seed(seed, *completion.key)):
             raise UsageError(
@@ -522,8 +527,7 @@ def costs_so_far(folder: Path, told: Mapping[str, float]) -> Costs:
     Lines and summary tell of the same counters at different times, so the larger figure is the later one. That is the
     summary's where it was written after the last line, and in runs of version 0.1, whose lines tell no costs.
     """
-    path = folder / SUMMARY
-    noted = _costs_of(_read_json(path), path) if path.exists() else {}
+    noted = _costs_of(load_summary(folder) or {}, folder / SUMMARY)
     return {key: max(noted.get(key, 0), told.get(key, 0)) for key in noted | dict(told)}
 
 
@@ -533,9 +537,9 @@ def _costs_of(summary: Mapping[str, Any], path: Path) -> Costs:
     parts = [summary.get(name, {}) for name in ("tokens", "engine")]
     if all(isinstance(part, dict) for part in parts):
         told = {**parts[0], **parts[1], **{key: summary.get(key, 0) for key in ("seconds", "peak_memory_bytes")}}
-        costs = {key: 0 if value is None else value for key, value in told.items() if key not in _WORKED_OUT}
+        costs = {key: 0 if value is None else value for key, value in told.items()}
         if all(map(is_amount, costs.values())):
-            return costs
+            return {key: value for key, value in costs.items() if value and key not in _WORKED_OUT}
     raise UsageError(f"{path} is damaged; restore it, or delete it, and what the run's lines tell of its costs is kept")
 
 

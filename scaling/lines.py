@@ -70,7 +70,7 @@ def whole_lines(
             what, last = str(error), False
         except ValueError:
             what = f"is no {name}"
-        if not (last and torn and _may_be_torn(line)):
+        if not (last and torn and may_be_torn(line)):
             what = "has other line ends than it was written with" if b"\r" in _without_end(line) else what
             raise UsageError(f"{path} line {number} {what}; {advice}")
 
@@ -91,7 +91,7 @@ def _without_end(line: bytes) -> bytes:
     return line.removesuffix(b"\n").removesuffix(b"\r") if line.endswith(b"\n") else line
 
 
-def _may_be_torn(line: bytes) -> bool:
+def may_be_torn(line: bytes) -> bool:
     """Whether a last line is what is left of one record, rather than several without line ends between them."""
     text = _without_end(line).decode("latin-1")
     with suppress(ValueError, RecursionError):

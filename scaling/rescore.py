@@ -26,6 +26,7 @@ from scaling.records import Asked, Completion, Key, Question
 from scaling.run import digest, equality, summary_of, verdicts_of
 from scaling.tasks.catalogue import TASKS, Task, task_of
 from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.files import infer_kind
 
 Tell = Callable[[str], None]
 _CHOSEN_LATER = ("soft_tokens", "served_model")  # where they are not given, by the checkpoint and the server
@@ -159,9 +160,10 @@ def _task(stored: Stored, tell: Tell) -> Task:
     try:
         return task_of(stored.config)
     except UsageError as error:
-        kind = next((asked.kind for asked in stored.asked if asked.kind), None) or TASKS.get(str(stored.config.task))
-        if kind is None or not stored.asked:
+        if not stored.asked:
             raise
+        rows = [{"choices": asked.choices, "answer": asked.answer} for asked in stored.asked]
+        kind = stored.asked[0].kind or TASKS.get(str(stored.config.task)) or infer_kind(rows)
         tell(f"the questions cannot be read again, so the gold answers are those of {stored.folder}: {error}")
         return Task(str(stored.config.task or stored.config.data), kind, ())
 
