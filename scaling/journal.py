@@ -23,6 +23,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -227,30 +228,25 @@ def config_hash(config: dict[str, Any]) -> str:
 def place_of(parent: Path, begin: str, config: dict[str, Any], questions: Sequence[Asked]) -> Path:
     """The directory in `parent` of a run for which none was named: `begin` and the hash of its config.
 
-    The first question is part of the hash, gold answer included. Where only that gold answer has changed since, the
-    directory is still the old one.
+    The first question is part of the hash, gold answer included. Where that gold answer was another one when the run began,
+    its directory keeps the name that it got then.
     """
     usual = parent / f"{begin}-{config_hash(config)}"
-    others = [] if (usual / RUN).exists() or not parent.is_dir() else sorted(parent.iterdir())
-    for other in others:
-        if other.name.startswith(f"{begin}-") and (other / RUN).is_file() and _has_old_gold(other, config, questions):
-            return other
+    if not (usual / RUN).exists() and parent.is_dir():
+        name = re.compile(re.escape(begin) + "-[0-9a-f]{12}")
+        for other in sorted(parent.iterdir()):
+            if name.fullmatch(other.name) and _began_with_other_gold(other, config, questions[0]):
+                return other
     return usual
 
 
-def _has_old_gold(folder: Path, config: dict[str, Any], questions: Sequence[Asked]) -> bool:
-    """Whether the run in `folder` has this config, but for the gold answer of the first question."""
-    with suppress(UsageError):
-        old = _read_json(folder / RUN, "config")["config"]
+def _began_with_other_gold(folder: Path, config: dict[str, Any], first: Asked) -> bool:
+    """Whether the run in `folder` has this config and this first question, whatever its gold answer is."""
+    with suppress(UsageError):  # what cannot be read is no run to go on with
+        old = load_run(folder)["config"]
         stored = {asked.id: asked for asked in stored_questions(folder)}
-        first = stored.get(questions[0].id)
-        same = {**config, _FIRST: old.get(_FIRST)}
-        return bool(
-            first
-            and first.answer != questions[0].answer
-            and not changes(first, questions[0])
-            and not _differences(old, same, there=folder, here="now")
-        )
+        same = config_hash({**old, _FIRST: None}) == config_hash({**config, _FIRST: None})
+        return same and first.id in stored and not changes(stored[first.id], first)
     return False
 
 
