@@ -7,8 +7,8 @@ whole is left out and named; what is missing is neither wrong nor without an ans
 from __future__ import annotations
 
 import json
-import mmap
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pj
 from numpy.typing import NDArray
 
 from scaling.errors import UsageError
-from scaling.journal import RUN, SAMPLES, SUMMARY, load_questions, load_thoughts
-from scaling.journal import load as load_slowly
-from scaling.records import Asked, Completion
+from scaling.journal import RUN, SAMPLES, costs_so_far, load_questions, load_summary, load_thoughts, read_samples
+from scaling.lines import CHECKSUM, may_be_torn, parsed
+from scaling.records import PEAKS, Asked, Completion, Costs, completion_from, cost_from
+from scaling.seeds import stream_seed
 from scaling.voter import tie_hash
 
 _COLUMNS = {
@@ -37,8 +39,13 @@ _COLUMNS = {
     "stop_reason": pa.string(),
     "log_prob": pa.float64(),
     "self_certainty": pa.float64(),
+    "unread": pa.string(),
 }
-_MAY_BE_NULL = ("answer", "answer_strict", "log_prob", "self_certainty")
+_CHECKED = {**_COLUMNS, "text": pa.string(), "seed": pa.int64(), "crc": pa.string()}
+_MAY_BE_NULL = ("answer", "answer_strict", "log_prob", "self_certainty", "unread", "crc")
+_COUNTS = ("path", "sample", "num_tokens", "seed")
+_KEY = ("question_id", "path", "sample")
+_MARK = CHECKSUM.encode("ascii")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +93,8 @@ class Run:
 
     tokens: [Q, N, M] int64, generated ones. truncated: [Q, N, M] bool, cut off at the token limit. log_probs: [Q, N, M], sum
     over the tokens, and self_certainty: [Q, N, M], mean over them, both in nats, NaN where the journal has none. summary:
-    what the run measured of itself, empty where it did not end a session. cosines: [N, N], mean over the questions of the
-    cosine of every two paths' thoughts, or None.
+    what the run measured of itself, empty where it did not say. cosines: [N, N], mean over the questions of the cosine of
+    every two paths' thoughts, or None. unread: completions that the answer reader failed on.
     """
 
     folder: Path
@@ -103,6 +110,7 @@ class Run:
     log_probs: NDArray[np.float64]
     self_certainty: NDArray[np.float64]
     cosines: NDArray[np.float64] | None
+    unread: int = 0
 
     @property
     def num_paths(self) -> int:
@@ -136,22 +144,19 @@ def load(folder: Path) -> Run:
     if not asked:
         raise UsageError(f"{folder} has no questions.jsonl, as runs of older versions; the same run again writes it")
     shape = (len(asked), int(config.get("latent_paths") or 1), int(config["samples"]))
-    cells, table = _inside(_parsed(folder / SAMPLES), asked, shape)
-    if len(np.unique(cells)) < len(cells):
-        load_slowly(folder)  # says which line repeats which completion
-        raise UsageError(f"{folder / SAMPLES} holds a completion twice; delete one of the two lines")
+    drawn, costs = _parsed(folder, config)
+    cells, table = _inside(drawn, asked, shape)
     held = np.zeros(shape[0] * shape[1] * shape[2], dtype=bool)
     held[cells] = True
     whole = held.reshape(shape).all(axis=(1, 2))
     _refuse_unfinished(folder, config, int(whole.sum()), len(asked))
     rows = np.flatnonzero(whole)
     ids = [question.id for question in asked]
-    summary = folder / SUMMARY
     return Run(
         folder=folder,
         config=config,
         environment=described.get("environment", {}),
-        summary=json.loads(summary.read_bytes()) if summary.exists() else {},
+        summary=_measured(folder, costs, int(drawn["num_tokens"].sum())),
         questions=tuple(asked[row] for row in rows),
         incomplete=tuple(ids[row] for row in np.flatnonzero(~whole)),
         lenient=_ballots(table, "", cells, shape, ids).of(rows),
@@ -161,6 +166,7 @@ def load(folder: Path) -> Run:
         log_probs=_spread(table["log_prob"].to_numpy().astype(np.float64), cells, shape)[rows],
         self_certainty=_spread(table["self_certainty"].to_numpy().astype(np.float64), cells, shape)[rows],
         cosines=_cosines(folder, shape[1]),
+        unread=int(table["unread"].notna().sum()),
     )
 
 
@@ -175,8 +181,10 @@ def texts(folder: Path, ids: set[str]) -> list[Completion]:
             if line.startswith(begin) and line[len(begin) : line.find(b', "path"')] not in known:
                 continue
             try:
-                completion = Completion(**json.loads(line))
-            except (ValueError, TypeError):
+                told = parsed(line)
+                cost_from(told)
+                completion = completion_from(told)
+            except ValueError:
                 continue  # the torn last line; damage elsewhere is found by `load`
             if completion.question_id in ids:
                 wanted.append(completion)
@@ -204,31 +212,96 @@ def _refuse_unfinished(folder: Path, config: dict[str, Any], whole: int, total: 
         raise UsageError(f"{folder} has no question with all its samples yet; let the run go on and report then")
 
 
-def _parsed(path: Path) -> pd.DataFrame:
-    size = path.stat().st_size if path.exists() else 0
-    if not size:
-        return pd.DataFrame(columns=list(_COLUMNS))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        end = whole.rfind(b"\n") + 1  # what follows the last newline is torn
+def _measured(folder: Path, costs: Costs, generated: int) -> dict[str, Any]:
+    """The run's summary, as of its last line where the lines tell costs. generated: tokens of all lines."""
+    summary = load_summary(folder) or {}
+    known = costs_so_far(folder, costs)
+    if not costs.get("seconds"):
+        return summary
+    latest: dict[str, Any] = {key: known[key] for key in ("seconds", "peak_memory_bytes") if key in known}
+    return {**summary, **latest, "tokens": {**summary.get("tokens", {}), "generated": generated}}
+
+
+def _parsed(folder: Path, config: Mapping[str, Any]) -> tuple[pd.DataFrame, Costs]:
+    """The completions, and what all lines say that they cost, by the very rules by which a run reads its journal."""
+    path = folder / SAMPLES
     try:
-        frame: pd.DataFrame = _fast(path, end).to_pandas()
-        return frame
+        return _fast(path, config.get("seed"))
     except pa.ArrowInvalid:
         # half a surrogate pair in a text, or damage: the slow reader takes the one and names the line of the other
-        _, completions = load_slowly(path.parent)
-        columns = {name: pd.Series([getattr(one, name) for one in completions], dtype=object) for name in _COLUMNS}
-        return pd.DataFrame(columns)
+        held = read_samples(folder, config)
+        columns = {
+            name: pd.Series([getattr(one, name) for one in held.completions.values()], dtype=object)
+            for name in _COLUMNS
+        }
+        return pd.DataFrame(columns), held.costs
 
 
-def _fast(path: Path, end: int) -> pa.Table:
-    if not end:
-        return pa.schema(_COLUMNS).empty_table()
-    parse = pj.ParseOptions(explicit_schema=pa.schema(_COLUMNS), unexpected_field_behavior="ignore")
+def _fast(path: Path, seed: object) -> tuple[pd.DataFrame, Costs]:
+    """Raises ArrowInvalid where anything is not as it was written, without saying what."""
+    end, lines, sealed = _intact_lines(path)
+    if not lines:
+        return pd.DataFrame(columns=list(_COLUMNS)), {}
+    parse = pj.ParseOptions(explicit_schema=pa.schema(_CHECKED), unexpected_field_behavior="infer")
     with pa.memory_map(str(path)) as source:
         table = pj.read_json(pa.BufferReader(source.read_buffer(end)), pj.ReadOptions(block_size=1 << 24), parse)
-    if any(table[name].null_count for name in _COLUMNS if name not in _MAY_BE_NULL):
+    if len(table) != lines or len(table) - table["crc"].null_count != sealed:
+        raise pa.ArrowInvalid("two objects in a line, or a checksum that is not at its end")
+    _check_values(table, seed)
+    costs = _costs(table["cost"]) if "cost" in table.column_names else {}
+    frame: pd.DataFrame = table.select(list(_COLUMNS)).to_pandas()
+    if frame.duplicated(list(_KEY)).any():
+        raise pa.ArrowInvalid("a completion stands there twice")
+    return frame, costs
+
+
+def _intact_lines(path: Path) -> tuple[int, int, int]:
+    """Bytes of the lines that end, how many there are, and how many of them with a checksum, all of which are right."""
+    end = number = sealed = 0
+    if not path.exists():
+        return 0, 0, 0
+    with path.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n") and may_be_torn(line):
+                break
+            if line[-21:-11] == _MARK:
+                if line[-11:] != b'%08x"}\n' % zlib.crc32(line[:-21]):
+                    raise pa.ArrowInvalid("a wrong checksum")
+                sealed += 1
+            if not (line.startswith(b"{") and line.endswith(b"}\n") and line.isascii()):
+                raise pa.ArrowInvalid("no line that a run writes")
+            number, end = number + 1, end + len(line)
+    return end, number, sealed
+
+
+def _check_values(table: pa.Table, seed: object) -> None:
+    """What `completion_from` checks of one completion, for all of them; and that their streams are those of the run."""
+    if not set(table.column_names) <= {*_CHECKED, "cost"}:
+        raise pa.ArrowInvalid("an unknown field")
+    if any(table[name].null_count for name in _CHECKED if name not in _MAY_BE_NULL):
         raise pa.ArrowInvalid("a line lacks a field")
-    return table
+    reasons = set(pc.unique(table["stop_reason"]).to_pylist())
+    if reasons - {"end", "length"} or any(pc.min(table[name]).as_py() < 0 for name in _COUNTS):
+        raise pa.ArrowInvalid("a value that no completion has")
+    for reading in ("", "_strict"):
+        if pc.any(pc.and_(table[f"correct{reading}"], pc.is_null(table[f"answer{reading}"]))).as_py():
+            raise pa.ArrowInvalid("correct without an answer")
+    if isinstance(seed, int):
+        keys = zip(*(table[name].to_pylist() for name in (*_KEY, "seed")), strict=True)
+        if any(stream_seed(seed, question_id, path, sample) != own for question_id, path, sample, own in keys):
+            raise pa.ArrowInvalid("a line of another run")
+
+
+def _costs(column: pa.ChunkedArray) -> Costs:
+    if not pa.types.is_struct(column.type):
+        raise pa.ArrowInvalid("no costs")
+    costs: Costs = {}
+    for part in column.type:
+        own = pc.struct_field(column, part.name)
+        if not (pa.types.is_integer(part.type) or pa.types.is_floating(part.type)) or pc.min(own).as_py() < 0:
+            raise pa.ArrowInvalid("no costs")
+        costs[part.name] = (pc.max if part.name in PEAKS else pc.sum)(own).as_py()
+    return costs
 
 
 def _inside(

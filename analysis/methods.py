@@ -148,7 +148,8 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
         if changed:
             raise UsageError(
                 f"{runs[0].folder} and {run.folder} ask different things under the same id: {_listed(changed)}; "
-                f"compare runs on the same data"
+                f"compare runs on the same data (where gold answers have changed, `scale-run --rescore --out FOLDER` "
+                f"judges by those of today)"
             )
     if not everywhere:
         raise UsageError("these runs have no complete question in common; compare runs on the same task and data")

@@ -336,6 +336,18 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
         notes.append(
             f"Without the votes {', '.join(settings.left_out)}: not every run holds what chains weigh in them."
         )
+    notes += [
+        f"{run.folder}: the answer reader failed on {run.unread} completions, which count as having no answer."
+        for method in methods
+        for run in method.runs
+        if run.unread
+    ]
+    notes += [
+        f"{run.folder}: {run.summary['timeouts']} comparisons with gold answers ran out of time and count as wrong."
+        for method in methods
+        for run in method.runs
+        if run.summary.get("timeouts")
+    ]
     single = [method.name for method in methods if len(method.runs) == 1]
     if single and len(single) < len(methods):
         notes.append(f"Only one seed of {', '.join(single)}: what another seed would give is not in its intervals.")

@@ -30,6 +30,7 @@ import numpy as np
 from scaling.costs import ModelCosts, RunCosts
 from scaling.journal import Journal
 from scaling.records import Asked, Completion, to_json
+from scaling.seeds import stream_seed
 
 _COSTS = RunCosts(
     ModelCosts(2_000_000, 500_000, 4_000, (0,) * 30, 46_080), ModelCosts(2_000_000, 0, 4_000, (0,) * 30, 0), 1
@@ -94,7 +95,8 @@ def make_run(folder: Path, arguments: argparse.Namespace, number: int) -> Path:
         for (q, p, s), hit in np.ndenumerate(right):
             answer = str(q) if hit else None if wrong[q, p, s] < 0 else f"-{wrong[q, p, s] + 1}"
             length = int(tokens[q, p, s])
-            one = Completion(f"q{q}", p, s, _TEXT, answer, bool(hit), answer, bool(hit), length, "end", 1)
+            seed = stream_seed(config["seed"], f"q{q}", p, s)
+            one = Completion(f"q{q}", p, s, _TEXT, answer, bool(hit), answer, bool(hit), length, "end", seed)
             handle.write(f"{to_json(one)}\n")
     return folder
 

@@ -116,24 +116,32 @@ def scale_run(
     ] = None,
     config: Annotated[Path | None, panel_option("YAML file with any of these options.", OUTPUT)] = None,
     json: Annotated[bool, panel_option("Print the summary alone, as JSON.", OUTPUT)] = False,
+    rescore: Annotated[
+        bool,
+        panel_option("Judge what is there anew, by today's answer reader and gold answers; sample nothing.", OUTPUT),
+    ] = False,
     dry_run: Annotated[bool, panel_option("Show settings and first prompt; run nothing.", OUTPUT)] = False,
 ) -> None:
     """Sample N latent paths x M completions for every question, vote, and report accuracy and cost.
 
     The same command again continues the run; more paths, samples or questions extend it.
     """
-    given = {key: value for key, value in locals().items() if key not in ("config", "json", "dry_run")}
+    given = {key: value for key, value in locals().items() if key not in ("config", "json", "rescore", "dry_run")}
     given = {key: value for key, value in given.items() if value is not None}
-    raise typer.Exit(guarded("scale-run", lambda: _run(config, given, as_json=json, dry_run=dry_run)))
+    raise typer.Exit(guarded("scale-run", lambda: _run(config, given, as_json=json, rescored=rescore, dry_run=dry_run)))
 
 
-def _run(file: Path | None, given: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
+def _run(file: Path | None, given: dict[str, Any], *, as_json: bool, rescored: bool, dry_run: bool) -> None:
     from rich.console import Console
 
     from scaling.config import RunConfig, load_config
 
     settings = load_config(file, given, RunConfig)
     settings.resolved()  # clashes between options are told before torch is imported
+    if dry_run and rescored:
+        raise UsageError(
+            "`--dry-run` shows what would be sampled, and `--rescore` samples nothing: leave one of them out."
+        )
     if dry_run:
         from scaling.preview import preview
 
@@ -141,10 +149,17 @@ def _run(file: Path | None, given: dict[str, Any], *, as_json: bool, dry_run: bo
         print(jsonlib.dumps(resolved, indent=2) if as_json else f"{jsonlib.dumps(resolved, indent=2)}\n\n{prompts}")
         return
     from scaling.display import Watch, show_summary
-    from scaling.run import execute
 
-    with Watch(Console(stderr=True), voter=settings.voter) as watch:
-        summary = execute(settings, watch)
+    if rescored:
+        from scaling.rescore import rescore
+
+        said = Console(stderr=True)
+        summary = rescore(settings, lambda line: said.print(line, highlight=False, markup=False, soft_wrap=True))
+    else:
+        from scaling.run import execute
+
+        with Watch(Console(stderr=True), voter=settings.voter) as watch:
+            summary = execute(settings, watch)
     if as_json:
         print(jsonlib.dumps(summary, indent=2))
     else:

@@ -64,6 +64,8 @@ class Watch:
             self._progress = self._bar()
 
     def completion(self, completion: Completion) -> None:
+        if completion.unread:
+            self._console.print(unread(completion), highlight=False, markup=False, soft_wrap=True)
         self._count(completion)
         self._tokens += completion.num_tokens
         if self._progress:
@@ -167,6 +169,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
             _percent(summary["no_answer"]),
             f"cut off at the token limit: {_percent(summary['truncated'])}",
         ),
+        *_doubtful(summary),
         ("strict reading", _percent(summary["accuracy_strict"]), "only answers in the asked-for form"),
         ("questions", f"{summary['num_questions']}", f"{summary['num_completions']} completions"),
         *_training(summary.get("training") or {}),
@@ -180,6 +183,22 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         *_decoded(engine),
         ("seconds", f"{seconds:.1f}", f"{tokens['generated'] / max(seconds, 1e-9):.0f} tokens/s"),
     ]
+
+
+def unread(completion: Completion) -> str:
+    """Says which completion could not be read, and why."""
+    where = f"question {completion.question_id}, path {completion.path}, sample {completion.sample}"
+    return f"{where} could not be read and has no answer ({completion.unread})"
+
+
+def _doubtful(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Texts and comparisons that the answer reader gave up, where there are any."""
+    found = []
+    if summary.get("unread"):
+        found.append(("texts not readable", f"{summary['unread']:,}", "the reader failed on them: no answer"))
+    if summary.get("timeouts"):
+        found.append(("comparisons timed out", f"{summary['timeouts']:,}", "with the gold answer: counted as wrong"))
+    return found
 
 
 def _decoded(engine: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -5,7 +5,15 @@ Safe against kill -9 always.
 One line of samples.jsonl is one completion, and it is there when its newline is there: a last line without one, or
 unreadable, is torn and cut on the next open. Even a last line that lacks nothing but its newline is cut: its completion
 is drawn again from its own seed, whereas completing the line would mean guessing that nothing else was lost. Damage
-anywhere else is never repaired, only reported. Knows nothing of tasks, votes or models, and waits for no lock.
+anywhere else is never repaired, only reported: lines that end with another checksum than they had when they were written,
+lines of another run, whose seed is not the one that this run's completion would have, and values that no completion has.
+
+What the run has cost stands in the lines, too: each holds what was added since the one before it.
+
+questions.jsonl holds the questions that are asked now, and of those asked before the ones that have completions. So a text
+that has changed under its id is refused, and a gold answer that has changed is judged by anew.
+
+Knows nothing of tasks, votes or models, and waits for no lock.
 """
 
 from __future__ import annotations
@@ -15,12 +23,31 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from scaling.errors import InUse, UsageError
-from scaling.records import Asked, Completion, Key, Thoughts, asked_from, completion_from, thoughts_from, to_json
+from scaling.lines import parsed, whole_lines
+from scaling.records import (
+    PEAKS,
+    Asked,
+    Completion,
+    Costs,
+    Key,
+    Thoughts,
+    added,
+    asked_from,
+    completion_from,
+    cost_from,
+    is_amount,
+    thoughts_from,
+    to_json,
+)
+from scaling.seeds import stream_seed
 
 RUN, QUESTIONS, SAMPLES, SUMMARY, LOCK = "run.json", "questions.jsonl", "samples.jsonl", "summary.json", ".lock"
 THOUGHTS = "thoughts.jsonl"  # only where there are several latent paths
@@ -36,16 +63,37 @@ _CONTENT = {
     **{"backbone": "backbone_fingerprint", "assistant": "assistant_fingerprint"},
     **{"thinker": "thinker_sha256", "adapter": "adapter_sha256"},
 }
+_FIRST = "first_question"  # the digest that tells other questions, where there is no questions.jsonl to tell them by
+TIMEOUTS = "timeouts"  # among the costs: comparisons of answers that were not finished, which count as unequal
+_WORKED_OUT = ("generated", "slot_occupancy")  # of a summary's figures: follow from others
+_SHOWN = 5  # question ids in a message
+_OTHER_OUT = "restore the file or choose another `--out`"
+
+
+@dataclass
+class Held:
+    """What samples.jsonl holds. size: of its whole lines, in bytes. costs: of all its lines together."""
+
+    completions: dict[Key, Completion] = field(default_factory=dict)
+    costs: Costs = field(default_factory=dict)
+    size: int = 0
 
 
 class Journal:
-    """An open run directory, held by one process at a time. Open with `Journal.open`, use as a context manager."""
+    """An open run directory, held by one process at a time. Open with `Journal.open`, use as a context manager.
 
-    def __init__(self, folder: Path, *, completions: dict[Key, Completion], size: int, samples: int, lock: int) -> None:
-        """size: length of samples.jsonl in bytes. samples, lock: open file descriptors, which the journal closes."""
+    completions: by key. costs: what the run has cost as far as its lines tell. restated: questions whose gold answer is
+    another one than their completions were judged by; `rejudge` ends that.
+    """
+
+    def __init__(self, folder: Path, *, held: Held, questions: Sequence[Asked], samples: int, lock: int) -> None:
+        """questions: the lines of questions.jsonl. samples, lock: open file descriptors, which the journal closes."""
         self.folder = folder
-        self.completions = completions
-        self._size = size
+        self.completions = held.completions
+        self.costs = held.costs
+        self.restated = [asked for asked in questions if not asked.judged]
+        self._questions = questions
+        self._size = held.size
         self._samples = samples
         self._lock = lock
         self._thoughts = load_thoughts(folder)
@@ -58,37 +106,45 @@ class Journal:
         that has drawn nothing gives way to another config.
 
         questions: those that are asked now, all of them; they replace the ones in questions.jsonl.
-        Raises UsageError for a directory in use, another config, foreign files or a damaged journal, changing nothing.
+        Raises UsageError for a directory in use, another config, a question that has completions and another text now,
+        foreign files or a damaged journal, changing nothing.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"`--out` {folder} cannot be created ({error.strerror}); choose another folder") from error
         # Twice: before the lock, so that a refusal leaves no lock file; under it, as another may have been first.
-        _refuse_unfit(folder, config)
+        _refuse_unfit(folder, config, questions)
         lock = _acquire(folder)
         try:
-            if _refuse_unfit(folder, config):
+            other = _refuse_unfit(folder, config, questions)
+            held = read_samples(folder, config)
+            asked = _brought_up_to_date(folder, [] if other else stored_questions(folder), questions, held.completions)
+            thoughts = {} if other else load_thoughts(folder)
+            if other:
                 for name in (SUMMARY, THOUGHTS):
                     (folder / name).unlink(missing_ok=True)
-            completions, size = _read_samples(folder / SAMPLES)
             run = {"config": config, "config_hash": config_hash(config), "environment": environment}
             _write_json(folder / RUN, run)
-            _write(folder / QUESTIONS, "".join(f"{to_json(asked)}\n" for asked in questions))
-            samples = os.open(folder / SAMPLES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.ftruncate(samples, size)
+            _write_lines(folder / QUESTIONS, asked)
+            samples = _open_to_append(folder / SAMPLES)
+            os.ftruncate(samples, held.size)
             if (folder / THOUGHTS).exists():  # written anew: without a torn last line
-                _write(folder / THOUGHTS, "".join(f"{to_json(one)}\n" for one in load_thoughts(folder).values()))
+                _write_lines(folder / THOUGHTS, thoughts.values())
         except BaseException:
             os.close(lock)
             raise
-        return cls(folder, completions=completions, size=size, samples=samples, lock=lock)
+        return cls(folder, held=held, questions=asked, samples=samples, lock=lock)
 
-    def append(self, completion: Completion) -> None:
-        """Add one line, handed to the operating system before this returns. Raises ValueError for a known key."""
+    def append(self, completion: Completion, costs: Mapping[str, float] | None = None) -> None:
+        """Add one line, handed to the operating system before this returns. Raises ValueError for a known key.
+
+        costs: what the run has cost so far, in all; what the lines do not tell of it yet is told by this one.
+        """
         if completion.key in self.completions:
             raise ValueError(f"{completion.key} is already in {self.folder / SAMPLES}")
-        line = to_json(completion).encode("ascii") + b"\n"
+        cost = _beyond(self.costs, costs or {})
+        line = to_json(completion, cost=cost).encode("ascii") + b"\n"
         # One write of a whole line: a killed process leaves at most a torn last line, never two halves.
         if os.write(self._samples, line) != len(line):
             # A full disk takes part of a line. Were it left there, the next append would bury it in the middle.
@@ -96,6 +152,32 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / SAMPLES))
         self._size += len(line)
         self.completions[completion.key] = completion
+        self.costs = added(self.costs, cost)
+
+    def rejudge(self, judged: Mapping[Key, Completion], timeouts: Mapping[Key, int]) -> None:
+        """Puts these completions in the place of those of the same keys, in one step, and settles `restated`.
+
+        timeouts: comparisons that were not finished, by key of the completion; they replace those that its line tells.
+        A kill leaves the file as it was or as it is to be, and in either case the next open knows what is still to do.
+        """
+        path, new = self.folder / SAMPLES, _temporary(self.folder / SAMPLES)
+        try:
+            with path.open("rb") as lines, new.open("wb") as handle:
+                handle.writelines(_rejudged(line, judged, timeouts) for line in lines)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except BaseException:
+            new.unlink(missing_ok=True)  # as on a full disk, where it takes the room for good
+            raise
+        samples = _open_to_append(new)
+        os.replace(new, path)
+        os.close(self._samples)
+        self._samples, self._size = samples, os.fstat(samples).st_size
+        self.completions.update(judged)
+        self.costs = _costs_in(path)
+        self._questions = [replace(asked, judged=True) for asked in self._questions]
+        _write_lines(self.folder / QUESTIONS, self._questions)
+        self.restated = []
 
     def record_thoughts(self, thoughts: Thoughts) -> None:
         """Add a question's line to thoughts.jsonl, unless the same stands there."""
@@ -104,14 +186,17 @@ class Journal:
             with (self.folder / THOUGHTS).open("a", encoding="ascii") as handle:
                 handle.write(f"{to_json(thoughts)}\n")
 
+    def costs_so_far(self) -> Costs:
+        """What the run has cost in all sessions, as its lines and its summary tell."""
+        return costs_so_far(self.folder, self.costs)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace summary.json in one step: a reader sees the old one or the new one, never a part."""
         _write_json(self.folder / SUMMARY, summary)
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary last written, or None before the first."""
-        path = self.folder / SUMMARY
-        return _read_json(path) if path.exists() else None
+        return load_summary(self.folder)
 
     def close(self) -> None:
         """Let go of the directory. A second call does nothing."""
@@ -140,36 +225,100 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(_canonical(fixed).encode("ascii")).hexdigest()[:12]
 
 
+def place_of(parent: Path, begin: str, config: dict[str, Any], questions: Sequence[Asked]) -> Path:
+    """The directory in `parent` of a run for which none was named: `begin` and the hash of its config.
+
+    The first question is part of the hash, gold answer included. Where that gold answer was another one when the run began,
+    its directory keeps the name that it got then.
+    """
+    usual = parent / f"{begin}-{config_hash(config)}"
+    if not (usual / RUN).exists() and parent.is_dir():
+        name = re.compile(re.escape(begin) + "-[0-9a-f]{12}")
+        for other in sorted(parent.iterdir()):
+            if name.fullmatch(other.name) and _began_with_other_gold(other, config, questions[0]):
+                return other
+    return usual
+
+
+def _began_with_other_gold(folder: Path, config: dict[str, Any], first: Asked) -> bool:
+    """Whether the run in `folder` has this config and this first question, whatever its gold answer is."""
+    with suppress(UsageError):  # what cannot be read is no run to go on with
+        old = load_run(folder)["config"]
+        stored = {asked.id: asked for asked in stored_questions(folder)}
+        same = config_hash({**old, _FIRST: None}) == config_hash({**config, _FIRST: None})
+        return same and first.id in stored and not changes(stored[first.id], first)
+    return False
+
+
 def load(folder: Path) -> tuple[dict[str, Any], list[Completion]]:
     """run.json and the completions, read-only: a torn last line is passed over and left as it is."""
+    run = load_run(folder)
+    return run, list(read_samples(folder, run["config"]).completions.values())
+
+
+def load_run(folder: Path) -> dict[str, Any]:
+    """run.json. Raises UsageError where there is none, or it is damaged."""
     if not (folder / RUN).is_file():
         raise UsageError(f"{folder} is no run directory: it has no {RUN}; give the folder that a run was written to")
-    completions, _ = _read_samples(folder / SAMPLES)
-    return _read_json(folder / RUN, "config", "environment"), list(completions.values())
+    run = _read_json(folder / RUN, "config", "environment")
+    if not isinstance(run["config"], dict) or not isinstance(run["environment"], dict):
+        raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it or choose another folder")
+    return run
+
+
+def load_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary last written, or None before the first. Raises UsageError for a damaged one."""
+    path = folder / SUMMARY
+    return _read_json(path) if path.exists() else None
 
 
 def load_questions(folder: Path) -> list[Asked]:
-    """The questions of a run as they were asked; none where the directory has no questions.jsonl."""
+    """The questions of a run as they were asked; none where the directory has no questions.jsonl.
+
+    Raises UsageError for a damaged file, and where the run was stopped while it was judged by a new gold answer.
+    """
+    current = [asked for asked in stored_questions(folder) if asked.current]
+    if unjudged := [asked.id for asked in current if not asked.judged]:
+        raise UsageError(
+            f"the completions in {folder} are not judged yet by the new gold answers of {listed(unjudged)}; the same "
+            f"`scale-run` command does it, or `scale-run --rescore --out {folder}`"
+        )
+    return current
+
+
+def stored_questions(folder: Path) -> list[Asked]:
+    """All lines of questions.jsonl, those of questions that are no longer asked included."""
     path = folder / QUESTIONS
-    if not path.exists():
-        return []
-    try:
-        return [asked_from(json.loads(line)) for line in path.read_text(encoding="ascii").splitlines()]
-    except (ValueError, TypeError):
-        raise UsageError(f"{path} is damaged or not written by a run; the same run again writes it anew") from None
+    found: dict[str, Asked] = {}
+    advice = "restore the file, or delete it, and the same run again writes it anew"
+    for number, _, asked in whole_lines(path, asked_from, "question", advice, torn=False):
+        if found.setdefault(asked.id, asked) is not asked:
+            raise UsageError(f"{path} line {number} repeats question {asked.id!r}; {advice}")
+    return list(found.values())
 
 
 def load_thoughts(folder: Path) -> dict[str, Thoughts]:
-    """The lines of thoughts.jsonl by question, the last one of each; a torn line is passed over."""
-    path = folder / THOUGHTS
-    found: dict[str, Thoughts] = {}
-    for line in path.read_text(encoding="ascii", errors="replace").splitlines() if path.exists() else []:
-        try:
-            thoughts = thoughts_from(json.loads(line))
-        except (ValueError, TypeError, KeyError):
-            continue
-        found[thoughts.question_id] = thoughts
+    """The lines of thoughts.jsonl by question, the last one of each; a torn last line is passed over."""
+    advice = "restore the file, or delete it, which loses nothing but the cosines"
+    lines = whole_lines(folder / THOUGHTS, thoughts_from, "comparison of thoughts", advice)
+    return {thoughts.question_id: thoughts for _, _, thoughts in lines}
+
+
+def changes(old: Asked, new: Asked) -> list[str]:
+    """What differs in what the model reads of a question. Its gold answer is none of that."""
+    found = [name for name in ("text", "choices") if getattr(old, name) != getattr(new, name)]
+    if old.kind != new.kind and old.kind is not None and new.kind is not None:
+        found.append("kind")
+    # notes that an assistant writes may differ in a word between machines, and are no part of the question
+    if not found and old.prompt != new.prompt and not (old.hint_tokens or new.hint_tokens):
+        found.append("prompt")
     return found
+
+
+def listed(ids: Sequence[str]) -> str:
+    """The first ids, and how many more there are."""
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return f"{', '.join(ids[:_SHOWN])}{more}"
 
 
 def merge(folders: Sequence[Path], into: Path) -> int:
@@ -179,37 +328,60 @@ def merge(folders: Sequence[Path], into: Path) -> int:
     """
     if not folders:
         raise UsageError("a merge needs at least one run directory, none was given; name the shards to merge")
-    runs, found = _read_shards(folders)
+    runs, found, costs = _read_shards(folders)
     if (into / RUN).exists():
         raise UsageError(f"{into} already holds a run; merge into a new or empty folder")
     environments = [run["environment"] for run in runs]
     # Said of the whole only where it is true of every shard.
     shared = {key: value for key, value in environments[0].items() if all(e.get(key) == value for e in environments)}
     config = _merged_config([run["config"] for run in runs], into)
-    asked = {question.id: question for folder in folders for question in load_questions(folder)}
+    asked = _asked_together(folders)
     environment = {**shared, "shards": environments}
     with Journal.open(into, config=config, environment=environment, questions=list(asked.values())) as journal:
         for completion in found.values():
-            journal.append(completion)
+            journal.append(completion, costs)  # the first line tells what all shards have cost
         for folder in folders:
             for thoughts in load_thoughts(folder).values():
                 journal.record_thoughts(thoughts)
     return len(found)
 
 
-def _read_shards(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[Key, Completion]]:
+def _read_shards(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[Key, Completion], Costs]:
     runs: list[dict[str, Any]] = []
     found: dict[Key, Completion] = {}
+    costs: Costs = {}
     for folder in folders:
-        run, completions = load(folder)
+        run = load_run(folder)
         runs.append(run)
         differing = _differences(run["config"], runs[0]["config"], there=folder / RUN, here=f"in {folders[0] / RUN}")
         if differing:
             raise UsageError(f"{differing}; merge only shards of one run")
-        for completion in completions:
+        held = read_samples(folder, run["config"])
+        for completion in held.completions.values():
             if found.setdefault(completion.key, completion) != completion:
                 raise UsageError(f"{folder} and an earlier shard differ in completion {completion.key}; leave one out")
-    return runs, found
+        costs = added(costs, costs_so_far(folder, held.costs))
+    return runs, found, costs
+
+
+def _asked_together(folders: Sequence[Path]) -> dict[str, Asked]:
+    """The questions of all shards by id. Raises UsageError where two shards hold different ones under one id."""
+    found: dict[str, Asked] = {}
+    for folder in folders:
+        for asked in load_questions(folder):
+            known = found.setdefault(asked.id, asked)
+            differing = changes(known, asked)
+            if differing:
+                raise UsageError(
+                    f"{folder} and an earlier shard ask different things under the id {asked.id} ({differing[0]} "
+                    f"differs); merge only shards of one run"
+                )
+            if known.answer != asked.answer:
+                raise UsageError(
+                    f"{folder} and an earlier shard are judged by different gold answers of {asked.id} ({asked.answer} and "
+                    f"{known.answer}); judge both anew with `scale-run --rescore --out SHARD`"
+                )
+    return found
 
 
 def _merged_config(configs: Sequence[dict[str, Any]], into: Path) -> dict[str, Any]:
@@ -222,11 +394,16 @@ def _merged_config(configs: Sequence[dict[str, Any]], into: Path) -> dict[str, A
     return merged
 
 
-def _refuse_unfit(folder: Path, config: dict[str, Any]) -> bool:
+def _refuse_unfit(folder: Path, config: dict[str, Any], questions: Sequence[Asked]) -> bool:
     """Whether a run with another config is there that has drawn nothing, as one whose engine did not start."""
     path, samples = folder / RUN, folder / SAMPLES
     if path.exists():
-        differing = _differences(_read_json(path, "config")["config"], config, there=path, here="now")
+        old = _read_json(path, "config")["config"]
+        if old.get(_FIRST) != config.get(_FIRST) and {q.id for q in questions} & {
+            q.id for q in stored_questions(folder)
+        }:
+            old = {**old, _FIRST: config.get(_FIRST)}  # what has changed is told question by question
+        differing = _differences(old, config, there=path, here="now")
         if differing and samples.exists() and samples.stat().st_size:
             raise UsageError(f"{differing}; choose another `--out` or give the same values")
         return bool(differing)
@@ -235,6 +412,32 @@ def _refuse_unfit(folder: Path, config: dict[str, Any]) -> bool:
         message = f"`--out` {folder} is not empty ({foreign[0]}) and has no {RUN}, so it is no run directory"
         raise UsageError(f"{message}; choose a new or empty folder")
     return False
+
+
+def _brought_up_to_date(
+    folder: Path, stored: Sequence[Asked], questions: Sequence[Asked], completions: Collection[Key]
+) -> list[Asked]:
+    """The lines of questions.jsonl from now on: today's questions, and those asked before that have completions.
+
+    Raises UsageError for a question that has completions and reads otherwise than when they were drawn.
+    """
+    drawn = {question_id for question_id, _, _ in completions}
+    before = {asked.id: asked for asked in stored if asked.id in drawn}
+    altered = {new.id: what for new in questions if new.id in before and (what := changes(before[new.id], new))}
+    if altered:
+        parts = ", ".join(dict.fromkeys(name for names in altered.values() for name in names))
+        raise UsageError(
+            f"{len(altered)} of the questions that have completions in {folder} are no longer what they were "
+            f"({parts} of {listed(list(altered))}), so old and new chains would be mixed; restore the "
+            f"questions or choose another `--out`"
+        )
+    now = [replace(new, current=True, judged=_is_judged(before.get(new.id), new)) for new in questions]
+    ids = {new.id for new in questions}
+    return [*now, *(replace(old, current=False) for key, old in before.items() if key not in ids)]
+
+
+def _is_judged(old: Asked | None, new: Asked) -> bool:
+    return old is None or (old.judged and old.answer == new.answer)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here: str) -> str:
@@ -249,7 +452,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here:
         values = (config.get(key) for config in (old, new))
         before, after = ("not set" if value is None else _canonical(value) for value in values)
         if before != after:
-            differing.append(f"`--{key.replace('_', '-')}` is {before} in {there} and {after} {here}")
+            what = "the digest of the first question" if key == _FIRST else f"`--{key.replace('_', '-')}`"
+            differing.append(f"{what} is {before} in {there} and {after} {here}")
     return "; ".join(differing)
 
 
@@ -264,35 +468,75 @@ def _acquire(folder: Path) -> int:
     return lock
 
 
-def _read_samples(path: Path) -> tuple[dict[Key, Completion], int]:
-    """The completions in the file, and the length in bytes of the lines that hold them."""
-    if not path.exists():
-        return {}, 0
-    found: dict[Key, Completion] = {}
-    size = torn = 0
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if torn:
-                raise UsageError(f"{path} line {torn} is no completion; restore the file or choose another `--out`")
-            completion = _parse(line)
-            if completion is None:
-                torn = number
-                continue
-            if found.setdefault(completion.key, completion) is not completion:
-                raise UsageError(
-                    f"{path} line {number} repeats completion {completion.key}; delete one of the two lines"
-                )
-            size += len(line)
-    return found, size
+def read_samples(folder: Path, config: Mapping[str, Any]) -> Held:
+    """What samples.jsonl holds. config: of the run; every completion's stream follows from its seed, where it has one."""
+    path, seed, held = folder / SAMPLES, config.get("seed"), Held()
+    for number, line, (completion, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT):
+        if isinstance(seed, int) and completion.seed != (own := stream_seed(seed, *completion.key)):
+            raise UsageError(
+                f"{path} line {number} is of another run: completion {completion.key} of `--seed` {seed} has the stream "
+                f"{own}, and this one {completion.seed}; {_OTHER_OUT}"
+            )
+        if held.completions.setdefault(completion.key, completion) is not completion:
+            raise UsageError(f"{path} line {number} repeats completion {completion.key}; delete one of the two lines")
+        held.size += len(line)
+        held.costs = added(held.costs, cost) if cost else held.costs
+    return held
 
 
-def _parse(line: bytes) -> Completion | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        return completion_from(json.loads(line))
-    except (ValueError, TypeError):
-        return None
+def _rejudged(line: bytes, judged: Mapping[Key, Completion], timeouts: Mapping[Key, int]) -> bytes:
+    told = parsed(line)
+    completion, cost = _with_cost(told)
+    if completion.key not in judged:
+        return line
+    cost = {name: value for name, value in cost.items() if name != TIMEOUTS}
+    cost |= {TIMEOUTS: timeouts[completion.key]} if timeouts.get(completion.key) else {}
+    return to_json(judged[completion.key], cost=cost).encode("ascii") + b"\n"
+
+
+def _with_cost(told: dict[str, Any]) -> tuple[Completion, Costs]:
+    cost = cost_from(told)
+    return completion_from(told), cost
+
+
+def _costs_in(path: Path) -> Costs:
+    costs: Costs = {}
+    for _, _, (_, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT):
+        costs = added(costs, cost)
+    return costs
+
+
+def _beyond(told: Mapping[str, float], costs: Mapping[str, float]) -> Costs:
+    """What `costs` are more than is told already; seconds to the millisecond, and nothing that is zero."""
+    more: Costs = {}
+    for key, value in costs.items():
+        known = told.get(key, 0)
+        beyond = (value if key in PEAKS else value - known) if value > known else 0
+        if beyond := round(beyond, 3):
+            more[key] = beyond
+    return more
+
+
+def costs_so_far(folder: Path, told: Mapping[str, float]) -> Costs:
+    """What the run in `folder` has cost; told: as far as its lines tell. Raises UsageError for a damaged summary.
+
+    Lines and summary tell of the same counters at different times, so the larger figure is the later one. That is the
+    summary's where it was written after the last line, and in runs of version 0.1, whose lines tell no costs.
+    """
+    noted = _costs_of(load_summary(folder) or {}, folder / SUMMARY)
+    return {key: max(noted.get(key, 0), told.get(key, 0)) for key in noted | dict(told)}
+
+
+def _costs_of(summary: Mapping[str, Any], path: Path) -> Costs:
+    """The costs in a run's summary, by the names they have in its lines. Raises UsageError for a damaged one."""
+    costs: Costs = {}
+    parts = [summary.get(name, {}) for name in ("tokens", "engine")]
+    if all(isinstance(part, dict) for part in parts):
+        told = {**parts[0], **parts[1], **{key: summary.get(key, 0) for key in ("seconds", "peak_memory_bytes")}}
+        costs = {key: 0 if value is None else value for key, value in told.items()}
+        if all(map(is_amount, costs.values())):
+            return {key: value for key, value in costs.items() if value and key not in _WORKED_OUT}
+    raise UsageError(f"{path} is damaged; restore it, or delete it, and what the run's lines tell of its costs is kept")
 
 
 def _canonical(value: object) -> str:
@@ -311,6 +555,14 @@ def _read_json(path: Path, *required: str) -> dict[str, Any]:
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:
     _write(path, json.dumps(fields, indent=2, allow_nan=False) + "\n")
+
+
+def _open_to_append(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+
+def _write_lines(path: Path, records: Iterable[Asked | Thoughts]) -> None:
+    _write(path, "".join(f"{to_json(one)}\n" for one in records))
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,10 +6,17 @@ Letters: N latent paths, M samples per path. A *path* is latent, a *sample* is d
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar
+
+from scaling.lines import Unfit, sealed
 
 Key = tuple[str, int, int]  # (question id, path, sample)
+Costs = dict[str, float]  # what a run has cost, by name: seconds, prompt tokens, decode steps, bytes at their peak ...
+
+PEAKS = ("kv_bytes_held", "kv_bytes_avoided", "peak_memory_bytes")  # of Costs: the largest counts, not the sum
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,10 @@ class Asked:
 
     prompt: the backbone's prompt as text, slots included. The assistant reads assistant_tokens, and then soft_tokens slots
     or writes hint_tokens of text; the backbone reads prefix_tokens, soft_tokens thoughts and suffix_tokens. Zero where a
-    method has no such part.
+    method has no such part. kind: of its answer, "number", "choice" or "yes_no"; None in runs of version 0.1.
+
+    current: False for a question of an earlier session that is no longer asked; it is kept for the completions that are
+    there. judged: False while the gold answer is a new one, by which the completions are not judged yet.
     """
 
     id: str
@@ -47,6 +57,9 @@ class Asked:
     suffix_tokens: int
     assistant_tokens: int
     hint_tokens: int = 0
+    kind: str | None = None
+    current: bool = True
+    judged: bool = True
 
     @property
     def prompt_tokens(self) -> int:
@@ -113,21 +126,126 @@ class Vote:
     tied: bool
 
 
-def to_json(record: Completion | Asked | Thoughts) -> str:
-    """One journal line, without the newline."""
-    return json.dumps(asdict(record), ensure_ascii=True)
+def to_json(record: Completion | Asked | Thoughts, *, cost: Mapping[str, float] | None = None) -> str:
+    """One journal line with its checksum, without the newline. ASCII only.
+
+    cost: what the run has cost since the line before, where that is to stand in the line.
+    """
+    told = {key: value for key, value in vars(record).items() if not (key in _UNSAID and value == _UNSAID[key])}
+    return sealed({**told, "cost": cost} if cost else told)
 
 
-def completion_from(fields: dict[str, Any]) -> Completion:
-    """A completion from a parsed journal line. Raises TypeError for a missing or an unknown field."""
-    return Completion(**fields)
+def completion_from(told: dict[str, Any]) -> Completion:
+    """A completion from a parsed journal line. Raises Unfit for a missing or unknown field, or a value it cannot have."""
+    completion = _record(Completion, told, "completion", _FIT_COMPLETION)
+    for answer, correct in (
+        (completion.answer, completion.correct),
+        (completion.answer_strict, completion.correct_strict),
+    ):
+        if correct and answer is None:
+            raise Unfit("is no completion: it is judged correct and has no answer")
+    return completion
 
 
-def asked_from(fields: dict[str, Any]) -> Asked:
-    """A question from a parsed line of questions.jsonl. Raises TypeError for a missing or an unknown field."""
-    return Asked(**{**fields, "choices": tuple(fields["choices"])} if "choices" in fields else fields)
+def cost_from(told: dict[str, Any]) -> Costs:
+    """Takes the costs out of a parsed journal line; empty where it has none. Raises Unfit for what are no costs."""
+    cost = told.pop("cost", {})
+    if not isinstance(cost, dict) or not all(map(is_amount, cost.values())):
+        raise Unfit("is no completion: its cost is not made of numbers from 0")
+    return cost
 
 
-def thoughts_from(fields: dict[str, Any]) -> Thoughts:
-    """A line of thoughts.jsonl, parsed. Raises TypeError or KeyError for what is none."""
-    return Thoughts(str(fields["question_id"]), tuple(tuple(map(float, row)) for row in fields["cosines"]))
+def is_amount(value: object) -> bool:
+    """Whether it is a finite number from 0."""
+    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+
+
+def added(costs: Mapping[str, float], more: Mapping[str, float]) -> Costs:
+    """Both costs together: the larger one of peaks, the sum of everything else."""
+    together = dict(costs)
+    for key, value in more.items():
+        known = together.get(key, 0)
+        together[key] = max(known, value) if key in PEAKS else known + value
+    return together
+
+
+def asked_from(told: dict[str, Any]) -> Asked:
+    """A question from a parsed line of questions.jsonl. Raises Unfit, as `completion_from`."""
+    asked = _record(Asked, told, "question", _FIT_ASKED)
+    return Asked(**{**vars(asked), "choices": tuple(asked.choices)})
+
+
+def thoughts_from(told: dict[str, Any]) -> Thoughts:
+    """A line of thoughts.jsonl, parsed. Raises Unfit, as `completion_from`."""
+    thoughts = _record(Thoughts, told, "comparison of thoughts", _FIT_THOUGHTS)
+    return Thoughts(thoughts.question_id, tuple(tuple(map(float, row)) for row in thoughts.cosines))
+
+
+Record = TypeVar("Record", Completion, Asked, Thoughts)
+Fit = Callable[[Any], bool]
+
+
+def _record(kind: type[Record], told: dict[str, Any], name: str, fit: Mapping[str, Fit]) -> Record:
+    try:
+        record = kind(**told)
+    except TypeError:
+        known = {one.name: one.default is MISSING for one in fields(kind)}
+        lacking = [key for key, needed in known.items() if needed and key not in told]
+        said = f"it lacks {lacking[0]}" if lacking else f"{next(iter(told.keys() - known.keys()))} is no field of it"
+        raise Unfit(f"is no {name}: {said}") from None
+    for key, fits in fit.items():
+        value = getattr(record, key)
+        if not fits(value):
+            raise Unfit(f"is no {name}: {key} is {json.dumps(value)[:40]}")
+    return record
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or type(value) is str
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_flag(value: object) -> bool:
+    return type(value) is bool
+
+
+def _is_number_or_none(value: object) -> bool:
+    return value is None or type(value) is float or type(value) is int
+
+
+_UNSAID = {
+    "unread": None,
+    "kind": None,
+    "current": True,
+    "judged": True,
+}  # left out of a line where that is their value
+_FIT_COMPLETION: dict[str, Fit] = {
+    **dict.fromkeys(("question_id", "text"), _is_text),
+    **dict.fromkeys(("path", "sample", "num_tokens", "seed"), _is_count),
+    **dict.fromkeys(("answer", "answer_strict", "unread"), _is_text_or_none),
+    **dict.fromkeys(("correct", "correct_strict"), _is_flag),
+    "stop_reason": lambda value: value in ("end", "length"),
+    **dict.fromkeys(("log_prob", "self_certainty"), _is_number_or_none),
+}
+_FIT_ASKED: dict[str, Fit] = {
+    **dict.fromkeys(("id", "text", "answer", "prompt"), _is_text),
+    "choices": lambda value: type(value) is list and all(map(_is_text, value)),
+    **dict.fromkeys(("prefix_tokens", "soft_tokens", "suffix_tokens", "assistant_tokens", "hint_tokens"), _is_count),
+    "kind": _is_text_or_none,
+    **dict.fromkeys(("current", "judged"), _is_flag),
+}
+_FIT_THOUGHTS: dict[str, Fit] = {
+    "question_id": _is_text,
+    "cosines": lambda rows: (
+        type(rows) is list
+        and all(type(row) is list and len(row) == len(rows) for row in rows)
+        and all(type(one) in (int, float) for row in rows for one in row)
+    ),
+}

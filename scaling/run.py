@@ -9,9 +9,9 @@ import hashlib
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from scaling.engines.build import at_server, build_engine
 from scaling.engines.stops import stops_for
 from scaling.errors import WARNING, Interrupted
 from scaling.hardware import cpu_name, peak_memory
-from scaling.journal import Journal, config_hash
+from scaling.journal import TIMEOUTS, Journal, place_of
 from scaling.methods.base import Method
 from scaling.methods.build import build
 from scaling.methods.measured import Measured
@@ -36,10 +36,10 @@ from scaling.methods.thoughts import leave, think_ahead
 from scaling.models import LanguageModel
 from scaling.prompts import check_lengths, own_words, stop_strings
 from scaling.provenance import Provenance, provenance_of
-from scaling.records import Asked, Completion, Question
+from scaling.reading import answered, drawn, judged
+from scaling.records import Asked, Completion, Costs, Key, Question, added
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.summary import summarise
-from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import Task, task_of
 from scaling.tasks.equality import AnswerChecker
 
@@ -81,11 +81,37 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
     changes = engine_changes(config.engine_args)
     described = {**config.model_dump(mode="json"), **first, **setup.details, "engine_changes": changes}
     described["overlap"] = config.overlap if config.overlap == "drop" else None  # the others change no question
-    folder = config.out or parent / f"{setup.task.name}-{config.method}-{config_hash(described)}"
+    folder = config.out or place_of(parent, f"{setup.task.name}-{config.method}", described, setup.asked)
     known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
     known |= setup.provenance.told() if setup.provenance else {}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
+        if journal.restated:
+            judge_restated(journal, setup.task, watcher.status)
         return sample_all(setup, journal, folder, watcher)
+
+
+def judge_restated(journal: Journal, task: Task, tell: Callable[[str], None]) -> None:
+    """Judges by the gold answers of today what was judged by others, without reading the texts again."""
+    questions = {asked.id: Question(asked.id, asked.text, asked.answer, asked.choices) for asked in journal.restated}
+    held = [one for one in journal.completions.values() if one.question_id in questions]
+    with AnswerChecker() as checker:
+        before, timeouts = dict(journal.completions), dict[Key, int]()
+        changed: dict[Key, Completion] = {}
+        for one in held:
+            known = checker.timeouts
+            changed[one.key] = judged(one, questions[one.question_id], equal=equality(checker, task.kind))
+            timeouts[one.key] = checker.timeouts - known
+    journal.rejudge(changed, timeouts)
+    verdicts = sum(verdicts_of(new) != verdicts_of(before[key]) for key, new in changed.items())
+    tell(
+        f"the gold answers of {len(questions)} questions have changed: {len(held)} completions are judged anew, "
+        f"{verdicts} verdicts have changed"
+    )
+
+
+def verdicts_of(one: Completion) -> tuple[bool, bool]:
+    """Of both readings."""
+    return one.correct, one.correct_strict
 
 
 def prepare(config: RunConfig, watcher: Watcher) -> Setup:
@@ -98,15 +124,22 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     config = at_server(config)
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
     built = build(config, task, dtype, watcher.status)
-    asked = [built.method.asked(question) for question in task.questions]
+    asked = asked_of(built.method, task)
     lengths = {"context": built.backbone.context, "max_new_tokens": config.max_new_tokens or 1}
     check_lengths(asked, **lengths, shots=config.shots)
     return Setup(built.config, task, built.backbone, built.method, asked, built.details, built.assistant, provenance)
 
 
+def asked_of(method: Method, task: Task) -> list[Asked]:
+    """The task's questions as the method asks them."""
+    return [replace(method.asked(question), kind=task.kind) for question in task.questions]
+
+
 def digest(question: Question) -> str:
     """Tells a journal whose questions have changed under the same name; the first one is the same for every `--limit`."""
-    return hashlib.sha256(f"{question.id}\0{question.text}\0{question.answer}".encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        f"{question.id}\0{question.text}\0{question.answer}".encode("utf-8", "surrogatepass")
+    ).hexdigest()[:12]
 
 
 def environment(device: torch.device, *, engine: str = "transformers") -> dict[str, Any]:
@@ -137,17 +170,18 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
         for question in grid.questions
         if grid.missing(question, journal.completions) and not (stopping and stopping.decided(question.id))
     ]
-    if missing:
-        began = time.monotonic()
-        _leave_room(setup, missing, watcher)
-        thinking = time.monotonic() - began
-        engine = _engine(setup, watcher, drawn=len(journal.completions))
-        with closing(engine):  # whose start is no part of the run's seconds
-            account = _Account(setup, journal, engine.counters, time.monotonic() - thinking)
-            _sample_missing(setup, grid, engine, journal, account, folder, watcher, stopping)
-    else:
-        watcher.start(grid, journal.completions, folder)
-        account = _Account(setup, journal, Counters(), time.monotonic())
+    with AnswerChecker() as checker:
+        if missing:
+            began = time.monotonic()
+            _leave_room(setup, missing, watcher)
+            thinking = time.monotonic() - began
+            engine = _engine(setup, watcher, drawn=len(journal.completions))
+            with closing(engine):  # whose start is no part of the run's seconds
+                account = _Account(setup, journal, engine.counters, checker, time.monotonic() - thinking)
+                _sample_missing(setup, grid, engine, journal, account, folder, watcher, stopping)
+        else:
+            watcher.start(grid, journal.completions, folder)
+            account = _Account(setup, journal, Counters(), checker, time.monotonic())
     summary = account.summary(folder)
     journal.write_summary(summary)
     return summary
@@ -184,29 +218,27 @@ def _sample_missing(
     )
     watcher.start(grid, journal.completions, folder)
     saved = time.monotonic()
-    with AnswerChecker() as checker:
-        read = reader(setup, checker)
-        try:
-            for completion in sample(
-                grid,
-                set(journal.completions),
-                method=Measured(setup.method, num_paths=grid.num_paths, record=journal.record_thoughts),
-                engine=engine,
-                decoding=decoding,
-                read=read,
-                stopping=stopping,
-                window=math.ceil(2 * engine.batch_size / grid.num_paths),
-            ):
-                journal.append(completion)
-                watcher.completion(completion)
-                if time.monotonic() - saved > _SUMMARY_EVERY:
-                    journal.write_summary(account.summary(folder))
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            journal.write_summary(account.summary(folder))
-            raise Interrupted(
-                f"stopped: {_held(grid, journal, stopping)} samples are in {folder}; the same command continues the run."
-            ) from None
+    try:
+        for completion in sample(
+            grid,
+            set(journal.completions),
+            method=Measured(setup.method, num_paths=grid.num_paths, record=journal.record_thoughts),
+            engine=engine,
+            decoding=decoding,
+            read=reader(setup, account.checker),
+            stopping=stopping,
+            window=math.ceil(2 * engine.batch_size / grid.num_paths),
+        ):
+            journal.append(completion, account.costs())
+            watcher.completion(completion)
+            if time.monotonic() - saved > _SUMMARY_EVERY:
+                journal.write_summary(account.summary(folder))
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        journal.write_summary(account.summary(folder))
+        raise Interrupted(
+            f"stopped: {_held(grid, journal, stopping)} samples are in {folder}; the same command continues the run."
+        ) from None
 
 
 def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
@@ -234,90 +266,90 @@ def _engine(setup: Setup, watcher: Watcher, *, drawn: int) -> Engine:
 def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
     """How this run turns generated tokens into a completion with its answers."""
     tokenizer, kind = setup.backbone.tokenizer, setup.task.kind
-
-    def equal(question: Question, answer: str | None) -> bool:
-        return checker.equal(question.answer, answer, kind=kind)
+    equal = equality(checker, kind)
 
     def read(question: Question, generated: Generated) -> Completion:
-        request = generated.request
         text = generated.text
         if text is None:
             text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
         text = own_words(text, tokenizer).strip()
-        answer = read_answer(text, kind=kind, choices=question.choices, question=question.text)
-        return Completion(
-            question_id=question.id,
-            path=request.prompt.path,
-            sample=request.sample,
-            text=text,
-            answer=answer.lenient,
-            correct=equal(question, answer.lenient),
-            answer_strict=answer.strict,
-            correct_strict=equal(question, answer.strict),
-            num_tokens=generated.num_tokens or len(generated.tokens),
-            stop_reason=generated.stop_reason,
-            seed=request.seed,
+        one = replace(
+            drawn(question, generated, text),
             log_prob=_rounded(generated.log_prob),
             self_certainty=_rounded(generated.self_certainty),
         )
+        return answered(one, question, said=text, kind=kind, choices=question.choices, asked=question.text, equal=equal)
 
     return read
 
 
+def equality(checker: AnswerChecker, kind: str) -> Callable[[Question, str | None], bool]:
+    """Whether an answer is the gold answer of a question of this kind."""
+    return lambda question, answer: checker.equal(question.answer, answer, kind=kind)
+
+
 def _rounded(value: float | None) -> float | None:
-    """To four decimals: the rest is rounding of the machine."""
-    return None if value is None else round(value, 4)
+    """To four decimals: the rest is rounding of the machine. None for what is no number, which JSON does not have."""
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 class _Account:
     """What the run has cost so far, earlier sessions on the same directory included."""
 
-    def __init__(self, setup: Setup, journal: Journal, counters: Counters, started: float):
+    def __init__(
+        self, setup: Setup, journal: Journal, counters: Counters, checker: AnswerChecker, started: float
+    ) -> None:
+        self.checker = checker
         self._setup, self._journal, self._counters, self._started = setup, journal, counters, started
-        before = journal.read_summary() or {}
-        self._seconds = float(before.get("seconds", 0.0))
-        self._tokens = before.get("tokens", {})
-        self._before = before.get("engine", {})
-        self._peak = before.get("peak_memory_bytes") or 0
+        self._before = journal.costs_so_far()
 
-    def summary(self, folder: Path) -> dict[str, Any]:
-        config, completions = self._setup.config, self._journal.completions
+    def costs(self) -> Costs:
+        """Of all sessions together."""
         counters = self._counters
         worked = counters.prefill_computed or counters.prefill_avoided
-        return {
-            **summarise(
-                self._setup.task.questions,
-                completions,
-                num_paths=config.latent_paths or 1,
-                num_samples=config.samples,
-                voter=config.voter,
-                adaptive=config.adaptive,
-            ),
-            "tokens": {
-                "prefill_computed": self._tokens.get("prefill_computed", 0) + counters.prefill_computed,
-                "prefill_avoided": self._tokens.get("prefill_avoided", 0) + counters.prefill_avoided,
-                "generated": sum(completion.num_tokens for completion in completions.values()),
-            },
-            "engine": self._counted(),
-            "peak_memory_bytes": self._peak_memory(),
-            "seconds": self._seconds + (time.monotonic() - self._started if worked else 0.0),
-            "task": self._setup.task.name,
-            "method": config.method,
-            **(self._setup.provenance.summary() if self._setup.provenance else {}),
-            "run": str(folder),
+        now = {
+            **asdict(counters),
+            "seconds": time.monotonic() - self._started if worked else 0.0,
+            TIMEOUTS: self.checker.timeouts,
         }
+        if self._setup.config.engine == "transformers":  # else the backbone is not in this process
+            now["peak_memory_bytes"] = peak_memory(torch.device(self._setup.config.device))
+        return added(self._before, now)
 
-    def _peak_memory(self) -> int | None:
-        """None where the backbone is not in this process."""
-        if self._setup.config.engine != "transformers":
-            return None
-        return max(self._peak, peak_memory(torch.device(self._setup.config.device)))
+    def summary(self, folder: Path) -> dict[str, Any]:
+        provenance = self._setup.provenance
+        found = summary_of(self._setup.config, self._setup.task, self._journal.completions, self.costs(), folder)
+        return found | (provenance.summary() if provenance else {})
 
-    def _counted(self) -> dict[str, Any]:
-        """Counters of all sessions; bytes are the largest of any session, everything else is added up."""
-        now = {key: value for key, value in asdict(self._counters).items() if not key.startswith("prefill")}
-        for key, value in now.items():
-            before = self._before.get(key, 0)
-            now[key] = max(before, value) if key.startswith("kv_bytes") else before + value
-        occupancy = now["decoded_rows"] / now["row_capacity"] if now["row_capacity"] else None
-        return {**now, "slot_occupancy": occupancy}
+
+def summary_of(
+    config: RunConfig, task: Task, completions: Mapping[Key, Completion], costs: Mapping[str, float], folder: Path
+) -> dict[str, Any]:
+    """What summary.json says of a run's completions and of what they cost."""
+    engine = {key: costs.get(key, 0) for key in _COUNTED}
+    rows, capacity = engine["decoded_rows"], engine["row_capacity"]
+    return {
+        **summarise(
+            task.questions,
+            completions,
+            num_paths=config.latent_paths or 1,
+            num_samples=config.samples,
+            voter=config.voter,
+            adaptive=config.adaptive,
+        ),
+        "timeouts": costs.get(TIMEOUTS, 0),
+        "tokens": {
+            "prefill_computed": costs.get("prefill_computed", 0),
+            "prefill_avoided": costs.get("prefill_avoided", 0),
+            "generated": sum(completion.num_tokens for completion in completions.values()),
+        },
+        "engine": {**engine, "slot_occupancy": rows / capacity if capacity else None},
+        "peak_memory_bytes": costs.get("peak_memory_bytes") or None,
+        "seconds": costs.get("seconds", 0.0),
+        "task": task.name,
+        "method": config.method,
+        "run": str(folder),
+    }
+
+
+_COUNTED = [one.name for one in fields(Counters) if not one.name.startswith("prefill")]

@@ -11,7 +11,7 @@ import hashlib
 
 def stream_seed(run_seed: int, question_id: str, path: int, sample: int) -> int:
     """Start of one completion's stream, 0 <= seed < 2**63 (so that it fits a signed 64-bit tensor)."""
-    name = f"{run_seed}\x1f{question_id}\x1f{path}\x1f{sample}".encode()
+    name = f"{run_seed}\x1f{question_id}\x1f{path}\x1f{sample}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 1
 
 

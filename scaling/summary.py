@@ -34,8 +34,8 @@ def summarise(
 
     accuracy, accuracy_low, accuracy_high, accuracy_strict and ties are of the flat vote, whatever `voter` says;
     accuracy_voted is of the vote that `voter` names. num_completions are the completions of complete questions that
-    count, over which every rate is taken. adaptive: the confidence that decides a vote early, None for never. Raises
-    ValueError for an unknown voter or an empty grid.
+    count, over which every rate is taken; unread are those of them that the answer reader failed on. adaptive: the
+    confidence that decides a vote early, None for never. Raises ValueError for an unknown voter or an empty grid.
     """
     if voter not in VOTERS or num_paths < 1 or num_samples < 1:
         raise ValueError(f"cannot summarise {num_paths} paths x {num_samples} samples with voter {voter!r}")
@@ -113,6 +113,7 @@ def _completion_figures(grids: Sequence[Grid]) -> dict[str, Any]:
         "pass_at_1": _share(sum(right), len(drawn)),
         "coverage": _share(sum(any(c.correct for c in grid) for grid in grids), len(grids)),
         "no_answer": _share(sum(c.answer is None for c in drawn), len(drawn)),
+        "unread": sum(c.unread is not None for c in drawn),
         "truncated": _share(sum(c.stop_reason == "length" for c in drawn), len(drawn)),
         "mean_tokens": _share(sum(c.num_tokens for c in drawn), len(drawn)),
         "num_completions": len(drawn),

@@ -32,19 +32,19 @@ def results(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path) -> dict[s
     known = _read(root / RESULTS)
     found: dict[str, dict[str, Any]] = {}
     missing: dict[str, list[Point]] = {}
-    sizes = {job.id: _size(root / job.folder) for job in serving(plan) if job.id in held}
+    states = {job.id: _state(root / job.folder) for job in serving(plan) if job.id in held}
     for point in plan.points:
         name = plan.serves[point.id]
         if name not in held or not covers(held[name], [box_of(point)]):
             continue
-        if known.get(point.id, {}).get("bytes") == sizes[name]:
+        if known.get(point.id, {}).get("journal") == states[name]:
             found[point.id] = known[point.id]
         else:
             missing.setdefault(name, []).append(point)
     folders = {job.id: root / job.folder for job in plan.jobs}
     for name, points in missing.items():
         try:
-            found |= {key: own | {"bytes": sizes[name]} for key, own in _figures(points, folders[name]).items()}
+            found |= {key: own | {"journal": states[name]} for key, own in _figures(points, folders[name]).items()}
         except UsageError as error:
             todo = f"delete {folders[name]}, and `scale-sweep run` makes it again"
             print(f"scale-sweep: {error}; {todo}", file=sys.stderr)
@@ -63,16 +63,20 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return known if isinstance(known, dict) else {}
 
 
-def _size(folder: Path) -> int:
-    """Bytes of the journal."""
+def _state(folder: Path) -> str:
+    """Changes whenever the journal does: one that is judged anew may be as long as before."""
     journal = folder / SAMPLES
-    return journal.stat().st_size if journal.is_file() else 0
+    if not journal.is_file():
+        return ""
+    found = journal.stat()
+    return f"{found.st_size} bytes of {found.st_mtime_ns}"
 
 
 def num_asked(folder: Path) -> int:
-    """Questions of a run directory."""
+    """Questions of a run directory, those of earlier sessions left out."""
     path = folder / QUESTIONS
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return sum(b'"current": false' not in line for line in lines)
 
 
 def _figures(points: Sequence[Point], folder: Path) -> dict[str, dict[str, Any]]:

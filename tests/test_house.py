@@ -14,7 +14,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("contrastive", "scaling", "sweeps", "analysis")
 ARROWS = {"contrastive": (), "scaling": ("contrastive",), "sweeps": ("scaling", "contrastive"), "analysis": ()}
-LIGHT_SCALING = ("records", "errors", "voter", "journal", "costs", "adaptive", "summary", "names", "overlap")
+LIGHT_SCALING = ("records", "errors", "voter", "journal", "costs", "adaptive", "summary", "names", "overlap", "lines")
+LIGHT_SCALING += ("seeds",)
 ALLOWED_MODULES = {"analysis": tuple(f"scaling.{module}" for module in LIGHT_SCALING)}
 LIGHT = ("scaling", *(f"scaling.{module}" for module in LIGHT_SCALING), "scaling.config", "scaling.cli", "analysis.cli")
 LIGHT += (

@@ -31,9 +31,9 @@ from scaling.errors import WARNING, UsageError, nearest
 from scaling.methods.build import build
 from scaling.prompts import own_words, stop_strings
 from scaling.provenance import provenance_of
+from scaling.reading import answered, drawn
 from scaling.records import Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
-from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import Task
 from scaling.voter import flat_vote, hierarchical_vote
 
@@ -169,20 +169,8 @@ class SoftCoTModel(LM):
         def read(question: Question, generated: Generated) -> Completion:
             text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
             said = _cut(own_words(text, tokenizer).strip(), until)
-            answer = read_answer(said, kind=self._kind, choices=choices)
-            return Completion(
-                question_id=question.id,
-                path=generated.request.prompt.path,
-                sample=generated.request.sample,
-                text=said,
-                answer=answer.lenient,
-                correct=False,  # the harness judges
-                answer_strict=answer.strict,
-                correct_strict=False,
-                num_tokens=len(generated.tokens),
-                stop_reason=generated.stop_reason,
-                seed=generated.request.seed,
-            )
+            one = drawn(question, generated, said)
+            return answered(one, question, said=said, kind=self._kind, choices=choices, equal=_left_to_the_harness)
 
         return read
 
@@ -280,6 +268,11 @@ def _speaker(chains: Sequence[Completion], voter: str) -> Completion:
     ordered = sorted(chains, key=lambda one: (one.path, one.sample))
     vote = (flat_vote if voter == "flat" else hierarchical_vote)(ordered[0].question_id, ordered)
     return next((one for one in ordered if one.answer == vote.answer), ordered[0])
+
+
+def _left_to_the_harness(question: Question, answer: str | None) -> bool:  # noqa: ARG001
+    """No answer is judged here."""
+    return False
 
 
 def _ends(arguments: dict[str, Any]) -> tuple[str, ...]:

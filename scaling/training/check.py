@@ -15,7 +15,7 @@ from scaling.errors import Interrupted, UsageError
 from scaling.journal import load
 from scaling.methods.build import Built
 from scaling.overlap import digest_of
-from scaling.run import Setup, Watcher, carry_out
+from scaling.run import Setup, Watcher, asked_of, carry_out
 from scaling.tasks.catalogue import Task, load_task
 from scaling.training.config import TrainConfig
 from scaling.training.targets import Split
@@ -65,7 +65,7 @@ def settings_of(config: TrainConfig, **method: str) -> RunConfig:
 
 def right_answers(built: Built, task: Task, watcher: Watcher, *, parent: Path) -> dict[str, bool]:
     """Whether each question is answered rightly, by id; the run's directory lies in `parent`. Raises Interrupted."""
-    asked = [built.method.asked(question) for question in task.questions]
+    asked = asked_of(built.method, task)
     room = built.backbone.context - max(one.prompt_tokens for one in asked)
     if room < 1:
         raise UsageError(

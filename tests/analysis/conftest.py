@@ -13,6 +13,7 @@ import pytest
 from scaling.costs import ModelCosts, RunCosts
 from scaling.journal import Journal
 from scaling.records import Asked, Completion, Thoughts
+from scaling.seeds import stream_seed
 
 COSTS = RunCosts(
     ModelCosts(layers=1000, head=100, attention=10, windows=(0, 0), kv_bytes=64),
@@ -69,6 +70,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 for path, samples in enumerate(paths):
                     for sample, answer in enumerate(samples):
                         one = completion(asked.id, path, sample, answer, asked.answer, text)
+                        one = replace(one, seed=stream_seed(config["seed"], *one.key))
                         if signals is not None:
                             log_prob, certainty = signals(*one.key)
                             one = replace(one, log_prob=log_prob, self_certainty=certainty)

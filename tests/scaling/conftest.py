@@ -83,6 +83,8 @@ def read_lines(out: Path) -> dict[Key, dict[str, Any]]:
     for line in lines:  # equal only up to rounding; see `Completion`
         assert line.pop("log_prob") <= 0
         assert line.pop("self_certainty") >= 0
+        line.pop("cost", None)  # of the session, and so is the checksum
+        assert len(line.pop("crc")) == 8
     assert len(found) == len(lines), "a key stands twice in samples.jsonl"
     return found
 

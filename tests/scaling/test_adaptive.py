@@ -352,7 +352,7 @@ def test_where_all_agree_the_least_is_drawn(tmp_path, config_of, silent, several
 
 
 def test_continued_without_the_option_an_adaptive_run_becomes_the_whole_one(
-    tmp_path, run, several, answering, silent, config_of
+    tmp_path, run, several, answering, silent, config_of, lines_of
 ):
     answering(2)
     file = tmp_path / "run" / "samples.jsonl"
@@ -364,8 +364,7 @@ def test_continued_without_the_option_an_adaptive_run_becomes_the_whole_one(
     assert file.read_bytes().startswith(before)
     assert len(silent.completions) == 50 - len(started) > 0
     assert (summary["complete"], summary["num_completions"]) == (True, 50)
-    run(tmp_path / "whole", **several)
-    assert set(file.read_bytes().splitlines()) == set((tmp_path / "whole" / "samples.jsonl").read_bytes().splitlines())
+    assert lines_of(tmp_path / "run") == run(tmp_path / "whole", **several)
     described = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "whole")]
     assert described[0]["config_hash"] == described[1]["config_hash"]
 

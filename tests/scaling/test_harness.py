@@ -47,6 +47,7 @@ def says(monkeypatch, tiny_model_folder):
     """Chains with the given texts, by (path, sample), instead of the engine's."""
     from transformers import AutoTokenizer
 
+    from scaling.engines.base import Generated
     from scaling.harness import model
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
@@ -57,9 +58,8 @@ def says(monkeypatch, tiny_model_folder):
                 for (path, number), text in reversed(list(texts.items())):
                     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                     prompt = SimpleNamespace(question_id=question.id, path=path)
-                    generated = SimpleNamespace(request=SimpleNamespace(prompt=prompt, sample=number, seed=0))
-                    generated.tokens, generated.stop_reason = ids, "end"
-                    yield read(question, generated)
+                    asked = SimpleNamespace(prompt=prompt, sample=number, seed=0)
+                    yield read(question, Generated(asked, ids, "end"))
 
         monkeypatch.setattr(model, "sample", fake)
 
@@ -93,6 +93,18 @@ def test_without_any_answer_the_first_chain_is_returned(model, says):
     own = model(latent_paths=1, samples=2)
     says({(0, 0): "who knows", (0, 1): "not me"})
     assert own.generate_until([request("What?", {})]) == ["who knows"]
+
+
+def test_a_chain_that_cannot_be_read_has_no_vote(model, says, monkeypatch):
+    from scaling import reading
+
+    def fails(text, **asked):
+        return 1 / 0 if "1/2/3/4/0" in text else read(text, **asked)
+
+    read = reading.read_answer
+    monkeypatch.setattr(reading, "read_answer", fails)
+    says({(0, 0): "The answer is 1/2/3/4/0", (0, 1): "The answer is 6"})
+    assert model(latent_paths=1, samples=2).generate_until([request("What?", {})]) == ["The answer is 6"]
 
 
 def test_a_text_ends_before_the_first_stop(model, says):

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from scaling.journal import (
     merge,
 )
 from scaling.records import Asked, Completion, Thoughts, to_json
+from scaling.seeds import stream_seed
 
 CONFIG = {"method": "softcot", "temperature": 0.7, "seed": 1, "latent_paths": 2, "samples": 2, "limit": 3, "out": "a"}
 ENVIRONMENT = {"torch": "2.9", "host": "a"}
@@ -39,7 +41,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def drawn(question_id: str, path: int = 0, sample: int = 0, text: str = "So 5.") -> Completion:
-    return Completion(question_id, path, sample, text, "5", True, None, False, 7, "end", 123)
+    seed = stream_seed(CONFIG["seed"], question_id, path, sample)
+    return Completion(question_id, path, sample, text, "5", True, None, False, 7, "end", seed)
 
 
 def opened(folder: Path, **changes: object) -> Journal:
@@ -86,7 +89,8 @@ texts = st.text(st.characters(exclude_categories=()) | st.sampled_from("\n\r\0\x
 def test_any_text_comes_back_as_it_was(tmp_path_factory, completions):
     folder = tmp_path_factory.mktemp("run")
     written = [
-        dataclasses.replace(drawn(f"q{i}", text=text), answer=answer) for i, (text, answer) in enumerate(completions)
+        dataclasses.replace(drawn(f"q{i}", text=text), answer=answer, correct=answer is not None)
+        for i, (text, answer) in enumerate(completions)
     ]
     filled(folder, *written)
     with opened(folder) as journal:
@@ -152,9 +156,10 @@ import itertools, json, sys
 from pathlib import Path
 from scaling.journal import Journal
 from scaling.records import Completion
+from scaling.seeds import stream_seed
 journal = Journal.open(Path(sys.argv[1]), config=json.loads(sys.argv[2]), environment={})
 for i in itertools.count():
-    journal.append(Completion("q", 0, i, "x" * 5000, "5", True, None, False, 7, "end", i))
+    journal.append(Completion("q", 0, i, "x" * 5000, "5", True, None, False, 7, "end", stream_seed(1, "q", 0, i)))
     print(i, flush=True)
 """
 
@@ -189,7 +194,7 @@ def test_a_last_line_cut_at_any_byte_costs_that_line_alone(tmp_path):
         assert (tmp_path / SAMPLES).read_bytes() == whole
 
 
-@pytest.mark.parametrize("torn", [b"\0\0\0\0", b"{}\n", b"\n", b"[1]\n", b"\xff\n", b'{"question_id": ["a"]}\n'])
+@pytest.mark.parametrize("torn", [b"\0\0\0\0", b"\n", b"[1]\n", b"\xff\n", b'{"question_id": ["a"]}', b"[" * 9000])
 def test_an_unreadable_last_line_is_cut(tmp_path, torn):
     filled(tmp_path, drawn("q0"))
     whole = (tmp_path / SAMPLES).read_bytes()
@@ -231,6 +236,292 @@ def test_a_damaged_run_file_is_reported(tmp_path, text):
     for read in (opened, load):
         with pytest.raises(UsageError, match=r"run\.json is damaged or not written by a run"):
             read(tmp_path)
+
+
+@settings(deadline=None, max_examples=60)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_found_and_its_line_named(tmp_path_factory, place, bit):
+    folder = filled(tmp_path_factory.mktemp("run"), drawn("q0"), drawn("q1"), drawn("q2"))
+    whole = (folder / SAMPLES).read_bytes()
+    at = int(place * len(whole))
+    flipped = bytearray(whole)
+    flipped[at] ^= 1 << bit
+    (folder / SAMPLES).write_bytes(flipped)
+    number = whole[:at].count(b"\n") + 1
+    if number == 3:  # where it is no longer a line it is cut and drawn again
+        with suppress(UsageError):
+            assert load(folder)[1] == [drawn("q0"), drawn("q1")]
+        return
+    with pytest.raises(UsageError, match=rf"samples\.jsonl line {number} "):
+        load(folder)
+
+
+def old_line(completion: Completion, **changes: object) -> str:
+    """As version 0.1 wrote it, without a checksum."""
+    return json.dumps({**dataclasses.asdict(completion), "unread": None, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_tokens": -33}, "num_tokens is -33"),
+        ({"answer": [5]}, r"answer is \[5\]"),
+        ({"correct": "false"}, 'correct is "false"'),
+        ({"path": -1}, "path is -1"),
+        ({"sample": 0.5}, "sample is 0.5"),
+        ({"stop_reason": "tired"}, 'stop_reason is "tired"'),
+        ({"extra": 1}, "extra is no field of it"),
+        ({"answer": None}, "judged correct and has no answer"),
+        ({"seed": 5}, "is of another run: completion .* has the stream .*, and this one 5;"),
+        ({"cost": {"seconds": -1}}, "its cost is not made of numbers"),
+    ],
+)
+def test_a_line_that_no_run_writes_is_refused_wherever_it_stands(tmp_path, changes, said):
+    filled(tmp_path, drawn("q0"))
+    for lines in ([old_line(drawn("q1"), **changes), old_line(drawn("q2"))], [old_line(drawn("q1"), **changes)]):
+        (tmp_path / SAMPLES).write_text("".join(f"{line}\n" for line in [to_json(drawn("q0")), *lines]))
+        before = contents(tmp_path)
+        for read in (opened, load):
+            with pytest.raises(UsageError, match=rf"line 2 .*{said}.*restore the file or choose another `--out`"):
+                read(tmp_path)
+        assert contents(tmp_path) == before
+
+
+def test_lines_of_version_0_1_have_no_checksum_and_count(tmp_path):
+    filled(tmp_path)
+    (tmp_path / SAMPLES).write_text(f"{old_line(drawn('q0'))}\n{to_json(drawn('q1'))}\n")
+    assert load(tmp_path)[1] == [drawn("q0"), drawn("q1")]
+
+
+@pytest.mark.parametrize("name", [SAMPLES, "thoughts.jsonl"])
+@pytest.mark.parametrize("lines", [1, 3])
+def test_other_line_ends_are_damage_and_not_one_torn_line(tmp_path, name, lines):
+    with opened(tmp_path) as journal:
+        for i in range(lines):
+            journal.append(drawn(f"q{i}"))
+            journal.record_thoughts(Thoughts(f"q{i}", ((1.0,),)))
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole.replace(b"\n", b"\r"))
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=f"{name} line 1 has other line ends than it was written with"):
+        opened(tmp_path)
+    assert contents(tmp_path) == before
+    (tmp_path / name).write_bytes(whole.replace(b"\n", b"\r\n"))  # which change nothing that is read
+    with opened(tmp_path) as journal:
+        assert len(journal.completions) == len(load_thoughts(tmp_path)) == lines
+
+
+def test_two_last_lines_without_a_line_end_between_them_are_not_one_torn_line(tmp_path):
+    filled(tmp_path, drawn("q0"))
+    whole = (tmp_path / SAMPLES).read_bytes()
+    for end in (b"", b"\n"):
+        (tmp_path / SAMPLES).write_bytes(whole + to_json(drawn("q1")).encode() + to_json(drawn("q2")).encode() + end)
+        with pytest.raises(UsageError, match="line 2 is no completion"):
+            opened(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ['{"quest', "", "{}", '{"question_id": "q1", "cosines": [["a"]]}'])
+def test_a_damaged_middle_line_of_thoughts_is_reported_and_left_alone(tmp_path, damage):
+    with opened(tmp_path) as journal:
+        for i in range(3):
+            journal.record_thoughts(Thoughts(f"q{i}", ((1.0, 0.5), (0.5, 1.0))))
+    lines = (tmp_path / "thoughts.jsonl").read_text().splitlines()
+    lines[1] = damage
+    (tmp_path / "thoughts.jsonl").write_text("\n".join([*lines, ""]))
+    before = contents(tmp_path)
+    for read in (opened, load_thoughts):
+        with pytest.raises(UsageError, match=r"thoughts\.jsonl line 2 is no comparison of thoughts"):
+            read(tmp_path)
+    assert contents(tmp_path) == before
+
+
+# --- questions that change ---
+
+
+def asked(name: str, **changes: object) -> Asked:
+    return dataclasses.replace(Asked(name, f"How many {name}?", "5", (), f"Say {name}.", 3, 0, 0, 0), **changes)
+
+
+def asking(folder: Path, *questions: Asked) -> Journal:
+    return Journal.open(folder, config=CONFIG, environment={}, questions=questions)
+
+
+@pytest.fixture
+def answered(tmp_path) -> Path:
+    """A run with completions of q0 and q1, and none of q2."""
+    with asking(tmp_path, asked("q0"), asked("q1"), asked("q2")) as journal:
+        for name in ("q0", "q1"):
+            journal.append(drawn(name))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"text": "How few?"}, "text"),
+        ({"choices": ("x", "y")}, "choices"),
+        ({"prompt": "Say it."}, "prompt"),
+        ({"text": "How few?", "answer": "3"}, "text"),
+    ],
+)
+def test_a_question_that_reads_otherwise_than_when_it_was_answered_is_refused(answered, changes, what):
+    before = contents(answered)
+    with pytest.raises(UsageError, match=rf"\({what} of q1\).*restore the questions or choose another `--out`"):
+        asking(answered, asked("q0"), asked("q1", **changes), asked("q2"))
+    assert contents(answered) == before
+    with asking(answered, asked("q1"), asked("q2", **changes), asked("q3")) as journal:  # which nothing was drawn of
+        assert len(journal.completions) == 2
+    assert [one.id for one in load_questions(answered)] == ["q1", "q2", "q3"]
+
+
+def test_a_question_that_was_left_out_for_a_while_must_come_back_as_it_was(answered):
+    with asking(answered, asked("q0")):
+        pass
+    assert load_questions(answered) == [asked("q0")]
+    with pytest.raises(UsageError, match=r"text of q1"):
+        asking(answered, asked("q0"), asked("q1", text="How few?"))
+    with asking(answered, asked("q0"), asked("q1")):
+        assert load_questions(answered) == [asked("q0"), asked("q1")]
+
+
+def test_a_changed_kind_of_answer_is_told_where_it_is_known(answered):
+    with asking(answered, asked("q0", kind="number")):  # version 0.1 did not say
+        pass
+    with pytest.raises(UsageError, match="kind of q0"):
+        asking(answered, asked("q0", kind="yes_no"))
+
+
+@pytest.mark.parametrize("killed", [None, "before", "samples.jsonl", "questions.jsonl"])
+@pytest.mark.parametrize("then", ["5", "7"], ids=["changed back", "again"])
+def test_a_changed_gold_answer_is_settled_whenever_judging_is_killed(answered, monkeypatch, killed, then):
+    """The verdicts in the file are those of the gold answer beside it, or the next open says that they are not."""
+
+    class Killed(BaseException):
+        pass
+
+    def judge(journal: Journal) -> None:
+        held = [one for one in journal.completions.values() if one.question_id in {q.id for q in journal.restated}]
+        gold = {q.id: q.answer for q in journal.restated}
+        journal.rejudge({c.key: dataclasses.replace(c, correct=c.answer == gold[c.question_id]) for c in held}, {})
+
+    replaced = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        replaced(source, target)
+        if target.name == killed:
+            raise Killed
+
+    def reopened(gold: str) -> list[bool]:
+        with asking(answered, asked("q0"), asked("q1", answer=gold)) as journal:
+            if journal.restated:
+                assert [one.id for one in journal.restated] == ["q1"]
+                judge(journal)
+            assert load_questions(answered)[1].answer == gold
+            return [one.correct for one in journal.completions.values()]
+
+    if killed is None:
+        assert reopened("7") == [True, False]
+    else:
+        journal = asking(answered, asked("q0"), asked("q1", answer="7"))
+        with pytest.raises(UsageError, match=r"not judged yet by the new gold answers of q1.*--rescore"):
+            load_questions(answered)
+        if killed != "before":
+            monkeypatch.setattr(os, "replace", replace)
+            with pytest.raises(Killed):
+                judge(journal)
+            monkeypatch.undo()
+        journal.close()
+    assert reopened(then) == [True, then == "5"]
+    assert load(answered)[1] == [drawn("q0"), dataclasses.replace(drawn("q1"), correct=then == "5")]
+
+
+def test_a_question_that_stands_there_twice_is_refused(answered):
+    path = answered / QUESTIONS
+    path.write_text(path.read_text() + path.read_text().splitlines(True)[1])
+    for read in (load_questions, lambda folder: asking(folder, asked("q0"))):
+        with pytest.raises(UsageError, match=r"questions\.jsonl line 4 repeats question 'q1'"):
+            read(answered)
+
+
+def test_the_digest_of_the_first_question_counts_only_where_no_question_can_be_compared(answered):
+    def first(digest: str, *questions: Asked) -> Journal:
+        return Journal.open(answered, config=CONFIG | {"first_question": digest}, environment={}, questions=questions)
+
+    first("a", asked("q0"), asked("q1")).close()
+    first("b", asked("q1"), asked("q0", answer="7")).close()
+    with pytest.raises(UsageError, match=r'the digest of the first question is "b" in .* and "c" now'):
+        first("c", asked("x0"), asked("x1"))
+
+
+# --- what it cost ---
+
+
+def test_costs_stand_in_the_lines_and_survive_kill_9(tmp_path):
+    """Each line tells what was added since the one before; peaks are the largest."""
+    so_far = [
+        {"seconds": 1.25, "decode_steps": 3, "kv_bytes_held": 100, "prefill_computed": 40},
+        {"seconds": 1.25, "decode_steps": 3, "kv_bytes_held": 100, "prefill_computed": 40},
+        {"seconds": 4.0, "decode_steps": 9, "kv_bytes_held": 70, "prefill_computed": 40},
+        {"seconds": 4.5, "decode_steps": 10, "kv_bytes_held": 130, "prefill_computed": 90},
+    ]
+    with opened(tmp_path) as journal:
+        for i, costs in enumerate(so_far):
+            journal.append(drawn(f"q{i}"), costs)
+        last = journal.costs_so_far()
+    told = [json.loads(line).get("cost") for line in (tmp_path / SAMPLES).read_text().splitlines()]
+    assert told == [
+        so_far[0],
+        None,
+        {"seconds": 2.75, "decode_steps": 6},
+        {"seconds": 0.5, "decode_steps": 1, "kv_bytes_held": 130, "prefill_computed": 50},
+    ]
+    with opened(tmp_path) as journal:  # nothing but the lines is left
+        assert journal.costs_so_far() == last == so_far[-1]
+
+
+def test_seconds_are_rounded_in_each_line_and_not_in_their_sum(tmp_path):
+    steps = [0.0004 * (i % 7) for i in range(100)]
+    with opened(tmp_path) as journal:
+        for i in range(len(steps)):
+            journal.append(drawn("q", 0, i), {"seconds": sum(steps[: i + 1])})
+    with opened(tmp_path) as journal:
+        assert journal.costs_so_far()["seconds"] == pytest.approx(sum(steps), abs=1e-3)
+
+
+def test_a_summary_that_is_newer_than_the_last_line_counts_and_an_older_one_does_not(tmp_path):
+    """As of version 0.1, whose lines tell no costs; and of seconds between the last line and Ctrl-C."""
+    summary = {"seconds": 10.0, "tokens": {"prefill_computed": 400, "generated": 7}, "engine": {"decode_steps": 20}}
+    known = {"seconds": 10.0, "prefill_computed": 400, "decode_steps": 20}
+    with opened(tmp_path) as journal:
+        journal.append(drawn("q0"))
+        journal.write_summary(summary)
+    with opened(tmp_path) as journal:
+        assert journal.costs_so_far() == known
+        more = {"seconds": 12.0, "prefill_computed": 450, "decode_steps": 22}
+        journal.append(drawn("q1"), more)
+    with opened(tmp_path) as journal:  # killed before another summary was written
+        assert journal.costs_so_far() == more
+
+
+@pytest.mark.parametrize(
+    "damaged", [{"seconds": "x"}, {"seconds": -1}, {"tokens": 5}, {"engine": {"decode_steps": [1]}}, {"seconds": True}]
+)
+def test_a_summary_with_damaged_costs_is_reported(tmp_path, damaged):
+    with opened(tmp_path) as journal:
+        journal.write_summary(damaged)
+        with pytest.raises(UsageError, match=r"summary\.json is damaged; restore it, or delete it"):
+            journal.costs_so_far()
+
+
+def test_shards_have_cost_what_they_cost_together(tmp_path):
+    for name, seconds, question in (("a", 2.0, "q0"), ("b", 3.0, "q1")):
+        with opened(tmp_path / name) as journal:
+            journal.append(drawn(question), {"seconds": seconds, "kv_bytes_held": 10 * seconds})
+    with opened(tmp_path / "b") as journal:
+        journal.write_summary({"seconds": 3.5})
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    with opened(tmp_path / "all") as journal:
+        assert journal.costs_so_far() == {"seconds": 5.5, "kv_bytes_held": 30}
 
 
 # --- one process, one config, one folder ---
@@ -385,7 +676,7 @@ def test_questions_are_kept_as_they_were_last_asked_and_merged_without_repeating
     merge([tmp_path / "old", tmp_path / "b", tmp_path / "a"], tmp_path / "all")
     assert load_questions(tmp_path / "all") == [second, first]
     (tmp_path / "b" / "questions.jsonl").write_text('{"id": "q0"}\n')
-    with pytest.raises(UsageError, match=r"questions\.jsonl is damaged"):
+    with pytest.raises(UsageError, match=r"questions\.jsonl line 1 is no question: it lacks text"):
         load_questions(tmp_path / "b")
 
 
@@ -409,6 +700,18 @@ def test_a_merged_environment_claims_only_what_all_shards_share(tmp_path):
     merge([first, tmp_path / "b"], tmp_path / "all")
     environment = load(tmp_path / "all")[0]["environment"]
     assert environment == {"torch": "2.9", "shards": [ENVIRONMENT, {"torch": "2.9", "host": "b"}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"text": "How few?"}, r"ask different things under the id q0 \(text differs\)"), ({"answer": "7"}, "--rescore")],
+)
+def test_shards_that_ask_other_things_under_one_id_are_not_merged(tmp_path, changes, said):
+    asking(tmp_path / "a", asked("q0")).close()
+    asking(tmp_path / "b", asked("q0", **changes)).close()
+    with pytest.raises(UsageError, match=said):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    assert not (tmp_path / "all").exists()
 
 
 def test_shards_that_do_not_fit_leave_nothing_behind(tmp_path):

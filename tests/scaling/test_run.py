@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
+from itertools import count, cycle
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from scaling import models
 from scaling.costs import RunCosts
-from scaling.errors import UsageError
+from scaling.display import Watch, rows
+from scaling.errors import Interrupted, UsageError
 from scaling.journal import config_hash, load_questions, load_thoughts
 from scaling.prompts import PromptBuilder
 from scaling.run import execute, prepare
+from scaling.sampler import Grid
 from scaling.seeds import stream_seed
 from scaling.tasks.catalogue import load_task
+from scaling.tasks.equality import AnswerChecker
 
 STANDARD = {"text", "seed", "answer", "correct", "num_tokens", "stop_reason"}
 
@@ -100,7 +107,7 @@ def test_the_batch_size_changes_no_completion(tmp_path, run):
 
 
 @pytest.mark.parametrize("more", [{"latent_paths": 3}, {"samples": 3}, {"limit": 3}])
-def test_raising_extends_without_computing_again(tmp_path, run, silent, config_of, more):
+def test_raising_extends_without_computing_again(tmp_path, run, silent, config_of, lines_of, more):
     run(tmp_path / "grown")
     before = (tmp_path / "grown" / "samples.jsonl").read_bytes()
     execute(config_of(out=tmp_path / "grown", **more), silent)
@@ -109,7 +116,7 @@ def test_raising_extends_without_computing_again(tmp_path, run, silent, config_o
     assert len(silent.completions) == 4  # 8 samples more than half again: 12 in all
     fresh = run(tmp_path / "fresh", **more)
     assert len(fresh) == 12
-    assert set(after.splitlines()) == set((tmp_path / "fresh" / "samples.jsonl").read_bytes().splitlines())
+    assert lines_of(tmp_path / "grown") == fresh
 
 
 def test_thoughts_are_compared_once_a_question(tmp_path, config_of, silent, generated):
@@ -197,8 +204,143 @@ def test_changed_questions_under_the_same_name_are_refused(tmp_path, run):
     data.write_text('{"id": "a", "question": "1 + 1?", "answer": 2}\n')
     run(tmp_path / "run", data=data)
     data.write_text('{"id": "a", "question": "1 + 2?", "answer": 3}\n')
-    with pytest.raises(UsageError, match="first"):
+    with pytest.raises(UsageError, match="text of a"):
         run(tmp_path / "run", data=data)
+
+
+def written(path, **answers):
+    """A file of questions that differ in their ids alone, with these gold answers."""
+    rows = [{"id": name, "question": f"How many {name}?", "answer": answer} for name, answer in answers.items()]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """`says(*texts)`: what the tokenizer makes of every completion from here on, one after the other and over again."""
+
+    def put(*texts):
+        turn = cycle(texts)
+        monkeypatch.setattr("scaling.run.own_words", lambda *_: next(turn))
+
+    return put
+
+
+@pytest.mark.parametrize("changed", ["a", "b"], ids=["the first question", "a later question"])
+@pytest.mark.parametrize("named", [True, False], ids=["--out", "the usual folder"])
+def test_a_corrected_gold_answer_is_judged_by_and_nothing_is_drawn(
+    tmp_path, config_of, silent, lines_of, says, monkeypatch, changed, named
+):
+    monkeypatch.chdir(tmp_path)
+    says("The answer is 5.")
+    said = []
+    silent.status = said.append
+    options = {"data": written(tmp_path / "mine.jsonl", a=5, b=5), "out": tmp_path / "run" if named else None}
+    first = execute(config_of(**options), silent)
+    assert (first["accuracy"], len(silent.completions)) == (1.0, 8)
+    del silent.completions[:], said[:]
+    written(tmp_path / "mine.jsonl", **{"a": 5, "b": 5, changed: 6})
+    again = execute(config_of(**options), silent)
+    assert silent.completions == []
+    assert (again["run"], again["accuracy"]) == (first["run"], 0.5)
+    lines = lines_of(Path(first["run"]))
+    assert {key[0] for key, line in lines.items() if line["correct"]} == {"a", "b"} - {changed}
+    told = "the gold answers of 1 questions have changed: 4 completions are judged anew, 4 verdicts have changed"
+    assert [line for line in said if "gold" in line] == [told]
+    grown = execute(config_of(**options, samples=3), silent)
+    assert (grown["run"], len(silent.completions), grown["pass_at_1"]) == (first["run"], 4, 0.5)
+
+
+def test_a_completion_on_which_the_reader_fails_is_kept_and_the_run_goes_on(
+    tmp_path, config_of, silent, lines_of, monkeypatch
+):
+    equal = AnswerChecker.equal
+    calls = count()
+
+    def fails(*given, **kind):
+        return 1 / 0 if next(calls) == 3 else equal(*given, **kind)
+
+    monkeypatch.setattr(AnswerChecker, "equal", fails)
+    summary = execute(config_of(out=tmp_path / "run", batch_size=1), silent)
+    (unread,) = [one for one in silent.completions if one.unread]
+    line = lines_of(tmp_path / "run")[unread.key]
+    assert line["unread"] == unread.unread == "ZeroDivisionError: division by zero"
+    assert (line["answer"], line["correct"], line["answer_strict"], line["correct_strict"]) == (
+        None,
+        False,
+        None,
+        False,
+    )
+    assert line["text"]
+    assert (summary["complete"], summary["num_completions"], summary["unread"]) == (True, 8, 1)
+    assert ("texts not readable", "1") in [row[:2] for row in rows(summary)]
+    said = io.StringIO()
+    watch = Watch(Console(file=said, width=300), voter="flat")
+    watch.start(Grid([], 1, 1, 0), {}, tmp_path)
+    watch.completion(unread)
+    where = f"question {unread.question_id}, path {unread.path}, sample {unread.sample} could not be read"
+    assert f"{where} and has no answer ({unread.unread})" in said.getvalue()
+    del silent.completions[:]
+    assert execute(config_of(out=tmp_path / "run", batch_size=1), silent)["unread"] == 1
+    assert silent.completions == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UsageError("no process can be started"), OSError("no room")])
+def test_what_is_not_the_texts_fault_is_not_put_down_to_it(tmp_path, config_of, silent, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(AnswerChecker, "equal", fails)
+    kind = Interrupted if error is KeyboardInterrupt else type(error)
+    with pytest.raises(kind):
+        execute(config_of(out=tmp_path / "run"), silent)
+    assert silent.completions == []
+
+
+def test_comparisons_that_time_out_are_counted_in_all_sessions(tmp_path, config_of, silent, monkeypatch):
+    def slow(self, *_, **__):
+        self.timeouts += 1
+        return False
+
+    monkeypatch.setattr(AnswerChecker, "equal", slow)
+    summary = execute(config_of(out=tmp_path / "run", samples=1), silent)
+    assert summary["timeouts"] == 2 * len(silent.completions) == 8
+    assert ("comparisons timed out", "8") in [row[:2] for row in rows(summary)]
+    (tmp_path / "run" / "summary.json").unlink()  # as after kill -9
+    assert execute(config_of(out=tmp_path / "run"), silent)["timeouts"] == 16
+
+
+class Killed(BaseException):
+    """As kill -9: nothing is written any more."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 6])
+def test_what_a_killed_run_has_cost_is_known_to_the_next_session(tmp_path, config_of, silent, after):
+    """One completion at a time, and the next one is begun when the last is written: nothing else is in flight."""
+    whole = execute(config_of(out=tmp_path / "whole", batch_size=1), silent)
+
+    class Kills(type(silent)):
+        def completion(self, completion):
+            super().completion(completion)
+            if len(self.completions) == after:
+                raise Killed
+
+    with pytest.raises(Killed):
+        execute(config_of(out=tmp_path / "run", batch_size=1), Kills())
+    assert not (tmp_path / "run" / "summary.json").exists()
+    told = [json.loads(line).get("cost", {}) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    seconds = sum(cost.get("seconds", 0) for cost in told)
+    assert seconds > 0
+    resumed = execute(config_of(out=tmp_path / "run", batch_size=1), silent)
+    assert resumed["seconds"] > seconds
+
+    def prompts(summary):
+        return summary["tokens"]["prefill_computed"] + summary["tokens"]["prefill_avoided"]
+
+    assert prompts(resumed) == prompts(whole)
+    for key in ("decode_steps", "decoded_rows", "row_capacity"):
+        assert resumed["engine"][key] == whole["engine"][key]
+    assert execute(config_of(out=tmp_path / "run"), silent)["seconds"] == resumed["seconds"]
 
 
 def test_softcot_is_the_first_path_of_softcot_plus_plus(tmp_path, run):

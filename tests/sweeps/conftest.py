@@ -68,7 +68,8 @@ def read_samples(folder: Path) -> dict[Key, dict[str, Any]]:
     found = {(line["question_id"], line["path"], line["sample"]): line for line in lines}
     assert len(found) == len(lines), "a key stands twice in samples.jsonl"
     for line in lines:  # equal only up to rounding; see `Completion`
-        del line["log_prob"], line["self_certainty"]
+        del line["log_prob"], line["self_certainty"], line["crc"]
+        line.pop("cost", None)
     return found
 
 
