@@ -31,6 +31,7 @@ BUNDLED = {
     )
 }
 _READY = "ready.json"
+_SMALL = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def locate(name: str) -> str:
@@ -47,6 +48,7 @@ def locate(name: str) -> str:
             adapter = (path / "adapter_config.json").is_file()
             todo = f" It is an adapter: use it with `--method lora --adapter {name}`." if adapter else ""
             raise UsageError(f"the folder {path} holds no config.json, so it is no model folder.{todo}")
+        _refuse_damaged(path)
         return str(path.resolve())
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
@@ -54,6 +56,26 @@ def locate(name: str) -> str:
         f"`{name}` is neither a model folder, a GGUF file, a Hub id (owner/name) nor a bundled model "
         f"({', '.join(BUNDLED)}).{nearest(name, BUNDLED) or _neighbour(path)}"
     )
+
+
+def _refuse_damaged(folder: Path) -> None:
+    """Raises UsageError for a small file of a model that is no JSON object: some of them would be passed over in silence,
+    and with them the tokens that end a completion."""
+    for name in _SMALL:
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        try:
+            fields = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict) or not _are_tokens(fields.get("eos_token_id")):
+            raise UsageError(f"the model folder {folder} holds a damaged {name}: fetch or copy that file again.")
+
+
+def _are_tokens(value: object) -> bool:
+    """Whether a config's end tokens are some: a number, a list of numbers, or nothing."""
+    return value is None or all(type(one) is int for one in (value if isinstance(value, list) else [value]))
 
 
 def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
@@ -111,7 +133,7 @@ def _is_ready(folder: Path) -> bool:
     try:
         expected = json.loads((folder / _READY).read_text())
         return bool(expected) and all(sha256(folder / name) == digest for name, digest in expected.items())
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return False
 
 
@@ -126,7 +148,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
             trust_remote_code=False,
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise UsageError(f"the GGUF file {gguf} cannot be read: {one_line(error, limit=300)}") from error
     # the weights are plain bfloat16 now: what is saved must not say that they are packed
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
