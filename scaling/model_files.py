@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
@@ -113,19 +114,28 @@ def _unpacked(gguf: Path, *, checksum: str | None = None) -> Path:
     folder = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
     if _is_ready(folder):
         return folder
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=made(folder.parent)))
+    made(folder.parent)
+    try:
+        _unpack_to(folder, gguf)
+    except (OSError, SafetensorError) as error:  # safetensors says in an error of its own that a disk is full
+        if not _is_ready(folder):  # otherwise another process was faster, and its folder is as good
+            raise UsageError(
+                f"{gguf} cannot be unpacked to {folder} ({one_line(error)}): make room there, as for the weights in "
+                f"bfloat16, or set SOFTCOTPP_CACHE to a folder that has it."
+            ) from error
+    return folder
+
+
+def _unpack_to(folder: Path, gguf: Path) -> None:
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _unpack(gguf, work)
         digests = {path.name: sha256(path) for path in sorted(work.iterdir())}
         (work / _READY).write_text(json.dumps(digests))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(work, folder)
-    except OSError:
-        if not _is_ready(folder):  # otherwise another process was faster, and its folder is as good
-            raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return folder
 
 
 def _is_ready(folder: Path) -> bool:

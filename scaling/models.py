@@ -190,6 +190,12 @@ def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageM
         )
     except Exception as error:  # a damaged file may raise anything
         raise UsageError(_why_not(source, name, error)) from error
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if tokenizer.vocab_size > rows:
+        raise UsageError(
+            f"`{name}` has a tokenizer of {tokenizer.vocab_size} tokens and a model that knows {rows}: they are not of one "
+            f"model; fetch or copy the tokenizer's files again."
+        )
     model.to(device).eval().requires_grad_(False)
     return LanguageModel(name, fingerprint_of(model), model, tokenizer)
 
