@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.errors import UsageError
+from scaling.errors import UsageError, of_the_system
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -73,6 +73,11 @@ def scale_report(
         )
     except UsageError as error:
         print(f"scale-report: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"scale-report: {of_the_system(error)}: put that right and try again.", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         print("scale-report: stopped; the runs are as they were.", file=sys.stderr)

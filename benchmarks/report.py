@@ -83,7 +83,13 @@ def make_run(folder: Path, arguments: argparse.Namespace, number: int) -> Path:
     rng = np.random.default_rng(number)
     shape = (arguments.questions, arguments.latent_paths, arguments.samples)
     asked = [Asked(f"q{i}", f"What is {i}?", str(i), (), f"Say {i}.", 60, 4, 8, 50) for i in range(arguments.questions)]
-    config = {"method": "softcot++", "task": "made up", "seed": 0, "temperature": number, "adaptive": None}
+    config: dict[str, Any] = {
+        "method": "softcot++",
+        "task": "made up",
+        "seed": 0,
+        "temperature": number,
+        "adaptive": None,
+    }
     config |= {"latent_paths": arguments.latent_paths, "samples": arguments.samples}
     chances = np.clip(rng.beta(1, 1, shape[:1])[:, None] + rng.normal(0, 0.15, shape[:2]), 0, 1)
     right = rng.random(shape) < chances[..., None]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from contrastive.token_sets import SoftTokenSets
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "thinker.safetensors", "README.md"
 IMPORTED, EMBEDDED = "imported_from", "has_embedding"  # in `about` of a published file: its name, whether it has tokens
+MOST_SOFT_TOKENS = 1 << 16  # more fill the context of any model
 
 
 class Checkpoint(ModelHubMixin):
@@ -115,8 +116,8 @@ def read_config(folder: Path) -> ThinkerConfig:
     if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"{folder} holds no checkpoint: {CONFIG_FILE} and {WEIGHTS_FILE} are required")
     try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     known = {field.name for field in fields(ThinkerConfig)}
     if not isinstance(values, dict) or set(values) != known:
@@ -125,7 +126,13 @@ def read_config(folder: Path) -> ThinkerConfig:
     wrong = [name for name, value in values.items() if not _is_valid(ThinkerConfig.__annotations__[name], value)]
     if wrong:
         raise CheckpointError(f"{path} has values that make no sense: {', '.join(f'{n}={values[n]!r}' for n in wrong)}")
-    return ThinkerConfig(**values)
+    config = ThinkerConfig(**values)
+    # other sizes are those of tensors; this one would only be missed where thoughts are made
+    per_slot = config.vectors_per_path > 1
+    if config.soft_tokens != config.vectors_per_path if per_slot else config.soft_tokens > MOST_SOFT_TOKENS:
+        most = f"as many as vectors_per_path={config.vectors_per_path}" if per_slot else f"at most {MOST_SOFT_TOKENS}"
+        raise CheckpointError(f"{path} has soft_tokens={config.soft_tokens}, and there can be {most}")
+    return config
 
 
 def _is_valid(kind: str, value: object) -> bool:
@@ -136,6 +143,7 @@ def _is_valid(kind: str, value: object) -> bool:
 def load(folder: Path) -> tuple[Thinker, ThinkerConfig]:
     """The thinker in `folder`, float32 on the CPU. Raises CheckpointError unless every tensor fits the config."""
     config = read_config(folder)
+    _check_sizes(folder, config)
     statistics = torch.zeros(2, config.num_paths, config.assistant_width) if config.standardise else None
     thinker = Thinker(
         SoftTokenSets(torch.zeros(config.num_paths, config.vectors_per_path, config.assistant_width)),
@@ -152,6 +160,33 @@ def load(folder: Path) -> tuple[Thinker, ThinkerConfig]:
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise CheckpointError(f"{folder / WEIGHTS_FILE} holds values that are not finite")
     return thinker, config
+
+
+def _check_sizes(folder: Path, config: ThinkerConfig) -> None:
+    """Compares the config with the shapes in the weights' header, so that nothing is allocated by what one of them claims.
+
+    Raises CheckpointError.
+    """
+    path = folder / WEIGHTS_FILE
+    paths, width, out = config.num_paths, config.assistant_width, config.backbone_width
+    wanted = {
+        "token_sets.vectors": [paths, config.vectors_per_path, width],
+        "projection.weight": [out, width],
+        "projection.bias": [out],
+        **({"statistics": [2, paths, width]} if config.standardise else {}),
+        **({"offset": [paths, 1, out]} if config.path_offset else {}),
+    }
+    try:
+        with safe_open(path, framework="pt") as file:
+            held = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    for name in sorted({*wanted, *held}):
+        if wanted.get(name) != held.get(name):
+            raise CheckpointError(
+                f"{path} does not fit its {CONFIG_FILE}: {name} has shape {held.get(name, 'none')}, and by the config "
+                f"{wanted.get(name, 'none')}"
+            )
 
 
 def import_published(path: Path, *, prompt_version: str, soft_tokens: int = 4) -> tuple[Thinker, ThinkerConfig]:
@@ -180,6 +215,8 @@ def _published(path: Path, tensors: Any) -> tuple[Tensor, Tensor, Tensor]:
     if not known or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         found = ", ".join(map(str, tensors)) if isinstance(tensors, dict) else type(tensors).__name__
         raise CheckpointError(f"{path} must hold the tensors weight, bias and perhaps embedding, and holds: {found}")
+    if any(tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes() for tensor in tensors.values()):
+        raise CheckpointError(f"{path} is damaged: a tensor claims more values than the file holds")
     weight, bias = tensors["weight"], tensors["bias"]
     embedding = tensors.get("embedding", weight.new_zeros(1, weight.shape[-1]))
     if (

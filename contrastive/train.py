@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
@@ -131,7 +131,10 @@ class Loop(ABC, Generic[Judged]):
         """What the validation questions say now."""
 
     def run(self) -> Progress:
-        """Trains to the end, from the state in the folder where there is one. Raises ModelChanged."""
+        """Trains to the end, from the state in the folder where there is one.
+
+        Raises DamagedFile, NotFinite and ModelChanged.
+        """
         self._optimiser = torch.optim.AdamW(
             self.trained(), lr=self.schedule.lr, weight_decay=self.schedule.weight_decay
         )
@@ -171,6 +174,8 @@ class Loop(ABC, Generic[Judged]):
         began = time.monotonic()
         health = self.examine()
         progress.seconds += time.monotonic() - began
+        if math.isinf(progress.best) and not math.isfinite(health.loss):
+            raise NotFinite(f"the loss of the validation questions is {health.loss} before anything was learned")
         if health.loss < progress.best:
             progress.best, progress.best_step, progress.waited = health.loss, progress.step, 0
             if self.processes.rank == 0:
@@ -195,7 +200,8 @@ class Loop(ABC, Generic[Judged]):
             tensors |= {f"{_OPTIMISER}{number}.{name}": tensor for name, tensor in state.items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         partial = self.folder / f"{STATE_FILE}.tmp"
-        save_file(tensors, partial, metadata={"progress": json.dumps(asdict(progress))})
+        told = {"progress": json.dumps(asdict(progress)), "digest": _digest_of(tensors)}
+        save_file(tensors, partial, metadata=told)
         partial.replace(self.folder / STATE_FILE)
 
     def _resumed(self) -> Progress:
@@ -203,25 +209,70 @@ class Loop(ABC, Generic[Judged]):
         if not path.is_file():
             (self.folder / METRICS_FILE).unlink(missing_ok=True)
             return Progress()
-        with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        self.restore({name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMISER)})
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in under(_OPTIMISER, tensors).items():
-            number, key = name.split(".")
-            states.setdefault(int(number), {})[key] = tensor
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": states})
-        self._forget_after(progress.step)
+        metrics = self._metrics()  # read first, so that a damaged file is named before anything is taken over
+        try:
+            progress, tensors = self._state(path)
+            self.restore({name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMISER)})
+            self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": self._moments(tensors)})
+        except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise DamagedFile(f"{path} is damaged ({' '.join(str(error).split())[:200]})") from None
+        if metrics is not None and self.processes.rank == 0:
+            # steps after the saved state are taken again, so their rows would stand twice
+            partial = self.folder / f"{METRICS_FILE}.tmp"
+            partial.write_text("".join(f"{line}\n" for step, line in metrics if step <= progress.step))
+            partial.replace(self.folder / METRICS_FILE)
         return progress
 
-    def _forget_after(self, step: int) -> None:
-        """Steps after the saved state are taken again, so their rows would stand twice."""
+    def _state(self, path: Path) -> tuple[Progress, dict[str, Tensor]]:
+        """What `_save` wrote. Raises ValueError, or what reading a damaged file raises."""
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        progress = Progress(**json.loads(told["progress"]))
+        if told.get("digest", _digest_of(tensors)) != _digest_of(tensors):  # states of older versions have none
+            raise ValueError("it is not what was written")
+        kinds = {name: type(value) for name, value in asdict(Progress()).items()}
+        if not all(type(value) is kinds[name] for name, value in asdict(progress).items()):
+            raise ValueError("its progress holds values of other types")
+        if math.isnan(progress.best) or not math.isfinite(progress.seconds):
+            raise ValueError("its progress is not a number")
+        if not 0 <= progress.best_step <= progress.step <= self.schedule.max_steps:
+            raise ValueError(f"its step {progress.step} is none of {self.schedule.max_steps}")
+        return progress, tensors
+
+    def _moments(self, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """The optimiser's state by number of the parameter. Raises ValueError where it is not that of these parameters."""
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in under(_OPTIMISER, tensors).items():
+            place, key = name.split(".")
+            states.setdefault(int(place), {})[key] = tensor
+        trained = self.trained()
+        for number, state in states.items():
+            for key, tensor in state.items():
+                if number >= len(trained) or tensor.shape not in (trained[number].shape, torch.Size()):
+                    raise ValueError(f"{_OPTIMISER}{number}.{key} fits no parameter")
+        return states
+
+    def _metrics(self) -> list[tuple[int, str]] | None:
+        """(step, line) of every row of metrics.jsonl but a torn last one; None where there is no such file.
+
+        Raises DamagedFile for a line in the middle that is none.
+        """
         path = self.folder / METRICS_FILE
         if self.processes.rank or not path.is_file():
-            return
-        whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        path.write_text("".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= step))
+            return None
+        *lines, torn = path.read_bytes().split(b"\n")
+        rows: list[tuple[int, str]] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append((int(json.loads(line)["step"]), line.decode("ascii")))
+            except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+                raise DamagedFile(f"{path} line {number} is no step of a training") from None
+            if number > 1 and rows[-1][0] < rows[-2][0]:
+                raise DamagedFile(f"{path} line {number} is of an earlier step than the line before it")
+        if b"\r" in torn:
+            raise DamagedFile(f"{path} line {len(lines) + 1} has other line ends than it was written with")
+        return rows
 
 
 @dataclass(eq=False, kw_only=True)
@@ -255,6 +306,14 @@ class Trainer(Loop[Health]):
         return examine(*given, processes=self.processes)
 
 
+class DamagedFile(Exception):
+    """A file of a training that was changed since it was written; the message names it and says how it shows."""
+
+
+class NotFinite(Exception):
+    """Losses that are no numbers, so that nothing can be learned from them."""
+
+
 class ModelChanged(Exception):
     """A frozen model is not what it was before: a bug."""
 
@@ -263,6 +322,12 @@ def digest(model: PreTrainedModel, *, but: Collection[str] = ()) -> tuple[int, .
     """Tells whether any bit of any weight or buffer has changed. but: names of tensors that may."""
     held = (tensor for name, tensor in model.state_dict().items() if name not in but)
     return tuple(int(torch.hash_tensor(tensor).view(torch.int64)) for tensor in held)
+
+
+def _digest_of(tensors: dict[str, Tensor]) -> str:
+    """16 hex digits for each tensor, in the order of their names: tells whether any bit is another one."""
+    hashes = (torch.hash_tensor(tensor).view(torch.int64) for _, tensor in sorted(tensors.items()))
+    return "".join(f"{int(value) % 2**64:016x}" for value in hashes)
 
 
 def under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scaling.errors import UsageError, one_line
@@ -24,6 +23,7 @@ from scaling.prompts import PROMPT_VERSION
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+    from torch import Tensor
 
 CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE = "adapter_config.json", "adapter_model.safetensors", "train.json"
 
@@ -78,25 +78,43 @@ def doubts(found: Found, backbone: LanguageModel) -> list[str]:
 
 def load(found: Found, backbone: LanguageModel) -> PeftModel:
     """Puts the adapter on the backbone, whose model changes in place. Raises UsageError unless every tensor fits."""
+    config, tensors = read(found)
+    try:
+        model = put_on(backbone, config)
+        wrong = take(model, tensors)
+    except Exception as error:  # of a hostile config `peft` raises anything
+        raise UsageError(_unfit(found, backbone, one_line(error))) from None
+    if wrong:
+        raise UsageError(_unfit(found, backbone, f"{len(wrong)} tensors without their like, as {wrong[0]}"))
+    return model
+
+
+def read(found: Found) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """The adapter's config and weights. Raises UsageError for a damaged one, and for one that is no LoRA adapter."""
     from peft import LoraConfig, PeftConfig
 
     try:
         config = PeftConfig.from_pretrained(str(found.folder))
         tensors = load_file(found.folder / WEIGHTS_FILE)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # of a damaged config `peft` raises anything
         raise UsageError(f"`--adapter` {found.name} cannot be read: {one_line(error)}.") from None
     if not isinstance(config, LoraConfig):
         raise UsageError(
             f"`--adapter` {found.name} is of the kind {config.peft_type}, and `--method lora` takes LoRA only."
         )
-    try:
-        model = put_on(backbone, config)
-        wrong = take(model, tensors)
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(_unfit(found, backbone, one_line(error))) from None
-    if wrong:
-        raise UsageError(_unfit(found, backbone, f"{len(wrong)} tensors without their like, as {wrong[0]}"))
-    return model
+    # before `peft` makes room for as many
+    held = max((tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name), default=0)
+    ranks = [config.r, *(config.rank_pattern or {}).values()]
+    if not all(isinstance(rank, int) and 0 < rank <= held for rank in ranks):
+        raise UsageError(
+            f"`--adapter` {found.name} is damaged: its {CONFIG_FILE} says rank {max(map(str, ranks))}, and its weights have "
+            f"{held}: restore it, or give another."
+        )
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UsageError(
+            f"`--adapter` {found.name} holds weights that are not numbers (NaN or infinite): restore it, or give another."
+        )
+    return config, tensors
 
 
 def put_on(backbone: LanguageModel, config: LoraConfig) -> PeftModel:

@@ -44,7 +44,7 @@ class Cache(Generic[Value]):
         self._path, self._read = path, read
         self._known: dict[str, Value] = {}
         for line in path.read_bytes().splitlines() if path.exists() else []:
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
                 self._hold(json.loads(line))
 
     def __contains__(self, key: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.errors import Interrupted, UsageError
+from scaling.errors import Interrupted, UsageError, of_the_system
 
 RUN, MODELS, PATHS, DECODING = "What to run", "Models", "Paths and samples", "Decoding"
 OUTPUT, ENGINE = "Where and how", "Engines"
@@ -173,6 +173,14 @@ def guarded(command: str, work: Any) -> int:
         work()
     except UsageError as error:
         print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # nobody reads what is printed any more, which typer knows how to end
+        raise
+    except OSError as error:
+        print(
+            f"{command}: {of_the_system(error)}: put that right, and the same command goes on with what it has finished.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"{command}: stopped before anything was begun; nothing was lost.", file=sys.stderr)

@@ -255,7 +255,10 @@ class _Strict(yaml.SafeLoader):
 
 def parse_yaml(text: str) -> Any:
     """What a YAML file says. Raises yaml.YAMLError, also for one key twice, and ValueError for a day that no month has."""
-    return yaml.load(text, _Strict)
+    try:
+        return yaml.load(text, _Strict)
+    except RecursionError:
+        raise yaml.YAMLError("lists in lists, too many for any setting") from None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

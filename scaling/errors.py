@@ -32,6 +32,12 @@ def one_line(error: BaseException, *, limit: int | None = 200) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def of_the_system(error: OSError) -> str:
+    """What a full disk, a read-only folder or a file in a folder's place says, with the path: the opening of a sentence."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or one_line(error)}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean X?` for the closest known name, or an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

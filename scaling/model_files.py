@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
@@ -32,6 +33,7 @@ BUNDLED = {
     )
 }
 _READY = "ready.json"
+_SMALL = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def locate(name: str) -> str:
@@ -49,6 +51,7 @@ def locate(name: str) -> str:
             raise UsageError(f"the folder {path} holds no config.json, so it is no model folder: {told}")
         if is_thinker(path):
             raise UsageError(f"the folder {path} is no model folder: {advice(name, path, wanted='')}")
+        _refuse_damaged(path)
         return str(path.resolve())
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
@@ -56,6 +59,26 @@ def locate(name: str) -> str:
         f"`{name}` is neither a model folder, a GGUF file, a Hub id (owner/name) nor a bundled model "
         f"({', '.join(BUNDLED)}).{nearest(name, BUNDLED) or _neighbour(path)}"
     )
+
+
+def _refuse_damaged(folder: Path) -> None:
+    """Raises UsageError for a small file of a model that is no JSON object: some of them would be passed over in silence,
+    and with them the tokens that end a completion."""
+    for name in _SMALL:
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        try:
+            fields = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict) or not _are_tokens(fields.get("eos_token_id")):
+            raise UsageError(f"the model folder {folder} holds a damaged {name}: fetch or copy that file again.")
+
+
+def _are_tokens(value: object) -> bool:
+    """Whether a config's end tokens are some: a number, a list of numbers, or nothing."""
+    return value is None or all(type(one) is int for one in (value if isinstance(value, list) else [value]))
 
 
 def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
@@ -93,19 +116,28 @@ def _unpacked(gguf: Path, *, checksum: str | None = None) -> Path:
     folder = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
     if _is_ready(folder):
         return folder
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=made(folder.parent)))
+    made(folder.parent)
+    try:
+        _unpack_to(folder, gguf)
+    except (OSError, SafetensorError) as error:  # safetensors says in an error of its own that a disk is full
+        if not _is_ready(folder):  # otherwise another process was faster, and its folder is as good
+            raise UsageError(
+                f"{gguf} cannot be unpacked to {folder} ({one_line(error)}): make room there, as for the weights in "
+                f"bfloat16, or set SOFTCOTPP_CACHE to a folder that has it."
+            ) from error
+    return folder
+
+
+def _unpack_to(folder: Path, gguf: Path) -> None:
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _unpack(gguf, work)
         digests = {path.name: sha256(path) for path in sorted(work.iterdir())}
         (work / _READY).write_text(json.dumps(digests))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(work, folder)
-    except OSError:
-        if not _is_ready(folder):  # otherwise another process was faster, and its folder is as good
-            raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return folder
 
 
 def _is_ready(folder: Path) -> bool:
@@ -113,7 +145,7 @@ def _is_ready(folder: Path) -> bool:
     try:
         expected = json.loads((folder / _READY).read_text())
         return bool(expected) and all(sha256(folder / name) == digest for name, digest in expected.items())
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return False
 
 
@@ -128,7 +160,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
             trust_remote_code=False,
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise UsageError(f"the GGUF file {gguf} cannot be read: {one_line(error, limit=300)}") from error
     # the weights are plain bfloat16 now: what is saved must not say that they are packed
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):

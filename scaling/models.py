@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -159,7 +158,7 @@ def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise UsageError(_why_not(source, name, error)) from error
     with contextlib.suppress(OSError):  # a model without one has the tokenizer's end token alone
         model.generation_config = GenerationConfig.from_pretrained(source)
@@ -189,8 +188,14 @@ def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageM
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise UsageError(_why_not(source, name, error)) from error
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if tokenizer.vocab_size > rows:
+        raise UsageError(
+            f"`{name}` has a tokenizer of {tokenizer.vocab_size} tokens and a model that knows {rows}: they are not of one "
+            f"model; fetch or copy the tokenizer's files again."
+        )
     model.to(device).eval().requires_grad_(False)
     return LanguageModel(name, fingerprint_of(model), model, tokenizer)
 
@@ -203,7 +208,7 @@ def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
     quiet()
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise UsageError(_why_not(source, name, error)) from error
     return tokenizer
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
+from contrastive.checkpoint import MOST_SOFT_TOKENS
 from scaling.control_tokens import DataEncoder, tokens_before
-from scaling.errors import UsageError
+from scaling.errors import UsageError, one_line
 from scaling.records import Asked, Question
 
 PROMPT_VERSION = "1"
@@ -72,6 +73,8 @@ class PromptBuilder:
 
         notes: text in the place of the slots.
         """
+        if num_slots > MOST_SOFT_TOKENS:
+            raise UsageError(f"{num_slots} soft tokens are more than a context takes ({MOST_SOFT_TOKENS}): give fewer.")
         user = user_turn(question, kind=self._kind, num_slots=num_slots, notes=notes)
         return self._prompt(user, question, num_slots, self._solved)
 
@@ -125,16 +128,25 @@ class PromptBuilder:
             for turns in solved
             for role, text in zip(("user", "assistant"), turns, strict=True)
         ]
-        template = self._tokenizer.get_chat_template()
-        return str(
-            self._tokenizer.apply_chat_template(
-                [*before, {"role": "user", "content": user}],
-                chat_template=_STOPPED_CLOCK + template if "strftime_now" in template else template,
-                tokenize=False,
-                add_generation_prompt=True,
-                **_TEMPLATE_OPTIONS,
+        return self._in_template([*before, {"role": "user", "content": user}])
+
+    def _in_template(self, turns: list[dict[str, str]]) -> str:
+        try:
+            template = self._tokenizer.get_chat_template()
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns,
+                    chat_template=_STOPPED_CLOCK + template if "strftime_now" in template else template,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **_TEMPLATE_OPTIONS,
+                )
             )
-        )
+        except Exception as error:  # a template is a program of the model's, and may raise anything
+            raise UsageError(
+                f"the chat template of {self._tokenizer.name_or_path} cannot be used ({one_line(error)}): fetch or copy the "
+                f"model's chat_template.jinja or tokenizer_config.json again, or mend the template."
+            ) from None
 
 
 def user_turn(question: Question, *, kind: str, num_slots: int, notes: str = "") -> str:

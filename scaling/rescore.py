@@ -89,8 +89,9 @@ def _judge_anew(
             known = checker.timeouts
             said = own_words(one.text, tokenizer)
             equal = equality(checker, kind)
-            of_it = {"kind": kind, "choices": question.choices, "asked": question.text}
-            judged[key] = answered(one, question, said=said, **of_it, equal=equal)
+            judged[key] = answered(
+                one, question, said=said, kind=kind, choices=question.choices, asked=question.text, equal=equal
+            )
             timeouts[key] = checker.timeouts - known
             if judged[key].unread:
                 tell(unread(judged[key]))

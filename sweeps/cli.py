@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import sqlite3
 import sys
 import time
 from contextlib import suppress
@@ -177,7 +178,14 @@ def report(
         sweep = _begun(file, scale, change or [], out)
         entries = sweep.entries()
         groups = reports(sweep.plan, sweep.held(entries), sweep.root, by=by or [])
-        pages = write_reports(groups, sweep.root, context.args)
+        options = list(context.args)
+        if "--common" not in options and len(sweep.done(entries)) < len(sweep.plan.jobs):
+            print(
+                "scale-sweep: not every job is done, so runs are compared on the questions that all of a report hold",
+                file=sys.stderr,
+            )
+            options.append("--common")
+        pages = write_reports(groups, sweep.root, options)
         sweep.results(entries)
         where = sys.stderr if "--json" in context.args else sys.stdout
         for name, page in pages.items():
@@ -212,18 +220,19 @@ def recipes() -> None:
 
 
 def _begun(file: str, scale: str | None, changes: list[str], out: Path | None) -> Any:
-    """The sweep as it was last run; says so where `--scale` and `--set` ask for another."""
+    """The sweep as it was last run; says so where the grid file as it is now, `--scale` and `--set` ask for another."""
     from sweeps.grid import read_grid
     from sweeps.sweep import Sweep
 
     sweep = Sweep.begun(file, scale=scale, changes=changes, out=out)
-    if scale or changes:
+    if Path(file).resolve() != sweep.root.resolve():  # it is a grid file or recipe, and no sweep's folder
         asked = read_grid(file, scale=scale, changes=changes)
         one, other = (grid.model_dump(mode="json", exclude={"title", "small"}) for grid in (asked, sweep.plan.file))
         if one != other:
+            asking = f"{file} with these options asks" if scale or changes else f"{file} asks"
             print(
-                f"scale-sweep: {sweep.root} is shown as it was last run, which is not what these options ask for; "
-                f"`scale-sweep run` with them changes it",
+                f"scale-sweep: {sweep.root} is shown as it was last run, and {asking} for something else now; "
+                f"`scale-sweep run` with the same brings it there",
                 file=sys.stderr,
             )
     return sweep
@@ -290,7 +299,17 @@ def _teller() -> Any:
 
 def _exit(work: Any) -> None:
     codes: list[int] = []
-    failed = guarded("scale-sweep", lambda: codes.append(work()))
+
+    def in_words() -> None:
+        try:
+            codes.append(work())
+        except sqlite3.DatabaseError as error:
+            raise UsageError(
+                f"the sweep's ledger.sqlite cannot be read or written ({error}): where it is damaged, delete it, and "
+                f"`scale-sweep run` with the grid file makes it anew and keeps what the runs hold."
+            ) from None
+
+    failed = guarded("scale-sweep", in_words)
     raise typer.Exit(failed or codes[0])
 
 

@@ -7,8 +7,9 @@ is said to be unknown.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -149,15 +150,21 @@ def _probed(root: Path) -> dict[str, Rate]:
     """Rates of probes; none where their file is damaged, as they can be measured again."""
     try:
         told = json.loads((root / RATES).read_bytes())
-        return {key: Rate(**{name: float(value) for name, value in fields.items()}) for key, fields in told.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        rates = {key: Rate(**{name: float(value) for name, value in fields.items()}) for key, fields in told.items()}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
+    return {key: rate for key, rate in rates.items() if _makes_sense(rate)}
+
+
+def _makes_sense(rate: Rate) -> bool:
+    return rate.per_second > 0 and all(0 <= one < math.inf for one in astuple(rate))
 
 
 def _measured(costs: Mapping[str, Any], folder: Path) -> Rate | None:
     try:
         model = json.loads((folder / RUN).read_bytes())["environment"]["costs"]["backbone"]
-    except (OSError, ValueError, KeyError, TypeError):
+        read_flops, head = float(model["layers"]), float(model["head"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     if not costs["seconds"] or not costs["completions"]:
         return None
@@ -165,8 +172,8 @@ def _measured(costs: Mapping[str, Any], folder: Path) -> Rate | None:
         tokens=costs["generated"] / costs["completions"],
         prompt=costs["prefill_computed"] / costs["completions"],
         per_second=costs["generated"] / costs["seconds"],
-        flops=model["layers"] + model["head"],
-        read_flops=model["layers"],
+        flops=read_flops + head,
+        read_flops=read_flops,
     )
 
 

@@ -24,6 +24,7 @@ LEASE = 60.0  # seconds that an owner's silence is taken for life
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
 _LOSSES = 20  # owners a job may lose in a row without getting any further
 _LOST = "its worker was lost"
+_ANEW = "delete it, and `scale-sweep run` with the grid file makes it anew and keeps what the runs hold"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, place INTEGER, wanted INTEGER, part INTEGER, models TEXT, job TEXT, state TEXT,
@@ -73,11 +74,24 @@ class Ledger:
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._db.executescript(_SCHEMA)
+            found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.Error as error:
-            raise UsageError(f"{path} cannot be used as a ledger ({error}); give another `--out`") from None
+            raise UsageError(f"{path} cannot be used as a ledger ({error}); {_ANEW}, or give another `--out`") from None
+        if found != "ok":
+            raise self._damaged(found)
 
     def close(self) -> None:
         self._db.close()
+
+    def _damaged(self, why: object) -> UsageError:
+        return UsageError(f"{self._folder / LEDGER} is damaged ({' '.join(str(why).split())[:200]}): {_ANEW}")
+
+    def _job(self, row: sqlite3.Row) -> Job:
+        """Raises UsageError where the row holds no job."""
+        try:
+            return Job.from_json(json.loads(row["job"]))
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+            raise self._damaged(f"job {row['id']}: {error}") from None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -159,7 +173,7 @@ class Ledger:
             )
             if row is None:
                 return None
-            job = Job.from_json(json.loads(row["job"]))
+            job = self._job(row)
             db.execute(
                 "UPDATE jobs SET state = ?, owner = ?, lease = ?, started = ?, progress = NULL,"
                 " mark = MAX(COALESCE(mark, 0), ?) WHERE id = ?",
@@ -183,7 +197,7 @@ class Ledger:
             row = self._own(db, job, owner)
             if row is None:
                 return False
-            grown = not _covers(json.dumps(job.told()["boxes"]), Job.from_json(json.loads(row["job"])))
+            grown = not _covers(json.dumps(job.told()["boxes"]), self._job(row))
             self._end(db, row, PENDING if grown else DONE, None)
             db.execute(
                 "UPDATE jobs SET result = ?, covered = ?, attempts = 0, losses = 0 WHERE id = ?",
@@ -233,7 +247,7 @@ class Ledger:
 
     def _lose(self, db: sqlite3.Connection, gone: Sequence[sqlite3.Row], reason: str) -> None:
         for row in gone:
-            mark = self._mark(Job.from_json(json.loads(row["job"])))
+            mark = self._mark(self._job(row))
             losses = 1 if mark > row["mark"] else row["losses"] + 1
             self._end(db, row, FAILED if losses > _LOSSES else PENDING, reason, seen=row["lease"] - LEASE)
             db.execute("UPDATE jobs SET losses = ?, mark = MAX(mark, ?) WHERE id = ?", (losses, mark, row["id"]))
@@ -267,24 +281,27 @@ class Ledger:
             with self._transaction() as db:
                 self._expire(db, now)
         rows = self._db.execute("SELECT * FROM jobs WHERE wanted = 1 ORDER BY place").fetchall()
-        jobs = [Job.from_json(json.loads(row["job"])) for row in rows]
+        jobs = [self._job(row) for row in rows]
         stuck = _stuck(jobs, {row["id"] for row in rows if row["state"] == FAILED})
-        return [
-            Entry(
-                job=job,
-                state=row["state"],
-                attempts=row["attempts"],
-                owner=row["owner"],
-                reason=row["reason"],
-                progress=json.loads(row["progress"] or "{}"),
-                started=row["started"],
-                seconds=row["seconds"],
-                result=json.loads(row["result"] or "{}"),
-                covered=_boxes(row["covered"]),
-                blocked=stuck.get(job.id) if row["state"] == PENDING else None,
-            )
-            for job, row in zip(jobs, rows, strict=True)
-        ]
+        try:
+            return [self._entry(row, job, stuck.get(job.id)) for job, row in zip(jobs, rows, strict=True)]
+        except (ValueError, TypeError, IndexError, KeyError) as error:
+            raise self._damaged(error) from None
+
+    def _entry(self, row: sqlite3.Row, job: Job, blocked: str | None) -> Entry:
+        return Entry(
+            job=job,
+            state=row["state"],
+            attempts=row["attempts"],
+            owner=row["owner"],
+            reason=row["reason"],
+            progress=dict(json.loads(row["progress"] or "{}")),
+            started=row["started"],
+            seconds=row["seconds"],
+            result=dict(json.loads(row["result"] or "{}")),
+            covered=_boxes(row["covered"]),
+            blocked=blocked if row["state"] == PENDING else None,
+        )
 
     def unfinished(self) -> bool:
         """Whether a job is running, or could run now or after another one."""

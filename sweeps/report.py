@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +42,60 @@ def reports(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path, *, by: Se
     first: dict[str, Point] = {}
     for point in plan.points:
         first.setdefault(plan.serves[point.id], point)
-    groups: dict[str, list[str]] = {}
+    shown: dict[str, list[_Shown]] = {}
     for job in serving(plan):
         if job.id in held:
             point = first[job.id]
             name = words.label(point, apart) or plan.file.name
-            groups.setdefault(name, []).extend(_named(job, held[job.id], root, words.label(point, telling)))
+            told = words.label(point, telling)
+            shown.setdefault(name, []).extend(_Shown(job, box, _title(job, box, root), told) for box in held[job.id])
+    groups = {name: [f"{title}={one.folder(root)}" for title, one in _titled(own)] for name, own in shown.items()}
     if not groups:
         raise UsageError("no run of this sweep is done yet: `scale-sweep run` goes on with it")
     return groups
 
 
-def _named(job: Job, boxes: Sequence[Box], root: Path, told: str) -> list[str]:
-    """NAME=FOLDER of each box of a run, of a view where the run holds more. told: what tells its name apart."""
-    found = []
-    for box in boxes:
-        _, paths, samples = box
-        config, environment = _described(root / job.folder) or (job.settings, {})
-        base = called({**config, "latent_paths": paths, "samples": samples}, environment).replace("=", "-")
-        size = [f"{paths} x {samples}"] if len(boxes) > 1 else []
-        extra = [*size, *([told] if told else [])]
-        folder = root / job.folder if _is_all(root / job.folder, box) else _view(job, box, root)
-        found.append(f"{base} ({', '.join(extra)})={folder}" if extra else f"{base}={folder}")
-    return found
+@dataclass(frozen=True)
+class _Shown:
+    """A box of a run as a report shows it. title: the method's, as the papers call it. told: what tells the run from others
+    of its method."""
+
+    job: Job
+    box: Box
+    title: str
+    told: str
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """What seeds of one method share."""
+        return self.title, self.told
+
+    def folder(self, root: Path) -> Path:
+        """The run's, or that of a view where the run holds more."""
+        own = root / self.job.folder
+        return own if _is_all(own, self.box) else _view(self.job, self.box, root)
+
+
+def _title(job: Job, box: Box, root: Path) -> str:
+    _, paths, samples = box
+    config, environment = _described(root / job.folder) or (job.settings, {})
+    return called({**config, "latent_paths": paths, "samples": samples}, environment).replace("=", "-")
+
+
+def _titled(shown: Sequence[_Shown]) -> list[tuple[str, _Shown]]:
+    """Each box with its name in the report. Its size stands in the name where a run has several boxes, and where boxes of
+    one name differ in it, as those of seeds do while a sweep grows: of different sizes they are no seeds of one method."""
+    several = Counter(one.job.id for one in shown)
+    sizes: dict[tuple[str, str], set[tuple[int, int]]] = {}
+    for one in shown:
+        sizes.setdefault(one.name, set()).add(one.box[1:])
+    titled = []
+    for one in shown:
+        base, told = one.name
+        sized = several[one.job.id] > 1 or len(sizes[one.name]) > 1
+        extra = [*([f"{one.box[1]} x {one.box[2]}"] if sized else []), *([told] if told else [])]
+        titled.append((f"{base} ({', '.join(extra)})" if extra else base, one))
+    return titled
 
 
 def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -70,7 +103,7 @@ def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     try:
         run = json.loads((folder / RUN).read_bytes())
         return dict(run["config"]), dict(run["environment"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -88,12 +121,12 @@ def _view(job: Job, box: Box, root: Path) -> Path:
     source = root / job.folder
     limit, paths, samples = box
     view = root / VIEWS / f"{source.name}-{paths}x{samples}"
-    view.mkdir(parents=True, exist_ok=True)
-    run = json.loads((source / RUN).read_bytes())
+    run = json.loads((source / RUN).read_bytes())  # `_is_all` could read it
     run["config"] |= {"latent_paths": paths, "samples": samples, "limit": limit}
+    view.mkdir(parents=True, exist_ok=True)
     (view / RUN).write_text(json.dumps(run, indent=2) + "\n")
-    asked = (source / QUESTIONS).read_text().splitlines(keepends=True)
-    (view / QUESTIONS).write_text("".join(asked[:limit]))
+    asked = (source / QUESTIONS).read_bytes().splitlines(keepends=True) if (source / QUESTIONS).is_file() else []
+    (view / QUESTIONS).write_bytes(b"".join(asked[:limit]))
     for name in (SAMPLES, THOUGHTS, SUMMARY):
         link = view / name
         link.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from sweeps.plan import Box, Job, Plan, box_of, covers
 from sweeps.points import Point
 from sweeps.words import value_of, varied
 
+_MAY_LACK = ("accuracy_low", "accuracy_high")  # of one question there is no interval
 RESULTS, TABLE = "points.json", "points.csv"
 FIGURES = (
     *("accuracy", "accuracy_low", "accuracy_high", "pass_at_1", "coverage", "no_answer", "mean_tokens"),
@@ -45,7 +47,7 @@ def results(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path) -> dict[s
     for name, points in missing.items():
         try:
             found |= {key: own | {"journal": states[name]} for key, own in _figures(points, folders[name]).items()}
-        except UsageError as error:
+        except (UsageError, OSError) as error:
             todo = f"delete {folders[name]}, and `scale-sweep run` makes it again"
             print(f"scale-sweep: {error}; {todo}", file=sys.stderr)
     if missing:
@@ -55,12 +57,21 @@ def results(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path) -> dict[s
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """What was kept; nothing where it is damaged, as all of it can be worked out again."""
+    """What was kept, but for what is damaged, as all of it can be worked out again."""
     try:
         known = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return {key: own for key, own in known.items() if _is_whole(own)} if isinstance(known, dict) else {}
+
+
+def _is_whole(own: Any) -> bool:
+    """Whether a point has all figures, shares from 0 to 1 and counts, and says of which run they are."""
+    if not isinstance(own, dict) or own.keys() != {*FIGURES, "run", "journal"}:
+        return False
+    figures = [own[key] for key in FIGURES if key not in _MAY_LACK or own[key] is not None]
+    told = isinstance(own["run"], str) and isinstance(own["journal"], str)
+    return told and all(type(one) in (int, float) and 0 <= one < math.inf for one in figures)
 
 
 def _state(folder: Path) -> str:

@@ -31,7 +31,7 @@ _HOME = "begun_in"  # key of the folder from which a grid was run
 
 
 def _begun(path: Path) -> tuple[GridFile, Path]:
-    """A grid as it was last run, and the folder from which. Raises OSError, ValueError and TypeError."""
+    """A grid as it was last run, and the folder from which. Raises OSError, ValueError, TypeError and RecursionError."""
     told = dict(json.loads(path.read_text()))
     return GridFile(**{key: value for key, value in told.items() if key != _HOME}), Path(told.get(_HOME, "."))
 
@@ -60,7 +60,7 @@ class Sweep:
             file, home = _begun(root / GRID)
         except OSError:
             raise UsageError(f"{root} holds no sweep yet: begin it with `scale-sweep run {name}`") from None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise UsageError(f"{root / GRID} is damaged: `scale-sweep run` with the grid file writes it anew") from None
         with chdir(home if home.is_dir() else "."):  # paths of the grid are read as they were when it was run
             return cls(plan_of(file, points_of(file)), root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from typing import Any
 from contrastive.parallel import Processes
 from contrastive.train import STATE_FILE
 from contrastive.train import Progress as Training
+from scaling.errors import UsageError
 from scaling.journal import RUN, SUMMARY, Journal, load, load_questions, merge
 from scaling.records import Completion, Key
 from scaling.run import Setup, carry_out, digest, prepare
@@ -145,13 +147,13 @@ def _finished(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:
     `folder` held besides. Returns the summary."""
     run, completions = load(merged)
     config = run["config"]
-    own = [json.loads((part / SUMMARY).read_bytes()) for part in parts]
+    own = [_summary_of(part) for part in parts]
     keyed = {completion.key: completion for completion in completions}
     size = {"num_paths": config.get("latent_paths") or 1, "num_samples": config["samples"]}
     questions = load_questions(merged)
-    added = {key: sum(one["tokens"][key] for one in own) for key in own[0]["tokens"]}
+    added = {key: sum(one["tokens"].get(key, 0) for one in own) for key in own[0]["tokens"]}
     engine = {key: _together(key, [one["engine"].get(key) for one in own]) for key in own[0]["engine"]}
-    if engine.get("row_capacity"):
+    if engine.get("row_capacity") and engine.get("decoded_rows") is not None:
         engine["slot_occupancy"] = engine["decoded_rows"] / engine["row_capacity"]
     summary = {
         **summarise(questions, keyed, **size, voter=config.get("voter") or "flat"),  # type: ignore[arg-type]
@@ -166,6 +168,24 @@ def _finished(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:
         journal.write_summary(summary)
         _keep(folder, journal)
     return summary
+
+
+def _summary_of(part: Path) -> dict[str, Any]:
+    """What a part of a run has cost. Raises UsageError where it is damaged."""
+    try:
+        summary = json.loads((part / SUMMARY).read_bytes())
+        counts = [*summary["tokens"].values(), summary["seconds"]]
+        perhaps = [one for one in (*summary["engine"].values(), summary["peak_memory_bytes"]) if one is not None]
+        named = isinstance(summary["task"], str) and isinstance(summary["method"], str)
+        whole = named and all(type(one) in (int, float) and 0 <= one < math.inf for one in [*counts, *perhaps])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UsageError(
+            f"{part / SUMMARY} is damaged: delete the folder {part}, and `scale-sweep run --retry-failed` with the grid "
+            f"file draws that part again"
+        )
+    return dict(summary)
 
 
 def _keep(before: Path, journal: Journal) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from scaling.errors import Interrupted, InUse, MayPass, UsageError, one_line
+from scaling.errors import Interrupted, InUse, MayPass, UsageError, of_the_system, one_line
 from sweeps.ledger import LEASE, Ledger
 from sweeps.plan import Job
 
@@ -134,6 +134,8 @@ def _carry_out(book: Book, job: Job, owner: str, do: Callable[[], dict[str, Any]
         book.failed(job, owner, str(error), again=True, wait=_AWAY)
     except UsageError as error:
         book.failed(job, owner, str(error), again=False)
+    except OSError as error:
+        book.failed(job, owner, of_the_system(error), again=True)
     except (KeyboardInterrupt, Interrupted):
         book.give_back(job, owner)
         raise KeyboardInterrupt from None

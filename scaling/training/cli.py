@@ -142,14 +142,16 @@ def _train(file: Path | None, given: dict[str, Any], *, as_json: bool) -> None:
 
     from contrastive.parallel import Processes
     from scaling.training.display import TrainWatch
-    from scaling.training.run import publish
+    from scaling.training.run import TRACKED, check_folder, publish
 
+    if settings.out:  # told before models are loaded
+        check_folder(settings.out, resume=settings.resume)
     folder = str(settings.out or "checkpoints")
     accelerator = Accelerator(cpu=settings.device == "cpu", log_with=settings.log_with, project_dir=folder)
     if accelerator.num_processes > 1:
         settings = settings.model_copy(update={"device": str(accelerator.device)})
     if settings.log_with:
-        accelerator.init_trackers("softcotpp", config=settings.model_dump(mode="json"))
+        accelerator.init_trackers(TRACKED, config=settings.model_dump(mode="json"))
     with TrainWatch(Console(stderr=True), accelerator) as watch:
         train, show = _of_method(settings.method)
         result = train(settings, watch, Processes())

@@ -6,7 +6,6 @@ all linear layers (arXiv 2106.09685) by `peft`. Knows no terminal: what happens 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 
 from contrastive.parallel import Processes
 from contrastive.reader import Example
-from contrastive.train import Progress
+from contrastive.train import STATE_FILE, Progress
 from scaling import adapters, hardware, model_files, models
 from scaling.config import RunConfig
+from scaling.errors import UsageError
 from scaling.methods.build import Built, adapted, details_of
 from scaling.methods.cot import ChainOfThought
 from scaling.models import LanguageModel
@@ -33,12 +34,14 @@ from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for, command_for_merged
 from scaling.training.run import (
     CONFIG,
+    RESTORE,
     Watcher,
     describe,
     digests_of_split,
     examples,
     micro_batch,
     open_folder,
+    read_about,
     reader_of,
     run_steps,
     schedule_of,
@@ -101,6 +104,8 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
     described = describe(config, split, {"backbone": backbone})
     folder = open_folder(config, described, processes=processes)
+    if (folder / STATE_FILE).is_file():
+        _refuse_damaged(folder)
     training = _Training(config, backbone, folder, described, watcher, processes)
     before = _before(training, held) if held and processes.rank == 0 else {}
     processes.wait()
@@ -162,10 +167,10 @@ def _finish(training: _Training, model: PeftModel, held: Task | None, before: di
     if training.config.merge:
         training.watcher.status(f"writing {training.folder / MERGED}")
         save_merged(whole, training.folder / MERGED)
-        write_about(training.folder / MERGED, json.loads((training.folder / CONFIG).read_text()))
+        write_about(training.folder / MERGED, read_about(training.folder))
     if held:
         after = _after(training, held, whole)
-        about = json.loads((training.folder / CONFIG).read_text())
+        about = read_about(training.folder)
         about["metrics"]["check"] = asdict(compare(held.name, before, after))
         write_about(training.folder, about)
         write_lora_card(training.folder, about)
@@ -180,17 +185,35 @@ def _after(training: _Training, held: Task, whole: LanguageModel) -> dict[str, b
 
 
 def _result(training: _Training, progress: Progress) -> LoraResult:
-    metrics = json.loads((training.folder / CONFIG).read_text())["metrics"]
-    check = metrics.get("check") if training.config.check_on else None
+    figures, check = _figures_of(training.folder)
     tensors = load_file(training.folder / adapters.WEIGHTS_FILE).values()
     merged = training.folder / MERGED if training.config.merge else None
     return LoraResult(
         folder=training.folder,
         progress=progress,
-        figures=Figures(loss=metrics["loss"], before=metrics["before"]),
+        figures=figures,
         parameters=sum(tensor.numel() for tensor in tensors),
-        check=Check(**check) if check else None,
+        check=check if training.config.check_on else None,
         merged=merged,
         command=command_for(training.config, training.folder),
         merged_command=command_for_merged(training.config, merged) if merged else None,
     )
+
+
+def _figures_of(folder: Path) -> tuple[Figures, Check | None]:
+    """What validation and the check said of the adapter. Raises UsageError where train.json does not hold it."""
+    try:
+        metrics = read_about(folder)["metrics"]
+        check = metrics.get("check")
+        return TypeAdapter(Figures).validate_python(metrics), check and TypeAdapter(Check).validate_python(check)
+    except (KeyError, AttributeError, ValidationError):
+        raise UsageError(f"{folder / CONFIG} holds no figures of a validation: {RESTORE}.") from None
+
+
+def _refuse_damaged(folder: Path) -> None:
+    """Raises UsageError where the best adapter so far, which lies in the folder alone, cannot be read."""
+    _figures_of(folder)
+    try:
+        adapters.read(adapters.find(str(folder)))
+    except UsageError as error:
+        raise UsageError(f"the best adapter so far is damaged: {error} Then {RESTORE}.") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 
 import torch
 from huggingface_hub import HfApi
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 
 from contrastive import checkpoint
 from contrastive.objective import TEMPERATURES, Objective
@@ -21,7 +24,7 @@ from contrastive.parallel import Processes
 from contrastive.reader import Example, Reader, UnsupportedModel
 from contrastive.thinker import Thinker, state_statistics
 from contrastive.token_sets import SoftTokenSets
-from contrastive.train import STATE_FILE, Loop, Progress, Schedule, Trainer
+from contrastive.train import METRICS_FILE, STATE_FILE, DamagedFile, Loop, NotFinite, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
 from contrastive.watch import Health
 from scaling import adapters, hardware, models
@@ -41,7 +44,9 @@ from scaling.training.hint import command_for
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 
 CONFIG = "train.json"
+TRACKED = "softcotpp"  # the name that trackers know a training by, and the folder where TensorBoard's files are
 FOUND = ("metrics", "environment", DIGESTS)  # in it besides what decides a training
+RESTORE = "restore the file, or begin again with another `--out`"  # what to do where a training's file is damaged
 _REFERENCE = 64  # questions over which states are standardised
 ROWS = 8  # targets x paths that go through the backbone together, unless asked for otherwise
 _VALIDATIONS = 10  # of a training, unless asked for otherwise
@@ -77,6 +82,8 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     described = describe(config, split, {"backbone": backbone, "assistant": assistant})
     folder = open_folder(config, described, processes=processes)
+    if (folder / STATE_FILE).is_file():
+        _health_of(folder)  # the best thinker so far lies there alone: a damaged one is told before training goes on
     build = ExampleBuilder(backbone, assistant, kind=split.task.kind, num_slots=config.soft_tokens)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     thinker = new_thinker(config, backbone, assistant, learn)
@@ -123,18 +130,34 @@ def digests_of_split(
 
 
 def run_steps(trainer: Loop[Any]) -> Progress:
-    """Trains to the end. Raises Interrupted on Ctrl-C."""
+    """Trains to the end. Raises Interrupted on Ctrl-C, and UsageError where the folder is damaged or cannot be written."""
+    folder = trainer.folder
     try:
         return trainer.run()
+    except DamagedFile as error:
+        raise UsageError(f"{error}: {RESTORE}.") from None
+    except NotFinite as error:
+        raise UsageError(f"{error}: try `--dtype float32`, and check the models' files.") from None
+    except (OSError, SafetensorError) as error:  # safetensors says in an error of its own that a disk is full
+        raise UsageError(
+            f"the training in {folder} could not be written ({one_line(error)}): make that possible, and the same command "
+            f"with `--resume` goes on from the last validation."
+        ) from None
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped; `--resume` with the same command goes on from the last validation in {trainer.folder}."
+            f"stopped; `--resume` with the same command goes on from the last validation in {folder}."
         ) from None
 
 
 def _health_of(folder: Path) -> Health:
-    metrics = checkpoint.read_config(folder).about["metrics"]
-    return Health(**{**metrics, "per_path": tuple(metrics["per_path"]), "dead": tuple(metrics["dead"])})
+    """What validation said of the checkpoint. Raises UsageError for a damaged one."""
+    try:
+        _, config = checkpoint.load(folder)
+        return TypeAdapter(Health).validate_python(config.about["metrics"])
+    except checkpoint.CheckpointError as error:
+        raise UsageError(f"{error}: {RESTORE}.") from None
+    except (KeyError, ValidationError):
+        raise UsageError(f"{folder / checkpoint.CONFIG_FILE} holds no figures of a validation: {RESTORE}.") from None
 
 
 def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) -> dict[str, Any]:
@@ -151,14 +174,53 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     }
 
 
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Raises UsageError for a folder that holds something else than a training, and where `--resume` finds none.
+
+    A training's folder is one with a train.json, which is written before all else.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"`--out` {folder} is no folder, and a training needs one: give another name.")
+    for name in (CONFIG, STATE_FILE, METRICS_FILE):
+        if os.path.lexists(folder / name) and not (folder / name).is_file():
+            raise UsageError(f"{folder / name} is no file, and a training keeps one there: {RESTORE}.")
+    if (folder / CONFIG).is_file():
+        _refuse_lost_state(folder)
+        return
+    if resume:
+        raise UsageError(
+            f"`--resume` goes on with a training, and {folder} holds none (no {CONFIG}): leave `--resume` out to begin one, "
+            f"or give the `--out` and the settings that it was begun with."
+        )
+    left = (f"{CONFIG}.tmp", TRACKED)  # of a training that ended before its train.json was there
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in left) if folder.exists() else []
+    if foreign:
+        raise UsageError(
+            f"`--out` {folder} is not empty ({foreign[0]}) and has no {CONFIG}, so it is no training's folder: choose a new "
+            f"or empty one."
+        )
+
+
+def _refuse_lost_state(folder: Path) -> None:
+    """Raises UsageError where a training has taken steps and what it goes on from is gone: it would begin anew, and replace
+    what it had learned. The state is written before the first step."""
+    metrics = folder / METRICS_FILE
+    if not (folder / STATE_FILE).is_file() and metrics.is_file() and metrics.read_bytes().count(b"\n") > 1:
+        raise UsageError(
+            f"{folder} holds a training whose {STATE_FILE} is gone, so that it cannot go on: {RESTORE}. What it learned is "
+            f"as it was."
+        )
+
+
 def open_folder(config: TrainConfig, described: dict[str, Any], *, processes: Processes) -> Path:
     """Makes the training's folder, or checks that what is in it is this very training. Raises UsageError."""
-    folder = config.out or Path("checkpoints") / f"{described['task']}-{config_hash(described)}"
-    before, found = folder / CONFIG, {}
-    if before.is_file():
-        other = json.loads(before.read_text())
-        found = {key: other.pop(key) for key in FOUND if key in other}
-        different = sorted(key for key in {*other, *described} if other.get(key) != described.get(key))
+    folder = folder_of(config, described)
+    check_folder(folder, resume=config.resume)
+    if (folder / CONFIG).is_file():
+        other = read_about(folder)
+        different = sorted(
+            key for key in {*other, *described}.difference(FOUND) if other.get(key) != described.get(key)
+        )
         if different:
             listed = ", ".join(
                 f"`{option(key)}` was {other.get(key)!r}, now {described.get(key)!r}" for key in different
@@ -168,10 +230,34 @@ def open_folder(config: TrainConfig, described: dict[str, Any], *, processes: Pr
             raise UsageError(f"{folder} holds this training already: add `--resume` to go on, or give another `--out`.")
     processes.wait()
     if processes.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_about(folder, described | found)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / CONFIG).is_file():
+                write_about(folder, described)
+        except OSError as error:
+            raise UsageError(
+                f"`--out` {folder} cannot be written ({error.strerror}): give a folder that can."
+            ) from None
     processes.wait()
     return folder
+
+
+def folder_of(config: TrainConfig, described: dict[str, Any]) -> Path:
+    """Where the training lies: `--out`, else a folder that is named by what decides its result."""
+    return config.out or Path("checkpoints") / f"{described['task']}-{config_hash(described)}"
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What is in train.json. Raises UsageError where it is damaged."""
+    try:
+        about = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        raise UsageError(
+            f"{folder / CONFIG} is damaged, so nothing tells which training this is: restore it, or give another `--out`."
+        )
+    return about
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:

@@ -135,6 +135,43 @@ def test_a_config_that_does_not_fit_the_weights(saved, changes):
         checkpoint.load(saved)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {key: size}
+            for key in ("soft_tokens", "num_paths", "vectors_per_path", "assistant_width", "backbone_width")
+            for size in (10**9, 10**30)
+        ),
+        {"num_paths": 10**9, "standardise": True},
+        {"backbone_width": 10**9, "path_offset": True},
+    ],
+)
+def test_sizes_are_checked_before_anything_is_made_of_them(saved, changes, monkeypatch):
+    """A config that claims terabytes: the shapes in the weights' header are all that is looked at."""
+    change_config(saved, **changes)
+    for name in ("zeros", "empty", "randn"):
+        monkeypatch.setattr(torch, name, lambda *_, **__: pytest.fail("memory was taken"))
+    monkeypatch.setattr(checkpoint, "load_file", lambda *_: pytest.fail("the weights were read"))
+    with pytest.raises(CheckpointError, match=CONFIG_FILE):
+        checkpoint.load(saved)
+
+
+def test_soft_tokens_are_those_of_the_slots_where_every_slot_has_its_vector(tmp_path):
+    checkpoint.save(new_thinker(per_path=4), tmp_path, soft_tokens=4, prompt_version="7")
+    change_config(tmp_path, soft_tokens=5)
+    with pytest.raises(CheckpointError, match=r"soft_tokens=5.*vectors_per_path=4"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_published_file_whose_tensors_claim_more_than_it_holds(tmp_path):
+    """One number, seen a million million times: what a few bytes of a file can say of a tensor."""
+    huge = torch.zeros(1).expand(10**6, 10**6)
+    torch.save({"weight": huge, "bias": torch.zeros(1).expand(10**6)}, tmp_path / "projection.bin")
+    with pytest.raises(CheckpointError, match="claims more values"):
+        checkpoint.import_published(tmp_path / "projection.bin", prompt_version="7")
+
+
 def test_an_unknown_tensor_is_named(saved):
     change_weights(saved, **{"assistant.lm_head": torch.ones(2)})
     with pytest.raises(CheckpointError, match=r"assistant\.lm_head"):

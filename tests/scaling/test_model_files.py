@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from safetensors import SafetensorError
 
 from scaling import model_files
 from scaling.errors import UsageError
@@ -113,7 +114,7 @@ def test_a_damaged_cache_is_rebuilt(cache, file, damage):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == intact
 
 
-@pytest.mark.parametrize("mark", ["{}", "[]", "null", '{"model.safetensors": 7}'])
+@pytest.mark.parametrize("mark", ["{}", "[]", "null", '{"model.safetensors": 7}', "[" * 100_000, "[7]"])
 def test_a_mark_that_vouches_for_nothing_does_not_count(cache, mark):
     folder = model_files.locate(str(cache.gguf))
     (cache.folder / folder / "ready.json").write_text(mark)
@@ -121,8 +122,16 @@ def test_a_mark_that_vouches_for_nothing_does_not_count(cache, mark):
     assert len(cache.calls) == 2
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError, UsageError])
-def test_an_interrupted_unpacking_leaves_nothing_that_counts(cache, monkeypatch, stop):
+@pytest.mark.parametrize(
+    ("stop", "told"),
+    [
+        (KeyboardInterrupt, KeyboardInterrupt),
+        (UsageError, UsageError),
+        (OSError, UsageError),
+        (SafetensorError, UsageError),
+    ],
+)
+def test_an_interrupted_unpacking_leaves_nothing_that_counts(cache, monkeypatch, stop, told):
     whole = model_files._unpack
 
     def halfway(source, folder):
@@ -130,8 +139,10 @@ def test_an_interrupted_unpacking_leaves_nothing_that_counts(cache, monkeypatch,
         raise stop("in the middle")
 
     monkeypatch.setattr(model_files, "_unpack", halfway)
-    with pytest.raises(stop):
+    with pytest.raises(told, match=None if told is KeyboardInterrupt else "in the middle") as refused:
         model_files.locate(str(cache.gguf))
+    if stop in (OSError, SafetensorError):  # as of a full disk
+        assert "SOFTCOTPP_CACHE" in str(refused.value)
     assert list(cache.folder.iterdir()) == []
     monkeypatch.setattr(model_files, "_unpack", whole)
     model_files.locate(str(cache.gguf))

@@ -16,6 +16,8 @@ from sweeps.cli import app
 from sweeps.display import cost_rows
 from sweeps.expect import Expected
 from sweeps.ledger import Ledger
+from sweeps.sweep import Sweep
+from sweeps.work import perform
 from sweeps.worker import work
 
 AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 2], "seed": [0, 1]}
@@ -258,8 +260,43 @@ def test_what_is_shown_is_said_to_be_another_than_asked_for(say, grid, tiny, nam
     assert say("run", file, "--set", "seed=7").exit_code == 0
     assert "as it was last run" not in say(name, file, "--set", "seed=7").stderr
     other = say(name, file, "--set", "seed=8")
-    assert "is shown as it was last run, which is not what these options ask for" in other.stderr
+    assert "is shown as it was last run, and" in other.stderr
+    assert "with these options asks for something else now" in other.stderr
     assert other.exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["status", "report"])
+def test_a_grid_file_that_was_edited_is_said_to_ask_for_something_else(say, grid, tiny, tmp_path, name):
+    parts = {"run": tiny, "axes": {"method": ["cot"], "samples": [1]}}
+    file = grid(**parts)
+    assert say("run", file).exit_code == 0
+    assert "asks for something else" not in say(name, file).stderr
+    grid(**{**parts, "title": "another title is nothing else"})
+    assert "asks for something else" not in say(name, file).stderr
+    grid(**{**parts, "axes": {"method": ["cot"], "samples": [2]}})
+    edited = say(name, file)
+    assert edited.exit_code == 0, edited.output
+    assert f"{file} asks for something else now; `scale-sweep run` with the same brings it there" in edited.stderr
+    assert "asks for something else" not in say(name, tmp_path / "sweep", out=False).stderr
+
+
+@pytest.mark.parametrize("grown", [{"limit": 4}, {"samples": 4}, {"limit": 4, "samples": 3}])
+def test_a_report_while_a_sweep_grows_is_on_what_all_runs_hold(say, grid, tiny, tmp_path, grown):
+    """Of three runs, two seeds of one method and a rival, one has grown and two have not."""
+    axes = {"method": ["cot", "softcot"], "seed": [0, 1]}
+    sizes = {"limit": 2, "samples": 2}
+    parts = {"axes": axes, "exclude": [{"method": "softcot", "seed": 1}]}
+    assert say("run", grid(run=tiny | sizes, **parts)).exit_code == 0
+    larger = Sweep.of(grid(run=tiny | sizes | grown, **parts), scale=None, changes=[], out=tmp_path / "sweep")
+    larger.begin()
+    ledger = Ledger(larger.root)
+    job = ledger.claim("here")
+    ledger.done(job, "here", perform(job, larger.root, lambda _: None))
+    ledger.close()
+    told = say("report", larger.root, "--json", out=False)
+    assert told.exit_code == 0, told.output
+    assert "not every job is done" in told.stderr
+    assert (larger.root / "report").is_dir()
 
 
 def test_recipes_are_listed():

@@ -277,6 +277,68 @@ def test_a_finished_training_is_not_overwritten_and_resume_finds_it_done(setting
         train(settings(resume=True, lr=0.01), Quiet(), Processes())
 
 
+@pytest.mark.parametrize("method", ["softcot++", "lora"])
+@pytest.mark.parametrize("theirs", ["README.md", "config.json", "metrics.jsonl", "notes.txt"])
+def test_files_of_the_user_are_left_alone(settings, tmp_path, method, theirs):
+    out = tmp_path / "trained"
+    out.mkdir()
+    (out / theirs).write_text("{}")
+    options = options_of(settings())
+    if method == "lora":
+        given = zip(options[::2], options[1::2], strict=True)
+        own = [pair for pair in given if pair[0] not in ("--assistant", "--latent-paths", "--soft-tokens")]
+        options = ["--method", "lora", *(part for pair in own for part in pair)]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 2, result.output
+    assert f"{out} is not empty ({theirs}) and has no train.json, so it is no training's folder" in result.stderr
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(theirs, "{}")]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_resume_without_a_training_is_refused_and_makes_nothing(settings, tmp_path, there):
+    out = tmp_path / "trained"
+    if there:
+        out.mkdir()
+    result = CliRunner().invoke(app, [*options_of(settings()), "--resume"])
+    assert result.exit_code == 2, result.output
+    assert f"`--resume` goes on with a training, and {out} holds none" in result.stderr
+    assert list(tmp_path.rglob("*")) == ([out] if there else [])
+    with pytest.raises(
+        UsageError, match="`--resume` goes on with a training, and checkpoints/"
+    ):  # also by its own name
+        train(settings(resume=True, out=None), Quiet(), Processes())
+
+
+def test_a_training_that_ended_before_its_first_validation_begins_again(settings, tmp_path):
+    """A kill may leave the folder with train.json, or with a part of it, and TensorBoard's files are there first."""
+    out = tmp_path / "trained"
+    (out / "softcotpp").mkdir(parents=True)
+    (out / "train.json.tmp").write_text("{")
+    assert train(settings(), Quiet(), Processes()).progress.step == 4
+
+
+def test_a_training_whose_state_is_gone_is_not_begun_again(settings, tmp_path):
+    train(settings(), Quiet(), Processes())
+    (tmp_path / "trained" / STATE_FILE).unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "trained").iterdir()}
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=f"{STATE_FILE} is gone"):
+            train(settings(resume=resume), Quiet(), Processes())
+    assert {path: path.read_bytes() for path in (tmp_path / "trained").iterdir()} == before
+
+
+@pytest.mark.parametrize("place", ["below a file", "in /proc", "a file", "a link to nothing"])
+def test_a_folder_that_cannot_be_written_is_a_sentence(settings, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    places = {"below a file": "file/out", "in /proc": "/proc/1/out", "a file": "file", "a link to nothing": "link"}
+    out = tmp_path / places[place]
+    result = CliRunner().invoke(app, options_of(settings(out=out)))
+    assert result.exit_code == 2, result.output
+    assert str(out) in result.stderr.splitlines()[-1]
+    assert "give" in result.stderr.splitlines()[-1]
+
+
 def test_the_published_recipe_is_one_of_the_settings(settings, tmp_path):
     """Plain T = W h + b, token sets that are never trained, the view form."""
     train(
