@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("contrastive", "scaling", "sweeps", "analysis")
 ARROWS = {"contrastive": (), "scaling": ("contrastive",), "sweeps": ("scaling", "contrastive"), "analysis": ()}
 LIGHT_SCALING = ("records", "errors", "voter", "journal", "costs", "adaptive", "summary", "names")
+LIGHT_SCALING += ("answer_classes", "tasks.numbers", "tasks.equality")
 ALLOWED_MODULES = {"analysis": tuple(f"scaling.{module}" for module in LIGHT_SCALING)}
 LIGHT = ("scaling", *(f"scaling.{module}" for module in LIGHT_SCALING), "scaling.config", "scaling.cli", "analysis.cli")
 LIGHT += (

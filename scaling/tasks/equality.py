@@ -18,6 +18,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
+from typing import Any
 
 from scaling.errors import UsageError
 from scaling.tasks.numbers import value
@@ -37,6 +38,7 @@ class AnswerChecker:
         self.timeouts = 0
         self._timeout_seconds = timeout_seconds
         self._known: dict[tuple[str, str], bool] = {}
+        self._forms: dict[str, str | None] = {}
         self._lock = threading.Lock()
         self._worker: tuple[BaseProcess, Connection] | None = None
 
@@ -57,22 +59,30 @@ class AnswerChecker:
             return numbers[0] == numbers[1] or _is_rounded(gold, answer) or _is_rounded_fraction(gold, answer)
         with self._lock:
             if (gold, answer) not in self._known:
-                self._known[gold, answer] = self._compare(gold, answer)
+                self._known[gold, answer] = bool(self._ask(gold, answer))
             return self._known[gold, answer]
+
+    def form(self, formula: str) -> str | None:
+        """One text for all the ways to write a formula, see `formula_forms`; None where it has none or takes too long."""
+        with self._lock:
+            if formula not in self._forms:
+                self._forms[formula] = self._ask(None, formula) or None
+            return self._forms[formula]
 
     def close(self) -> None:
         """Ends the worker, if there is one. A later comparison would start another."""
         with self._lock:
             self._stop(kill=False)
 
-    def _compare(self, gold: str, answer: str) -> bool:
+    def _ask(self, gold: str | None, answer: str) -> Any:
+        """Whether the two are equal, or without a gold answer the form of the other; None where the worker gave up."""
         for _ in range(2):  # once more, should the worker have been killed from outside
             connection = self._connection()
             try:
                 connection.send((gold, answer))
                 if not connection.poll(self._timeout_seconds):
                     break
-                return bool(connection.recv())
+                return connection.recv()
             except (EOFError, OSError):
                 self._stop(kill=True)
             except BaseException:  # Ctrl-C: the reply still to come must not be taken for that of the next question
@@ -80,7 +90,7 @@ class AnswerChecker:
                 raise
         self._stop(kill=True)
         self.timeouts += 1
-        return False
+        return None
 
     def _connection(self) -> Connection:
         if self._worker is None:
@@ -155,11 +165,16 @@ def _end(process: BaseProcess, connection: Connection, *, patience: float = 0.0)
 
 
 def _serve(connection: Connection) -> None:
-    """The worker: says it is ready, then answers one pair (gold, answer) after another until the other side is gone."""
+    """The worker: says it is ready, then answers one pair (gold, answer) after another until the other side is gone.
+
+    Without a gold answer it tells the form of the other one, empty where there is none.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable()  # math-verify warns that it has no time limit, sympy of much else
     warnings.simplefilter("ignore")
     from math_verify import parse, verify
+
+    from scaling.tasks.formula_forms import form
 
     connection.send(True)
     while True:
@@ -167,5 +182,15 @@ def _serve(connection: Connection) -> None:
             gold, answer = connection.recv()
         except EOFError:
             return
+        if gold is None:
+            connection.send(_form_or_nothing(form, answer))
+            continue
         parsed = [parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)]
         connection.send(verify(*parsed, timeout_seconds=None))
+
+
+def _form_or_nothing(form: Callable[[str], str], formula: str) -> str:
+    try:
+        return form(formula)
+    except Exception:  # the libraries raise whatever they like at texts that are no formulas
+        return ""
