@@ -11,7 +11,8 @@ from typing import Any
 from analysis.load import Run, texts
 from analysis.methods import Method
 from scaling.records import Asked, Completion
-from scaling.voter import flat_vote, hierarchical_vote, majority
+from scaling.summary import right_answers, right_completions
+from scaling.voter import flat_vote, hierarchical_vote, path_votes
 
 
 def browser(methods: Sequence[Method], *, limit: int) -> dict[str, Any]:
@@ -42,18 +43,15 @@ def _method(method: Method, ids: list[str]) -> dict[str, Any]:
 def _grid(completions: list[Completion], run: Run, prompt: str) -> dict[str, Any]:
     """cells: [N][M]; vote and path_votes: answers, None for none."""
     question_id = completions[0].question_id
-    right = {one.answer for one in completions if one.correct}
+    right = right_answers(completions)
     cells: list[list[Any]] = [[None] * run.num_samples for _ in range(run.num_paths)]
-    for one in completions:
+    for one, is_right in zip(completions, right_completions(completions), strict=True):
         cells[one.path][one.sample] = {
-            **{"answer": one.answer, "right": one.answer in right, "text": one.text, "tokens": one.num_tokens},
+            **{"answer": one.answer, "right": is_right, "text": one.text, "tokens": one.num_tokens},
             "stop": one.stop_reason,
         }
     flat, paths = flat_vote(question_id, completions), hierarchical_vote(question_id, completions)
-    own = [
-        majority(question_id, [(c.path, c.answer) for c in completions if c.path == p]).answer
-        for p in range(run.num_paths)
-    ]
+    own = [answer for _, answer in sorted(path_votes(question_id, completions).items())]
     return {
         **{"prompt": prompt, "vote": flat.answer, "vote_right": flat.answer in right, "tied": flat.tied},
         **{"hierarchical": paths.answer, "path_votes": own, "covered": bool(right), "cells": cells},

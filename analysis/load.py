@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 from numpy.typing import NDArray
 
+from scaling.answer_classes import classes_of
 from scaling.errors import UsageError
 from scaling.journal import RUN, SAMPLES, costs_so_far, load_questions, load_summary, load_thoughts, read_samples
 from scaling.lines import CHECKSUM, may_be_torn, parsed
@@ -52,9 +54,10 @@ _MARK = CHECKSUM.encode("ascii")
 class Ballots:
     """The answers of all completions in one reading, as numbers.
 
-    codes: [Q, N, M] int32, the number of the answer within its question, -1 for none. The numbers follow the voter's tie
-    hash, so of tied answers the lowest number wins. verdicts: [Q, K] bool, whether the answer with number k is right; K is
-    the largest number of different answers to a question. sizes: [Q] int64, how many there are.
+    codes: [Q, N, M] int32, the number of the answer within its question, -1 for none. Equal answers to a question, see
+    `scaling.answer_classes`, have one number. The numbers follow the voter's tie hash, so of tied answers the lowest number
+    wins. verdicts: [Q, K] bool, whether the answer with number k is right; K is the largest number of answers to a question
+    of which no two are equal. sizes: [Q] int64, how many there are.
     """
 
     codes: NDArray[np.int32]
@@ -334,19 +337,27 @@ def _ballots(
     given = number >= 0
     pairs, inverse = np.unique(row[given] * max(1, len(answers)) + number[given], return_inverse=True)
     of_row, of_answer = np.divmod(pairs, max(1, len(answers)))
-    hashes = [int.from_bytes(tie_hash(ids[q], answers[a])) for q, a in zip(of_row, of_answer, strict=True)]
-    order = np.lexsort((np.array(hashes, dtype=np.uint64), of_row))
-    sizes = np.bincount(of_row, minlength=shape[0])
-    code = np.empty(len(pairs), dtype=np.int32)
-    code[order] = np.arange(len(pairs)) - (np.cumsum(sizes) - sizes)[of_row[order]]
+    starts = np.searchsorted(of_row, np.arange(shape[0] + 1))
+    code = np.empty(len(pairs), dtype=np.int32)  # of each different answer to a question
+    for question, (start, stop) in enumerate(pairwise(starts.tolist())):
+        code[start:stop] = _codes(ids[question], [answers[one] for one in of_answer[start:stop]])
+    sizes = np.zeros(shape[0], dtype=np.int64)
+    np.maximum.at(sizes, of_row, code + 1)
 
     right = table[f"correct{reading}"].to_numpy()[given].astype(bool)
     verdicts = np.zeros((shape[0], int(sizes.max(initial=0))), dtype=bool)
-    # right if any of its completions was judged so, as in `scaling.summary`
-    verdicts[of_row, code] = np.bincount(inverse, weights=right, minlength=len(pairs)) > 0
+    # right if any completion with an equal answer was judged so, as in `scaling.summary`
+    verdicts[of_row[inverse[right]], code[inverse[right]]] = True
     codes = np.full(shape, -1, dtype=np.int32)
     codes.reshape(-1)[cells[given]] = code[inverse]
     return Ballots(codes, verdicts, sizes)
+
+
+def _codes(question_id: str, answers: Sequence[str]) -> list[int]:
+    """The numbers of different answers to a question: equal ones have one, and they rise with the tie hash."""
+    keys = [one.key for one in map(classes_of(answers).__getitem__, answers)]
+    place = {key: code for code, key in enumerate(sorted(set(keys), key=lambda key: tie_hash(question_id, key)))}
+    return [place[key] for key in keys]
 
 
 def _cosines(folder: Path, num_paths: int) -> NDArray[np.float64] | None:

@@ -1,4 +1,4 @@
-"""When a question's vote is decided before all its samples are drawn (arXiv 2305.11860). Standard library and records only.
+"""When a question's vote is decided before all its samples are drawn (arXiv 2305.11860). Standard library only.
 
 The samples of a question have a canonical order: sample 0 of all paths, sample 1 of all paths, and so on. A decision looks
 only at the first k samples of that order, all of them finished. It therefore depends neither on how many samples are drawn
@@ -13,6 +13,7 @@ from functools import cache
 from heapq import nlargest
 from math import comb
 
+from scaling.answer_classes import AnswerClass, classes_of, may_be_rounded
 from scaling.records import Completion, Key
 
 
@@ -80,15 +81,48 @@ def stop_after(ballots: Sequence[str | None], *, total: int, confidence: float) 
 
     Decided is a vote that the ballots left cannot change nor tie, and below confidence 1 also one whose leader has the
     larger share of all answers with at least this probability. A ballot of None has no answer and only uses up its place.
+    Equal answers count together, by what is equal among the first ballots alone.
     """
-    counts: Counter[str] = Counter()
+    count = _Count()
     for number, answer in enumerate(ballots[: total - 1], start=1):
         if answer is not None:
-            counts[answer] += 1
-        first, second = [*nlargest(2, counts.values()), 0, 0][:2]
-        if first > second + total - number or (confidence < 1 and lead_probability(first, second) >= confidence):
+            count.add(answer)
+        first, second = [*nlargest(2, count.classes.values()), 0, 0][:2]
+        if confidence < 1 and lead_probability(first, second) >= confidence:
+            return number
+        if first > second + total - number and count.is_final(left=total - number):
             return number
     return None
+
+
+class _Count:
+    """The ballots so far. classes: how many there are of each class of equal answers."""
+
+    def __init__(self) -> None:
+        self.classes: Counter[AnswerClass] = Counter()
+        self._given: list[str] = []
+        self._known: Mapping[str, AnswerClass] = {}
+
+    def add(self, answer: str) -> None:
+        self._given.append(answer)
+        if answer in self._known:
+            self.classes[self._known[answer]] += 1
+        else:
+            self._known = classes_of(self._given)
+            self.classes = Counter(self._known[one] for one in self._given)
+
+    def is_final(self, *, left: int) -> bool:
+        """Whether no further ballots can change nor tie the vote, whatever they are.
+
+        Further answers may draw a rounded decimal from one class into another, but never split ballots of one exact value,
+        nor take others from their class. So the leader counts by its exact value, and may have to beat a class that all
+        rounded decimals have joined. Without any, it has to beat the second class.
+        """
+        rounded = Counter(classes_of([one])[one].key for one in self._given if may_be_rounded(one))
+        fixed = Counter(self._known[one].key for one in self._given if not may_be_rounded(one))
+        (leader, most), *_ = (fixed + rounded).most_common(1)
+        others = max((count for one, count in fixed.items() if one != leader), default=0)
+        return most > others + sum(count for one, count in rounded.items() if one != leader) + left
 
 
 @cache

@@ -18,6 +18,7 @@ from scaling.errors import WARNING
 from scaling.names import UNKNOWN
 from scaling.records import Completion, Key
 from scaling.sampler import Grid
+from scaling.summary import right_answers
 from scaling.voter import flat_vote, hierarchical_vote
 
 _TELLING = 16  # completions before a time left means anything: the first ones include the prompts
@@ -92,7 +93,7 @@ class Watch:
             return
         vote = self._vote(question_id, counted)
         self._decided.add(question_id)
-        self._right += any(c.correct for c in counted if c.answer == vote.answer)
+        self._right += vote.answer in right_answers(counted)
         self._wanted -= self._grid.num_paths * self._grid.num_samples - len(found)
         del self._finished[question_id]
 

@@ -4,17 +4,18 @@ Only the asked grid counts (the given questions, paths below N, samples below M)
 whose whole N x M grid is there: a missing completion is neither wrong nor without an answer. In an adaptive run a question
 is also complete once its vote is decided, and then only the completions that decided it count. Nothing is rounded, and a
 rate over nothing is None, never 0.0. Knows nothing of files, tasks or how a reading was made; takes correctness as recorded,
-where an answer is right if any of its completions was judged so: a comparison that ran out of time counted as wrong, and
-that may happen in one session and not in the next.
+where an answer is right if any completion with an equal one was judged so: a comparison that ran out of time counted as
+wrong, and that may happen in one session and not in the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from scaling.adaptive import leading
+from scaling.answer_classes import classes_of
 from scaling.records import Completion, Key, Question
 from scaling.voter import VOTERS, flat_vote, hierarchical_vote, majority
 
@@ -86,10 +87,26 @@ def _savings(
     }
 
 
+def right_answers(completions: Iterable[Completion], *, strict: bool = False) -> set[str | None]:
+    """The right answers among those of one question, as `Vote.answer` gives them; never None.
+
+    Of several equal answers one that was judged right is enough. strict: of the strict reading.
+    """
+    read = [(c.answer_strict, c.correct_strict) if strict else (c.answer, c.correct) for c in completions]
+    classes = classes_of(answer for answer, _ in read)
+    return {classes[answer].shown for answer, right in read if right and answer is not None}
+
+
+def right_completions(grid: Grid) -> list[bool]:
+    """Of each completion of one question whether its answer is right."""
+    right, classes = right_answers(grid), classes_of(completion.answer for completion in grid)
+    return [completion.answer is not None and classes[completion.answer].shown in right for completion in grid]
+
+
 def _vote_figures(whole: Sequence[tuple[str, Grid]]) -> dict[str, Any]:
     flat_right = hierarchical_right = strict_right = ties = 0
     for question_id, grid in whole:
-        lenient, strict = _right(grid), {c.answer_strict for c in grid if c.correct_strict}
+        lenient, strict = right_answers(grid), right_answers(grid, strict=True)
         flat = flat_vote(question_id, grid)
         flat_right += flat.answer in lenient
         hierarchical_right += hierarchical_vote(question_id, grid).answer in lenient
@@ -108,9 +125,8 @@ def _vote_figures(whole: Sequence[tuple[str, Grid]]) -> dict[str, Any]:
 
 def _completion_figures(grids: Sequence[Grid]) -> dict[str, Any]:
     drawn = [completion for grid in grids for completion in grid]
-    right = [c.answer in answers for grid, answers in ((grid, _right(grid)) for grid in grids) for c in grid]
     return {
-        "pass_at_1": _share(sum(right), len(drawn)),
+        "pass_at_1": _share(sum(sum(right_completions(grid)) for grid in grids), len(drawn)),
         "coverage": _share(sum(any(c.correct for c in grid) for grid in grids), len(grids)),
         "no_answer": _share(sum(c.answer is None for c in drawn), len(drawn)),
         "unread": sum(c.unread is not None for c in drawn),
@@ -118,11 +134,6 @@ def _completion_figures(grids: Sequence[Grid]) -> dict[str, Any]:
         "mean_tokens": _share(sum(c.num_tokens for c in drawn), len(drawn)),
         "num_completions": len(drawn),
     }
-
-
-def _right(grid: Grid) -> set[str | None]:
-    """The right answers of one question; never None, which no completion is right with."""
-    return {completion.answer for completion in grid if completion.correct}
 
 
 def _share(count: int, total: int) -> float | None:

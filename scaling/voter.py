@@ -1,25 +1,30 @@
 """One answer out of many: a flat vote over all N x M completions, or a hierarchical one over samples, then paths.
 
-A completion whose answer is None never votes. Where the highest count is shared, the tie rule decides:
+Equal answers are counted together: votes are for classes of answers, see `scaling.answer_classes`. A completion whose
+answer is None never votes. Where the highest count is shared, the tie rule decides:
 
-1. the tied answer backed by more distinct paths wins, since agreement across paths is rarer than agreement within one;
-2. if that is shared too, the answer with the smallest blake2b hash of (question id, answer) wins. The hash favours
-   neither small numbers nor early arrivals, and gives the same winner on every machine.
+1. the tied class backed by more distinct paths wins, since agreement across paths is rarer than agreement within one;
+2. if that is shared too, the class with the smallest blake2b hash of (question id, its key) wins; the key of a plain
+   answer is the answer. The hash favours neither small numbers nor early arrivals, and gives the same winner on every
+   machine.
 
-Neither the order of arrival nor the labels of the paths changes a vote. Knows nothing of which answer is correct.
+Neither the order of arrival nor the labels of the paths nor the spelling of an answer changes a vote. Knows nothing of
+which answer is correct.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from scaling.answer_classes import AnswerClass, classes_of
 from scaling.records import Completion, Vote
 
 VOTERS = ("flat", "hierarchical")
 
 Ballot = tuple[int, str | None]  # (path, answer)
+_Ballot = tuple[int, AnswerClass | None]
 
 
 def flat_vote(question_id: str, completions: Iterable[Completion]) -> Vote:
@@ -33,33 +38,57 @@ def hierarchical_vote(question_id: str, completions: Iterable[Completion]) -> Vo
     A path without any answer has no winner and casts no vote. Ties within a path and among paths are broken by the same
     rule, where only its second step can tell the answers apart; `tied` speaks of the vote among paths alone.
     """
-    by_path: dict[int, list[Ballot]] = {}
-    for completion in completions:
-        by_path.setdefault(completion.path, []).append((completion.path, completion.answer))
-    return majority(question_id, [(path, majority(question_id, own).answer) for path, own in by_path.items()])
+    return _vote(question_id, list(_of_paths(question_id, completions).items()))
+
+
+def path_votes(question_id: str, completions: Iterable[Completion]) -> dict[int, str | None]:
+    """The answer that each path votes for, None where it has none. What is equal is decided over all paths."""
+    winners = _of_paths(question_id, completions)
+    return {path: winner.shown if winner else None for path, winner in winners.items()}
 
 
 def majority(question_id: str, ballots: Sequence[Ballot]) -> Vote:
-    """The most frequent answer among the ballots, ties broken by the rule above."""
-    counts = Counter(answer for _, answer in ballots if answer is not None)
-    if not counts:
-        return Vote(question_id, answer=None, counts={}, tied=False)
-    top = max(counts.values())
-    leaders = [answer for answer, count in counts.items() if count == top]
-    winner = leaders[0] if len(leaders) == 1 else _break_tie(question_id, leaders, ballots)
-    # Sorted, so that a vote looks the same wherever it is printed, whatever arrived first.
-    return Vote(question_id, answer=winner, counts=dict(sorted(counts.items())), tied=len(leaders) > 1)
+    """The class with the most ballots, ties broken by the rule above."""
+    classes = classes_of(answer for _, answer in ballots)
+    return _vote(question_id, [(path, _class(classes, answer)) for path, answer in ballots])
 
 
-def _break_tie(question_id: str, leaders: Sequence[str], ballots: Sequence[Ballot]) -> str:
-    backers: dict[str, set[int]] = {answer: set() for answer in leaders}
-    for path, answer in ballots:
-        if answer in backers:
-            backers[answer].add(path)
-    return min(leaders, key=lambda answer: (-len(backers[answer]), tie_hash(question_id, answer)))
-
-
-def tie_hash(question_id: str, answer: str) -> bytes:
-    """The second step of the tie rule, 8 bytes: of tied answers that as many paths support, the smallest wins."""
+def tie_hash(question_id: str, key: str) -> bytes:
+    """The second step of the tie rule, 8 bytes: of tied classes that as many paths support, the smallest wins."""
     # surrogatepass: a model may emit half of a surrogate pair, and a vote must not fail on it.
-    return hashlib.blake2b(f"{question_id}\0{answer}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return hashlib.blake2b(f"{question_id}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _of_paths(question_id: str, completions: Iterable[Completion]) -> dict[int, AnswerClass | None]:
+    every = list(completions)
+    classes = classes_of(one.answer for one in every)
+    by_path: dict[int, list[_Ballot]] = {}
+    for one in every:
+        by_path.setdefault(one.path, []).append((one.path, _class(classes, one.answer)))
+    return {path: _winner(question_id, own, _counted(own)[1]) for path, own in by_path.items()}
+
+
+def _class(classes: Mapping[str, AnswerClass], answer: str | None) -> AnswerClass | None:
+    return None if answer is None else classes[answer]
+
+
+def _vote(question_id: str, ballots: Sequence[_Ballot]) -> Vote:
+    counts, leaders = _counted(ballots)
+    winner = _winner(question_id, ballots, leaders)
+    # Sorted, so that a vote looks the same wherever it is printed, whatever arrived first.
+    shown = dict(sorted((one.shown, count) for one, count in counts.items()))
+    return Vote(question_id, answer=winner.shown if winner else None, counts=shown, tied=len(leaders) > 1)
+
+
+def _counted(ballots: Sequence[_Ballot]) -> tuple[Mapping[AnswerClass, int], list[AnswerClass]]:
+    """The ballots for each class, and the classes that have the most."""
+    counts = Counter(one for _, one in ballots if one is not None)
+    top = max(counts.values(), default=0)
+    return counts, [one for one, count in counts.items() if count == top]
+
+
+def _winner(question_id: str, ballots: Sequence[_Ballot], leaders: Sequence[AnswerClass]) -> AnswerClass | None:
+    if len(leaders) < 2:
+        return leaders[0] if leaders else None
+    backers = {leader: {path for path, one in ballots if one == leader} for leader in leaders}
+    return min(leaders, key=lambda one: (-len(backers[one]), tie_hash(question_id, one.key)))

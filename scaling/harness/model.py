@@ -21,6 +21,7 @@ from rich.progress import track
 from torch import Tensor
 
 from scaling import hardware
+from scaling.answer_classes import classes_of
 from scaling.config import RunConfig, load_config
 from scaling.control_tokens import DataEncoder
 from scaling.display import say
@@ -267,7 +268,8 @@ def _question(context: str, copy: int = 0) -> Question:
 def _speaker(chains: Sequence[Completion], voter: str) -> Completion:
     ordered = sorted(chains, key=lambda one: (one.path, one.sample))
     vote = (flat_vote if voter == "flat" else hierarchical_vote)(ordered[0].question_id, ordered)
-    return next((one for one in ordered if one.answer == vote.answer), ordered[0])
+    classes = classes_of(one.answer for one in ordered)
+    return next((one for one in ordered if one.answer and classes[one.answer].shown == vote.answer), ordered[0])
 
 
 def _left_to_the_harness(question: Question, answer: str | None) -> bool:  # noqa: ARG001

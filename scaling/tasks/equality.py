@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from scaling.errors import UsageError
 from scaling.tasks.numbers import value
@@ -52,6 +53,7 @@ class AnswerChecker:
         self.timeouts = 0
         self._timeout_seconds = timeout_seconds
         self._known: dict[tuple[str, str], bool] = {}
+        self._forms: dict[str, str | None] = {}
         self._lock = threading.Lock()
         self._worker: tuple[BaseProcess, Connection] | None = None
 
@@ -73,20 +75,28 @@ class AnswerChecker:
             return exact == given or rounded or _is_printed(gold, answer)
         with self._lock:
             if (gold, answer) not in self._known:
-                self._known[gold, answer] = self._compare(gold, answer)
+                self._known[gold, answer] = bool(self._ask(gold, answer))
             return self._known[gold, answer]
+
+    def form(self, formula: str) -> str | None:
+        """One text for all the ways to write a formula, see `formula_forms`; None where it has none or takes too long."""
+        with self._lock:
+            if formula not in self._forms:
+                self._forms[formula] = self._ask(None, formula) or None
+            return self._forms[formula]
 
     def close(self) -> None:
         """Ends the worker, if there is one. A later comparison would start another."""
         with self._lock:
             self._stop(kill=False)
 
-    def _compare(self, gold: str, answer: str) -> bool:
+    def _ask(self, gold: str | None, answer: str) -> Any:
+        """Whether the two are equal, or without a gold answer the form of the other; None where the worker gave up."""
         for _ in range(2):  # once more, should the worker have been killed from outside
             process, connection = self._connected()
             try:
                 connection.send((gold, answer, self._timeout_seconds))
-                verdict = connection.recv() if connection.poll(_PATIENCE * self._timeout_seconds) else None
+                reply = connection.recv() if connection.poll(_PATIENCE * self._timeout_seconds) else None
             except (EOFError, OSError):
                 process.join(_STOP_SECONDS)
                 out_of_time = process.exitcode == -signal.SIGPROF
@@ -97,12 +107,12 @@ class AnswerChecker:
                 self._stop(kill=True)
                 raise
             else:
-                if verdict is not None:
-                    return bool(verdict)
+                if reply is not None:
+                    return reply
                 break
         self._stop(kill=True)
         self.timeouts += 1
-        return False
+        return None
 
     def _connected(self) -> tuple[BaseProcess, Connection]:
         if self._worker is None:
@@ -193,8 +203,9 @@ def _end(process: BaseProcess, connection: Connection, *, patience: float = 0.0)
 def _serve(connection: Connection) -> None:
     """The worker: says it is ready, then answers one (gold, answer, seconds) after another until the other side is gone.
 
-    The answer is None where the memory does not suffice. Where the time does not, the timer's signal ends the process: in
-    the middle of a long multiplication nothing else would.
+    Without a gold answer it tells the form of the other one, empty where there is none. The reply is None where the memory
+    does not suffice. Where the time does not, the timer's signal ends the process: in the middle of a long multiplication
+    nothing else would.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -202,12 +213,15 @@ def _serve(connection: Connection) -> None:
     warnings.simplefilter("ignore")
     from math_verify import parse, verify
 
+    from scaling.tasks.formula_forms import form
+
     def same(gold: str, answer: str) -> bool:
         return bool(
             verify(*(parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)), timeout_seconds=None)
         )
 
     same("\\frac{\\sqrt{12}}{2}", "\\sqrt{3}")  # what the first comparison loads counts in no question's time or memory
+    form("2\\sqrt{3}")
     _limit_memory()
     connection.send(True)
     while True:
@@ -216,14 +230,15 @@ def _serve(connection: Connection) -> None:
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_PROF, seconds)
+        reply: bool | str | None
         try:
-            verdict = same(gold, answer)
+            reply = form(answer) if gold is None else same(gold, answer)
         except MemoryError:
-            verdict = None
+            reply = None
         except Exception:  # the libraries raise whatever they like at texts that are no formulas
-            verdict = False
+            reply = "" if gold is None else False
         signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send(verdict)
+        connection.send(reply)
 
 
 def _limit_memory() -> None:

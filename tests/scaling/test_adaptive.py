@@ -67,6 +67,7 @@ def test_decisions_worked_out_by_hand(ballots, total, confidence, expected):
     assert stop_after(read, total=total, confidence=confidence) == expected
 
 
+@settings(deadline=None)  # thousands of votes an example
 @given(st.lists(answers, min_size=1, max_size=6))
 def test_at_confidence_1_the_vote_is_decided_when_nothing_left_can_change_it(ballots):
     """Expected: the first k after which every way to fill in the rest gives one and the same winner without a tie."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from scaling.answer_classes import classes_of
 from scaling.records import Completion
 from scaling.voter import VOTERS, flat_vote, hierarchical_vote, majority
 
 ANSWERS = st.sampled_from([None, "1", "2", "18", "C", "yes"])
+WORDS = st.text(st.characters(categories=["Lu", "Ll"]), min_size=1)  # and no formulas
 VOTES = {"flat": flat_vote, "hierarchical": hierarchical_vote}
 grids = st.integers(1, 4).flatmap(lambda m: st.lists(st.lists(ANSWERS, min_size=m, max_size=m), min_size=1, max_size=5))
 votes = st.sampled_from(VOTERS)
@@ -82,10 +84,9 @@ def test_the_two_votes_can_differ():
     assert not hierarchical_vote("q", grid).tied
 
 
-@given(st.text(min_size=1), st.text(min_size=1))
+@given(WORDS, WORDS)
 def test_a_tie_goes_to_the_answer_with_more_paths(wide, narrow):
-    if wide == narrow:
-        return
+    assume(classes_of([wide, narrow])[wide] != classes_of([wide, narrow])[narrow])
     vote = flat_vote("q", completions([[narrow, narrow], [wide, None], [wide, None]]))
     assert (vote.answer, vote.tied) == (wide, True)
 

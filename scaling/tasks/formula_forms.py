@@ -1,0 +1,115 @@
+"""One text for all the ways to write a formula, so that equal answers can be told by comparing texts.
+
+Comparing every two answers of a question would take the square of their number; this looks at each of them once. Imports
+math-verify and sympy, so only the process of `scaling.tasks.equality` imports it: it may take any time on any text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from fractions import Fraction
+from typing import Any
+
+from math_verify import parse
+from sympy import Basic, Eq, Expr, FiniteSet, Float, Interval, MatrixBase, Rational, Tuple, nan, zoo
+from sympy.core.relational import Relational
+
+from scaling.tasks.numbers import written
+
+_PRECISION = 40  # digits that values are computed with
+_SHOWN = 20  # digits in which two values of the same formula surely agree
+_EXACT = Fraction(1, 10**25)  # a value so close to a fraction of small numbers is that fraction
+_LARGEST_DENOMINATOR = 10**6
+_LARGEST_VALUE = 10**12  # of which 40 digits still tell the fraction
+_TOO_LARGE = 10**100  # to be an answer
+_POINTS = ("first", "second")
+
+
+def form(text: str) -> str:
+    """The form of a formula in LaTeX or plain text: equal formulas have one form.
+
+    A rational number has the canonical form of `scaling.tasks.numbers`. An irrational one is "~" and 20 digits. A formula
+    with variables is its values at two points that follow from the variables' names. Sets, tuples, intervals and matrices
+    are made of the forms of their parts; a set of one part is that part, as in `{12}`. Raises whatever the libraries
+    raise at what is no formula, and ValueError for one without a value, as 1/0.
+    """
+    parsed = parse(f"${text}$", parsing_timeout=None)
+    found = [one for one in parsed if isinstance(one, Basic | MatrixBase)]
+    if not found or found[0].has(nan, zoo):
+        raise ValueError("no formula, or one without a value")
+    return _form(found[0])
+
+
+def _form(parsed: Any) -> str:
+    if isinstance(parsed, Eq):
+        return _form(parsed.rhs) if parsed.lhs.is_Symbol else _equation(parsed.lhs - parsed.rhs)
+    if isinstance(parsed, MatrixBase):
+        return f"matrix {parsed.shape}: {'; '.join(map(_form, parsed))}"
+    if isinstance(parsed, FiniteSet):
+        parts = sorted(map(_form, parsed.args))
+        return parts[0] if len(parts) == 1 else f"{{{'; '.join(parts)}}}"
+    if isinstance(parsed, Tuple):
+        return f"tuple: {'; '.join(map(_form, parsed.args))}"
+    if isinstance(parsed, Interval):
+        ends = f"{_form(parsed.start)}; {_form(parsed.end)}"
+        return f"{'(' if parsed.left_open else '['}{ends}{')' if parsed.right_open else ']'}"
+    if isinstance(parsed, Relational):
+        return str(parsed.canonical)
+    return _of_expression(parsed) if isinstance(parsed, Expr) else str(parsed)
+
+
+def _of_expression(expression: Expr) -> str:
+    expression = _with_exact_decimals(expression)
+    if expression.free_symbols:
+        values = [_value(expression, point) for point in _POINTS]
+        return f"values {values[0]}, {values[1]}" if None not in values else str(expression)
+    value = _value(expression, "")
+    if value is None:
+        return str(expression)
+    if "i" in value:
+        return f"complex {value}"
+    exact = _exactly(expression)
+    return f"~{value}" if exact is None else written(exact)
+
+
+def _equation(difference: Expr) -> str:
+    """Of difference = 0. Its ratio at two points is the same for every multiple of the equation."""
+    ratio = _value(_at(difference, _POINTS[0]) / _at(difference, _POINTS[1]), "")
+    return f"{difference} = 0" if ratio is None else f"equation {ratio}"
+
+
+def _with_exact_decimals(expression: Any) -> Any:
+    """0.1 as 1/10: sympy's own 0.1 is a binary number that is not quite a tenth."""
+    return expression.xreplace({number: Rational(str(number)) for number in expression.atoms(Float)})
+
+
+def _at(expression: Any, point: str) -> Any:
+    """The expression with numbers for its variables: between 1 and 2 at the first point, between -3 and -2 at the second."""
+    start = {"first": 1, "second": -3}.get(point, 0)
+    return expression.subs({one: start + _between_0_and_1(f"{point} {one}") for one in expression.free_symbols})
+
+
+def _between_0_and_1(name: str) -> Rational:
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).digest()
+    return Rational(int.from_bytes(digest), 2**40)
+
+
+def _value(expression: Any, point: str) -> str | None:
+    """20 digits of the value, its imaginary part behind an i; None for what is no finite number."""
+    value = _at(expression, point).evalf(_PRECISION)
+    real, imaginary = value.as_real_imag()
+    if not all(part.is_Number and part.is_finite for part in (real, imaginary)):
+        return None
+    tiny = Float(_EXACT.numerator, _PRECISION) / _EXACT.denominator * max(1, abs(real), abs(imaginary))
+    real, imaginary = ("0" if abs(part) < tiny else str(Float(part, _SHOWN)) for part in (real, imaginary))
+    return real if imaginary == "0" else f"{real} i {imaginary}"
+
+
+def _exactly(expression: Any) -> Fraction | None:
+    """The rational number that an expression is, None for an irrational one."""
+    value = Fraction(str(expression.evalf(_PRECISION).as_real_imag()[0]))
+    near = value.limit_denominator(_LARGEST_DENOMINATOR)
+    if abs(value) < _LARGEST_VALUE and abs(value - near) < _EXACT * (1 + abs(value)):
+        return near
+    done = expression.doit() if abs(value) < _TOO_LARGE else expression
+    return Fraction(int(done.p), int(done.q)) if done.is_Rational else None
