@@ -1,24 +1,31 @@
 """A frozen model reads a prefix once, without gradient, and continues it with gradient for what follows.
 
 Only what stands after the soft tokens depends on what is trained. The keys and values of everything before are computed
-once for a question and shared by its paths. Works with every decoder-only model of transformers: a cache and a mask.
+once for a question and shared by its paths. That takes a model with plain keys and values, and masks from outside;
+`continues` tries whether one is. `states_after` serves every other causal model, too: it reads the prefix anew each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from contrastive.windows import lengths, narrowed
+
+Output = Callable[..., Tensor]  # a model's forward pass: (model, inputs_embeds=..., ...) to [B, S, *]
+MISFITS = (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError, LookupError, AssertionError)
 
 class Caught(Cache):
     """A cache that only keeps what passes through it. keys, values: [B, H, T, d] a layer."""
@@ -79,7 +86,7 @@ def _after(prefix: Tensor, own: Tensor) -> Tensor:
 def read(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Prefix:
     """Keys and values of a frozen model for input_ids [B, P] int64, padded on the right; attention_mask: [B, P] int64."""
     caught = Caught()
-    model.base_model(
+    body(model)(
         inputs_embeds=model.get_input_embeddings()(input_ids),
         attention_mask=attention_mask,
         position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
@@ -89,17 +96,26 @@ def read(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> P
     return Prefix(caught.keys, caught.values, attention_mask.bool())
 
 
-def go_on(model: PreTrainedModel, prefix: Prefix, inputs: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
-    """Last hidden states [B * n, S, D] of what follows the prefixes, n rows of each in turn, with gradient by the inputs.
+def go_on(
+    model: PreTrainedModel,
+    prefix: Prefix,
+    inputs: Tensor,
+    positions: Tensor,
+    allowed: Tensor,
+    *,
+    output: Output | None = None,
+) -> Tensor:
+    """What `output` makes of what follows the prefixes, [B * n, S, *], n rows of each in turn, with gradient by the inputs.
 
     inputs: [B * n, S, D] embeddings; positions: [B * n, S] int64; allowed: [S, S] bool, True where a query (row) may see a
-    key (column) of its own row. The whole prefix is seen by all.
+    key (column) of its own row. The whole prefix is seen by all. output: `hidden_states`, unless another is given.
     """
     rows, length = inputs.shape[:2]
     before = prefix.seen.repeat_interleave(rows // len(prefix.seen), dim=0)
     seen = torch.cat([before[:, None].expand(-1, length, -1), allowed.expand(rows, -1, -1)], dim=2)
     behind = torch.arange(before.shape[1], device=inputs.device).expand(rows, -1)
-    states: Tensor = model.base_model(
+    return (output or hidden_states)(
+        model,
         inputs_embeds=inputs,
         attention_mask=attention_masks(
             model.config, seen, positions, inputs.dtype, torch.cat([behind, positions], dim=1)
@@ -107,8 +123,123 @@ def go_on(model: PreTrainedModel, prefix: Prefix, inputs: Tensor, positions: Ten
         position_ids=positions,
         past_key_values=_Continued(prefix),
         use_cache=True,
-    ).last_hidden_state
-    return states
+    )
+
+
+def states_after(
+    model: PreTrainedModel,
+    prefixes: Sequence[Sequence[int]],
+    inputs: Tensor,
+    *,
+    output: Output | None = None,
+) -> Tensor:
+    """What `output` makes of n continuations of each prefix, [B, n, S, *], with gradient by the inputs.
+
+    prefixes: token ids; inputs: [B, n, S, D] embeddings, padded on the right where a continuation is shorter. Right for
+    every causal model: the sequences of one prefix have one length, so nothing is padded on the left, and none is masked.
+    """
+    batch, times, length, width = inputs.shape
+    longest = max(map(len, prefixes)) + length
+    if continues(model, longest=longest):
+        ids, mask = padded(prefixes, inputs.device)
+        before = read(model, ids, mask)
+        steps = torch.arange(length, device=inputs.device)
+        positions = (before.lengths[:, None] + steps).repeat_interleave(times, dim=0)
+        causal = torch.ones(length, length, dtype=torch.bool, device=inputs.device).tril()
+        found = go_on(model, before, inputs.view(-1, length, width), positions, causal, output=output)
+        return found.view(batch, times, length, -1)
+    return torch.stack([_anew(model, *each, output or hidden_states) for each in zip(prefixes, inputs, strict=True)])
+
+
+def _anew(model: PreTrainedModel, prefix: Sequence[int], inputs: Tensor, output: Output) -> Tensor:
+    """[n, S, *] for the continuations [n, S, D] of one prefix, without any cache."""
+    ids = torch.tensor([prefix], dtype=torch.long, device=inputs.device)
+    before = model.get_input_embeddings()(ids).to(inputs.dtype).expand(len(inputs), -1, -1)
+    return output(model, inputs_embeds=torch.cat([before, inputs], dim=1), use_cache=False)[:, len(prefix) :]
+
+
+def body(model: PreTrainedModel) -> Any:
+    """The part of a model that computes its last hidden states: the model itself where it has no such part."""
+    found = model.base_model
+    return model.get_decoder() if found is model else found
+
+
+def hidden_states(model: PreTrainedModel, **inputs: Any) -> Tensor:
+    """A model's last hidden states, [B, S, D]."""
+    found: Tensor | None = getattr(body(model)(**inputs), "last_hidden_state", None)
+    if found is None:
+        found = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    return found
+
+
+_tried: WeakKeyDictionary[PreTrainedModel, dict[frozenset[int], bool]] = WeakKeyDictionary()
+
+
+def continues(model: PreTrainedModel, *, longest: int | None = None) -> bool:
+    """Whether `read` and `go_on` give a model's own states for sequences of at most `longest` tokens.
+
+    Tried once on a few tokens, beyond the model's windows where `longest` is, against a forward pass without cache.
+    """
+    known = _tried.setdefault(model, {})
+    beyond = lengths(model, longest=longest)
+    if beyond not in known:
+        known[beyond] = _continues(model, longest)
+    return known[beyond]
+
+
+@torch.no_grad()
+def _continues(model: PreTrainedModel, longest: int | None) -> bool:
+    """Two prefixes of different lengths, and after each two paths in one row, as the thinker lays them out."""
+    paths, steps = 2, 3
+    size = model.config.get_text_config().vocab_size
+    ids = (torch.arange(3, 300, 7, device=model.device) % size).tolist()
+    prefixes = [ids[:9], ids[9:15]]
+    inputs = model.get_input_embeddings()(torch.tensor(ids[15 : 15 + 2 * paths * steps], device=model.device))
+    inputs = inputs.view(2, paths, steps, -1)
+    with narrowed(model, longest=longest):
+        expected = torch.stack([_anew(model, *each, hidden_states) for each in zip(prefixes, inputs, strict=True)])
+        try:
+            before = read(model, *padded(prefixes, model.device))
+            positions = before.lengths[:, None] + torch.arange(steps, device=model.device).repeat(paths)
+            found = go_on(
+                model, before, inputs.flatten(1, 2), positions, path_mask(paths, steps, model.device)
+            ).view_as(expected)
+        except MISFITS as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return False
+    return agree(found.flatten(0, 1), expected.flatten(0, 1))
+
+
+def agree(found: Tensor, expected: Tensor) -> bool:
+    """Whether two ways of computing the rows [R, S, *] differ by no more than rounding explains.
+
+    In half precision one row may be thrown far off by rounding alone, whichever way it is computed.
+    """
+    off = differences(found, expected)
+    half = expected.dtype.itemsize < 4
+    worst = float(off.sort().values[-2 if half and len(off) > 2 else -1])
+    return worst < (0.05 if half else 1e-3)
+
+
+def differences(found: Tensor, expected: Tensor) -> Tensor:
+    """How far off the rows [R, S, *] are, relative to what is expected, [R] float32: the median over the positions."""
+    found, expected = found.float().flatten(2), expected.float().flatten(2)
+    off = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    return off.nan_to_num(nan=torch.inf).median(dim=1).values
+
+
+def path_mask(num_paths: int, num_slots: int, device: torch.device) -> Tensor:
+    """[N * L, N * L] bool, True where a slot (row) may see a slot (column): those of its own path up to itself."""
+    path = torch.arange(num_paths, device=device).repeat_interleave(num_slots)
+    return (path[:, None] == path).tril()
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, [B, T] int64, padded on the right, where causal attention never looks."""
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+    return pad_sequence(ids, batch_first=True).to(device), mask.to(device)
 
 
 def attention_masks(
@@ -117,19 +248,24 @@ def attention_masks(
     """The additive masks [B, 1, Q, K] that a transformers model takes, one per kind of layer where it has several.
 
     allowed: [B, Q, K] bool; positions: [B, Q] of the queries; key_positions: [B, K], or None for 0 .. K-1. Layers with a
-    sliding window see only keys less than a window behind.
+    sliding window see only keys less than a window behind, and those with chunks only keys of the query's own chunk.
     """
+    config = config.get_text_config()
     lowest = torch.finfo(dtype).min
     full = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, lowest).unsqueeze(1)
     kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    if window is None or kinds == {"full_attention"}:
+    window, chunk = getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)
+    if kinds == {"full_attention"} or (window is None and chunk is None):
         return full
     if key_positions is None:
         key_positions = torch.arange(allowed.shape[2], device=positions.device)[None]
-    far = positions[:, :, None] - key_positions[:, None, :] >= window
-    sliding = full.masked_fill(far.unsqueeze(1), lowest)
-    return {"full_attention": full, "sliding_attention": sliding} if kinds else sliding
+    queries, keys = positions[:, :, None], key_positions[:, None, :]
+    masks = {"full_attention": full}
+    if window is not None:
+        masks["sliding_attention"] = full.masked_fill((queries - keys >= window).unsqueeze(1), lowest)
+    if chunk is not None:
+        masks["chunked_attention"] = full.masked_fill((queries // chunk != keys // chunk).unsqueeze(1), lowest)
+    return masks if kinds else masks.get("sliding_attention", full)
 
 
 @contextmanager

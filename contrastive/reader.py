@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from contrastive import prefix
 from contrastive.losses import token_losses
+from contrastive.prefix import padded
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,19 @@ class Example:
 
 
 class UnsupportedModel(Exception):
-    """A backbone whose logits are more than its output layer's; the message says so."""
+    """A backbone that cannot be trained for; the message says why."""
 
 
 class Reader:
-    """backbone: frozen, in evaluation mode. Raises UnsupportedModel where its logits cannot be worked out in parts."""
+    """backbone: frozen, in evaluation mode. Raises UnsupportedModel where it gives no logits for a text."""
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         self.backbone = backbone
         layer = backbone.get_output_embeddings()
-        self._head, self._bias = layer.weight, getattr(layer, "bias", None)
+        self._head, self._bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
         self._cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)
-        self._check()
+        # where the logits are more than the output layer's, they are made for every position, which takes more memory
+        self._output = prefix.hidden_states if self._logits_are_the_layers() else logits
 
     def losses(self, examples: Sequence[Example], thoughts: Tensor) -> Tensor:
         """Negative log-likelihood of each example's target after each path's thoughts, its sum over tokens, [B, N] float32.
@@ -50,17 +53,14 @@ class Reader:
         """
         batch, paths, slots, _ = thoughts.shape
         device, embed = self.backbone.device, self.backbone.get_input_embeddings()
-        before = prefix.read(self.backbone, *padded([example.prefix for example in examples], device))
         tails, _ = padded([(*example.suffix, *example.target[:-1]) for example in examples], device)
-        after = embed(tails).repeat_interleave(paths, dim=0)
-        inputs = torch.cat([thoughts.flatten(0, 1).to(after.dtype), after], dim=1)
-        length = inputs.shape[1]
-        positions = (before.lengths[:, None] + torch.arange(length, device=device)).repeat_interleave(paths, dim=0)
-        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        states = prefix.go_on(self.backbone, before, inputs, positions, causal)
+        after = embed(tails)[:, None].expand(-1, paths, -1, -1)
+        inputs = torch.cat([thoughts.to(after.dtype), after], dim=2)
+        prefixes = [example.prefix for example in examples]
+        states = prefix.states_after(self.backbone, prefixes, inputs, output=self._output)
         counts = torch.tensor([len(example.target) for example in examples], device=device)
         starts = torch.tensor([slots + len(example.suffix) - 1 for example in examples], device=device)
-        return self._sums(states.view(batch, paths, length, -1), examples, counts, starts)
+        return self._sums(states, examples, counts, starts)
 
     def whole(self, examples: Sequence[Example]) -> Tensor:
         """Negative log-likelihood of each example's target without thoughts, its sum over tokens, [B] float32, in nats.
@@ -69,13 +69,13 @@ class Reader:
         """
         device = self.backbone.device
         ids, mask = padded([(*one.prefix, *one.suffix, *one.target[:-1]) for one in examples], device)
-        states = self.backbone.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        states = self._output(self.backbone, input_ids=ids, attention_mask=mask, use_cache=False)
         counts = torch.tensor([len(one.target) for one in examples], device=device)
         starts = torch.tensor([len(one.prefix) + len(one.suffix) - 1 for one in examples], device=device)
         return self._sums(states[:, None], examples, counts, starts)[:, 0]
 
     def _sums(self, states: Tensor, examples: Sequence[Example], counts: Tensor, starts: Tensor) -> Tensor:
-        """states: [B, N, S, D]; the state before each target token is turned into its loss."""
+        """states: [B, N, S, D], or logits [B, N, S, V]; what stands before each target token is turned into its loss."""
         batch, paths = states.shape[:2]
         question = torch.arange(batch, device=counts.device).repeat_interleave(counts)
         place = torch.cat(
@@ -83,22 +83,38 @@ class Reader:
         )
         targets = torch.tensor([token for example in examples for token in example.target], device=counts.device)
         chosen = states.transpose(1, 2)[question, place].flatten(0, 1)  # [tokens * N, D]
-        losses = token_losses(chosen, self._head, self._bias, targets.repeat_interleave(paths), cap=self._cap)
+        losses = self._token_losses(chosen, targets.repeat_interleave(paths))
         return losses.new_zeros(batch, paths).index_add(0, question, losses.view(-1, paths))
 
+    def _token_losses(self, states: Tensor, targets: Tensor) -> Tensor:
+        if self._output is logits:
+            return cross_entropy(states.float(), targets, reduction="none")
+        return token_losses(states, self._head, self._bias, targets, cap=self._cap)
+
     @torch.no_grad()
-    def _check(self) -> None:
+    def _logits_are_the_layers(self) -> bool:
+        """Whether the model's logits are those of its output layer on its last hidden states, tried on a few tokens."""
         ids = torch.arange(5, 13, device=self.backbone.device)[None]
-        logits = self.backbone(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        states = self.backbone.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]
-        expected = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-        found = token_losses(states, self._head, self._bias, ids[0, 1:], cap=self._cap)
-        if not torch.allclose(found, expected, rtol=0.02, atol=0.02):
-            raise UnsupportedModel(f"{type(self.backbone).__name__} changes the logits of its output layer")
+        embedded = self.backbone.get_input_embeddings()(ids)
+        try:
+            expected = logits(self.backbone, inputs_embeds=embedded, use_cache=False)[0, :-1]
+        except prefix.MISFITS as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise UnsupportedModel(f"{type(self.backbone).__name__} gives no logits for embeddings: {reason}") from error
+        try:
+            states = prefix.hidden_states(self.backbone, inputs_embeds=embedded, use_cache=False)[0, :-1]
+            found = token_losses(states, self._head, self._bias, ids[0, 1:], cap=self._cap)  # type: ignore[arg-type]
+        except prefix.MISFITS as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return False
+        wanted = cross_entropy(expected.float(), ids[0, 1:], reduction="none")
+        return torch.allclose(found, wanted, rtol=0.02, atol=0.02)
 
 
-def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, [B, T] int64, padded on the right, where causal attention never looks."""
-    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
-    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
-    return pad_sequence(ids, batch_first=True).to(device), mask.to(device)
+def logits(model: PreTrainedModel, **inputs: Any) -> Tensor:
+    """A model's logits at all positions, [B, S, V]."""
+    found: Tensor = model(**inputs).logits
+    return found

@@ -81,11 +81,16 @@ class Thinker(nn.Module):
 
     def states(self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int) -> Tensor:
         """The assistant's last hidden states at the slots, [B, N, L, D_a]."""
+        tokens = self.token_sets(num_slots).to(assistant.dtype)  # [N, L, D_a]
+        if not prefix.continues(assistant, longest=input_ids.shape[1] + num_slots):
+            questions = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+            return prefix.states_after(assistant, questions, tokens.expand(len(input_ids), -1, -1, -1))
         question = prefix.read(assistant, input_ids, attention_mask)
-        slots = self.token_sets(num_slots).flatten(0, 1).to(assistant.dtype).expand(len(input_ids), -1, -1)
+        slots = tokens.flatten(0, 1).expand(len(input_ids), -1, -1)
         steps = torch.arange(num_slots, device=input_ids.device).repeat(self.num_paths)
         positions = question.lengths[:, None] + steps
-        states = prefix.go_on(assistant, question, slots, positions, path_mask(self.num_paths, num_slots, slots.device))
+        mask = prefix.path_mask(self.num_paths, num_slots, slots.device)
+        states = prefix.go_on(assistant, question, slots, positions, mask)
         return states.view(len(input_ids), self.num_paths, num_slots, -1)
 
     def project(self, states: Tensor) -> Tensor:
@@ -98,12 +103,6 @@ class Thinker(nn.Module):
             states = states * states.pow(2).mean(-1, keepdim=True).clamp(min=1e-12).rsqrt()
         thoughts: Tensor = self.projection(states)
         return thoughts if self.offset is None else thoughts + self.offset
-
-
-def path_mask(num_paths: int, num_slots: int, device: torch.device) -> Tensor:
-    """[N * L, N * L] bool, True where a slot (row) may see a slot (column): those of its own path up to itself."""
-    path = torch.arange(num_paths, device=device).repeat_interleave(num_slots)
-    return (path[:, None] == path).tril()
 
 
 def state_statistics(states: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from scaling.costs import ModelCosts
 from scaling.errors import UsageError, one_line
 from scaling.journal import UNREAD
 from scaling.model_files import locate, quiet
+from scaling.shapes import context_of, head_width_of, heads_of, kv_bytes_of, layers_of
 
 _RARE_ROWS = 1024
 _COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config
@@ -53,12 +54,13 @@ class LanguageModel:
 
     @property
     def width(self) -> int:
-        return int(self.model.config.get_text_config().hidden_size)
+        """Of an input embedding, which may be less than that of the layers' states."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
     def context(self) -> int:
         """Longest sequence the model takes, in tokens."""
-        return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+        return context_of(self.model.config)
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
@@ -104,17 +106,15 @@ class LanguageModel:
             if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
         )
         in_layers = sum(weight.numel() for weight in matrices if weight.ndim == 2 and id(weight) not in apart)
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        keys = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         window = getattr(config, "sliding_window", None) or 0
         every = "sliding_attention" if window else "full_attention"  # of models whose layers are all alike
-        kinds = getattr(config, "layer_types", None) or [every] * config.num_hidden_layers
+        kinds = getattr(config, "layer_types", None) or [every] * layers_of(config)
         return ModelCosts(
             layers=2 * in_layers,
             head=2 * head.numel(),
-            attention=4 * config.num_attention_heads * width,
+            attention=4 * heads_of(config) * head_width_of(config),
             windows=tuple(window if kind == "sliding_attention" else 0 for kind in kinds),
-            kv_bytes=2 * len(kinds) * keys * width * self.model.dtype.itemsize,
+            kv_bytes=kv_bytes_of(config, self.model.dtype.itemsize),
         )
 
     @property
@@ -186,7 +186,7 @@ def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageM
     tokenizer = load_tokenizer(source, name=name)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            source, dtype=dtype, trust_remote_code=False
         )
     except Exception as error:  # a damaged file may raise anything
         raise UsageError(_why_not(source, name, error)) from error

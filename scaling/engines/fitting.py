@@ -1,56 +1,118 @@
-"""Whether a model can share prefixes: tried on a few tokens against plain batching, rather than believed of its name."""
+"""Which decoder gives a model's own logits: tried on a few tokens against a forward pass without cache, rather than believed of
+the model's name. The fastest that does is taken."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from contrastive.prefix import MISFITS, agree, differences
+from contrastive.windows import narrowed
 from scaling.engines.base import SoftPrompt
-from scaling.engines.decoder import Decoder
+from scaling.engines.decoder import Decoder, embedded
 from scaling.engines.plain import PlainDecoder
 from scaling.engines.shared import SharedPrefixDecoder
+from scaling.engines.single import RereadingDecoder, SingleRowDecoder
 from scaling.errors import one_line
 
-_PATHS, _PREFIX, _SUFFIX = 3, 6, 2
+Kind = type[PlainDecoder] | type[SingleRowDecoder]
+_PREFIXES = (10, 10, 6, 5)  # tokens; the first two are the same, and so are shared
+_THOUGHTS, _SUFFIX, _STEPS = 2, 2, 2
+_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Fit:
+    """plain: the decoder to take where prefixes are not shared. because: why they are not; None where they are."""
+
+    plain: Kind
+    because: str | None
+
+
+def fit(model: PreTrainedModel, *, longest: int | None = None) -> Fit:
+    """The fastest way of decoding that is right; the model is as it was unless prefixes are shared.
+
+    longest: tokens of the longest prompt with its completion. Windows that it exceeds are made small for the trial, so
+    that what lies beyond them is tried, too; None for all of them.
+    """
+    with narrowed(model, longest=longest):
+        expected = _reference(model)
+        because = _why_not_shared(model, expected)
+        if because is None or not bool(expected.isfinite().all()):
+            return Fit(PlainDecoder, because)
+        not_batched = _why_not(model, PlainDecoder, expected)
+        if not_batched is None:
+            return Fit(PlainDecoder, because)
+        because += f"; nor can completions be batched ({not_batched})"
+        if _why_not(model, SingleRowDecoder, expected) is None:
+            return Fit(SingleRowDecoder, f"{because}, so they are decoded one at a time")
+        return Fit(RereadingDecoder, f"{because}, nor its cache be relied on, so each text is read anew for every token")
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
-    """None where shared prefixes give the same logits as plain batching; else why not, and the model is as it was."""
+    """None where shared prefixes give the same logits as a forward pass without cache; else why not."""
+    return fit(model).because
+
+
+def _why_not_shared(model: PreTrainedModel, expected: Tensor) -> str | None:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if other := kinds - {"full_attention", "sliding_attention"}:
         return f"it has layers of {sorted(other)[0].replace('_', ' ')}"
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     before = model.config._attn_implementation
+    because = _why_not(model, SharedPrefixDecoder, expected)
+    if because is not None:
+        model.set_attn_implementation(before)
+    return because
+
+
+def _why_not(model: PreTrainedModel, kind: Kind | type[SharedPrefixDecoder], expected: Tensor) -> str | None:
     try:
-        expected = _logits(model, PlainDecoder(model, num_rows=_PATHS, max_new_tokens=2))
-        found = _logits(model, SharedPrefixDecoder(model, num_rows=_PATHS, max_new_tokens=2))
-    except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        found = _logits(model, kind(model, num_rows=len(_PREFIXES), max_new_tokens=_STEPS + 1))
+    except MISFITS as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        model.set_attn_implementation(before)
         return f"its attention does not fit: {one_line(error, limit=100)}"
-    # the median row: in half precision a single row may be thrown far off by rounding alone, with or without sharing
-    off = float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
-    if off < _tolerance(model.dtype):
+    if agree(found, expected):
         return None
-    model.set_attn_implementation(before)
-    return f"its logits would differ by {off:.1%}"
+    return f"its logits would differ by {float(differences(found, expected).max()):.1%}"
 
 
-def _tolerance(dtype: torch.dtype) -> float:
-    """Relative difference of logits that rounding explains."""
-    return 0.05 if dtype.itemsize < 4 else 1e-3
+def _prompts(model: PreTrainedModel) -> tuple[list[SoftPrompt], Tensor]:
+    """Prompts of three lengths, and the tokens that follow each, [prompts, _STEPS]."""
+    size = model.config.get_text_config().vocab_size
+    ids = torch.arange(3, 3 + 5 * _TOKENS, 5, device=model.device) * max(1, size // 250) % size
+    embed = model.get_input_embeddings()
+    prompts = []
+    for path, length in enumerate(_PREFIXES):
+        thoughts = embed(ids[10 + 3 * path : 10 + 3 * path + _THOUGHTS]).float()
+        prompts.append(
+            SoftPrompt("", path, tuple(ids[:length].tolist()), thoughts, tuple(ids[24 : 24 + _SUFFIX].tolist()))
+        )
+    return prompts, ids[-_STEPS * len(prompts) :].view(len(prompts), _STEPS)
 
 
 @torch.inference_mode()
 def _logits(model: PreTrainedModel, decoder: Decoder) -> Tensor:
-    """Logits after the prompts of a few paths, and after one token more, [2 * _PATHS, V] float32."""
-    ids = torch.arange(3, 90, 5, device=model.device) * (model.config.get_text_config().vocab_size // 100)
-    prefix, suffix, following = ids[:_PREFIX], ids[_PREFIX : _PREFIX + _SUFFIX], ids[-_PATHS:]
-    embed = model.get_input_embeddings()(ids[-3 * _PATHS : -_PATHS].view(_PATHS, 2)).float()
-    prompts = [SoftPrompt("", path, tuple(prefix.tolist()), e, tuple(suffix.tolist())) for path, e in enumerate(embed)]
+    """Logits after each prompt and after each of the tokens that follow it, [prompts, 1 + _STEPS, V]."""
+    prompts, following = _prompts(model)
     decoder.hold(prompts)
-    first = decoder.place(range(_PATHS), prompts)
-    return torch.cat([first, decoder.step(following)]).float()
+    logits = [decoder.place(range(len(prompts)), prompts)]
+    logits += [decoder.step(tokens) for tokens in following.T]
+    return torch.stack(logits, dim=1)
+
+
+@torch.inference_mode()
+def _reference(model: PreTrainedModel) -> Tensor:
+    """The same by forward passes without cache, one text at a time."""
+    prompts, following = _prompts(model)
+    rows: Sequence[Tensor] = [embedded(model, prompt) for prompt in prompts]
+    texts = [torch.cat([row, model.get_input_embeddings()(ids)]) for row, ids in zip(rows, following, strict=True)]
+    return torch.stack(
+        [model(inputs_embeds=text[None], use_cache=False).logits[0, -1 - _STEPS :] for text in texts]
+    )

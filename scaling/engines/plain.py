@@ -1,4 +1,4 @@
-"""Plain batching: every row holds its whole prompt. Works with any causal model that takes embeddings and a mask.
+"""Plain batching: every row holds its whole prompt. For models with plain keys and values that take masks from outside.
 
 Each prompt is computed once and its keys and values copied to its samples' rows. Letters as in `attention`.
 """
@@ -18,6 +18,7 @@ from contrastive.prefix import attention_masks
 from scaling.engines.base import SoftPrompt
 from scaling.engines.decoder import batches, compacted, embedded
 from scaling.engines.levels import OwnKeys
+from scaling.signatures import last_logits_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class PlainDecoder:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            **last_logits_only(self._model),
         )
         logits: Tensor = output.logits[:, -1]
         return logits

@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 
 from scaling.engines.base import Counters, Decoding, Generated, Request
 from scaling.engines.decoder import Decoder
-from scaling.engines.fitting import why_not_shared
+from scaling.engines.fitting import fit
 from scaling.engines.packing import PackedWeights
-from scaling.engines.plain import PlainDecoder
 from scaling.engines.sampling import confidences, sample_tokens, sample_tokens_, uniforms
 from scaling.engines.scheduler import Scheduler
 from scaling.engines.shared import SharedPrefixDecoder
 from scaling.engines.stops import StopStrings
 from scaling.errors import UsageError
+from scaling.shapes import kv_bytes_of
 
 _TOO_LARGE = "memory ran out with a single completion; lower `--max-new-tokens`, or take a smaller backbone."
 
@@ -32,19 +32,26 @@ class TransformersEngine:
     """end_tokens: ids that stop a row. batch_size: rows decoded together; halved, down to 1, each time memory runs out.
 
     max_batch_tokens: tokens whose keys and values are held at once, prompts and rows together. plain_because: why prefixes
-    are not shared, None where they are.
+    are not shared, None where they are. longest: tokens of the longest prompt with its completion, None if not known.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, end_tokens: Sequence[int], batch_size: int, max_batch_tokens: int
+        self,
+        model: PreTrainedModel,
+        *,
+        end_tokens: Sequence[int],
+        batch_size: int,
+        max_batch_tokens: int,
+        longest: int | None = None,
     ) -> None:
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.counters = Counters()
         try:
-            self.plain_because = why_not_shared(model)
+            fitted = fit(model, longest=longest)
         except torch.OutOfMemoryError as error:
             raise UsageError(_TOO_LARGE) from error
+        self.plain_because, self._plain = fitted.because, fitted.plain
         self._model = model
         self._end = torch.tensor(sorted(end_tokens), dtype=torch.long, device=model.device)
         self._cancelled: set[str] = set()
@@ -80,7 +87,7 @@ class TransformersEngine:
         """Nothing to end: the model is the caller's."""
 
     def _start(self, source: Iterator[Request], decoding: Decoding, lookahead: int) -> _Work:
-        kind = PlainDecoder if self.plain_because else SharedPrefixDecoder
+        kind = self._plain if self.plain_because else SharedPrefixDecoder
         decoder = kind(self._model, num_rows=self.batch_size, max_new_tokens=decoding.max_new_tokens)
         scheduler = Scheduler(
             source,
@@ -293,7 +300,7 @@ def fitted_engine(
         batch_size=batch_size,
         max_batch_tokens=max_batch_tokens,
     )
-    return TransformersEngine(model, end_tokens=end_tokens, batch_size=rows, max_batch_tokens=tokens)
+    return TransformersEngine(model, end_tokens=end_tokens, batch_size=rows, max_batch_tokens=tokens, longest=tokens_per_row)
 
 
 def auto_limits(
@@ -310,9 +317,7 @@ def auto_limits(
     At most 128 rows on a CPU, where a step is bound by arithmetic from there on, and 512 elsewhere.
     """
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize
+    per_token = max(1, kv_bytes_of(config, model.dtype.itemsize))
     per_row = config.vocab_size * 4 * 4  # the logits' working copies
     largest = batch_size or (128 if model.device.type == "cpu" else 512)
     fitting = max(1, free_bytes // 2 // (per_token * tokens_per_row + per_row))

@@ -1,0 +1,18 @@
+"""What a model's forward pass takes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from transformers import PreTrainedModel
+
+
+def takes(model: PreTrainedModel, name: str) -> bool:
+    """Whether the forward pass has an argument of this name."""
+    return name in inspect.signature(model.forward).parameters
+
+
+def last_logits_only(model: PreTrainedModel) -> dict[str, Any]:
+    """The argument by which only the last position's logits are computed; none for models that always compute all."""
+    return {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}

@@ -1,0 +1,37 @@
+"""Whether a model can be used here at all: it must read embeddings as it reads tokens, and from left to right."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from contrastive.prefix import MISFITS, agree
+from scaling.errors import one_line
+from scaling.signatures import takes
+
+_TOKENS = 8
+
+
+@torch.no_grad()
+def why_not_usable(model: PreTrainedModel) -> str | None:
+    """Why soft tokens cannot be put into this model's input, or None where they can. Tried on a few tokens."""
+    if not takes(model, "inputs_embeds"):
+        return "it takes token ids alone and no embeddings, in whose place soft tokens stand"
+    size = int(model.get_input_embeddings().weight.shape[0])
+    ids = (torch.arange(3, 3 + 5 * (_TOKENS + 1), 5, device=model.device) * max(1, size // 100) % size)[None]
+    try:
+        embeddings = model.get_input_embeddings()(ids)
+        whole = model(inputs_embeds=embeddings, use_cache=False).logits
+        shorter = model(inputs_embeds=embeddings[:, :-1], use_cache=False).logits
+        by_ids = model(input_ids=ids, use_cache=False).logits
+    except MISFITS as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return f"it cannot be read from the embeddings of a text alone ({type(error).__name__}: {one_line(error)})"
+    if not bool(whole.isfinite().all()):
+        return None  # which is said where its first token is drawn
+    if not agree(whole[:, :-1], shorter):
+        return "it is not causal: what it makes of a token depends on the tokens after it"
+    if not agree(whole, by_ids):
+        return "it makes more of a token than its embedding, so that nothing else can be put in the place of one"
+    return None
