@@ -38,6 +38,20 @@ _CONTENT = {
 }
 
 
+# What a config holds besides options, in words.
+_NO_OPTION = {
+    "first_question": "the first question of the data (a digest of its text and answer)",
+    "prompt_version": "the version of the prompts",
+    "stop_strings": "what ends a completion of a model without a chat format",
+    "engine_changes": "`--engine-args`, as far as it changes what is drawn,",
+    "backbone_fingerprint": "what `--backbone` holds (a fingerprint of its weights)",
+    "assistant_fingerprint": "what `--assistant` holds (a fingerprint of its weights)",
+    "merged_fingerprint": "the backbone with `--adapter` merged (a fingerprint of its weights)",
+    "thinker_sha256": "the file of `--thinker` (its SHA-256)",
+    "adapter_sha256": "the file of `--adapter` (its SHA-256)",
+}
+
+
 class Journal:
     """An open run directory, held by one process at a time. Open with `Journal.open`, use as a context manager."""
 
@@ -138,6 +152,24 @@ def config_hash(config: dict[str, Any]) -> str:
     """
     fixed = {key: value for key, value in config.items() if key not in EXTENDABLE + FREE and value is not None}
     return hashlib.sha256(_canonical(fixed).encode("ascii")).hexdigest()[:12]
+
+
+def refuse_unfit_folder(folder: Path, config: dict[str, Any]) -> None:
+    """Raises UsageError where a run with this config could not go on, or begin, in `folder`. Writes nothing.
+
+    Args:
+        config: what is known of it; what is not, as a model's fingerprint before it is loaded, counts as the same.
+    """
+    if not folder.exists():
+        above = next(place for place in folder.absolute().parents if place.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise UsageError(f"`--out` {folder} cannot be created in {above}; choose another folder")
+        return
+    if not folder.is_dir():
+        raise UsageError(f"`--out` {folder} is a file; choose a folder")
+    there = _read_json(folder / RUN, "config")["config"] if (folder / RUN).exists() else {}
+    _refuse_unfit(folder, {**there, **config})
+    _read_samples(folder / SAMPLES)
 
 
 def load(folder: Path) -> tuple[dict[str, Any], list[Completion]]:
@@ -249,7 +281,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here:
         values = (config.get(key) for config in (old, new))
         before, after = ("not set" if value is None else _canonical(value) for value in values)
         if before != after:
-            differing.append(f"`--{key.replace('_', '-')}` is {before} in {there} and {after} {here}")
+            name = _NO_OPTION.get(key) or f"`--{key.replace('_', '-')}`"
+            differing.append(f"{name} is {before} in {there} and {after} {here}")
     return "; ".join(differing)
 
 

@@ -21,7 +21,7 @@ import torch
 from scaling import hardware
 from scaling.adaptive import Stopping
 from scaling.config import RunConfig
-from scaling.engine_args import engine_changes
+from scaling.engine_args import engine_changes, refuse_missing
 from scaling.engines.base import Counters, Decoding, Engine, Generated
 from scaling.engines.build import at_server, build_engine
 from scaling.engines.stops import stops_for
@@ -30,11 +30,12 @@ from scaling.hardware import cpu_name, peak_memory
 from scaling.journal import Journal, config_hash
 from scaling.methods.base import Method
 from scaling.methods.build import build
+from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.methods.measured import Measured
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import leave, think_ahead
 from scaling.models import LanguageModel
-from scaling.prompts import check_lengths, own_words, stop_strings
+from scaling.prompts import check_assistant_lengths, check_lengths, own_words, stop_strings
 from scaling.records import Asked, Completion, Question
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.summary import summarise
@@ -75,27 +76,51 @@ def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
 def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) -> dict[str, Any]:
     """Runs what is set up, or continues it. parent: where its directory lies, unless `out` names one."""
     config = setup.config
-    first = {"first_question": digest(setup.task.questions[0])}
-    changes = engine_changes(config.engine_args)
-    described = {**config.model_dump(mode="json"), **first, **setup.details, "engine_changes": changes}
+    described = {**described_by(config, setup.task), **setup.details}
     folder = config.out or parent / f"{setup.task.name}-{config.method}-{config_hash(described)}"
     known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
         return sample_all(setup, journal, folder, watcher)
 
 
+def described_by(config: RunConfig, task: Task) -> dict[str, Any]:
+    """What run.json says of settings and data. It says more of the models, once they are loaded."""
+    changes = engine_changes(config.engine_args)
+    return {**config.model_dump(mode="json"), "first_question": digest(task.questions[0]), "engine_changes": changes}
+
+
 def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     """Loads task and models and checks that they fit each other. Raises UsageError; writes nothing."""
-    config = config.resolved()
-    task = task_of(config)
-    config, dtype = hardware.placed(config)
-    config = at_server(config)
+    config, task, dtype = begin(config)
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
     built = build(config, task, dtype, watcher.status)
     asked = [built.method.asked(question) for question in task.questions]
-    lengths = {"context": built.backbone.context, "max_new_tokens": config.max_new_tokens or 1}
-    check_lengths(asked, **lengths, shots=config.shots)
+    refuse_too_long(asked, built.config, built.backbone, built.assistant)
     return Setup(built.config, task, built.backbone, built.method, asked, built.details, built.assistant)
+
+
+def begin(config: RunConfig) -> tuple[RunConfig, Task, torch.dtype]:
+    """Settings with all filled in that is known before a model is loaded, the questions, and the type of the models.
+
+    Raises UsageError where options clash, or where data, device, the engine's package or its server are missing.
+    """
+    config = config.resolved()
+    refuse_missing(config.engine)
+    task = task_of(config)
+    config, dtype = hardware.placed(config)
+    return at_server(config), task, dtype
+
+
+def refuse_too_long(
+    asked: Sequence[Asked], config: RunConfig, backbone: LanguageModel, assistant: LanguageModel | None
+) -> None:
+    """Raises UsageError for the first question that does not fit the context of a model that reads it."""
+    new_tokens = config.max_new_tokens or 1
+    check_lengths(asked, context=backbone.context, max_new_tokens=new_tokens, shots=config.shots)
+    if assistant:
+        then = MAX_HINT_TOKENS if config.method == "assist-cot" else config.soft_tokens or 0
+        tokens = {one.id: one.assistant_tokens + then for one in asked if one.assistant_tokens}
+        check_assistant_lengths(tokens, context=assistant.context)
 
 
 def digest(question: Question) -> str:

@@ -136,7 +136,7 @@ def _train(file: Path | None, given: dict[str, Any], *, as_json: bool) -> None:
     settings = load_config(file, given, TrainConfig)
     settings.resolved()  # clashes between options are told before torch is imported
     if settings.log_with and not importlib.util.find_spec(settings.log_with):
-        raise UsageError(f"`--log-with` {settings.log_with} needs a package: pip install {settings.log_with}.")
+        raise UsageError(f"`--log-with` {settings.log_with} needs a package: `pip install {settings.log_with}`.")
     from accelerate import Accelerator
     from rich.console import Console
 
