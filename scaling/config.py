@@ -213,9 +213,11 @@ def option(key: str) -> str:
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def load_config(file: Path | None, given: dict[str, Any], kind: type[Settings]) -> Settings:
+def load_config(file: str | Path | None, given: dict[str, Any], kind: type[Settings]) -> Settings:
     """Settings from a YAML file, overridden by what was given on the command line. Raises UsageError."""
-    values = {**(_read_yaml(file) if file else {}), **given}
+    if isinstance(file, str) and not file.strip():
+        raise UsageError("`--config` is empty: give a file, or leave it out.")
+    values = {**(_read_yaml(Path(file)) if file else {}), **given}
     unknown = [key for key in values if key not in kind.model_fields]
     if unknown:
         raise UsageError(f"unknown key `{unknown[0]}` in {file}.{nearest(str(unknown[0]), kind.model_fields)}")

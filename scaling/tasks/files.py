@@ -107,10 +107,10 @@ def _refuse_other_formats(file: Path, content: bytes) -> None:
     kind, read = _other_format(file, content)
     if kind:
         here, there = (json.dumps(str(path), ensure_ascii=False) for path in (file, _converted(file)))
-        code = f"import json, pandas; {read.format(here)}.to_json({there}, orient='records', lines=True)"
+        code = f'import json, pandas, pathlib; {read.format(here)}.to_json({there}, orient="records", lines=True)'
         raise UsageError(
             f"`--data`: {file} is {kind}, and JSON Lines are wanted: one object a line, with `id`, `question` and `answer`. "
-            f"This converts it: python -c {shlex.quote(code.replace(chr(39), chr(34)))}"
+            f"This converts it: python -c {shlex.quote(code)}"
         )
 
 
@@ -119,7 +119,7 @@ def _other_format(file: Path, content: bytes) -> tuple[str, str]:
     if content.startswith(b"PAR1"):
         return "a Parquet file", "pandas.read_parquet({})"
     if _ARRAY.match(content):
-        return "one JSON array", "pandas.DataFrame(json.load(open({}, encoding='utf-8')), dtype=object)"
+        return "one JSON array", 'pandas.DataFrame(json.loads(pathlib.Path({}).read_text("utf-8-sig")), dtype=object)'
     if file.suffix.lower() == ".csv" and not content.lstrip().startswith(b"{"):
         return "a CSV file", "pandas.read_csv({}, dtype=str)"
     return "", ""
