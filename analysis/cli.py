@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json as jsonlib
+import shlex
 import sys
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from scaling.errors import UsageError, of_the_system
+from scaling.errors import UsageError, nearest, of_the_system
+from scaling.journal import RUN
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+EXAMPLES = (
+    "scale-report runs/a runs/b --out report",
+    "scale-report ours=runs/a ours=runs/b cot=runs/c --baseline cot",
+    "scale-report runs/a runs/b --compute tokens --voters all",
+)
 
+app = typer.Typer(pretty_exceptions_enable=False)
+
+_SHOWN = 8  # run directories in a message
 _AXES = ("flops", "tokens", "chains", "seconds")
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"softcotpp {package_version('softcotpp')}")
+        raise typer.Exit
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog="\n\n".join(["Examples:", *EXAMPLES]))
 def scale_report(
     runs: Annotated[
         list[str],
@@ -24,9 +40,9 @@ def scale_report(
             help="Run directories. NAME=FOLDER names one; runs of one name are its seeds.", show_default=False
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and figures/.")] = Path(
-        "report"
-    ),
+    out: Annotated[
+        str, typer.Option(help="Folder for report.html, report.md, report.json and figures/.", metavar="<path>")
+    ] = "report",
     compute: Annotated[
         str, typer.Option(help="What is equal in the verdict: flops, tokens, chains or seconds.")
     ] = "flops",
@@ -38,8 +54,11 @@ def scale_report(
         ),
     ] = "flat,hierarchical",
     validation: Annotated[
-        list[Path] | None,
-        typer.Option(help="Run directory of a method on other questions, for path-reliability. Once for each method."),
+        list[str] | None,
+        typer.Option(
+            help="Run directory of a method on other questions, for path-reliability. Once for each method.",
+            metavar="<path>",
+        ),
     ] = None,
     scorer: Annotated[
         str | None,
@@ -52,6 +71,9 @@ def scale_report(
     browse: Annotated[int, typer.Option(help="Questions whose completions the page holds.", min=0)] = 200,
     seed: Annotated[int, typer.Option(help="Start of the random draws of sub-grids and resamples.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print report.json alone.")] = False,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Judge runs from their journals: curves over every smaller grid, intervals, and a verdict at equal compute.
 
@@ -59,12 +81,13 @@ def scale_report(
     """
     try:
         _refuse_unknown("--compute", compute, _AXES)
+        _refuse_empty(runs, out=out, validation=validation)
         settings = {"axis": compute, "baseline": baseline, "seed": seed}
         _report(
             runs,
-            out,
+            Path(out),
             voters=voters,
-            validation=validation or [],
+            validation=[Path(folder) for folder in validation or []],
             scorer=scorer,
             common=common,
             browse=browse,
@@ -117,6 +140,7 @@ def _report(
     for run in runs:
         name, folder = named(run)
         tell(f"reading {folder}")
+        _refuse_parent(folder)
         loaded.append((name, load(folder)))
     methods = group(loaded, common=common)
     own = [run for method in methods for run in method.runs]
@@ -134,6 +158,20 @@ def _report(
         show(Console(), found, out)
 
 
+def _refuse_parent(folder: Path) -> None:
+    """Raises UsageError, which names the runs inside, for a folder of run directories."""
+    if not folder.is_dir() or (folder / RUN).exists():
+        return
+    inside = sorted(str(file.parent) for file in folder.glob(f"*/{RUN}"))
+    if inside:
+        shown = " ".join(map(shlex.quote, inside[:_SHOWN]))
+        more = f" and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
+        raise UsageError(
+            f"{folder} is no run directory, but holds {len(inside)}: give those to compare, as in `scale-report "
+            f"{shown}`{more}"
+        )
+
+
 def named(run: str) -> tuple[str | None, Path]:
     """`NAME=FOLDER` or `FOLDER`; a folder that is there is a folder, whatever is in its name."""
     name, equals, folder = run.partition("=")
@@ -144,7 +182,14 @@ def named(run: str) -> tuple[str | None, Path]:
 
 def _refuse_unknown(option: str, given: str, known: tuple[str, ...]) -> None:
     if given not in known:
-        raise UsageError(f"`{option}` is {given!r}; choose one of {', '.join(known)}")
+        raise UsageError(f"`{option}` is {given!r}; choose one of {', '.join(known)}.{nearest(given, known)}")
+
+
+def _refuse_empty(runs: list[str], *, out: str, validation: list[str] | None) -> None:
+    """An empty path would be the current folder."""
+    for what, values in (("a run directory", runs), ("`--out`", [out]), ("`--validation`", validation or [])):
+        if not all(value.strip() for value in values):
+            raise UsageError(f"{what} is empty: give a folder, or leave it out.")
 
 
 def main() -> None:

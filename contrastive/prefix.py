@@ -27,6 +27,7 @@ from contrastive.windows import lengths, narrowed
 Output = Callable[..., Tensor]  # a model's forward pass: (model, inputs_embeds=..., ...) to [B, S, *]
 MISFITS = (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError, LookupError, AssertionError)
 
+
 class Caught(Cache):
     """A cache that only keeps what passes through it. keys, values: [B, H, T, d] a layer."""
 

@@ -102,7 +102,9 @@ class Reader:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).partition("\n")[0]
-            raise UnsupportedModel(f"{type(self.backbone).__name__} gives no logits for embeddings: {reason}") from error
+            raise UnsupportedModel(
+                f"{type(self.backbone).__name__} gives no logits for embeddings: {reason}"
+            ) from error
         try:
             states = prefix.hidden_states(self.backbone, inputs_embeds=embedded, use_cache=False)[0, :-1]
             found = token_losses(states, self._head, self._bias, ids[0, 1:], cap=self._cap)  # type: ignore[arg-type]

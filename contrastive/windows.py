@@ -77,7 +77,10 @@ def _configs(model: PreTrainedModel) -> list[Any]:
 def _rope_places(config: Any) -> list[_Place]:
     rope = getattr(config, "rope_parameters", None)
     rope = rope if isinstance(rope, dict) else {}
-    dicts = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # one for each kind of layer, or one in all
+    dicts = [
+        rope,
+        *(part for part in rope.values() if isinstance(part, dict)),
+    ]  # one for each kind of layer, or one in all
     return [(part, _SWITCH) for part in dicts if _is_length(part.get(_SWITCH))]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json as jsonlib
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -15,15 +16,47 @@ from scaling.errors import Interrupted, UsageError, of_the_system
 RUN, MODELS, PATHS, DECODING = "What to run", "Models", "Paths and samples", "Decoding"
 OUTPUT, ENGINE = "Where and how", "Engines"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+EXAMPLES = (
+    "scale-run --latent-paths 8 --samples 4",
+    "scale-run --method cot --samples 32",
+    "scale-run --data questions.jsonl --dry-run",
+    "scale-run --task gsm8k --backbone Qwen/Qwen2.5-7B-Instruct --assistant Qwen/Qwen2.5-1.5B-Instruct",
+    "scale-run --method cot --engine openai --base-url http://localhost:8000/v1 --backbone FOLDER",
+)
+
+_NO_SETTINGS = ("config", "json", "rescore", "dry_run", "version")
+
+app = typer.Typer(pretty_exceptions_enable=False)
 
 
-def panel_option(help: str, panel: str, *names: str) -> Any:
-    """An option in a panel of the help. names: its spelling, where it is not that of the argument."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+def panel_option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
+    """An option in a panel of the help.
+
+    Args:
+        names: its spelling, where it is not that of the argument.
+        metavar: what the help shows for its value. Paths are texts here, as an empty one would become the current folder.
+    """
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, metavar=metavar)
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def examples(lines: Sequence[str]) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(["Examples:", *lines])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"softcotpp {version('softcotpp')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True, show_default=False),
+]
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=examples(EXAMPLES))
 def scale_run(
     method: Annotated[
         str | None,
@@ -35,7 +68,9 @@ def scale_run(
         str | None,
         panel_option("arithmetic (default), gsm8k, asdiv, aqua, strategyqa or date-understanding.", RUN),
     ] = None,
-    data: Annotated[Path | None, panel_option("Questions as JSONL: a file, or a folder of SPLIT.jsonl.", RUN)] = None,
+    data: Annotated[
+        str | None, panel_option("Questions as JSONL: a file, or a folder of SPLIT.jsonl.", RUN, metavar="<path>")
+    ] = None,
     limit: Annotated[
         int | None, panel_option("First questions only. Default 20 for arithmetic, else all.", RUN)
     ] = None,
@@ -52,7 +87,7 @@ def scale_run(
     ] = None,
     assistant: Annotated[str | None, panel_option("The same, for the model that thinks.", MODELS)] = None,
     thinker: Annotated[
-        Path | None, panel_option("Folder, Hub id or untrained. Default: the default models' own, trained.", MODELS)
+        str | None, panel_option("Folder, Hub id or untrained. Default: the default models' own, trained.", MODELS)
     ] = None,
     adapter: Annotated[
         str | None, panel_option("For lora: folder or Hub id of an adapter of the backbone.", MODELS)
@@ -112,26 +147,32 @@ def scale_run(
     device: Annotated[str | None, panel_option("auto (default), cpu, cuda, cuda:1 ...", OUTPUT)] = None,
     dtype: Annotated[str | None, panel_option("auto (default), float32, bfloat16 or float16.", OUTPUT)] = None,
     out: Annotated[
-        Path | None, panel_option("Run directory. Default: under runs/, named by the settings.", OUTPUT)
+        str | None,
+        panel_option("Run directory. Default: under runs/, named by the settings.", OUTPUT, metavar="<path>"),
     ] = None,
-    config: Annotated[Path | None, panel_option("YAML file with any of these options.", OUTPUT)] = None,
+    config: Annotated[
+        str | None, panel_option("YAML file with any of these options.", OUTPUT, metavar="<path>")
+    ] = None,
     json: Annotated[bool, panel_option("Print the summary alone, as JSON.", OUTPUT)] = False,
     rescore: Annotated[
         bool,
         panel_option("Judge what is there anew, by today's answer reader and gold answers; sample nothing.", OUTPUT),
     ] = False,
-    dry_run: Annotated[bool, panel_option("Show settings and first prompt; run nothing.", OUTPUT)] = False,
+    dry_run: Annotated[
+        bool, panel_option("Check all but weights, show settings and first prompt; run nothing.", OUTPUT)
+    ] = False,
+    version: Version = False,
 ) -> None:
     """Sample N latent paths x M completions for every question, vote, and report accuracy and cost.
 
     The same command again continues the run; more paths, samples or questions extend it.
     """
-    given = {key: value for key, value in locals().items() if key not in ("config", "json", "rescore", "dry_run")}
+    given = {key: value for key, value in locals().items() if key not in _NO_SETTINGS}
     given = {key: value for key, value in given.items() if value is not None}
     raise typer.Exit(guarded("scale-run", lambda: _run(config, given, as_json=json, rescored=rescore, dry_run=dry_run)))
 
 
-def _run(file: Path | None, given: dict[str, Any], *, as_json: bool, rescored: bool, dry_run: bool) -> None:
+def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bool, dry_run: bool) -> None:
     from rich.console import Console
 
     from scaling.config import RunConfig, load_config

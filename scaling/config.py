@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from scaling.engine_args import is_address, pairs, refuse_unfit
+from scaling.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
 from scaling.errors import UsageError, nearest, one_line
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -75,6 +75,11 @@ class RunConfig(BaseModel):
         return self.soft or self.method == "assist-cot"
 
     @property
+    def slots(self) -> bool:
+        """Whether prompts have soft tokens: thoughts, or placeholders."""
+        return self.soft or self.method == "cot-unk"
+
+    @property
     def perturbed(self) -> bool:
         """Whether the latent paths are random draws around the thought of one."""
         return self.method in PERTURBED
@@ -129,27 +134,21 @@ class RunConfig(BaseModel):
                 fit = " or ".join(f"`{engine}`" for engine in engines)
                 instead = _INSTEAD.get((self.engine, key), "leave it out")
                 raise UsageError(f"`{option(key)}` is for {fit}, and `--engine` is `{self.engine}`: {instead}.")
-        refuse_unfit(self.engine_args or {}, batch_size=self.batch_size)
+        refuse_unfit(self.engine_args or {}, batch_size=self.batch_size, slots=self.slots)
         if self.method == "lora" and self.engine != "transformers":
             raise UsageError("`--method lora` merges its adapter here, so it needs `--engine transformers`.")
         if self.engine == "openai" and not self.base_url:
             raise UsageError("`--engine openai` needs `--base-url`, as in `http://localhost:8000/v1`: add it.")
-        if self.base_url and "@" in self.base_url:
-            raise UsageError(
-                "`--base-url` holds a name or key, which would be written to disk: set OPENAI_API_KEY instead."
-            )
-        if self.base_url and not is_address(self.base_url):
-            raise UsageError(
-                f"`--base-url` must be an address, as `http://localhost:8000/v1` is, and is {self.base_url}: give one."
-            )
+        if self.base_url:
+            refuse_unfit_address(self.base_url)
 
     def _users(self) -> dict[str, tuple[bool, str]]:
         """For options that not every method has a use for: whether this one has, and which have."""
-        thoughts, slots = "methods with soft thoughts", self.soft or self.method == "cot-unk"
+        thoughts = "methods with soft thoughts"
         perturbing = "the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)"
         return {
             "thinker": (self.soft, thoughts),
-            "soft_tokens": (slots, "methods with slots"),
+            "soft_tokens": (self.slots, "methods with slots"),
             "control": (self.soft, thoughts),
             "noise": (self.perturbed, perturbing),
             "adapter": (self.method == "lora", "`lora`"),
@@ -216,12 +215,19 @@ def option(key: str) -> str:
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def load_config(file: Path | None, given: dict[str, Any], kind: type[Settings]) -> Settings:
+def load_config(file: str | Path | None, given: dict[str, Any], kind: type[Settings]) -> Settings:
     """Settings from a YAML file, overridden by what was given on the command line. Raises UsageError."""
-    values = {**(_read_yaml(file) if file else {}), **given}
+    if isinstance(file, str) and not file.strip():
+        raise UsageError("`--config` is empty: give a file, or leave it out.")
+    values = {**(_read_yaml(Path(file)) if file else {}), **given}
     unknown = [key for key in values if key not in kind.model_fields]
     if unknown:
         raise UsageError(f"unknown key `{unknown[0]}` in {file}.{nearest(str(unknown[0]), kind.model_fields)}")
+    empty = [
+        key for key, value in values.items() if isinstance(value, str) and not value.strip() and key != _MAY_BE_EMPTY
+    ]
+    if empty:
+        raise UsageError(f"`{option(empty[0])}` is empty: give a value, or leave it out.")
     try:
         return kind(**values)
     except ValidationError as error:
@@ -229,7 +235,20 @@ def load_config(file: Path | None, given: dict[str, Any], kind: type[Settings]) 
         key = str(first["loc"][0])
         several = len(error.errors()) > 1 and all(str(one["loc"][0]) == key for one in error.errors())
         said = "give a whole number from 1, or `auto`" if several else _said(first["msg"])
-        raise UsageError(f"`{option(key)}` is {values[key]!r}: {said}.") from None
+        shown = without_secrets(repr(values[key]))
+        meant = nearest(str(values[key]), _fixed_values(kind.model_fields[key].annotation))
+        raise UsageError(f"`{option(key)}` is {shown}: {said}.{meant}") from None
+
+
+_MAY_BE_EMPTY = "engine_args"  # pairs, of which there may be none
+
+
+def _fixed_values(annotation: Any) -> list[str]:
+    """What a setting may be, as far as that is a list of words."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in inner]
+    return [value for part in inner for value in _fixed_values(part)]
 
 
 def _said(message: str) -> str:

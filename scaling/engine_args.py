@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 
-from scaling.errors import UsageError
+from scaling.errors import UsageError, install, one_line
 
 _SECRET = re.compile("token$|hf_?tok|api_?key|secret|password|^watermark_config$", re.IGNORECASE)  # also misspelt
+_VALUE_OF_SECRET = re.compile(
+    r"""((?:token|hf_?tok|key|secret|password|passwd|auth)["']?\s*[=:]\s*["']?)[^\s&"',;}]+""", re.IGNORECASE
+)
+_LOGIN = re.compile(r"//[^/\s@]*@")
 _QUOTES = ("'", '"')
 _CLOSING = {"{": "}", "[": "]"}
 # quoted text, spaces, or a sign
@@ -90,12 +96,19 @@ def _named(key: Any) -> Any:
     return key.lstrip("-").replace("-", "_") if isinstance(key, str) else key
 
 
-def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str) -> None:
-    """Raises UsageError for engine arguments that must not be written down, or that are not what they must be."""
+def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str, slots: bool) -> None:
+    """Raises UsageError for engine arguments that must not be written down, or that are not what they must be. slots:
+    whether prompts have soft tokens."""
     for key in filter(_SECRET.search, given):
         instead = "as it also changes how tokens are chosen" if key.lower() == "watermark_config" else _INSTEAD
         raise UsageError(
             f"`--engine-args` {key} holds a secret, which would be written to disk: leave it out, {instead}."
+        )
+    guessing = next((key for key in given if key.startswith("spec") and given[key]), None)
+    if slots and guessing:
+        raise UsageError(
+            f"`--engine-args` {guessing} makes vLLM guess tokens ahead from token ids, which soft tokens do not have: "
+            f"completions come out other than the backbone's own (vllm#37170). Leave it out, or take `--method cot`."
         )
     length = given.get("max_model_len", 1)
     if type(length) is not int or length < 1:
@@ -107,6 +120,46 @@ def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str) -> None:
         raise UsageError(
             f"`--batch-size` {batch_size} sets vLLM's max_num_seqs, which `--engine-args` sets to "
             f"{given['max_num_seqs']}: leave one of them out."
+        )
+
+
+def refuse_missing(engine: str) -> None:
+    """Raises UsageError where the package of this engine is not installed. Imports nothing, so it can be asked first."""
+    if engine == "transformers" or engine in sys.modules or importlib.util.find_spec(engine):
+        return  # the packages are called as the engines are
+    raise UsageError(f"`--engine {engine}` needs a package that is not installed here: {_how_to_install(engine)}")
+
+
+def cannot_be_imported(engine: str, error: ImportError) -> UsageError:
+    """What to tell where importing the package of this engine fails. Raises it where the package is not there at all."""
+    refuse_missing(engine)
+    return UsageError(
+        f"`--engine {engine}`: its package is installed and cannot be imported ({one_line(error)}): install it anew, with "
+        f"{_how_to_install(engine)}"
+    )
+
+
+def _how_to_install(engine: str) -> str:
+    on_a_cpu = ' on a machine with CUDA; on a CPU see "vLLM and servers" in the README' if engine == "vllm" else ""
+    return f"{install(engine)}{on_a_cpu}."
+
+
+def without_secrets(text: str) -> str:
+    """The text with *** in the place of keys, tokens and passwords, as far as they can be told by what stands before."""
+    return _LOGIN.sub("//***@", _VALUE_OF_SECRET.sub(r"\1***", text))
+
+
+def refuse_unfit_address(url: str) -> None:
+    """Raises UsageError for a `--base-url` that is no address of a server, or that may hold a secret: it is written down."""
+    if more := next((sign for sign in "@?#;" if sign in url), None):
+        part = {"@": "a name or password", "?": "a query", "#": "a fragment", ";": "parameters"}[more]
+        raise UsageError(
+            f"`--base-url` holds {part}, which may be a secret and would be written to disk: give the address alone, as "
+            f"`http://localhost:8000/v1` is, and set OPENAI_API_KEY to the key."
+        )
+    if not is_address(url):
+        raise UsageError(
+            f"`--base-url` must be an address, as `http://localhost:8000/v1` is, and is {without_secrets(url)}: give one."
         )
 
 

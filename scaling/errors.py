@@ -38,6 +38,11 @@ def of_the_system(error: OSError) -> str:
     return f"{place}{error.strerror or one_line(error)}"
 
 
+def install(extra: str) -> str:
+    """The command that installs an optional part of this package."""
+    return f'`pip install "softcotpp[{extra}]"`'
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean X?` for the closest known name, or an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -79,6 +79,20 @@ class Held:
     size: int = 0
 
 
+# What a config holds besides options, in words.
+_NO_OPTION = {
+    "first_question": "the first question of the data (a digest of its text and answer)",
+    "prompt_version": "the version of the prompts",
+    "stop_strings": "what ends a completion of a model without a chat format",
+    "engine_changes": "`--engine-args`, as far as it changes what is drawn,",
+    "backbone_fingerprint": "what `--backbone` holds (a fingerprint of its weights)",
+    "assistant_fingerprint": "what `--assistant` holds (a fingerprint of its weights)",
+    "merged_fingerprint": "the backbone with `--adapter` merged (a fingerprint of its weights)",
+    "thinker_sha256": "the file of `--thinker` (its SHA-256)",
+    "adapter_sha256": "the file of `--adapter` (its SHA-256)",
+}
+
+
 class Journal:
     """An open run directory, held by one process at a time. Open with `Journal.open`, use as a context manager.
 
@@ -248,6 +262,25 @@ def _began_with_other_gold(folder: Path, config: dict[str, Any], first: Asked) -
         same = config_hash({**old, _FIRST: None}) == config_hash({**config, _FIRST: None})
         return same and first.id in stored and not changes(stored[first.id], first)
     return False
+
+
+def refuse_unfit_folder(folder: Path, config: dict[str, Any], questions: Sequence[Asked]) -> None:
+    """Raises UsageError where a run with this config could not go on, or begin, in `folder`. Writes nothing.
+
+    Args:
+        questions: those that are asked now, all of them.
+        config: what is known of it; what is not, as a model's fingerprint before it is loaded, counts as the same.
+    """
+    if not folder.exists():
+        above = next(place for place in folder.absolute().parents if place.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise UsageError(f"`--out` {folder} cannot be created in {above}; choose another folder")
+        return
+    if not folder.is_dir():
+        raise UsageError(f"`--out` {folder} is a file; choose a folder")
+    there = _read_json(folder / RUN, "config")["config"] if (folder / RUN).exists() else {}
+    _refuse_unfit(folder, {**there, **config}, questions)
+    read_samples(folder, {**there, **config})
 
 
 def load(folder: Path) -> tuple[dict[str, Any], list[Completion]]:
@@ -452,8 +485,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here:
         values = (config.get(key) for config in (old, new))
         before, after = ("not set" if value is None else _canonical(value) for value in values)
         if before != after:
-            what = "the digest of the first question" if key == _FIRST else f"`--{key.replace('_', '-')}`"
-            differing.append(f"{what} is {before} in {there} and {after} {here}")
+            name = _NO_OPTION.get(key) or f"`--{key.replace('_', '-')}`"
+            differing.append(f"{name} is {before} in {there} and {after} {here}")
     return "; ".join(differing)
 
 

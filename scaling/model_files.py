@@ -34,6 +34,12 @@ BUNDLED = {
 }
 _READY = "ready.json"
 _SMALL = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZERS = frozenset(  # any of these may hold one
+    (
+        *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "vocab.model"),
+        *("spiece.model", "sentencepiece.bpe.model", "tekken.json"),
+    )
+)
 
 
 def locate(name: str) -> str:
@@ -93,6 +99,19 @@ def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
             f"`{option}`: there is no folder {name}, and it could not be fetched from the Hugging Face Hub "
             f"({one_line(error)}). Check the id and the network, or give a folder."
         ) from None
+
+
+def lacking(folder: Path) -> list[str]:
+    """What a model folder has not that every model needs, in words; nothing where it may be whole."""
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    wanted = {
+        "config.json": "config.json" in names,
+        "tokenizer (tokenizer.json)": bool(names & _TOKENIZERS) or any(name.endswith(".tiktoken") for name in names),
+        "weights (*.safetensors)": any(
+            name.endswith((".safetensors", ".safetensors.index.json", ".bin")) for name in names
+        ),
+    }
+    return [what for what, there in wanted.items() if not there]
 
 
 def _neighbour(path: Path) -> str:

@@ -26,7 +26,7 @@ from transformers import (
 from scaling.costs import ModelCosts
 from scaling.errors import UsageError, one_line
 from scaling.journal import UNREAD
-from scaling.model_files import locate, quiet
+from scaling.model_files import lacking, locate, quiet
 from scaling.shapes import context_of, head_width_of, heads_of, kv_bytes_of, layers_of
 
 _RARE_ROWS = 1024
@@ -185,9 +185,7 @@ def load(source: str, *, name: str, device: str, dtype: torch.dtype, own: bool =
 def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
     tokenizer = load_tokenizer(source, name=name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False
-        )
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # a damaged file may raise anything
         raise UsageError(_why_not(source, name, error)) from error
     rows = int(model.get_input_embeddings().weight.shape[0])
@@ -215,6 +213,11 @@ def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
 
 def _why_not(source: str, name: str, error: Exception) -> str:
     reason = one_line(error, limit=300)
+    if Path(source).is_dir() and (missing := lacking(Path(source))):
+        return (
+            f"the model folder {source} holds no {' and no '.join(missing)}: it is no whole model; give the folder that all "
+            f"files of the model are in."
+        )
     if Path(source).is_dir():
         return f"the model folder {source} cannot be loaded: {reason}"
     return (

@@ -1,17 +1,25 @@
-"""`--dry-run`: the resolved settings and the first prompt with its slots marked. Loads tokenizers, never weights."""
+"""`--dry-run`: the resolved settings and the first prompt with its slots marked, after all that a run checks before it loads
+weights. Loads tokenizers and shapes of models."""
 
 from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from dataclasses import replace
+from pathlib import Path
 
-from scaling import hardware, model_files, models
-from scaling.config import RunConfig
-from scaling.errors import WARNING
-from scaling.methods.build import exemplars
-from scaling.prompts import SLOT, PromptBuilder
-from scaling.provenance import provenance_of
-from scaling.tasks.catalogue import Task, task_of
-from scaling.thinkers import SOFT_TOKENS, find, with_checkpoint
+import torch
+
+from scaling import model_files, models
+from scaling.config import RunConfig, option
+from scaling.engines.build import refuse_unfit
+from scaling.errors import WARNING, UsageError
+from scaling.journal import refuse_unfit_folder
+from scaling.methods.build import Parts, parts_of, slots_held
+from scaling.methods.hints import MAX_HINT_TOKENS
+from scaling.models import LanguageModel
+from scaling.prompts import SLOT, PromptBuilder, as_asked, prompt_identity
+from scaling.records import Asked
+from scaling.run import begin, described_by, refuse_too_long
+from scaling.tasks.catalogue import Task
 
 _NOTES = "[what the assistant writes]"
 _REPLACED = {
@@ -24,48 +32,89 @@ _REPLACED = {
 
 
 def preview(config: RunConfig) -> tuple[dict[str, object], str]:
-    """(resolved settings, rendered prompts of the first question), each slot shown as [k] for k = 1 .. L."""
-    config = config.resolved()
-    task, provenance = provenance_of(config, task_of(config))
-    config, _ = hardware.placed(config)
-    config = with_checkpoint(config, find(config)) if config.soft else config
+    """(resolved settings, rendered prompts of the first question), each slot shown as [k] for k = 1 .. L.
+
+    Raises UsageError where a run with these settings would, as far as that can be told without weights.
+    """
+    config, task, dtype, provenance = begin(config)
+    parts = parts_of(config, task)
+    config = parts.config
+    backbone = _unread(config, "backbone", dtype)
+    assistant = _unread(config, "assistant", dtype) if config.assisted else None
+    parts.refuse_unfit(backbone, assistant)
+    _refuse_unfit(parts, task, backbone, assistant)
     settings = {**config.model_dump(mode="json"), "num_questions": len(task.questions)}
-    parts = [_backbone(config, task), *([_assistant(config, task)] if config.assisted else [])]
+    prompts = [_backbone(parts, task, backbone), *([_assistant(config, task, assistant)] if assistant else [])]
     if config.control:
-        parts.append(f"control {config.control}: the slots hold {_REPLACED[config.control]}")
-    parts += [f"{WARNING}{warning}." for warning in provenance.warnings()]
-    return settings, "\n\n".join(parts)
+        prompts.append(f"control {config.control}: the slots hold {_REPLACED[config.control]}")
+    prompts += [f"{WARNING}{warning}." for warning in provenance.warnings()]
+    return settings, "\n\n".join(prompts)
 
 
-def _backbone(config: RunConfig, task: Task) -> str:
-    question = task.questions[0]
-    builder = PromptBuilder(_tokenizer(config.backbone), kind=task.kind, exemplars=exemplars(config, task))
-    num_slots = _num_slots(config)
+def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
+    """A model without its weights. Raises UsageError where a folder lacks a part that the run will read."""
+    name = getattr(config, role)
+    model = models.load_unread(name, dtype=dtype)
+    read = role == "assistant" or config.engine != "openai" or config.slots  # a server has weights of its own
+    missing = model_files.lacking(Path(model_files.locate(name))) if read and Path(name).is_dir() else []
+    if missing:
+        raise UsageError(f"`{option(role)}` {name} holds no {' and no '.join(missing)}: it is no whole model.")
+    return model
+
+
+def _refuse_unfit(parts: Parts, task: Task, backbone: LanguageModel, assistant: LanguageModel | None) -> None:
+    """Raises UsageError for prompts, an engine or a directory that the run would refuse."""
+    config = parts.config
+    asked = _asked(parts, task, backbone, assistant)
+    refuse_too_long(asked, config, backbone, assistant)
+    longest = max(one.prompt_tokens for one in asked) + (config.max_new_tokens or 1)
+    refuse_unfit(config, backbone, tokens_per_row=longest, slots=slots_held(config) > 0)
+    if config.out:
+        details = prompt_identity(backbone.tokenizer)
+        if config.soft:
+            details["thinker_sha256"] = parts.thinker.sha256 if parts.thinker else None
+        if parts.adapter:
+            details["adapter_sha256"] = parts.adapter.sha256
+        refuse_unfit_folder(config.out, {**described_by(config, task), **details}, asked)
+
+
+def _asked(parts: Parts, task: Task, backbone: LanguageModel, assistant: LanguageModel | None) -> list[Asked]:
+    """The questions with the lengths of their prompts, the assistant's notes as short as they can be."""
+    config = parts.config
+    builder = PromptBuilder(backbone.tokenizer, kind=task.kind, exemplars=parts.exemplars)
+    notes = "." if config.method == "assist-cot" else ""
+    thinking = PromptBuilder(assistant.tokenizer, kind=task.kind) if assistant else None
+    asked = []
+    for question in task.questions:
+        read = 0
+        if thinking:
+            read = len(thinking.assistant(question) if config.soft else thinking.hint_request(question))
+        prompt = builder.backbone(question, num_slots=config.soft_tokens or 0, notes=notes)
+        one = as_asked(question, prompt, num_slots=slots_held(config), assistant_tokens=read)
+        asked.append(replace(one, kind=task.kind))
+    return asked
+
+
+def _backbone(parts: Parts, task: Task, backbone: LanguageModel) -> str:
+    config, question = parts.config, task.questions[0]
+    builder = PromptBuilder(backbone.tokenizer, kind=task.kind, exemplars=parts.exemplars)
+    num_slots = config.soft_tokens or 0
     prompt = builder.backbone(question, num_slots=num_slots, notes=_NOTES if config.method == "assist-cot" else "")
     length = len(prompt.prefix) + num_slots + len(prompt.suffix)
     counted = "" if config.method == "assist-cot" else f", {length} tokens"
     return f"backbone prompt of {question.id}{counted}:\n{_mark(prompt.text)}"
 
 
-def _assistant(config: RunConfig, task: Task) -> str:
+def _assistant(config: RunConfig, task: Task, assistant: LanguageModel) -> str:
     question = task.questions[0]
-    tokenizer = _tokenizer(config.assistant)
-    builder = PromptBuilder(tokenizer, kind=task.kind)
-    num_slots = _num_slots(config)
+    builder = PromptBuilder(assistant.tokenizer, kind=task.kind)
+    num_slots = config.soft_tokens or 0
     if not num_slots:
-        ids, then, slots = builder.hint_request(question), "it writes", ""
+        ids, then, slots = builder.hint_request(question), f"it writes at most {MAX_HINT_TOKENS}", ""
     else:
         ids, then = builder.assistant(question), f"{num_slots} slots"
         slots = "".join(f"[{slot}]" for slot in range(1, num_slots + 1))
-    return f"assistant prompt, {len(ids)} tokens, then {then}:\n{tokenizer.decode(list(ids))}{slots}"
-
-
-def _num_slots(config: RunConfig) -> int:
-    return config.soft_tokens or (SOFT_TOKENS if config.soft or config.method == "cot-unk" else 0)
-
-
-def _tokenizer(name: str) -> PreTrainedTokenizerBase:
-    return models.load_tokenizer(model_files.locate(name), name=name)
+    return f"assistant prompt, {len(ids)} tokens, then {then}:\n{assistant.tokenizer.decode(list(ids))}{slots}"
 
 
 def _mark(text: str) -> str:

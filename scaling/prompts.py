@@ -7,7 +7,7 @@ and no text can contain them unnoticed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizers import AddedToken
@@ -221,4 +221,18 @@ def check_lengths(prompts: Sequence[Asked], *, context: int, max_new_tokens: int
             raise UsageError(
                 f"question {asked.id} needs {length} prompt tokens and `--max-new-tokens` {max_new_tokens}, more than "
                 f"the model's context of {context}; {todo}, or take a backbone with a longer context."
+            )
+
+
+def check_assistant_lengths(tokens: Mapping[str, int], *, context: int) -> None:
+    """Raises UsageError for the first question that does not fit the assistant's context.
+
+    Args:
+        tokens: for each question id, those that the assistant reads and those that follow, slots or its notes.
+    """
+    for question_id, length in tokens.items():
+        if length > context:
+            raise UsageError(
+                f"the assistant needs {length} tokens for question {question_id}, more than its context of {context}; leave "
+                f"the question out of the data, or take an `--assistant` with a longer context."
             )

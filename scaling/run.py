@@ -21,7 +21,7 @@ import torch
 from scaling import hardware
 from scaling.adaptive import Stopping
 from scaling.config import RunConfig
-from scaling.engine_args import engine_changes
+from scaling.engine_args import engine_changes, refuse_missing
 from scaling.engines.base import Counters, Decoding, Engine, Generated
 from scaling.engines.build import at_server, build_engine
 from scaling.engines.stops import stops_for
@@ -30,11 +30,12 @@ from scaling.hardware import cpu_name, peak_memory
 from scaling.journal import TIMEOUTS, Journal, place_of
 from scaling.methods.base import Method
 from scaling.methods.build import build
+from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.methods.measured import Measured
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import leave, think_ahead
 from scaling.models import LanguageModel
-from scaling.prompts import check_lengths, own_words, stop_strings
+from scaling.prompts import check_assistant_lengths, check_lengths, own_words, stop_strings
 from scaling.provenance import Provenance, provenance_of
 from scaling.reading import answered, drawn, judged
 from scaling.records import Asked, Completion, Costs, Key, Question, added
@@ -77,10 +78,7 @@ def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
 def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) -> dict[str, Any]:
     """Runs what is set up, or continues it. parent: where its directory lies, unless `out` names one."""
     config = setup.config
-    first = {"first_question": digest(setup.task.questions[0])}
-    changes = engine_changes(config.engine_args)
-    described = {**config.model_dump(mode="json"), **first, **setup.details, "engine_changes": changes}
-    described["overlap"] = config.overlap if config.overlap == "drop" else None  # the others change no question
+    described = {**described_by(config, setup.task), **setup.details}
     folder = config.out or place_of(parent, f"{setup.task.name}-{config.method}", described, setup.asked)
     known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
     known |= setup.provenance.told() if setup.provenance else {}
@@ -88,6 +86,14 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
         if journal.restated:
             judge_restated(journal, setup.task, watcher.status)
         return sample_all(setup, journal, folder, watcher)
+
+
+def described_by(config: RunConfig, task: Task) -> dict[str, Any]:
+    """What run.json says of settings and data. It says more of the models, once they are loaded."""
+    changes = engine_changes(config.engine_args)
+    overlap = config.overlap if config.overlap == "drop" else None  # the others change no question
+    told = {"first_question": digest(task.questions[0]), "engine_changes": changes, "overlap": overlap}
+    return {**config.model_dump(mode="json"), **told}
 
 
 def judge_restated(journal: Journal, task: Task, tell: Callable[[str], None]) -> None:
@@ -116,23 +122,44 @@ def verdicts_of(one: Completion) -> tuple[bool, bool]:
 
 def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     """Loads task and models and checks that they fit each other. Raises UsageError; writes nothing."""
-    config = config.resolved()
-    task, provenance = provenance_of(config, task_of(config))
+    config, task, dtype, provenance = begin(config)
     for warning in provenance.warnings():
         watcher.status(f"{WARNING}{warning}")
-    config, dtype = hardware.placed(config)
-    config = at_server(config)
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
     built = build(config, task, dtype, watcher.status)
     asked = asked_of(built.method, task)
-    lengths = {"context": built.backbone.context, "max_new_tokens": config.max_new_tokens or 1}
-    check_lengths(asked, **lengths, shots=config.shots)
+    refuse_too_long(asked, built.config, built.backbone, built.assistant)
     return Setup(built.config, task, built.backbone, built.method, asked, built.details, built.assistant, provenance)
 
 
 def asked_of(method: Method, task: Task) -> list[Asked]:
     """The task's questions as the method asks them."""
     return [replace(method.asked(question), kind=task.kind) for question in task.questions]
+
+
+def begin(config: RunConfig) -> tuple[RunConfig, Task, torch.dtype, Provenance]:
+    """Settings with all filled in that is known before a model is loaded, the questions, the type of the models, and what
+    the run's parts were trained on.
+
+    Raises UsageError where options clash, or where data, device, the engine's package or its server are missing.
+    """
+    config = config.resolved()
+    refuse_missing(config.engine)
+    task, provenance = provenance_of(config, task_of(config))
+    config, dtype = hardware.placed(config)
+    return at_server(config), task, dtype, provenance
+
+
+def refuse_too_long(
+    asked: Sequence[Asked], config: RunConfig, backbone: LanguageModel, assistant: LanguageModel | None
+) -> None:
+    """Raises UsageError for the first question that does not fit the context of a model that reads it."""
+    new_tokens = config.max_new_tokens or 1
+    check_lengths(asked, context=backbone.context, max_new_tokens=new_tokens, shots=config.shots)
+    if assistant:
+        then = MAX_HINT_TOKENS if config.method == "assist-cot" else config.soft_tokens or 0
+        tokens = {one.id: one.assistant_tokens + then for one in asked if one.assistant_tokens}
+        check_assistant_lengths(tokens, context=assistant.context)
 
 
 def digest(question: Question) -> str:

@@ -102,11 +102,17 @@ def make_thinker(config: RunConfig, found: Found | None, backbone: LanguageModel
             scale=backbone.embedding_scale(),
         )
         return thinker.to(config.thinking_device)
-    _check(config, found.config, num_paths, {"assistant": assistant, "backbone": backbone})
+    check(config, found, backbone, assistant)
     if has_no_token(found):
         found.thinker.token_sets.vectors.data = placeholder(assistant)[1][None, None]
     kept: Thinker = found.thinker.first_paths(num_paths).requires_grad_(False).to(config.thinking_device)
     return kept
+
+
+def check(config: RunConfig, found: Found, backbone: LanguageModel, assistant: LanguageModel) -> None:
+    """Raises UsageError unless the thinker fits the asked number of paths and the models, of which no weights are read."""
+    num_paths = 1 if config.perturbed else config.latent_paths or 1
+    _check(config, found.config, num_paths, {"assistant": assistant, "backbone": backbone})
 
 
 def has_no_token(found: Found | None) -> bool:

@@ -12,15 +12,24 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.cli import guarded
-from scaling.errors import Interrupted, UsageError
+from scaling.cli import Version, examples, guarded
+from scaling.errors import Interrupted, UsageError, nearest
+
+PLAN, RUN, STATUS, REPORT, RECIPES = (
+    ("scale-sweep plan scaling-curve --scale small", "scale-sweep plan grid.yaml --set 'samples=[1, 4]'"),
+    ("scale-sweep run scaling-curve --scale small", "scale-sweep run grid.yaml --workers 2 --out runs/grid"),
+    ("scale-sweep status scaling-curve --scale small", "scale-sweep status runs/grid --watch"),
+    ("scale-sweep report scaling-curve --scale small", "scale-sweep report runs/grid --compute tokens"),
+    ("scale-sweep recipes",),
+)
+EXAMPLES = (*PLAN, *RUN, *STATUS, *REPORT, *RECIPES)
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Plan, run and report grids of runs, and the trainings that they need.",
+    epilog=examples([lines[0] for lines in (RECIPES, PLAN, RUN, STATUS, REPORT)]),
 )
 
 File = Annotated[str, typer.Argument(help="Grid file, or the name of a recipe.", show_default=False)]
@@ -30,11 +39,16 @@ Change = Annotated[
     list[str] | None,
     typer.Option("--set", help="KEY=VALUE: changes a setting; a list makes it an axis; train.KEY is of the training."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder of the sweep. Default: runs/sweep-NAME.")]
+Out = Annotated[str | None, typer.Option(help="Folder of the sweep. Default: runs/sweep-NAME.", metavar="<path>")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result alone, as JSON.")]
 
 
-@app.command()
+@app.callback()
+def _every(version: Version = False) -> None:
+    """What belongs to all of the commands."""
+
+
+@app.command(epilog=examples(PLAN))
 def plan(
     file: File,
     scale: Scale = None,
@@ -52,7 +66,7 @@ def plan(
         from sweeps.expect import measure as probe
         from sweeps.sweep import Sweep
 
-        sweep = Sweep.of(file, scale=scale, changes=change or [], out=out)
+        sweep = Sweep.of(file, scale=scale, changes=change or [], out=_folder(out))
         if measure:
             sweep.refuse_foreign()
             sweep.root.mkdir(parents=True, exist_ok=True)
@@ -72,7 +86,7 @@ def plan(
     _exit(work)
 
 
-@app.command()
+@app.command(epilog=examples(RUN))
 def run(
     file: File,
     scale: Scale = None,
@@ -98,7 +112,7 @@ def run(
 
         ray = {"address": address, "cpus_per_worker": cpus_per_worker, "gpus_per_worker": gpus_per_worker}
         _refuse_unfit(on, **ray)
-        sweep = Sweep.of(file, scale=scale, changes=change or [], out=out)
+        sweep = Sweep.of(file, scale=scale, changes=change or [], out=_folder(out))
         sweep.begin()
         if retry_failed:
             _retry(sweep.root)
@@ -122,7 +136,7 @@ def run(
     _exit(work)
 
 
-@app.command()
+@app.command(epilog=examples(STATUS))
 def status(
     file: Begun,
     scale: Scale = None,
@@ -139,7 +153,7 @@ def status(
         from sweeps.display import Show, plain, show_points, state_of
         from sweeps.ledger import Ledger
 
-        sweep = _begun(file, scale, change or [], out)
+        sweep = _begun(file, scale, change or [], _folder(out))
         if watch:
             ledger = Ledger(sweep.root)
             with Show(plain(stderr=True)) as show, suppress(KeyboardInterrupt):
@@ -159,7 +173,7 @@ def status(
     _exit(work)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, epilog=examples(REPORT))
 def report(
     context: typer.Context,
     file: Begun,
@@ -175,7 +189,7 @@ def report(
     def work() -> int:
         from sweeps.report import draw_axes, reports, write_reports
 
-        sweep = _begun(file, scale, change or [], out)
+        sweep = _begun(file, scale, change or [], _folder(out))
         entries = sweep.entries()
         groups = reports(sweep.plan, sweep.held(entries), sweep.root, by=by or [])
         options = list(context.args)
@@ -198,7 +212,7 @@ def report(
     _exit(work)
 
 
-@app.command()
+@app.command(epilog=examples(RECIPES))
 def recipes() -> None:
     """List the recipes, one for each published result."""
 
@@ -217,6 +231,13 @@ def recipes() -> None:
         return 0
 
     _exit(work)
+
+
+def _folder(out: str | None) -> Path | None:
+    """`--out`. Raises UsageError for an empty one, which would be the current folder."""
+    if out is not None and not out.strip():
+        raise UsageError("`--out` is empty: give a folder, or leave it out.")
+    return None if out is None else Path(out)
 
 
 def _begun(file: str, scale: str | None, changes: list[str], out: Path | None) -> Any:
@@ -284,7 +305,7 @@ def _retry(root: Path) -> None:
 
 def _refuse_unfit(on: str, **of_ray: Any) -> None:
     if on not in ("local", "ray"):
-        raise UsageError(f"`--on` is {on!r}; choose local or ray")
+        raise UsageError(f"`--on` is {on!r}; choose local or ray.{nearest(on, ('local', 'ray'))}")
     for key, value in of_ray.items():
         if on == "local" and value is not None:
             raise UsageError(f"`--{key.replace('_', '-')}` is for `--on ray`: add it, or leave the option out.")

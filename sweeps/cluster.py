@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError, one_line
+from scaling.errors import UsageError, install, one_line
 from sweeps.ledger import Ledger
 from sweeps.local import Seen, cores
 from sweeps.remote import LedgerActor, work_here
@@ -70,7 +70,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise UsageError('`--on ray` needs an optional package: pip install "softcotpp[ray]"') from None
+        raise UsageError(f"`--on ray` needs an optional package: {install('ray')}") from None
     return ray
 
 

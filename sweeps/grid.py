@@ -74,7 +74,9 @@ def read_grid(name: str, *, scale: str | None = None, changes: Sequence[str] = (
     if scale == "small":
         written = _smaller(written, path)
     elif scale not in (None, "paper"):
-        raise UsageError(f"`--scale` is {scale!r}; choose small, or paper (default)")
+        raise UsageError(
+            f"`--scale` is {scale!r}; choose small, or paper (default).{nearest(str(scale), ('small', 'paper'))}"
+        )
     for change in changes:
         _change(written, change)
     return _parsed(written, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +15,9 @@ from scaling.errors import UsageError
 from scaling.model_files import locate
 from scaling.models import LanguageModel
 from scaling.seeds import engine_seed
+
+if TYPE_CHECKING:
+    from scaling.engines.openai import Server
 
 _CONTEXT = (
     512  # tokens that vLLM's longest sequence is a multiple of, so that one that is kept serves the next run, too
@@ -35,7 +39,7 @@ def build_engine(
         tell(f"starting vLLM with {config.backbone}")
         return _vllm(config, backbone, tokens_per_row=tokens_per_row, slots=slots, drawn=drawn)
     if config.engine == "openai":
-        return _server(config, backbone, tokens_per_row=tokens_per_row, slots=slots)
+        return _openai(config, backbone, tokens_per_row=tokens_per_row, slots=slots)
     engine = engine_of(backbone, config, tokens_per_row=tokens_per_row)
     if engine.plain_because:
         tell(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
@@ -69,9 +73,35 @@ def embedded(config: RunConfig, backbone: LanguageModel, *, context: int) -> Emb
     return EmbeddedPrompts(backbone.model.get_input_embeddings(), width=backbone.width, context=context, dtype=dtype)
 
 
+def refuse_unfit(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool) -> None:
+    """Raises UsageError where the engine would not take these settings; starts none. Arguments as of `build_engine`."""
+    if config.engine == "vllm":
+        _vllm_settings(config, backbone, tokens_per_row=tokens_per_row, slots=slots, drawn=0)
+    if config.engine == "openai":
+        server, _ = _server(config, backbone, tokens_per_row=tokens_per_row)
+        server.refuse_unfit(slots=slots, top_k=config.top_k)
+
+
 def _vllm(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool, drawn: int) -> Engine:
     from scaling.engines.vllm import VllmEngine
-    from scaling.engines.vllm_process import done_with, engine_settings, running
+    from scaling.engines.vllm_process import done_with, running
+
+    settings, given, context = _vllm_settings(config, backbone, tokens_per_row=tokens_per_row, slots=slots, drawn=drawn)
+    seeds = config.engine_seeds or "streams"
+    return VllmEngine(
+        running(settings, given, seeds=seeds, sampled=config.temperature > 0),
+        embedded(config, backbone, context=context),
+        end_tokens=backbone.end_tokens,
+        seeds=seeds,
+        done=done_with,
+    )
+
+
+def _vllm_settings(
+    config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool, drawn: int
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Those of vLLM, the ones among them that were asked for, and its longest sequence."""
+    from scaling.engines.vllm_process import engine_settings
 
     given = dict(config.engine_args or {})
     if config.batch_size != "auto":
@@ -86,23 +116,30 @@ def _vllm(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, sl
             f"`--engine-args` max_model_len must hold the longest prompt and `--max-new-tokens` {config.max_new_tokens}, "
             f"together {tokens_per_row} tokens, and is {context}: raise it, or lower `--max-new-tokens`."
         )
-    seeds = config.engine_seeds or "streams"
     # with streams it decides nothing, and vLLM takes no larger one
-    seed = engine_seed(config.seed, drawn) if seeds == "one" else config.seed % 2**32
+    seed = engine_seed(config.seed, drawn) if config.engine_seeds == "one" else config.seed % 2**32
     settings = engine_settings(
         locate(config.backbone), dtype=config.dtype, context=context, soft=slots, seed=seed, given=given
     )
-    return VllmEngine(
-        running(settings, given, seeds=seeds, sampled=config.temperature > 0),
-        embedded(config, backbone, context=context),
+    return settings, given, context
+
+
+def _openai(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool) -> Engine:
+    from scaling.engines.openai import OpenAIEngine
+
+    server, context = _server(config, backbone, tokens_per_row=tokens_per_row)
+    return OpenAIEngine(
+        server,
+        embedded(config, backbone, context=context) if slots else None,
         end_tokens=backbone.end_tokens,
-        seeds=seeds,
-        done=done_with,
+        seeds=config.engine_seeds or "streams",
+        batch_size=64 if config.batch_size == "auto" else config.batch_size,
     )
 
 
-def _server(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool) -> Engine:
-    from scaling.engines.openai import OpenAIEngine, Server
+def _server(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int) -> tuple[Server, int]:
+    """The server, and the longest sequence that it takes."""
+    from scaling.engines.openai import Server
 
     server = Server(str(config.base_url), config.served_model)
     context = server.context or backbone.context
@@ -112,10 +149,4 @@ def _server(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, 
             f"{tokens_per_row} with `--max-new-tokens` {config.max_new_tokens}: lower that, or start the server with a "
             f"larger `--max-model-len`."
         )
-    return OpenAIEngine(
-        server,
-        embedded(config, backbone, context=context) if slots else None,
-        end_tokens=backbone.end_tokens,
-        seeds=config.engine_seeds or "streams",
-        batch_size=64 if config.batch_size == "auto" else config.batch_size,
-    )
+    return server, context

@@ -50,7 +50,9 @@ def fit(model: PreTrainedModel, *, longest: int | None = None) -> Fit:
         because += f"; nor can completions be batched ({not_batched})"
         if _why_not(model, SingleRowDecoder, expected) is None:
             return Fit(SingleRowDecoder, f"{because}, so they are decoded one at a time")
-        return Fit(RereadingDecoder, f"{because}, nor its cache be relied on, so each text is read anew for every token")
+        return Fit(
+            RereadingDecoder, f"{because}, nor its cache be relied on, so each text is read anew for every token"
+        )
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
@@ -113,6 +115,4 @@ def _reference(model: PreTrainedModel) -> Tensor:
     prompts, following = _prompts(model)
     rows: Sequence[Tensor] = [embedded(model, prompt) for prompt in prompts]
     texts = [torch.cat([row, model.get_input_embeddings()(ids)]) for row, ids in zip(rows, following, strict=True)]
-    return torch.stack(
-        [model(inputs_embeds=text[None], use_cache=False).logits[0, -1 - _STEPS :] for text in texts]
-    )
+    return torch.stack([model(inputs_embeds=text[None], use_cache=False).logits[0, -1 - _STEPS :] for text in texts])

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from scaling.engine_args import cannot_be_imported
 from scaling.engines.base import Counters, Decoding, Generated, Request, SoftPrompt
 from scaling.engines.concurrent import Background
 from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
@@ -61,6 +62,13 @@ class Server:
         self.is_vllm = getattr(served[model], "owned_by", None) == "vllm"
         context = getattr(served[model], "max_model_len", None)  # vLLM tells it
         self.context = context if isinstance(context, int) else None
+
+    def refuse_unfit(self, *, slots: bool = False, top_k: int = 0) -> None:
+        """Raises UsageError where this server is known not to take what will be asked. slots: prompts with soft tokens."""
+        if slots and not self.is_vllm:
+            raise UsageError(f"{self.base_url} is no vLLM server: {_NO_EMBEDDINGS}")
+        if top_k and not self.is_vllm:
+            raise UsageError(f"`--top-k` is no part of the protocol, and {self.base_url} is no vLLM server.")
 
     def refusal(self, error: Exception, *, sent: Literal["tokens", "embeddings"] | None = None) -> UsageError:
         """What the user can do about an error of the openai library. sent: as what a prompt went out, if one did."""
@@ -139,8 +147,7 @@ class OpenAIEngine:
     ) -> None:
         """prompts: makes embeddings, None where no prompt has soft tokens. seeds: "streams" sends every completion's own,
         "one" none. Raises UsageError for soft prompts and a server that takes none."""
-        if prompts and not server.is_vllm:
-            raise UsageError(f"{server.base_url} is no vLLM server: {_NO_EMBEDDINGS}")
+        server.refuse_unfit(slots=prompts is not None)
         self.batch_size, self.counters = batch_size, Counters()
         self._server, self._prompts, self._end, self._seeds = server, prompts, sorted(end_tokens), seeds
         self._encoded = Recent(self._encode, size=len, limit=KEPT)
@@ -152,8 +159,7 @@ class OpenAIEngine:
 
     def generate(self, requests: Iterable[Request], decoding: Decoding, *, lookahead: int = 0) -> Iterator[Generated]:  # noqa: ARG002
         """Yields every request once, as it finishes. Raises UsageError where the server does not answer as it should."""
-        if decoding.top_k and not self._server.is_vllm:
-            raise UsageError(f"`--top-k` is no part of the protocol, and {self._server.base_url} is no vLLM server.")
+        self._server.refuse_unfit(top_k=decoding.top_k)
 
         async def complete(request: Request) -> Generated | None:
             return await self._complete(request, decoding)
@@ -331,6 +337,6 @@ def _key() -> str:
 def _library() -> Any:
     try:
         import openai
-    except ImportError:
-        raise UsageError('`--engine openai` needs the openai package: `pip install ".[openai]"`.') from None
+    except ImportError as error:
+        raise cannot_be_imported("openai", error) from None
     return openai

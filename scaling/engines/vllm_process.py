@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import psutil
 
+from scaling.engine_args import cannot_be_imported
 from scaling.engines.base import Decoding
 from scaling.engines.concurrent import Background
 from scaling.engines.watchdog import Watchdog
@@ -24,7 +25,6 @@ Seeds = Literal["streams", "one"]
 
 _PATIENCE = 0.2  # seconds between two looks at a start that is given up
 _CPU_MEMORY = 4 << 30  # bytes of keys and values at most, where nothing is asked for
-_INSTALL = 'vLLM is not installed here: `pip install ".[vllm]"` on CUDA; on a CPU see "vLLM and servers" in the README.'
 # set by what they follow from, so they cannot be given
 _OURS = {
     **{"model": "--backbone", "tokenizer": "--backbone", "dtype": "--dtype", "seed": "--seed"},
@@ -245,7 +245,7 @@ def _installed() -> None:
     try:
         import vllm  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"`--engine vllm`: {_INSTALL} ({one_line(error)})") from None
+        raise cannot_be_imported("vllm", error) from None
 
 
 async def start(settings: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from scaling.errors import UsageError
+from scaling.errors import UsageError, install
 
 _OTHER = ("ls", "validate")  # commands without a model
 
@@ -17,7 +17,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("lm_eval"):
             raise
-        print('the harness is an optional package: pip install -c constraints.txt ".[lm-eval]"', file=sys.stderr)
+        print(f"the harness is an optional package: {install('lm-eval')}", file=sys.stderr)
         raise SystemExit(2) from None
     named = any(argument.split("=")[0] in ("--model", "-M") for argument in sys.argv)
     if len(sys.argv) > 1 and not named and sys.argv[1] not in _OTHER:

@@ -55,10 +55,50 @@ class Built:
     assistant: LanguageModel | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a method is made of besides its models: read and checked before these are loaded.
+
+    config: with what the checkpoint decides filled in. thinker, adapter: None where there is none. exemplars: solved
+    questions that stand before every asked one. exemplars_by_text: whether they are others than if ids alone were
+    compared with those that are asked, as version 0.1 did.
+    """
+
+    config: RunConfig
+    thinker: thinkers.Found | None = None
+    adapter: adapters.Found | None = None
+    exemplars: tuple[Question, ...] = ()
+    exemplars_by_text: bool = False
+
+    def refuse_unfit(self, backbone: LanguageModel, assistant: LanguageModel | None) -> None:
+        """Raises UsageError where they do not fit the models, of which the shapes are enough; no weights are read."""
+        if self.thinker and assistant:
+            thinkers.check(self.config, self.thinker, backbone, assistant)
+        if self.adapter:
+            adapters.load(self.adapter, backbone)
+
+
+def parts_of(config: RunConfig, task: Task) -> Parts:
+    """Reads the parts of a resolved config's method. Raises UsageError where one is missing, or cannot be used."""
+    if config.control == "shuffled":
+        partners_of(_shuffled_among(config).questions)
+    if config.soft:
+        found = thinkers.find(config)
+        return Parts(thinkers.with_checkpoint(config, found), thinker=found)
+    if config.method == "lora":
+        return Parts(config, adapter=adapters.find(str(config.adapter)))
+    if config.method == "cot-unk":
+        return Parts(config.model_copy(update={"soft_tokens": config.soft_tokens or thinkers.SOFT_TOKENS}))
+    shown, by_text = _exemplars(config, task)
+    return Parts(config, exemplars=tuple(shown), exemplars_by_text=by_text)
+
+
 def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
     """Loads the models of a resolved config and makes its method. Raises UsageError where something does not fit."""
+    parts = parts_of(config, task)
+    config = parts.config
     if config.soft:
-        return _soft(config, task, dtype, tell)
+        return _soft(parts, task, dtype, tell)
     if config.method == "assist-cot":
         backbone, assistant = _pair(config, dtype)
         write = partial(write_hints, assistant, tell=tell, wake=_waking(config, assistant.model))
@@ -67,15 +107,13 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         return Built(backbone, method, config, details, assistant)
     lora = config.method == "lora"  # merges an adapter into the weights
     backbone = _backbone(config, dtype, own=lora)
-    if lora:
-        return _lora(config, task, backbone, tell)
+    if parts.adapter:
+        return _lora(config, task, backbone, parts.adapter, tell)
     if config.method == "cot":
-        shown, others = _exemplars(config, task)
-        method = ChainOfThought(backbone, kind=task.kind, exemplars=shown)
-        told = {"exemplars": [question.id for question in shown]} if others else {}
+        told = {"exemplars": [one.id for one in parts.exemplars]} if parts.exemplars_by_text else {}
+        method = ChainOfThought(backbone, kind=task.kind, exemplars=parts.exemplars)
         return Built(backbone, method, config, details_of(backbone) | told)
-    num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
-    config = config.model_copy(update={"soft_tokens": num_slots})
+    num_slots = config.soft_tokens or 0
     empty = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
     method = SoftCoT(backbone, empty, kind=task.kind, num_slots=num_slots)
     return Built(backbone, method, config, details_of(backbone))
@@ -118,13 +156,9 @@ def _waking(config: RunConfig, *parts: torch.nn.Module) -> Callable[[], None]:
     return wake
 
 
-def exemplars(config: RunConfig, task: Task) -> list[Question]:
-    """The first `--shots` questions of the training split that have a rationale; none of them is asked, by id or text."""
-    return _exemplars(config, task)[0]
-
-
 def _exemplars(config: RunConfig, task: Task) -> tuple[list[Question], bool]:
-    """The exemplars, and whether they are others than if ids alone were compared, as version 0.1 did."""
+    """The first `--shots` questions of the training split that have a rationale, none of which is asked, by id or text; and
+    whether they are others than if ids alone were compared, as version 0.1 did."""
     if not config.shots:
         return [], False
     if config.data is not None and config.data.is_file():
@@ -148,8 +182,7 @@ def _exemplars(config: RunConfig, task: Task) -> tuple[list[Question], bool]:
     return shown, shown != solved[: config.shots]
 
 
-def _lora(config: RunConfig, task: Task, backbone: LanguageModel, tell: Tell) -> Built:
-    found = adapters.find(str(config.adapter))
+def _lora(config: RunConfig, task: Task, backbone: LanguageModel, found: adapters.Found, tell: Tell) -> Built:
     merged = adapters.merged(adapters.load(found, backbone), backbone)
     for doubt in adapters.doubts(found, backbone):
         tell(f"{WARNING}{doubt}")
@@ -167,9 +200,8 @@ def adapted(config: RunConfig, task: Task, fingerprint: str, merged: LanguageMod
     return Built(merged, ChainOfThought(merged, kind=task.kind), config, details)
 
 
-def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
-    found = thinkers.find(config)
-    config = thinkers.with_checkpoint(config, found)
+def _soft(parts: Parts, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
+    found, config = parts.thinker, parts.config
     backbone, assistant = _pair(config, dtype)
     thinker = thinkers.make_thinker(config, found, backbone, assistant)
     num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
@@ -219,14 +251,22 @@ def _controlled(config: RunConfig, thoughts: Thoughts, backbone: LanguageModel) 
     num_paths, num_slots = config.latent_paths or 1, config.soft_tokens or 0
     device = backbone.model.device
     if config.control == "shuffled":
-        more = None if config.limit is None else config.limit + 1
-        return Shuffled(thoughts, partners_of(task_of(config, limit=more).questions))
+        return Shuffled(thoughts, partners_of(_shuffled_among(config).questions))
     if config.control == "mean":
         return Constant(_mean_thought(thoughts, task_of(config, limit=_MEAN_OVER)))
     if config.control == "unk":
         return Constant(placeholders(backbone, num_paths=num_paths, num_tokens=num_slots))
-    kept = num_slots if config.control == "zero" else 0
-    return Constant(torch.zeros(num_paths, kept, backbone.width, device=device))
+    return Constant(torch.zeros(num_paths, slots_held(config), backbone.width, device=device))
+
+
+def slots_held(config: RunConfig) -> int:
+    """How many of a prompt's slots hold something: all but with `--control none`."""
+    return 0 if config.control == "none" else config.soft_tokens or 0
+
+
+def _shuffled_among(config: RunConfig) -> Task:
+    """The questions of which each gets another one's thoughts."""
+    return task_of(config, limit=None if config.limit is None else config.limit + 1)
 
 
 def _mean_thought(thoughts: Thoughts, task: Task) -> Tensor:

@@ -14,7 +14,7 @@ from scaling.engines.base import Decoding, Request, SoftPrompt
 from scaling.engines.stops import stops_for
 from scaling.engines.transformers import fitted_engine
 from scaling.models import LanguageModel
-from scaling.prompts import SLOT, own_words, stop_strings
+from scaling.prompts import SLOT, check_assistant_lengths, own_words, stop_strings
 
 MAX_HINT_TOKENS = 64
 
@@ -35,6 +35,9 @@ def write_hints(
 ) -> dict[str, Hint]:
     """The greedy hint of at most 64 tokens for each prompt, by the same keys. Only those not in the cache are decoded, after
     `wake` has brought the assistant to where it works."""
+    check_assistant_lengths(
+        {key: len(ids) + MAX_HINT_TOKENS for key, ids in prompts.items()}, context=assistant.context
+    )
     path = cache_folder() / "hints" / f"{assistant.computes}-{MAX_HINT_TOKENS}-{_precision(assistant)}.jsonl"
     ends, stops = assistant.end_tokens, stop_strings(assistant.tokenizer)
     decides = [ends, stops] if stops else [ends]

@@ -88,6 +88,7 @@ def _generated(split: str, *, limit: int | None, difficulty: int) -> Task:
         known = ", ".join(f"`{known}`" for known in arithmetic.SPLITS)
         raise UsageError(
             f"`--split` must be one of {known} for the task `arithmetic`, not `{split}`: give one of these."
+            f"{nearest(split, arithmetic.SPLITS)}"
         )
     if difficulty not in arithmetic.DIFFICULTIES:
         lowest, highest = arithmetic.DIFFICULTIES[0], arithmetic.DIFFICULTIES[-1]

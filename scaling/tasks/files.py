@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +29,7 @@ _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K notes its calculator calls lik
 _YES_NO = ("yes", "no", "true", "false")
 _DIFFERENCE = re.compile(r"[0-9.]+\s*-\s*[0-9.]+")  # a model's "15 - 3" is 12; a gold answer may mean a score
 _MAX_CHOICES = 26
+_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")  # objects in one JSON array
 
 
 def read_questions(path: Path, *, kind: str | None, split: str, limit: int | None = None) -> tuple[str, list[Question]]:
@@ -93,11 +95,42 @@ def _rows(file: Path) -> list[Row]:
         content = file.read_bytes()
     except OSError as error:
         raise UsageError(f"`--data` must be readable, but `{file}` is not ({error.strerror}): change that.") from error
+    _refuse_other_formats(file, content)
     # Split as bytes: a text may hold characters that `str.splitlines` takes for line ends, and a line which is
     # not UTF-8 shall be named. A byte order mark, as Windows editors write it, is dropped.
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(f"`--data`: {file} line {number}", line) for number, line in enumerate(lines, start=1)]
     return [(where, _object(line, where=where)) for where, line in numbered if line.strip()]
+
+
+def _refuse_other_formats(file: Path, content: bytes) -> None:
+    """Raises UsageError, which says how to make JSON Lines of it, for a file of another kind that people have."""
+    if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        raise UsageError(f"`--data`: {file} is a compressed file, and JSON Lines are wanted: unpack it first.")
+    kind, read = _other_format(file, content)
+    if kind:
+        here, there = (json.dumps(str(path), ensure_ascii=False) for path in (file, _converted(file)))
+        code = f'import json, pandas, pathlib; {read.format(here)}.to_json({there}, orient="records", lines=True)'
+        raise UsageError(
+            f"`--data`: {file} is {kind}, and JSON Lines are wanted: one object a line, with `id`, `question` and `answer`. "
+            f"This converts it: python -c {shlex.quote(code)}"
+        )
+
+
+def _other_format(file: Path, content: bytes) -> tuple[str, str]:
+    """What the file is, and Python that reads it as a table; two empty texts for what may be JSON Lines."""
+    if content.startswith(b"PAR1"):
+        return "a Parquet file", "pandas.read_parquet({})"
+    if _ARRAY.match(content):
+        return "one JSON array", 'pandas.DataFrame(json.loads(pathlib.Path({}).read_text("utf-8-sig")), dtype=object)'
+    if file.suffix.lower() == ".csv" and not content.lstrip().startswith(b"{"):
+        return "a CSV file", "pandas.read_csv({}, dtype=str)"
+    return "", ""
+
+
+def _converted(file: Path) -> Path:
+    """Where the converted file goes: beside this one, never onto it."""
+    return file.with_name(f"{file.stem}-lines.jsonl") if file.suffix == ".jsonl" else file.with_suffix(".jsonl")
 
 
 def _object(line: bytes, *, where: str) -> dict[str, Any]:

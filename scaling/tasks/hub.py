@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from scaling.errors import UsageError
+from scaling.errors import UsageError, install, nearest
 from scaling.records import Question
 from scaling.tasks.files import question_from
 
@@ -49,7 +49,10 @@ def load(name: str, *, split: str) -> list[Question]:
     source = SOURCES[name]
     if split not in source.splits:
         known = ", ".join(f"`{known}`" for known in source.splits)
-        raise UsageError(f"`--split` must be one of {known} for the task `{name}`, not `{split}`: give one of these.")
+        raise UsageError(
+            f"`--split` must be one of {known} for the task `{name}`, not `{split}`: give one of these."
+            f"{nearest(split, source.splits)}"
+        )
     rows = _download(name, source.splits[split])
     try:
         return _questions(name, split, rows)
@@ -65,7 +68,7 @@ def _download(name: str, split: str) -> Iterable[Mapping[str, Any]]:
     try:
         import datasets
     except ImportError as error:
-        advice = 'run `pip install "softcotpp[hub]"`, or use `--data FILE_OR_FOLDER`'
+        advice = f"run {install('hub')}, or use `--data FILE_OR_FOLDER`"
         raise UsageError(f"`--task {name}` needs the package `datasets`, which is missing: {advice}.") from error
     try:
         rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(source.path, source.config, split=split)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json as jsonlib
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from scaling.cli import guarded, panel_option
+from scaling.cli import Version, examples, guarded, panel_option
 from scaling.errors import UsageError
 
 DATA, MODELS, PATHS, LOSS, LORA, STEPS, OUTPUT = (
@@ -22,17 +21,25 @@ DATA, MODELS, PATHS, LOSS, LORA, STEPS, OUTPUT = (
     "Where and how",
 )
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+EXAMPLES = (
+    "scale-train --latent-paths 8 --out my-thinker",
+    "scale-train --targets self --limit 256 --out my-thinker",
+    "scale-train --data questions --backbone Qwen/Qwen2.5-7B-Instruct --assistant Qwen/Qwen2.5-1.5B-Instruct",
+    "scale-train --method lora --merge --out my-adapter",
+    "scale-train --latent-paths 8 --out my-thinker --resume",
+)
+
+app = typer.Typer(pretty_exceptions_enable=False)
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=examples(EXAMPLES))
 def scale_train(
     method: Annotated[
         str | None, panel_option("softcot++ (default), or lora: fine-tune the backbone on the same targets.", DATA)
     ] = None,
     task: Annotated[str | None, panel_option("As in scale-run; arithmetic by default.", DATA)] = None,
     data: Annotated[
-        Path | None, panel_option("Questions as JSONL: a folder with train.jsonl, or a file.", DATA)
+        str | None, panel_option("Questions as JSONL: a folder with train.jsonl, or a file.", DATA, metavar="<path>")
     ] = None,
     limit: Annotated[
         int | None, panel_option("Questions to learn from. Default 512 for arithmetic, else all.", DATA)
@@ -85,8 +92,10 @@ def scale_train(
         bool | None, panel_option("Also write the whole model, with the adapter in it, to OUT/merged.", LORA, "--merge")
     ] = None,
     check_on: Annotated[
-        Path | None,
-        panel_option("Questions of another task as JSONL, a file or a folder: right before and after.", LORA),
+        str | None,
+        panel_option(
+            "Questions of another task as JSONL, a file or a folder: right before and after.", LORA, metavar="<path>"
+        ),
     ] = None,
     check_limit: Annotated[int | None, panel_option("First questions of them. Default 50.", LORA)] = None,
     epochs: Annotated[int | None, panel_option("Times through the targets. Default 3.", STEPS)] = None,
@@ -113,30 +122,36 @@ def scale_train(
     dtype: Annotated[
         str | None, panel_option("Of the frozen models: auto (default), float32, bfloat16.", OUTPUT)
     ] = None,
-    out: Annotated[Path | None, panel_option("Checkpoint folder. Default: under checkpoints/.", OUTPUT)] = None,
+    out: Annotated[
+        str | None, panel_option("Checkpoint folder. Default: under checkpoints/.", OUTPUT, metavar="<path>")
+    ] = None,
     resume: Annotated[bool | None, panel_option("Go on with the training in that folder.", OUTPUT, "--resume")] = None,
     log_with: Annotated[str | None, panel_option("tensorboard, wandb or trackio.", OUTPUT)] = None,
     push_to_hub: Annotated[str | None, panel_option("Repository for the checkpoint: owner/name.", OUTPUT)] = None,
-    config: Annotated[Path | None, panel_option("YAML file with any of these options.", OUTPUT)] = None,
+    config: Annotated[
+        str | None, panel_option("YAML file with any of these options.", OUTPUT, metavar="<path>")
+    ] = None,
     json: Annotated[bool, panel_option("Print the result alone, as JSON.", OUTPUT, "--json")] = False,
+    version: Version = False,
 ) -> None:
     """Learn N initial token sets and a projection, so that every latent path reasons well and the paths differ.
 
     The checkpoint is the thinker of the best validation: give its folder to `scale-run --thinker`. With --method lora it
     is an adapter of the backbone, for `scale-run --method lora --adapter`.
     """
-    given = {key: value for key, value in locals().items() if key not in ("config", "json") and value is not None}
+    given = {key: value for key, value in locals().items() if key not in ("config", "json", "version")}
+    given = {key: value for key, value in given.items() if value is not None}
     raise typer.Exit(guarded("scale-train", lambda: _train(config, given, as_json=json)))
 
 
-def _train(file: Path | None, given: dict[str, Any], *, as_json: bool) -> None:
+def _train(file: str | None, given: dict[str, Any], *, as_json: bool) -> None:
     from scaling.config import load_config
     from scaling.training.config import TrainConfig
 
     settings = load_config(file, given, TrainConfig)
     settings.resolved()  # clashes between options are told before torch is imported
     if settings.log_with and not importlib.util.find_spec(settings.log_with):
-        raise UsageError(f"`--log-with` {settings.log_with} needs a package: pip install {settings.log_with}.")
+        raise UsageError(f"`--log-with` {settings.log_with} needs a package: `pip install {settings.log_with}`.")
     from accelerate import Accelerator
     from rich.console import Console
 

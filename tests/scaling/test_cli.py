@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
+import pandas
 import pytest
 import typer
 import yaml
 from typer.testing import CliRunner
 
 from scaling.cli import app
-from scaling.config import RunConfig, option
+from scaling.config import RunConfig, load_config, option
+from scaling.errors import UsageError
+from scaling.tasks.files import read_questions
+from scaling.training.config import TrainConfig
 
 OPTIONS = [
     "--method",
@@ -105,7 +113,7 @@ def test_help_loads_no_torch(command):
 def test_the_options_are_the_settings():
     made = typer.main.get_command(app)
     spelled = {parameter.opts[0] for parameter in made.params}
-    assert spelled - {"--help"} == set(OPTIONS)
+    assert spelled - {"--help", "--version", "--install-completion", "--show-completion"} == set(OPTIONS)
     assert {option(key) for key in RunConfig.model_fields} == set(OPTIONS) - NOT_SETTINGS
 
 
@@ -169,6 +177,125 @@ def test_a_bad_value_is_one_sentence(call, tmp_path, small, name, value):
     assert not (tmp_path / "run").exists()
 
 
+def misspelt(value: str) -> str:
+    """Without the sign in its middle."""
+    return value[: len(value) // 2] + value[len(value) // 2 + 1 :]
+
+
+FIXED = [  # of every option with a list of words: each of these
+    (kind, key, value)
+    for kind in (RunConfig, TrainConfig)
+    for key, field in kind.model_fields.items()
+    for part in (field.annotation, *get_args(field.annotation))
+    if get_origin(part) is Literal
+    for value in get_args(part)
+    if len(value) > 3
+]
+
+
+@pytest.mark.parametrize(("kind", "key", "value"), [*FIXED, (RunConfig, "method", "cot")])
+def test_a_misspelt_word_names_the_nearest(kind, key, value):
+    given = misspelt(value) if value != "cot" else "coot"
+    with pytest.raises(UsageError, match=re.escape(f"`{option(key)}` is {given!r}")) as error:
+        load_config(None, {key: given}, kind)
+    known = {one for _, of, one in FIXED if of == key}
+    assert re.search(r" Did you mean `(.+)`\?$", str(error.value))[1] in known | {"cot"}
+
+
+def test_the_lists_of_words_are_many():
+    assert {key for _, key, _ in FIXED} >= {"method", "control", "batch_size", "engine", "dtype", "voter", "targets"}
+
+
+@pytest.mark.parametrize(
+    ("name", "blank"),
+    [*((name, "") for name in sorted(set(OPTIONS) - {"--json", "--dry-run", "--engine-args"})), ("--out", " ")],
+)
+def test_an_empty_value_is_refused(call, monkeypatch, name, blank):
+    """Mistake: `--out ""`, as of a variable that is not set, for the current folder."""
+    numbers = (
+        "--limit",
+        "--difficulty",
+        "--latent-paths",
+        "--samples",
+        "--soft-tokens",
+        "--noise",
+        "--shots",
+        "--seed",
+    )
+    numbers += ("--adaptive", "--temperature", "--top-p", "--top-k", "--max-new-tokens")
+    monkeypatch.setenv("COLUMNS", "200")
+    result = call(name, blank)
+    if name in numbers:  # which the parser reads
+        assert result.exit_code == 2
+        assert f"'{name}'" in result.stderr
+    else:
+        what = "file" if name == "--config" else "value"
+        assert refused(result) == f"scale-run: `{name}` is empty: give a {what}, or leave it out."
+
+
+def test_engine_arguments_may_be_none():
+    assert load_config(None, {"engine": "vllm", "engine_args": ""}, RunConfig).resolved().engine_args == {}
+
+
+SECRET = "sk-0123456789"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://h/v1?api_key={SECRET}",
+        f"http://me:{SECRET}@h/v1",
+        f"http://{SECRET}@h/v1",
+        f"http://h/v1#{SECRET}",
+        f"http://h/v1;key={SECRET}",
+        f"htp://h/v1?api_key={SECRET}",
+        f"h/v1?token={SECRET}",
+        f"http://h:x/v1?{SECRET}",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_and_not_repeated(call, small, tmp_path, url):
+    asked = ["--engine", "openai", "--method", "cot", "--latent-paths", "1", "--base-url", url]
+    Path("run.yaml").write_text(yaml.safe_dump({"engine": "openai", "base_url": url}))
+    Path("list.yaml").write_text(yaml.safe_dump({"engine": "openai", "base_url": [f"http://h/v1?api_key={SECRET}"]}))
+    tiny = [part for part in small if part not in ("--device", "cpu", "--latent-paths", "2")]
+    for arguments in ([*tiny, *asked, "--out", tmp_path / "run"], ["--config", "run.yaml"], ["--config", "list.yaml"]):
+        said = refused(call(*arguments))
+        assert "`--base-url`" in said
+        assert SECRET not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [f"hf_token={SECRET} {{", f"hf_token: {SECRET} {{", f'"hf_token={SECRET}', f"hf_overrides={{'api_key':'{SECRET}'"],
+)
+def test_engine_arguments_that_cannot_be_read_are_not_repeated_with_their_secrets(call, given):
+    said = refused(call("--engine", "vllm", "--engine-args", given))
+    assert "give `key=value` pairs" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("key", ["speculative_config", "speculative-config"])
+@pytest.mark.parametrize("method", ["softcot++", "softcot", "softcot-p", "cot-unk"])
+def test_guessing_tokens_ahead_is_refused_for_soft_prompts(call, method, key):
+    """Outputs diverge where prompts are embeddings (vllm#37170)."""
+    given = f'{key}={{"method":"ngram","num_speculative_tokens":4}}'
+    said = refused(call("--engine", "vllm", "--method", method, "--engine-args", given))
+    assert "speculative_config" in said
+    assert "vllm#37170" in said
+
+
+@pytest.mark.parametrize("given", ["speculative_config=null", "speculative_config={}"])
+def test_not_guessing_is_fine(given):
+    load_config(None, {"engine": "vllm", "engine_args": given}, RunConfig).resolved()
+
+
+def test_guessing_is_fine_for_text():
+    given = {"engine": "vllm", "engine_args": {"speculative_config": {"method": "ngram"}}}
+    for method in ("cot", "assist-cot"):
+        load_config(None, {**given, "method": method}, RunConfig).resolved()
+
+
 @pytest.mark.parametrize("key", ["temperature", "samples", "method"])
 def test_a_bad_value_in_the_file_is_told_like_an_option(call, tmp_path, key):
     (tmp_path / "run.yaml").write_text(f"{key}: [1, 2]\n")
@@ -219,6 +346,55 @@ def test_a_bad_row_is_named_by_file_line_and_field(call, tmp_path, small, second
     for part in ["`--data`", str(data), *said]:
         assert part in sentence
     assert not (tmp_path / "run").exists()
+
+
+ROWS = [
+    {"id": "a", "question": "1 + 1?", "answer": "2", "rationale": ["One and one."]},
+    {"id": "b", "question": "2 + 2?", "answer": "4", "rationale": ["Two and two."]},
+]
+
+
+def written(kind, place):
+    if kind == "Parquet":
+        pandas.DataFrame(ROWS).to_parquet(place)
+    elif kind == "CSV":
+        pandas.DataFrame(ROWS)[["id", "question", "answer"]].to_csv(place, index=False)
+    else:
+        place.write_text(json.dumps(ROWS, indent=2 if kind == "indented" else None))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "called"),
+    [
+        ("Parquet", "mine.parquet", "a Parquet file"),
+        ("Parquet", "mine.jsonl", "a Parquet file"),
+        ("array", "mine.json", "one JSON array"),
+        ("indented", "it's mine.jsonl", "one JSON array"),
+        ("CSV", "mine.csv", "a CSV file"),
+    ],
+)
+def test_another_format_is_named_and_the_line_that_is_told_converts_it(call, tmp_path, small, kind, name, called):
+    data = tmp_path / name
+    written(kind, data)
+    before = data.read_bytes()
+    said = refused(call(*small, "--data", data, "--out", tmp_path / "run"))
+    assert f"{data} is {called}, and JSON Lines are wanted" in said
+    python, option_of, code = shlex.split(said.partition("This converts it: ")[2])
+    assert (python, option_of) == ("python", "-c")
+    exec(code, {})
+    assert data.read_bytes() == before
+    [made] = {*tmp_path.glob("*.jsonl")} - {data}
+    _, questions = read_questions(made, kind=None, split="test")
+    assert [(q.id, q.text, q.answer) for q in questions] == [
+        (row["id"], row["question"], row["answer"]) for row in ROWS
+    ]
+    assert kind == "CSV" or [list(q.rationale) for q in questions] == [row["rationale"] for row in ROWS]
+
+
+def test_a_compressed_file_is_to_be_unpacked(call, tmp_path, small):
+    data = tmp_path / "mine.jsonl.gz"
+    data.write_bytes(gzip.compress(GOOD.encode()))
+    assert "is a compressed file" in refused(call(*small, "--data", data))
 
 
 def test_json_alone_is_on_standard_output(small, tmp_path, capfd):

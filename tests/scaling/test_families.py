@@ -195,7 +195,9 @@ def without_cache(model: PreTrainedModel, prompt: SoftPrompt) -> list[int]:
 def check_tokens(model: PreTrainedModel) -> TransformersEngine:
     prompts = prompts_for(model)
     engine = TransformersEngine(model, end_tokens=(), batch_size=3, max_batch_tokens=1000)
-    found = {result.request.prompt: result.tokens for result in engine.generate([Request(p, 0, 1) for p in prompts], GREEDY)}
+    found = {
+        result.request.prompt: result.tokens for result in engine.generate([Request(p, 0, 1) for p in prompts], GREEDY)
+    }
     assert found == {prompt: without_cache(model, prompt) for prompt in prompts}, engine.plain_because
     return engine
 

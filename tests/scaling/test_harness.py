@@ -269,7 +269,7 @@ def test_a_missing_package_is_said_in_a_sentence():
         timeout=120,
     )
     assert done.returncode == 2
-    assert 'pip install -c constraints.txt ".[lm-eval]"' in done.stderr
+    assert 'pip install "softcotpp[lm-eval]"' in done.stderr
 
 
 # ---- whole tasks

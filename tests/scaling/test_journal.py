@@ -590,7 +590,7 @@ def test_what_a_run_was_made_with_may_move_and_must_not_change(tmp_path, place, 
     filled(tmp_path, drawn("q"), **{place: "here", content: "abc"})
     with opened(tmp_path, **{place: "there", content: "abc"}) as journal:
         assert list(journal.completions) == [("q", 0, 0)]
-    with pytest.raises(UsageError, match=content.replace("_", "-")):
+    with pytest.raises(UsageError, match=f"`--{place}`"):
         opened(tmp_path, **{place: "there", content: "abd"})
     filled(tmp_path / "other", drawn("q"), **{place: "here"})
     with pytest.raises(UsageError, match=f'`--{place}` is "here"'):

@@ -443,6 +443,7 @@ def run_on(config_of, silent, tiny_model_folder, monkeypatch):
         return {"model": folder, "seed": seed, "max_model_len": context, "enable_prompt_embeds": soft}
 
     monkeypatch.setattr(vllm_process, "engine_settings", settings)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace())  # so that it is taken for installed
     monkeypatch.setattr(vllm_process, "_keeping", False)  # a sweep that ran in this process has it otherwise
 
     def run(*fakes, **changes):
@@ -492,7 +493,7 @@ def test_an_adaptive_run_that_is_done_starts_no_vllm(run_on, tmp_path, monkeypat
 def test_without_vllm_the_installation_is_told():
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed")
-    with pytest.raises(UsageError, match=r'pip install "\.\[vllm\]"') as error:
+    with pytest.raises(UsageError, match=r'pip install "softcotpp\[vllm\]"') as error:
         vllm_process.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})
     (section,) = re.findall('see "(.*)" in the README', str(error.value))
     assert f"# {section}\n" in (Path(__file__).parents[2] / "README.md").read_text()
