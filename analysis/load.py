@@ -47,6 +47,7 @@ _CHECKED = {**_COLUMNS, "text": pa.string(), "seed": pa.int64(), "crc": pa.strin
 _MAY_BE_NULL = ("answer", "answer_strict", "log_prob", "self_certainty", "unread", "crc")
 _COUNTS = ("path", "sample", "num_tokens", "seed")
 _KEY = ("question_id", "path", "sample")
+_OPTIONAL = (b'"answer": ', b'"answer_strict": ')
 _MARK = CHECKSUM.encode("ascii")
 
 
@@ -271,6 +272,8 @@ def _intact_lines(path: Path) -> tuple[int, int, int]:
                 if line[-11:] != b'%08x"}\n' % zlib.crc32(line[:-21]):
                     raise pa.ArrowInvalid("a wrong checksum")
                 sealed += 1
+            elif not all(field in line for field in _OPTIONAL):  # what may be null is null where it is missing
+                raise pa.ArrowInvalid("a line lacks a field")
             if not (line.startswith(b"{") and line.endswith(b"}\n") and line.isascii()):
                 raise pa.ArrowInvalid("no line that a run writes")
             number, end = number + 1, end + len(line)

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from analysis.load import load, texts
 from scaling.errors import UsageError
+from scaling.journal import Journal
 from scaling.journal import load as load_completions
+from scaling.lines import parsed, sealed
 from scaling.voter import tie_hash
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [parsed(line) for line in (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)]
+
+
+def rewrite(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
+    (folder / "samples.jsonl").write_text("".join(f"{sealed(line)}\n" for line in lines))
 
 
 def test_arrays_hold_what_the_journal_holds(make_run, random_answers):
@@ -36,9 +51,9 @@ def test_arrays_hold_what_the_journal_holds(make_run, random_answers):
 
 def test_the_two_readings_are_kept_apart(make_run):
     folder = make_run([[["1", "7"]]])
-    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    lines = lines_of(folder)
     lines[0] |= {"answer_strict": None, "correct_strict": False}
-    (folder / "samples.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    rewrite(folder, lines)
     run = load(folder)
     assert run.lenient.right.ravel().tolist() == [True, False]
     assert run.strict.right.ravel().tolist() == [False, False]
@@ -94,9 +109,9 @@ def test_damage_is_reported_by_its_line(make_run, random_answers, number):
 
 def test_a_line_without_a_field_is_damage(make_run):
     folder = make_run([[["1", "2"]]])
-    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    lines = lines_of(folder)
     del lines[0]["num_tokens"]
-    (folder / "samples.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    rewrite(folder, lines)
     with pytest.raises(UsageError, match="line 1 is no completion"):
         load(folder)
 
@@ -109,12 +124,95 @@ def test_a_completion_held_twice_is_refused(make_run):
         load(folder)
 
 
+def damaged(lines: list[str], chance: random.Random) -> str:
+    """The lines of a journal with one of the things done to them that editors, disks and merges do."""
+    number = chance.randrange(len(lines))
+    line = lines[number]
+    told = parsed(line.encode())
+    at = chance.randrange(len(line) + 1)
+    value = chance.choice([-33, [5], "false", None, 1.5, True, "", {"a": 1}, 2**70, "\u00e9"])
+    field = chance.choice([*told, "extra", "cost", "unread", "crc"])
+    lines[number] = chance.choice(
+        [
+            line[:at] + chr(ord(line[at]) ^ 1 << chance.randrange(7)) + line[at + 1 :] if at < len(line) else line,
+            line[:at],
+            line[:at] + chance.choice(["\n", "\r", "\0", " ", "\u00e9", '"', "{"]) + line[at:],
+            line.rstrip("\n"),
+            line.rstrip("\n") + "\r\n",
+            json.dumps({key: own for key, own in told.items() if key != field}) + "\n",
+            json.dumps({**told, field: value}) + "\n",
+            json.dumps({**told, field: value}, ensure_ascii=False) + "\n",
+            sealed({**told, field: value}) + "\n",
+            json.dumps(told) + "\n",
+            line + line,
+            "",
+        ]
+    )
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("start", range(8))
+def test_a_report_reads_a_journal_by_the_same_rules_as_its_run(make_run, random_answers, start):
+    """It refuses what the run refuses, with the same words, and counts the completions that the run counts."""
+    folder = make_run(random_answers(8, 3, 2, 2), text='"She" has 5\n{}')
+    file, run = folder / "samples.jsonl", json.loads((folder / "run.json").read_text())
+    whole = file.read_text()
+    chance = random.Random(start)
+    refused = 0
+    for _ in range(60):
+        content = damaged(whole.splitlines(keepends=True), chance)
+        file.write_bytes(content.encode("latin-1", "replace"))
+        try:
+            _, held = load_completions(folder)
+        except UsageError as error:
+            refused += 1
+            with pytest.raises(UsageError, match=f"^{re.escape(str(error))}$"):
+                load(folder)
+            continue
+        keys = {one.key for one in held}
+        expected = [f"q{q}" for q in range(3) if {(f"q{q}", p, m) for p in range(2) for m in range(2)} <= keys]
+        found = load(folder)
+        assert [asked.id for asked in found.questions] == expected, content
+        assert found.lenient.right.sum() == sum(one.correct for one in held if one.question_id in expected), content
+    assert 10 < refused < 60, "some damage is harmless, as a torn last line"
+    assert run["config"]["seed"] == 0
+
+
+def test_a_journal_of_another_run_is_no_part_of_this_one(make_run, random_answers):
+    answers = random_answers(9, 2, 2, 2)
+    one, other = make_run(answers), make_run(answers, seed=1)
+    (one / "samples.jsonl").write_bytes((other / "samples.jsonl").read_bytes())
+    with pytest.raises(UsageError, match=r"line 1 is of another run: completion .* of `--seed` 0"):
+        load(one)
+
+
+def test_a_run_that_was_killed_before_its_summary_knows_its_seconds_and_tokens(make_run, tmp_path):
+    with Journal.open(tmp_path / "run", config={"latent_paths": 1, "samples": 2}, environment={}) as journal:
+        for number, one in enumerate(load_completions(make_run([[["1", "2"]]]))[1], start=1):
+            journal.append(one, {"seconds": 2.0 * number, "peak_memory_bytes": 70 - number})
+    (tmp_path / "run" / "questions.jsonl").write_bytes((make_run([[["1", "2"]]]) / "questions.jsonl").read_bytes())
+    run = load(tmp_path / "run")
+    assert (run.summary["seconds"], run.summary["peak_memory_bytes"]) == (4.0, 69)
+    assert run.summary["tokens"]["generated"] == run.tokens.sum()
+
+
+def test_completions_that_could_not_be_read_are_counted(make_run):
+    folder = make_run([[["1", "2"]]])
+    lines = lines_of(folder)
+    lines[1] |= {"answer": None, "answer_strict": None, "unread": "ZeroDivisionError: division by zero"}
+    rewrite(folder, lines)
+    run = load(folder)
+    assert run.unread == 1
+    assert run.lenient.codes.ravel().tolist() == [0, -1]
+    assert texts(folder, {"q0"})[1].unread == lines[1]["unread"]
+
+
 def test_an_answer_judged_right_once_is_right(make_run):
     """The comparison of the second ran out of time; the run's own summary counts it as right too."""
     folder = make_run([[["1", "1"]]])
-    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    lines = lines_of(folder)
     lines[1]["correct"] = False
-    (folder / "samples.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    rewrite(folder, lines)
     assert load(folder).lenient.right.all()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -311,6 +312,11 @@ def test_figures_are_worked_out_anew_where_the_journal_changed(planned, drain, t
         journal.write("\n")
     (after,) = sweep.results(sweep.entries()).values()
     assert after["accuracy"] == before["accuracy"]
+    (sweep.root / "points.json").write_text(json.dumps({key: own | {"accuracy": 7.0} for key, own in kept.items()}))
+    file = sweep.root / sweep.plan.jobs[0].folder / "samples.jsonl"
+    os.utime(file, ns=(1, 1))  # one that was judged anew may be as long as before
+    (again,) = sweep.results(sweep.entries()).values()
+    assert again["accuracy"] == before["accuracy"]
 
 
 def test_a_sweep_that_is_named_by_its_folder_takes_no_changes(planned, drain, tiny):
