@@ -51,7 +51,7 @@ class Reader:
 
         thoughts: [B, N, L, D]; L may be 0, which is the same prompt without any. In nats.
         """
-        batch, paths, slots, _ = thoughts.shape
+        _, paths, slots, _ = thoughts.shape
         device, embed = self.backbone.device, self.backbone.get_input_embeddings()
         tails, _ = padded([(*example.suffix, *example.target[:-1]) for example in examples], device)
         after = embed(tails)[:, None].expand(-1, paths, -1, -1)
@@ -102,7 +102,9 @@ class Reader:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).partition("\n")[0]
-            raise UnsupportedModel(f"{type(self.backbone).__name__} gives no logits for embeddings: {reason}") from error
+            raise UnsupportedModel(
+                f"{type(self.backbone).__name__} gives no logits for embeddings: {reason}"
+            ) from error
         try:
             states = prefix.hidden_states(self.backbone, inputs_embeds=embedded, use_cache=False)[0, :-1]
             found = token_losses(states, self._head, self._bias, ids[0, 1:], cap=self._cap)  # type: ignore[arg-type]

@@ -186,9 +186,7 @@ def load(source: str, *, name: str, device: str, dtype: torch.dtype, own: bool =
 def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
     tokenizer = load_tokenizer(source, name=name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False
-        )
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UsageError(_why_not(source, name, error)) from error
     model.to(device).eval().requires_grad_(False)

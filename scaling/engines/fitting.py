@@ -1,5 +1,5 @@
-"""Which decoder gives a model's own logits: tried on a few tokens against a forward pass without cache, rather than believed of
-the model's name. The fastest that does is taken."""
+"""Which decoder gives a model's own logits: tried on a few tokens against a forward pass without cache, rather than believed
+of the model's name. The fastest that does is taken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from scaling.engines.single import RereadingDecoder, SingleRowDecoder
 from scaling.errors import one_line
 
 Kind = type[PlainDecoder] | type[SingleRowDecoder]
-_PREFIXES = (10, 10, 6, 5)  # tokens; the first two are the same, and so are shared
+# tokens; the first two are the same, and so are shared, and the last one ends within a window of the trial
+_PREFIXES = (10, 10, 6, 2)
 _THOUGHTS, _SUFFIX, _STEPS = 2, 2, 2
 _TOKENS = 40
 
@@ -50,7 +51,9 @@ def fit(model: PreTrainedModel, *, longest: int | None = None) -> Fit:
         because += f"; nor can completions be batched ({not_batched})"
         if _why_not(model, SingleRowDecoder, expected) is None:
             return Fit(SingleRowDecoder, f"{because}, so they are decoded one at a time")
-        return Fit(RereadingDecoder, f"{because}, nor its cache be relied on, so each text is read anew for every token")
+        return Fit(
+            RereadingDecoder, f"{because}, nor its cache be relied on, so each text is read anew for every token"
+        )
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
@@ -113,6 +116,4 @@ def _reference(model: PreTrainedModel) -> Tensor:
     prompts, following = _prompts(model)
     rows: Sequence[Tensor] = [embedded(model, prompt) for prompt in prompts]
     texts = [torch.cat([row, model.get_input_embeddings()(ids)]) for row, ids in zip(rows, following, strict=True)]
-    return torch.stack(
-        [model(inputs_embeds=text[None], use_cache=False).logits[0, -1 - _STEPS :] for text in texts]
-    )
+    return torch.stack([model(inputs_embeds=text[None], use_cache=False).logits[0, -1 - _STEPS :] for text in texts])

@@ -285,7 +285,9 @@ def fitted_engine(
         batch_size=batch_size,
         max_batch_tokens=max_batch_tokens,
     )
-    return TransformersEngine(model, end_tokens=end_tokens, batch_size=rows, max_batch_tokens=tokens, longest=tokens_per_row)
+    return TransformersEngine(
+        model, end_tokens=end_tokens, batch_size=rows, max_batch_tokens=tokens, longest=tokens_per_row
+    )
 
 
 def auto_limits(
