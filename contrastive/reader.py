@@ -51,7 +51,7 @@ class Reader:
 
         thoughts: [B, N, L, D]; L may be 0, which is the same prompt without any. In nats.
         """
-        batch, paths, slots, _ = thoughts.shape
+        _, paths, slots, _ = thoughts.shape
         device, embed = self.backbone.device, self.backbone.get_input_embeddings()
         tails, _ = padded([(*example.suffix, *example.target[:-1]) for example in examples], device)
         after = embed(tails)[:, None].expand(-1, paths, -1, -1)

@@ -23,9 +23,17 @@ _WINDOWS = (
 )
 # LongRoPE has other frequencies for sequences that are longer
 _SWITCH = "original_max_position_embeddings"
-TRIAL_WINDOW, TRIAL_SWITCH = 4, 12  # tokens, of a model in a trial
+TRIAL_WINDOW, TRIAL_SWITCH = 7, 12  # tokens, of a model in a trial
 
 _Place = tuple[Any, str]  # an object with the attribute, or a dict with the key, of this name
+
+
+def setting(config: Any, name: str) -> Any:
+    """A value of a config; None where it has none of this name, or where its layers differ in it."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # what a config says that has one for each layer
+        return None
 
 
 def switches(model: PreTrainedModel) -> frozenset[int]:
@@ -60,7 +68,7 @@ def narrowed(model: PreTrainedModel, *, longest: int | None = None) -> Iterator[
 def _places(model: PreTrainedModel) -> list[_Place]:
     found: list[_Place] = []
     for config in _configs(model):
-        found += [(config, name) for name in _WINDOWS if _is_length(getattr(config, name, None))]
+        found += [(config, name) for name in _WINDOWS if _is_length(setting(config, name))]
         found += _rope_places(config)
     for module in model.modules():
         found += [(module, name) for name in _WINDOWS if _is_length(vars(module).get(name))]
@@ -75,7 +83,7 @@ def _configs(model: PreTrainedModel) -> list[Any]:
 
 
 def _rope_places(config: Any) -> list[_Place]:
-    rope = getattr(config, "rope_parameters", None)
+    rope = setting(config, "rope_parameters")
     rope = rope if isinstance(rope, dict) else {}
     dicts = [
         rope,

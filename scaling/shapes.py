@@ -51,8 +51,16 @@ def _text(config: Any) -> Any:
 def _positive(config: Any, names: tuple[str, ...]) -> int | None:
     """The first of the attributes that is a number above 0; of one number for each layer, the largest."""
     for name in names:
-        value = getattr(config, name, None)
-        value = max(value, default=0) if isinstance(value, list | tuple) else value
+        value = _largest(config, name)
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def _largest(config: Any, name: str) -> Any:
+    try:
+        value = getattr(config, name, None)
+    except RuntimeError:  # what a config says whose layers differ in it
+        value = [getattr(layer, name, 0) for layer in config.per_layer_config[:]]
+    numbers = [number for number in value if isinstance(number, int)] if isinstance(value, list | tuple) else None
+    return value if numbers is None else max(numbers, default=0)

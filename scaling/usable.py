@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from contrastive.prefix import MISFITS, agree
+from contrastive.prefix import MISFITS, agree, hidden_states
 from scaling.errors import one_line
 from scaling.signatures import takes
 
@@ -21,13 +21,20 @@ def why_not_usable(model: PreTrainedModel) -> str | None:
     ids = (torch.arange(3, 3 + 5 * (_TOKENS + 1), 5, device=model.device) * max(1, size // 100) % size)[None]
     try:
         embeddings = model.get_input_embeddings()(ids)
+        before = embeddings.clone()
         whole = model(inputs_embeds=embeddings, use_cache=False).logits
+        if not torch.equal(embeddings, before):
+            return "it overwrites the embeddings that it is given"
         shorter = model(inputs_embeds=embeddings[:, :-1], use_cache=False).logits
         by_ids = model(input_ids=ids, use_cache=False).logits
+        # embeddings of no token
+        width = hidden_states(model, inputs_embeds=embeddings + embeddings.flip(1), use_cache=False).shape[-1]
     except MISFITS as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return f"it cannot be read from the embeddings of a text alone ({type(error).__name__}: {one_line(error)})"
+    if width != embeddings.shape[-1]:
+        return f"its states have width {width} and its embeddings {embeddings.shape[-1]}"
     if not bool(whole.isfinite().all()):
         return None  # which is said where its first token is drawn
     if not agree(whole[:, :-1], shorter):

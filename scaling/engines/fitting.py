@@ -1,5 +1,5 @@
-"""Which decoder gives a model's own logits: tried on a few tokens against a forward pass without cache, rather than believed of
-the model's name. The fastest that does is taken."""
+"""Which decoder gives a model's own logits: tried on a few tokens against a forward pass without cache, rather than believed
+of the model's name. The fastest that does is taken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from scaling.engines.single import RereadingDecoder, SingleRowDecoder
 from scaling.errors import one_line
 
 Kind = type[PlainDecoder] | type[SingleRowDecoder]
-_PREFIXES = (10, 10, 6, 5)  # tokens; the first two are the same, and so are shared
+# tokens; the first two are the same, and so are shared, and the last one ends within a window of the trial
+_PREFIXES = (10, 10, 6, 2)
 _THOUGHTS, _SUFFIX, _STEPS = 2, 2, 2
 _TOKENS = 40
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from contrastive.windows import switches
 from scaling.engines.base import SoftPrompt
 from scaling.engines.decoder import compacted, embedded
-from scaling.signatures import last_logits_only, takes
+from scaling.signatures import last_logits_only
 
 _CACHES = ("past_key_values", "cache_params", "state")  # what models call it, in results and arguments alike
 
@@ -98,8 +98,6 @@ class SingleRowDecoder:
     def _forward(self, embeddings: Tensor, new: Tensor, caches: dict[str, Any]) -> _Text:
         """embeddings: [T, D] of the whole text; new: those that the caches do not hold yet."""
         given: dict[str, Any] = {"use_cache": self._cached, **caches, **last_logits_only(self._model)}
-        if caches and takes(self._model, "attention_mask"):
-            given["attention_mask"] = torch.ones(1, len(embeddings), dtype=torch.long, device=new.device)
         output = self._model(inputs_embeds=new[None], **given)
         kept = {name: output[name] for name in _CACHES if self._cached and output.get(name) is not None}
         return _Text(embeddings, output.logits[0, -1], kept)
