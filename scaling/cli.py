@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.errors import Interrupted, UsageError
+from scaling.errors import Interrupted, UsageError, one_line, out_of_memory
 
 RUN, MODELS, PATHS, DECODING = "What to run", "Models", "Paths and samples", "Decoding"
 OUTPUT, ENGINE = "Where and how", "Engines"
+
+NO_MEMORY = "memory ran out: take smaller models, or raise the limit on memory (`ulimit`, the container's)"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -83,6 +85,10 @@ def scale_run(
     max_batch_tokens: Annotated[
         str | None,
         panel_option("Tokens whose keys and values are held at once, or auto (default): half of free memory.", OUTPUT),
+    ] = None,
+    exact: Annotated[
+        bool | None,
+        panel_option("The same tokens in every batch, bit for bit, in every type; slower.", OUTPUT, "--exact"),
     ] = None,
     engine: Annotated[
         str | None, panel_option("transformers (default), vllm, or openai: a server at --base-url.", ENGINE)
@@ -159,6 +165,11 @@ def guarded(command: str, work: Any) -> int:
     except Interrupted as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 130
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"{command}: {NO_MEMORY} ({one_line(error, limit=120) or type(error).__name__}).", file=sys.stderr)
+        return 2
     return 0
 
 

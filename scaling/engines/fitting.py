@@ -10,7 +10,7 @@ from scaling.engines.base import SoftPrompt
 from scaling.engines.decoder import Decoder
 from scaling.engines.plain import PlainDecoder
 from scaling.engines.shared import SharedPrefixDecoder
-from scaling.errors import one_line
+from scaling.errors import one_line, out_of_memory
 
 _PATHS, _PREFIX, _SUFFIX = 3, 6, 2
 
@@ -27,7 +27,7 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
         expected = _logits(model, PlainDecoder(model, num_rows=_PATHS, max_new_tokens=2))
         found = _logits(model, SharedPrefixDecoder(model, num_rows=_PATHS, max_new_tokens=2))
     except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if out_of_memory(error):
             raise
         model.set_attn_implementation(before)
         return f"its attention does not fit: {one_line(error, limit=100)}"

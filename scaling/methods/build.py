@@ -60,7 +60,8 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         return _soft(config, task, dtype, tell)
     if config.method == "assist-cot":
         backbone, assistant = _pair(config, dtype)
-        write = partial(write_hints, assistant, tell=tell, wake=_waking(config, assistant.model))
+        wake = _waking(config, assistant.model)
+        write = partial(write_hints, assistant, tell=tell, wake=wake, exact=bool(config.exact))
         method: Method = AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
         details = details_of(backbone) | {"assistant_fingerprint": assistant.fingerprint}
         return Built(backbone, method, config, details, assistant)
@@ -164,7 +165,7 @@ def _soft(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         "assistant_fingerprint": assistant.fingerprint,
         "thinker_sha256": found.sha256 if found else None,
     }
-    own = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots)
+    own = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots, apart=bool(config.exact))
     thoughts: Thoughts = own
     if config.engine != "transformers":
         made_by = {
