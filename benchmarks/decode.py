@@ -34,7 +34,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 import torch
 from floor import floor, timed
 from torch import Tensor
@@ -50,7 +49,7 @@ from scaling.engines.build import embedded
 from scaling.engines.transformers import TransformersEngine, auto_limits
 from scaling.engines.vllm import VllmEngine
 from scaling.errors import UsageError
-from scaling.hardware import cpu_name, pick_device, pick_dtype
+from scaling.hardware import available_memory, cpu_name, pick_device, pick_dtype
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import Thinking
 from scaling.tasks.catalogue import load_task
@@ -234,7 +233,7 @@ def timings(asked: argparse.Namespace, work: Callable[[], list[list[int]]]) -> R
 
 def make_engine(model: PreTrainedModel, batch_size: str, *, tokens_per_row: int) -> TransformersEngine:
     """The engine as `scale-run` makes it, but for end tokens."""
-    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else available_memory()
     rows, tokens = auto_limits(
         model,
         tokens_per_row=tokens_per_row,

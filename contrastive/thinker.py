@@ -60,15 +60,18 @@ class Thinker(nn.Module):
 
     def first_paths(self, num_paths: int) -> Thinker:
         """The same thinker with its first paths only, so that unused ones cost nothing."""
+        return self._only(slice(num_paths))
+
+    def _only(self, paths: slice) -> Thinker:
         kept = Thinker(
-            SoftTokenSets(self.token_sets.vectors[:num_paths]),
+            SoftTokenSets(self.token_sets.vectors[paths]),
             self.projection,
             normalise=self.normalise,
-            statistics=None if self.statistics is None else self.statistics[:, :num_paths],
+            statistics=None if self.statistics is None else self.statistics[:, paths],
             offset=self.offset is not None,
         )
         if self.offset is not None and kept.offset is not None:
-            kept.offset.data = self.offset.detach()[:num_paths].clone()
+            kept.offset.data = self.offset.detach()[paths].clone()
         return kept
 
     def forward(self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int) -> Tensor:
@@ -79,19 +82,35 @@ class Thinker(nn.Module):
         """
         return self.project(self.states(assistant, input_ids, attention_mask, num_slots))
 
+    def paths_apart(
+        self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int
+    ) -> Tensor:
+        """What `forward` gives, up to rounding, in one pass for each path: a path's thoughts are then the same bits however
+        many paths there are."""
+        each = [self._only(slice(path, path + 1)) for path in range(self.num_paths)]
+        if not prefix.continues(assistant, longest=input_ids.shape[1] + num_slots):
+            return torch.cat([one(assistant, input_ids, attention_mask, num_slots) for one in each], dim=1)
+        question = prefix.read(assistant, input_ids, attention_mask)
+        return torch.cat([one.project(one.follow(assistant, question, num_slots)) for one in each], dim=1)
+
     def states(self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int) -> Tensor:
         """The assistant's last hidden states at the slots, [B, N, L, D_a]."""
-        tokens = self.token_sets(num_slots).to(assistant.dtype)  # [N, L, D_a]
-        if not prefix.continues(assistant, longest=input_ids.shape[1] + num_slots):
+        longest = input_ids.shape[1] + num_slots
+        if not prefix.continues(assistant, longest=longest):
+            tokens = self.token_sets(num_slots).to(assistant.dtype)  # [N, L, D_a]
             questions = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
             return prefix.states_after(assistant, questions, tokens.expand(len(input_ids), -1, -1, -1))
-        question = prefix.read(assistant, input_ids, attention_mask)
-        slots = tokens.flatten(0, 1).expand(len(input_ids), -1, -1)
-        steps = torch.arange(num_slots, device=input_ids.device).repeat(self.num_paths)
+        return self.follow(assistant, prefix.read(assistant, input_ids, attention_mask), num_slots)
+
+    def follow(self, assistant: PreTrainedModel, question: prefix.Prefix, num_slots: int) -> Tensor:
+        """The same after questions that have been read, for assistants whose reading can be gone on with."""
+        rows = len(question.seen)
+        slots = self.token_sets(num_slots).flatten(0, 1).to(assistant.dtype).expand(rows, -1, -1)
+        steps = torch.arange(num_slots, device=slots.device).repeat(self.num_paths)
         positions = question.lengths[:, None] + steps
         mask = prefix.path_mask(self.num_paths, num_slots, slots.device)
         states = prefix.go_on(assistant, question, slots, positions, mask)
-        return states.view(len(input_ids), self.num_paths, num_slots, -1)
+        return states.view(rows, self.num_paths, num_slots, -1)
 
     def project(self, states: Tensor) -> Tensor:
         """[..., N, L, D_a] assistant states to [..., N, L, D] thoughts, in float32."""

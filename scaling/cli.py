@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.errors import Interrupted, UsageError, of_the_system
+from scaling.errors import Interrupted, UsageError, of_the_system, one_line, out_of_memory
 
 RUN, MODELS, PATHS, DECODING = "What to run", "Models", "Paths and samples", "Decoding"
 OUTPUT, ENGINE = "Where and how", "Engines"
@@ -23,6 +23,7 @@ EXAMPLES = (
     "scale-run --task gsm8k --backbone Qwen/Qwen2.5-7B-Instruct --assistant Qwen/Qwen2.5-1.5B-Instruct",
     "scale-run --method cot --engine openai --base-url http://localhost:8000/v1 --backbone FOLDER",
 )
+NO_MEMORY = "memory ran out: take smaller models, or raise the limit on memory (`ulimit`, the container's)"
 
 _NO_SETTINGS = ("config", "json", "rescore", "dry_run", "version")
 
@@ -125,6 +126,10 @@ def scale_run(
         str | None,
         panel_option("Tokens whose keys and values are held at once, or auto (default): half of free memory.", OUTPUT),
     ] = None,
+    exact: Annotated[
+        bool | None,
+        panel_option("The same tokens in every batch, bit for bit, in every type; slower.", OUTPUT, "--exact"),
+    ] = None,
     engine: Annotated[
         str | None, panel_option("transformers (default), vllm, or openai: a server at --base-url.", ENGINE)
     ] = None,
@@ -217,18 +222,21 @@ def guarded(command: str, work: Any) -> int:
         return 2
     except BrokenPipeError:  # nobody reads what is printed any more, which typer knows how to end
         raise
-    except OSError as error:
-        print(
-            f"{command}: {of_the_system(error)}: put that right, and the same command goes on with what it has finished.",
-            file=sys.stderr,
-        )
-        return 2
     except KeyboardInterrupt:
         print(f"{command}: stopped before anything was begun; nothing was lost.", file=sys.stderr)
         return 130
     except Interrupted as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 130
+    except (RuntimeError, MemoryError, OSError) as error:
+        if out_of_memory(error):
+            said = f"{NO_MEMORY} ({one_line(error, limit=120) or type(error).__name__})."
+        elif isinstance(error, OSError):
+            said = f"{of_the_system(error)}: put that right, and the same command goes on with what it has finished."
+        else:
+            raise
+        print(f"{command}: {said}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -51,6 +51,7 @@ class RunConfig(BaseModel):
     max_new_tokens: int | None = Field(None, ge=1)
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     max_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    exact: bool | None = None
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     engine_args: Annotated[dict[str, Any], BeforeValidator(pairs)] | None = None
     engine_seeds: Literal["streams", "one"] | None = None
@@ -128,6 +129,7 @@ class RunConfig(BaseModel):
         users = {
             **{"engine_args": ("vllm",), "engine_seeds": others, "base_url": ("openai",), "served_model": ("openai",)},
             **{"assistant_device": others, "device": ("transformers",), "max_batch_tokens": ("transformers",)},
+            "exact": ("transformers",),
         }
         for key, engines in users.items():
             if self.engine not in engines and getattr(self, key) != type(self).model_fields[key].default:
@@ -160,6 +162,10 @@ class RunConfig(BaseModel):
 _INSTEAD = {
     ("vllm", "device"): "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",
     ("openai", "device"): "give `--assistant-device` for the assistant",
+    **dict.fromkeys(
+        (("vllm", "exact"), ("openai", "exact")),
+        "other engines do not promise the same tokens in every batch; leave it out",
+    ),
     ("vllm", "max_batch_tokens"): 'give `--engine-args "gpu_memory_utilization=0.8"`',
 }
 OWN_LIMIT = 20  # questions of the generated task, whose stream has no end
@@ -195,6 +201,7 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],
         "engine_seeds": settings["engine_seeds"] or seeds,
         "overlap": None if settings["overlap"] == "warn" else settings["overlap"],
+        "exact": settings["exact"] or None,  # as runs have it that were made before there was a choice
     }
 
 

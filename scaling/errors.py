@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 WARNING = "warning: "  # begins what a user must know although nothing has failed
@@ -25,6 +26,24 @@ class MayPass(UsageError):
 
 class Interrupted(Exception):
     """The user stopped a run; what had finished is in its journal. The message says how to continue. Exit code 130."""
+
+
+# In lower case: torch's allocator, C++'s, oneDNN's, where it says no more, and CUDA's libraries.
+_LACKS_MEMORY = (
+    *("allocate memory", "bad_alloc", "not enough memory", "out of memory", "alloc_failed"),
+    *("could not create a memory", "could not create a primitive", "could not execute a primitive"),
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether something failed for lack of memory, in any form in which Python, torch or its libraries say so."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = str(error).lower()
+    # torch is not imported here: its OutOfMemoryError, of GPUs, is a RuntimeError
+    return isinstance(error, RuntimeError) and any(words in said for words in _LACKS_MEMORY)
 
 
 def one_line(error: BaseException, *, limit: int | None = 200) -> str:

@@ -62,16 +62,36 @@ def sample(
     """
     by_id = {question.id: question for question in grid.questions}
     if stopping is None:
-        results = engine.generate(requests(grid, done, method), decoding)
+        results = engine.generate(_Lasting(lambda seen: requests(grid, seen, method), done), decoding)
     else:
         # a path's next sample is one wave away: seen two ahead, it still finds its prompt in memory
         wave = window * grid.num_paths
-        results = engine.generate(waves(grid, done, method, stopping, window), decoding, lookahead=2 * wave)
+        source = _Lasting(lambda seen: waves(grid, seen, method, stopping, window), done)
+        results = engine.generate(source, decoding, lookahead=2 * wave)
     for generated in results:
         completion = read(by_id[generated.request.prompt.question_id], generated)
         if stopping and stopping.add(completion):
             engine.cancel(completion.question_id)
         yield completion
+
+
+class _Lasting(Iterator[Request]):
+    """Requests that can go on after an error, where a generator would be at its end: thoughts take memory, and where it
+    runs out, the engine makes room and asks again."""
+
+    def __init__(self, make: Callable[[Collection[Key]], Iterator[Request]], done: Collection[Key]) -> None:
+        """make: the requests that are not among some keys."""
+        self._make, self._seen = make, set(done)
+        self._requests = make(self._seen)
+
+    def __next__(self) -> Request:
+        try:
+            request = next(self._requests)
+        except (RuntimeError, MemoryError):
+            self._requests = self._make(self._seen)
+            raise
+        self._seen.add((request.prompt.question_id, request.prompt.path, request.sample))
+        return request
 
 
 def requests(grid: Grid, done: Collection[Key], method: Method) -> Iterator[Request]:

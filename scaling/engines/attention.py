@@ -15,11 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "shared_prefix"
+KEYS = 64  # attended to at a time where results must not depend on how many there are
+_QUERIES = (
+    32  # what the CPU's attention kernel works on at a time; in one call at most _MOST, as it takes more from 192 on
+)
+_MOST = 160
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
 
 Part = tuple[Tensor, Tensor]  # output [R, G * X, H, d] and log-sum-exp of its scores [R, G * X, H, 1]
@@ -53,7 +59,8 @@ class SharedLevel:
     """One level as the attention of a single forward pass sees it.
 
     keys, values: [S, H, T, d] a layer; lengths: [S] keys that count; starts: [S] position of the first of them;
-    positions: [R, X] of the queries. even: whether all groups in use have T keys, so that no mask is needed.
+    positions: [R, X] of the queries. even: whether all groups in use have T keys, so that no mask is needed. slots: which
+    of the keys the groups are, [S] int64, where these are not the first S.
     """
 
     keys: Sequence[Tensor]
@@ -63,17 +70,45 @@ class SharedLevel:
     groups: Groups
     positions: Tensor
     even: bool
+    slots: Tensor | None = None
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
 
     def attend(self, layer: int, by_head: Tensor, *, scale: float, window: int | None) -> Part:
         """by_head: [H, R, G * X, d], the queries with the key heads in front, where those of a group lie side by side."""
+        packed = self._by_group(by_head)
+        mask = self._mask(window, by_head.shape[2] // self.positions.shape[1], packed.dtype)
+        return self._by_row(partial_attention(packed, self.keys[layer], self.values[layer], mask, scale), by_head)
+
+    def attend_fixed(self, layer: int, by_head: Tensor, *, scale: float, window: int | None) -> list[Part]:
+        """The same in parts of KEYS keys, each worked out in products of one size. T is a multiple of KEYS."""
+        packed = self._by_group(by_head)
+        queries = packed.shape[2]
+        missing = -queries % _QUERIES
+        mask = self._mask(window, by_head.shape[2] // self.positions.shape[1], packed.dtype)
+        assert mask is not None, "the same steps whether or not all keys are seen"
+        assert self.slots is not None
+        packed, mask = pad(packed, (0, 0, 0, missing)), mask if mask.shape[2] == 1 else pad(mask, (0, 0, 0, missing))
+        found = []
+        for keys in _chunks(self.keys[0].shape[2]):
+            key, value = (states[layer][:, :, keys].index_select(0, self.slots) for states in (self.keys, self.values))
+            several = [
+                partial_attention(packed[:, :, some], key, value, _rows_of(mask, some)[..., keys], scale)
+                for some in (slice(start, start + _MOST) for start in range(0, packed.shape[2], _MOST))
+            ]
+            out, lse = (torch.cat(kind, dim=1)[:, :queries] for kind in zip(*several, strict=True))
+            found.append(self._by_row((out, lse), by_head))
+        return found
+
+    def _by_group(self, by_head: Tensor) -> Tensor:
+        """Queries [H, R, G * X, d] as [S, H, m * G * X, d], those of a group one after the other."""
         heads, _, length, width = by_head.shape
         num_groups, most = self.groups.index.shape
         packed = by_head.index_select(1, self.groups.index.flatten())
-        packed = packed.view(heads, num_groups, most * length, width).transpose(0, 1)
-        mask = self._mask(window, length // self.positions.shape[1], packed.dtype)
-        parts = partial_attention(packed, self.keys[layer], self.values[layer], mask, scale)
-        out, lse = (part.reshape(num_groups * most, length, heads, -1) for part in parts)
+        return packed.view(heads, num_groups, most * length, width).transpose(0, 1)
+
+    def _by_row(self, part: Part, by_head: Tensor) -> Part:
+        heads, _, length, _ = by_head.shape
+        out, lse = (states.reshape(self.groups.index.numel(), length, heads, -1) for states in part)
         return out.index_select(0, self.groups.place), lse.index_select(0, self.groups.place)
 
     def _mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor | None:
@@ -99,13 +134,15 @@ class Levels:
     """Everything one forward pass attends to. own: what a query may not see of its row's own keys.
 
     positions: [R, X] of the queries; starts: [R] position of a row's first own key; lengths: [R] own keys that count at
-    the last query: query x of X sees lengths - X + 1 + x of them.
+    the last query: query x of X sees lengths - X + 1 + x of them. fixed: whether a row's result must be the same, bit for
+    bit, whatever the number of rows, groups and keys: every product then has one size.
     """
 
     shared: Sequence[SharedLevel]
     positions: Tensor
     starts: Tensor
     lengths: Tensor
+    fixed: bool = False
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def attend(
@@ -117,11 +154,18 @@ class Levels:
         group = all_heads // heads
         packed = query.reshape(rows, heads, group * length, width)
         mask = self._mask(window, group, key.shape[2], query.dtype)
-        parts = [partial_attention(packed, key, value, mask, scale)]
-        if self.shared:
-            by_head = packed.transpose(0, 1).contiguous()
+        by_head = packed.transpose(0, 1).contiguous() if self.shared else packed
+        if self.fixed:
+            # a prefill is of one row, whose own keys are as many whatever else is computed
+            chunks = _chunks(key.shape[2]) if length == 1 else [slice(None)]
+            own = [(key[:, :, keys], value[:, :, keys], mask[..., keys]) for keys in chunks]
+            parts = [partial_attention(packed, *seen, scale) for seen in own]
+            for level in self.shared:
+                parts += level.attend_fixed(layer, by_head, scale=scale, window=window)
+        else:
+            parts = [partial_attention(packed, key, value, mask, scale)]
             parts += [level.attend(layer, by_head, scale=scale, window=window) for level in self.shared]
-        merged = merge(parts).reshape(rows, group, length, heads, width)
+        merged = (merge_in_order if self.fixed else merge)(parts).reshape(rows, group, length, heads, width)
         return merged.permute(0, 2, 3, 1, 4).reshape(rows, length, all_heads, width)
 
     def _mask(self, window: int | None, group: int, num_keys: int, dtype: torch.dtype) -> Tensor:
@@ -146,6 +190,28 @@ def merge(parts: Sequence[Part]) -> Tensor:
     for (out, _), weight in zip(parts[1:], weights[1:], strict=True):
         merged.addcmul_(out, weight)
     return merged
+
+
+def merge_in_order(parts: Sequence[Part]) -> Tensor:
+    """`merge` part by part, in float32 or wider: a part of which a row sees nothing adds zeros, wherever it stands."""
+    top = parts[0][1]
+    for _, lse in parts[1:]:
+        top = torch.maximum(top, lse)
+    total, merged = torch.zeros_like(top), top.new_zeros(parts[0][0].shape)
+    for out, lse in parts:
+        weight = (lse - top).exp()
+        total += weight
+        merged += out * weight
+    return (merged / total).to(parts[0][0].dtype)
+
+
+def _chunks(num_keys: int) -> list[slice]:
+    return [slice(start, start + KEYS) for start in range(0, num_keys, KEYS)]
+
+
+def _rows_of(mask: Tensor, queries: slice) -> Tensor:
+    """The mask of some queries, which is one for all where it does not tell them apart."""
+    return mask if mask.shape[2] == 1 else mask[:, :, queries]
 
 
 def partial_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Part:

@@ -41,8 +41,16 @@ def build_engine(
     if config.engine == "openai":
         return _openai(config, backbone, tokens_per_row=tokens_per_row, slots=slots)
     engine = engine_of(backbone, config, tokens_per_row=tokens_per_row)
+    engine.tell = tell
     if engine.plain_because:
         tell(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
+    if engine.block == 1:
+        why = (
+            "its prompts are not shared"
+            if engine.plain_because
+            else "here a row's result depends on its place in a batch"
+        )
+        tell(f"`--exact` decodes {config.backbone} one completion at a time, as {why}")
     return engine
 
 
@@ -64,6 +72,7 @@ def engine_of(backbone: LanguageModel, config: RunConfig, *, tokens_per_row: int
         tokens_per_row=tokens_per_row,
         batch_size=None if config.batch_size == "auto" else config.batch_size,
         max_batch_tokens=None if config.max_batch_tokens == "auto" else config.max_batch_tokens,
+        exact=bool(config.exact),
     )
 
 

@@ -17,7 +17,7 @@ from scaling.engines.decoder import Decoder, embedded
 from scaling.engines.plain import PlainDecoder
 from scaling.engines.shared import SharedPrefixDecoder
 from scaling.engines.single import RereadingDecoder, SingleRowDecoder
-from scaling.errors import one_line
+from scaling.errors import one_line, out_of_memory
 
 Kind = type[PlainDecoder] | type[SingleRowDecoder]
 # tokens; the first two are the same, and so are shared, and the last one ends within a window of the trial
@@ -78,7 +78,7 @@ def _why_not(model: PreTrainedModel, kind: Kind | type[SharedPrefixDecoder], exp
     try:
         found = _logits(model, kind(model, num_rows=len(_PREFIXES), max_new_tokens=_STEPS + 1))
     except MISFITS as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if out_of_memory(error):
             raise
         return f"its attention does not fit: {one_line(error, limit=100)}"
     if agree(found, expected):

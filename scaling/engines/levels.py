@@ -67,9 +67,9 @@ class Store:
     def even(self) -> bool:
         return len(set(self._used.values())) <= 1
 
-    def view(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values [S, H, T, d] a layer, cut to the slots and the length in use."""
-        at = (slice(self.num_groups), slice(None), slice(self.longest))
+    def view(self, *, multiple: int = 1) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values [S, H, T, d] a layer, cut to the slots and the length in use, that rounded up to `multiple`."""
+        at = (slice(self.num_groups), slice(None), slice(-(-self.longest // multiple) * multiple))
         return [keys[at] for keys in self._keys], [values[at] for values in self._values]
 
     def _slot(self) -> int:
@@ -98,15 +98,19 @@ class Store:
 class OwnKeys(Cache):
     """Keys and values that R rows have decoded themselves: row r's token t at [r, :, t].
 
-    lengths: [R] int64 tokens held by each row; only the first `used` rows count.
+    lengths: [R] int64 tokens held by each row; only the first `used` rows count. multiple: T is rounded up to it, and so
+    is the capacity.
     """
 
-    def __init__(self, num_rows: int, capacity: int, device: torch.device) -> None:
+    def __init__(self, num_rows: int, capacity: int, device: torch.device, *, multiple: int = 1) -> None:
         super().__init__(layers=[])
+        capacity = -(-capacity // multiple) * multiple
+        self._multiple = multiple
         self.lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
         self.used = 0
         self._shape = (num_rows, capacity)
         self._rows = torch.arange(num_rows, device=device)
+        self._span = slice(0)
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
         self._longest = 0
@@ -139,21 +143,24 @@ class OwnKeys(Cache):
         for states in self._keys + self._values:
             states[target, :, :length] = states[source, :, :length]
 
-    def extend(self) -> int:
-        """Makes room for one more token in every row; returns how many the longest then has."""
-        self._longest = int(self.lengths[: self.used].max()) + 1
-        self._at = self.lengths[: self.used].clone()
-        self.lengths[: self.used] += 1
+    def extend(self, rows: slice | None = None) -> int:
+        """Makes room for one more token in each of `rows`, else in all that are in use: those of the next pass. Returns how
+        many the longest of them then has."""
+        self._span = slice(self.used) if rows is None else rows
+        self._at = self.lengths[self._span].clone()
+        self._longest = int(self._at.max()) + 1
+        self.lengths[self._span] += 1
         return self._longest
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Called by the model's attention with the new token's [n, H, 1, d]; returns the rows' own [n, H, T, d]."""
         if layer_idx == len(self._keys):
             self._allocate(key_states, value_states)
-        keys, values, rows = self._keys[layer_idx], self._values[layer_idx], self._rows[: self.used]
+        keys, values, rows = self._keys[layer_idx], self._values[layer_idx], self._rows[self._span]
         keys[rows, :, self._at] = key_states[:, :, 0]
         values[rows, :, self._at] = value_states[:, :, 0]
-        return keys[: self.used, :, : self._longest], values[: self.used, :, : self._longest]
+        longest = -(-self._longest // self._multiple) * self._multiple
+        return keys[self._span, :, :longest], values[self._span, :, :longest]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         del layer_idx

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 
-import psutil
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
-from scaling.hardware import multiplies_bfloat16
+from scaling.errors import out_of_memory
+from scaling.hardware import available_memory, multiplies_bfloat16
 
 # Weights are packed for 8, 16 or a multiple of 32 rows; missing rows are filled up with zeros. A step of 8 rows took 90 ms
 # in a band of 8 and 130 ms in one of 32; that of a single row takes 60 ms unpacked and 90 ms in a band of 8.
@@ -33,17 +33,22 @@ Product = Callable[[Tensor, int], Tensor]  # (input [rows, D], rows packed for) 
 class PackedWeights:
     """While entered, the linear layers of `model` use packed weights for inputs of as many rows as `choose` was told.
 
-    Does nothing for models on other devices or of other types, and where memory is short.
+    Does nothing for models on other devices or of other types, and where memory is short. fixed: rows of every product, a
+    prefill's too, whatever `choose` is told: weights are then packed at once, or not at all where this is 1.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, fixed: int | None = None) -> None:
+        self._fixed = fixed
         self._linears = [module for module in model.modules() if type(module) is torch.nn.Linear]
         self._packs: dict[int, list[Product]] = {}
         self._make = _packer(model)
         self._rows = self._band = self._lasted = 0
+        self._crowded = False
 
     def __enter__(self) -> PackedWeights:
-        if self._make:
+        if self._make and self._fixed != 1:
+            if self._fixed and not self._packs:
+                self._packs[self._fixed] = [self._make(module, self._fixed) for module in self._linears]
             for number, module in enumerate(self._linears):
                 module.forward = partial(self._product, number)  # type: ignore[method-assign]
         return self
@@ -53,30 +58,49 @@ class PackedWeights:
     ) -> None:
         for module in self._linears:
             module.__dict__.pop("forward", None)
+        self.rest()
 
     def choose(self, rows: int) -> None:
         """To be called before each step, with its number of rows."""
+        if self._fixed:
+            return
         band = next((band for band in _BANDS if rows <= band), -(-rows // _BAND) * _BAND)
         self._lasted = self._lasted + 1 if band == self._band else 1
         self._rows, self._band = rows, band
         if self._make and band > 1 and band not in self._packs and self._lasted >= _PATIENCE and self._fits():
             while len(self._packs) >= _KEPT:
                 del self._packs[next(iter(self._packs))]
-            self._packs[band] = [self._make(module, band) for module in self._linears]
+            try:
+                self._packs[band] = [self._make(module, band) for module in self._linears]
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._crowded = True  # it goes on without
+
+    def rest(self) -> None:
+        """To be called after each step: what is computed until the next one, prompts and thoughts, must not depend on
+        whether it happens to have as many rows."""
+        self._rows = 0
 
     def _fits(self) -> bool:
         size = 4 * sum(module.weight.numel() for module in self._linears)
-        return bool(size < psutil.virtual_memory().available // 4)
+        return not self._crowded and bool(size < available_memory() // 4)
 
     def _product(self, number: int, inputs: Tensor) -> Tensor:
         module = self._linears[number]
         flat = inputs.reshape(-1, inputs.shape[-1])
+        if self._fixed:
+            return self._by_blocks(self._packs[self._fixed][number], flat, self._fixed).view(*inputs.shape[:-1], -1)
         packs = self._packs.get(self._band)
         # always of two axes: the last positions of a prefill are not contiguous, and with three axes the library would then
         # copy the weights of the output layer for every row (2 s for 32 prompts in bfloat16)
         fits = packs is not None and len(flat) == self._rows
         out = packs[number](flat, self._band) if packs and fits else self._unpacked(module, flat)
         return out.view(*inputs.shape[:-1], -1)
+
+    def _by_blocks(self, product: Product, flat: Tensor, rows: int) -> Tensor:
+        filled = pad(flat, (0, 0, 0, -len(flat) % rows))
+        return torch.cat([product(block, rows) for block in torch.split(filled, rows)])[: len(flat)]
 
     def _unpacked(self, module: torch.nn.Linear, inputs: Tensor) -> Tensor:
         if self._make is _packed_by_mkl and inputs.dtype != torch.float32 and len(inputs) >= 2 * _BAND:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -36,29 +37,43 @@ class _Held:
 
 @dataclass(eq=False)
 class _Grouping:
-    """Who shares what; the same until rows or stores change."""
+    """Which rows of a pass share what."""
 
-    prefixes: Groups
-    segments: Groups
+    prefixes: _Users
+    segments: _Users
+
+
+@dataclass(eq=False)
+class _Users:
+    """slots: [S] int64 of a store, those that the groups use; None for the first ones."""
+
+    groups: Groups
+    slots: Tensor | None = None
 
 
 class SharedPrefixDecoder:
-    """Raises ValueError or NotImplementedError where the model does not take its attention from outside."""
+    """Raises ValueError or NotImplementedError where the model does not take its attention from outside.
+
+    block: rows of every decoding pass, filled up with rows that nobody reads; no product's size, hence no result, then
+    depends on what else is decoded, as long as prompts are held one at a time. None for one pass of all rows.
+    """
 
     share_prefix = True
 
-    def __init__(self, model: PreTrainedModel, *, num_rows: int, max_new_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, num_rows: int, max_new_tokens: int, block: int | None = None) -> None:
         attention.install(model)
+        self._block, self._multiple = block, attention.KEYS if block else 1
+        num_rows = -(-num_rows // (block or 1)) * (block or 1)
         self._model = model
         device = model.device
         self._prefixes, self._segments = Store(device), Store(device)
-        self._own = OwnKeys(num_rows, max_new_tokens, device)
+        self._own = OwnKeys(num_rows, max_new_tokens, device, multiple=self._multiple)
         self._held: dict[SoftPrompt, _Held] = {}
         self._prefix_slots: dict[tuple[int, ...], int] = {}
         self._prefix_users: Counter[tuple[int, ...]] = Counter()
         # of each row: its slots in the two stores, and the length of its prompt
         self._rows = torch.zeros(3, num_rows, dtype=torch.long, device=device)
-        self._grouping: _Grouping | None = None
+        self._groupings: dict[int, _Grouping] = {}  # by the first row of a pass; the same until rows or stores change
         # a model's own mask is never looked at, but it would take time to make: anything of four axes is passed through
         self._no_mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device)
 
@@ -79,7 +94,7 @@ class SharedPrefixDecoder:
             # pieces of one length only, so that nothing is padded and the last position is the last token of all
             for length in {split[number][1] for number in batch}:
                 self._compute_segments([prompts[number] for number in batch if split[number][1] == length], length)
-        self._grouping = None
+        self._groupings.clear()
         return sum(map(len, new)) + sum(length for _, length in split)
 
     def drop(self, prompt: SoftPrompt) -> None:
@@ -89,7 +104,7 @@ class SharedPrefixDecoder:
         if not self._prefix_users[held.prefix]:
             del self._prefix_users[held.prefix]
             self._prefixes.remove(self._prefix_slots.pop(held.prefix))
-        self._grouping = None
+        self._groupings.clear()
 
     def place(self, rows: Sequence[int], prompts: Sequence[SoftPrompt]) -> Tensor:
         held = [self._held[prompt] for prompt in prompts]
@@ -98,7 +113,7 @@ class SharedPrefixDecoder:
         self._rows[:, at] = torch.tensor(kept, device=at.device)
         self._own.lengths[at] = 0
         self._own.used = max(self._own.used, max(rows) + 1)
-        self._grouping = None
+        self._groupings.clear()
         return torch.stack([h.logits for h in held])
 
     def remove(self, rows: Sequence[int]) -> list[int]:
@@ -108,29 +123,60 @@ class SharedPrefixDecoder:
                 self._own.move(source, target)
         self._own.used = len(order)
         self._rows[:, : len(order)] = self._rows[:, order]
-        self._grouping = None
+        self._groupings.clear()
         return order
 
     def step(self, tokens: Tensor) -> Tensor:
-        self._own.extend()
-        grouping = self._grouping or self._group()
-        lengths, starts = self._own.lengths[: self.used], self._rows[2, : self.used]
+        if self._block is None:
+            return self._pass(tokens, slice(self.used))
+        filled = -(-self.used // self._block) * self._block
+        self._own.lengths[self.used : filled] = 0
+        self._rows[:, self.used : filled] = self._rows[:, :1]
+        tokens = pad(tokens, (0, filled - self.used))
+        starts = range(0, filled, self._block)
+        passes = [slice(start, start + self._block) for start in starts]
+        return torch.cat([self._pass(tokens[rows], rows) for rows in passes])[: self.used]
+
+    def _pass(self, tokens: Tensor, rows: slice) -> Tensor:
+        """Feeds some rows one token each. Logits after it."""
+        self._own.extend(rows)
+        grouping = self._grouping(rows)
+        lengths, starts = self._own.lengths[rows], self._rows[2, rows]
         positions = (starts + lengths - 1)[:, None]
         shared = [
             level
-            for store, groups in ((self._prefixes, grouping.prefixes), (self._segments, grouping.segments))
-            if (level := _level(store, groups, positions))
+            for store, users in ((self._prefixes, grouping.prefixes), (self._segments, grouping.segments))
+            if (level := self._level(store, users, positions))
         ]
         inputs = self._model.get_input_embeddings()(tokens)[:, None]
-        return self._forward(inputs, self._own, Levels(shared, positions, starts, lengths))
+        return self._forward(inputs, self._own, Levels(shared, positions, starts, lengths, fixed=bool(self._block)))
 
-    def _group(self) -> _Grouping:
-        prefix, segment, _ = self._rows[:, : self.used]
-        self._grouping = _Grouping(
-            Groups.of(prefix, num_groups=self._prefixes.num_groups),
-            Groups.of(segment, num_groups=self._segments.num_groups),
-        )
-        return self._grouping
+    def _grouping(self, rows: slice) -> _Grouping:
+        if rows.start not in self._groupings:
+            prefix, segment, _ = self._rows[:, rows]
+            self._groupings[rows.start] = _Grouping(
+                self._users(self._prefixes, prefix), self._users(self._segments, segment)
+            )
+        return self._groupings[rows.start]
+
+    def _users(self, store: Store, slots: Tensor) -> _Users:
+        """slots: [R] the slot that each row uses."""
+        if self._block is None:
+            return _Users(Groups.of(slots, num_groups=store.num_groups))
+        used, group = torch.unique(slots, return_inverse=True)
+        if len(used) == 1:  # at least two: a call with a single product could spread it over all threads
+            used = used.repeat(2)
+        return _Users(Groups.of(group, num_groups=len(used)), used)
+
+    def _level(self, store: Store, users: _Users, positions: Tensor) -> SharedLevel | None:
+        """A store as the queries at `positions` see it; None where it holds no token."""
+        if store.longest == 0:
+            return None
+        keys, values = store.view(multiple=self._multiple)
+        slots = slice(store.num_groups) if users.slots is None else users.slots
+        lengths, starts = store.lengths[slots], store.starts[slots]
+        even = store.even and self._block is None
+        return SharedLevel(keys, values, lengths, starts, users.groups, positions, even, users.slots)
 
     def _compute_prefixes(self, prefixes: list[tuple[int, ...]]) -> None:
         """Padded on the right, where causal attention never looks."""
@@ -141,7 +187,7 @@ class SharedPrefixDecoder:
         inputs = self._model.get_input_embeddings()(torch.tensor(padded, device=device))
         caught = Caught()
         starts = torch.zeros(len(prefixes), dtype=torch.long, device=device)
-        self._forward(inputs, caught, _own_level(starts, width))
+        self._forward(inputs, caught, self._own_level(starts, width))
         slots = self._prefixes.add(caught, lengths, start=[0] * len(prefixes))
         self._prefix_slots.update(zip(prefixes, slots, strict=True))
 
@@ -150,9 +196,8 @@ class SharedPrefixDecoder:
         prefixes = [_split(prompt)[0] for prompt in prompts]
         used = torch.tensor([self._prefix_slots[prefix] for prefix in prefixes], device=inputs.device)
         starts = torch.tensor([len(prefix) for prefix in prefixes], device=inputs.device)
-        levels = _own_level(starts, length)
-        groups = Groups.of(used, num_groups=self._prefixes.num_groups)
-        if level := _level(self._prefixes, groups, levels.positions):
+        levels = self._own_level(starts, length)
+        if level := self._level(self._prefixes, self._users(self._prefixes, used), levels.positions):
             levels.shared = [level]
         caught = Caught()
         logits = self._forward(inputs, caught, levels)
@@ -160,6 +205,11 @@ class SharedPrefixDecoder:
         for prompt, prefix, slot, last in zip(prompts, prefixes, slots, logits, strict=True):
             self._held[prompt] = _Held(prefix, self._prefix_slots[prefix], slot, len(prompt), last)
             self._prefix_users[prefix] += 1
+
+    def _own_level(self, starts: Tensor, length: int) -> Levels:
+        """Rows of `length` tokens at once, from position `starts` on: the causal attention of a prefill."""
+        positions = starts[:, None] + torch.arange(length, device=starts.device)
+        return Levels([], positions, starts, torch.full_like(starts, length), fixed=self._block is not None)
 
     def _forward(self, inputs: Tensor, cache: Cache, levels: Levels) -> Tensor:
         """Logits [rows, V] after the last position of inputs [rows, X, D]."""
@@ -180,18 +230,3 @@ def _split(prompt: SoftPrompt) -> tuple[tuple[int, ...], int]:
     """The prefix that other prompts may share, and the length of the segment after it, which is never empty."""
     after = len(prompt) - len(prompt.prefix)
     return (prompt.prefix, after) if after else (prompt.prefix[:-1], 1)
-
-
-def _level(store: Store, groups: Groups, positions: Tensor) -> SharedLevel | None:
-    """A store as the queries at `positions` see it; None where it holds no token."""
-    if store.longest == 0:
-        return None
-    keys, values = store.view()
-    last = store.num_groups
-    return SharedLevel(keys, values, store.lengths[:last], store.starts[:last], groups, positions, store.even)
-
-
-def _own_level(starts: Tensor, length: int) -> Levels:
-    """Rows of `length` tokens at once, from position `starts` on: the causal attention of a prefill."""
-    positions = starts[:, None] + torch.arange(length, device=starts.device)
-    return Levels([], positions, starts, torch.full_like(starts, length))

@@ -6,33 +6,39 @@ finishes is taken by the next request at once. Masks and positions keep a row's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
-import psutil
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from scaling.engines.base import Counters, Decoding, Generated, Request
 from scaling.engines.decoder import Decoder
+from scaling.engines.exact import block_for
 from scaling.engines.fitting import fit
 from scaling.engines.packing import PackedWeights
 from scaling.engines.sampling import confidences, sample_tokens, sample_tokens_, uniforms
 from scaling.engines.scheduler import Scheduler
 from scaling.engines.shared import SharedPrefixDecoder
 from scaling.engines.stops import StopStrings
-from scaling.errors import UsageError
+from scaling.errors import UsageError, out_of_memory
+from scaling.hardware import available_memory
 from scaling.shapes import kv_bytes_of
 
-_TOO_LARGE = "memory ran out with a single completion; lower `--max-new-tokens`, or take a smaller backbone."
+_TOO_LARGE = (
+    "memory ran out with a single completion at a time: lower `--max-new-tokens` or `--max-batch-tokens`, take a smaller "
+    "backbone, or give the process more memory (`ulimit`, the container's limit). What is finished is kept."
+)
 
 
 class TransformersEngine:
     """end_tokens: ids that stop a row. batch_size: rows decoded together; halved, down to 1, each time memory runs out.
 
     max_batch_tokens: tokens whose keys and values are held at once, prompts and rows together. plain_because: why prefixes
-    are not shared, None where they are. longest: tokens of the longest prompt with its completion, None if not known.
+    are not shared, None where they are. longest: tokens of the longest prompt with its completion, None if not known. exact:
+    whether a request's tokens are the same whatever is decoded beside it, in every type: passes then have `block` rows each,
+    1 where the model or the processor allows no more.
     """
 
     def __init__(
@@ -43,19 +49,25 @@ class TransformersEngine:
         batch_size: int,
         max_batch_tokens: int,
         longest: int | None = None,
+        exact: bool = False,
     ) -> None:
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.counters = Counters()
-        try:
-            fitted = fit(model, longest=longest)
-        except torch.OutOfMemoryError as error:
-            raise UsageError(_TOO_LARGE) from error
-        self.plain_because, self._plain = fitted.because, fitted.plain
+        self.tell: Callable[[str], None] = lambda _: None
         self._model = model
         self._end = torch.tensor(sorted(end_tokens), dtype=torch.long, device=model.device)
         self._cancelled: set[str] = set()
-        self._packed = PackedWeights(model)
+        try:
+            fitted = fit(model, longest=longest)
+            self.plain_because, self._plain = fitted.because, fitted.plain
+            self.block, self._packed = self._how(exact)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UsageError(_TOO_LARGE) from error
+        if self.block and self.plain_because:
+            self.batch_size = 1
 
     def generate(self, requests: Iterable[Request], decoding: Decoding, *, lookahead: int = 0) -> Iterator[Generated]:
         """Yields every request once, as it finishes. lookahead: requests to see ahead of time, where the same prompts come
@@ -63,21 +75,24 @@ class TransformersEngine:
         """
         source = iter(requests)
         while True:
-            work = self._start(source, decoding, lookahead)
+            work = None
             try:
+                work = self._start(source, decoding, lookahead)
                 with self._packed:
                     yield from work.run()
                 return
-            except RuntimeError as error:
-                if not _out_of_memory(error):
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
                     raise
                 if self.batch_size == 1:
                     raise UsageError(_TOO_LARGE) from error
             # the same requests start again, and their own streams give them the same tokens
-            source = chain(work.unfinished(), source)
+            source = chain(work.abandon(), source) if work else source
             del work
+            torch.cuda.empty_cache()  # does nothing where there is no GPU
             self.batch_size = max(1, self.batch_size // 2)
             self.max_batch_tokens //= 2
+            self.tell(f"memory ran out; going on with {self.batch_size} completions at a time, nothing is lost")
 
     def cancel(self, question_id: str) -> None:
         """Gives up what is left of a question; takes effect before the next token."""
@@ -86,9 +101,20 @@ class TransformersEngine:
     def close(self) -> None:
         """Nothing to end: the model is the caller's."""
 
+    def _how(self, exact: bool) -> tuple[int | None, PackedWeights]:
+        """Rows of a pass, None for all at once, and the weights for them."""
+        if not exact:
+            return None, PackedWeights(self._model)
+        # where prompts are not shared, a pass is as long as its rows are, so there is one row
+        return (1, PackedWeights(self._model, fixed=1)) if self.plain_because else block_for(self._model)
+
     def _start(self, source: Iterator[Request], decoding: Decoding, lookahead: int) -> _Work:
-        kind = self._plain if self.plain_because else SharedPrefixDecoder
-        decoder = kind(self._model, num_rows=self.batch_size, max_new_tokens=decoding.max_new_tokens)
+        size = {"num_rows": self.batch_size, "max_new_tokens": decoding.max_new_tokens}
+        decoder: Decoder = (
+            self._plain(self._model, **size)
+            if self.plain_because
+            else SharedPrefixDecoder(self._model, **size, block=self.block)
+        )
         scheduler = Scheduler(
             source,
             num_rows=self.batch_size,
@@ -96,14 +122,23 @@ class TransformersEngine:
             share_prefix=decoder.share_prefix,
             lookahead=lookahead,
         )
-        rows = _Rows(self.batch_size, decoding, self._end)
-        return _Work(decoder, scheduler, rows, counters=self.counters, packed=self._packed, cancelled=self._cancelled)
+        apart = self.block is not None
+        rows = _Rows(self.batch_size, decoding, self._end, apart=apart)
+        return _Work(
+            decoder,
+            scheduler,
+            rows,
+            counters=self.counters,
+            packed=self._packed,
+            cancelled=self._cancelled,
+            apart=apart,
+        )
 
 
 class _Work:
     """One pass over the requests with a fixed number of rows.
 
-    cancelled: questions to give up, looked at before every token.
+    cancelled: questions to give up, looked at before every token. apart: whether every prompt is computed by itself.
     """
 
     def __init__(
@@ -115,15 +150,20 @@ class _Work:
         counters: Counters,
         packed: PackedWeights,
         cancelled: set[str],
+        apart: bool = False,
     ) -> None:
         self._decoder, self._scheduler, self._rows = decoder, scheduler, rows
         self._counters, self._packed = counters, packed
         self._cancelled, self._given_up = cancelled, set[str]()
+        self._apart = apart
+        self._placing: list[Request] = []  # neither open any more nor in a row yet
         self._most_rows = self._peak_held = self._peak_flat = 0
 
-    def unfinished(self) -> list[Request]:
-        """Requests taken from the source and neither yielded nor cancelled."""
-        return [*self._rows.requests.values(), *self._scheduler.open]
+    def abandon(self) -> list[Request]:
+        """Requests taken from the source and neither yielded nor cancelled, as if they had not been begun."""
+        begun = list(self._rows.requests.values())
+        self._counters.prefill_avoided -= sum(len(request.prompt) for request in begun)
+        return [*begun, *self._placing, *self._scheduler.open]
 
     @torch.inference_mode()
     def run(self) -> Iterator[Generated]:
@@ -132,6 +172,7 @@ class _Work:
         while used := self._decoder.used:
             self._packed.choose(used)
             logits = self._decoder.step(self._rows.last[:used])
+            self._packed.rest()
             self._count_step(used)
             free = self._rows.draw(list(range(used)), logits)
             yield from self._finish(free)
@@ -145,12 +186,13 @@ class _Work:
             if not available:
                 return
             self._prepare(len(available))
-            requests = self._scheduler.take(len(available))
+            requests = self._placing = self._scheduler.take(len(available))
             if not requests:
                 break
             rows, free = available[: len(requests)], free[len(requests) :]
             logits = self._decoder.place(rows, [request.prompt for request in requests])
             self._rows.start(rows, requests)
+            self._placing = []
             self._counters.prefill_avoided += sum(len(request.prompt) for request in requests)
             done = self._rows.draw(rows, logits)
             yield from self._finish(done)
@@ -163,7 +205,8 @@ class _Work:
         for prompt in dropped:
             self._decoder.drop(prompt)
         if new:
-            computed = self._decoder.hold(new)
+            together = [[prompt] for prompt in new] if self._apart else [new]
+            computed = sum(self._decoder.hold(prompts) for prompts in together)
             self._counters.prefill_computed += computed
             self._counters.prefill_avoided -= computed
 
@@ -206,11 +249,12 @@ class _Work:
 class _Rows:
     """What is being decoded. seeds, steps, last: [R] int64: random stream, tokens drawn, last token; tokens: [R, most].
 
-    requests: those in rows that are not done, by row.
+    requests: those in rows that are not done, by row. apart: whether each row's token is drawn by itself, so that not even
+    the rounding of its probabilities depends on the others.
     """
 
-    def __init__(self, capacity: int, decoding: Decoding, end: Tensor) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, decoding: Decoding, end: Tensor, *, apart: bool = False) -> None:
+        self.capacity, self._apart = capacity, apart
         self.requests: dict[int, Request] = {}
         self.prompt_tokens = 0
         self.last, self.steps, self._seeds = torch.zeros(3, capacity, dtype=torch.long, device=end.device)
@@ -231,15 +275,15 @@ class _Rows:
     def draw(self, rows: list[int], logits: Tensor) -> list[int]:
         """One more token in each of `rows`, from logits [len(rows), V]. Returns the rows that are then done."""
         at = torch.tensor(rows, device=self._end.device)
-        draw = sample_tokens if self._decoding.log_probs else sample_tokens_
-        chosen = draw(logits, uniforms(self._seeds[at], self.steps[at]), self._decoding)
+        drawn = [self._choose(*part) for part in self._parts(logits, uniforms(self._seeds[at], self.steps[at]))]
+        chosen = torch.cat([tokens for tokens, _ in drawn])
         if bool((chosen < 0).any()):
             raise UsageError(
                 f"the backbone's logits are not numbers (NaN) in {str(logits.dtype).removeprefix('torch.')}; try "
                 f"`--dtype float32`, and check the backbone's weights and the `--thinker` checkpoint."
             )
         if self._decoding.log_probs:
-            self._confidences[:, at] += torch.stack(confidences(logits, chosen))
+            self._confidences[:, at] += torch.cat([found for _, found in drawn], dim=1)
         self._tokens[at, self.steps[at]] = chosen
         self.last[at] = chosen
         self.steps[at] += 1
@@ -258,28 +302,34 @@ class _Rows:
                 self._stopped.add(row)
         return ended
 
+    def _parts(self, logits: Tensor, uniform: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        return zip(torch.split(logits, 1), torch.split(uniform, 1), strict=True) if self._apart else [(logits, uniform)]
+
+    def _choose(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """A token of each row, and their confidences [2, R], of no use where they are not asked for."""
+        if not self._decoding.log_probs:
+            return sample_tokens_(logits, uniform, self._decoding), uniform
+        chosen = sample_tokens(logits, uniform, self._decoding)
+        return chosen, torch.stack(confidences(logits, chosen.clamp(min=0)))
+
     def take(self, row: int) -> Generated:
         """The result of a row, which is then nobody's."""
-        request = self.requests.pop(row)
-        self.prompt_tokens -= len(request.prompt)
+        request = self.requests[row]
         tokens = self._tokens[row, : int(self.steps[row])].tolist()
         ended = bool(torch.isin(self.last[row], self._end)) or row in self._stopped
-        self._stopped.discard(row)
-        stop_reason = "end" if ended else "length"
-        if not self._decoding.log_probs:
-            return Generated(request, tokens, stop_reason)
         log_prob, certainty = self._confidences[:, row].tolist()
-        return Generated(request, tokens, stop_reason, log_prob, certainty / len(tokens))
+        told = (log_prob, certainty / len(tokens)) if self._decoding.log_probs else ()
+        generated = Generated(request, tokens, "end" if ended else "length", *told)
+        self._stopped.discard(row)
+        del self.requests[row]  # only now: where memory runs out before, it is still to be done
+        self.prompt_tokens -= len(request.prompt)
+        return generated
 
     def rearrange(self, order: list[int]) -> None:
         """Row number r is from now on what row order[r] was."""
         for states in (self.last, self.steps, self._seeds, self._tokens, self._confidences.T):
             states[: len(order)] = states[order]
         self.requests = {new: self.requests[old] for new, old in enumerate(order)}
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def fitted_engine(
@@ -289,10 +339,11 @@ def fitted_engine(
     tokens_per_row: int,
     batch_size: int | None = None,
     max_batch_tokens: int | None = None,
+    exact: bool = False,
 ) -> TransformersEngine:
     """An engine whose limits fit the memory that is free now; those that are given stay. tokens_per_row: prompt and
     completion of the longest request."""
-    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else available_memory()
     rows, tokens = auto_limits(
         model,
         tokens_per_row=tokens_per_row,
@@ -301,7 +352,12 @@ def fitted_engine(
         max_batch_tokens=max_batch_tokens,
     )
     return TransformersEngine(
-        model, end_tokens=end_tokens, batch_size=rows, max_batch_tokens=tokens, longest=tokens_per_row
+        model,
+        end_tokens=end_tokens,
+        batch_size=rows,
+        max_batch_tokens=tokens,
+        longest=tokens_per_row,
+        exact=exact,
     )
 
 

@@ -11,13 +11,12 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from itertools import count
 from typing import Any, Literal
 
-import psutil
-
 from scaling.engine_args import cannot_be_imported
 from scaling.engines.base import Decoding
 from scaling.engines.concurrent import Background
 from scaling.engines.watchdog import Watchdog
 from scaling.errors import UsageError, nearest, one_line
+from scaling.hardware import available_memory
 from scaling.seeds import engine_seed
 
 Start = Callable[[], Coroutine[Any, Any, Any]]
@@ -231,7 +230,7 @@ def _on_a_cpu(given: Mapping[str, Any]) -> dict[str, Any]:
     """What suits a CPU better than vLLM's own defaults: blocks of 128 tokens share little of a prompt, and 32 is the least;
     0.92 of the memory is more than is free; compiling takes a minute and longer."""
     ample = {"gpu_memory_utilization", "kv_cache_memory_bytes"} & given.keys()
-    memory = {} if ample else {"kv_cache_memory_bytes": min(_CPU_MEMORY, psutil.virtual_memory().available // 4)}
+    memory = {} if ample else {"kv_cache_memory_bytes": min(_CPU_MEMORY, available_memory() // 4)}
     return {"block_size": 32, "enforce_eager": True, **memory}
 
 

@@ -101,7 +101,8 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         return _soft(parts, task, dtype, tell)
     if config.method == "assist-cot":
         backbone, assistant = _pair(config, dtype)
-        write = partial(write_hints, assistant, tell=tell, wake=_waking(config, assistant.model))
+        wake = _waking(config, assistant.model)
+        write = partial(write_hints, assistant, tell=tell, wake=wake, exact=bool(config.exact))
         method: Method = AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
         details = details_of(backbone) | {"assistant_fingerprint": assistant.fingerprint}
         return Built(backbone, method, config, details, assistant)
@@ -214,7 +215,7 @@ def _soft(parts: Parts, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
         details["initial_token"] = thinkers.placeholder(assistant)[0]
         token = details["initial_token"]
         tell(f"{WARNING}the file {config.thinker} has no initial token, so the slots hold the assistant's {token}")
-    own = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots)
+    own = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots, apart=bool(config.exact))
     thoughts: Thoughts = own
     if config.engine != "transformers":
         made_by = {

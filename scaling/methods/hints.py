@@ -32,13 +32,16 @@ def write_hints(
     prompts: dict[str, tuple[int, ...]],
     tell: Callable[[str], None],
     wake: Callable[[], None] = lambda: None,
+    *,
+    exact: bool = False,
 ) -> dict[str, Hint]:
     """The greedy hint of at most 64 tokens for each prompt, by the same keys. Only those not in the cache are decoded, after
-    `wake` has brought the assistant to where it works."""
+    `wake` has brought the assistant to where it works. exact: whether no hint may depend on which others are missing."""
     check_assistant_lengths(
         {key: len(ids) + MAX_HINT_TOKENS for key, ids in prompts.items()}, context=assistant.context
     )
-    path = cache_folder() / "hints" / f"{assistant.computes}-{MAX_HINT_TOKENS}-{_precision(assistant)}.jsonl"
+    precision = f"{_precision(assistant)}{'-exact' if exact else ''}"
+    path = cache_folder() / "hints" / f"{assistant.computes}-{MAX_HINT_TOKENS}-{precision}.jsonl"
     ends, stops = assistant.end_tokens, stop_strings(assistant.tokenizer)
     decides = [ends, stops] if stops else [ends]
     names = {key: hashlib.sha256(json.dumps([ids, *decides]).encode()).hexdigest() for key, ids in prompts.items()}
@@ -47,16 +50,19 @@ def write_hints(
     if missing:
         tell(f"{assistant.name} writes {len(missing)} hints")
         wake()
-    for key, hint in _decode(assistant, missing) if missing else ():
+    for key, hint in _decode(assistant, missing, exact=exact) if missing else ():
         known.add([{"prompt": names[key], **asdict(hint)}])
     return {key: known[name] for key, name in names.items()}
 
 
-def _decode(assistant: LanguageModel, prompts: dict[str, tuple[int, ...]]) -> Iterable[tuple[str, Hint]]:
+def _decode(
+    assistant: LanguageModel, prompts: dict[str, tuple[int, ...]], *, exact: bool
+) -> Iterable[tuple[str, Hint]]:
     engine = fitted_engine(
         assistant.model,
         end_tokens=assistant.end_tokens,
         tokens_per_row=max(map(len, prompts.values())) + MAX_HINT_TOKENS,
+        exact=exact,
     )
     empty = torch.empty(0, assistant.width)
     requests = (Request(SoftPrompt(key, 0, ids, empty, ()), 0, 0) for key, ids in prompts.items())

@@ -51,21 +51,26 @@ class Thoughts(Protocol):
 
 
 class Thinking:
-    """A thinker's own thoughts: SoftCoT with one path, SoftCoT++ with several."""
+    """A thinker's own thoughts: SoftCoT with one path, SoftCoT++ with several.
 
-    def __init__(self, assistant: LanguageModel, thinker: Thinker, *, kind: str, num_tokens: int):
+    apart: whether each path thinks in a pass of its own, so that not even the rounding of its thoughts depends on how many
+    paths there are.
+    """
+
+    def __init__(self, assistant: LanguageModel, thinker: Thinker, *, kind: str, num_tokens: int, apart: bool = False):
         self.assistant: LanguageModel | None = assistant
         self.num_tokens = num_tokens
         self.projection = 2 * thinker.projection.weight.numel()
-        self._model, self._thinker = assistant.model, thinker
+        self._model, self._thinker, self._apart = assistant.model, thinker, apart
         self._prompts = PromptBuilder(assistant.tokenizer, kind=kind)
 
     @torch.inference_mode()
     def __call__(self, question: Question) -> Tensor:
-        """In one pass of the assistant, and one question at a time, so that thoughts do not depend on which questions happen
-        to share a batch. Raises UsageError where they are not numbers."""
+        """One question at a time, so that thoughts do not depend on which questions happen to share a batch. Raises
+        UsageError where they are not numbers."""
         ids = torch.tensor([self.prompt(question)], device=self._model.device)
-        thoughts: Tensor = self._thinker(self._model, ids, torch.ones_like(ids), self.num_tokens)[0]
+        think = self._thinker.paths_apart if self._apart else self._thinker
+        thoughts: Tensor = think(self._model, ids, torch.ones_like(ids), self.num_tokens)[0]
         if not bool(thoughts.isfinite().all()):
             raise UsageError(
                 f"the thoughts of question {question.id} are not numbers (NaN or infinite); check the `--thinker` "

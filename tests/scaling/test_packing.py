@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,7 +190,7 @@ def test_at_most_two_bands_are_kept(make_model: MakeModel, packs: list[Any]) -> 
 def test_nothing_is_packed_where_memory_is_short(
     make_model: MakeModel, packs: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing.psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    monkeypatch.setattr(packing, "available_memory", lambda: 0)
     packed = PackedWeights(make_model("llama"))
     with packed:
         for _ in range(LONG):
