@@ -23,46 +23,8 @@ from scaling.errors import UsageError
 from scaling.tasks.files import read_questions
 from scaling.training.config import TrainConfig
 
-OPTIONS = [
-    "--method",
-    "--task",
-    "--data",
-    "--limit",
-    "--split",
-    "--difficulty",
-    "--backbone",
-    "--assistant",
-    "--thinker",
-    "--adapter",
-    "--latent-paths",
-    "--samples",
-    "--soft-tokens",
-    "--noise",
-    "--control",
-    "--shots",
-    "--adaptive",
-    "--temperature",
-    "--top-p",
-    "--top-k",
-    "--max-new-tokens",
-    "--batch-size",
-    "--max-batch-tokens",
-    "--engine",
-    "--engine-args",
-    "--engine-seeds",
-    "--base-url",
-    "--served-model",
-    "--assistant-device",
-    "--device",
-    "--dtype",
-    "--voter",
-    "--seed",
-    "--out",
-    "--config",
-    "--json",
-    "--dry-run",
-]
-NOT_SETTINGS = {"--config", "--json", "--dry-run"}
+NOT_SETTINGS = {"--config", "--json", "--dry-run", "--rescore"}
+OPTIONS = [*map(option, RunConfig.model_fields), *NOT_SETTINGS]
 
 
 @pytest.fixture(autouse=True)
