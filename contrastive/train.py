@@ -303,7 +303,10 @@ class Trainer(Loop[Health]):
 
     def examine(self) -> Health:
         given = (self.thinker, self.assistant, self.reader, self.validation, self.objective)
-        return examine(*given, processes=self.processes)
+        try:
+            return examine(*given, processes=self.processes)
+        except torch.linalg.LinAlgError:  # of the thoughts' rank
+            raise NotFinite("the thoughts of the validation questions are not numbers") from None
 
 
 class DamagedFile(Exception):

@@ -93,11 +93,16 @@ def read(found: Found) -> tuple[LoraConfig, dict[str, Tensor]]:
     """The adapter's config and weights. Raises UsageError for a damaged one, and for one that is no LoRA adapter."""
     from peft import LoraConfig, PeftConfig
 
+    file = CONFIG_FILE
     try:
         config = PeftConfig.from_pretrained(str(found.folder))
+        file = WEIGHTS_FILE
         tensors = load_file(found.folder / WEIGHTS_FILE)
     except Exception as error:  # of a damaged config `peft` raises anything
-        raise UsageError(f"`--adapter` {found.name} cannot be read: {one_line(error)}.") from None
+        raise UsageError(
+            f"`--adapter` {found.name} cannot be read: its {file} is damaged ({one_line(error)}): restore it, or give another "
+            f"adapter."
+        ) from None
     if not isinstance(config, LoraConfig):
         raise UsageError(
             f"`--adapter` {found.name} is of the kind {config.peft_type}, and `--method lora` takes LoRA only."

@@ -599,10 +599,13 @@ def _write_lines(path: Path, records: Iterable[Asked | Thoughts]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    with _temporary(path).open("w", encoding="ascii") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
+    try:
+        with _temporary(path).open("w", encoding="ascii") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:  # a full disk does not say where it is
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.replace(_temporary(path), path)
 
 

@@ -206,6 +206,7 @@ def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
     quiet()
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer("a")  # some damage shows only here
     except Exception as error:  # a damaged file may raise anything
         raise UsageError(_why_not(source, name, error)) from error
     return tokenizer

@@ -46,7 +46,7 @@ def find(config: RunConfig) -> Found | None:
             return Found(*made, model_files.sha256(place))
         made = checkpoint.load(place)
     except checkpoint.CheckpointError as error:
-        raise UsageError(f"`--thinker`: {error}.") from None
+        raise UsageError(f"`--thinker`: {error}: restore the file, or give another checkpoint.") from None
     return Found(*made, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
 
 

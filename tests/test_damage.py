@@ -9,20 +9,25 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import random
 import resource
 import shutil
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.figure
 import pytest
+import torch
 import yaml
 from click.testing import Result
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import analysis.cli
@@ -245,15 +250,16 @@ class Makers:
                 "adapter": self._adapter,
                 "sweep": self._sweep,
                 "model": lambda folder: shutil.copytree(self._model, folder),
+                "user": self._user,
             }[kind](self._made[kind])
         return self._made[kind]
 
-    def _small(self, *options: Any) -> list[str]:
+    def small(self, *options: Any) -> list[str]:
         models = ["--backbone", self._model, "--assistant", self._model, "--device", "cpu", "--dtype", "float32"]
         return [*models, "--limit", "2", "--max-new-tokens", "4", *map(str, options)]
 
     def _run(self, folder: Path) -> None:
-        _fine(_call(scaling.cli, *self._small("--latent-paths", 2, "--samples", 2, "--out", folder)))
+        _fine(_call(scaling.cli, *self.small("--latent-paths", 2, "--samples", 2, "--out", folder)))
 
     def _training(self, folder: Path, **changes: Any) -> TrainConfig:
         return TrainConfig(
@@ -275,32 +281,40 @@ class Makers:
         _fine(self.sweep("run", folder))
         _fine(self.sweep("status", folder))
 
+    def _user(self, folder: Path) -> None:
+        """Files that a user writes: questions, settings, a grid."""
+        folder.mkdir()
+        rows = [{"id": f"q{n}", "question": f"What is {n} + 1?", "answer": n + 1} for n in range(3)]
+        (folder / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        (folder / "run.yaml").write_text(yaml.safe_dump({"method": "cot", "seed": 1, "samples": 1}))
+        (folder / "grid.yaml").write_text(yaml.safe_dump(self._grid()))
+
     # -- commands
 
     def continued(self, folder: Path) -> Result:
-        return _call(scaling.cli, *self._small("--latent-paths", 2, "--samples", 3, "--out", folder))
+        return _call(scaling.cli, *self.small("--latent-paths", 2, "--samples", 3, "--out", folder))
 
     def reported(self, folder: Path) -> Result:
         return _call(analysis.cli, folder, "--out", folder.parent / "report")
 
     def thinking(self, folder: Path, *more: str) -> Result:
         options = ("--thinker", folder, "--samples", 1, "--limit", 1, "--out", folder.parent / "run")
-        return _call(scaling.cli, *self._small(*options), *more)
+        return _call(scaling.cli, *self.small(*options), *more)
 
     def thinking_dry(self, folder: Path) -> Result:
         return self.thinking(folder, "--dry-run")
 
-    def resumed(self, folder: Path) -> Result:
-        options = [*self._resumed(folder), "--assistant", self._model, "--latent-paths", "2", "--soft-tokens", "2"]
-        return _call(scaling.training.cli, *options)
+    def resumed(self, folder: Path, *, assistant: Path | None = None, resume: bool = True) -> Result:
+        options = [*self._resumed(folder, resume), "--latent-paths", "2", "--soft-tokens", "2"]
+        return _call(scaling.training.cli, *options, "--assistant", assistant or self._model)
 
-    def resumed_adapter(self, folder: Path) -> Result:
-        return _call(scaling.training.cli, *self._resumed(folder), "--method", "lora", "--rank", "2")
+    def resumed_adapter(self, folder: Path, *, resume: bool = True) -> Result:
+        return _call(scaling.training.cli, *self._resumed(folder, resume), "--method", "lora", "--rank", "2")
 
-    def _resumed(self, folder: Path) -> list[str]:
+    def _resumed(self, folder: Path, resume: bool) -> list[str]:
         models = f"--backbone {self._model} --device cpu --dtype float32 --limit 4 --validation 2"
-        steps = f"--max-steps 3 --batch-size 2 --validate-every 1 --out {folder} --resume --json"
-        return f"{models} {steps}".split()
+        steps = f"--max-steps 3 --batch-size 2 --validate-every 1 --out {folder} --json"
+        return f"{models} {steps} {'--resume' if resume else ''}".split()
 
     def adapted(self, folder: Path) -> Result:
         options = f"--backbone {self._model} --device cpu --dtype float32 --limit 1 --max-new-tokens 4 --samples 1"
@@ -315,12 +329,24 @@ class Makers:
         return self.answered(folder, "--dry-run")
 
     def sweep(self, command: str, folder: Path, *more: str) -> Result:
-        settings = {"backbone": self._model, "device": "cpu", "dtype": "float32", "limit": 2, "max_new_tokens": 4}
-        grid = {"name": "grid", "run": settings, "axes": {"method": ["cot"], "samples": [2]}, "shard": 1}
-        grid["retries"] = 0
         file = folder.parent / "grid.yaml"
-        file.write_text(yaml.safe_dump(grid))
+        file.write_text(yaml.safe_dump(self._grid()))
         return _call(sweeps.cli, command, file, "--out", folder, *more)
+
+    def _grid(self) -> dict[str, Any]:
+        settings = {"backbone": self._model, "device": "cpu", "dtype": "float32", "limit": 2, "max_new_tokens": 4}
+        return {"run": settings, "axes": {"method": ["cot"], "samples": [2]}, "shard": 1, "retries": 0}
+
+    def asked(self, folder: Path) -> Result:
+        options = ("--method", "cot", "--backbone", self._model, "--data", folder / "test.jsonl", "--dry-run")
+        return _call(scaling.cli, *options)
+
+    def configured(self, folder: Path) -> Result:
+        models = ("--backbone", self._model, "--assistant", self._model)
+        return _call(scaling.cli, "--config", folder / "run.yaml", *models, "--dry-run")
+
+    def gridded(self, folder: Path) -> Result:
+        return _call(sweeps.cli, "plan", folder / "grid.yaml", "--out", folder.parent / "sweep")
 
     def planned(self, folder: Path) -> Result:
         return self.sweep("plan", folder)
@@ -357,6 +383,9 @@ READERS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("adapter", ("adapter_config.json", "adapter_model.safetensors", "train.json"), ("adapted",)),
     ("adapter", ADAPTED, ("resumed_adapter",)),
     ("model", MODEL, ("answered", "answered_dry")),
+    ("user", ("test.jsonl",), ("asked",)),
+    ("user", ("run.yaml",), ("configured",)),
+    ("user", ("grid.yaml",), ("gridded",)),
     ("sweep", ("grid.json",), ("looked_at", "swept")),
     ("sweep", ("ledger.sqlite",), ("planned", "looked_at", "swept", "grown")),
     ("sweep", ("points.json",), ("looked_at",)),
@@ -387,12 +416,118 @@ def test_a_hostile_value_is_a_sentence_or_does_no_harm(kind, name, call, makers,
     pristine = makers.pristine(kind)
     content = _first(pristine, name).read_text()
     found = []
-    for changed, told in _hostile_documents(content, at_most=12):
+    for changed, told in _hostile_documents(content, at_most=8):
         copy = _copied(pristine, tmp_path)
         file = _first(copy, name)
         file.write_text(told)
         found += _complaints(copy, file, changed, getattr(makers, call))
     assert not found, "\n".join(found)
+
+
+# ---- models
+
+
+def _refused(result: Result, *said: str) -> None:
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    for part in said:
+        assert part in result.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def model(makers: Makers, tmp_path: Path) -> Path:
+    """A copy of the model folder."""
+    return _copied(makers.pristine("model"), tmp_path)
+
+
+def test_weights_that_are_not_numbers(makers, model, tmp_path):
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][0] = math.nan
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    _refused(makers.answered(model), "not numbers (NaN)", "check the backbone's")
+    training = makers.resumed(tmp_path / "trained", assistant=model, resume=False)
+    _refused(training, "validation questions are not numbers", "--dtype float32")
+
+
+def test_pickled_weights_run_no_code(makers, model, tmp_path):
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "code was run",)
+
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(pickle.dumps({"model.norm.weight": Evil()}))
+    _refused(makers.answered(model), str(model), "cannot be loaded")
+    assert not (tmp_path / "code was run").exists()
+
+
+def test_a_tokenizer_of_another_model(makers, model, other_model_folder):
+    large = json.loads((model / "tokenizer.json").read_text())
+    large["model"]["vocab"] |= {f"more{n}": n for n in range(len(large["model"]["vocab"]), 1000)}
+    (model / "tokenizer.json").write_text(json.dumps(large))
+    _refused(makers.answered(model), "tokenizer of", "not of one model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # a smaller one fits, though it makes no sense
+        shutil.copy(other_model_folder / name, model / name)
+    assert makers.answered(model).exit_code in (0, 2)
+
+
+@pytest.mark.parametrize("tensors", [0, 1, 2**60])
+def test_a_gguf_file_that_is_its_header_alone(makers, tmp_path, tensors):
+    file = tmp_path / "header.gguf"
+    file.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, tensors, 0))
+    for call in (makers.answered, makers.answered_dry):
+        _refused(call(file), str(file), "cannot be read")
+    assert not list((tmp_path / "cache" / "models").iterdir())
+
+
+# ---- no room
+
+
+@contextmanager
+def _full_at(size: int) -> Iterator[None]:
+    """Files end at `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))  # Python ignores the signal that comes with it
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_disk_that_is_full_ends_a_run_and_loses_nothing(makers, tmp_path, share):
+    def run(folder: Path) -> Result:
+        return _call(scaling.cli, *makers.small("--latent-paths", 2, "--samples", 8, "--out", folder))
+
+    _fine(run(tmp_path / "whole"))
+    whole = _completions(tmp_path / "whole")
+    with _full_at(int(share * (tmp_path / "whole" / "samples.jsonl").stat().st_size)):
+        _refused(run(tmp_path / "run"), str(tmp_path / "run"), "the same command goes on")
+    held = _completions(tmp_path / "run") if share > 0.4 else {}  # else not even the questions found room
+    assert held.items() <= whole.items()
+    assert len(held) >= len(whole) * (share - 0.1) if held else share < 0.4
+    _fine(run(tmp_path / "run"))
+    assert _completions(tmp_path / "run") == whole
+
+
+def _completions(folder: Path) -> dict[Any, str]:
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    return {(line["question_id"], line["path"], line["sample"]): line["text"] for line in told}
+
+
+@pytest.mark.parametrize("method", ["checkpoint", "adapter"])
+def test_a_disk_that_is_full_ends_a_training_and_loses_nothing(makers, tmp_path, method):
+    resumed = makers.resumed if method == "checkpoint" else makers.resumed_adapter
+    state = (
+        makers.pristine(method) / "training.safetensors"
+    )  # with the optimiser's moments: three times what is learned
+    with _full_at(state.stat().st_size // 2):
+        _refused(resumed(tmp_path / "out", resume=False), str(tmp_path / "out"), "could not be written", "--resume")
+    _fine(resumed(tmp_path / "out"))
+    _fine(resumed(tmp_path / "whole", resume=False))
+    ended = [load_file(tmp_path / name / "training.safetensors") for name in ("out", "whole")]
+    assert ended[0].keys() == ended[1].keys()
+    assert all(torch.equal(tensor, ended[1][name]) for name, tensor in ended[0].items())
 
 
 def _copied(pristine: Path, place: Path) -> Path:

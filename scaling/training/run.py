@@ -137,7 +137,7 @@ def run_steps(trainer: Loop[Any]) -> Progress:
     except DamagedFile as error:
         raise UsageError(f"{error}: {RESTORE}.") from None
     except NotFinite as error:
-        raise UsageError(f"{error}: try `--dtype float32`, and check the models' files.") from None
+        raise UsageError(f"{error}: try `--dtype float32` or a lower `--lr`, and check the models' files.") from None
     except (OSError, SafetensorError) as error:  # safetensors says in an error of its own that a disk is full
         raise UsageError(
             f"the training in {folder} could not be written ({one_line(error)}): make that possible, and the same command "
