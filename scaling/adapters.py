@@ -100,8 +100,8 @@ def read(found: Found) -> tuple[LoraConfig, dict[str, Tensor]]:
         tensors = load_file(found.folder / WEIGHTS_FILE)
     except Exception as error:  # of a damaged config `peft` raises anything
         raise UsageError(
-            f"`--adapter` {found.name} cannot be read: its {file} is damaged ({one_line(error)}): restore it, or give another "
-            f"adapter."
+            f"`--adapter` {found.name} cannot be read: its {file} is damaged ({one_line(error)}): restore it, or give "
+            f"another adapter."
         ) from None
     if not isinstance(config, LoraConfig):
         raise UsageError(

@@ -203,9 +203,9 @@ def test_hints_are_written_once(made, monkeypatch):
 
     decode, written = hints._decode, []
 
-    def watched(assistant, prompts):
+    def watched(assistant, prompts, **options):
         written.extend(prompts)
-        return decode(assistant, prompts)
+        return decode(assistant, prompts, **options)
 
     monkeypatch.setattr(hints, "_decode", watched)
     assert made(method="assist-cot", latent_paths=1, seed=5).asked == first
