@@ -48,6 +48,7 @@ _MAY_BE_NULL = ("answer", "answer_strict", "log_prob", "self_certainty", "unread
 _COUNTS = ("path", "sample", "num_tokens", "seed")
 _KEY = ("question_id", "path", "sample")
 _OPTIONAL = (b'"answer": ', b'"answer_strict": ')
+_LATER = (b'"crc"', b'"cost"')  # only lines with a checksum have them
 _MARK = CHECKSUM.encode("ascii")
 
 
@@ -272,8 +273,8 @@ def _intact_lines(path: Path) -> tuple[int, int, int]:
                 if line[-11:] != b'%08x"}\n' % zlib.crc32(line[:-21]):
                     raise pa.ArrowInvalid("a wrong checksum")
                 sealed += 1
-            elif not all(field in line for field in _OPTIONAL):  # what may be null is null where it is missing
-                raise pa.ArrowInvalid("a line lacks a field")
+            elif not all(field in line for field in _OPTIONAL) or any(field in line for field in _LATER):
+                raise pa.ArrowInvalid("null where a field is missing, or as one that is never null")
             if not (line.startswith(b"{") and line.endswith(b"}\n") and line.isascii()):
                 raise pa.ArrowInvalid("no line that a run writes")
             number, end = number + 1, end + len(line)
