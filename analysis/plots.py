@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from analysis.compute import AXES
 from analysis.results import MethodResults, Results
 from analysis.verdict import amount
+from scaling.cells import quoted
 
 INK = "#111113"  # of all lines and letters that are not data; the report swaps it for the page's own
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+_ENTRY = "legend: "
 _MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":")
 _STYLE: dict[Any, Any] = {
@@ -32,7 +34,7 @@ _STYLE: dict[Any, Any] = {
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25},
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
     **{"axes.edgecolor": INK, "axes.labelcolor": INK, "figure.facecolor": "none", "axes.facecolor": "none"},
-    **{"legend.frameon": False, "savefig.transparent": True},
+    **{"legend.frameon": False, "savefig.transparent": True, "text.parse_math": False},  # the $ of a name is a dollar
 }
 
 
@@ -65,7 +67,7 @@ def save(found: Sequence[Plot], folder: Path) -> None:
     for plot in found:
         light = plot.svg.replace('<style type="text/css">', '<style type="text/css">svg{background:white}', 1)
         (folder / f"{plot.name}.svg").write_text(light, encoding="utf-8")
-        plot.data.to_csv(folder / f"{plot.name}.csv", index=False)
+        plot.data.map(quoted).to_csv(folder / f"{plot.name}.csv", index=False)
 
 
 def _accuracy(results: Results, axis: str) -> Plot:
@@ -84,7 +86,7 @@ def _accuracy(results: Results, axis: str) -> Plot:
         for number, (name, own) in enumerate(data.groupby("method", sort=False)):
             low, high = (own[side].astype(float) for side in ("low", "high"))
             ax.fill_between(own[axis], low, high, color=COLOURS[number % 8], alpha=0.15, linewidth=0)
-            ax.plot(own[axis], own["accuracy"], label=name, markevery=_doublings(own), **look(number))
+            ax.plot(own[axis], own["accuracy"], label=entry(name), markevery=_doublings(own), **look(number))
         share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
 
     caption = (
@@ -126,9 +128,11 @@ def _pareto(results: Results) -> Plot:
     def draw(ax: Axes) -> None:
         for number, (name, own) in enumerate(data.groupby("method", sort=False)):
             style = {**look(number), "linestyle": "", "alpha": 0.35}
-            ax.plot(own[axis], own["accuracy"], label=name, **style)
+            ax.plot(own[axis], own["accuracy"], label=entry(name), **style)
         best = data[data["on_front"]].sort_values(axis)
-        ax.plot(best[axis], best["accuracy"], color=INK, linewidth=1, label="Pareto front", drawstyle="steps-post")
+        ax.plot(
+            best[axis], best["accuracy"], color=INK, linewidth=1, label=entry("Pareto front"), drawstyle="steps-post"
+        )
         share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
 
     caption = "Every grid of n paths x m samples of every method; the line joins those that no cheaper one reaches."
@@ -151,7 +155,7 @@ def _calibration(results: Results) -> Plot:
     def draw(ax: Axes) -> None:
         ax.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5)
         for number, (name, own) in enumerate(data.groupby("method", sort=False)):
-            ax.plot(own["mean_share"], own["accuracy"], label=name, **look(number))
+            ax.plot(own["mean_share"], own["accuracy"], label=entry(name), **look(number))
             low, high = (own[side].astype(float) for side in ("low", "high"))
             ax.vlines(own["mean_share"], low, high, color=COLOURS[number % 8], alpha=0.4)
         share_axis(ax, "share of chains behind the vote", "share of such votes that are right", log=False)
@@ -182,7 +186,7 @@ def _over_chains(data: pd.DataFrame, keys: tuple[str, str], up: str) -> Callable
 
     def draw(ax: Axes) -> None:
         for number, (name, own) in enumerate(data.groupby(keys[0], sort=False)):
-            ax.plot(own["chains"], own[keys[1]], label=name, markevery=_doublings(own), **look(number))
+            ax.plot(own["chains"], own[keys[1]], label=entry(name), markevery=_doublings(own), **look(number))
         share_axis(ax, AXES["chains"], up)
 
     return draw
@@ -264,7 +268,13 @@ def share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
     ax.set_xlabel(across)
     ax.set_ylabel(up)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.legend()
+    for text in ax.legend().get_texts():
+        text.set_text(text.get_text().removeprefix(_ENTRY))
+
+
+def entry(name: str) -> str:
+    """The label of a line that is to stand in the legend under this name: matplotlib leaves out those beginning with _."""
+    return f"{_ENTRY}{name}"
 
 
 def figure(

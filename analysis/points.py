@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.plots import COLOURS, Plot, figure, look, save, share_axis
+from analysis.plots import COLOURS, Plot, entry, figure, look, save, share_axis
+from scaling.cells import unquoted
 
 _NAMES = {"latent_paths": "latent paths N", "samples": "samples M", "soft_tokens": "soft tokens L"}
 _SIZES = ("latent_paths", "samples", "limit")
@@ -44,7 +45,9 @@ def _against(table: pd.DataFrame, key: str, others: Sequence[str]) -> Plot | Non
         for number, (name, rows) in enumerate(groups[:_LINES]):
             _line(ax, rows, key, name, number)
         for number, (name, rows) in enumerate(level, start=len(groups)):
-            ax.axhline(rows["accuracy"].mean(), color=COLOURS[number % 8], linestyle=":", linewidth=1.4, label=name)
+            ax.axhline(
+                rows["accuracy"].mean(), color=COLOURS[number % 8], linestyle=":", linewidth=1.4, label=entry(name)
+            )
         ax.set_xticks(sorted({value for _, rows in groups for value in rows[key]}))
         share_axis(ax, _NAMES.get(key, key), "accuracy, flat vote", log=False)
 
@@ -87,7 +90,7 @@ def _short(value: object) -> str:
 
 def _line(ax: Axes, rows: pd.DataFrame, key: str, name: str, number: int) -> None:
     means = rows.groupby(key)["accuracy"].mean()
-    ax.plot(means.index, means, label=name, **look(number))
+    ax.plot(means.index, means, label=entry(name), **look(number))
     if rows[key].is_unique:
         bars = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
         ax.errorbar(
@@ -105,7 +108,7 @@ def main() -> None:
     parser.add_argument("--apart", action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    save(figures(pd.read_csv(given.table), given.across, given.apart), given.out)
+    save(figures(pd.read_csv(given.table).map(unquoted), given.across, given.apart), given.out)
 
 
 if __name__ == "__main__":

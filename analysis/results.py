@@ -6,10 +6,12 @@ Estimates and statistics are made elsewhere; here they are put together, once, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +136,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
     first = methods[0].runs[0]
     return Results(
         settings=settings,
-        task=str(first.config.get("task")),
+        task=_asked(first.config),
         num_questions=len(first.questions),
         methods=_with_holm(found),
         comparisons={axis: compare_all(curves, axis, pairs=against, seed=settings.seed) for axis in axes},
@@ -149,6 +151,12 @@ def _baseline(given: str | None, names: Sequence[str]) -> str | None:
     """The method that is meant: one name that only adds how the thinker was trained may be given without that."""
     plain = [name for name in names if without_training(name) == given]
     return plain[0] if given not in names and len(plain) == 1 else given
+
+
+def _asked(config: Mapping[str, Any]) -> str:
+    """What the questions are called: the task, or the name of the file or folder they came from."""
+    data = str(config.get("data") or "")
+    return str(config.get("task") or Path(data).name or data or "questions")
 
 
 def _pairs(names: Sequence[str], against: Collection[tuple[str, str]], baseline: str | None) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from analysis.verdict import Comparison, amount, p_text
 from analysis.voters import VOTERS
 
 _FEW = 2  # voters that stand in the table of accuracies; more have their own
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>&|~$]|^[-+#=](?=\s|$)|(?<=^\d)[.)]")
 _MANY = 5  # methods that are named in a headline, and fit side by side in a terminal
 
 
@@ -62,17 +64,22 @@ def overview(results: Results) -> Table | None:
 
 def markdown(results: Results) -> str:
     """The report as Markdown: verdict, notes, tables."""
-    lines = [f"# {headline(results)}", "", *(f"**{said}**\n" for said in results.sentences)]
-    lines += [f"- {note}" for note in results.notes]
+    lines = [f"# {_plainly(headline(results))}", "", *(f"**{_plainly(said)}**\n" for said in results.sentences)]
+    lines += [f"- {_plainly(note)}" for note in results.notes]
     for table in tables(results):
-        lines += ["", f"## {table.title}", "", *markdown_rows(table), "", table.remark]
+        lines += ["", f"## {table.title}", "", *_markdown_rows(table), "", _plainly(table.remark)]
     return "\n".join(lines) + "\n"
 
 
-def markdown_rows(table: Table) -> list[str]:
+def _markdown_rows(table: Table) -> list[str]:
     """A table alone, as the lines of a Markdown one."""
-    head = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
-    return head + [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in table.rows]
+    head, *rows = [f"| {' | '.join(map(_plainly, row))} |" for row in (table.columns, *table.rows)]
+    return [head, f"|{'---|' * len(table.columns)}", *rows]
+
+
+def _plainly(text: str) -> str:
+    """A text that Markdown shows as it is, on one line: names may hold anything."""
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def headline(results: Results) -> str:

@@ -29,10 +29,11 @@ from typing import NamedTuple
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.numbers import number_or_formula, value, written
 
-_ANSWERS_HELD = 2**17
-_SETS_HELD = 2**12
+_ANSWERS_HELD = 2**15
+_SETS_HELD = 2**8  # sets of answers to one question, of which a run and a summary ask several times in a row
 _PLACES_OF_IRRATIONAL = 6
 _PLACES_OF_FRACTION = 1000
+_IRRATIONAL = "~"  # begins the form of an irrational number
 
 _checker = AnswerChecker()  # its process starts with the first formula, and ends with this one
 
@@ -48,10 +49,20 @@ class AnswerClass(NamedTuple):
     key: str
 
 
-class _Read(NamedTuple):
-    """One answer by itself. number: its exact value. formula: what the checker would have to look at. Else a mere text."""
+class _Number(NamedTuple):
+    """A number and its canonical form. places: behind the point, of a fraction more than any decimal has. rounded:
+    whether it may be the rounding of another one."""
 
-    number: Fraction | None = None
+    value: Fraction
+    text: str
+    places: int
+    rounded: bool
+
+
+class _Read(NamedTuple):
+    """One answer by itself: a number, or a formula that the checker would have to look at, or a mere text."""
+
+    number: _Number | None = None
     formula: str | None = None
 
 
@@ -66,80 +77,74 @@ def classes_of(answers: Iterable[str | None]) -> Mapping[str, AnswerClass]:
 def may_be_rounded(answer: str) -> bool:
     """Whether it is a decimal that further answers could draw into another class."""
     number = _read(answer).number
-    return number is not None and _is_rounding(written(number))
+    return number is not None and number.rounded
 
 
 @lru_cache(_SETS_HELD)
 def _classes(answers: frozenset[str]) -> dict[str, AnswerClass]:
-    numbers: dict[Fraction, list[str]] = {}
-    irrational: dict[str, list[str]] = {}
+    numbers: dict[str, _Number] = {}
     found: dict[str, AnswerClass] = {}
-    forms: dict[str, list[str]] = {}
+    said: dict[str, str] = {}  # the canonical form of every answer that is a number
+    shortest: dict[str, str] = {}  # the spelling of every form that is none
+    irrational: dict[str, AnswerClass] = {}
     for answer in sorted(answers, key=lambda one: (len(one), one)):
-        read = _read(answer)
-        form = _checker.form(read.formula) if read.formula and len(answers) > 1 else None
-        number = value(form) if form else read.number
-        if number is not None:
-            numbers.setdefault(number, []).append(answer)
-        elif form and form.startswith("~"):
-            irrational.setdefault(form, []).append(answer)
+        number, formula = _read(answer)
+        form = _checker.form(formula) if formula and len(answers) > 1 else None
+        number = _number(form) if form else number
+        if number is None:
+            key = form or formula or answer
+            found[answer] = AnswerClass(shortest.setdefault(key, answer), key)
+            if form and form.startswith(_IRRATIONAL):
+                irrational[form] = found[answer]
         else:
-            forms.setdefault(form or read.formula or answer, []).append(answer)
-    for form, spellings in (irrational | forms).items():
-        found |= dict.fromkeys(spellings, AnswerClass(spellings[0], form))
-    roots = _roots(numbers, {Fraction(form[1:]): found[spellings[0]] for form, spellings in irrational.items()})
-    for number, spellings in numbers.items():
-        found |= dict.fromkeys(spellings, roots[number])
-    return found
+            said[answer] = number.text
+            numbers[number.text] = number
+    roots = _roots(numbers.values(), irrational)
+    return found | {answer: roots[text] for answer, text in said.items()}
 
 
 @lru_cache(_ANSWERS_HELD)
 def _read(answer: str) -> _Read:
-    number = value(answer)
-    if number is not None:
-        return _Read(number)
-    form = number_or_formula(answer)  # older journals hold sums and brackets as they were written
-    if form is None:
-        return _Read()
-    number = value(form)
-    return _Read(formula=form) if number is None else _Read(number)
+    number = _number(answer)
+    if number is None:
+        form = number_or_formula(answer)  # older journals hold sums and brackets as they were written
+        number = _number(form) if form else None
+        return _Read(number) if number else _Read(formula=form)
+    return _Read(number)
 
 
-def _roots(numbers: Iterable[Fraction], irrational: Mapping[Fraction, AnswerClass]) -> dict[Fraction, AnswerClass]:
-    """The class of every number. irrational: the classes of irrational ones, by their value to 20 digits."""
-    found: dict[Fraction, AnswerClass] = {}
-    texts = {number: written(number) for number in numbers}
+def _number(text: str) -> _Number | None:
+    exact = value(text)
+    if exact is None:
+        return None
+    form = written(exact)
+    places = _PLACES_OF_FRACTION if "/" in form else len(form.partition(".")[2])
+    rounded = "/" not in form and places >= 2 and len(form.strip("-0.").replace(".", "")) >= 2
+    return _Number(exact, form, places, rounded)
+
+
+def _roots(numbers: Iterable[_Number], irrational: Mapping[str, AnswerClass]) -> dict[str, AnswerClass]:
+    """The class of every number, by its canonical form. irrational: the classes of irrational numbers, by their form."""
+    found = {number.text: AnswerClass(number.text, number.text) for number in numbers}
+    if not any(number.rounded for number in numbers):
+        return found
     fractions: list[Fraction] = []
     decimals: list[Fraction] = []
-    beyond = sorted(irrational)
-    for number in sorted(texts, key=lambda one: (-_places(texts[one]), one)):  # fractions, then the longest decimals
-        text, places = texts[number], _places(texts[number])
-        root = None
-        if _is_rounding(text):
-            exact = _near(fractions, number, places)
-            exact += _near(beyond, number, places) if places >= _PLACES_OF_IRRATIONAL else []
-            near = exact or _near(decimals, number, places)
-            root = near[0] if len(near) == 1 else None
-        if root is not None:
-            found[number] = irrational[root] if root in irrational else found[root]
-            continue
-        found[number] = AnswerClass(text, text)
-        if number.denominator > 1:
-            insort(fractions if "/" in text else decimals, number)
+    beyond = {Fraction(form.removeprefix(_IRRATIONAL)): own for form, own in irrational.items()}
+    for number in sorted(numbers, key=lambda one: -one.places):  # fractions, then the longest decimals
+        if number.rounded:
+            exact = _near(fractions, number)
+            exact += _near(sorted(beyond), number) if number.places >= _PLACES_OF_IRRATIONAL else []
+            near = exact or _near(decimals, number)
+            if len(near) == 1:
+                found[number.text] = beyond[near[0]] if near[0] in beyond else found[written(near[0])]
+                continue
+        if number.places:
+            insort(fractions if number.places == _PLACES_OF_FRACTION else decimals, number.value)
     return found
 
 
-def _near(roots: list[Fraction], number: Fraction, places: int) -> list[Fraction]:
+def _near(roots: list[Fraction], number: _Number) -> list[Fraction]:
     """Of sorted numbers those that differ by at most half a unit of the last place."""
-    half = Fraction(1, 2 * 10**places)
-    return roots[bisect_left(roots, number - half) : bisect_right(roots, number + half)]
-
-
-def _is_rounding(text: str) -> bool:
-    """Whether a number in canonical form has the places and digits of a rounded one."""
-    return "/" not in text and _places(text) >= 2 and len(text.strip("-0.").replace(".", "")) >= 2
-
-
-def _places(text: str) -> int:
-    """Behind the decimal point of a number in canonical form; of a fraction more than any decimal has."""
-    return _PLACES_OF_FRACTION if "/" in text else len(text.partition(".")[2])
+    half = Fraction(1, 2 * 10**number.places)
+    return roots[bisect_left(roots, number.value - half) : bisect_right(roots, number.value + half)]

@@ -117,7 +117,8 @@ class Completion:
 class Vote:
     """The outcome of a vote over one question. answer is None when no completion had an answer.
 
-    counts: votes for each answer. tied: the highest count was shared, so the tie rule of `scaling.voter` decided.
+    Equal answers are one, written as `scaling.answer_classes` shows them. counts: votes for each answer. tied: the highest
+    count was shared, so the tie rule of `scaling.voter` decided.
     """
 
     question_id: str

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from scaling.cells import quoted
 from scaling.errors import UsageError
 from scaling.journal import QUESTIONS, SAMPLES, load, load_questions
 from scaling.summary import summarise
@@ -110,7 +111,8 @@ def write_table(plan: Plan, found: Mapping[str, Mapping[str, Any]], root: Path) 
     writer.writerow(["point", *keys, *FIGURES, "run"])
     for point in plan.points:
         own, settings = found.get(point.id, {}), [value_of(point, key) for key in keys]
-        writer.writerow([point.id, *settings, *(own.get(key) for key in (*FIGURES, "run"))])
+        cells = [point.id, *settings, *(own.get(key) for key in (*FIGURES, "run"))]
+        writer.writerow([quoted(cell) for cell in cells])
     write_whole(root / TABLE, lines.getvalue())
     return root / TABLE
 

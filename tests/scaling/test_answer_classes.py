@@ -136,6 +136,7 @@ def test_only_decimals_that_may_be_rounded_change_their_class_when_more_answers_
         ["12 12.0 24/2 12.00", "13", "12.01", "11.99"],
         ["0.05", "0.054"],  # one digit is too few
         ["A", "B", "yes", "no"],
+        ["~abc", "1/3 0.33", "=", "\ud800"],
         ["3.14 22/7", "3.142", "3.1"],
         ["-1/3 -0.33", "1/3 0.33"],
     ],

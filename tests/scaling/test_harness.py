@@ -82,6 +82,13 @@ def test_the_voter_that_is_asked_for_votes(model, says, voter, answer):
     assert own.generate_until([request("What?", {})]) == [f"The answer is {answer}"]
 
 
+def test_equal_answers_are_voted_on_together(model, says):
+    own = model(latent_paths=1, samples=5)
+    said = ["13", "13", "0.33", "1/3", "0.333"]
+    says({(0, number): f"The answer is {answer}" for number, answer in enumerate(said)})
+    assert own.generate_until([request("What?", {})]) == ["The answer is 0.33"]  # the first that gave the voted answer
+
+
 def test_copies_of_a_context_are_drawn_apart(model):
     own = model(latent_paths=1, samples=1, temperature=1.0)
     first, second = own.generate_until([request(WORDS[0][0], {})] * 2)  # the harness repeats the object

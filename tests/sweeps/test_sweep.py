@@ -18,6 +18,7 @@ from scaling.run import execute
 from sweeps import work
 from sweeps.expect import rates_of
 from sweeps.ledger import DONE, FAILED, PENDING, Ledger
+from sweeps.results import write_table
 from sweeps.sweep import Sweep
 from sweeps.words import value_of
 from sweeps.worker import _carry_out
@@ -527,3 +528,12 @@ def test_a_sweep_is_found_by_its_folder_from_anywhere(planned, drain, tiny, tmp_
     assert [job.id for job in again.plan.jobs] == [job.id for job in sweep.plan.jobs]
     assert again.results(again.entries()) == sweep.results(sweep.entries()) != {}
     assert Path.cwd() == tmp_path
+
+
+def test_no_cell_of_the_table_is_a_formula(planned, tiny):
+    sweep = planned(run=tiny, axes={"backbone": ["=1+1", "@SUM(A1)", "-b", "own"], "temperature": [0.0, 1.0]})
+    sweep.root.mkdir()
+    write_table(sweep.plan, {}, sweep.root)
+    rows = table_of(sweep)
+    assert {row["backbone"] for row in rows} == {"'=1+1", "'@SUM(A1)", "'-b", "own"}
+    assert {row["temperature"] for row in rows} == {"0.0", "1.0"}
