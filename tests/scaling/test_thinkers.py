@@ -89,7 +89,7 @@ def test_a_published_file_can_be_run(tmp_path, run):
     assert config["thinker_sha256"] == model_files.sha256(tmp_path / "projection.bin")
 
 
-@pytest.mark.parametrize("token", ["<pad>", None])
+@pytest.mark.parametrize("token", ["<|im_start|>", None])
 def test_a_published_file_without_tokens_has_placeholders_in_its_slots(tmp_path, tiny_model_folder, token):
     """T = W h + b, where h are the states at L copies of the placeholder that the assistant reads as tokens after the
     question: the tokenizer's unknown token, or, as it has none, the last of its vocabulary, which is the rarest."""
