@@ -371,15 +371,13 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
 def _of_training(method: Method, run: Run) -> list[str]:
     """What a run knows of its thinker's or adapter's training that puts its figures in doubt."""
     trained, validated, left_out = trained_questions(run)
-    of = f"of its {len(run.questions)} questions"
     notes = []
-    for ids, verb in ((trained, "trained on"), (validated, "validated on")):
+    for ids, verb in ((trained, "trained"), (validated, "validated")):
         if ids and left_out:
-            notes.append(f"{method.name}: {len(ids)} questions were left out, as they were {verb} ({listed(ids)}).")
+            notes.append(f"{method.name}: {len(ids)} questions that it was {verb} on are left out ({listed(ids)}).")
         elif ids:
-            notes.append(
-                f"{method.name}: {len(ids)} {of} were {verb} ({listed(ids)}): right answers to them are no test."
-            )
+            of = f"{len(ids)} of its {len(run.questions)} questions ({listed(ids)})"
+            notes.append(f"{method.name} was {verb} on {of}: right answers to these are no test.")
     if imported := run.environment.get("thinker_imported_from"):
         notes.append(
             f"{method.name}: the wording of the prompts is ours, not the one that the published {imported} was trained with."

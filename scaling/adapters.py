@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 
 from scaling.errors import UsageError, one_line
-from scaling.folders import advice
+from scaling.folders import unfit
 from scaling.model_files import find_folder, sha256
 from scaling.models import LanguageModel, fingerprint_of
 from scaling.prompts import PROMPT_VERSION
@@ -43,8 +43,8 @@ def find(name: str) -> Found:
     folder = find_folder(name, option="--adapter", files=[CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE])
     missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]
     if missing:
-        told = advice(name, folder, wanted="give the folder of an adapter")
-        raise UsageError(f"`--adapter` {name} holds no {' and no '.join(missing)}: {told}")
+        told = unfit(name, folder, lacking=missing, wanted="give the folder of an adapter")
+        raise UsageError(f"`--adapter` {name} {told}")
     return Found(name, folder, sha256(folder / WEIGHTS_FILE), read_about(folder))
 
 

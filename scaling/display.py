@@ -219,7 +219,7 @@ def _training(told: dict[str, Any]) -> list[tuple[str, str, str]]:
     for role in ("thinker", "adapter"):
         trained_on = told.get(f"{role}_trained_on", told["task"]) if told else None
         if f"{role}_trained_on" in told and trained_on is None:
-            found.append((role, "untrained", "its thoughts say nothing of use"))
+            found.append((role, "untrained", "its thoughts mean nothing to the backbone"))
         elif told and trained_on == UNKNOWN:
             found.append((role, "not known", "it does not say what it was trained on"))
         elif told and trained_on != told["task"]:
@@ -230,7 +230,7 @@ def _training(told: dict[str, Any]) -> list[tuple[str, str, str]]:
         for key in ("trained", "validated"):
             if overlap[key]:
                 label = f"left out, {key} on" if overlap["left_out"] else f"questions {key} on"
-                found.append((label, f"{overlap[key]} of {overlap['of']}", overlap["first"]))
+                found.append((label, f"{overlap[key]} of {overlap['of']}", overlap[f"first_{key}"]))
     return found
 
 

@@ -45,7 +45,7 @@ class Part:
 @dataclass(frozen=True)
 class Provenance:
     """Of a run. task: what its questions are called. asked: how many there are. dropped: whether those of the overlap are
-    left out of the run."""
+    left out of the run. models: the options that name them."""
 
     task: str
     asked: int
@@ -79,9 +79,10 @@ class Provenance:
     def summary(self) -> dict[str, Any]:
         """For summary.json and the final table: the same, with the overlap's numbers and first questions."""
         overlap = self.overlap or Overlap()
-        numbers = {"trained": len(overlap.trained), "validated": len(overlap.validated), "of": self.asked}
-        shown = {**numbers, "first": listed(overlap.ids), "left_out": self.dropped}
-        return {"training": {**self.told(), "overlap": shown if overlap.ids else None}}
+        found: dict[str, Any] = {"of": self.asked, "left_out": self.dropped}
+        for kind, ids in (("trained", overlap.trained), ("validated", overlap.validated)):
+            found |= {kind: len(ids), f"first_{kind}": listed(ids)}
+        return {"training": {**self.told(), "overlap": found if overlap.ids else None}}
 
     def warnings(self) -> list[str]:
         """What a reader must know before believing a figure, in plain words."""
@@ -90,8 +91,8 @@ class Provenance:
     def _about(self, part: Part) -> list[str]:
         if part.about is None:
             return [
-                f"the thinker is untrained, so its thoughts say nothing of use: train one with `scale-train {self.models}`, "
-                f"and give its folder as `--thinker`"
+                "the thinker is untrained, so its thoughts mean nothing to the backbone: train one with "
+                f"`scale-train {self.models}`, and give its folder as `--thinker`"
             ]
         found = []
         if IMPORTED in part.about:

@@ -18,7 +18,7 @@ from contrastive.thinker import Thinker
 from scaling import model_files
 from scaling.config import DEFAULT_THINKER, UNTRAINED, RunConfig
 from scaling.errors import UsageError, nearest
-from scaling.folders import advice
+from scaling.folders import unfit
 from scaling.models import LanguageModel
 from scaling.prompts import PROMPT_VERSION
 
@@ -72,8 +72,8 @@ def _place(config: RunConfig) -> Path:
     lacking = [file for file in (checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE) if not (place / file).is_file()]
     if lacking and not place.is_file():
         known = nearest(name, [UNTRAINED, DEFAULT_THINKER]) if not place.exists() else ""
-        told = advice(name, place, wanted="give the folder of a thinker that `scale-train` wrote")
-        raise UsageError(f"`--thinker` {name} holds no {' and no '.join(lacking)}: {told}{known}")
+        told = unfit(name, place, lacking=lacking, wanted="give the folder of a thinker that `scale-train` wrote")
+        raise UsageError(f"`--thinker` {name} {told}{known}")
     return place
 
 

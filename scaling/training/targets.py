@@ -48,8 +48,8 @@ class Split:
             with suppress(UsageError):  # what is wrong with them is told to those who run them
                 tested = load_task(self.task.name if self.task.name in TASKS else None, data=data).questions
         if data is not None and tested:
-            digests = (frozenset(map(digest_of, own)) for own in (self.train, self.validation))
-            shared = overlap_of(tested, Learned("", *digests)).ids
+            digests = frozenset(map(digest_of, (*self.train, *self.validation)))
+            shared = overlap_of(tested, Learned("", digests, frozenset())).ids
             if shared:
                 said.append(
                     f"{len(shared)} of the {len(tested)} questions in {data / 'test.jsonl'} are trained or validated on "

@@ -63,6 +63,31 @@ def test_all_votes_are_those_that_every_run_has_what_they_need_for(make_run, ran
     assert "leave that vote out" in named.stderr
 
 
+def test_training_is_told_in_names_and_notes_and_on_the_screen(make_run, random_answers, tmp_path):
+    untrained = make_run(random_answers(1, 5, 2, 2), thinker="untrained")
+    published = make_run(random_answers(2, 5, 1, 4), method="softcot", thinker="projection.bin")
+    overlap = {"trained": ["q1", "q4"], "validated": [], "left_out": False}
+    told = {"thinker_trained_on": "unknown", "thinker_imported_from": "projection.bin", "overlap": overlap}
+    fields = json.loads((published / "run.json").read_text())
+    (published / "run.json").write_text(json.dumps({**fields, "environment": {**fields["environment"], **told}}))
+    arguments = [str(untrained), str(published), "--out", str(tmp_path / "r")]
+    done = runner.invoke(app, [*arguments, "--baseline", "SoftCoT++"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    page, text = ((tmp_path / "r" / name).read_text() for name in ("report.html", "report.md"))
+    for said in (
+        "SoftCoT-SC was trained on 2 of its 5 questions (q1, q4): right answers to these are no test.",
+        "SoftCoT-SC: the wording of the prompts is ours, not the one that the published projection.bin was trained with.",
+        "SoftCoT-SC: what it was trained on is not known.",
+        "SoftCoT++ [untrained]",
+    ):
+        assert all(said in shown for shown in (done.stdout, page, text)), said
+    assert done.stdout.count("SoftCoT++ [untrained]") > 5, "in the heads of the tables too"
+    assert json.loads((tmp_path / "r" / "report.json").read_text())["baseline"] == "SoftCoT++ [untrained]"
+    done = runner.invoke(app, [*arguments, "--baseline", "SoftCot"])
+    assert done.exit_code == 2
+    assert "Did you mean" in done.stderr
+
+
 def test_runs_are_left_as_they_were(folders, tmp_path):
     before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
     runner.invoke(app, [*map(str, folders), "--out", str(tmp_path / "r")])

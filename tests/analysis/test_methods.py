@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from analysis.load import load
-from analysis.methods import controls, group, unlike_settings
+from analysis.methods import controls, group, trained_questions, unlike_settings
 from scaling.errors import UsageError
 
 SOFT = {"method": "softcot++", "thinker": "models/a", "thinker_sha256": "aa"}
@@ -46,6 +46,32 @@ def test_controls_are_named_and_know_their_method(run_of):
         ("SoftCoT++", "SoftCoT++-SC [none]"): "none",
     }
     assert unlike_settings(methods) == {}
+
+
+def test_a_name_says_how_the_thinker_was_trained_and_controls_still_know_their_method(run_of):
+    """Of version 0.1 what its config tells, of later ones what their environment does."""
+    untrained = {"method": "softcot++", "thinker": "untrained", "thinker_sha256": None}
+    runs = [run_of(**untrained), run_of(**untrained, control="zero"), run_of(**SOFT), run_of(**SOFT, control="zero")]
+    other = replace(run_of(**SOFT | {"thinker_sha256": "cc"}), environment={"thinker_trained_on": "aqua"})
+    methods = group([(None, run) for run in (*runs, other)], common=False)
+    names = ["SoftCoT++ [untrained]", "SoftCoT++ [untrained, zero]", "SoftCoT++", "SoftCoT++ [zero]"]
+    assert [method.name for method in methods] == [*names, "SoftCoT++ [trained on aqua]"]
+    assert controls(methods) == {(names[0], names[1]): "zero", (names[2], names[3]): "zero"}
+
+
+def test_trained_questions_are_those_that_are_compared(run_of):
+    """A merged run has what its parts looked for."""
+    looked = [{"trained": ["q0"], "validated": [], "left_out": False}]
+    looked += [{"trained": ["q2", "q9"], "validated": ["q3"], "left_out": False}]
+    run = run_of(**SOFT)
+    whole = replace(run, environment={"overlap": looked[1]})
+    merged = replace(run, environment={"shards": [{"overlap": own} for own in looked]})
+    assert trained_questions(run) == ([], [], False)
+    assert trained_questions(whole) == (["q2"], ["q3"], False)
+    assert trained_questions(merged) == (["q0", "q2"], ["q3"], False)
+    assert trained_questions(merged.only(["q1", "q2"])) == (["q2"], [], False)
+    dropped = replace(run, environment={"overlap": looked[1] | {"left_out": True}})
+    assert trained_questions(dropped) == (["q2", "q9"], ["q3"], True), "they are not among the run's questions"
 
 
 def test_runs_of_one_method_are_told_apart_by_what_differs(run_of):

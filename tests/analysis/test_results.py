@@ -239,3 +239,24 @@ def test_a_baseline_leaves_the_other_pairs_out_and_costs_less_in_holm(with_contr
 def test_an_unknown_baseline_is_refused_with_the_nearest_name(with_control):
     with pytest.raises(UsageError, match=r"`--baseline` 'CoT-CS' is none .* Did you mean `CoT-SC`"):
         report(with_control, baseline="CoT-CS")
+
+
+def test_a_baseline_is_found_without_how_its_thinker_was_trained(make_run, random_answers):
+    """Unless a method has that very name, or two are meant."""
+    answers = random_answers(1, 2, 1, 1)
+
+    def found(*settings, baseline):
+        common = {"samples": 1, "thinker_sha256": "x"}
+        runs = [make_run(answers, **common, **one) for one in ({"method": "cot"}, *settings)]
+        return report(runs, baseline=baseline)
+
+    untrained, trained = {"thinker": "untrained"}, {"thinker": "x"}
+    elsewhere = {"thinker": "trained-default", "task": "gsm8k"}
+    name = "SoftCoT++ [untrained]"
+    assert found(untrained, baseline="SoftCoT++").settings.baseline == name
+    assert found(untrained, baseline=name).settings.baseline == name
+    assert found(untrained, trained, baseline="SoftCoT++").settings.baseline == "SoftCoT++"
+    zero = {"control": "zero"}
+    assert found(untrained | zero, baseline="SoftCoT++ [zero]").settings.baseline == "SoftCoT++ [untrained, zero]"
+    with pytest.raises(UsageError, match="is none of the methods"):
+        found(untrained, elsewhere, baseline="SoftCoT++")

@@ -217,6 +217,7 @@ def test_many_paths_are_scored_in_parts(model, monkeypatch):
     [
         ({"latent_path": 8}, "has no `latent_path`. Did you mean `latent_paths`"),
         ({"task": "gsm8k"}, "`task` is the harness's to decide"),
+        ({"overlap": "drop"}, "`overlap` is the harness's to decide"),
         ({"kind": "word"}, "`kind` is 'word': choose one of number, choice, yes_no"),
         ({"method": "assist-cot"}, "`method=assist-cot` is made from all questions"),
         ({"control": "shuffled"}, "`control=shuffled` is made from all questions"),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from contrastive import checkpoint
-from scaling import model_files, models, thinkers
+from scaling import adapters, model_files, models, thinkers
 from scaling.config import DEFAULT_MODEL, DEFAULT_THINKER, UNTRAINED, RunConfig
+from scaling.display import rows
 from scaling.errors import UsageError
 from scaling.prompts import PROMPT_VERSION
 from scaling.thinkers import doubts, find, make_thinker, with_checkpoint
@@ -84,6 +87,110 @@ def test_a_published_file_can_be_run(tmp_path, run):
     assert {path for _, path, _ in lines} == {0, 1}
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
     assert config["thinker_sha256"] == model_files.sha256(tmp_path / "projection.bin")
+
+
+@pytest.mark.parametrize("token", ["<|im_start|>", None])
+def test_a_published_file_without_tokens_has_placeholders_in_its_slots(tmp_path, tiny_model_folder, token):
+    """T = W h + b, where h are the states at L copies of the placeholder that the assistant reads as tokens after the
+    question: the tokenizer's unknown token, or, as it has none, the last of its vocabulary, which is the rarest."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(32, 32, generator=generator) / 32, torch.randn(32, generator=generator)
+    torch.save({"weight": weight, "bias": bias}, tmp_path / "projection.bin")
+    model = models.load(str(tiny_model_folder), name="", device="cpu", dtype=torch.float32)
+    model.tokenizer.unk_token = token
+    ordinary = set(range(model.tokenizer.vocab_size)) - set(model.tokenizer.all_special_ids)
+    placeholder = model.tokenizer.convert_tokens_to_ids(token) if token else max(ordinary)
+    config = RunConfig(method="softcot", thinker=tmp_path / "projection.bin", device="cpu").resolved()
+    thinker = make_thinker(config, find(config), model, model)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        found = thinker(model.model, ids, torch.ones_like(ids), 4)
+        slots = torch.tensor([[5, 6, 7, *[placeholder] * 4]])
+        states = model.model.model(input_ids=slots).last_hidden_state[:, 3:]
+    torch.testing.assert_close(found[0], states @ weight.T + bias, rtol=1e-4, atol=1e-4)
+
+
+def test_a_published_file_says_so_in_run_json_and_is_no_run_of_version_0_1(tmp_path, config_of):
+    from scaling.run import execute
+
+    torch.save({"weight": torch.eye(32), "bias": torch.zeros(32)}, tmp_path / "projection.bin")
+    said = []
+    watcher = SimpleNamespace(status=said.append, start=lambda *_: said.append("sampling"), completion=lambda _: None)
+    settings = {"method": "softcot", "latent_paths": None, "samples": 1, "thinker": tmp_path / "projection.bin"}
+    summary = execute(config_of(**settings, out=tmp_path / "run"), watcher)
+    before = " ".join(said[: said.index("sampling")])
+    assert "the wording of the prompts is ours" in before
+    assert "no initial token, so the slots hold the assistant's rarest token" in before
+    assert any(row[:2] == ("prompts", "ours") for row in rows(summary))
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert written["environment"]["thinker_imported_from"] == "projection.bin"
+    assert written["config"].pop("initial_token") == "rarest token"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(written))  # as version 0.1 did, with zeros in the slots
+    with pytest.raises(UsageError, match="`--initial-token` is not set"):
+        execute(config_of(**settings, out=tmp_path / "run"), watcher)
+
+
+# ---- folders of something else
+
+
+@pytest.fixture
+def places(tmp_path, make_checkpoint, make_adapter, tiny_model_folder, config_of, silent):
+    """One folder of each kind, by what it is."""
+    from scaling.run import execute
+
+    execute(config_of(method="cot", latent_paths=None, limit=1, samples=1, out=tmp_path / "a run"), silent)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "train.json").write_text("{}")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "projection.bin").write_bytes(b"")
+    made = {
+        "thinker": make_checkpoint(),
+        "adapter": make_adapter(),
+        "model": tiny_model_folder,
+        "run": tmp_path / "a run",
+    }
+    return made | {name: tmp_path / name for name in ("begun", "published", "nothing")}
+
+
+ADVICE = {
+    "thinker": "it holds a thinker: use it as `--thinker {}`.",
+    "adapter": "it is an adapter: use it with `--method lora --adapter {}`.",
+    "model": "it is a whole model: use it as `--backbone {}`.",
+    "run": "it is the folder of a run, which `scale-report {}` reads",
+    "begun": "it is a training that has kept nothing yet",
+    "published": "give the f",
+    "nothing": "give the folder of a",
+}
+
+
+@pytest.mark.parametrize("wanted", ["thinker", "adapter", "model"])
+def test_a_folder_of_something_else_is_called_what_it_is(places, wanted):
+    """As an option, of a thinker, an adapter or a backbone."""
+    looks = {
+        "thinker": lambda name: find(RunConfig(thinker=name)),
+        "adapter": adapters.find,
+        "model": model_files.locate,
+    }
+    for kind, folder in places.items():
+        if kind == wanted or (kind, wanted) == ("nothing", "model"):
+            continue
+        with pytest.raises(UsageError) as refused:
+            looks[wanted](str(folder))
+        assert ADVICE[kind].format(shlex.quote(str(folder))) in str(refused.value), (kind, wanted)
+    with pytest.raises(UsageError, match=r"give the file itself, .*projection\.bin"):
+        find(RunConfig(thinker=str(places["published"])))
+
+
+def test_half_an_adapter_or_thinker_is_not_sent_back_to_where_it_came_from(make_checkpoint, make_adapter):
+    adapter, thinker = make_adapter(), make_checkpoint()
+    (adapter / adapters.WEIGHTS_FILE).unlink()
+    (thinker / "config.json").unlink()
+    with pytest.raises(UsageError, match=r"holds no adapter_model\.safetensors: give the folder of an adapter"):
+        adapters.find(str(adapter))
+    with pytest.raises(UsageError, match=r"holds no config\.json: give the folder of a thinker"):
+        find(RunConfig(thinker=str(thinker)))
+    with pytest.raises(UsageError, match=r"does not exist: .* Did you mean `untrained`\?"):
+        find(RunConfig(thinker="untraind"))
 
 
 def test_a_hub_id_is_fetched(monkeypatch, make_checkpoint):

@@ -117,6 +117,12 @@ def test_jobs_of_the_same_models_stand_together():
     assert len(set(told)) == 2
 
 
+def test_parts_cannot_be_counted_where_questions_are_left_out_later():
+    with pytest.raises(UsageError, match="`overlap: drop` leaves out questions that are only known"):
+        planned(run={"limit": 4, "overlap": "drop"}, shard=2)
+    assert len(planned(run={"limit": 4, "overlap": "drop"}).jobs) == 1
+
+
 @pytest.mark.parametrize(
     ("limit", "shard", "parts"), [(5, 2, [(0, 2), (2, 4), (4, 6)]), (4, 4, [(0, 4)]), (4, 2, [(0, 2), (2, 4)])]
 )

@@ -342,6 +342,19 @@ def test_no_training_learns_from_the_file_that_is_tested(tmp_path):
     assert points(run={"method": "cot", "data": str(file)}, train={})
 
 
+def test_a_tested_file_is_known_under_another_name_and_what_is_trained_on_may_be_left_out(tmp_path):
+    file, link = tmp_path / "mine.jsonl", tmp_path / "link.jsonl"
+    file.touch()
+    link.symlink_to(file)
+    run = {"method": "softcot", "data": str(file)}
+    for refused in ({}, {"overlap": "refuse"}):
+        with pytest.raises(UsageError, match="or add `overlap: drop` under `run`"):
+            points(run=run | refused, train={"data": str(link)})
+    assert points(run=run | {"overlap": "drop"}, train={})
+    (kept,) = {point.group for point in points(axes={"overlap": [None, "warn"]}, run={"method": "softcot"})}
+    assert kept != only(method="softcot", overlap="drop").group
+
+
 def test_a_thinker_with_too_few_paths_is_known_before_anything_runs(tmp_path):
     with pytest.raises(UsageError, match=r"`latent_paths` 16 needs .* the thinker trained-default has 8"):
         points(axes={"latent_paths": [1, 16]})

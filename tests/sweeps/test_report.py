@@ -72,6 +72,13 @@ def test_a_run_that_is_not_done_is_left_out_and_none_is_an_error(planned, tiny):
         reports(sweep.plan, {}, sweep.root, by=[])
 
 
+def test_names_say_how_the_thinker_was_trained(planned, drain, tiny):
+    sweep = planned(run=tiny | {"latent_paths": 2, "samples": 1}, axes={"method": ["softcot++", "cot"]})
+    drain(sweep)
+    (runs,) = given(sweep).values()
+    assert names(runs) == ["SoftCoT++ [untrained]", "CoT"]
+
+
 def test_a_run_of_several_boxes_is_shown_as_each(planned, drain, tiny):
     sizes = [{"latent_paths": 3, "samples": 1}, {"latent_paths": 1, "samples": 3}]
     sweep = planned(run=tiny | {"method": "softcot++"}, axes={"size": sizes})

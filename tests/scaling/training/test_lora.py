@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import asdict
 
 import pytest
@@ -15,6 +16,7 @@ from contrastive.parallel import Processes
 from contrastive.reader import Example, Reader
 from contrastive.train import METRICS_FILE, STATE_FILE
 from scaling import adapters, model_files, models
+from scaling.cli import app as run_app
 from scaling.errors import Interrupted, UsageError
 from scaling.journal import load
 from scaling.methods.build import Built
@@ -237,6 +239,29 @@ def test_the_merged_folder_is_the_backbone_with_the_adapter(settings, tmp_path, 
     assert run(tmp_path / "soft", method="softcot++", backbone=str(result.merged), thinker="untrained")
     described = [json.loads((tmp_path / name / "run.json").read_text())["config"] for name in ("adapter", "merged")]
     assert described[0]["merged_fingerprint"] == described[1]["backbone_fingerprint"]
+
+
+def test_adapter_and_merged_model_know_their_questions_and_their_hints_run(settings, tmp_path, questions_at):
+    """Trained on a single file: what either hint names is then run on that file, and notices."""
+    data = questions_at("own.jsonl", 12)
+    given = options_of(settings(limit=9, merge=True))
+    done = CliRunner().invoke(app, [*given, "--merge", "--data", str(data)])
+    assert done.exit_code == 0, done.output
+    hints = [line.partition("use it with: ")[2] for line in done.stdout.splitlines() if "use it with: " in line]
+    assert len(hints) == 2
+    held = {question.id for question in split_of(settings(limit=9, data=data).resolved()).validation}
+    few = ["--samples", "1", "--max-new-tokens", "2", "--json", "--limit"]
+    for number, hint in enumerate(hints):
+        program, *arguments = shlex.split(hint)
+        assert program == "scale-run"
+        out = tmp_path / f"run{number}"
+        ran = CliRunner().invoke(run_app, [*arguments, *few, "1", "--out", str(out / "as-printed")])
+        assert ran.exit_code == 0, ran.output
+        ran = CliRunner().invoke(run_app, [*arguments, *few, "6", "--data", str(data), "--out", str(out / "own")])
+        assert "of the 6 questions (" in ran.stderr
+        overlap = json.loads((out / "own" / "run.json").read_text())["environment"]["overlap"]
+        asked = {f"h{n}" for n in range(6)}
+        assert (set(overlap["trained"]), set(overlap["validated"])) == (asked - held, asked & held)
 
 
 def test_resume_ends_with_the_adapter_of_an_uninterrupted_training(settings, tmp_path):
@@ -467,7 +492,7 @@ def test_the_command_shows_a_table(settings):
         "loss before training",
         "trained parameters",
         "scale-run --method lora --adapter",
-        "scale-run --backbone",
+        "scale-run --method cot --backbone",
     ):
         assert said in done.stdout
     assert "validation at step 6: loss" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from contrastive import checkpoint
 from contrastive.parallel import Processes
 from contrastive.train import METRICS_FILE, STATE_FILE
 from scaling import model_files, models
+from scaling.cli import app as run_app
 from scaling.config import RunConfig
 from scaling.errors import UsageError
 from scaling.methods.softcot import SoftCoT
@@ -32,6 +34,7 @@ from scaling.thinkers import make_thinker
 from scaling.training import targets
 from scaling.training.cli import app
 from scaling.training.config import TrainConfig
+from scaling.training.hint import command_for
 from scaling.training.run import new_thinker, train
 from scaling.training.targets import ExampleBuilder, split_of
 
@@ -120,6 +123,42 @@ def test_files_are_split_by_hash_of_the_id(settings, tmp_path):
     fewer = split_of(settings(data=tmp_path / "data", limit=5, validation=4).resolved())
     assert fewer.validation == split.validation, "the limit must not move questions between the parts"
     assert fewer.train == split.train[:5]
+
+
+def test_what_says_the_same_is_on_one_side_of_the_split(settings, tmp_path):
+    """Every text stands there twice, under two ids and in another case."""
+    rows = [
+        {"id": f"{side}{n}", "question": text, "answer": n}
+        for n in range(12)
+        for side, text in (("a", f"What is {n}?"), ("b", f"WHAT  is {n}?"))
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    split = split_of(settings(data=tmp_path / "train.jsonl", limit=None, validation=4).resolved())
+    held, learned = ({question.id[1:] for question in own} for own in (split.validation, split.train))
+    assert held
+    assert held.isdisjoint(learned)
+    twins = 2 * len(held) - 4
+    assert len(split.train) == 20 - twins
+    assert twins > 0
+    assert [f"{twins} training questions say the same" in text for text in split.warnings(None)] == [True]
+
+
+def test_a_training_file_that_only_repeats_its_validation_is_refused(settings, tmp_path):
+    rows = [{"id": n, "question": "What is it?", "answer": 1} for n in range(8)]
+    (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(UsageError, match="leaves nothing to train on"):
+        split_of(settings(data=tmp_path / "train.jsonl", limit=None, validation=3).resolved())
+
+
+def test_test_questions_of_the_folder_that_are_trained_on_are_told_before(settings, tmp_path):
+    rows_of(tmp_path / "data" / "train.jsonl", 20)
+    config = settings(data=tmp_path / "data", limit=None, validation=4).resolved()
+    assert split_of(config).warnings(config.data) == []
+    rows = rows_of(tmp_path / "data" / "test.jsonl", 24).read_text().splitlines(keepends=True)[18:]
+    (tmp_path / "data" / "test.jsonl").write_text("".join(rows))
+    (said,) = split_of(config).warnings(config.data)
+    assert "2 of the 6 questions in" in said
+    assert "(q18, q19)" in said
 
 
 def test_benchmarks_of_the_hub_are_learned_from_their_train_split(settings, monkeypatch):
@@ -402,6 +441,97 @@ def test_the_command_shows_a_table_and_warnings(settings):
     assert done.exit_code == 0, done.output
     for said in ("question information", "effective rank", "scale-run --thinker", "warning:"):
         assert said in done.stdout
+
+
+def hint_of(output):
+    """The closing hint's command as a shell reads it, without the program's name."""
+    command = output.partition("use it with: ")[2].splitlines()[0]
+    program, *arguments = shlex.split(command)
+    assert program == "scale-run"
+    return arguments
+
+
+@pytest.mark.parametrize("paths", [1, 2])
+def test_the_closing_hint_runs_as_printed(settings, tmp_path, paths):
+    """Of another model than the default one, in a folder whose name a shell would split and `rich` take for markup."""
+    config = settings(latent_paths=paths, out=tmp_path / "my [trained] thinker")
+    same = ["--device", "cpu", "--dtype", "float32"]
+    done = CliRunner().invoke(app, [*options_of(config), *same])
+    assert done.exit_code == 0, done.output
+    arguments = hint_of(done.stdout)
+    assert ("softcot" in arguments) is (paths == 1)
+    few = ["--limit", "1", "--samples", "1", "--max-new-tokens", "2", "--json", "--out", str(tmp_path / "run")]
+    ran = CliRunner().invoke(run_app, [*arguments, *few])
+    assert ran.exit_code == 0, ran.output
+    assert "warning" not in ran.stderr
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert (config["thinker"], config["latent_paths"]) == (str(tmp_path / "my [trained] thinker"), paths)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"difficulty": 3}, ["--difficulty", "3"]),
+        ({"task": "gsm8k"}, ["--task", "gsm8k"]),
+        ({"task": "gsm8k", "data": "both"}, ["--task", "gsm8k", "--data", "both"]),
+        ({"data": "both"}, ["--data", "both"]),
+        ({"data": "own.jsonl"}, []),
+        ({"data": "train-only"}, []),
+    ],
+)
+@pytest.mark.parametrize("method", ["softcot++", "lora"])
+def test_the_hint_is_for_test_questions_of_the_trained_task(tmp_path, monkeypatch, method, changes, said):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("both", "train-only"):
+        rows_of(Path(folder) / "train.jsonl", 3)
+    for file in ("both/test.jsonl", "own.jsonl"):
+        rows_of(Path(file), 3)
+    config = TrainConfig.model_validate({"method": method, "backbone": "b c", **changes}).resolved()
+    role = ["--method", "lora", "--adapter"] if method == "lora" else ["--thinker"]
+    program, *arguments = shlex.split(command_for(config, Path("x")))
+    assert (program, arguments) == ("scale-run", [*role, "x", "--backbone", "b c", *said])
+
+
+def test_a_run_on_the_file_that_was_trained_on_is_noticed(settings, tmp_path):
+    """The thinker knows its questions wherever it goes: here by way of a copy, as of the Hub."""
+    data = rows_of(tmp_path / "own.jsonl", 20)
+    result = train(settings(data=data, limit=None, validation=4), Quiet(), Processes())
+    checkpoint.Checkpoint.from_pretrained(result.folder).save_pretrained(tmp_path / "copy")
+    model = ["--backbone", settings().backbone, "--assistant", settings().assistant]
+    options = [
+        *model,
+        "--thinker",
+        str(tmp_path / "copy"),
+        "--data",
+        str(data),
+        "--samples",
+        "1",
+        "--max-new-tokens",
+        "2",
+    ]
+    done = CliRunner().invoke(run_app, [*options, "--limit", "5", "--json", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    overlap = json.loads((tmp_path / "run" / "run.json").read_text())["environment"]["overlap"]
+    assert {*overlap["trained"], *overlap["validated"]} == {f"q{n}" for n in range(5)}
+    held = {question.id for question in split_of(settings(data=data, limit=None, validation=4).resolved()).validation}
+    assert set(overlap["validated"]) == held & {f"q{n}" for n in range(5)}
+    assert "of the 5 questions (" in done.stderr
+    done = CliRunner().invoke(run_app, [*options, "--overlap", "refuse", "--out", str(tmp_path / "other")])
+    assert done.exit_code == 2
+    assert "on 20 of the 20 questions" in done.stderr
+
+
+def test_a_training_of_version_0_1_is_resumed(settings, tmp_path):
+    """Its train.json and its checkpoint hold no digests."""
+    train(settings(), Quiet(), Processes())
+    path = tmp_path / "trained" / "config.json"
+    config = json.loads(path.read_text())
+    assert config["about"].pop("question_digests")["of"] == "arithmetic"
+    path.write_text(json.dumps(config))
+    watch = Quiet()
+    train(settings(resume=True), watch, Processes())
+    assert watch.first == 4
 
 
 @pytest.mark.parametrize(

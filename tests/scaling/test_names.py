@@ -1,0 +1,75 @@
+"""What methods and questions are called."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from scaling.names import called, questions_called, without_training
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "runs-0.1"
+SOFT = {"method": "softcot++", "latent_paths": 2, "samples": 2, "task": "gsm8k"}
+
+
+@pytest.mark.parametrize(
+    ("config", "environment", "name"),
+    [
+        ({"thinker": "untrained"}, {"thinker_trained_on": None}, "SoftCoT++ [untrained]"),
+        ({"thinker": "untrained"}, {}, "SoftCoT++ [untrained]"),
+        ({"thinker": "untrained", "control": "zero"}, {}, "SoftCoT++ [untrained, zero]"),
+        ({"thinker": "x"}, {"thinker_trained_on": "gsm8k"}, "SoftCoT++"),
+        ({"thinker": "x", "control": "zero"}, {"thinker_trained_on": "gsm8k"}, "SoftCoT++ [zero]"),
+        ({"thinker": "x"}, {"thinker_trained_on": "aqua"}, "SoftCoT++ [trained on aqua]"),
+        ({"thinker": "x", "control": "mean"}, {"thinker_trained_on": "aqua"}, "SoftCoT++ [trained on aqua, mean]"),
+        ({"thinker": "x"}, {"thinker_trained_on": "unknown"}, "SoftCoT++"),
+        ({"thinker": "x"}, {}, "SoftCoT++"),
+        ({"thinker": "trained-default"}, {}, "SoftCoT++ [trained on arithmetic]"),
+        ({"thinker": "trained-default", "task": "arithmetic"}, {}, "SoftCoT++"),
+        ({"thinker": "trained-default", "task": None, "data": "a/b.jsonl"}, {}, "SoftCoT++ [trained on arithmetic]"),
+        ({"thinker": "x", "task": None}, {"thinker_trained_on": "own", "task": "own"}, "SoftCoT++"),
+        ({"thinker": "x"}, {"thinker_trained_on": "a=b, [c]"}, "SoftCoT++ [trained on a-b- -c-]"),
+        ({"method": "lora", "adapter": "x"}, {"adapter_trained_on": "aqua"}, "LoRA [trained on aqua]"),
+        ({"method": "cot", "thinker": None}, {"thinker_trained_on": "aqua"}, "CoT"),
+    ],
+)
+def test_a_name_says_how_the_thinker_was_trained_unless_on_the_runs_own_task(config, environment, name):
+    assert called({**SOFT, **config}, environment) == name
+
+
+def test_a_method_is_found_by_the_name_it_would_have_without():
+    for method, samples, control in product(("softcot++", "softcot-p", "softcot"), (1, 4), (None, "zero", "shuffled")):
+        config = {**SOFT, "method": method, "samples": samples, "latent_paths": 1, "control": control}
+        plain = called(config)
+        assert without_training(plain) == plain
+        assert without_training(called({**config, "thinker": "untrained"})) == plain
+        assert without_training(called(config, {"thinker_trained_on": "my data [1]=2"})) == plain
+        assert without_training(f"{called({**config, 'thinker': 'untrained'})} (seed 1)") == f"{plain} (seed 1)"
+
+
+@pytest.mark.parametrize(
+    ("run", "name"), [("softcotpp", "SoftCoT++"), ("choice", "SoftCoT-SC [trained on arithmetic]")]
+)
+def test_runs_of_version_0_1_are_named_by_their_config(run, name):
+    written = json.loads((FIXTURES / run / "run.json").read_bytes())
+    assert called(written["config"], written["environment"]) == name
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "name"),
+    [
+        (None, None, "arithmetic"),
+        ("gsm8k", None, "gsm8k"),
+        ("gsm8k", "somewhere/test.jsonl", "gsm8k"),
+        (None, "somewhere/test.jsonl", "somewhere"),
+        ("train", Path("somewhere/train.jsonl"), "somewhere"),
+        (None, "somewhere/own.jsonl", "own"),
+        (None, "my.data/somewhere", "somewhere"),
+        ("a.b", "my/a.b", "a.b"),
+        (None, "test.jsonl", "test"),
+    ],
+)
+def test_files_of_the_splits_of_one_folder_have_its_name(task, data, name):
+    assert questions_called(task, data) == name
