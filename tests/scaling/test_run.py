@@ -19,7 +19,7 @@ from scaling import models
 from scaling.costs import RunCosts
 from scaling.display import Watch, rows
 from scaling.errors import Interrupted, UsageError
-from scaling.journal import config_hash, load_questions, load_thoughts
+from scaling.journal import config_hash, load, load_questions, load_thoughts
 from scaling.prompts import PromptBuilder
 from scaling.run import execute, prepare
 from scaling.sampler import Grid
@@ -107,8 +107,14 @@ def test_the_batch_size_changes_no_completion(tmp_path, run):
 
 
 @pytest.mark.parametrize("more", [{"latent_paths": 3}, {"samples": 3}, {"limit": 3}])
-def test_raising_extends_without_computing_again(tmp_path, run, silent, config_of, lines_of, more):
+@pytest.mark.parametrize("written_by", ["0.1", "this version"])
+def test_raising_extends_without_computing_again(tmp_path, run, silent, config_of, more, written_by):
     run(tmp_path / "grown")
+    if written_by == "0.1":  # whose lines have neither checksums nor costs nor the kind of answer
+        for name in ("samples.jsonl", "questions.jsonl", "thoughts.jsonl"):
+            lines = [json.loads(line) for line in (tmp_path / "grown" / name).read_text().splitlines()]
+            old = [{k: v for k, v in line.items() if k not in ("crc", "cost", "kind")} for line in lines]
+            (tmp_path / "grown" / name).write_text("".join(f"{json.dumps(line)}\n" for line in old))
     before = (tmp_path / "grown" / "samples.jsonl").read_bytes()
     execute(config_of(out=tmp_path / "grown", **more), silent)
     after = (tmp_path / "grown" / "samples.jsonl").read_bytes()
@@ -116,7 +122,9 @@ def test_raising_extends_without_computing_again(tmp_path, run, silent, config_o
     assert len(silent.completions) == 4  # 8 samples more than half again: 12 in all
     fresh = run(tmp_path / "fresh", **more)
     assert len(fresh) == 12
-    assert lines_of(tmp_path / "grown") == fresh
+    assert {one.key: one for one in load(tmp_path / "grown")[1]} == {
+        one.key: one for one in load(tmp_path / "fresh")[1]
+    }
 
 
 def test_thoughts_are_compared_once_a_question(tmp_path, config_of, silent, generated):
@@ -314,7 +322,7 @@ class Killed(BaseException):
     """As kill -9: nothing is written any more."""
 
 
-@pytest.mark.parametrize("after", [1, 3, 6])
+@pytest.mark.parametrize("after", [1, 6])
 def test_what_a_killed_run_has_cost_is_known_to_the_next_session(tmp_path, config_of, silent, after):
     """One completion at a time, and the next one is begun when the last is written: nothing else is in flight."""
     whole = execute(config_of(out=tmp_path / "whole", batch_size=1), silent)
