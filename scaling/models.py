@@ -6,12 +6,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import GatedRepoError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -23,11 +25,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from contrastive.windows import setting
 from scaling.costs import ModelCosts
-from scaling.errors import UsageError, one_line
+from scaling.errors import UsageError, one_line, out_of_memory
 from scaling.journal import UNREAD
 from scaling.model_files import lacking, locate, quiet
-from scaling.shapes import context_of, head_width_of, heads_of, kv_bytes_of, layers_of
+from scaling.shapes import (
+    attention_layers_of,
+    context_of,
+    experts_per_token_of,
+    head_width_of,
+    heads_of,
+    kv_bytes_of,
+)
+from scaling.usable import why_not_usable
 
 _RARE_ROWS = 1024
 _COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config
@@ -96,26 +107,35 @@ class LanguageModel:
 
     @cached_property
     def costs(self) -> ModelCosts:
-        """What a token costs, from the shapes of the weights. Every matrix counts as used by every token."""
-        config = self.model.config.get_text_config()
-        head = self.model.get_output_embeddings().weight
-        apart = {id(head), id(self.model.get_input_embeddings().weight)}
-        matrices = (
-            module.weight
-            for module in self.model.modules()
-            if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
-        )
-        in_layers = sum(weight.numel() for weight in matrices if weight.ndim == 2 and id(weight) not in apart)
-        window = getattr(config, "sliding_window", None) or 0
-        every = "sliding_attention" if window else "full_attention"  # of models whose layers are all alike
-        kinds = getattr(config, "layer_types", None) or [every] * layers_of(config)
+        """What a token costs, from the shapes of the weights. Every matrix counts as used by every token, but of the experts
+        only as many as a token goes through."""
+        config = self.model.config
+        head = getattr(self.model.get_output_embeddings(), "weight", None)
+        window = setting(config.get_text_config(), "sliding_window") or 0
+        chunk = setting(config.get_text_config(), "attention_chunk_size") or 0
+        seen = {"sliding_attention": window, "chunked_attention": chunk}
         return ModelCosts(
-            layers=2 * in_layers,
-            head=2 * head.numel(),
+            layers=2 * self._products(),
+            head=2 * head.numel() if head is not None else 0,
             attention=4 * heads_of(config) * head_width_of(config),
-            windows=tuple(window if kind == "sliding_attention" else 0 for kind in kinds),
+            windows=tuple(seen.get(kind, 0) for kind in attention_layers_of(config)),
             kv_bytes=kv_bytes_of(config, self.model.dtype.itemsize),
         )
+
+    def _products(self) -> int:
+        """Multiplications of one token in all layers, those of attention itself apart."""
+        embeddings = (self.model.get_output_embeddings(), self.model.get_input_embeddings())
+        apart = {id(layer.weight) for layer in embeddings if layer is not None}
+        layers = self.model.get_decoder()  # without what reads pictures and sound
+        weights = (
+            module.weight
+            for module in layers.modules()
+            if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
+        )
+        dense = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in apart)
+        experts = [weight for name, weight in layers.named_parameters() if ".experts." in name and weight.ndim == 3]
+        used = experts_per_token_of(self.model.config)
+        return dense + sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
 
     @property
     def _vocabulary(self) -> int:
@@ -138,7 +158,7 @@ def load_outside(name: str, *, dtype: torch.dtype) -> LanguageModel:
 
 
 def _emptied(name: str, dtype: torch.dtype) -> LanguageModel:
-    whole = load(locate(name), name=name, device="cpu", dtype=dtype, own=True)
+    whole = _read(locate(name), name, "cpu", dtype)
     _ = whole.costs  # found from the shapes of the weights
     kept = {id(weight) for weight in whole.model.get_input_embeddings().parameters()}
     for weight in whole.model.parameters():
@@ -154,12 +174,10 @@ def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
     """
     source = locate(name)
     tokenizer = load_tokenizer(source, name=name)
-    try:
+    with _said(source, name):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except Exception as error:  # a damaged file may raise anything
-        raise UsageError(_why_not(source, name, error)) from error
     with contextlib.suppress(OSError):  # a model without one has the tokenizer's end token alone
         model.generation_config = GenerationConfig.from_pretrained(source)
     return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer)
@@ -183,17 +201,23 @@ def load(source: str, *, name: str, device: str, dtype: torch.dtype, own: bool =
 
 
 def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
-    tokenizer = load_tokenizer(source, name=name)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
-    except Exception as error:  # a damaged file may raise anything
-        raise UsageError(_why_not(source, name, error)) from error
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    if tokenizer.vocab_size > rows:
+    found = _read(source, name, device, dtype)
+    if why := why_not_usable(found.model):
+        raise UsageError(f"{name} ({type(found.model).__name__}) cannot be used here: {why}. Take another model.")
+    rows, tokens = int(found.model.get_input_embeddings().weight.shape[0]), found.tokenizer.vocab_size
+    if tokens > rows:
         raise UsageError(
-            f"`{name}` has a tokenizer of {tokenizer.vocab_size} tokens and a model that knows {rows}: they are not of one "
-            f"model; fetch or copy the tokenizer's files again."
+            f"`{name}` has a tokenizer of {tokens} tokens and a model that knows {rows}: they are not of one model; fetch or "
+            f"copy the tokenizer's files again."
         )
+    return found
+
+
+def _read(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
+    tokenizer = load_tokenizer(source, name=name)
+    with _said(source, name):
+        # with the attention that the model has: not all have SDPA
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     model.to(device).eval().requires_grad_(False)
     return LanguageModel(name, fingerprint_of(model), model, tokenizer)
 
@@ -204,20 +228,39 @@ _load, _load_outside = _fresh, _emptied  # see `keep_loaded`
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for what needs no weights."""
     quiet()
-    try:
+    with _said(source, name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer("a")  # some damage shows only here
-    except Exception as error:  # a damaged file may raise anything
-        raise UsageError(_why_not(source, name, error)) from error
     return tokenizer
 
 
+@contextlib.contextmanager
+def _said(source: str, name: str) -> Iterator[None]:
+    """Turns whatever a model's files make transformers raise into a UsageError that says what to do."""
+    try:
+        yield
+    except Exception as error:  # a damaged file may raise anything
+        if out_of_memory(error):
+            raise
+        raise UsageError(_why_not(source, name, error)) from error
+
+
 def _why_not(source: str, name: str, error: Exception) -> str:
-    reason = one_line(error, limit=300)
+    reason, what = one_line(error, limit=300), "the model folder" if Path(source).is_dir() else "the model"
     if Path(source).is_dir() and (missing := lacking(Path(source))):
         return (
             f"the model folder {source} holds no {' and no '.join(missing)}: it is no whole model; give the folder that all "
             f"files of the model are in."
+        )
+    if "trust_remote_code" in reason:
+        return (
+            f"{what} {name} comes with code of its own, which is never run here: take a model whose family transformers "
+            f"knows by itself."
+        )
+    if "gated repo" in reason or isinstance(error.__cause__, GatedRepoError):
+        return (
+            f"the model {name} is gated: ask for access at https://huggingface.co/{name}, then log in with `hf auth "
+            f"login`, or set HF_TOKEN to a token that may read it."
         )
     if Path(source).is_dir():
         return f"the model folder {source} cannot be loaded: {reason}"

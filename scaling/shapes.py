@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from contrastive.windows import setting
+
 UNLIMITED = 1 << 30  # tokens: the context of a model that names none
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions", "n_ctx", "context_length")
 _KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
@@ -16,6 +18,22 @@ def context_of(config: Any) -> int:
 
 def layers_of(config: Any) -> int:
     return _positive(_text(config), ("num_hidden_layers", "num_layers", "decoder_layers")) or 1
+
+
+def attention_layers_of(config: Any) -> list[str]:
+    """The kind of each layer that attends to keys, as transformers calls it; others have a recurrent state alone."""
+    text = _text(config)
+    window = setting(text, "sliding_window")
+    every = "sliding_attention" if window else "full_attention"  # of models whose layers are all alike
+    kinds = setting(text, "layer_types") or [every] * layers_of(text)
+    if not heads_of(text):
+        return []
+    return [kind for kind in kinds if kind != "linear_attention" and ("attention" in kind or kind.startswith("hybrid"))]
+
+
+def experts_per_token_of(config: Any) -> int:
+    """How many of a layer's experts a token goes through; 1 where it is not said."""
+    return _positive(_text(config), ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_k")) or 1
 
 
 def heads_of(config: Any) -> int:
@@ -40,7 +58,7 @@ def head_width_of(config: Any) -> int:
 
 def kv_bytes_of(config: Any, itemsize: int) -> int:
     """Bytes of the keys and values of one token in all layers. itemsize: bytes of a number."""
-    return 2 * layers_of(config) * key_heads_of(config) * head_width_of(config) * itemsize
+    return 2 * len(attention_layers_of(config)) * key_heads_of(config) * head_width_of(config) * itemsize
 
 
 def _text(config: Any) -> Any:

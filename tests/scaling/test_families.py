@@ -50,6 +50,7 @@ _MORE = "it makes more of a token than its embedding"
 _OVERWRITES = "it overwrites the embeddings"
 # families that are refused, and what the sentence says
 REFUSED = {
+    "bert, not a decoder": _NOT_CAUSAL,
     "blt": _IDS_TOO,
     "cpmant": "it takes token ids alone",
     "ctrl": _OVERWRITES,
@@ -155,6 +156,26 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
+# what a family can be beside its defaults
+_SWITCH = 18  # tokens: the longer prompts begin within it and end beyond
+_LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": _SWITCH}
+_FACTORS = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert, not a decoder": ("bert", {"is_decoder": False}),
+    "falcon, ALiBi": ("falcon", {"alibi": True, "new_decoder_architecture": False}),
+    "gemma4, no embeddings of each layer": ("gemma4_text", {"hidden_size_per_layer_input": 0}),
+    "opt, narrow embeddings": ("opt", {"word_embed_proj_dim": WIDTH // 2}),
+    "phi3, LongRoPE": (
+        "phi3",
+        {
+            "rope_parameters": {**_LONGROPE, **_FACTORS},
+            "original_max_position_embeddings": _SWITCH,
+            "head_dim": LEFT_OUT,
+        },
+    ),
+}
+
+
 def _tiny_fields(kind: type[PretrainedConfig], own: dict[str, Any]) -> dict[str, Any]:
     """Arguments for a config of this class: small sizes, the parts' configs small, too, and one layer of each kind."""
     default = kind()
@@ -179,8 +200,9 @@ def _tiny_fields(kind: type[PretrainedConfig], own: dict[str, Any]) -> dict[str,
 
 
 @functools.cache
-def tiny(family: str, **changes: Any) -> PreTrainedModel:
-    """A model of a family with random weights, float32, frozen, of two layers or one of each kind."""
+def tiny(case: str) -> PreTrainedModel:
+    """A model of a family or variant with random weights, float32, frozen, of two layers or one of each kind."""
+    family, changes = VARIANTS.get(case, (case, {}))
     kind = CONFIG_MAPPING[family]
     config = kind(**_tiny_fields(kind, {**OWN.get(family, {}), **changes}))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -237,18 +259,18 @@ def check_tokens(model: PreTrainedModel) -> TransformersEngine:
     return engine
 
 
-MADE = pytest.mark.parametrize("family", [family for family in FAMILIES if family not in NOT_MADE])
+CASES = pytest.mark.parametrize("case", [family for family in (*FAMILIES, *VARIANTS) if family not in NOT_MADE])
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the families themselves; our own are errors in every other test
 
 
-@MADE
-def test_greedy_tokens_are_those_of_a_loop_without_cache_or_a_sentence_refuses(family: str) -> None:
-    model = tiny(family)
+@CASES
+def test_greedy_tokens_are_those_of_a_loop_without_cache_or_a_sentence_refuses(case: str) -> None:
+    model = tiny(case)
     refused = why_not_usable(model)
-    if refused or family in REFUSED:
+    if refused or case in REFUSED:
         assert refused
-        assert family in REFUSED
-        assert refused.startswith(REFUSED[family])
+        assert case in REFUSED
+        assert refused.startswith(REFUSED[case])
         return
     check_tokens(model)
     assert context_of(model.config) >= CONTEXT
@@ -278,12 +300,12 @@ def plain_loss(thinker: Thinker, model: PreTrainedModel, batch: Sequence[Example
     return torch.cat(losses).mean()
 
 
-@MADE
-def test_two_training_steps(family: str) -> None:
+@CASES
+def test_two_training_steps(case: str) -> None:
     """The loss is that of every path's whole sequence, and a gradient reaches all that is trained."""
-    if family in REFUSED:
-        pytest.skip(REFUSED[family])
-    model, generator = tiny(family), torch.Generator().manual_seed(3)
+    if case in REFUSED:
+        pytest.skip(REFUSED[case])
+    model, generator = tiny(case), torch.Generator().manual_seed(3)
     vectors = torch.randn(PATHS, 1, width_of(model), generator=generator) * 0.3
     thinker = Thinker(SoftTokenSets(vectors), new_projection(width_of(model), width_of(model), scale=0.3))
     objective = Objective(num_slots=SLOTS, micro_batch=2, recompute=False)
