@@ -86,7 +86,7 @@ def _accuracy(results: Results, axis: str) -> Plot:
         for number, (name, own) in enumerate(data.groupby("method", sort=False)):
             low, high = (own[side].astype(float) for side in ("low", "high"))
             ax.fill_between(own[axis], low, high, color=COLOURS[number % 8], alpha=0.15, linewidth=0)
-            ax.plot(own[axis], own["accuracy"], label=entry(name), markevery=_doublings(own), **look(number))
+            ax.plot(own[axis], own["accuracy"], label=entry(str(name)), markevery=_doublings(own), **look(number))
         share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
 
     caption = (
@@ -128,7 +128,7 @@ def _pareto(results: Results) -> Plot:
     def draw(ax: Axes) -> None:
         for number, (name, own) in enumerate(data.groupby("method", sort=False)):
             style = {**look(number), "linestyle": "", "alpha": 0.35}
-            ax.plot(own[axis], own["accuracy"], label=entry(name), **style)
+            ax.plot(own[axis], own["accuracy"], label=entry(str(name)), **style)
         best = data[data["on_front"]].sort_values(axis)
         ax.plot(
             best[axis], best["accuracy"], color=INK, linewidth=1, label=entry("Pareto front"), drawstyle="steps-post"
@@ -155,7 +155,7 @@ def _calibration(results: Results) -> Plot:
     def draw(ax: Axes) -> None:
         ax.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5)
         for number, (name, own) in enumerate(data.groupby("method", sort=False)):
-            ax.plot(own["mean_share"], own["accuracy"], label=entry(name), **look(number))
+            ax.plot(own["mean_share"], own["accuracy"], label=entry(str(name)), **look(number))
             low, high = (own[side].astype(float) for side in ("low", "high"))
             ax.vlines(own["mean_share"], low, high, color=COLOURS[number % 8], alpha=0.4)
         share_axis(ax, "share of chains behind the vote", "share of such votes that are right", log=False)
@@ -186,7 +186,7 @@ def _over_chains(data: pd.DataFrame, keys: tuple[str, str], up: str) -> Callable
 
     def draw(ax: Axes) -> None:
         for number, (name, own) in enumerate(data.groupby(keys[0], sort=False)):
-            ax.plot(own["chains"], own[keys[1]], label=entry(name), markevery=_doublings(own), **look(number))
+            ax.plot(own["chains"], own[keys[1]], label=entry(str(name)), markevery=_doublings(own), **look(number))
         share_axis(ax, AXES["chains"], up)
 
     return draw

@@ -132,7 +132,7 @@ class LanguageModel:
             for module in layers.modules()
             if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
         )
-        dense = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in apart)
+        dense: int = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in apart)
         experts = [weight for name, weight in layers.named_parameters() if ".experts." in name and weight.ndim == 3]
         used = experts_per_token_of(self.model.config)
         return dense + sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
@@ -207,8 +207,8 @@ def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageM
     rows, tokens = int(found.model.get_input_embeddings().weight.shape[0]), found.tokenizer.vocab_size
     if tokens > rows:
         raise UsageError(
-            f"`{name}` has a tokenizer of {tokens} tokens and a model that knows {rows}: they are not of one model; fetch or "
-            f"copy the tokenizer's files again."
+            f"`{name}` has a tokenizer of {tokens} tokens and a model that knows {rows}: they are not of one model; fetch "
+            f"or copy the tokenizer's files again."
         )
     return found
 
