@@ -135,7 +135,8 @@ class LanguageModel:
         dense: int = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in apart)
         experts = [weight for name, weight in layers.named_parameters() if ".experts." in name and weight.ndim == 3]
         used = experts_per_token_of(self.model.config)
-        return dense + sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
+        sparse: int = sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
+        return dense + sparse
 
     @property
     def _vocabulary(self) -> int:
