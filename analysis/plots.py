@@ -272,7 +272,7 @@ def share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
         text.set_text(text.get_text().removeprefix(_ENTRY))
 
 
-def entry(name: str) -> str:
+def entry(name: object) -> str:
     """The label of a line that is to stand in the legend under this name: matplotlib leaves out those beginning with _."""
     return f"{_ENTRY}{name}"
 

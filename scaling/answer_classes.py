@@ -74,6 +74,11 @@ def classes_of(answers: Iterable[str | None]) -> Mapping[str, AnswerClass]:
     return _classes(frozenset(answer for answer in answers if answer is not None))
 
 
+def close() -> None:
+    """Ends the checker's process, if there is one, before this process ends. A later formula would start another."""
+    _checker.close()
+
+
 def may_be_rounded(answer: str) -> bool:
     """Whether it is a decimal that further answers could draw into another class."""
     number = _read(answer).number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from scaling import answer_classes
+
 torch.set_num_threads(1)  # tiny models gain nothing from more, and two test processes that share two cores lose much
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
@@ -48,6 +50,13 @@ _OTHER_SENTENCES = [
     "The quick brown fox jumps over the lazy dog 0123456789 times.",
     "Many vocabularies, different merges: water, bottle, garden, mountain, river.",
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_checker_is_left() -> Iterator[None]:
+    """Ends the process that a vote over formulas has started, as some modules count the processes there are."""
+    yield
+    answer_classes.close()
 
 
 def _seeded(kind: type[PreTrainedModel], config: Any, *, seed: int = 0) -> PreTrainedModel:

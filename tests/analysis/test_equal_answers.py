@@ -88,7 +88,9 @@ def test_runs_of_version_0_1_keep_their_figures(name, tmp_path):
     found = {one.key: one for one in load_completions(folder)[1]}
     size = {"num_paths": config["latent_paths"] or 1, "num_samples": config["samples"]}
     figures = summarise(load_questions(folder), found, **size, voter=config["voter"], adaptive=config["adaptive"])
-    assert figures == {key: summary[key] for key in figures}
+    known = figures.keys() & summary.keys()  # later versions may tell more
+    assert {key: figures[key] for key in known} == {key: summary[key] for key in known}
+    assert {"accuracy", "accuracy_hierarchical", "accuracy_strict", "pass_at_1", "coverage", "ties"} <= known
     if config["adaptive"] is None:
         run = load(folder)
         assert whole_vote(run.lenient).mean() == summary["accuracy"]

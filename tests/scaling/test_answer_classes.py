@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
@@ -50,7 +51,7 @@ def read(answer: Fraction | str) -> str:
     return written(answer) if isinstance(answer, Fraction) else answer
 
 
-def parts(answers: list[str]) -> set[frozenset[str]]:
+def parts(answers: Sequence[str | None]) -> set[frozenset[str]]:
     """The classes as sets of answers."""
     classes = classes_of(answers)
     return {frozenset(one for one in classes if classes[one] == own) for own in classes.values()}
