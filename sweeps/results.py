@@ -54,7 +54,7 @@ def results(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path) -> dict[s
     if missing:
         with suppress(OSError):  # it can be worked out again
             write_whole(root / RESULTS, json.dumps(known | found, indent=1) + "\n")
-    return found
+    return {point: {key: value for key, value in own.items() if key != "journal"} for point, own in found.items()}
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
