@@ -32,6 +32,7 @@ OPTIONS = [
     "--noise",
     "--control",
     "--shots",
+    "--overlap",
     "--adaptive",
     "--temperature",
     "--top-p",
