@@ -27,7 +27,7 @@ from transformers import (
 from scaling.costs import ModelCosts
 from scaling.errors import UsageError, one_line
 from scaling.journal import UNREAD
-from scaling.model_files import lacking, locate, quiet
+from scaling.model_files import locate, quiet, why_incomplete
 
 _RARE_ROWS = 1024
 _COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config
@@ -210,11 +210,8 @@ def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
 
 def _why_not(source: str, name: str, error: Exception) -> str:
     reason = one_line(error, limit=300)
-    if Path(source).is_dir() and (missing := lacking(Path(source))):
-        return (
-            f"the model folder {source} holds no {' and no '.join(missing)}: it is no whole model; give the folder that all "
-            f"files of the model are in."
-        )
+    if Path(source).is_dir() and (incomplete := why_incomplete(Path(source))):
+        return incomplete
     if Path(source).is_dir():
         return f"the model folder {source} cannot be loaded: {reason}"
     return (
