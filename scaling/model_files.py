@@ -101,9 +101,9 @@ def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
         ) from None
 
 
-def lacking(folder: Path) -> list[str]:
-    """What a model folder has not that every model needs, in words; nothing where it may be whole."""
-    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+def why_incomplete(folder: Path) -> str:
+    """What a model folder lacks that every model needs, as a sentence; an empty text where it may be whole."""
+    names = {file.name for file in folder.iterdir()}
     wanted = {
         "config.json": "config.json" in names,
         "tokenizer (tokenizer.json)": bool(names & _TOKENIZERS) or any(name.endswith(".tiktoken") for name in names),
@@ -111,7 +111,13 @@ def lacking(folder: Path) -> list[str]:
             name.endswith((".safetensors", ".safetensors.index.json", ".bin")) for name in names
         ),
     }
-    return [what for what, there in wanted.items() if not there]
+    missing = " and no ".join(what for what, there in wanted.items() if not there)
+    return (
+        f"the model folder {folder} cannot be loaded: it holds no {missing}; give the folder that all files of the model are "
+        f"in."
+        if missing
+        else ""
+    )
 
 
 def _neighbour(path: Path) -> str:

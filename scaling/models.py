@@ -29,7 +29,7 @@ from contrastive.windows import setting
 from scaling.costs import ModelCosts
 from scaling.errors import UsageError, one_line, out_of_memory
 from scaling.journal import UNREAD
-from scaling.model_files import lacking, locate, quiet
+from scaling.model_files import locate, quiet, why_incomplete
 from scaling.shapes import (
     attention_layers_of,
     context_of,
@@ -248,11 +248,8 @@ def _said(source: str, name: str) -> Iterator[None]:
 
 def _why_not(source: str, name: str, error: Exception) -> str:
     reason, what = one_line(error, limit=300), "the model folder" if Path(source).is_dir() else "the model"
-    if Path(source).is_dir() and (missing := lacking(Path(source))):
-        return (
-            f"the model folder {source} holds no {' and no '.join(missing)}: it is no whole model; give the folder that all "
-            f"files of the model are in."
-        )
+    if Path(source).is_dir() and (incomplete := why_incomplete(Path(source))):
+        return incomplete
     if "trust_remote_code" in reason:
         return (
             f"{what} {name} comes with code of its own, which is never run here: take a model whose family transformers "

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from scaling import model_files, models
-from scaling.config import RunConfig, option
+from scaling.config import RunConfig
 from scaling.engines.build import refuse_unfit
 from scaling.errors import WARNING, UsageError
 from scaling.journal import refuse_unfit_folder
@@ -56,9 +56,9 @@ def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
     name = getattr(config, role)
     model = models.load_unread(name, dtype=dtype)
     read = role == "assistant" or config.engine != "openai" or config.slots  # a server has weights of its own
-    missing = model_files.lacking(Path(model_files.locate(name))) if read and Path(name).is_dir() else []
-    if missing:
-        raise UsageError(f"`{option(role)}` {name} holds no {' and no '.join(missing)}: it is no whole model.")
+    source = Path(model_files.locate(name))
+    if read and source.is_dir() and (incomplete := model_files.why_incomplete(source)):
+        raise UsageError(incomplete)
     return model
 
 

@@ -111,7 +111,7 @@ def test_a_folder_without_weights(refused, tiny_model_folder, tmp_path, role):
     folder = tmp_path / "bare"
     shutil.copytree(tiny_model_folder, folder)
     (folder / "model.safetensors").unlink()
-    assert "no weights (*.safetensors)" in refused(**{role: str(folder)}, same=False)
+    assert "no weights (*.safetensors)" in refused(**{role: str(folder)})
 
 
 @pytest.mark.parametrize("kept", ["config.json", "tokenizer.json"])
