@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
@@ -242,15 +243,14 @@ class Loop(ABC, Generic[Judged]):
 
     def _moments(self, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
         """The optimiser's state by number of the parameter. Raises ValueError where it is not that of these parameters."""
+        trained = self.trained()
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in under(_OPTIMISER, tensors).items():
-            place, key = name.split(".")
-            states.setdefault(int(place), {})[key] = tensor
-        trained = self.trained()
-        for number, state in states.items():
-            for key, tensor in state.items():
-                if number >= len(trained) or tensor.shape not in (trained[number].shape, torch.Size()):
-                    raise ValueError(f"{_OPTIMISER}{number}.{key} fits no parameter")
+            number, key = name.split(".")
+            fits = int(number) < len(trained) and tensor.shape in (trained[int(number)].shape, torch.Size())
+            if not fits:
+                raise ValueError(f"{_OPTIMISER}{name} fits no parameter")
+            states.setdefault(int(number), {})[key] = tensor
         return states
 
     def _metrics(self) -> list[tuple[int, str]] | None:
@@ -305,10 +305,7 @@ class Trainer(Loop[Health]):
         given = (self.thinker, self.assistant, self.reader, self.validation, self.objective)
         try:
             return examine(*given, processes=self.processes)
-        except RuntimeError as error:
-            if not isinstance(error, getattr(torch.linalg, "LinAlgError")):  # noqa: B009 - torch's annotations lack it
-                raise
-            # of the thoughts' rank
+        except LinAlgError:  # of the thoughts' rank
             raise NotFinite("the thoughts of the validation questions are not numbers") from None
 
 

@@ -109,15 +109,18 @@ def read(found: Found) -> tuple[LoraConfig, dict[str, Tensor]]:
         )
     # before `peft` makes room for as many
     held = max((tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name), default=0)
-    ranks = [config.r, *(config.rank_pattern or {}).values()]
-    if not all(isinstance(rank, int) and 0 < rank <= held for rank in ranks):
+    pattern = config.rank_pattern or {}
+    ranks = [config.r, *(pattern.values() if isinstance(pattern, dict) else [pattern])]
+    wrong = [rank for rank in ranks if not (type(rank) is int and 0 < rank <= held)]
+    if wrong:
         raise UsageError(
-            f"`--adapter` {found.name} is damaged: its {CONFIG_FILE} says rank {max(map(str, ranks))}, and its weights have "
-            f"{held}: restore it, or give another."
+            f"`--adapter` {found.name} is damaged: its {CONFIG_FILE} says rank {wrong[0]!r}, and its weights have {held}: "
+            f"restore it, or give another adapter."
         )
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise UsageError(
-            f"`--adapter` {found.name} holds weights that are not numbers (NaN or infinite): restore it, or give another."
+            f"`--adapter` {found.name} holds weights that are not numbers (NaN or infinite): restore it, or give another "
+            f"adapter."
         )
     return config, tensors
 

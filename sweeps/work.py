@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,8 @@ def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
         shutil.rmtree(left, ignore_errors=True)
     parts = [shards / need.rsplit(".", 1)[1] for need in job.needs]
     parts = [part for part in parts if (part / RUN).is_file()]
+    for part in parts:
+        _refuse_incomplete(part, job.boxes)
     merge(parts, new)
     summary = _finished(parts, new, folder)
     if folder.exists():
@@ -140,6 +142,28 @@ def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
     os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)
     return costs_of(summary, folder)
+
+
+def _refuse_incomplete(part: Path, boxes: Sequence[Box]) -> None:
+    """Raises UsageError where a part of a run that was drawn lacks completions: its journal was damaged since."""
+    start = int(part.name.partition("-")[0])
+    asked = [question.id for question in load_questions(part)]
+    held = {completion.key for completion in load(part)[1]}
+    wanted = {
+        (question, path, sample)
+        for limit, paths, samples in boxes
+        for question in asked[: None if limit is None else max(0, limit - start)]
+        for path in range(paths)
+        for sample in range(samples)
+    }
+    if lacking := len(wanted - held) + len({question for question, _, _ in held}.difference(asked)):
+        raise UsageError(
+            f"{part} is damaged, as it lacks {lacking} completions or questions that it held: {_again(part)}"
+        )
+
+
+def _again(part: Path) -> str:
+    return f"delete that folder, and `scale-sweep run --retry-failed` with the grid file draws {part.name} again"
 
 
 def _finished(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:
@@ -181,10 +205,7 @@ def _summary_of(part: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise UsageError(
-            f"{part / SUMMARY} is damaged: delete the folder {part}, and `scale-sweep run --retry-failed` with the grid "
-            f"file draws that part again"
-        )
+        raise UsageError(f"{part / SUMMARY} is damaged: {_again(part)}")
     return dict(summary)
 
 

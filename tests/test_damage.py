@@ -88,7 +88,7 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "doubled": lambda content: content + content,
 }
 PLACES = ("a folder", "a link to nothing")
-OTHER_JSON = ("null", "[]", "0", '"x"', "{}", '[{"a": [1]}]')
+OTHER_JSON = ("null", "[]", "0", '"x"', '[{"a": [1]}]')
 NO_JSON = (
     "empty",
     "cut in half",
@@ -357,9 +357,10 @@ class Makers:
     def swept(self, folder: Path) -> Result:
         return self.sweep("report", folder, "--browse", "1")
 
-    def grown(self, folder: Path) -> Result:
-        """The merged runs get one more sample, so that every part is drawn on and merged again."""
-        return self.sweep("run", folder, "--set", "samples=3")
+    def merged(self, folder: Path) -> Result:
+        """The merged runs are gone, so that they are made from their parts again."""
+        shutil.rmtree(folder / "runs")
+        return self.sweep("run", folder)
 
 
 @pytest.fixture(scope="module")
@@ -387,11 +388,11 @@ READERS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("user", ("run.yaml",), ("configured",)),
     ("user", ("grid.yaml",), ("gridded",)),
     ("sweep", ("grid.json",), ("looked_at", "swept")),
-    ("sweep", ("ledger.sqlite",), ("planned", "looked_at", "swept", "grown")),
+    ("sweep", ("ledger.sqlite",), ("planned", "looked_at", "swept", "merged")),
     ("sweep", ("points.json",), ("looked_at",)),
     ("sweep", ("rates.json",), ("planned",)),
     ("sweep", tuple(f"runs/*/{name}" for name in SHARD), ("swept",)),
-    ("sweep", tuple(f"shards/*/0-1/{name}" for name in SHARD), ("grown",)),
+    ("sweep", tuple(f"shards/*/0-1/{name}" for name in SHARD), ("merged",)),
 ]
 CASES = [(kind, name, call) for kind, names, calls in READERS for name in names for call in calls]
 
@@ -411,7 +412,10 @@ def test_a_damaged_file_is_a_sentence_or_does_no_harm(kind, name, call, makers, 
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(("kind", "name", "call"), [case for case in CASES if case[1].endswith((".json", ".jsonl"))])
+@pytest.mark.parametrize(
+    ("kind", "name", "call"),
+    [case for case in CASES if case[1].endswith((".json", ".jsonl")) and case[1] != "metrics.jsonl"],
+)
 def test_a_hostile_value_is_a_sentence_or_does_no_harm(kind, name, call, makers, tmp_path):
     pristine = makers.pristine(kind)
     content = _first(pristine, name).read_text()
@@ -422,6 +426,23 @@ def test_a_hostile_value_is_a_sentence_or_does_no_harm(kind, name, call, makers,
         file.write_text(told)
         found += _complaints(copy, file, changed, getattr(makers, call))
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut in half", "all NUL"])
+@pytest.mark.parametrize("name", ["samples.jsonl", "questions.jsonl"])
+def test_a_part_that_lost_completions_is_not_merged_and_can_be_drawn_again(makers, tmp_path, name, damage):
+    folder = _copied(makers.pristine("sweep"), tmp_path)
+    whole = _completions(_first(folder, "runs/*"))
+    part = _first(folder, "shards/*/0-1")
+    _damage(part / name, damage)
+    result = makers.merged(folder)
+    assert result.exit_code == 1, result.output
+    reasons = [job["reason"] for job in json.loads(makers.sweep("status", folder, "--json").stdout)["jobs"]]
+    assert [str(part) in (reason or "") for reason in reasons] == [False, False, True]
+    assert not list(folder.glob("runs/*/samples.jsonl"))
+    shutil.rmtree(part)
+    _fine(makers.sweep("run", folder, "--retry-failed"))
+    assert _completions(_first(folder, "runs/*")) == whole
 
 
 # ---- models
@@ -556,7 +577,7 @@ def _complaints(folder: Path, file: Path, way: str, call: Call) -> list[str]:
         return [f"{where}: {type(result.exception).__name__}: {str(result.exception)[:200]}"]
     if "Traceback" in result.output:
         return [f"{where}: a traceback: {result.output[-300:]}"]
-    failed_jobs = call.__name__ == "grown" and result.exit_code == 1  # its account of what failed ends it with 1
+    failed_jobs = call.__name__ == "merged" and result.exit_code == 1  # its account of what failed ends it with 1
     if result.exit_code not in (0, 2) and not failed_jobs:
         return [f"{where}: exit code {result.exit_code}: {told}"]
     if result.exit_code == 0:
@@ -565,7 +586,7 @@ def _complaints(folder: Path, file: Path, way: str, call: Call) -> list[str]:
     found = []
     if result.exit_code == 2 and not (told and told[0].startswith("scale-")):
         found.append(f"{where}: no sentence: {told}")
-    if result.exit_code == 2 and call.__name__ != "grown":
+    if result.exit_code == 2 and call.__name__ != "merged":
         after = _snapshot(folder)
         changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
         found += [f"{where}: refused, and yet {changed} changed"] if changed else []
