@@ -227,7 +227,7 @@ def agree(found: Tensor, expected: Tensor) -> bool:
 def differences(found: Tensor, expected: Tensor) -> Tensor:
     """How far off the vectors of the rows [R, S, *] are, relative to the expected ones' lengths, [R, S] float32."""
     found, expected = found.float(), expected.float()
-    off = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
+    off: Tensor = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
     return off.nan_to_num(nan=torch.inf)
 
 

@@ -89,6 +89,7 @@ class Reader:
     def _token_losses(self, states: Tensor, targets: Tensor) -> Tensor:
         if self._output is logits:
             return cross_entropy(states.float(), targets, reduction="none")
+        assert self._head is not None  # where there is none, the logits are not the layers'
         return token_losses(states, self._head, self._bias, targets, cap=self._cap)
 
     @torch.no_grad()

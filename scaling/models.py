@@ -6,13 +6,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import GatedRepoError, StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -24,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from contrastive.prefix import MISFITS
 from contrastive.windows import setting
 from scaling.costs import ModelCosts
 from scaling.errors import UsageError, one_line
@@ -39,6 +42,7 @@ from scaling.shapes import (
 )
 from scaling.usable import why_not_usable
 
+_UNLOADABLE = (OSError, ImportError, SafetensorError, StrictDataclassError, *MISFITS)
 _RARE_ROWS = 1024
 _COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config
 
@@ -131,10 +135,11 @@ class LanguageModel:
             for module in layers.modules()
             if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
         )
-        dense = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in apart)
+        dense: int = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in apart)
         experts = [weight for name, weight in layers.named_parameters() if ".experts." in name and weight.ndim == 3]
         used = experts_per_token_of(self.model.config)
-        return dense + sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
+        sparse: int = sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
+        return dense + sparse
 
     @property
     def _vocabulary(self) -> int:
@@ -173,12 +178,10 @@ def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
     """
     source = locate(name)
     tokenizer = load_tokenizer(source, name=name)
-    try:
+    with _said(source, name):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except Exception as error:  # a damaged file may raise anything
-        raise UsageError(_why_not(source, name, error)) from error
     with contextlib.suppress(OSError):  # a model without one has the tokenizer's end token alone
         model.generation_config = GenerationConfig.from_pretrained(source)
     return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer)
@@ -210,10 +213,9 @@ def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageM
 
 def _read(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
     tokenizer = load_tokenizer(source, name=name)
-    try:
+    with _said(source, name):
+        # with the attention that the model has: not all have SDPA
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
-    except Exception as error:  # a damaged file may raise anything
-        raise UsageError(_why_not(source, name, error)) from error
     model.to(device).eval().requires_grad_(False)
     return LanguageModel(name, fingerprint_of(model), model, tokenizer)
 
@@ -224,19 +226,28 @@ _load, _load_outside = _fresh, _emptied  # see `keep_loaded`
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for what needs no weights."""
     quiet()
-    try:
+    with _said(source, name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # a damaged file may raise anything
-        raise UsageError(_why_not(source, name, error)) from error
     return tokenizer
 
 
+@contextlib.contextmanager
+def _said(source: str, name: str) -> Iterator[None]:
+    """Turns whatever a model's files make transformers raise into a UsageError that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except _UNLOADABLE as error:
+        raise UsageError(_why_not(source, name, error)) from error
+
+
 def _why_not(source: str, name: str, error: Exception) -> str:
-    reason = one_line(error, limit=300)
+    reason, what = one_line(error, limit=300), "the model folder" if Path(source).is_dir() else "the model"
     if "trust_remote_code" in str(error):
         return (
-            f"the model {name} comes with code of its own, which is never run here: take a model of a family that "
-            f"transformers knows by itself."
+            f"{what} {name} comes with code of its own, which is never run here: take a model whose family transformers "
+            f"knows by itself."
         )
     if "gated repo" in str(error) or isinstance(error.__cause__, GatedRepoError):
         return (

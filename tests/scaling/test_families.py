@@ -192,7 +192,8 @@ def _tiny_fields(kind: type[PretrainedConfig], own: dict[str, Any]) -> dict[str,
     for name in {**getattr(kind, "sub_configs", {}), **getattr(kind, "sub_configs_defaults", {})}:
         part = getattr(default, name, None)
         if part is not None:
-            given = own.get(name) if isinstance(own.get(name), dict) else {}
+            stated: Any = own.get(name)
+            given = stated if isinstance(stated, dict) else {}
             fields[name] = _tiny_fields(type(part), {**OWN.get(part.model_type, {}), **given})
             own = own if own.get(name) is LEFT_OUT else {n: v for n, v in own.items() if n != name}
     return {name: value for name, value in {**fields, **own}.items() if value is not LEFT_OUT}
