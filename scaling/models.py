@@ -250,12 +250,12 @@ def _why_not(source: str, name: str, error: Exception) -> str:
     reason, what = one_line(error, limit=300), "the model folder" if Path(source).is_dir() else "the model"
     if Path(source).is_dir() and (incomplete := why_incomplete(Path(source))):
         return incomplete
-    if "trust_remote_code" in reason:
+    if "trust_remote_code" in str(error):
         return (
             f"{what} {name} comes with code of its own, which is never run here: take a model whose family transformers "
             f"knows by itself."
         )
-    if "gated repo" in reason or isinstance(error.__cause__, GatedRepoError):
+    if "gated repo" in str(error) or isinstance(error.__cause__, GatedRepoError):
         return (
             f"the model {name} is gated: ask for access at https://huggingface.co/{name}, then log in with `hf auth "
             f"login`, or set HF_TOKEN to a token that may read it."

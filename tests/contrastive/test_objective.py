@@ -171,8 +171,9 @@ def test_without_thoughts_it_is_the_plain_prompt(make_model, some_examples, fami
         assert found[number, 0].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_a_model_that_changes_its_logits_is_refused(make_model):
-    model = make_model("llama")
+def test_a_model_that_changes_its_logits_is_judged_by_them(make_model, new_thinker, some_examples, plain):
+    """As Cohere's and Granite's models do, which scale what their output layer gives."""
+    assistant, model = pair(make_model)
     forward = model.forward
 
     def scaled(*args, **kwargs):
@@ -181,5 +182,22 @@ def test_a_model_that_changes_its_logits_is_refused(make_model):
         return output
 
     model.forward = scaled
-    with pytest.raises(UnsupportedModel, match="Llama"):
+    thinker, examples = new_thinker(), some_examples()
+    parts, found = gradients(thinker, (assistant, model), examples, LANGUAGE)
+    thinker.zero_grad()
+    tokens = sum(len(example.target) for example in examples) * thinker.num_paths
+    expected = sum(plain(thinker, assistant, model, example).sum() for example in examples) / tokens
+    expected.backward()
+    assert parts.language == pytest.approx(expected.item(), rel=1e-5)
+    same(found, {name: p.grad for name, p in thinker.named_parameters()})
+
+
+def test_a_model_that_gives_no_logits_is_refused(make_model):
+    model = make_model("llama")
+
+    def refusing(*_, **__):
+        raise ValueError("pictures are missing")
+
+    model.forward = refusing
+    with pytest.raises(UnsupportedModel, match="LlamaForCausalLM gives no logits for embeddings: pictures are missing"):
         Reader(model)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, PreTrainedModel
 
-from scaling.engines import attention
+from contrastive import windows
+from contrastive.prefix import attention_masks
+from scaling.engines import attention, plain, single
 from scaling.engines.base import Decoding, Generated, Request
-from scaling.engines.fitting import why_not_shared
+from scaling.engines.fitting import fit, why_not_shared
 from scaling.engines.transformers import TransformersEngine
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 SAMPLED = Decoding(temperature=1.0, top_p=0.95, top_k=50, max_new_tokens=8)
 END = (7,)
+WINDOW = 8  # tokens, of the tiny models that have one
 
 MakeModel = Callable[..., PreTrainedModel]
 SomeRequests = Callable[..., list[Request]]
@@ -125,6 +130,79 @@ def test_a_misfit_still_gets_the_right_tokens(
     engine = TransformersEngine(model, end_tokens=END, batch_size=5, max_batch_tokens=1000)
     assert reason in str(engine.plain_because)
     assert {g.request: g.tokens for g in engine.generate(requests, SAMPLED)} == expected
+
+
+def without(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, *names: str) -> PreTrainedModel:
+    """A model that cannot share, whose batched decoding or whose own cache is wrong, too."""
+    monkeypatch.setattr(type(model), "_supports_attention_backend", False)
+    if "batching" in names:  # everybody sees one token too few
+
+        def shifted(config: Any, allowed: Tensor, *rest: Any) -> Any:
+            return attention_masks(config, allowed & (allowed.cumsum(-1) > 1), *rest)
+
+        monkeypatch.setattr(plain, "attention_masks", shifted)
+    if "cache" in names:
+        monkeypatch.setattr(single, "_CACHES", ())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "its attention cannot be replaced"),
+        (("batching",), "so they are decoded one at a time"),
+        (("batching", "cache"), "so each text is read anew for every token"),
+    ],
+    ids=["plain", "single rows", "reread"],
+)
+def test_the_fastest_right_way_is_taken(
+    make_model: MakeModel,
+    some_requests: SomeRequests,
+    without_cache: WithoutCache,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
+    said: str,
+) -> None:
+    """Batched decoding that is wrong is found out, and so is a cache that is: nothing is believed of a name."""
+    model = without(make_model("mistral").double(), monkeypatch, *names)
+    requests = some_requests(model, questions=2)
+    expected = {request: without_cache(model, request, SAMPLED, END).tokens for request in requests}
+    engine = TransformersEngine(model, end_tokens=END, batch_size=5, max_batch_tokens=1000)
+    assert str(engine.plain_because).endswith(said)
+    assert {g.request: g.tokens for g in engine.generate(requests, SAMPLED)} == expected
+    assert engine.counters.kv_bytes_held > 0 or "cache" in names
+
+
+def test_what_lies_beyond_a_window_is_tried_where_it_is_reached(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks that forget the window are right for texts within it, and a real window is longer than any trial."""
+    model = without(make_model("mistral"), monkeypatch)
+    monkeypatch.setattr(model.config, "sliding_window", 1000)
+
+    def without_window(_: Any, allowed: Tensor, *rest: Any) -> Any:
+        return attention_masks(LlamaConfig(), allowed, *rest)
+
+    monkeypatch.setattr(plain, "attention_masks", without_window)
+    assert fit(model, longest=1000).because == "its attention cannot be replaced"
+    for longest in (1001, None):
+        assert "nor can completions be batched" in str(fit(model, longest=longest).because)
+    assert model.config.sliding_window == 1000
+
+
+@pytest.mark.parametrize("longest", [None, 30, 10])
+def test_a_narrowed_model_is_put_back(make_model: MakeModel, longest: int | None) -> None:
+    model = make_model("gemma3")
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 20}
+    model.config.rope_parameters = {**model.config.rope_parameters, "full_attention": rope}
+    before = model.config.to_json_string()
+    assert windows.switches(model) == {20}
+    assert windows.lengths(model) == {WINDOW, 20}
+    with contextlib.suppress(KeyError), windows.narrowed(model, longest=longest):
+        assert model.config.sliding_window == windows.TRIAL_WINDOW < WINDOW
+        assert windows.switches(model) == {20 if longest == 10 else windows.TRIAL_SWITCH}
+        raise KeyError
+    assert model.config.to_json_string() == before
 
 
 def test_a_model_of_no_numbers_does_not_share(make_model: MakeModel) -> None:

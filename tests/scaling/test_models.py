@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
 import json
+import re
 import shutil
+import threading
+import warnings
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from scaling import model_files, models
+from scaling.config import RunConfig
 from scaling.errors import UsageError
+from scaling.run import execute
 
 
 def load(folder):
@@ -135,6 +143,200 @@ def test_a_folder_without_weights(own_folder):
     (own_folder / "model.safetensors").unlink()
     with pytest.raises(UsageError, match="own-model cannot be loaded"):
         load(own_folder)
+
+
+# ---- families
+
+
+def change_family(folder, family, **config):
+    """Puts another family's tiny model of random weights into the folder; its tokenizer stays."""
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the families themselves
+        AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**config)).save_pretrained(folder)
+
+
+TINY = {
+    **{"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256},
+    **{"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0},
+}
+GPT = {"vocab_size": 400, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": None, "eos_token_id": 1}
+STATES = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "pad_token_id": 0}
+# of which none can be loaded with SDPA forced upon it
+WITHOUT_SDPA = {
+    "bloom": {"vocab_size": 400, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "gemma2": TINY,
+    "gpt_neo": {**TINY, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+    "gpt_oss": {**TINY, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gptj": {**GPT, "rotary_dim": 8, "n_positions": 256},
+    "mamba": STATES,
+    "mpt": {"vocab_size": 400, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 256},
+    "xglm": {"vocab_size": 400, "d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4},
+}
+
+
+def run(backbone, assistant, out, **changes):
+    """A whole run of one question, with soft thoughts; returns its completions."""
+    watcher = Silent()
+    small = {"limit": 1, "latent_paths": 2, "samples": 1, "max_new_tokens": 4, "device": "cpu", "dtype": "float32"}
+    execute(RunConfig(backbone=str(backbone), assistant=str(assistant), out=out, **{**small, **changes}), watcher)
+    return watcher.completions
+
+
+class Silent:
+    """A watcher that only remembers."""
+
+    def __init__(self):
+        self.completions = []
+        self.said = []
+
+    def status(self, text):
+        self.said.append(text)
+
+    def start(self, *_):
+        pass
+
+    def completion(self, completion):
+        self.completions.append(completion)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", WITHOUT_SDPA)
+def test_a_family_without_sdpa_is_backbone_and_assistant(own_folder, tmp_path, family):
+    change_family(own_folder, family, **WITHOUT_SDPA[family])
+    model = load(own_folder)
+    assert model.model.config.model_type == family
+    assert model.width == 32
+    assert model.costs.layers > 0
+    assert len(run(own_folder, own_folder, tmp_path / "run")) == 2
+
+
+def test_the_width_is_that_of_the_embeddings(own_folder, tiny_model_folder, tmp_path):
+    """As in OPT-350m, whose layers are twice as wide."""
+    sizes = {"vocab_size": 400, "hidden_size": 64, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2}
+    change_family(own_folder, "opt", **sizes, num_attention_heads=4, do_layer_norm_before=False)
+    assert load(own_folder).width == 32
+    assert len(run(own_folder, own_folder, tmp_path / "both")) == 2
+    assert len(run(own_folder, tiny_model_folder, tmp_path / "backbone")) == 2
+    assert len(run(tiny_model_folder, own_folder, tmp_path / "assistant")) == 2
+
+
+GEMMA3 = {
+    "text_config": {**TINY, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "vision_config": {
+        **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"image_size": 28, "patch_size": 14},
+    },
+    **{"mm_tokens_per_image": 4, "boi_token_index": 397, "eoi_token_index": 398, "image_token_index": 399},
+}
+
+
+def test_a_model_that_also_sees_is_used_for_its_text(own_folder, tmp_path):
+    """The make of Gemma 3 4B: sizes stand in the text's part of the config, and the pictures' part costs a token nothing."""
+    change_family(own_folder, "gemma3", **GEMMA3)
+    model = load(own_folder)
+    assert (model.width, model.context) == (32, 256)
+    attention = 32 * (4 * 8) * 2 + 32 * (2 * 8) * 2  # queries and output, keys and values
+    assert model.costs.layers == 2 * 2 * (attention + 3 * 32 * 64)
+    assert model.costs.windows == (8, 0)
+    assert model.costs.kv_bytes == 2 * 2 * 2 * 8 * 4
+    assert len(run(own_folder, own_folder, tmp_path / "run")) == 2
+
+
+def test_a_token_pays_for_the_experts_that_it_goes_through(own_folder):
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    change_family(own_folder, "mixtral", **TINY, **experts)
+    attention, router = 32 * (4 * 8) * 2 + 32 * (2 * 8) * 2, 4 * 32
+    assert load(own_folder).costs.layers == 2 * 2 * (attention + router + 2 * 3 * 32 * 64)
+
+
+def test_layers_with_a_state_alone_hold_no_keys(own_folder):
+    change_family(own_folder, "lfm2", **TINY, layer_types=["conv", "full_attention"])
+    costs = load(own_folder).costs
+    assert costs.windows == (0,)
+    assert costs.kv_bytes == 2 * 1 * 2 * 8 * 4
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "config", "why"),
+    [
+        ("bert", TINY, "it is not causal"),
+        ("gemma3n_text", {**TINY, "num_kv_shared_layers": 0, "vocab_size_per_layer_input": 400}, "than its embedding"),
+        ("ctrl", {**GPT, "dff": 32}, "it overwrites the embeddings"),
+    ],
+)
+def test_a_model_that_cannot_read_thoughts_is_refused_by_name(own_folder, family, config, why):
+    change_family(own_folder, family, **config)
+    if family == "gemma3n_text":  # as in a trained one, what its layers make of the embeddings of their own counts
+        weights = own_folder / "model.safetensors"
+        grown = {
+            name: tensor + 0.1 if "norm" in name or "scale" in name else tensor
+            for name, tensor in load_file(weights).items()
+        }
+        save_file(grown, weights, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=why) as caught:
+        load(own_folder)
+    assert "own-model" in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [load, unread], ids=["load", "load_unread"])
+def test_a_family_whose_classes_do_not_fit_each_other_is_the_users_to_put_right(own_folder, read):
+    """The registry has a causal class for the whole of MusicGen, and that class takes the decoder's config alone."""
+    edit(own_folder / "config.json", model_type="musicgen", architectures=["MusicgenForCausalLM"])
+    with pytest.raises(UsageError, match="own-model cannot be loaded"):
+        read(own_folder)
+
+
+@pytest.mark.parametrize("read", [load, unread], ids=["load", "load_unread"])
+def test_a_model_with_code_of_its_own_is_refused(own_folder, read):
+    edit(
+        own_folder / "config.json",
+        model_type="homemade",
+        architectures=["HomemadeForCausalLM"],
+        auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"},
+    )
+    (own_folder / "own.py").write_text("raise SystemExit('it was run')")
+    with pytest.raises(UsageError, match="own-model comes with code of its own, which is never run here"):
+        read(own_folder)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers as the Hub does for a model whose licence has to be accepted first."""
+
+    def do_GET(self):
+        self.send_response(401)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("X-Error-Message", "Access to model owner/gated is restricted.")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("read", ["load", "load_unread"])
+def test_a_gated_model_says_where_to_ask(tmp_path, monkeypatch, read):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    own = f"http://127.0.0.1:{server.server_port}"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, own)
+    for name, value in {
+        **{"ENDPOINT": own, "HUGGINGFACE_CO_URL_TEMPLATE": template},
+        **{"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": False},
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    try:
+        with pytest.raises(
+            UsageError, match=re.escape("owner/gated is gated: ask for access at https://huggingface.co/")
+        ):
+            load("owner/gated") if read == "load" else unread("owner/gated")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 # ---- tokens
