@@ -113,8 +113,8 @@ def why_incomplete(folder: Path) -> str:
     }
     missing = " and no ".join(what for what, there in wanted.items() if not there)
     return (
-        f"the model folder {folder} cannot be loaded: it holds no {missing}; give the folder that all files of the model are "
-        f"in."
+        f"the model folder {folder} cannot be loaded: it holds no {missing}; give the folder that all files of the model "
+        f"are in."
         if missing
         else ""
     )
