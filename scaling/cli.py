@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ RUN, MODELS, PATHS, DECODING = "What to run", "Models", "Paths and samples", "De
 OUTPUT, ENGINE = "Where and how", "Engines"
 
 NO_MEMORY = "memory ran out: take smaller models, or raise the limit on memory (`ulimit`, the container's)"
+
+LEAST_ADDRESSES = 1 << 30  # bytes of address space
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -127,6 +130,17 @@ def scale_run(
     raise typer.Exit(guarded("scale-run", lambda: _run(config, given, as_json=json, dry_run=dry_run)))
 
 
+def refuse_small_limit() -> None:
+    """Raises UsageError where `ulimit -v` leaves less than torch and its libraries load in: instead of failing, some of them
+    then wait for ever, or end the process without a word. To be called before they are imported."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY and soft < LEAST_ADDRESSES:
+        raise UsageError(
+            f"`ulimit -v` must leave at least {LEAST_ADDRESSES >> 10} kB, which the libraries alone take, and is "
+            f"{soft >> 10}: raise it."
+        )
+
+
 def _run(file: Path | None, given: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
     from rich.console import Console
 
@@ -134,6 +148,7 @@ def _run(file: Path | None, given: dict[str, Any], *, as_json: bool, dry_run: bo
 
     settings = load_config(file, given, RunConfig)
     settings.resolved()  # clashes between options are told before torch is imported
+    refuse_small_limit()
     if dry_run:
         from scaling.preview import preview
 
@@ -165,7 +180,7 @@ def guarded(command: str, work: Any) -> int:
     except Interrupted as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 130
-    except (RuntimeError, MemoryError, OSError) as error:
+    except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         print(f"{command}: {NO_MEMORY} ({one_line(error, limit=120) or type(error).__name__}).", file=sys.stderr)

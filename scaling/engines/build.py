@@ -99,7 +99,13 @@ def _vllm(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, sl
     # with streams it decides nothing, and vLLM takes no larger one
     seed = engine_seed(config.seed, drawn) if seeds == "one" else config.seed % 2**32
     settings = engine_settings(
-        locate(config.backbone), dtype=config.dtype, context=context, soft=slots, seed=seed, given=given
+        locate(config.backbone),
+        dtype=config.dtype,
+        context=context,
+        soft=slots,
+        seed=seed,
+        given=given,
+        streams=seeds == "streams",
     )
     return VllmEngine(
         running(settings, given, seeds=seeds, sampled=config.temperature > 0),
