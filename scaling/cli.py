@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ EXAMPLES = (
     "scale-run --method cot --engine openai --base-url http://localhost:8000/v1 --backbone FOLDER",
 )
 NO_MEMORY = "memory ran out: take smaller models, or raise the limit on memory (`ulimit`, the container's)"
+
+LEAST_ADDRESSES = 1 << 30  # bytes of address space
 
 _NO_SETTINGS = ("config", "json", "rescore", "dry_run", "version")
 
@@ -177,6 +180,17 @@ def scale_run(
     raise typer.Exit(guarded("scale-run", lambda: _run(config, given, as_json=json, rescored=rescore, dry_run=dry_run)))
 
 
+def refuse_small_limit() -> None:
+    """Raises UsageError where `ulimit -v` leaves less than torch and its libraries load in: instead of failing, some of them
+    then wait for ever, or end the process without a word. To be called before they are imported."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY and soft < LEAST_ADDRESSES:
+        raise UsageError(
+            f"`ulimit -v` must leave at least {LEAST_ADDRESSES >> 10} kB, which the libraries alone take, and is "
+            f"{soft >> 10}: raise it."
+        )
+
+
 def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bool, dry_run: bool) -> None:
     from rich.console import Console
 
@@ -188,6 +202,7 @@ def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bo
         raise UsageError(
             "`--dry-run` shows what would be sampled, and `--rescore` samples nothing: leave one of them out."
         )
+    refuse_small_limit()
     if dry_run:
         from scaling.preview import preview
 

@@ -128,7 +128,13 @@ def _vllm_settings(
     # with streams it decides nothing, and vLLM takes no larger one
     seed = engine_seed(config.seed, drawn) if config.engine_seeds == "one" else config.seed % 2**32
     settings = engine_settings(
-        locate(config.backbone), dtype=config.dtype, context=context, soft=slots, seed=seed, given=given
+        locate(config.backbone),
+        dtype=config.dtype,
+        context=context,
+        soft=slots,
+        seed=seed,
+        given=given,
+        streams=seeds == "streams",
     )
     return settings, given, context
 

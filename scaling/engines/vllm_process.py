@@ -198,10 +198,11 @@ def params_of(keywords: Mapping[str, Any]) -> Any:
 
 
 def engine_settings(
-    folder: str, *, dtype: str, context: int, soft: bool, seed: int, given: Mapping[str, Any]
+    folder: str, *, dtype: str, context: int, soft: bool, seed: int, given: Mapping[str, Any], streams: bool = False
 ) -> dict[str, Any]:
-    """Keywords of vLLM's AsyncEngineArgs. given: `--engine-args`, which win. Raises UsageError for one that vLLM lacks, or
-    that follows from another option."""
+    """Keywords of vLLM's AsyncEngineArgs. given: `--engine-args`, which win. streams: whether every completion has a seed of
+    its own, so that what is decoded beside it should change as little as can be. Raises UsageError for an argument that
+    vLLM lacks, or that follows from another option."""
     _installed()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -221,6 +222,8 @@ def engine_settings(
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # nothing of the model's own may change how tokens are chosen
         "disable_log_stats": True,
+        # which attention a row gets would depend on whether its neighbours share its prefix (vllm#17652, #22103)
+        **({"disable_cascade_attn": True} if streams and "disable_cascade_attn" in known else {}),
         **(_on_a_cpu(given) if current_platform.is_cpu() else {}),
         **given,
     }

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.cli import Version, examples, guarded, panel_option
+from scaling.cli import Version, examples, guarded, panel_option, refuse_small_limit
 from scaling.errors import UsageError
 
 DATA, MODELS, PATHS, LOSS, LORA, STEPS, OUTPUT = (
@@ -150,6 +150,7 @@ def _train(file: str | None, given: dict[str, Any], *, as_json: bool) -> None:
 
     settings = load_config(file, given, TrainConfig)
     settings.resolved()  # clashes between options are told before torch is imported
+    refuse_small_limit()
     if settings.log_with and not importlib.util.find_spec(settings.log_with):
         raise UsageError(f"`--log-with` {settings.log_with} needs a package: `pip install {settings.log_with}`.")
     from accelerate import Accelerator
