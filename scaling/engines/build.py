@@ -134,7 +134,7 @@ def _vllm_settings(
         soft=slots,
         seed=seed,
         given=given,
-        streams=seeds == "streams",
+        streams=config.engine_seeds != "one",
     )
     return settings, given, context
 
