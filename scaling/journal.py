@@ -88,6 +88,8 @@ _NO_OPTION = {
     "backbone_fingerprint": "what `--backbone` holds (a fingerprint of its weights)",
     "assistant_fingerprint": "what `--assistant` holds (a fingerprint of its weights)",
     "merged_fingerprint": "the backbone with `--adapter` merged (a fingerprint of its weights)",
+    "exemplars": "the solved questions of `--shots` (their ids)",
+    "initial_token": "what fills the slots of a thinker without tokens of its own",
     "thinker_sha256": "the file of `--thinker` (its SHA-256)",
     "adapter_sha256": "the file of `--adapter` (its SHA-256)",
 }

@@ -170,7 +170,13 @@ def test_the_lists_of_words_are_many():
 
 @pytest.mark.parametrize(
     ("name", "blank"),
-    [*((name, "") for name in sorted(set(OPTIONS) - {"--json", "--dry-run", "--engine-args"})), ("--out", " ")],
+    [
+        *(
+            (name, "")
+            for name in sorted(set(OPTIONS) - {"--json", "--dry-run", "--engine-args", "--exact", "--rescore"})
+        ),
+        ("--out", " "),
+    ],
 )
 def test_an_empty_value_is_refused(call, monkeypatch, name, blank):
     """Mistake: `--out ""`, as of a variable that is not set, for the current folder."""

@@ -449,7 +449,7 @@ def test_the_digest_of_the_first_question_counts_only_where_no_question_can_be_c
 
     first("a", asked("q0"), asked("q1")).close()
     first("b", asked("q1"), asked("q0", answer="7")).close()
-    with pytest.raises(UsageError, match=r'the digest of the first question is "b" in .* and "c" now'):
+    with pytest.raises(UsageError, match=r'the first question of the data .* is "b" in .* and "c" now'):
         first("c", asked("x0"), asked("x1"))
 
 

@@ -374,7 +374,7 @@ def test_names_with_tokens_in_them_hold_no_secret():
     names = ["tokenizer", "skip_tokenizer_init", "tokenizer_mode", "tokenizer_revision", "tokens_only", "spec_tokens"]
     names += ["max_num_batched_tokens", "max_num_scheduled_tokens", "long_prefill_token_threshold", "watermark"]
     for name in names:
-        RunConfig(engine="vllm", engine_args={name: 1}).resolved()
+        RunConfig(method="cot", engine="vllm", engine_args={name: 1}).resolved()
 
 
 def test_defaults_of_the_perturbed_methods():

@@ -82,7 +82,7 @@ def test_a_prompt_that_does_not_fit_the_assistant(refused, method, tmp_path, tin
 
 def test_too_few_solved_questions(refused, tmp_path):
     rows(tmp_path / "data" / "test.jsonl", 1)
-    rows(tmp_path / "data" / "train.jsonl", 2, rationale="2 + 3 = 5")
+    rows(tmp_path / "data" / "train.jsonl", 2, rationale="2 + 3 = 5", text="How many are 2 and 3 more?")
     asked = {"method": "cot", "latent_paths": 1, "data": tmp_path / "data", "limit": None}
     assert "there are 2" in refused(**asked, shots=3)
 

@@ -13,7 +13,7 @@ from scaling.cli import app
 from scaling.config import RunConfig
 from scaling.display import rows
 from scaling.errors import UsageError
-from scaling.methods.build import exemplars
+from scaling.methods.build import parts_of
 from scaling.overlap import digests_of
 from scaling.preview import preview
 from scaling.records import Question
@@ -219,12 +219,12 @@ def test_an_exemplar_is_none_of_the_split_by_its_text(questions_at):
     data = questions_at("data/train.jsonl", 2, 7, "r").parent
     for limit in (None, 1):
         config = RunConfig(method="cot", data=data, shots=3, limit=limit).resolved()
-        assert [one.id for one in exemplars(config, task_of(config))] == ["r4", "r5", "r6"]
+        assert [one.id for one in parts_of(config, task_of(config)).exemplars] == ["r4", "r5", "r6"]
     config = RunConfig(method="cot", data=data, shots=4).resolved()
     with pytest.raises(UsageError, match="there are 3 that are not asked"):
-        exemplars(config, task_of(config))
+        parts_of(config, task_of(config))
     config = RunConfig(method="cot", data=data, shots=2, split="train", limit=2).resolved()
-    assert [one.id for one in exemplars(config, task_of(config))] == ["r4", "r5"]
+    assert [one.id for one in parts_of(config, task_of(config)).exemplars] == ["r4", "r5"]
 
 
 def test_a_run_with_other_exemplars_than_those_of_version_0_1_is_another_run(told, questions_at):
@@ -234,5 +234,5 @@ def test_a_run_with_other_exemplars_than_those_of_version_0_1_is_another_run(tol
     _, _, run = told(**asked, shots=2)
     assert run["config"]["exemplars"] == ["r2", "r3"]
     questions_at("data/train.jsonl", 2, 6, "r")
-    with pytest.raises(UsageError, match="`--exemplars` is"):
+    with pytest.raises(UsageError, match="the solved questions of `--shots`"):
         told(**asked, shots=2)
