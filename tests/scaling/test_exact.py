@@ -83,10 +83,10 @@ def test_exact_tokens_are_those_of_a_decoder_without_cache(
 
 
 def test_a_model_that_does_not_share_prompts_is_decoded_row_by_row(
-    make_model: MakeModel, some_requests: SomeRequests, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, some_requests: SomeRequests
 ) -> None:
-    monkeypatch.setattr("scaling.engines.transformers.why_not_shared", lambda _: "asked")
     model = make_model("llama").to(HALF)
+    model._supports_attention_backend = False
     engine = TransformersEngine(model, end_tokens=END, batch_size=8, max_batch_tokens=10_000, exact=True)
     assert (engine.block, engine.batch_size) == (1, 1)
     requests = some_requests(model, questions=3, paths=2, samples=2)

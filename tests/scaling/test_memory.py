@@ -75,9 +75,9 @@ def failing(original: Callable[..., Any], *, at: Sequence[int], error: Exception
 # tries out the model.
 PLACES = {
     "start": (levels.OwnKeys, "__init__", 3),
-    "prefill": (shared.SharedPrefixDecoder, "hold", 4),
+    "prefill": (shared.SharedPrefixDecoder, "hold", 2),
     "growth of the prompts' keys": (levels.Store, "_reserve", 5),
-    "own keys": (levels.OwnKeys, "_allocate", 3),
+    "own keys": (levels.OwnKeys, "_allocate", 2),
     "place": (shared.SharedPrefixDecoder, "place", 5),
     "step": (shared.SharedPrefixDecoder, "step", 9),
     "draw": (transformers, "sample_tokens", 11),

@@ -512,6 +512,27 @@ def test_what_decides_the_model_is_not_given_to_vllm_alone(monkeypatch, key):
         vllm_process.engine_settings("m", dtype="float32", context=8, soft=False, seed=0, given={key: "x"})
 
 
+@pytest.mark.parametrize(
+    ("known", "streams", "given", "expected"),
+    [
+        (True, True, {}, True),
+        (True, True, {"disable_cascade_attn": False}, False),  # what a user asks for wins
+        (True, False, {}, None),
+        (False, True, {}, None),  # a version without it has no such attention either
+    ],
+)
+def test_with_streams_no_row_shares_its_attention_with_its_neighbours(monkeypatch, known, streams, given, expected):
+    fields = SimpleNamespace(__dataclass_fields__={"disable_cascade_attn": None} if known else {})
+    platform = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: False))
+    for name in ("vllm", "vllm.engine"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=fields))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platform)
+    monkeypatch.setattr(vllm_process, "_installed", lambda: None)
+    asked = {"dtype": "float32", "context": 8, "soft": False, "seed": 0, "given": given}
+    assert vllm_process.engine_settings("m", **asked, streams=streams).get("disable_cascade_attn") is expected
+
+
 def test_whatever_vllm_says_of_a_setting_is_told(monkeypatch):
     """`speculative_config=3` is an AttributeError in vLLM 0.32."""
 
