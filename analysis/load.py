@@ -22,6 +22,7 @@ import pyarrow.json as pj
 from numpy.typing import NDArray
 
 from scaling.answer_classes import classes_of
+from scaling.costs import RunCosts
 from scaling.errors import UsageError
 from scaling.journal import RUN, SAMPLES, costs_so_far, load_questions, load_summary, load_thoughts, read_samples
 from scaling.lines import CHECKSUM, may_be_torn, parsed
@@ -202,7 +203,9 @@ def _described(folder: Path) -> dict[str, Any]:
     try:
         described: dict[str, Any] = json.loads((folder / RUN).read_bytes())
         described["config"]["samples"]
-    except (ValueError, KeyError, TypeError):
+        if coefficients := described.get("environment", {}).get("costs"):
+            RunCosts.from_json(coefficients)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it") from None
     return described
 

@@ -62,8 +62,12 @@ class RunCosts:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> RunCosts:
-        """What `dataclasses.asdict` made of it, read back from run.json."""
+        """What `dataclasses.asdict` made of it, read back from run.json.
+
+        Raises TypeError, KeyError or ValueError for what that has not made.
+        """
         models = {role: _model_costs(fields[role]) for role in ("backbone", "assistant") if fields.get(role)}
+        _refuse_no_count(fields["projection"])
         return cls(**models, projection=fields["projection"])
 
     def question(self, asked: Asked) -> int:
@@ -96,4 +100,13 @@ class RunCosts:
 
 
 def _model_costs(fields: dict[str, Any]) -> ModelCosts:
-    return ModelCosts(**{**fields, "windows": tuple(fields["windows"])})
+    costs = ModelCosts(**{**fields, "windows": tuple(fields["windows"])})
+    _refuse_no_count(costs.layers, costs.head, costs.attention, costs.kv_bytes, *costs.windows)
+    return costs
+
+
+def _refuse_no_count(*values: Any) -> None:
+    """Raises ValueError for a value that is no whole number from 0."""
+    for value in values:
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{value!r} is no count")

@@ -137,6 +137,8 @@ class Journal:
             held = read_samples(folder, config)
             asked = _brought_up_to_date(folder, [] if other else stored_questions(folder), questions, held.completions)
             thoughts = {} if other else load_thoughts(folder)
+            if not other:
+                costs_so_far(folder, {})  # a damaged summary is refused before anything is written
             if other:
                 for name in (SUMMARY, THOUGHTS):
                     (folder / name).unlink(missing_ok=True)
@@ -581,7 +583,7 @@ def _canonical(value: object) -> str:
 def _read_json(path: Path, *required: str) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_bytes())
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict) or not fields.keys() >= set(required):
         raise UsageError(f"{path} is damaged or not written by a run; restore it or choose another folder")
