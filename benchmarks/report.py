@@ -35,6 +35,7 @@ from scaling.seeds import stream_seed
 _COSTS = RunCosts(
     ModelCosts(2_000_000, 500_000, 4_000, (0,) * 30, 46_080), ModelCosts(2_000_000, 0, 4_000, (0,) * 30, 0), 1
 )
+_SEED = 0
 _TEXT = "She adds the eggs of the morning to those of the day before and gets the sum of them. " * 2
 _PANDAS = """
 import sys, pandas
@@ -83,7 +84,7 @@ def make_run(folder: Path, arguments: argparse.Namespace, number: int) -> Path:
     rng = np.random.default_rng(number)
     shape = (arguments.questions, arguments.latent_paths, arguments.samples)
     asked = [Asked(f"q{i}", f"What is {i}?", str(i), (), f"Say {i}.", 60, 4, 8, 50) for i in range(arguments.questions)]
-    config = {"method": "softcot++", "task": "made up", "seed": 0, "temperature": number, "adaptive": None}
+    config = {"method": "softcot++", "task": "made up", "seed": _SEED, "temperature": number, "adaptive": None}
     config |= {"latent_paths": arguments.latent_paths, "samples": arguments.samples}
     chances = np.clip(rng.beta(1, 1, shape[:1])[:, None] + rng.normal(0, 0.15, shape[:2]), 0, 1)
     right = rng.random(shape) < chances[..., None]
@@ -95,7 +96,7 @@ def make_run(folder: Path, arguments: argparse.Namespace, number: int) -> Path:
         for (q, p, s), hit in np.ndenumerate(right):
             answer = str(q) if hit else None if wrong[q, p, s] < 0 else f"-{wrong[q, p, s] + 1}"
             length = int(tokens[q, p, s])
-            seed = stream_seed(config["seed"], f"q{q}", p, s)
+            seed = stream_seed(_SEED, f"q{q}", p, s)
             one = Completion(f"q{q}", p, s, _TEXT, answer, bool(hit), answer, bool(hit), length, "end", seed)
             handle.write(f"{to_json(one)}\n")
     return folder

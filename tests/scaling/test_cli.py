@@ -52,9 +52,10 @@ OPTIONS = [
     "--out",
     "--config",
     "--json",
+    "--rescore",
     "--dry-run",
 ]
-NOT_SETTINGS = {"--config", "--json", "--dry-run"}
+NOT_SETTINGS = {"--config", "--json", "--rescore", "--dry-run"}
 
 
 @pytest.fixture(autouse=True)

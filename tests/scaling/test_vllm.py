@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from scaling import models, run
+from scaling import models
 from scaling.engines import vllm, vllm_process
 from scaling.engines.base import Decoding
 from scaling.engines.build import build_engine
@@ -484,7 +484,7 @@ def test_every_seed_of_a_run_is_one_that_vllm_takes(run_on, tmp_path, seeds, see
 
 
 def test_an_adaptive_run_that_is_done_starts_no_vllm(run_on, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "read_answer", lambda *_, **__: SimpleNamespace(lenient="5", strict="5"))
+    monkeypatch.setattr("scaling.reading.read_answer", lambda *_, **__: SimpleNamespace(lenient="5", strict="5"))
     asked = {"adaptive": 0.9, "samples": 40, "out": tmp_path / "run"}
     assert [len(run_on(FakeVllm, **asked)) for _ in range(2)] == [1, 0]
 
