@@ -35,6 +35,7 @@ from scaling.seeds import stream_seed
 _COSTS = RunCosts(
     ModelCosts(2_000_000, 500_000, 4_000, (0,) * 30, 46_080), ModelCosts(2_000_000, 0, 4_000, (0,) * 30, 0), 1
 )
+_SEED = 0
 _TEXT = "She adds the eggs of the morning to those of the day before and gets the sum of them. " * 2
 _PANDAS = """
 import sys, pandas
@@ -101,7 +102,7 @@ def make_run(folder: Path, arguments: argparse.Namespace, number: int) -> Path:
         for (q, p, s), hit in np.ndenumerate(right):
             answer = str(q) if hit else None if wrong[q, p, s] < 0 else f"-{wrong[q, p, s] + 1}"
             length = int(tokens[q, p, s])
-            seed = stream_seed(config["seed"], f"q{q}", p, s)
+            seed = stream_seed(_SEED, f"q{q}", p, s)
             one = Completion(f"q{q}", p, s, _TEXT, answer, bool(hit), answer, bool(hit), length, "end", seed)
             handle.write(f"{to_json(one)}\n")
     return folder
