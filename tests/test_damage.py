@@ -87,6 +87,7 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "CR": lambda content: content.replace(b"\n", b"\r"),
     "doubled": lambda content: content + content,
 }
+LINE_ENDS = ("last byte cut", "CRLF", "CR")
 PLACES = ("a folder", "a link to nothing")
 OTHER_JSON = ("null", "[]", "0", '"x"', '[{"a": [1]}]')
 NO_JSON = (
@@ -115,7 +116,9 @@ def _damage(path: Path, way: str) -> None:
 
 
 def _ways(name: str) -> list[str]:
-    return [*BYTES, *PLACES, *(OTHER_JSON if name.endswith((".json", ".jsonl")) else ())]
+    if name.endswith(".json"):  # line ends are nothing to a document
+        return [*(way for way in BYTES if way not in LINE_ENDS), *PLACES, *OTHER_JSON]
+    return [*BYTES, *PLACES, *(OTHER_JSON if name.endswith(".jsonl") else ())]
 
 
 def _places(value: Json, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -420,7 +423,7 @@ def test_a_hostile_value_is_a_sentence_or_does_no_harm(kind, name, call, makers,
     pristine = makers.pristine(kind)
     content = _first(pristine, name).read_text()
     found = []
-    for changed, told in _hostile_documents(content, at_most=8):
+    for changed, told in _hostile_documents(content, at_most=5):
         copy = _copied(pristine, tmp_path)
         file = _first(copy, name)
         file.write_text(told)
