@@ -580,9 +580,14 @@ def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def _refuse_constant(name: str) -> None:
+    """Raises ValueError for NaN and infinities, which no run writes."""
+    raise ValueError(f"{name} is no JSON")
+
+
 def _read_json(path: Path, *required: str) -> dict[str, Any]:
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict) or not fields.keys() >= set(required):

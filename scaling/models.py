@@ -179,7 +179,8 @@ def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    with contextlib.suppress(OSError):  # a model without one has the tokenizer's end token alone
+    # a model without one has the tokenizer's end token alone
+    with _said(source, name), contextlib.suppress(OSError):
         model.generation_config = GenerationConfig.from_pretrained(source)
     return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer)
 
