@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -164,6 +165,19 @@ def test_nothing_of_the_models_own_generation_config_is_used(served, some_reques
     for asked in server.asked:
         assert asked.keys() >= own | {"max_tokens"}
         assert [asked[key] for key in sorted(own - {"temperature", "top_p"})] == [0.0, 0.0, 0.0, 1.0, 0], "off"
+
+
+@pytest.mark.parametrize("is_vllm", [True, False])
+def test_stop_strings_are_part_of_the_protocol(served, some_requests, make_model, is_vllm):
+    server, url = served(is_vllm=is_vllm)
+    requests = text_of(some_requests(make_model("llama"), questions=1))
+    for stop, sent in ((None, {None}), (SimpleNamespace(strings=("\nQuestion:",)), {("\nQuestion:",)})):
+        server.asked.clear()
+        one = engine(url)
+        found = list(one.generate(requests, replace(SAMPLED, stop=stop)))
+        one.close()
+        assert {tuple(asked["stop"]) if "stop" in asked else None for asked in server.asked} == sent
+        assert {result.stop_reason for result in found} == {"end"}
 
 
 def test_text_goes_out_as_token_ids_and_another_server_tells_text(served, some_requests, make_model):

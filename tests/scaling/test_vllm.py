@@ -148,6 +148,23 @@ def test_the_tokens_are_those_of_the_in_process_engine(start, model, some_reques
     assert {one.log_prob for one in found.values()} == {-1.5}
 
 
+class Stopped(FakeVllm):
+    """As vLLM where a stop string has come up: its reason is the string, the last token none that ends a completion."""
+
+    async def generate(self, prompt, params, name):
+        assert (params["stop"], params["detokenize"]) == (["\nQuestion:"], True)
+        async for output in super().generate(prompt, params, name):
+            output.outputs[0].token_ids = output.outputs[0].token_ids[:2]
+            output.outputs[0].stop_reason = "\nQuestion:"
+            yield output
+
+
+def test_a_stop_string_ends_a_completion_as_an_end_token_does(start, model, some_requests):
+    stop = SimpleNamespace(strings=("\nQuestion:",))
+    found = by_key(start(Stopped(model), end=()).generate(some_requests(model), replace(GREEDY, stop=stop)))
+    assert {(len(one.tokens), one.stop_reason) for one in found.values()} == {(2, "end")}
+
+
 def test_every_completion_has_its_own_seed_or_none(start, model, some_requests):
     requests = some_requests(model)
     for seeds, decoding, wanted in (
