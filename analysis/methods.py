@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.load import Run
-from scaling.errors import UsageError
+from scaling.errors import UsageError, listed
 from scaling.journal import FREE, UNREAD
 from scaling.names import called
 
@@ -23,7 +23,6 @@ _OF_A_METHOD = (
     *("control", "noise", "shots", "exemplars", "initial_token", "overlap"),
 )
 _OF_A_CONTROL = ("control", "samples")  # may differ between a control and its method
-_SHOWN = 5  # question ids in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +146,7 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
         changed = [q.id for q in run.questions if q.id in everywhere and _content(q) != _content(first[q.id])]
         if changed:
             raise UsageError(
-                f"{runs[0].folder} and {run.folder} ask different things under the same id: {_listed(changed)}; "
+                f"{runs[0].folder} and {run.folder} ask different things under the same id: {listed(changed)}; "
                 f"compare runs on the same data (where gold answers have changed, `scale-run --rescore --out FOLDER` "
                 f"judges by those of today)"
             )
@@ -159,7 +158,7 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
         if extra:
             lacking = next(other for other in runs if extra[0] not in {asked.id for asked in other.questions})
             raise UsageError(
-                f"{run.folder} has questions that {lacking.folder} has not, or not completely: {_listed(extra)}; let both "
+                f"{run.folder} has questions that {lacking.folder} has not, or not completely: {listed(extra)}; let both "
                 f"runs end with the same `--limit`, or add `--common` to compare on the {len(everywhere)} they share"
             )
     return [run.only(order) for run in runs]
@@ -182,8 +181,3 @@ def trained_questions(run: Run) -> tuple[list[str], list[str], bool]:
         return [name for name in found if left_out or name in asked]
 
     return ids("trained"), ids("validated"), left_out
-
-
-def _listed(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"{', '.join(ids[:_SHOWN])}{more}"

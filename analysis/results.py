@@ -24,9 +24,8 @@ from analysis.paths import CalibrationBin, PathFigures, calibration, path_figure
 from analysis.statistics import Difference, Interval, bootstrap, bootstrap_shares, holm, paired_difference, seeded_mean
 from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
-from scaling.errors import UsageError, nearest
+from scaling.errors import UsageError, listed, nearest
 from scaling.names import UNKNOWN, without_training
-from scaling.overlap import listed
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -374,9 +373,11 @@ def _of_training(method: Method, run: Run) -> list[str]:
     notes = []
     for ids, verb in ((trained, "trained"), (validated, "validated")):
         if ids and left_out:
-            notes.append(f"{method.name}: {len(ids)} questions that it was {verb} on are left out ({listed(ids)}).")
+            notes.append(
+                f"{method.name}: {len(ids)} questions that it was {verb} on are left out ({listed(ids, shown=3)})."
+            )
         elif ids:
-            of = f"{len(ids)} of its {len(run.questions)} questions ({listed(ids)})"
+            of = f"{len(ids)} of its {len(run.questions)} questions ({listed(ids, shown=3)})"
             notes.append(f"{method.name} was {verb} on {of}: right answers to these are no test.")
     if imported := run.environment.get("thinker_imported_from"):
         notes.append(

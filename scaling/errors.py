@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 WARNING = "warning: "  # begins what a user must know although nothing has failed
 
@@ -55,6 +55,12 @@ def of_the_system(error: OSError) -> str:
     """What a full disk, a read-only folder or a file in a folder's place says, with the path: the opening of a sentence."""
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or one_line(error)}"
+
+
+def listed(ids: Sequence[str], *, shown: int = 5) -> str:
+    """The first ids, and how many more there are."""
+    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+    return f"{', '.join(ids[:shown])}{more}"
 
 
 def install(extra: str) -> str:

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import InUse, UsageError
+from scaling.errors import InUse, UsageError, listed
 from scaling.lines import parsed, whole_lines
 from scaling.records import (
     PEAKS,
@@ -66,7 +66,6 @@ _CONTENT = {
 _FIRST = "first_question"  # the digest that tells other questions, where there is no questions.jsonl to tell them by
 TIMEOUTS = "timeouts"  # among the costs: comparisons of answers that were not finished, which count as unequal
 _WORKED_OUT = ("generated", "slot_occupancy")  # of a summary's figures: follow from others
-_SHOWN = 5  # question ids in a message
 _OTHER_OUT = "restore the file or choose another `--out`"
 
 
@@ -102,8 +101,18 @@ class Journal:
     another one than their completions were judged by; `rejudge` ends that.
     """
 
-    def __init__(self, folder: Path, *, held: Held, questions: Sequence[Asked], samples: int, lock: int) -> None:
-        """questions: the lines of questions.jsonl. samples, lock: open file descriptors, which the journal closes."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        held: Held,
+        questions: Sequence[Asked],
+        thoughts: dict[str, Thoughts],
+        samples: int,
+        lock: int,
+    ) -> None:
+        """questions, thoughts: the lines of questions.jsonl and thoughts.jsonl. samples, lock: open file descriptors, which
+        the journal closes."""
         self.folder = folder
         self.completions = held.completions
         self.costs = held.costs
@@ -112,7 +121,7 @@ class Journal:
         self._size = held.size
         self._samples = samples
         self._lock = lock
-        self._thoughts = load_thoughts(folder)
+        self._thoughts = thoughts
 
     @classmethod
     def open(
@@ -136,12 +145,12 @@ class Journal:
             other = _refuse_unfit(folder, config, questions)
             held = read_samples(folder, config)
             asked = _brought_up_to_date(folder, [] if other else stored_questions(folder), questions, held.completions)
-            thoughts = {} if other else load_thoughts(folder)
-            if not other:
-                costs_so_far(folder, {})  # a damaged summary is refused before anything is written
             if other:
                 for name in (SUMMARY, THOUGHTS):
                     (folder / name).unlink(missing_ok=True)
+            else:
+                costs_so_far(folder, {})  # a damaged summary is refused before anything is written
+            thoughts = load_thoughts(folder)  # and so are damaged thoughts
             run = {"config": config, "config_hash": config_hash(config), "environment": environment}
             _write_json(folder / RUN, run)
             _write_lines(folder / QUESTIONS, asked)
@@ -152,7 +161,7 @@ class Journal:
         except BaseException:
             os.close(lock)
             raise
-        return cls(folder, held=held, questions=asked, samples=samples, lock=lock)
+        return cls(folder, held=held, questions=asked, thoughts=thoughts, samples=samples, lock=lock)
 
     def append(self, completion: Completion, costs: Mapping[str, float] | None = None) -> None:
         """Add one line, handed to the operating system before this returns. Raises ValueError for a known key.
@@ -350,12 +359,6 @@ def changes(old: Asked, new: Asked) -> list[str]:
     if not found and old.prompt != new.prompt and not (old.hint_tokens or new.hint_tokens):
         found.append("prompt")
     return found
-
-
-def listed(ids: Sequence[str]) -> str:
-    """The first ids, and how many more there are."""
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"{', '.join(ids[:_SHOWN])}{more}"
 
 
 def merge(folders: Sequence[Path], into: Path) -> int:

@@ -79,9 +79,3 @@ def overlap_of(questions: Iterable[Question], learned: Learned) -> Overlap:
     trained = tuple(name for name, digest in digests if digest in learned.trained)
     validated = learned.validated - learned.trained
     return Overlap(trained, tuple(name for name, digest in digests if digest in validated))
-
-
-def listed(ids: Sequence[str], *, shown: int = 3) -> str:
-    """The first ids, and how many more there are."""
-    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
-    return f"{', '.join(ids[:shown])}{more}"

@@ -14,9 +14,9 @@ from typing import Any
 from contrastive.checkpoint import IMPORTED
 from scaling import adapters, thinkers
 from scaling.config import RunConfig
-from scaling.errors import UsageError
+from scaling.errors import UsageError, listed
 from scaling.names import UNKNOWN, questions_called
-from scaling.overlap import Overlap, learned_from, listed, overlap_of
+from scaling.overlap import Overlap, learned_from, overlap_of
 from scaling.tasks.catalogue import Task
 
 
@@ -81,7 +81,7 @@ class Provenance:
         overlap = self.overlap or Overlap()
         found: dict[str, Any] = {"of": self.asked, "left_out": self.dropped}
         for kind, ids in (("trained", overlap.trained), ("validated", overlap.validated)):
-            found |= {kind: len(ids), f"first_{kind}": listed(ids)}
+            found |= {kind: len(ids), f"first_{kind}": listed(ids, shown=3)}
         return {"training": {**self.told(), "overlap": found if overlap.ids else None}}
 
     def warnings(self) -> list[str]:
@@ -115,7 +115,8 @@ class Provenance:
         overlap = part.overlap or Overlap()
         todo = "they are left out" if self.dropped else "`--overlap drop` leaves them out, `--overlap refuse` stops"
         return [
-            f"the {part.role} {part.name} was {verb} {len(ids)} of the {self.asked} questions ({listed(ids)}): {todo}"
+            f"the {part.role} {part.name} was {verb} {len(ids)} of the {self.asked} questions "
+            f"({listed(ids, shown=3)}): {todo}"
             for ids, verb in ((overlap.trained, "trained on"), (overlap.validated, "validated on"))
             if ids
         ]
@@ -139,7 +140,7 @@ def provenance_of(config: RunConfig, task: Task) -> tuple[Task, Provenance]:
     if shared and config.overlap == "refuse":
         raise UsageError(
             f"`--overlap refuse`: {_whose(parts)} was trained or validated on {len(shared)} of the {found.asked} questions "
-            f"({listed(shared)}): ask others, or leave these out with `--overlap drop`."
+            f"({listed(shared, shown=3)}): ask others, or leave these out with `--overlap drop`."
         )
     if not found.dropped:
         return task, found

@@ -16,16 +16,15 @@ from transformers import PreTrainedTokenizerBase
 
 from scaling.config import RunConfig, option
 from scaling.display import unread
-from scaling.errors import UsageError
-from scaling.journal import EXTENDABLE, FREE, RUN, Journal, listed, load_run, stored_questions
+from scaling.errors import UsageError, listed
+from scaling.journal import EXTENDABLE, FREE, RUN, Journal, load_run, stored_questions
 from scaling.model_files import locate
 from scaling.models import load_tokenizer
 from scaling.prompts import own_words
-from scaling.reading import answered
-from scaling.records import Asked, Completion, Key, Question
-from scaling.run import digest, equality, summary_of, verdicts_of
+from scaling.reading import Equal, answered
+from scaling.records import Asked, Completion, Question
+from scaling.run import digest, judge_again, summary_of
 from scaling.tasks.catalogue import TASKS, Task, task_of
-from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.files import infer_kind
 
 Tell = Callable[[str], None]
@@ -68,9 +67,8 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
         current = replace(task, questions=tuple(gold[one.id] for one in asked) or task.questions)
         summary = summary_of(stored.config, current, journal.completions, journal.costs_so_far(), stored.folder)
         known = journal.read_summary() or {}
-        summary |= {
-            key: known[key] for key in ("training",) if key in known
-        }  # what thinkers were trained on has not changed
+        if "training" in known:  # what thinkers were trained on has not changed
+            summary["training"] = known["training"]
         journal.write_summary(summary)
     return summary
 
@@ -78,34 +76,28 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
 def _judge_anew(
     journal: Journal, gold: dict[str, Question], kind: str, tokenizer: PreTrainedTokenizerBase, tell: Tell
 ) -> None:
-    before = dict(journal.completions)
-    judged: dict[Key, Completion] = {}
-    timeouts: dict[Key, int] = {}
-    with AnswerChecker() as checker:
-        for key, one in before.items():
-            question = gold.get(one.question_id)
-            if question is None:
-                continue
-            known = checker.timeouts
-            said = own_words(one.text, tokenizer)
-            equal = equality(checker, kind)
-            judged[key] = answered(
-                one, question, said=said, kind=kind, choices=question.choices, asked=question.text, equal=equal
-            )
-            timeouts[key] = checker.timeouts - known
-            if judged[key].unread:
-                tell(unread(judged[key]))
-    journal.rejudge(judged, timeouts)
-    read = sum(
-        (new.answer, new.answer_strict) != (before[key].answer, before[key].answer_strict)
-        for key, new in judged.items()
-    )
-    verdicts = sum(verdicts_of(new) != verdicts_of(before[key]) for key, new in judged.items())
-    left = len(before) - len(judged)
+    known = [one for one in journal.completions.values() if one.question_id in gold]
+
+    def judge(one: Completion, equal: Equal) -> Completion:
+        question = gold[one.question_id]
+        said = own_words(one.text, tokenizer)
+        anew = answered(one, question, said=said, kind=kind, choices=question.choices, asked=question.text, equal=equal)
+        if anew.unread:
+            tell(unread(anew))
+        return anew
+
+    verdicts = judge_again(journal, known, kind, judge)
+    read = sum(_answers(journal.completions[one.key]) != _answers(one) for one in known)
+    left = len(journal.completions) - len(known)
     tell(
-        f"{len(judged)} completions are judged anew: {read} answers are read otherwise, {verdicts} verdicts have changed"
+        f"{len(known)} completions are judged anew: {read} answers are read otherwise, {verdicts} verdicts have changed"
         + (f"; {left} of questions that are not known any more are left as they are" if left else "")
     )
+
+
+def _answers(one: Completion) -> tuple[str | None, str | None]:
+    """Of both readings."""
+    return one.answer, one.answer_strict
 
 
 def _stored(folder: Path) -> Stored:

@@ -37,7 +37,7 @@ from scaling.methods.thoughts import leave, think_ahead
 from scaling.models import LanguageModel
 from scaling.prompts import check_assistant_lengths, check_lengths, own_words, stop_strings
 from scaling.provenance import Provenance, provenance_of
-from scaling.reading import answered, drawn, judged
+from scaling.reading import Equal, answered, drawn, judged
 from scaling.records import Asked, Completion, Costs, Key, Question, added
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.summary import summarise
@@ -100,22 +100,35 @@ def judge_restated(journal: Journal, task: Task, tell: Callable[[str], None]) ->
     """Judges by the gold answers of today what was judged by others, without reading the texts again."""
     questions = {asked.id: Question(asked.id, asked.text, asked.answer, asked.choices) for asked in journal.restated}
     held = [one for one in journal.completions.values() if one.question_id in questions]
-    with AnswerChecker() as checker:
-        before, timeouts = dict(journal.completions), dict[Key, int]()
-        changed: dict[Key, Completion] = {}
-        for one in held:
-            known = checker.timeouts
-            changed[one.key] = judged(one, questions[one.question_id], equal=equality(checker, task.kind))
-            timeouts[one.key] = checker.timeouts - known
-    journal.rejudge(changed, timeouts)
-    verdicts = sum(verdicts_of(new) != verdicts_of(before[key]) for key, new in changed.items())
+    verdicts = judge_again(
+        journal, held, task.kind, lambda one, equal: judged(one, questions[one.question_id], equal=equal)
+    )
     tell(
         f"the gold answers of {len(questions)} questions have changed: {len(held)} completions are judged anew, "
         f"{verdicts} verdicts have changed"
     )
 
 
-def verdicts_of(one: Completion) -> tuple[bool, bool]:
+def judge_again(
+    journal: Journal, held: Sequence[Completion], kind: str, judge: Callable[[Completion, Equal], Completion]
+) -> int:
+    """Puts what `judge` makes of each of these completions in its place, in one step; returns how many verdicts changed.
+
+    kind: of their answers. judge: gets a completion and what tells whether an answer is the gold answer of a question.
+    """
+    anew: dict[Key, Completion] = {}
+    timeouts: dict[Key, int] = {}
+    with AnswerChecker() as checker:
+        equal = equality(checker, kind)
+        for one in held:
+            known = checker.timeouts
+            anew[one.key] = judge(one, equal)
+            timeouts[one.key] = checker.timeouts - known
+    journal.rejudge(anew, timeouts)
+    return sum(_verdicts(anew[one.key]) != _verdicts(one) for one in held)
+
+
+def _verdicts(one: Completion) -> tuple[bool, bool]:
     """Of both readings."""
     return one.correct, one.correct_strict
 
@@ -310,7 +323,7 @@ def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
     return read
 
 
-def equality(checker: AnswerChecker, kind: str) -> Callable[[Question, str | None], bool]:
+def equality(checker: AnswerChecker, kind: str) -> Equal:
     """Whether an answer is the gold answer of a question of this kind."""
     return lambda question, answer: checker.equal(question.answer, answer, kind=kind)
 

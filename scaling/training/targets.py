@@ -12,11 +12,11 @@ from contrastive.reader import Example
 from scaling.cache import cache_folder, made
 from scaling.config import RunConfig
 from scaling.control_tokens import DataEncoder
-from scaling.errors import UsageError
+from scaling.errors import UsageError, listed
 from scaling.journal import Journal, config_hash
 from scaling.methods.cot import ChainOfThought
 from scaling.models import LanguageModel
-from scaling.overlap import Learned, digest_of, listed, overlap_of
+from scaling.overlap import Learned, digest_of, overlap_of
 from scaling.prompts import PromptBuilder, prompt_identity
 from scaling.records import Question
 from scaling.run import Setup, Watcher, digest, environment, sample_all
@@ -53,7 +53,7 @@ class Split:
             if shared:
                 said.append(
                     f"{len(shared)} of the {len(tested)} questions in {data / 'test.jsonl'} are trained or validated on "
-                    f"({listed(shared)}): leave them out of train.jsonl, or run with `--overlap drop`"
+                    f"({listed(shared, shown=3)}): leave them out of train.jsonl, or run with `--overlap drop`"
                 )
         return said
 

@@ -126,7 +126,7 @@ def test_a_published_file_says_so_in_run_json_and_is_no_run_of_version_0_1(tmp_p
     assert written["environment"]["thinker_imported_from"] == "projection.bin"
     assert written["config"].pop("initial_token") == "rarest token"
     (tmp_path / "run" / "run.json").write_text(json.dumps(written))  # as version 0.1 did, with zeros in the slots
-    with pytest.raises(UsageError, match="`--initial-token` is not set"):
+    with pytest.raises(UsageError, match="what fills the slots of a thinker without tokens of its own is not set"):
         execute(config_of(**settings, out=tmp_path / "run"), watcher)
 
 
