@@ -10,9 +10,9 @@ from typing import Any
 
 from analysis.load import Run, texts
 from analysis.methods import Method
-from scaling.records import Asked, Completion
-from scaling.summary import right_answers, right_completions
-from scaling.voter import flat_vote, hierarchical_vote, path_votes
+from scaling.records.records import Completion, PromptedQuestion
+from scaling.records.summary import right_answers, right_completions
+from scaling.records.votes import flat_vote, hierarchical_vote, path_votes
 
 
 def browser(methods: Sequence[Method], *, limit: int) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def browser(methods: Sequence[Method], *, limit: int) -> dict[str, Any]:
     }
 
 
-def _question(asked: Asked) -> dict[str, Any]:
+def _question(asked: PromptedQuestion) -> dict[str, Any]:
     return {"id": asked.id, "text": asked.text, "gold": asked.answer, "choices": list(asked.choices)}
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.errors import UsageError, nearest, of_the_system
-from scaling.journal import RUN
+from scaling.records.errors import UsageError, nearest, of_the_system
+from scaling.records.journal import RUN
 
 EXAMPLES = (
     "scale-report runs/a runs/b --out report",

@@ -1,6 +1,7 @@
 """What a grid of n paths x m samples costs a question: chains, tokens, FLOPs, seconds; and the bytes of the whole grid.
 
-Formulas are those of `scaling.costs`, filled in with a run's own prompt lengths and generated tokens. Knows no accuracy.
+Formulas are those of `scaling.records.costs`, filled in with a run's own prompt lengths and generated
+tokens. Knows no accuracy.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.load import Run
-from scaling.costs import RunCosts
+from scaling.records.costs import RunCosts
 
 Floats = NDArray[np.float64]
 

@@ -3,9 +3,9 @@
 A sub-grid is n of the N paths, and of each of them m of its M samples, chosen independently and all equally likely. An
 estimate is the mean over sub-grids, for each question on its own: unbiased for a run of that size. pass@(n, m) has a closed
 form (`pass_at`). Votes are averaged over all sub-grids where there are few enough, else over random ones, and then carry
-the standard error of that choice. Votes are those of `scaling.voter`: no answer no vote, ties to the answer that more
-paths support, then to the smallest hash. Chains may have weights, of which `analysis.voters` knows. Knows nothing of files,
-intervals or costs.
+the standard error of that choice. Votes are those of `scaling.records.votes`: no answer no vote, ties to the answer that
+more paths support, then to the smallest hash. Chains may have weights, of which `analysis.voters` knows. Knows nothing
+of files, intervals or costs.
 """
 
 from __future__ import annotations

@@ -21,14 +21,22 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 from numpy.typing import NDArray
 
-from scaling.answer_classes import classes_of
-from scaling.costs import RunCosts
-from scaling.errors import UsageError
-from scaling.journal import RUN, SAMPLES, costs_so_far, load_questions, load_summary, load_thoughts, read_samples
-from scaling.lines import CHECKSUM, may_be_torn, parsed
-from scaling.records import PEAKS, Asked, Completion, Costs, completion_from, cost_from
-from scaling.seeds import stream_seed
-from scaling.voter import tie_hash
+from scaling.records.answer_classes import classes_of
+from scaling.records.costs import RunCosts
+from scaling.records.errors import UsageError
+from scaling.records.journal import (
+    RUN,
+    SAMPLES,
+    costs_so_far,
+    load_questions,
+    load_summary,
+    load_thoughts,
+    read_samples,
+)
+from scaling.records.json_lines import CHECKSUM, may_be_torn, parsed
+from scaling.records.records import PEAKS, Completion, Costs, PromptedQuestion, completion_from, cost_from
+from scaling.records.seeds import stream_seed
+from scaling.records.votes import tie_hash
 
 _COLUMNS = {
     "question_id": pa.string(),
@@ -58,9 +66,9 @@ class Ballots:
     """The answers of all completions in one reading, as numbers.
 
     codes: [Q, N, M] int32, the number of the answer within its question, -1 for none. Equal answers to a question, see
-    `scaling.answer_classes`, have one number. The numbers follow the voter's tie hash, so of tied answers the lowest number
-    wins. verdicts: [Q, K] bool, whether the answer with number k is right; K is the largest number of answers to a question
-    of which no two are equal. sizes: [Q] int64, how many there are.
+    `scaling.records.answer_classes`, have one number. The numbers follow the voter's tie hash, so of tied answers the
+    lowest number wins. verdicts: [Q, K] bool, whether the answer with number k is right; K is the largest number of
+    answers to a question of which no two are equal. sizes: [Q] int64, how many there are.
     """
 
     codes: NDArray[np.int32]
@@ -107,7 +115,7 @@ class Run:
     config: dict[str, Any]
     environment: dict[str, Any]
     summary: dict[str, Any]
-    questions: tuple[Asked, ...]
+    questions: tuple[PromptedQuestion, ...]
     incomplete: tuple[str, ...]
     lenient: Ballots
     strict: Ballots
@@ -315,7 +323,7 @@ def _costs(column: pa.ChunkedArray) -> Costs:
 
 
 def _inside(
-    table: pd.DataFrame, asked: Sequence[Asked], shape: tuple[int, int, int]
+    table: pd.DataFrame, asked: Sequence[PromptedQuestion], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.int64], pd.DataFrame]:
     """The flat index of each completion in [Q, N, M], and the table, both without what lies outside the grid."""
     row = pd.Index([question.id for question in asked]).get_indexer(pd.Index(table["question_id"]))
@@ -353,7 +361,7 @@ def _ballots(
 
     right = table[f"correct{reading}"].to_numpy()[given].astype(bool)
     verdicts = np.zeros((shape[0], int(sizes.max(initial=0))), dtype=bool)
-    # right if any completion with an equal answer was judged so, as in `scaling.summary`
+    # right if any completion with an equal answer was judged so, as in `scaling.records.summary`
     verdicts[of_row[inverse[right]], code[inverse[right]]] = True
     codes = np.full(shape, -1, dtype=np.int32)
     codes.reshape(-1)[cells[given]] = code[inverse]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.load import Run
-from scaling.errors import UsageError, listed
-from scaling.journal import FREE, UNREAD
-from scaling.names import called
+from scaling.records.errors import UsageError, listed
+from scaling.records.journal import FREE, UNREAD
+from scaling.records.names import called
 
 _OF_A_SEED = (  # may differ between runs of one method
     *("seed", "thinker", "thinker_sha256", "adapter", "adapter_sha256", "merged_fingerprint", "limit", *FREE),

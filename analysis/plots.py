@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from analysis.compute import AXES
 from analysis.results import MethodResults, Results
 from analysis.verdict import amount
-from scaling.cells import quoted
+from scaling.records.csv_cells import quoted
 
 INK = "#111113"  # of all lines and letters that are not data; the report swaps it for the page's own
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.plots import COLOURS, Plot, entry, figure, look, save, share_axis
-from scaling.cells import unquoted
+from scaling.records.csv_cells import unquoted
 
 _NAMES = {"latent_paths": "latent paths N", "samples": "samples M", "soft_tokens": "soft tokens L"}
 _SIZES = ("latent_paths", "samples", "limit")

@@ -20,12 +20,12 @@ from analysis.compute import AXES, Compute, compute
 from analysis.estimators import VoteEstimate, pass_at, vote, whole_vote
 from analysis.load import Run
 from analysis.methods import Method, controls, trained_questions, unlike_settings
-from analysis.paths import CalibrationBin, PathFigures, calibration, path_figures
+from analysis.path_diversity import CalibrationBin, PathFigures, calibration, path_figures
 from analysis.statistics import Difference, Interval, bootstrap, bootstrap_shares, holm, paired_difference, seeded_mean
 from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
-from scaling.errors import UsageError, listed, nearest
-from scaling.names import UNKNOWN, without_training
+from scaling.records.errors import UsageError, listed, nearest
+from scaling.records.names import UNKNOWN, without_training
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]

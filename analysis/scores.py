@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.load import Run
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 
 def scores(run: Run, scorer: str) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.estimators import FLAT, HIERARCHICAL, Rule
 from analysis.load import Ballots, Run
-from scaling.errors import UsageError, nearest
+from scaling.records.errors import UsageError, nearest
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from analysis.plots import plots, save
 from analysis.report import html
 from analysis.results import Results
 from analysis.tables import as_json, markdown
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 
 def write(

@@ -41,19 +41,19 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, PreTrainedModel
 from vllm_case import peak_memory, watch_memory
 
-from scaling import model_files, models
 from scaling.config import RunConfig
 from scaling.engines import vllm_process
 from scaling.engines.base import Counters, Decoding, Request, SoftPrompt
 from scaling.engines.build import embedded
 from scaling.engines.transformers import TransformersEngine, auto_limits
 from scaling.engines.vllm import VllmEngine
-from scaling.errors import UsageError
-from scaling.hardware import available_memory, cpu_name, pick_device, pick_dtype
 from scaling.methods.softcot import SoftCoT
+from scaling.methods.thinkers import make_thinker
 from scaling.methods.thoughts import Thinking
+from scaling.models import loading, model_files
+from scaling.models.hardware import available_memory, cpu_name, pick_device, pick_dtype
+from scaling.records.errors import UsageError
 from scaling.tasks.catalogue import load_task
-from scaling.thinkers import make_thinker
 
 _SCALING = ((1, 1), (8, 1), (8, 4), (8, 16), (64, 8))  # latent paths, samples
 _BATCH_SIZES = (8, 16, 32, 64, 128)  # of `generate`
@@ -172,7 +172,7 @@ def say(text: str) -> None:
 def make_prompts(asked: argparse.Namespace) -> None:
     """Writes the soft prompts of the job, with all their embeddings [T, D] for whoever knows no soft prompts."""
     device, dtype = place(asked)
-    backbone, assistant = models.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
+    backbone, assistant = loading.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
     data = asked.data if asked.data.exists() else None
     if data is None:
         say(f"{asked.data} does not exist: taking the project's own arithmetic questions")
@@ -199,7 +199,7 @@ def place(asked: argparse.Namespace) -> tuple[str, torch.dtype]:
 
 def load(asked: argparse.Namespace) -> PreTrainedModel:
     device, dtype = place(asked)
-    return models.load(model_files.locate(asked.backbone), name=asked.backbone, device=device, dtype=dtype).model
+    return loading.load(model_files.locate(asked.backbone), name=asked.backbone, device=device, dtype=dtype).model
 
 
 def circumstances(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
@@ -277,7 +277,7 @@ def vllm_engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
     soft = [SoftPrompt(**{name: prompt[name] for name in fields}) for prompt in prompts]
     wanted = [Request(prompt, sample, seed=0) for prompt in soft for sample in range(asked.samples)]
     order = {id(request): number for number, request in enumerate(wanted)}
-    backbone = models.load_outside(asked.backbone, dtype=place(asked)[1])
+    backbone = loading.load_outside(asked.backbone, dtype=place(asked)[1])
     context = -(-(max(map(len, soft)) + asked.new_tokens) // 128) * 128
     config = RunConfig.model_validate({"engine": "vllm", "dtype": asked.dtype})
     settings = vllm_process.engine_settings(

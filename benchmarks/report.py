@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from scaling.costs import ModelCosts, RunCosts
-from scaling.journal import Journal
-from scaling.records import Asked, Completion, to_json
-from scaling.seeds import stream_seed
+from scaling.records.costs import ModelCosts, RunCosts
+from scaling.records.journal import Journal
+from scaling.records.records import Completion, PromptedQuestion, to_json
+from scaling.records.seeds import stream_seed
 
 _COSTS = RunCosts(
     ModelCosts(2_000_000, 500_000, 4_000, (0,) * 30, 46_080), ModelCosts(2_000_000, 0, 4_000, (0,) * 30, 0), 1
@@ -83,7 +83,10 @@ def make_run(folder: Path, arguments: argparse.Namespace, number: int) -> Path:
     print(f"making {folder.name}", file=sys.stderr)
     rng = np.random.default_rng(number)
     shape = (arguments.questions, arguments.latent_paths, arguments.samples)
-    asked = [Asked(f"q{i}", f"What is {i}?", str(i), (), f"Say {i}.", 60, 4, 8, 50) for i in range(arguments.questions)]
+    asked = [
+        PromptedQuestion(f"q{i}", f"What is {i}?", str(i), (), f"Say {i}.", 60, 4, 8, 50)
+        for i in range(arguments.questions)
+    ]
     config: dict[str, Any] = {
         "method": "softcot++",
         "task": "made up",

@@ -31,11 +31,11 @@ from torch.nn.functional import cross_entropy
 
 from contrastive.objective import Objective, backward
 from contrastive.parallel import Processes
-from contrastive.reader import Example, Reader
+from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
-from scaling import models
-from scaling.hardware import cpu_name, pick_device, pick_dtype
-from scaling.models import LanguageModel
+from scaling.models import loading
+from scaling.models.hardware import cpu_name, pick_device, pick_dtype
+from scaling.models.loading import LanguageModel
 from scaling.prompts import gold_text
 from scaling.tasks.catalogue import load_task
 from scaling.training.config import TrainConfig
@@ -96,7 +96,7 @@ def child(case: str, paths: int, folder: Path) -> Row:
 def step_case(asked: argparse.Namespace) -> Row:
     device = pick_device("auto")
     dtype = pick_dtype(asked.dtype, device)
-    backbone, assistant = models.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
+    backbone, assistant = loading.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
     examples = make_examples(asked, backbone, assistant)
     settings = {"latent_paths": asked.num_paths, "soft_tokens": asked.soft_tokens, "device": device}
     thinker = new_thinker(TrainConfig.model_validate(settings), backbone, assistant, examples)

@@ -20,7 +20,7 @@ from contrastive import losses, prefix
 from contrastive.diversity import mean_off_diagonal, path_cosine
 from contrastive.parallel import Processes
 from contrastive.prefix import padded
-from contrastive.reader import Example, Reader
+from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
 
 Form = Literal["paper", "view", "uniform", "none"]

@@ -28,7 +28,7 @@ Output = Callable[..., Tensor]  # a model's forward pass: (model, inputs_embeds=
 MISFITS = (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError, LookupError, AssertionError)
 
 
-class Caught(Cache):
+class CaptureCache(Cache):
     """A cache that only keeps what passes through it. keys, values: [B, H, T, d] a layer."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ def _after(prefix: Tensor, own: Tensor) -> Tensor:
 @torch.no_grad()
 def read(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Prefix:
     """Keys and values of a frozen model for input_ids [B, P] int64, padded on the right; attention_mask: [B, P] int64."""
-    caught = Caught()
+    caught = CaptureCache()
     body(model)(
         inputs_embeds=model.get_input_embeddings()(input_ids),
         attention_mask=attention_mask,

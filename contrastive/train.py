@@ -25,11 +25,11 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
+from contrastive.health import Health, Validation, examine
 from contrastive.objective import Objective, backward
 from contrastive.parallel import Processes
-from contrastive.reader import Example, Reader
+from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
-from contrastive.watch import Health, Validation, examine
 
 STATE_FILE, METRICS_FILE = "training.safetensors", "metrics.jsonl"
 _OPTIMISER = "optimiser."

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 Value = TypeVar("Value")
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.errors import Interrupted, UsageError, of_the_system, one_line, out_of_memory
+from scaling.records.errors import Interrupted, UsageError, of_the_system, one_line, out_of_memory
 
 RUN, MODELS, PATHS, DECODING = "What to run", "Models", "Paths and samples", "Decoding"
 OUTPUT, ENGINE = "Where and how", "Engines"

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from scaling.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
-from scaling.errors import UsageError, nearest, one_line
+from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
+from scaling.records.errors import UsageError, nearest, one_line
 
 DEFAULT_MODEL = "smollm2-135m"
 PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")  # latent paths are random draws around one thought

@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from scaling.adaptive import leading
-from scaling.errors import WARNING
-from scaling.names import UNKNOWN
-from scaling.records import Completion, Key
+from scaling.records.adaptive import leading
+from scaling.records.errors import WARNING
+from scaling.records.names import UNKNOWN
+from scaling.records.records import Completion, Key
+from scaling.records.summary import right_answers
+from scaling.records.votes import flat_vote, hierarchical_vote
 from scaling.sampler import Grid
-from scaling.summary import right_answers
-from scaling.voter import flat_vote, hierarchical_vote
 
 _TELLING = 16  # completions before a time left means anything: the first ones include the prompts
 _LINE_EVERY = 10.0  # seconds between plain progress lines

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from scaling import model_files, models
 from scaling.config import RunConfig
 from scaling.engines.build import refuse_unfit
-from scaling.errors import WARNING, UsageError
-from scaling.journal import refuse_unfit_folder
 from scaling.methods.build import Parts, parts_of, slots_held
 from scaling.methods.hints import MAX_HINT_TOKENS
-from scaling.models import LanguageModel
+from scaling.models import loading, model_files
+from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, PromptBuilder, as_asked, prompt_identity
-from scaling.records import Asked
+from scaling.records.errors import WARNING, UsageError
+from scaling.records.journal import refuse_unfit_folder
+from scaling.records.records import PromptedQuestion
 from scaling.run import begin, described_by, refuse_too_long
 from scaling.tasks.catalogue import Task
 
@@ -54,7 +54,7 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
 def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
     """A model without its weights. Raises UsageError where a folder lacks a part that the run will read."""
     name = getattr(config, role)
-    model = models.load_unread(name, dtype=dtype)
+    model = loading.load_unread(name, dtype=dtype)
     read = role == "assistant" or config.engine != "openai" or config.slots  # a server has weights of its own
     source = Path(model_files.locate(name))
     if read and source.is_dir() and (incomplete := model_files.why_incomplete(source)):
@@ -78,7 +78,9 @@ def _refuse_unfit(parts: Parts, task: Task, backbone: LanguageModel, assistant: 
         refuse_unfit_folder(config.out, {**described_by(config, task), **details}, asked)
 
 
-def _asked(parts: Parts, task: Task, backbone: LanguageModel, assistant: LanguageModel | None) -> list[Asked]:
+def _asked(
+    parts: Parts, task: Task, backbone: LanguageModel, assistant: LanguageModel | None
+) -> list[PromptedQuestion]:
     """The questions with the lengths of their prompts, the assistant's notes as short as they can be."""
     config = parts.config
     builder = PromptBuilder(backbone.tokenizer, kind=task.kind, exemplars=parts.exemplars)

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from contrastive.checkpoint import MOST_SOFT_TOKENS
 from scaling.control_tokens import DataEncoder, tokens_before
-from scaling.errors import UsageError, one_line
-from scaling.records import Asked, Question
+from scaling.records.errors import UsageError, one_line
+from scaling.records.records import PromptedQuestion, Question
 
 PROMPT_VERSION = "1"
 SLOT = "<|soft-thought-slot|>"
@@ -194,9 +194,9 @@ def prompt_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
 
 def as_asked(
     question: Question, prompt: Prompt, *, num_slots: int, assistant_tokens: int, hint_tokens: int = 0
-) -> Asked:
+) -> PromptedQuestion:
     """The record of a question with its prompt."""
-    return Asked(
+    return PromptedQuestion(
         id=question.id,
         text=question.text,
         answer=question.answer,
@@ -210,7 +210,7 @@ def as_asked(
     )
 
 
-def check_lengths(prompts: Sequence[Asked], *, context: int, max_new_tokens: int, shots: int = 0) -> None:
+def check_lengths(prompts: Sequence[PromptedQuestion], *, context: int, max_new_tokens: int, shots: int = 0) -> None:
     """Raises UsageError for the first prompt that does not fit the context."""
     for asked in prompts:
         length = asked.prompt_tokens

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.checkpoint import IMPORTED
-from scaling import adapters, thinkers
 from scaling.config import RunConfig
-from scaling.errors import UsageError, listed
-from scaling.names import UNKNOWN, questions_called
-from scaling.overlap import Overlap, learned_from, overlap_of
+from scaling.methods import thinkers
+from scaling.models import adapters
+from scaling.records.errors import UsageError, listed
+from scaling.records.names import UNKNOWN, questions_called
+from scaling.records.overlap import Overlap, learned_from, overlap_of
 from scaling.tasks.catalogue import Task
 
 
@@ -63,7 +64,7 @@ class Provenance:
         validated = dict.fromkeys(name for one in known for name in one.validated if name not in trained)
         return Overlap(tuple(trained), tuple(validated))
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For the environment in run.json."""
         found: dict[str, Any] = {"task": self.task}
         for part in self.parts:
@@ -82,7 +83,7 @@ class Provenance:
         found: dict[str, Any] = {"of": self.asked, "left_out": self.dropped}
         for kind, ids in (("trained", overlap.trained), ("validated", overlap.validated)):
             found |= {kind: len(ids), f"first_{kind}": listed(ids, shown=3)}
-        return {"training": {**self.told(), "overlap": found if overlap.ids else None}}
+        return {"training": {**self.to_dict(), "overlap": found if overlap.ids else None}}
 
     def warnings(self) -> list[str]:
         """What a reader must know before believing a figure, in plain words."""

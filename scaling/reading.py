@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from scaling.engines.base import Generated
-from scaling.errors import UsageError, one_line
-from scaling.records import Completion, Question
+from scaling.records.errors import UsageError, one_line
+from scaling.records.records import Completion, Question
 from scaling.tasks.answers import read_answer
 
 Equal = Callable[[Question, str | None], bool]

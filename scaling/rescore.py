@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from scaling.config import RunConfig, option
 from scaling.display import unread
-from scaling.errors import UsageError, listed
-from scaling.journal import EXTENDABLE, FREE, RUN, Journal, load_run, stored_questions
-from scaling.model_files import locate
-from scaling.models import load_tokenizer
+from scaling.models.loading import load_tokenizer
+from scaling.models.model_files import locate
 from scaling.prompts import own_words
 from scaling.reading import Equal, answered
-from scaling.records import Asked, Completion, Question
+from scaling.records.errors import UsageError, listed
+from scaling.records.journal import EXTENDABLE, FREE, RUN, Journal, load_run, stored_questions
+from scaling.records.records import Completion, PromptedQuestion, Question
 from scaling.run import digest, judge_again, summary_of
 from scaling.tasks.catalogue import TASKS, Task, task_of
 from scaling.tasks.files import infer_kind
@@ -39,7 +39,7 @@ class Stored:
     folder: Path
     run: dict[str, Any]
     config: RunConfig
-    asked: list[Asked]
+    asked: list[PromptedQuestion]
 
 
 def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _task(stored: Stored, tell: Tell) -> Task:
         return Task(str(stored.config.task or stored.config.data), kind, ())
 
 
-def _question(asked: Asked) -> Question:
+def _question(asked: PromptedQuestion) -> Question:
     return Question(asked.id, asked.text, asked.answer, asked.choices)
 
 

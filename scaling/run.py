@@ -18,29 +18,29 @@ from typing import Any, Protocol
 
 import torch
 
-from scaling import hardware
-from scaling.adaptive import Stopping
 from scaling.config import RunConfig
-from scaling.engine_args import engine_changes, refuse_missing
 from scaling.engines.base import Counters, Decoding, Engine, Generated
 from scaling.engines.build import at_server, build_engine
+from scaling.engines.engine_args import engine_changes, refuse_missing
 from scaling.engines.stops import stops_for
-from scaling.errors import WARNING, Interrupted
-from scaling.hardware import cpu_name, peak_memory
-from scaling.journal import TIMEOUTS, Journal, place_of
 from scaling.methods.base import Method
 from scaling.methods.build import build
 from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.methods.measured import Measured
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import leave, think_ahead
-from scaling.models import LanguageModel
+from scaling.models import hardware
+from scaling.models.hardware import cpu_name, peak_memory
+from scaling.models.loading import LanguageModel
 from scaling.prompts import check_assistant_lengths, check_lengths, own_words, stop_strings
 from scaling.provenance import Provenance, provenance_of
 from scaling.reading import Equal, answered, drawn, judged
-from scaling.records import Asked, Completion, Costs, Key, Question, added
+from scaling.records.adaptive import Stopping
+from scaling.records.errors import WARNING, Interrupted
+from scaling.records.journal import TIMEOUTS, Journal, place_of
+from scaling.records.records import Completion, Costs, Key, PromptedQuestion, Question, added
+from scaling.records.summary import summarise
 from scaling.sampler import Grid, ReadCompletion, sample
-from scaling.summary import summarise
 from scaling.tasks.catalogue import Task, task_of
 from scaling.tasks.equality import AnswerChecker
 
@@ -64,7 +64,7 @@ class Setup:
     task: Task
     backbone: LanguageModel
     method: Method
-    asked: list[Asked]
+    asked: list[PromptedQuestion]
     details: dict[str, Any]
     assistant: LanguageModel | None = None
     provenance: Provenance | None = None
@@ -81,7 +81,7 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
     described = {**described_by(config, setup.task), **setup.details}
     folder = config.out or place_of(parent, f"{setup.task.name}-{config.method}", described, setup.asked)
     known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
-    known |= setup.provenance.told() if setup.provenance else {}
+    known |= setup.provenance.to_dict() if setup.provenance else {}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
         if journal.restated:
             judge_restated(journal, setup.task, watcher.status)
@@ -145,7 +145,7 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     return Setup(built.config, task, built.backbone, built.method, asked, built.details, built.assistant, provenance)
 
 
-def asked_of(method: Method, task: Task) -> list[Asked]:
+def asked_of(method: Method, task: Task) -> list[PromptedQuestion]:
     """The task's questions as the method asks them."""
     return [replace(method.asked(question), kind=task.kind) for question in task.questions]
 
@@ -164,7 +164,7 @@ def begin(config: RunConfig) -> tuple[RunConfig, Task, torch.dtype, Provenance]:
 
 
 def refuse_too_long(
-    asked: Sequence[Asked], config: RunConfig, backbone: LanguageModel, assistant: LanguageModel | None
+    asked: Sequence[PromptedQuestion], config: RunConfig, backbone: LanguageModel, assistant: LanguageModel | None
 ) -> None:
     """Raises UsageError for the first question that does not fit the context of a model that reads it."""
     new_tokens = config.max_new_tokens or 1

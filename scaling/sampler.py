@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from scaling.adaptive import Stopping
 from scaling.engines.base import Decoding, Engine, Generated, Request, SoftPrompt
 from scaling.methods.base import Method
-from scaling.records import Completion, Key, Question
-from scaling.seeds import stream_seed
+from scaling.records.adaptive import Stopping
+from scaling.records.records import Completion, Key, Question
+from scaling.records.seeds import stream_seed
 
 
 @dataclass(frozen=True)

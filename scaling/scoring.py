@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from scaling.cache import Cache
-from scaling.errors import UsageError, one_line
-from scaling.journal import load, load_questions
 from scaling.prompts import with_options
-from scaling.records import Asked, Completion, Question
+from scaling.records.errors import UsageError, one_line
+from scaling.records.journal import load, load_questions
+from scaling.records.records import Completion, PromptedQuestion, Question
 
 Score = Callable[[str, list[str]], Sequence[float]]
 Pair = tuple[str, str]  # question, chain
@@ -56,7 +56,7 @@ def _line(one: Completion, score: float) -> dict[str, Any]:
     return {"question_id": one.question_id, "path": one.path, "sample": one.sample, "score": score}
 
 
-def _text(asked: Asked) -> str:
+def _text(asked: PromptedQuestion) -> str:
     return with_options(Question(asked.id, asked.text, asked.answer, asked.choices))
 
 
@@ -126,7 +126,7 @@ def reward_model(name: str) -> Score:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from scaling.control_tokens import DataEncoder
-    from scaling.hardware import pick_device, pick_dtype
+    from scaling.models.hardware import pick_device, pick_dtype
 
     device = pick_device("auto")
     try:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from scaling.cli import Version, examples, guarded
-from scaling.errors import Interrupted, UsageError, nearest
+from scaling.records.errors import Interrupted, UsageError, nearest
 
 PLAN, RUN, STATUS, REPORT, RECIPES = (
     ("scale-sweep plan scaling-curve --scale small", "scale-sweep plan grid.yaml --set 'samples=[1, 4]'"),
@@ -62,8 +62,8 @@ def plan(
     """Show points, jobs, dependencies and expected cost. Runs nothing, but for --measure."""
 
     def work() -> int:
+        from sweeps.cost_estimate import measure as probe
         from sweeps.display import plain, show_plan
-        from sweeps.expect import measure as probe
         from sweeps.sweep import Sweep
 
         sweep = Sweep.of(file, scale=scale, changes=change or [], out=_folder(out))
@@ -79,8 +79,8 @@ def plan(
         points = [
             {"id": p.id, "run": p.run, "train": p.train, "job": sweep.plan.serves[p.id]} for p in sweep.plan.points
         ]
-        jobs = [job.told() | {"done": job.id in done} for job in sweep.plan.jobs]
-        print(jsonlib.dumps({"name": sweep.plan.file.name, "expected": cost.told(), "points": points, "jobs": jobs}))
+        jobs = [job.to_dict() | {"done": job.id in done} for job in sweep.plan.jobs]
+        print(jsonlib.dumps({"name": sweep.plan.file.name, "expected": cost.to_dict(), "points": points, "jobs": jobs}))
         return 0
 
     _exit(work)
@@ -269,7 +269,7 @@ def _work_off(sweep: Any, console: Any, *, on: str, workers: int | None, ray: di
         common = {"workers": workers, "retries": sweep.plan.file.retries, "seen": lambda: show.follow(book.entries)}
         try:
             if on == "ray":
-                from sweeps.cluster import run_ray
+                from sweeps.ray_driver import run_ray
 
                 run_ray(sweep.root, **ray, **common)
             else:

@@ -15,11 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.expect import Expected
+from sweeps.cost_estimate import Expected
+from sweeps.labels import Words, axes_of, unmet, value_of
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
 from sweeps.points import TRAIN_DEFAULTS
-from sweeps.words import Words, axes_of, unmet, value_of
 
 SHOWN = 24  # lines of a table before the rest is counted
 _LINE_EVERY = 10.0  # seconds between plain progress lines

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scaling.config import RunConfig, load_config, parse_yaml
-from scaling.errors import UsageError, nearest, one_line
+from scaling.records.errors import UsageError, nearest, one_line
 from scaling.tasks.catalogue import check_name
 from scaling.training.config import TrainConfig
 

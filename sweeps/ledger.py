@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError
-from sweeps.plan import Box, Job, covers
+from scaling.records.errors import UsageError
+from sweeps.plan import Extent, Job, covers
 
 LEDGER = "ledger.sqlite"
 LEASE = 60.0  # seconds that an owner's silence is taken for life
@@ -59,7 +59,7 @@ class Entry:
     started: float | None
     seconds: float
     result: dict[str, Any]
-    covered: tuple[Box, ...] = ()
+    covered: tuple[Extent, ...] = ()
     blocked: str | None = None
 
 
@@ -124,7 +124,7 @@ class Ledger:
             )
 
     def _take(self, db: sqlite3.Connection, place: int, job: Job, before: sqlite3.Row | None) -> None:
-        text = json.dumps(job.told())
+        text = json.dumps(job.to_dict())
         db.execute(
             "INSERT INTO jobs (id, place, wanted, models, job, state, part) VALUES (?, ?, 1, ?, ?, ?, ?) "
             "ON CONFLICT (id) DO UPDATE SET place = excluded.place, wanted = 1, models = excluded.models",
@@ -197,11 +197,11 @@ class Ledger:
             row = self._own(db, job, owner)
             if row is None:
                 return False
-            grown = not _covers(json.dumps(job.told()["boxes"]), self._job(row))
+            grown = not _covers(json.dumps(job.to_dict()["boxes"]), self._job(row))
             self._end(db, row, PENDING if grown else DONE, None)
             db.execute(
                 "UPDATE jobs SET result = ?, covered = ?, attempts = 0, losses = 0 WHERE id = ?",
-                (json.dumps(result), json.dumps(job.told()["boxes"]), job.id),
+                (json.dumps(result), json.dumps(job.to_dict()["boxes"]), job.id),
             )
             return not grown
 
@@ -324,7 +324,7 @@ def _unnamed(text: str) -> dict[str, Any]:
     return {**json.loads(text), "label": ""}
 
 
-def _boxes(text: str | None) -> tuple[Box, ...]:
+def _boxes(text: str | None) -> tuple[Extent, ...]:
     return tuple((box[0], box[1], box[2]) for box in json.loads(text or "[]"))
 
 

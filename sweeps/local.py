@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from sweeps.files import MODULE
 from sweeps.ledger import Ledger
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from scaling.tasks.catalogue import load_task
 from sweeps.grid import TRAIN, GridFile
+from sweeps.labels import Words, axes_of
 from sweeps.points import INHERITED, SIZE, Point, Settings, hashed
-from sweeps.words import Words, axes_of
 
-Box = tuple[int | None, int, int]  # questions, None for all; latent paths; samples
+Extent = tuple[int | None, int, int]  # questions, None for all; latent paths; samples
 _LOADED = ("backbone", "assistant", "dtype")
 _CLASHES_WITH_NOTHING = ("seed", "backbone", "top_p", "top_k", "max_new_tokens", "dtype", "device", "split", "noise")
 _TRAINED = "trained-for-it"  # stands for a checkpoint that is not there yet
@@ -37,12 +37,12 @@ class Job:
     settings: Settings
     folder: str
     needs: tuple[str, ...] = ()
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Extent, ...] = ()
     part: tuple[int, int] | None = None
     models: str = ""
     label: str = ""
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
 
@@ -127,7 +127,7 @@ def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
     task = settings.get("task") or (Path(data).stem if data else "arithmetic")
     folder = f"runs/{settings['method']}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
-    boxes = largest(map(box_of, points))
+    boxes = largest(map(extent_of, points))
     whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings), label=told)
     for box in boxes:
         known = hashed([{key: value for key, value in settings.items() if key not in _CLASHES_WITH_NOTHING}, box])
@@ -155,7 +155,7 @@ def _sharded(whole: Job, shard: int, counts: Counts) -> list[Job]:
     return [*shards, replace(whole, kind="merge", needs=tuple(one.id for one in shards))]
 
 
-def config_of(job: Job, box: Box, *, trained: str | None) -> RunConfig:
+def config_of(job: Job, box: Extent, *, trained: str | None) -> RunConfig:
     """The settings of one box of a run. trained: the checkpoint that was made for it, None where it needs none."""
     limit, paths, samples = box
     role = "adapter" if job.settings["method"] == "lora" else "thinker"
@@ -163,42 +163,42 @@ def config_of(job: Job, box: Box, *, trained: str | None) -> RunConfig:
     return RunConfig(**{**job.settings, **own, "limit": limit, "latent_paths": paths, "samples": samples})
 
 
-def box_of(point: Point) -> Box:
+def extent_of(point: Point) -> Extent:
     """How much of its run a point needs."""
     return (point.run.get("limit"), point.run["latent_paths"], point.run["samples"])
 
 
-def largest(boxes: Iterable[Box]) -> tuple[Box, ...]:
+def largest(boxes: Iterable[Extent]) -> tuple[Extent, ...]:
     """Those that no other holds, by rising number of questions: a run directory keeps the questions of the last."""
-    front: list[Box] = []
+    front: list[Extent] = []
     for box in sorted(set(boxes), key=_size, reverse=True):
         if not any(holds(other, box) for other in front):
             front.append(box)
     return tuple(sorted(front, key=_size))
 
 
-def holds(outer: Box, inner: Box) -> bool:
+def holds(outer: Extent, inner: Extent) -> bool:
     """Whether every sample of `inner` is one of `outer`."""
     return all(a >= b for a, b in zip(_size(outer), _size(inner), strict=True))
 
 
-def covers(drawn: Iterable[Box], wanted: Iterable[Box]) -> bool:
+def covers(drawn: Iterable[Extent], wanted: Iterable[Extent]) -> bool:
     """Whether every wanted box lies in one of those drawn."""
     drawn = list(drawn)
     return all(any(holds(old, new) for old in drawn) for new in wanted)
 
 
-def _size(box: Box) -> tuple[float, int, int]:
+def _size(box: Extent) -> tuple[float, int, int]:
     return (math.inf if box[0] is None else box[0], box[1], box[2])
 
 
-def max_limit(boxes: Iterable[Box]) -> int | None:
+def max_limit(boxes: Iterable[Extent]) -> int | None:
     """Questions of the box with most of them, None for all."""
     most = max(_size(box)[0] for box in boxes)
     return None if most == math.inf else int(most)
 
 
-def samples_of(boxes: Sequence[Box], questions: int) -> int:
+def samples_of(boxes: Sequence[Extent], questions: int) -> int:
     """Completions of the union of the boxes, of a task with so many questions."""
     cells: dict[tuple[int, int], int] = {}
     for limit, paths, samples in boxes:

@@ -26,8 +26,8 @@ from scaling.config import (
     idle_options,
     is_generated,
 )
-from scaling.engine_args import engine_changes
-from scaling.errors import UsageError
+from scaling.engines.engine_args import engine_changes
+from scaling.records.errors import UsageError
 from scaling.training.config import FREE as TRAIN_FREE
 from scaling.training.config import OF_LORA, OF_THOUGHTS, TrainConfig
 from sweeps.grid import TRAIN, GridFile, check_value, named

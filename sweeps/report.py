@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError, nearest
-from scaling.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
-from scaling.names import called
+from scaling.records.errors import UsageError, nearest
+from scaling.records.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
+from scaling.records.names import called
 from sweeps.files import MODULE
-from sweeps.plan import Box, Job, Plan
+from sweeps.labels import Words, axes_of, value_of, varied
+from sweeps.plan import Extent, Job, Plan
 from sweeps.points import SIZE, Point
 from sweeps.results import TABLE, serving
-from sweeps.words import Words, axes_of, value_of, varied
 
 VIEWS = "views"
 _OF_QUESTIONS = ("task", "data", "split", "difficulty")  # runs of other questions have reports of their own
@@ -26,7 +26,7 @@ _SEEDS = ("seed", "train.seed")
 _NO_NAMES = ("method", "latent_paths", "samples", "limit", *_SEEDS, "control", "shots", *_OF_QUESTIONS)
 
 
-def reports(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:
+def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:
     """The arguments of `scale-report` for each report, by its name. held: what can be read, by id of the job. by: settings
     of which every value has its own report.
 
@@ -61,7 +61,7 @@ class _Shown:
     of its method."""
 
     job: Job
-    box: Box
+    box: Extent
     title: str
     told: str
 
@@ -76,7 +76,7 @@ class _Shown:
         return own if _is_all(own, self.box) else _view(self.job, self.box, root)
 
 
-def _title(job: Job, box: Box, root: Path) -> str:
+def _title(job: Job, box: Extent, root: Path) -> str:
     _, paths, samples = box
     config, environment = _described(root / job.folder) or (job.settings, {})
     return called({**config, "latent_paths": paths, "samples": samples}, environment).replace("=", "-")
@@ -107,7 +107,7 @@ def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
         return None
 
 
-def _is_all(folder: Path, box: Box) -> bool:
+def _is_all(folder: Path, box: Extent) -> bool:
     """Whether a run directory shows this box, and no more. One that cannot be read is left for the report to refuse."""
     config = (_described(folder) or ({}, {}))[0]
     try:
@@ -116,7 +116,7 @@ def _is_all(folder: Path, box: Box) -> bool:
         return True
 
 
-def _view(job: Job, box: Box, root: Path) -> Path:
+def _view(job: Job, box: Extent, root: Path) -> Path:
     """A run directory that shows one box of another one."""
     source = root / job.folder
     limit, paths, samples = box

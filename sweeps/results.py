@@ -12,14 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from scaling.cells import quoted
-from scaling.errors import UsageError
-from scaling.journal import QUESTIONS, SAMPLES, load, load_questions
-from scaling.summary import summarise
+from scaling.records.csv_cells import quoted
+from scaling.records.errors import UsageError
+from scaling.records.journal import QUESTIONS, SAMPLES, load, load_questions
+from scaling.records.summary import summarise
 from sweeps.files import write_whole
-from sweeps.plan import Box, Job, Plan, box_of, covers
+from sweeps.labels import value_of, varied
+from sweeps.plan import Extent, Job, Plan, covers, extent_of
 from sweeps.points import Point
-from sweeps.words import value_of, varied
 
 _MAY_LACK = ("accuracy_low", "accuracy_high")  # of one question there is no interval
 RESULTS, TABLE = "points.json", "points.csv"
@@ -29,7 +29,7 @@ FIGURES = (
 )
 
 
-def results(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path) -> dict[str, dict[str, Any]]:
+def results(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path) -> dict[str, dict[str, Any]]:
     """Figures by id of every point that is drawn. held: what can be read, by id of the job. They are kept in points.json,
     and worked out anew where the journal is another one than before. What cannot be read is told, and left out."""
     known = _read(root / RESULTS)
@@ -38,7 +38,7 @@ def results(plan: Plan, held: Mapping[str, Sequence[Box]], root: Path) -> dict[s
     states = {job.id: _state(root / job.folder) for job in serving(plan) if job.id in held}
     for point in plan.points:
         name = plan.serves[point.id]
-        if name not in held or not covers(held[name], [box_of(point)]):
+        if name not in held or not covers(held[name], [extent_of(point)]):
             continue
         if known.get(point.id, {}).get("journal") == states[name]:
             found[point.id] = known[point.id]

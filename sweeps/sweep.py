@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError
-from scaling.journal import RUN, SAMPLES
-from sweeps.expect import PROBES, RATES, Expected, expected, rates_of
+from scaling.records.errors import UsageError
+from scaling.records.journal import RUN, SAMPLES
+from sweeps.cost_estimate import PROBES, RATES, Expected, expected, rates_of
 from sweeps.files import write_whole
 from sweeps.grid import GridFile, read_grid
 from sweeps.ledger import DONE, LEDGER, Entry, Ledger
-from sweeps.plan import Box, Job, Plan, covers, plan_of
+from sweeps.plan import Extent, Job, Plan, covers, plan_of
 from sweeps.points import points_of
 from sweeps.results import TABLE, num_asked, results, serving, write_table
 
@@ -129,18 +129,18 @@ class Sweep:
         held = {entry.job.id: entry.job for entry in entries if entry.state == DONE}
         return {job.id for job in self.plan.jobs if job.id in held and covers(held[job.id].boxes, job.boxes)}
 
-    def held(self, entries: Sequence[Entry]) -> dict[str, Sequence[Box]]:
+    def held(self, entries: Sequence[Entry]) -> dict[str, Sequence[Extent]]:
         """What can be read of each job that serves points, by its id: all that the plan wants of one that is done, of
         another one what it had drawn before it was to draw more."""
         done = self.done(entries)
         covered = {entry.job.id: entry.covered for entry in entries}
-        found: dict[str, Sequence[Box]] = {}
+        found: dict[str, Sequence[Extent]] = {}
         for job in serving(self.plan):
             boxes = job.boxes if job.id in done else self._still_there(job, covered.get(job.id, ()))
             found |= {job.id: boxes} if boxes else {}
         return found
 
-    def _still_there(self, job: Job, drawn: Sequence[Box]) -> Sequence[Box]:
+    def _still_there(self, job: Job, drawn: Sequence[Extent]) -> Sequence[Extent]:
         """Those boxes of which the run's folder has every question: while one with fewer is drawn it has theirs alone."""
         asked = num_asked(self.root / job.folder) if drawn else 0
         limited = any(limit is not None for limit, _, _ in job.boxes)

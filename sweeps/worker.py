@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from scaling.errors import Interrupted, InUse, MayPass, UsageError, of_the_system, one_line
+from scaling.records.errors import Interrupted, InUse, MayPass, UsageError, of_the_system, one_line
 from sweeps.ledger import LEASE, Ledger
 from sweeps.plan import Job
 
@@ -90,21 +90,21 @@ class Pulse:
 def work(book: Callable[[], Book], owner: str, root: Path, *, alive: Callable[[], bool] = lambda: True) -> None:
     """Carries out jobs until none is left, or `alive` says no. Raises KeyboardInterrupt; the job is given back before."""
     from scaling.engines import vllm_process
-    from scaling.models import keep_loaded
+    from scaling.models.loading import keep_loaded
 
     keep_loaded(_KEPT)
     vllm_process.keep()
     try:
-        _work(book, owner, root, alive, vllm_process.let_go)
+        _work(book, owner, root, alive, vllm_process.release)
     finally:
-        vllm_process.let_go()
+        vllm_process.release()
 
 
 def _work(
     book: Callable[[], Book], owner: str, root: Path, alive: Callable[[], bool], make_room: Callable[[], None]
 ) -> None:
     """make_room: ends what other jobs have left on the device."""
-    from sweeps.work import perform
+    from sweeps.execute import perform
 
     own, loaded, pause = book(), "", _IDLE[0]
     while alive() and own.unfinished():

@@ -28,7 +28,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from scaling import answer_classes
+from scaling.records import answer_classes
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and two test processes that share two cores lose much
 

@@ -36,8 +36,8 @@ import scaling.cli
 import scaling.training.cli
 import sweeps.cli
 from contrastive.parallel import Processes
-from scaling import models
-from scaling.errors import Interrupted
+from scaling.models import loading
+from scaling.records.errors import Interrupted
 from scaling.training.config import TrainConfig
 from scaling.training.lora import train_lora
 from scaling.training.run import train
@@ -186,7 +186,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
-    models.keep_loaded(0)
+    loading.keep_loaded(0)
 
 
 def _work_here(root: Path, *, retries: int, seen: Callable[[], None], **_: Any) -> None:

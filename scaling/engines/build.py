@@ -11,10 +11,10 @@ from scaling.config import RunConfig
 from scaling.engines.base import Engine
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine, fitted_engine
-from scaling.errors import UsageError
-from scaling.model_files import locate
-from scaling.models import LanguageModel
-from scaling.seeds import engine_seed
+from scaling.models.loading import LanguageModel
+from scaling.models.model_files import locate
+from scaling.records.errors import UsageError
+from scaling.records.seeds import engine_seed
 
 if TYPE_CHECKING:
     from scaling.engines.openai import Server

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scaling.engines.base import SoftPrompt
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 # What is not kept is made again in tens of milliseconds, and the samples of a path follow each other but for `--adaptive`,
 # where those of up to 2 x batch size prompts come by turns. This holds 32 prompts of 500 tokens of a 4096-wide backbone in

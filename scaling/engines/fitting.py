@@ -17,7 +17,7 @@ from scaling.engines.decoder import Decoder, embedded
 from scaling.engines.plain import PlainDecoder
 from scaling.engines.shared import SharedPrefixDecoder
 from scaling.engines.single import RereadingDecoder, SingleRowDecoder
-from scaling.errors import one_line, out_of_memory
+from scaling.records.errors import one_line, out_of_memory
 
 Kind = type[PlainDecoder] | type[SingleRowDecoder]
 # tokens; the first two are the same, and so are shared, and the last one ends within a window of the trial

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
-from contrastive.prefix import Caught
+from contrastive.prefix import CaptureCache
 
 _SLOTS, _TOKENS = 8, 64  # a store grows by at least so much
 
@@ -34,7 +34,7 @@ class Store:
         self._free: list[int] = []
         self._next = 0
 
-    def add(self, filled: Caught, lengths: Sequence[int], *, start: Sequence[int]) -> list[int]:
+    def add(self, filled: CaptureCache, lengths: Sequence[int], *, start: Sequence[int]) -> list[int]:
         """Takes in pieces; filled holds [B, H, T, d] a layer, of which the first lengths[b] tokens count. Returns slots."""
         slots = [self._slot() for _ in lengths]
         self._reserve(filled, max(slots) + 1, filled.keys[0].shape[2])
@@ -78,7 +78,7 @@ class Store:
         self._next += 1
         return self._next - 1
 
-    def _reserve(self, like: Caught, slots: int, tokens: int) -> None:
+    def _reserve(self, like: CaptureCache, slots: int, tokens: int) -> None:
         if not self._keys:
             # zeros, as a masked key is still multiplied: what was in memory before might be NaN
             self._keys = [states.new_zeros(0, states.shape[1], 0, states.shape[3]) for states in like.keys]

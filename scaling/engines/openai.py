@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import torch
 
-from scaling.engine_args import cannot_be_imported
 from scaling.engines.base import Counters, Decoding, Generated, Request, SoftPrompt
 from scaling.engines.concurrent import Background
 from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
-from scaling.errors import MayPass, UsageError, one_line
+from scaling.engines.engine_args import cannot_be_imported
+from scaling.records.errors import MayPass, UsageError, one_line
 
 _BUSY = (408, 409, 429)  # answers of a server that is there and has no time
 _RETRIES = 8  # of a request that the server had no time for, with growing pauses

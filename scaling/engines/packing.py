@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
-from scaling.errors import out_of_memory
-from scaling.hardware import available_memory, multiplies_bfloat16
+from scaling.models.hardware import available_memory, multiplies_bfloat16
+from scaling.records.errors import out_of_memory
 
 # Weights are packed for 8, 16 or a multiple of 32 rows; missing rows are filled up with zeros. A step of 8 rows took 90 ms
 # in a band of 8 and 130 ms in one of 32; that of a single row takes 60 ms unpacked and 90 ms in a band of 8.

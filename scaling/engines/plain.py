@@ -18,7 +18,7 @@ from contrastive.prefix import attention_masks
 from scaling.engines.base import SoftPrompt
 from scaling.engines.decoder import batches, compacted, embedded
 from scaling.engines.levels import OwnKeys
-from scaling.signatures import last_logits_only
+from scaling.models.signatures import last_logits_only
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from contrastive.prefix import Caught
+from contrastive.prefix import CaptureCache
 from scaling.engines import attention
 from scaling.engines.attention import Groups, Levels, SharedLevel
 from scaling.engines.base import SoftPrompt
@@ -185,7 +185,7 @@ class SharedPrefixDecoder:
         width = max(1, *lengths)  # at least one token goes through the model, even if none is asked for
         padded = [[*prefix, *[0] * (width - len(prefix))] for prefix in prefixes]
         inputs = self._model.get_input_embeddings()(torch.tensor(padded, device=device))
-        caught = Caught()
+        caught = CaptureCache()
         starts = torch.zeros(len(prefixes), dtype=torch.long, device=device)
         self._forward(inputs, caught, self._own_level(starts, width))
         slots = self._prefixes.add(caught, lengths, start=[0] * len(prefixes))
@@ -199,7 +199,7 @@ class SharedPrefixDecoder:
         levels = self._own_level(starts, length)
         if level := self._level(self._prefixes, self._users(self._prefixes, used), levels.positions):
             levels.shared = [level]
-        caught = Caught()
+        caught = CaptureCache()
         logits = self._forward(inputs, caught, levels)
         slots = self._segments.add(caught, [length] * len(prompts), start=[len(prefix) for prefix in prefixes])
         for prompt, prefix, slot, last in zip(prompts, prefixes, slots, logits, strict=True):

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from contrastive.windows import switches
 from scaling.engines.base import SoftPrompt
 from scaling.engines.decoder import compacted, embedded
-from scaling.signatures import last_logits_only
+from scaling.models.signatures import last_logits_only
 
 _CACHES = ("past_key_values", "cache_params", "state")  # what models call it, in results and arguments alike
 

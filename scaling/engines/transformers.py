@@ -22,9 +22,9 @@ from scaling.engines.sampling import confidences, sample_tokens, sample_tokens_,
 from scaling.engines.scheduler import Scheduler
 from scaling.engines.shared import SharedPrefixDecoder
 from scaling.engines.stops import StopStrings
-from scaling.errors import UsageError, out_of_memory
-from scaling.hardware import available_memory
-from scaling.shapes import kv_bytes_of
+from scaling.models.hardware import available_memory
+from scaling.models.shapes import kv_bytes_of
+from scaling.records.errors import UsageError, out_of_memory
 
 _TOO_LARGE = (
     "memory ran out with a single completion at a time: lower `--max-new-tokens` or `--max-batch-tokens`, take a smaller "

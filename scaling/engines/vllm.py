@@ -16,7 +16,7 @@ from typing import Any
 from scaling.engines.base import Counters, Decoding, Generated, Request
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.vllm_process import Running, Seeds, params_of, sampling_params
-from scaling.errors import MayPass, UsageError, one_line
+from scaling.records.errors import MayPass, UsageError, one_line
 
 
 class VllmEngine:

@@ -1,7 +1,7 @@
 """vLLM itself, as the engine for it needs it: its settings, how it is asked to sample, and one that is up.
 
 vLLM works in processes of its own, which a loop in a thread of this one talks to. They end with this process, whatever
-ends it. Between `keep()` and `let_go()` one outlasts its run, and serves the next where that wants the same.
+ends it. Between `keep()` and `release()` one outlasts its run, and serves the next where that wants the same.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from itertools import count
 from typing import Any, Literal
 
-from scaling.engine_args import cannot_be_imported
 from scaling.engines.base import Decoding
 from scaling.engines.concurrent import Background
+from scaling.engines.engine_args import cannot_be_imported
 from scaling.engines.watchdog import Watchdog
-from scaling.errors import UsageError, nearest, one_line
-from scaling.hardware import available_memory
-from scaling.seeds import engine_seed
+from scaling.models.hardware import available_memory
+from scaling.records.errors import UsageError, nearest, one_line
+from scaling.records.seeds import engine_seed
 
 Start = Callable[[], Coroutine[Any, Any, Any]]
 Seeds = Literal["streams", "one"]
@@ -114,12 +114,12 @@ _kept: Running | None = None
 
 
 def keep() -> None:
-    """From now on a vLLM that a run is done with stays up, until `let_go` or a run that it does not serve."""
+    """From now on a vLLM that a run is done with stays up, until `release` or a run that it does not serve."""
     global _keeping
     _keeping = True
 
 
-def let_go() -> None:
+def release() -> None:
     """Ends the vLLM that was kept, if there is one, and frees its device."""
     global _kept
     kept, _kept = _kept, None
@@ -146,7 +146,7 @@ def _kept_or_new(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds
         kept, _kept = _kept, None
         kept.forget()
         return kept
-    let_go()
+    release()
     return Running(_starts(settings), settings=settings if seeds == "streams" else None)
 
 

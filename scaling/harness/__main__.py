@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from scaling.errors import UsageError, install
+from scaling.records.errors import UsageError, install
 
 _OTHER = ("ls", "validate")  # commands without a model
 

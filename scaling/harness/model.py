@@ -20,23 +20,23 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from scaling import hardware
-from scaling.answer_classes import classes_of
 from scaling.config import RunConfig, load_config
 from scaling.control_tokens import DataEncoder
 from scaling.display import say
 from scaling.engines.base import Decoding, Generated, SoftPrompt
 from scaling.engines.build import engine_of
 from scaling.engines.stops import stops_for
-from scaling.errors import WARNING, UsageError, nearest
 from scaling.methods.build import build
+from scaling.models import hardware
 from scaling.prompts import own_words, stop_strings
 from scaling.provenance import provenance_of
 from scaling.reading import answered, drawn
-from scaling.records import Completion, Question
+from scaling.records.answer_classes import classes_of
+from scaling.records.errors import WARNING, UsageError, nearest
+from scaling.records.records import Completion, Question
+from scaling.records.votes import flat_vote, hierarchical_vote
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.catalogue import Task
-from scaling.voter import flat_vote, hierarchical_vote
 
 NAME = "softcotpp"
 KINDS = ("number", "choice", "yes_no")

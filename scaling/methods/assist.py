@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from scaling.costs import RunCosts
 from scaling.engines.base import SoftPrompt
 from scaling.methods.hints import Hint
-from scaling.models import LanguageModel
+from scaling.models.loading import LanguageModel
 from scaling.prompts import Prompt, PromptBuilder, as_asked
-from scaling.records import Asked, Question
+from scaling.records.costs import RunCosts
+from scaling.records.records import PromptedQuestion, Question
 
 
 class AssistCoT:
@@ -38,7 +38,7 @@ class AssistCoT:
         prompt = self._prompt(question)
         return [SoftPrompt(question.id, path, prompt.prefix, self._empty, prompt.suffix) for path in paths]
 
-    def asked(self, question: Question) -> Asked:
+    def asked(self, question: Question) -> PromptedQuestion:
         return as_asked(
             question,
             self._prompt(question),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from scaling.costs import RunCosts
 from scaling.engines.base import SoftPrompt
-from scaling.records import Asked, Question
+from scaling.records.costs import RunCosts
+from scaling.records.records import PromptedQuestion, Question
 
 
 class Method(Protocol):
@@ -17,7 +17,7 @@ class Method(Protocol):
         """The soft prompts of the asked paths, in that order."""
         ...
 
-    def asked(self, question: Question) -> Asked:
+    def asked(self, question: Question) -> PromptedQuestion:
         """The question's prompt and its lengths, without computing any thoughts."""
         ...
 

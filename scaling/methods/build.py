@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaling import adapters, model_files, models, thinkers
 from scaling.config import RunConfig, is_generated
-from scaling.engines.vllm_process import let_go
-from scaling.errors import WARNING, UsageError
+from scaling.engines.vllm_process import release
+from scaling.methods import thinkers
 from scaling.methods.assist import AssistCoT
 from scaling.methods.base import Method
 from scaling.methods.cot import ChainOfThought
@@ -21,8 +20,8 @@ from scaling.methods.hints import write_hints
 from scaling.methods.perturbations import Gumbel, dropout, gaussian
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thoughts import (
+    CachedThoughts,
     Constant,
-    Kept,
     Perturb,
     Perturbed,
     Shuffled,
@@ -32,10 +31,12 @@ from scaling.methods.thoughts import (
     partners_of,
     placeholders,
 )
-from scaling.models import LanguageModel
-from scaling.overlap import digest_of as digest_of_question
+from scaling.models import adapters, loading, model_files
+from scaling.models.loading import LanguageModel
 from scaling.prompts import prompt_identity
-from scaling.records import Question
+from scaling.records.errors import WARNING, UsageError
+from scaling.records.overlap import digest_of as digest_of_question
+from scaling.records.records import Question
 from scaling.tasks.catalogue import Task, task_of
 
 Tell = Callable[[str], None]
@@ -124,19 +125,19 @@ def _backbone(config: RunConfig, dtype: torch.dtype, *, own: bool = False) -> La
     """own: an object that nobody else has, as its weights are going to change."""
     if config.engine == "transformers":
         source = model_files.locate(config.backbone)
-        return models.load(source, name=config.backbone, device=config.device, dtype=dtype, own=own)
+        return loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=own)
     if config.engine == "vllm" or config.soft or config.method == "cot-unk":
-        return models.load_outside(config.backbone, dtype=dtype)
-    return models.load_unread(config.backbone, dtype=dtype)
+        return loading.load_outside(config.backbone, dtype=dtype)
+    return loading.load_unread(config.backbone, dtype=dtype)
 
 
 def _pair(config: RunConfig, dtype: torch.dtype) -> tuple[LanguageModel, LanguageModel]:
     """Backbone and assistant."""
     if config.engine == "transformers":
-        return models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+        return loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     # where vLLM shall have the device, the assistant is brought there only to think
     device = "cpu" if _shared(config) else config.thinking_device
-    assistant = models.load(model_files.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
+    assistant = loading.load(model_files.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
     return _backbone(config, dtype), assistant
 
 
@@ -150,7 +151,7 @@ def _waking(config: RunConfig, *parts: torch.nn.Module) -> Callable[[], None]:
 
     def wake() -> None:
         if _shared(config):
-            let_go()
+            release()
         for part in parts:
             part.to(torch.device(config.thinking_device))
 
@@ -222,7 +223,7 @@ def _soft(parts: Parts, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
             **{"assistant": assistant.computes, "dtype": config.dtype},
             **{"thinker": digest_of(thinker), "soft_tokens": num_slots},
         }
-        thoughts = Kept(own, made_by=made_by, wake=_waking(config, assistant.model, thinker))
+        thoughts = CachedThoughts(own, made_by=made_by, wake=_waking(config, assistant.model, thinker))
     if config.perturbed:
         thoughts = Perturbed(
             thoughts,

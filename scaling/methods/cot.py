@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from scaling.costs import RunCosts
 from scaling.engines.base import SoftPrompt
-from scaling.models import LanguageModel
+from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, as_asked
-from scaling.records import Asked, Question
+from scaling.records.costs import RunCosts
+from scaling.records.records import PromptedQuestion, Question
 
 
 class ChainOfThought:
@@ -25,7 +25,7 @@ class ChainOfThought:
         prompt = self._builder.backbone(question, num_slots=0)
         return [SoftPrompt(question.id, path, prompt.prefix, self._empty, prompt.suffix) for path in paths]
 
-    def asked(self, question: Question) -> Asked:
+    def asked(self, question: Question) -> PromptedQuestion:
         return as_asked(question, self._builder.backbone(question, num_slots=0), num_slots=0, assistant_tokens=0)
 
     def costs(self) -> RunCosts:

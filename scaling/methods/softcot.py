@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scaling.costs import RunCosts
 from scaling.engines.base import SoftPrompt
 from scaling.methods.thoughts import Thoughts
-from scaling.models import LanguageModel
+from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, as_asked
-from scaling.records import Asked, Question
+from scaling.records.costs import RunCosts
+from scaling.records.records import PromptedQuestion, Question
 
 
 class SoftCoT:
@@ -31,7 +31,7 @@ class SoftCoT:
         thoughts = self.thoughts(question)
         return [SoftPrompt(question.id, path, prompt.prefix, thoughts[path], prompt.suffix) for path in paths]
 
-    def asked(self, question: Question) -> Asked:
+    def asked(self, question: Question) -> PromptedQuestion:
         prompt = self._prompts.backbone(question, num_slots=self._num_slots)
         return as_asked(
             question, prompt, num_slots=self.thoughts.num_tokens, assistant_tokens=self.thoughts.reads(question)

@@ -22,11 +22,11 @@ from transformers import PreTrainedModel
 
 from contrastive.thinker import Thinker
 from scaling.cache import cache_folder, made
-from scaling.errors import UsageError
-from scaling.models import LanguageModel
+from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder
-from scaling.records import Question
-from scaling.seeds import stream_seed
+from scaling.records.errors import UsageError
+from scaling.records.records import Question
+from scaling.records.seeds import stream_seed
 
 Perturb = Callable[[Tensor, float, torch.Generator], Tensor]
 
@@ -86,7 +86,7 @@ class Thinking:
         return len(self.prompt(question))
 
 
-class Kept:
+class CachedThoughts:
     """A thinker's thoughts, made once and then read from the cache folder, so that the assistant may leave its device to an
     engine, and a run that is continued or extended does not think again.
 
@@ -117,7 +117,7 @@ class Kept:
 
 
 def think_ahead(thoughts: Thoughts, questions: Sequence[Question], tell: Callable[[str], None]) -> None:
-    """Makes the thoughts of all questions, so that what `Kept` keeps is there."""
+    """Makes the thoughts of all questions, so that what `CachedThoughts` keeps is there."""
     for number, question in enumerate(questions):
         if not number % 50:
             tell(f"thinking about question {number + 1} of {len(questions)}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TypeVar
 
-from scaling.records import Question
+from scaling.records.records import Question
 from scaling.tasks.arithmetic_stories import NAMES, STORIES
 
 SPLITS = ("train", "validation", "test")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import OWN_LIMIT, RunConfig
-from scaling.errors import UsageError, nearest
-from scaling.records import Question
+from scaling.records.errors import UsageError, nearest
+from scaling.records.records import Question
 from scaling.tasks import arithmetic, hub
 from scaling.tasks.files import read_questions
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from scaling.tasks.numbers import value
 
 _START_SECONDS = 120.0  # importing sympy from a cold network disk is slow, and is no fault of the first question

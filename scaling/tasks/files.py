@@ -16,8 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError, nearest
-from scaling.records import Question
+from scaling.records.errors import UsageError, nearest
+from scaling.records.records import Question
 from scaling.tasks.answers import canonical
 from scaling.tasks.numbers import tidy
 

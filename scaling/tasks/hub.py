@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from scaling.errors import UsageError, install, nearest
-from scaling.records import Question
+from scaling.records.errors import UsageError, install, nearest
+from scaling.records.records import Question
 from scaling.tasks.files import question_from
 
 Fields = dict[str, Any]

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from contrastive import prefix
-from contrastive.reader import Example, Reader
+from contrastive.health import Validation
+from contrastive.target_loss import Example, Reader
 from contrastive.train import Loop, digest, under
-from contrastive.watch import Validation
-from scaling import adapters, model_files, models
-from scaling.errors import UsageError, one_line
-from scaling.models import LanguageModel
+from scaling.models import adapters, loading, model_files
+from scaling.models.loading import LanguageModel
+from scaling.records.errors import UsageError, one_line
 
 _ADAPTER = "adapter."
 
@@ -135,6 +135,6 @@ def save_merged(whole: LanguageModel, folder: Path) -> None:
     work = folder.with_name(f".{folder.name}")
     shutil.rmtree(work, ignore_errors=True)
     whole.model.save_pretrained(work)
-    models.load_tokenizer(model_files.locate(whole.name), name=whole.name).save_pretrained(work)
+    loading.load_tokenizer(model_files.locate(whole.name), name=whole.name).save_pretrained(work)
     shutil.rmtree(folder, ignore_errors=True)
     work.replace(folder)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaling.config import RunConfig
-from scaling.errors import Interrupted, UsageError
-from scaling.journal import load
 from scaling.methods.build import Built
-from scaling.overlap import digest_of
+from scaling.records.errors import Interrupted, UsageError
+from scaling.records.journal import load
+from scaling.records.overlap import digest_of
 from scaling.run import Setup, Watcher, asked_of, carry_out
 from scaling.tasks.catalogue import Task, load_task
 from scaling.training.config import TrainConfig

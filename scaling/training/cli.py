@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from scaling.cli import Version, examples, guarded, panel_option, refuse_small_limit
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 DATA, MODELS, PATHS, LOSS, LORA, STEPS, OUTPUT = (
     "What to learn from",
@@ -176,7 +176,7 @@ def _train(file: str | None, given: dict[str, Any], *, as_json: bool) -> None:
         if settings.push_to_hub:
             publish(result.folder, settings.push_to_hub)
         if as_json:
-            print(jsonlib.dumps(result.told(), indent=2))
+            print(jsonlib.dumps(result.to_dict(), indent=2))
         else:
             show(Console(), result)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from scaling.config import is_generated, option
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 FREE = ("out", "resume", "device", "log_with", "push_to_hub", "gradient_checkpointing", "grad_accumulation")
 # settings of one method alone: they are no part of what describes a training by the other

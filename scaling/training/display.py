@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from contrastive.health import Health, Validation
 from contrastive.train import Progress as Training
 from contrastive.train import Schedule
-from contrastive.watch import Health, Validation
 from scaling.display import Watch, say
 from scaling.run import Watcher as RunWatcher
 

@@ -17,14 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 
 from contrastive.parallel import Processes
-from contrastive.reader import Example
+from contrastive.target_loss import Example
 from contrastive.train import STATE_FILE, Progress
-from scaling import adapters, hardware, model_files, models
 from scaling.config import RunConfig
-from scaling.errors import UsageError
 from scaling.methods.build import Built, adapted, details_of
 from scaling.methods.cot import ChainOfThought
-from scaling.models import LanguageModel
+from scaling.models import adapters, hardware, loading, model_files
+from scaling.models.loading import LanguageModel
+from scaling.records.errors import UsageError
 from scaling.run import environment
 from scaling.tasks.catalogue import Task
 from scaling.training.adapter import Figures, LoraTrainer, new_adapter, save_adapter, save_merged
@@ -70,7 +70,7 @@ class LoraResult:
     command: str
     merged_command: str | None
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {
             "folder": str(self.folder),
@@ -101,7 +101,7 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     held = held_out(config, split)
     watcher.status(f"loading {config.backbone}")
     source = model_files.locate(config.backbone)
-    backbone = models.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
+    backbone = loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
     described = describe(config, split, {"backbone": backbone})
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():

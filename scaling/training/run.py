@@ -19,23 +19,23 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from contrastive import checkpoint
+from contrastive.health import Health
 from contrastive.objective import TEMPERATURES, Objective
 from contrastive.parallel import Processes
-from contrastive.reader import Example, Reader, UnsupportedModel
+from contrastive.target_loss import Example, Reader, UnsupportedModel
 from contrastive.thinker import Thinker, state_statistics
 from contrastive.token_sets import SoftTokenSets
 from contrastive.train import METRICS_FILE, STATE_FILE, DamagedFile, Loop, NotFinite, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
-from contrastive.watch import Health
-from scaling import adapters, hardware, models
 from scaling.config import option
-from scaling.errors import WARNING, Interrupted, UsageError, one_line
-from scaling.journal import config_hash
-from scaling.models import LanguageModel
-from scaling.overlap import KEY as DIGESTS
-from scaling.overlap import digests_of
+from scaling.models import adapters, hardware, loading
+from scaling.models.loading import LanguageModel
 from scaling.prompts import PROMPT_VERSION, gold_text
 from scaling.provenance import name_of
+from scaling.records.errors import WARNING, Interrupted, UsageError, one_line
+from scaling.records.journal import config_hash
+from scaling.records.overlap import KEY as DIGESTS
+from scaling.records.overlap import digests_of
 from scaling.run import Watcher as RunWatcher
 from scaling.run import environment
 from scaling.training.card import write_card
@@ -69,7 +69,7 @@ class Result:
     health: Health
     command: str
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {"folder": str(self.folder), **vars(self.progress), **vars(self.health)}
 
@@ -79,7 +79,7 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     config, dtype = hardware.placed(config.resolved())
     split = told_split(config, watcher)
     watcher.status(f"loading {config.backbone} and {config.assistant}")
-    backbone, assistant = models.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+    backbone, assistant = loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     described = describe(config, split, {"backbone": backbone, "assistant": assistant})
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():

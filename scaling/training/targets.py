@@ -8,17 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from contrastive.reader import Example
+from contrastive.target_loss import Example
 from scaling.cache import cache_folder, made
 from scaling.config import RunConfig
 from scaling.control_tokens import DataEncoder
-from scaling.errors import UsageError, listed
-from scaling.journal import Journal, config_hash
 from scaling.methods.cot import ChainOfThought
-from scaling.models import LanguageModel
-from scaling.overlap import Learned, digest_of, overlap_of
+from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, prompt_identity
-from scaling.records import Question
+from scaling.records.errors import UsageError, listed
+from scaling.records.journal import Journal, config_hash
+from scaling.records.overlap import Learned, digest_of, overlap_of
+from scaling.records.records import Question
 from scaling.run import Setup, Watcher, digest, environment, sample_all
 from scaling.tasks.catalogue import TASKS, Task, load_task
 from scaling.training.config import TrainConfig

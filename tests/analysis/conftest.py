@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaling.costs import ModelCosts, RunCosts
-from scaling.journal import Journal
-from scaling.records import Asked, Completion, Thoughts
-from scaling.seeds import stream_seed
+from scaling.records.costs import ModelCosts, RunCosts
+from scaling.records.journal import Journal
+from scaling.records.records import Completion, PathCosines, PromptedQuestion
+from scaling.records.seeds import stream_seed
 
 COSTS = RunCosts(
     ModelCosts(layers=1000, head=100, attention=10, windows=(0, 0), kv_bytes=64),
@@ -23,9 +23,9 @@ COSTS = RunCosts(
 CONFIG: dict[str, Any] = {"method": "softcot++", "task": "arithmetic", "seed": 0, "temperature": 0.5, "adaptive": None}
 
 
-def asked_of(number: int) -> list[Asked]:
+def asked_of(number: int) -> list[PromptedQuestion]:
     return [
-        Asked(f"q{i}", f"What is {i} + 1?", str(i + 1), (), f"Say {i} + 1.", 20 + i % 3, 4, 6, 15)
+        PromptedQuestion(f"q{i}", f"What is {i} + 1?", str(i + 1), (), f"Say {i} + 1.", 20 + i % 3, 4, 6, 15)
         for i in range(number)
     ]
 
@@ -52,7 +52,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         summary: dict[str, Any] | None = None,
         costs: RunCosts | None = COSTS,
         cosines: Sequence[Sequence[float]] | None = None,
-        questions: list[Asked] | None = None,
+        questions: list[PromptedQuestion] | None = None,
         signals: Callable[[str, int, int], tuple[float, float]] | None = None,
         **changes: Any,
     ) -> Path:
@@ -66,7 +66,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         with Journal.open(folder, config=config, environment=environment, questions=questions) as journal:
             for asked, paths in zip(questions, answers, strict=True):
                 if cosines is not None:
-                    journal.record_thoughts(Thoughts(asked.id, tuple(map(tuple, cosines))))
+                    journal.record_thoughts(PathCosines(asked.id, tuple(map(tuple, cosines))))
                 for path, samples in enumerate(paths):
                     for sample, answer in enumerate(samples):
                         one = completion(asked.id, path, sample, answer, asked.answer, text)

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.compute import compute
 from analysis.load import load
-from scaling.costs import RunCosts
+from scaling.records.costs import RunCosts
 
 MEASURED = {"seconds": 12.0, "tokens": {"generated": 153}, "peak_memory_bytes": 5_000_000}
 

@@ -15,10 +15,10 @@ from analysis.cli import app
 from analysis.estimators import FLAT, HIERARCHICAL, vote, whole_vote
 from analysis.load import load
 from analysis.methods import group
-from scaling.journal import load as load_completions
-from scaling.journal import load_questions
-from scaling.summary import summarise
-from scaling.voter import hierarchical_vote, path_votes
+from scaling.records.journal import load as load_completions
+from scaling.records.journal import load_questions
+from scaling.records.summary import summarise
+from scaling.records.votes import hierarchical_vote, path_votes
 
 RUNS = Path(__file__).resolve().parents[1] / "fixtures" / "runs-0.1"
 # gold is question + 1; spellings of numbers that are close to each other, and of formulas where a question has any

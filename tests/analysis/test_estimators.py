@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from analysis import estimators
 from analysis.estimators import FLAT, HIERARCHICAL, Rule, pass_at, vote
 from analysis.load import load
-from scaling import voter
-from scaling.records import Completion
+from scaling.records import votes
+from scaling.records.records import Completion
 
 ANSWERS = st.sampled_from(["1", "8", "9", "12", None])
 
@@ -48,7 +48,7 @@ def brute_force(question: str, answers: list[list[str | None]], gold: str, measu
             if measure == "pass":
                 right.append(any(c.correct for c in completions))
             else:
-                vote = voter.flat_vote if measure == "flat" else voter.hierarchical_vote
+                vote = votes.flat_vote if measure == "flat" else votes.hierarchical_vote
                 right.append(vote(question, completions).answer == gold)
         values[n, m] = np.mean(right)
     return values

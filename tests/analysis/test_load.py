@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from analysis.load import load, texts
-from scaling.errors import UsageError
-from scaling.journal import Journal
-from scaling.journal import load as load_completions
-from scaling.lines import parsed, sealed
-from scaling.voter import tie_hash
+from scaling.records.errors import UsageError
+from scaling.records.journal import Journal
+from scaling.records.journal import load as load_completions
+from scaling.records.json_lines import parsed, sealed
+from scaling.records.votes import tie_hash
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.load import load
 from analysis.methods import controls, group, trained_questions, unlike_settings
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 SOFT = {"method": "softcot++", "thinker": "models/a", "thinker_sha256": "aa"}
 

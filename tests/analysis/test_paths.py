@@ -10,7 +10,7 @@ from scipy import stats
 
 from analysis.estimators import vote
 from analysis.load import load
-from analysis.paths import agreements, answer_entropy, calibration, mean_squares, path_figures
+from analysis.path_diversity import agreements, answer_entropy, calibration, mean_squares, path_figures
 from analysis.statistics import wilson
 
 

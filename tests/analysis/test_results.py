@@ -15,10 +15,10 @@ from analysis.results import Settings, pareto, results
 from analysis.statistics import paired_difference, wilson
 from analysis.tables import as_json, markdown, tables
 from analysis.verdict import paths_first
-from scaling.errors import UsageError
-from scaling.journal import load as load_completions
-from scaling.records import Question
-from scaling.summary import summarise
+from scaling.records.errors import UsageError
+from scaling.records.journal import load as load_completions
+from scaling.records.records import Question
+from scaling.records.summary import summarise
 
 MEASURED = {"seconds": 30.0, "tokens": {"generated": 1000}, "peak_memory_bytes": 4_000_000}
 

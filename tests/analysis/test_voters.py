@@ -21,8 +21,8 @@ from analysis.results import Settings, results
 from analysis.scores import scores
 from analysis.tables import markdown, tables
 from analysis.voters import Outside, chosen, reliability, rule, wrong_agreement
-from scaling.errors import UsageError
-from scaling.voter import tie_hash
+from scaling.records.errors import UsageError
+from scaling.records.votes import tie_hash
 
 ANSWERS = st.sampled_from(["1", "8", "9", None])
 NOBODY = Outside()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from contrastive.projection import new_projection
-from contrastive.reader import Example
+from contrastive.target_loss import Example
 from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 

@@ -10,7 +10,7 @@ import torch
 from contrastive import losses
 from contrastive.objective import Objective, backward, think
 from contrastive.parallel import Processes
-from contrastive.reader import Reader, UnsupportedModel
+from contrastive.target_loss import Reader, UnsupportedModel
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 L = 2

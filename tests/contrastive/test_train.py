@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from contrastive.objective import Objective
-from contrastive.reader import Reader
+from contrastive.target_loss import Reader
 from contrastive.train import METRICS_FILE, STATE_FILE, ModelChanged, Schedule, Trainer, digest
 
 OBJECTIVE = Objective(num_slots=2, weight=0.1, question_weight=0.1)

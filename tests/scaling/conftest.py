@@ -20,15 +20,15 @@ from contrastive import checkpoint
 from contrastive.projection import new_projection
 from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
-from scaling import models
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding, Generated, Request, SoftPrompt
 from scaling.engines.sampling import sample_tokens, uniforms
 from scaling.engines.transformers import TransformersEngine
+from scaling.models import loading
 from scaling.prompts import PROMPT_VERSION
-from scaling.records import Completion, Key
+from scaling.records.records import Completion, Key
+from scaling.records.seeds import stream_seed
 from scaling.run import execute
-from scaling.seeds import stream_seed
 from scaling.training.adapter import new_adapter, save_adapter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -185,7 +185,7 @@ def make_adapter(tmp_path: Path, tiny_model_folder: Path) -> Callable[..., Path]
 
     def make(*, name: str = "adapter", scale: float = 0.0, backbone: Path = tiny_model_folder) -> Path:
         source = str(backbone)
-        model = models.load(source, name=source, device="cpu", dtype=torch.float32)
+        model = loading.load(source, name=source, device="cpu", dtype=torch.float32)
         adapter = new_adapter(model, rank=4, seed=0)
         generator = torch.Generator().manual_seed(1)
         for key, parameter in adapter.named_parameters():

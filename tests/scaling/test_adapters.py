@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scaling import adapters, model_files, models
-from scaling.errors import UsageError
+from scaling.models import adapters, loading, model_files
+from scaling.records.errors import UsageError
 from scaling.run import execute
 
 COT = {"latent_paths": None, "temperature": 1.0}
 
 
 def loaded(folder):
-    return models.load(str(folder), name=str(folder), device="cpu", dtype=torch.float32)
+    return loading.load(str(folder), name=str(folder), device="cpu", dtype=torch.float32)
 
 
 def test_an_adapter_that_changes_nothing_is_cot_key_by_key(tmp_path, run, make_adapter):
@@ -71,7 +71,7 @@ def test_run_json_tells_the_adapter_and_the_merged_backbone(tmp_path, config_of,
 
 def test_an_adapter_of_another_width_is_refused(make_adapter, make_model, tiny_model_folder, tmp_path):
     make_model("llama", vocab_size=400, hidden_size=48).save_pretrained(tmp_path / "wide")
-    models.load_tokenizer(str(tiny_model_folder), name="").save_pretrained(tmp_path / "wide")
+    loading.load_tokenizer(str(tiny_model_folder), name="").save_pretrained(tmp_path / "wide")
     folder = make_adapter(backbone=tmp_path / "wide")
     with pytest.raises(UsageError, match=r"does not fit `--backbone`.*size mismatch.*give the backbone"):
         adapters.load(adapters.find(str(folder)), loaded(tiny_model_folder))

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
 
-from scaling import models
-from scaling.adaptive import Stopping, lead_probability, leading, stop_after
 from scaling.engines.base import Decoding, Generated, SoftPrompt
-from scaling.errors import Interrupted
-from scaling.records import Completion, Question
+from scaling.models import loading
+from scaling.records.adaptive import Stopping, lead_probability, leading, stop_after
+from scaling.records.errors import Interrupted
+from scaling.records.records import Completion, Question
+from scaling.records.summary import summarise
+from scaling.records.votes import flat_vote, majority
 from scaling.run import execute
 from scaling.sampler import Grid, sample
-from scaling.summary import summarise
-from scaling.voter import flat_vote, majority
 
 answers = st.sampled_from([None, "5", "6", "7"])
 confidences = st.sampled_from([0.6, 0.75, 0.9, 0.95, 1.0])
@@ -304,7 +304,7 @@ def several(tmp_path):
 @pytest.fixture
 def answering(monkeypatch, tiny_model_folder):
     """`answering(number)`: completions answer one of 0 .. number - 1, as their own tokens will have it."""
-    tokenizer = models.load_tokenizer(str(tiny_model_folder), name="tiny")
+    tokenizer = loading.load_tokenizer(str(tiny_model_folder), name="tiny")
 
     def answer(number):
         said = lambda _, tokens, **__: f"The answer is {sum(tokens) % number}."  # noqa: E731

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from scaling.adaptive import stop_after
-from scaling.answer_classes import classes_of, may_be_rounded
-from scaling.records import Completion, Question
-from scaling.summary import summarise
+from scaling.records.adaptive import stop_after
+from scaling.records.answer_classes import classes_of, may_be_rounded
+from scaling.records.records import Completion, Question
+from scaling.records.summary import summarise
+from scaling.records.votes import VOTERS, flat_vote, hierarchical_vote, majority, path_votes, tie_hash
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.numbers import written
-from scaling.voter import VOTERS, flat_vote, hierarchical_vote, majority, path_votes, tie_hash
 
 VOTES = {"flat": flat_vote, "hierarchical": hierarchical_vote}
 
@@ -181,14 +181,14 @@ def test_formulas_are_told_by_their_form():
 
 def test_a_formula_that_takes_too_long_is_equal_to_its_own_text_alone(monkeypatch):
     with AnswerChecker(timeout_seconds=0.5) as checker:
-        monkeypatch.setattr("scaling.answer_classes._checker", checker)
+        monkeypatch.setattr("scaling.records.answer_classes._checker", checker)
         assert parts(["10000000!", "$10000000!$", "12"]) == {frozenset(["10000000!", "$10000000!$"]), frozenset(["12"])}
         assert checker.timeouts == 1
 
 
 def test_plain_answers_need_no_process():
     code = (
-        "import multiprocessing; from scaling.answer_classes import classes_of;"
+        "import multiprocessing; from scaling.records.answer_classes import classes_of;"
         "classes_of(['A', 'B', 'yes', 'no', '12', '-3.5', '1/3', '0.33', '12 apples']);"
         "classes_of(['\\\\sqrt{2}']);"  # alone there is nothing to tell it from
         "assert not multiprocessing.active_children()"

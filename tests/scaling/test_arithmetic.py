@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.records import Question
+from scaling.records.records import Question
 from scaling.tasks.arithmetic import DIFFICULTIES, SPLITS, generate, split_of
 from scaling.tasks.arithmetic_stories import NAMES, STORIES
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from scaling.cache import Cache, made
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 ONE, TWO, THREE = ({"name": name, "value": value} for name, value in (("one", 1.0), ("two", 2.0), ("größer", 3.0)))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from scaling.errors import UsageError
-from scaling.records import Question
+from scaling.records.errors import UsageError
+from scaling.records.records import Question
 from scaling.tasks import hub
 from scaling.tasks.catalogue import TASKS, load_task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.cells import quoted, unquoted
+from scaling.records.csv_cells import quoted, unquoted
 
 
 @given(st.one_of(st.text(alphabet="'=+-@\tab1", max_size=5), st.integers(), st.floats(allow_nan=False), st.none()))

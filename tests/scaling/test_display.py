@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from scaling.display import Watch, rows
-from scaling.records import Completion, Question
+from scaling.records.records import Completion, Question
+from scaling.records.summary import summarise
 from scaling.sampler import Grid
-from scaling.summary import summarise
 
 GRID = Grid([Question("a", "?", "1"), Question("b", "?", "2")], num_paths=2, num_samples=1, seed=0)
 

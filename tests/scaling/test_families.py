@@ -22,13 +22,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from contrastive.objective import Objective, backward
 from contrastive.parallel import Processes
 from contrastive.projection import new_projection
-from contrastive.reader import Example, Reader
+from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 from scaling.engines.base import Decoding, Request, SoftPrompt
 from scaling.engines.transformers import TransformersEngine
-from scaling.shapes import context_of, kv_bytes_of
-from scaling.usable import why_not_usable
+from scaling.models.shapes import context_of, kv_bytes_of
+from scaling.models.usable import why_not_usable
 
 FAMILIES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 VOCABULARY, WIDTH, HEADS, CONTEXT, WINDOW = 120, 32, 4, 128, 8

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.errors import UsageError
-from scaling.records import Question
+from scaling.records.errors import UsageError
+from scaling.records.records import Question
 from scaling.tasks.files import infer_kind, question_from, read_questions
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

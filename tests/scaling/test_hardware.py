@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from scaling.config import RunConfig
-from scaling.errors import UsageError
-from scaling.hardware import pick_device, pick_dtype, placed
+from scaling.models.hardware import pick_device, pick_dtype, placed
+from scaling.records.errors import UsageError
 
 
 def test_devices(monkeypatch):

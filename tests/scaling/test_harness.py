@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 pytestmark = [

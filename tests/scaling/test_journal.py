@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.errors import InUse, UsageError
-from scaling.journal import (
+from scaling.records.errors import InUse, UsageError
+from scaling.records.journal import (
     EXTENDABLE,
     FREE,
     LOCK,
@@ -32,8 +32,8 @@ from scaling.journal import (
     load_thoughts,
     merge,
 )
-from scaling.records import Asked, Completion, Thoughts, to_json
-from scaling.seeds import stream_seed
+from scaling.records.records import Completion, PathCosines, PromptedQuestion, to_json
+from scaling.records.seeds import stream_seed
 
 CONFIG = {"method": "softcot", "temperature": 0.7, "seed": 1, "latent_paths": 2, "samples": 2, "limit": 3, "out": "a"}
 ENVIRONMENT = {"torch": "2.9", "host": "a"}
@@ -154,9 +154,9 @@ def test_a_closed_journal_takes_nothing(tmp_path):
 APPEND_FOREVER = """
 import itertools, json, sys
 from pathlib import Path
-from scaling.journal import Journal
-from scaling.records import Completion
-from scaling.seeds import stream_seed
+from scaling.records.journal import Journal
+from scaling.records.records import Completion
+from scaling.records.seeds import stream_seed
 journal = Journal.open(Path(sys.argv[1]), config=json.loads(sys.argv[2]), environment={})
 for i in itertools.count():
     journal.append(Completion("q", 0, i, "x" * 5000, "5", True, None, False, 7, "end", stream_seed(1, "q", 0, i)))
@@ -299,7 +299,7 @@ def test_other_line_ends_are_damage_and_not_one_torn_line(tmp_path, name, lines)
     with opened(tmp_path) as journal:
         for i in range(lines):
             journal.append(drawn(f"q{i}"))
-            journal.record_thoughts(Thoughts(f"q{i}", ((1.0,),)))
+            journal.record_thoughts(PathCosines(f"q{i}", ((1.0,),)))
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole.replace(b"\n", b"\r"))
     before = contents(tmp_path)
@@ -324,7 +324,7 @@ def test_two_last_lines_without_a_line_end_between_them_are_not_one_torn_line(tm
 def test_a_damaged_middle_line_of_thoughts_is_reported_and_left_alone(tmp_path, damage):
     with opened(tmp_path) as journal:
         for i in range(3):
-            journal.record_thoughts(Thoughts(f"q{i}", ((1.0, 0.5), (0.5, 1.0))))
+            journal.record_thoughts(PathCosines(f"q{i}", ((1.0, 0.5), (0.5, 1.0))))
     lines = (tmp_path / "thoughts.jsonl").read_text().splitlines()
     lines[1] = damage
     (tmp_path / "thoughts.jsonl").write_text("\n".join([*lines, ""]))
@@ -338,11 +338,13 @@ def test_a_damaged_middle_line_of_thoughts_is_reported_and_left_alone(tmp_path, 
 # --- questions that change ---
 
 
-def asked(name: str, **changes: object) -> Asked:
-    return dataclasses.replace(Asked(name, f"How many {name}?", "5", (), f"Say {name}.", 3, 0, 0, 0), **changes)
+def asked(name: str, **changes: object) -> PromptedQuestion:
+    return dataclasses.replace(
+        PromptedQuestion(name, f"How many {name}?", "5", (), f"Say {name}.", 3, 0, 0, 0), **changes
+    )
 
 
-def asking(folder: Path, *questions: Asked) -> Journal:
+def asking(folder: Path, *questions: PromptedQuestion) -> Journal:
     return Journal.open(folder, config=CONFIG, environment={}, questions=questions)
 
 
@@ -444,7 +446,7 @@ def test_a_question_that_stands_there_twice_is_refused(answered):
 
 
 def test_the_digest_of_the_first_question_counts_only_where_no_question_can_be_compared(answered):
-    def first(digest: str, *questions: Asked) -> Journal:
+    def first(digest: str, *questions: PromptedQuestion) -> Journal:
         return Journal.open(answered, config=CONFIG | {"first_question": digest}, environment={}, questions=questions)
 
     first("a", asked("q0"), asked("q1")).close()
@@ -529,7 +531,7 @@ def test_shards_have_cost_what_they_cost_together(tmp_path):
 HOLD = """
 import json, sys
 from pathlib import Path
-from scaling.journal import Journal
+from scaling.records.journal import Journal
 with Journal.open(Path(sys.argv[1]), config=json.loads(sys.argv[2]), environment={}):
     print("held", flush=True)
     sys.stdin.readline()
@@ -615,7 +617,7 @@ def test_a_run_that_drew_nothing_gives_way_to_other_settings(tmp_path, torn):
     """As one whose engine did not start: its error may ask for another setting. A line that is torn may be all of a run."""
     with opened(tmp_path) as journal:
         journal.write_summary({"seconds": 5.0})
-        journal.record_thoughts(Thoughts("q", ((1.0,),)))
+        journal.record_thoughts(PathCosines("q", ((1.0,),)))
         with pytest.raises(UsageError, match="in use"):
             opened(tmp_path, seed=2)
     (tmp_path / SAMPLES).write_text(torn)
@@ -667,7 +669,9 @@ def test_shards_are_merged_into_one_run(tmp_path):
 
 
 def test_questions_are_kept_as_they_were_last_asked_and_merged_without_repeating_any(tmp_path):
-    first, second = (Asked(name, "How many?", "5", ("x", "y"), "How\nmany\ud83d?", 3, 4, 2, 9) for name in ("q0", "q1"))
+    first, second = (
+        PromptedQuestion(name, "How many?", "5", ("x", "y"), "How\nmany\ud83d?", 3, 4, 2, 9) for name in ("q0", "q1")
+    )
     for folder, questions in (("a", [second]), ("a", [first, second]), ("b", [second]), ("old", [])):
         with Journal.open(tmp_path / folder, config=CONFIG, environment={}, questions=questions):
             pass
@@ -681,13 +685,13 @@ def test_questions_are_kept_as_they_were_last_asked_and_merged_without_repeating
 
 
 def test_thoughts_of_shards_are_merged(tmp_path):
-    def shard(name: str, *thoughts: Thoughts) -> Path:
+    def shard(name: str, *thoughts: PathCosines) -> Path:
         with opened(tmp_path / name) as journal:
             for one in thoughts:
                 journal.record_thoughts(one)
         return tmp_path / name
 
-    first, again, other = (Thoughts(name, ((1.0, 0.5), (0.5, 1.0))) for name in ("q1", "q1", "q2"))
+    first, again, other = (PathCosines(name, ((1.0, 0.5), (0.5, 1.0))) for name in ("q1", "q1", "q2"))
     merge([shard("a", first), shard("b", again, other)], tmp_path / "whole")
     assert list(load_thoughts(tmp_path / "whole").values()) == [first, other]
     assert len((tmp_path / "whole" / "thoughts.jsonl").read_text().splitlines()) == 2

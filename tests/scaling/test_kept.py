@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scaling import hardware
-from scaling.errors import UsageError
 from scaling.methods.build import build
-from scaling.methods.thoughts import Kept, think_ahead
-from scaling.records import Question
+from scaling.methods.thoughts import CachedThoughts, think_ahead
+from scaling.models import hardware
+from scaling.records.errors import UsageError
+from scaling.records.records import Question
 from scaling.tasks.catalogue import task_of
 
 QUESTIONS = [Question(id=f"q{number}", text=f"How many is {number}?", answer=str(number)) for number in range(3)]
@@ -47,7 +47,7 @@ def folder(monkeypatch, tmp_path):
 
 
 def kept(source, wake=lambda: None, **made_by):
-    return Kept(source, made_by={"assistant": "a", "dtype": "float32"} | made_by, wake=wake)
+    return CachedThoughts(source, made_by={"assistant": "a", "dtype": "float32"} | made_by, wake=wake)
 
 
 def test_a_question_is_thought_about_once_whoever_asks(folder):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from contrastive.prefix import Caught
+from contrastive.prefix import CaptureCache
 from scaling.engines.levels import OwnKeys, Store
 
 LAYERS, HEADS, WIDTH = 2, 3, 4
@@ -21,8 +21,8 @@ def some(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def filled(pieces: int, tokens: int, *, seed: int, dtype: torch.dtype = torch.float32) -> Caught:
-    caught = Caught()
+def filled(pieces: int, tokens: int, *, seed: int, dtype: torch.dtype = torch.float32) -> CaptureCache:
+    caught = CaptureCache()
     for layer in range(LAYERS):
         keys, values = some(2, pieces, HEADS, tokens, WIDTH, seed=100 * seed + layer).to(dtype)
         caught.update(keys, values, layer)
@@ -37,7 +37,7 @@ def same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def test_caught_hands_on_and_keeps_what_passes() -> None:
-    caught = Caught()
+    caught = CaptureCache()
     for layer in range(LAYERS):
         keys, values = some(2, 1, HEADS, 5, WIDTH, seed=layer)
         handed = caught.update(keys, values, layer)
@@ -51,7 +51,7 @@ def test_caught_hands_on_and_keeps_what_passes() -> None:
 def test_caught_layers_must_come_in_order() -> None:
     keys, values = some(2, 1, HEADS, 5, WIDTH, seed=0)
     with pytest.raises(AssertionError):
-        Caught().update(keys, values, 1)
+        CaptureCache().update(keys, values, 1)
 
 
 # ---- Store
@@ -62,7 +62,7 @@ def contents(store: Store, slot: int) -> list[Tensor]:
     return [states[slot, :, : store.lengths[slot]] for states in [*keys, *values]]
 
 
-def piece(caught: Caught, number: int, length: int) -> list[Tensor]:
+def piece(caught: CaptureCache, number: int, length: int) -> list[Tensor]:
     return [states[number, :, :length] for states in caught.keys + caught.values]
 
 

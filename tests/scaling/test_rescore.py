@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scaling import models
 from scaling.cli import app
 from scaling.config import RunConfig
-from scaling.errors import UsageError
-from scaling.journal import Journal, load, load_questions, merge
-from scaling.records import Asked, Completion
+from scaling.models import loading
+from scaling.records.errors import UsageError
+from scaling.records.journal import Journal, load, load_questions, merge
+from scaling.records.records import Completion, PromptedQuestion
+from scaling.records.seeds import stream_seed
 from scaling.rescore import rescore
-from scaling.seeds import stream_seed
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs-0.1"
 TEXTS = ["It is 6. The answer is 5.", "So 6.", "The answer is 7.", "no idea"]
@@ -32,7 +32,7 @@ def no_model(monkeypatch):
         pytest.fail("a model was loaded")
 
     for name in ("load", "load_pair", "load_outside", "load_unread"):
-        monkeypatch.setattr(models, name, load_model)
+        monkeypatch.setattr(loading, name, load_model)
 
 
 @pytest.fixture
@@ -55,7 +55,8 @@ def a_run(tmp_path, tiny_model_folder):
         config = RunConfig(**{**same, **changes}).resolved()
         stored = {**config.model_dump(mode="json"), "first_question": "0" * 12}
         asked = [
-            Asked(name, f"How many {name}?", gold, (), f"How many {name}?<|im_end|>", 9, 0, 0, 0) for name in questions
+            PromptedQuestion(name, f"How many {name}?", gold, (), f"How many {name}?<|im_end|>", 9, 0, 0, 0)
+            for name in questions
         ]
         with Journal.open(folder, config=stored, environment={}, questions=asked) as journal:
             for name in questions:

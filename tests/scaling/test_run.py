@@ -15,15 +15,15 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from scaling import models
-from scaling.costs import RunCosts
 from scaling.display import Watch, rows
-from scaling.errors import Interrupted, UsageError
-from scaling.journal import config_hash, load, load_questions, load_thoughts
+from scaling.models import loading
 from scaling.prompts import PromptBuilder
+from scaling.records.costs import RunCosts
+from scaling.records.errors import Interrupted, UsageError
+from scaling.records.journal import config_hash, load, load_questions, load_thoughts
+from scaling.records.seeds import stream_seed
 from scaling.run import execute, prepare
 from scaling.sampler import Grid
-from scaling.seeds import stream_seed
 from scaling.tasks.catalogue import load_task
 from scaling.tasks.equality import AnswerChecker
 
@@ -47,7 +47,7 @@ def test_the_files_and_fields_of_a_run(tmp_path, config_of, silent, generated, t
     assert described["config"]["seed"] == 0
     assert described["config"]["soft_tokens"] == 4
     assert described["config"]["task"] == "arithmetic"
-    loaded = models.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32)
+    loaded = loading.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32)
     assert described["config"]["backbone_fingerprint"] == loaded.fingerprint
     assert described["environment"]["versions"]["torch"] == torch.__version__
     assert RunCosts.from_json(described["environment"]["costs"]) == prepare(config_of(), silent).method.costs()
@@ -361,7 +361,7 @@ def test_softcot_is_the_first_path_of_softcot_plus_plus(tmp_path, run):
 def test_cot_at_temperature_0_is_the_models_own_greedy_search(tmp_path, run, generated, tiny_model_folder):
     lines = run(tmp_path / "run", method="cot", temperature=0.0, samples=1, latent_paths=None, limit=4)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
-    tokenizer = models.load_tokenizer(str(tiny_model_folder), name="tiny")
+    tokenizer = loading.load_tokenizer(str(tiny_model_folder), name="tiny")
     builder = PromptBuilder(tokenizer, kind="number")
     for question in load_task("arithmetic", limit=4).questions:
         ids = torch.tensor([builder.backbone(question, num_slots=0).prefix])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from scaling import models
 from scaling.config import RunConfig
-from scaling.errors import UsageError
+from scaling.methods.thinkers import find, with_checkpoint
+from scaling.models import loading
+from scaling.records.errors import UsageError
 from scaling.run import execute
-from scaling.thinkers import find, with_checkpoint
 
 
 def patch_forward(monkeypatch, change):
@@ -124,7 +124,7 @@ def test_fewer_paths_of_a_checkpoint_are_its_first_ones(tmp_path, run, make_chec
     ],
 )
 def test_a_checkpoint_that_does_not_fit(tmp_path, run, make_checkpoint, monkeypatch, checkpoint, changes, said):
-    monkeypatch.setattr("scaling.thinkers.PROMPT_VERSION", "1")
+    monkeypatch.setattr("scaling.methods.thinkers.PROMPT_VERSION", "1")
     folder = make_checkpoint(**{"prompt_version": "1", **checkpoint})
     with pytest.raises(UsageError) as refused:
         run(tmp_path / "run", thinker=folder, **changes)
@@ -147,14 +147,14 @@ def test_a_prompt_longer_than_the_context_writes_nothing(tmp_path, run):
 
 def test_completions_end_with_an_end_token_or_at_the_limit(tmp_path, run, generated, monkeypatch):
     """Expected: the tokens drawn without any end token, cut after the first one that is an end token, or at the limit."""
-    monkeypatch.setattr(models.LanguageModel, "end_tokens", ())
+    monkeypatch.setattr(loading.LanguageModel, "end_tokens", ())
     run(tmp_path / "endless")
     endless = {key: result.tokens for key, result in generated.items()}
     assert {len(tokens) for tokens in endless.values()} == {12}
 
     target = next(tokens for tokens in endless.values() if tokens[4] not in tokens[:4])
     ends = (target[4], next(iter(endless.values()))[9])
-    monkeypatch.setattr(models.LanguageModel, "end_tokens", ends)
+    monkeypatch.setattr(loading.LanguageModel, "end_tokens", ends)
     for limit in (5, 12):
         lines = run(tmp_path / str(limit), max_new_tokens=limit)
         for key, tokens in endless.items():
@@ -190,7 +190,7 @@ def test_every_kind_of_task(
 ):
     data = tmp_path / "mine.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tokenizer = models.load_tokenizer(str(tiny_model_folder), name="tiny")
+    tokenizer = loading.load_tokenizer(str(tiny_model_folder), name="tiny")
     monkeypatch.setattr(type(tokenizer), "decode", lambda *_, **__: f" {said}")
     summary = execute(config_of(data=data, limit=None, out=tmp_path / "run"), silent)
     lines = lines_of(tmp_path / "run")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from analysis.load import load as load_for_report
-from scaling import models
 from scaling.config import RunConfig
-from scaling.journal import Journal, load, load_questions, load_thoughts, merge
+from scaling.models import loading
+from scaling.records.journal import Journal, load, load_questions, load_thoughts, merge
 from scaling.run import execute
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs-0.1"
@@ -58,7 +58,7 @@ def test_they_go_on_and_grow(tmp_path, silent):
     own = json.loads((folder / "run.json").read_text())
     given = {key: own["config"][key] for key in ("limit", "latent_paths", "samples", "max_new_tokens", "seed")}
     options = {**given, "device": "cpu", "dtype": "float32", "out": folder}
-    models.keep_loaded(2)
+    loading.keep_loaded(2)
     try:
         same = execute(RunConfig(**options), silent)
         assert silent.completions == []
@@ -67,7 +67,7 @@ def test_they_go_on_and_grow(tmp_path, silent):
         }
         grown = execute(RunConfig(**{**options, "limit": 3, "latent_paths": 1, "samples": 1}), silent)
     finally:
-        models.keep_loaded(0)
+        loading.keep_loaded(0)
     assert (folder / "samples.jsonl").read_bytes().startswith(drawn)
     assert [one.key for one in silent.completions] == [("arithmetic-test-d1-00002", 0, 0)]
     assert (grown["complete"], grown["num_completions"]) == (True, 3)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from scaling.engines.base import Decoding
 from scaling.engines.sampling import confidences, keep_top, sample_tokens, uniforms
-from scaling.seeds import stream_seed
+from scaling.records.seeds import stream_seed
 
 LAST = 1 - 2.0**-53  # the largest number that `uniforms` can give
 UNIT_ODDS = 1e-4  # a fixed seed fails by chance in one of 10,000 choices of the seed

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from scaling import scoring
-from scaling.errors import UsageError
-from scaling.journal import Journal
-from scaling.records import Asked, Completion
+from scaling.records.errors import UsageError
+from scaling.records.journal import Journal
+from scaling.records.records import Completion, PromptedQuestion
 from scaling.scoring import reward_model, score_run
 
-ASKED = [Asked(f"q{i}", f"What is {i}?", "1", (), "", 3, 0, 0, 0) for i in range(2)]
+ASKED = [PromptedQuestion(f"q{i}", f"What is {i}?", "1", (), "", 3, 0, 0, 0) for i in range(2)]
 TEXTS = {("q0", 0): "short", ("q0", 1): "a longer one", ("q1", 0): "short", ("q1", 1): "short"}
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.seeds import engine_seed, stream_seed
+from scaling.records.seeds import engine_seed, stream_seed
 
 
 @pytest.mark.parametrize(("run", "question", "path", "sample"), [(0, "gsm8k-17", 2, 5), (41, "Größe", 0, 0)])

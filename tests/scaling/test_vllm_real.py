@@ -18,15 +18,15 @@ import torch
 
 pytest.importorskip("vllm")
 
-from scaling import hardware, model_files, models
 from scaling.config import RunConfig
 from scaling.engines import vllm_process
 from scaling.engines.base import Decoding, Request
 from scaling.engines.build import build_engine, engine_of
-from scaling.errors import UsageError
 from scaling.methods.build import build
+from scaling.models import hardware, loading, model_files
+from scaling.records.errors import UsageError
+from scaling.records.seeds import stream_seed
 from scaling.run import carry_out, prepare
-from scaling.seeds import stream_seed
 from scaling.tasks.catalogue import task_of
 
 pytestmark = pytest.mark.filterwarnings("default")  # vLLM and what it imports warn of themselves
@@ -80,7 +80,7 @@ def agreement(one, other):
 def test_greedy_tokens_agree_with_the_in_process_engine(built, prompts, engine):
     greedy = Decoding(0.0, 1.0, 0, 32, log_probs=True)
     first = requests([prompt for prompt in prompts if prompt.path == 0])
-    whole = models.load(model_files.locate("smollm2-135m"), name="smollm2-135m", device="cpu", dtype=torch.float32)
+    whole = loading.load(model_files.locate("smollm2-135m"), name="smollm2-135m", device="cpu", dtype=torch.float32)
     ours = by_key(engine_of(whole, built.config, tokens_per_row=400).generate(first, greedy))
     found = by_key(engine.generate(first, greedy))
     shares = [agreement(found[key].tokens, ours[key].tokens) for key in ours]
@@ -174,7 +174,7 @@ def test_runs_that_want_the_same_share_one_vllm(tmp_path, monkeypatch, engine):
             assert summary["num_completions"] == 4
             seen.append((vllm_processes(os.getpid()), summary["tokens"]["prefill_computed"]))
     finally:
-        vllm_process.let_go()
+        vllm_process.release()
     assert seen[0] == seen[1], "the same processes, and the second counts as if it were the first"
     assert vllm_processes(os.getpid()) == set()
 

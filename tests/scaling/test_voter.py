@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scaling.answer_classes import classes_of
-from scaling.records import Completion
-from scaling.voter import VOTERS, flat_vote, hierarchical_vote, majority
+from scaling.records.answer_classes import classes_of
+from scaling.records.records import Completion
+from scaling.records.votes import VOTERS, flat_vote, hierarchical_vote, majority
 
 ANSWERS = st.sampled_from([None, "1", "2", "18", "C", "yes"])
 WORDS = st.text(st.characters(categories=["Lu", "Ll"]), min_size=1)  # and no formulas

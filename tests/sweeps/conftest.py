@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scaling import models
+from scaling.models import loading
 from sweeps.ledger import Ledger
 from sweeps.sweep import Sweep
 from sweeps.worker import work
@@ -60,7 +60,7 @@ def drain() -> Iterator[Callable[[Sweep], None]]:
         work(lambda: Ledger(sweep.root, retries=sweep.plan.file.retries), "here", sweep.root)
 
     yield do
-    models.keep_loaded(0)
+    loading.keep_loaded(0)
 
 
 def read_samples(folder: Path) -> dict[Key, dict[str, Any]]:

@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from scaling import models
+from scaling.models import loading
 from sweeps import display, local
 from sweeps.cli import app
+from sweeps.cost_estimate import Expected
 from sweeps.display import cost_rows
-from sweeps.expect import Expected
+from sweeps.execute import perform
 from sweeps.ledger import Ledger
 from sweeps.sweep import Sweep
-from sweeps.work import perform
 from sweeps.worker import work
 
 AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 2], "seed": [0, 1]}
@@ -33,7 +33,7 @@ def in_this_process(monkeypatch):
 
     monkeypatch.setattr(local, "run_local", run_local)
     yield
-    models.keep_loaded(0)
+    loading.keep_loaded(0)
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from scaling.run import execute
-from sweeps import cluster, remote
+from sweeps import ray_driver, ray_worker
+from sweeps.execute import ProgressReporter
 from sweeps.ledger import DONE, RUNNING, Ledger
 from sweeps.plan import config_of
-from sweeps.remote import work_here
+from sweeps.ray_worker import work_here
 from sweeps.sweep import Sweep
-from sweeps.work import Following
 
 pytest.importorskip("ray", reason="`--on ray` needs the optional extra: pip install 'softcotpp[ray]'")
 from ray.cluster_utils import Cluster
@@ -50,7 +50,7 @@ def head():
     on_term = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield cluster
-    cluster.shutdown()
+    ray_driver.shutdown()
     signal.signal(signal.SIGTERM, on_term)
 
 
@@ -90,7 +90,7 @@ def expected(sweep, tmp_path, samples, drawn_before):
         for job in sweep.plan.jobs:
             (box,) = job.boxes
             out = tmp_path / "bare" / Path(job.folder).name
-            execute(config_of(job, box, trained=None).model_copy(update={"out": out}), Following(lambda _: None))
+            execute(config_of(job, box, trained=None).model_copy(update={"out": out}), ProgressReporter(lambda _: None))
             drawn_before[out.name] = samples(out)
     return drawn_before
 
@@ -243,9 +243,9 @@ def run_here(sweep, monkeypatch):
     asked = share | {"address": None, "retries": 0, "seen": lambda: None}
 
     def run(worker, **given):
-        monkeypatch.setattr(cluster, "work_here", worker)
+        monkeypatch.setattr(ray_driver, "work_here", worker)
         sweep.begin()
-        cluster.run_ray(sweep.root, **(asked | given))
+        ray_driver.run_ray(sweep.root, **(asked | given))
 
     return run
 
@@ -259,7 +259,7 @@ def run_here(sweep, monkeypatch):
     ],
 )
 def test_workers_that_cannot_begin_end_the_sweep_with_the_reason(run_here, head, monkeypatch, worker, told):
-    monkeypatch.setattr(cluster, "_IN_VAIN", 2)
+    monkeypatch.setattr(ray_driver, "_IN_VAIN", 2)
     on_term = signal.getsignal(signal.SIGTERM)
     with pytest.raises(UsageError, match=told):
         run_here(worker(), address=head.address, workers=1)
@@ -288,14 +288,14 @@ class Answering:
 
 
 def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_ends(monkeypatch):
-    monkeypatch.setattr(remote, "LEASE", 0.02)
+    monkeypatch.setattr(ray_worker, "LEASE", 0.02)
     silent, dead, alive = Future(), Future(), Future()
     dead.set_exception(ActorDiedError())
     alive.set_result(True)
-    renewed = [remote.Remote(Answering(answer)).renew(None, "x", {}) for answer in (silent, dead, alive)]
+    renewed = [ray_worker.Remote(Answering(answer)).renew(None, "x", {}) for answer in (silent, dead, alive)]
     assert renewed == [False, False, True]
     with pytest.raises(ActorDiedError):
-        remote.Remote(Answering(dead)).unfinished()
+        ray_worker.Remote(Answering(dead)).unfinished()
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ CPU, GPUS, HEAD = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 4.0}, {"memory": 1.0}
     ],
 )
 def test_what_a_worker_gets_and_how_many_fit(nodes_there, cpus, gpus, share, room):
-    found = cluster._share(nodes_there, cpus, gpus)
+    found = ray_driver._share(nodes_there, cpus, gpus)
     assert (found.cpus, found.gpus) == share
     assert [found.fits(node) for node in nodes_there] == room
 
@@ -352,7 +352,7 @@ def test_what_a_worker_gets_and_how_many_fit(nodes_there, cpus, gpus, share, roo
 )
 def test_a_share_that_no_node_has_or_that_means_nothing_is_refused(cpus, gpus):
     with pytest.raises(UsageError, match="`--cpus-per-worker`"):
-        cluster._share([CPU, GPUS], cpus, gpus)
+        ray_driver._share([CPU, GPUS], cpus, gpus)
 
 
 def test_two_nodes_share_the_parts_of_runs_and_one_ends_what_the_other_lost(

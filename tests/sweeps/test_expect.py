@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps.expect import expected
+from sweeps.cost_estimate import expected
 from sweeps.plan import config_of
 
 

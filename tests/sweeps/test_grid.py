@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from sweeps.grid import check_value, read_grid
 from sweeps.points import points_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from sweeps import ledger as ledger_module
 from sweeps.ledger import DONE, FAILED, LEASE, PENDING, RUNNING, Ledger
 from sweeps.plan import Job

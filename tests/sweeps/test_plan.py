@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from sweeps import plan as plan_module
 from sweeps.grid import GridFile
 from sweeps.plan import Job, holds, largest, plan_of, samples_of
@@ -170,7 +170,7 @@ def test_settings_that_clash_are_refused_before_anything_runs():
 
 def test_a_job_survives_json():
     for job in planned(run={"limit": 4, "method": "softcot"}, train={}, shard=3).jobs:
-        assert Job.from_json(job.told()) == job
+        assert Job.from_json(job.to_dict()) == job
 
 
 def test_a_hundred_thousand_points_are_five_hundred_runs():

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from sweeps.grid import GridFile
+from sweeps.labels import Words, axes_of, value_of, varied
 from sweeps.points import points_of
-from sweeps.words import Words, axes_of, value_of, varied
 
 
 def points(**parts):

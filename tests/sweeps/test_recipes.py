@@ -10,7 +10,7 @@ import pytest
 
 from scaling.config import DEFAULT_MODEL, RunConfig
 from scaling.training.config import TrainConfig
-from sweeps.expect import expected
+from sweeps.cost_estimate import expected
 from sweeps.grid import read_grid, recipes
 from sweeps.plan import Job, Plan, config_of, plan_of
 from sweeps.points import Point, points_of

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling.errors import UsageError
-from scaling.journal import load
+from scaling.records.errors import UsageError
+from scaling.records.journal import load
 from sweeps.report import draw_axes, reports, write_reports
 
 

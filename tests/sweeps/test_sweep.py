@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from scaling import models
 from scaling.config import RunConfig
-from scaling.errors import InUse, MayPass, UsageError
+from scaling.models import loading
+from scaling.records.errors import InUse, MayPass, UsageError
 from scaling.run import execute
-from sweeps import work
-from sweeps.expect import rates_of
+from sweeps import execute as execution
+from sweeps.cost_estimate import rates_of
+from sweeps.labels import value_of
 from sweeps.ledger import DONE, FAILED, PENDING, Ledger
 from sweeps.results import write_table
 from sweeps.sweep import Sweep
-from sweeps.words import value_of
 from sweeps.worker import _carry_out
 
 AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 3], "seed": [0, 1]}
@@ -42,8 +42,8 @@ class Silent:
 def counted(monkeypatch):
     """The ids of jobs that were carried out, in order."""
     seen = []
-    original = work.perform
-    monkeypatch.setattr(work, "perform", lambda job, *rest: seen.append(job.id) or original(job, *rest))
+    original = execution.perform
+    monkeypatch.setattr(execution, "perform", lambda job, *rest: seen.append(job.id) or original(job, *rest))
     return seen
 
 
@@ -152,7 +152,7 @@ def test_parts_of_another_size_lose_no_question(planned, drain, tiny, samples, c
     ledger = Ledger(small.root)
     for _ in range(2):
         job = ledger.claim("x")
-        ledger.done(job, "x", work.perform(job, small.root, lambda _: None))
+        ledger.done(job, "x", execution.perform(job, small.root, lambda _: None))
     large = planned(run=tiny, axes=axes, shard=3)
     drain(large)
     assert len(samples(large.root / large.plan.jobs[-1].folder)) == 6
@@ -176,8 +176,8 @@ def test_boxes_of_one_run_draw_their_union(planned, drain, tiny, samples):
 
 def test_models_are_loaded_once_for_all_jobs(planned, drain, tiny, monkeypatch):
     loaded = []
-    original = models._fresh
-    monkeypatch.setattr(models, "_fresh", lambda *given: loaded.append(given) or original(*given))
+    original = loading._fresh
+    monkeypatch.setattr(loading, "_fresh", lambda *given: loaded.append(given) or original(*given))
     drain(planned(run=tiny, train=TRAIN, axes={**AXES, "method": ["cot", "softcot", "softcot++"]}))
     assert len(loaded) == 1, "backbone and assistant are the same folder"
 
@@ -220,8 +220,8 @@ def test_an_error_that_may_pass_is_tried_again(planned, drain, tiny, monkeypatch
             raise RuntimeError("out of memory,\nthis time")
         return original(job, *rest)
 
-    original = work.perform
-    monkeypatch.setattr(work, "perform", flaky)
+    original = execution.perform
+    monkeypatch.setattr(execution, "perform", flaky)
     sweep = planned(run=tiny, axes={"method": ["cot"]}, retries=2)
     drain(sweep)
     assert len(tries) == 3
@@ -242,8 +242,8 @@ def test_a_run_that_another_process_writes_is_tried_later(planned, tiny, monkeyp
             raise InUse("in use")
         return original(job, *rest)
 
-    original = work.perform
-    monkeypatch.setattr(work, "perform", busy)
+    original = execution.perform
+    monkeypatch.setattr(execution, "perform", busy)
     monkeypatch.setattr("sweeps.worker._BUSY", 0.1)
     sweep = planned(run=tiny, axes={"method": ["cot"]}, retries=0)
     drain(sweep)
@@ -255,7 +255,7 @@ def test_ctrl_c_gives_the_job_back(planned, tiny, drain, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(work, "perform", stopped)
+    monkeypatch.setattr(execution, "perform", stopped)
     sweep = planned(run=tiny, axes={"method": ["cot"]})
     with pytest.raises(KeyboardInterrupt):
         drain(sweep)

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from scaling.engines import vllm_process
-from sweeps import work as carrying_out
+from sweeps import execute as carrying_out
 from sweeps.plan import Job
 from sweeps.worker import Pulse, work
 

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from contrastive.parallel import Processes
-from contrastive.reader import Example, Reader
+from contrastive.target_loss import Example, Reader
 from contrastive.train import METRICS_FILE, STATE_FILE
-from scaling import adapters, model_files, models
 from scaling.cli import app as run_app
-from scaling.errors import Interrupted, UsageError
-from scaling.journal import load
 from scaling.methods.build import Built
 from scaling.methods.cot import ChainOfThought
+from scaling.models import adapters, loading, model_files
 from scaling.prompts import gold_text
+from scaling.records.errors import Interrupted, UsageError
+from scaling.records.journal import load
 from scaling.training import check, lora
 from scaling.training import run as training_run
 from scaling.training.adapter import LoraTrainer, new_adapter
@@ -75,7 +75,7 @@ def settings(tiny_model_folder, tmp_path):
 
 @pytest.fixture
 def model(tiny_model_folder):
-    return models.load(str(tiny_model_folder), name=str(tiny_model_folder), device="cpu", dtype=torch.float32)
+    return loading.load(str(tiny_model_folder), name=str(tiny_model_folder), device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture
@@ -399,7 +399,7 @@ def test_the_check_is_in_train_json_card_and_result(settings, tmp_path, monkeypa
     card = (tmp_path / "trained" / "README.md").read_text()
     for said in ("75.0%", "25.0%", "| right only before | 2 |", "| exact McNemar p | 0.500 |"):
         assert said in card
-    assert result.told()["check"]["only_before"] == 2
+    assert result.to_dict()["check"]["only_before"] == 2
 
 
 @pytest.mark.usefixtures("short")

@@ -19,18 +19,18 @@ from typer.testing import CliRunner
 from contrastive import checkpoint
 from contrastive.parallel import Processes
 from contrastive.train import METRICS_FILE, STATE_FILE
-from scaling import model_files, models
 from scaling.cli import app as run_app
 from scaling.config import RunConfig
-from scaling.errors import UsageError
 from scaling.methods.softcot import SoftCoT
+from scaling.methods.thinkers import make_thinker
 from scaling.methods.thoughts import Thinking
+from scaling.models import loading, model_files
 from scaling.prompts import PromptBuilder, gold_text
-from scaling.records import Question
+from scaling.records.errors import UsageError
+from scaling.records.records import Question
 from scaling.tasks import hub
 from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import load_task
-from scaling.thinkers import make_thinker
 from scaling.training import targets
 from scaling.training.cli import app
 from scaling.training.config import TrainConfig
@@ -87,7 +87,7 @@ def settings(tiny_model_folder, tmp_path):
 @pytest.fixture
 def model(tiny_model_folder):
     source = str(tiny_model_folder)
-    return models.load(model_files.locate(source), name=source, device="cpu", dtype=torch.float32)
+    return loading.load(model_files.locate(source), name=source, device="cpu", dtype=torch.float32)
 
 
 def rows_of(path: Path, number: int) -> Path:
@@ -385,7 +385,7 @@ def test_the_published_recipe_is_one_of_the_settings(settings, tmp_path):
     )
     assert not checkpoint.read_config(tmp_path / "trained").normalise
     state = load_file(tmp_path / "trained" / STATE_FILE)
-    start = models.load(str(settings().backbone), name="", device="cpu", dtype=torch.float32)
+    start = loading.load(str(settings().backbone), name="", device="cpu", dtype=torch.float32)
     untrained = new_thinker(settings(standardise=False).resolved(), start, start, [])
     assert torch.equal(state["thinker.token_sets.vectors"], untrained.token_sets.vectors)
     assert not torch.equal(state["thinker.projection.weight"], untrained.projection.weight)

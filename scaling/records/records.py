@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
-from scaling.lines import Unfit, sealed
+from scaling.records.json_lines import Unfit, sealed
 
 Key = tuple[str, int, int]  # (question id, path, sample)
 Costs = dict[str, float]  # what a run has cost, by name: seconds, prompt tokens, decode steps, bytes at their peak ...
@@ -36,7 +36,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptedQuestion:
     """A question as a run asks it, a line of questions.jsonl: what was read, and how many tokens of it.
 
     prompt: the backbone's prompt as text, slots included. The assistant reads assistant_tokens, and then soft_tokens slots
@@ -67,7 +67,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Thoughts:
+class PathCosines:
     """How the latent paths of one question differ, a line of thoughts.jsonl.
 
     cosines: of every two paths' thoughts, each taken as one vector of L x D values; N rows of N.
@@ -86,7 +86,7 @@ class Completion:
     num_tokens: generated tokens, the end token included.
     stop_reason: "end" (the model's end token, or a stop string where the model has no chat format; neither is part of the
     text) or "length" (`max_new_tokens` reached).
-    seed: start of this completion's own random stream; see `scaling.seeds`.
+    seed: start of this completion's own random stream; see `scaling.records.seeds`.
     log_prob: sum over the tokens of their log-probability at temperature 1. self_certainty: mean over the tokens of the
     model's own, in nats. None in older journals. They differ in their last digits between machines and batch sizes, so two
     completions are equal whatever they are.
@@ -117,8 +117,8 @@ class Completion:
 class Vote:
     """The outcome of a vote over one question. answer is None when no completion had an answer.
 
-    Equal answers are one, written as `scaling.answer_classes` shows them. counts: votes for each answer. tied: the highest
-    count was shared, so the tie rule of `scaling.voter` decided.
+    Equal answers are one, written as `scaling.records.answer_classes` shows them. counts: votes for each answer. tied: the
+    highest count was shared, so the tie rule of `scaling.records.votes` decided.
     """
 
     question_id: str
@@ -127,7 +127,7 @@ class Vote:
     tied: bool
 
 
-def to_json(record: Completion | Asked | Thoughts, *, cost: Mapping[str, float] | None = None) -> str:
+def to_json(record: Completion | PromptedQuestion | PathCosines, *, cost: Mapping[str, float] | None = None) -> str:
     """One journal line with its checksum, without the newline. ASCII only.
 
     cost: what the run has cost since the line before, where that is to stand in the line.
@@ -170,19 +170,19 @@ def added(costs: Mapping[str, float], more: Mapping[str, float]) -> Costs:
     return together
 
 
-def asked_from(told: dict[str, Any]) -> Asked:
+def prompted_question_from(told: dict[str, Any]) -> PromptedQuestion:
     """A question from a parsed line of questions.jsonl. Raises Unfit, as `completion_from`."""
-    asked = _record(Asked, told, "question", _FIT_ASKED)
-    return Asked(**{**vars(asked), "choices": tuple(asked.choices)})
+    asked = _record(PromptedQuestion, told, "question", _FIT_ASKED)
+    return PromptedQuestion(**{**vars(asked), "choices": tuple(asked.choices)})
 
 
-def thoughts_from(told: dict[str, Any]) -> Thoughts:
+def path_cosines_from(told: dict[str, Any]) -> PathCosines:
     """A line of thoughts.jsonl, parsed. Raises Unfit, as `completion_from`."""
-    thoughts = _record(Thoughts, told, "comparison of thoughts", _FIT_THOUGHTS)
-    return Thoughts(thoughts.question_id, tuple(tuple(map(float, row)) for row in thoughts.cosines))
+    thoughts = _record(PathCosines, told, "comparison of thoughts", _FIT_THOUGHTS)
+    return PathCosines(thoughts.question_id, tuple(tuple(map(float, row)) for row in thoughts.cosines))
 
 
-Record = TypeVar("Record", Completion, Asked, Thoughts)
+Record = TypeVar("Record", Completion, PromptedQuestion, PathCosines)
 Fit = Callable[[Any], bool]
 
 

@@ -6,8 +6,8 @@ import torch
 from transformers import PreTrainedModel
 
 from contrastive.prefix import MISFITS, agree, hidden_states
-from scaling.errors import one_line
-from scaling.signatures import takes
+from scaling.models.signatures import takes
+from scaling.records.errors import one_line
 
 _TOKENS = 8
 

@@ -1,7 +1,7 @@
 """One answer out of many: a flat vote over all N x M completions, or a hierarchical one over samples, then paths.
 
-Equal answers are counted together: votes are for classes of answers, see `scaling.answer_classes`. A completion whose
-answer is None never votes. Where the highest count is shared, the tie rule decides:
+Equal answers are counted together: votes are for classes of answers, see `scaling.records.answer_classes`. A completion
+whose answer is None never votes. Where the highest count is shared, the tie rule decides:
 
 1. the tied class backed by more distinct paths wins, since agreement across paths is rarer than agreement within one;
 2. if that is shared too, the class with the smallest blake2b hash of (question id, its key) wins; the key of a plain
@@ -18,8 +18,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from scaling.answer_classes import AnswerClass, classes_of
-from scaling.records import Completion, Vote
+from scaling.records.answer_classes import AnswerClass, classes_of
+from scaling.records.records import Completion, Vote
 
 VOTERS = ("flat", "hierarchical")
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 import psutil
 import torch
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 
 class Placeable(Protocol):

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
 
-from scaling.errors import UsageError, one_line
-from scaling.folders import unfit
-from scaling.model_files import find_folder, sha256
-from scaling.models import LanguageModel, fingerprint_of
+from scaling.models.folders import unfit
+from scaling.models.loading import LanguageModel, fingerprint_of
+from scaling.models.model_files import find_folder, sha256
 from scaling.prompts import PROMPT_VERSION
+from scaling.records.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

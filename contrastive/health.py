@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from contrastive import diversity
 from contrastive.objective import Objective, think
 from contrastive.parallel import Processes
-from contrastive.reader import Example, Reader
+from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
 
 _LITTLE = 0.002  # nats a token of question information that are as good as none

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
 from scaling.cache import cache_folder, made
-from scaling.errors import UsageError, nearest, one_line
-from scaling.folders import advice, is_thinker
+from scaling.models.folders import advice, is_thinker
+from scaling.records.errors import UsageError, nearest, one_line
 
 # name -> (registry package, file in it, SHA-256 of the file)
 BUNDLED = {

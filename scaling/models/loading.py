@@ -26,11 +26,8 @@ from transformers import (
 )
 
 from contrastive.windows import setting
-from scaling.costs import ModelCosts
-from scaling.errors import UsageError, one_line, out_of_memory
-from scaling.journal import UNREAD
-from scaling.model_files import locate, quiet, why_incomplete
-from scaling.shapes import (
+from scaling.models.model_files import locate, quiet, why_incomplete
+from scaling.models.shapes import (
     attention_layers_of,
     context_of,
     experts_per_token_of,
@@ -38,7 +35,10 @@ from scaling.shapes import (
     heads_of,
     kv_bytes_of,
 )
-from scaling.usable import why_not_usable
+from scaling.models.usable import why_not_usable
+from scaling.records.costs import ModelCosts
+from scaling.records.errors import UsageError, one_line, out_of_memory
+from scaling.records.journal import UNREAD
 
 _RARE_ROWS = 1024
 _COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config

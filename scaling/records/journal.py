@@ -30,24 +30,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import InUse, UsageError, listed
-from scaling.lines import parsed, whole_lines
-from scaling.records import (
+from scaling.records.errors import InUse, UsageError, listed
+from scaling.records.json_lines import parsed, whole_lines
+from scaling.records.records import (
     PEAKS,
-    Asked,
     Completion,
     Costs,
     Key,
-    Thoughts,
+    PathCosines,
+    PromptedQuestion,
     added,
-    asked_from,
     completion_from,
     cost_from,
     is_amount,
-    thoughts_from,
+    path_cosines_from,
+    prompted_question_from,
     to_json,
 )
-from scaling.seeds import stream_seed
+from scaling.records.seeds import stream_seed
 
 RUN, QUESTIONS, SAMPLES, SUMMARY, LOCK = "run.json", "questions.jsonl", "samples.jsonl", "summary.json", ".lock"
 THOUGHTS = "thoughts.jsonl"  # only where there are several latent paths
@@ -106,8 +106,8 @@ class Journal:
         folder: Path,
         *,
         held: Held,
-        questions: Sequence[Asked],
-        thoughts: dict[str, Thoughts],
+        questions: Sequence[PromptedQuestion],
+        thoughts: dict[str, PathCosines],
         samples: int,
         lock: int,
     ) -> None:
@@ -125,7 +125,12 @@ class Journal:
 
     @classmethod
     def open(
-        cls, folder: Path, *, config: dict[str, Any], environment: dict[str, Any], questions: Sequence[Asked] = ()
+        cls,
+        folder: Path,
+        *,
+        config: dict[str, Any],
+        environment: dict[str, Any],
+        questions: Sequence[PromptedQuestion] = (),
     ) -> Journal:
         """Start the run in `folder`, or continue the one there if its config agrees but for EXTENDABLE and FREE keys. One
         that has drawn nothing gives way to another config.
@@ -206,7 +211,7 @@ class Journal:
         _write_lines(self.folder / QUESTIONS, self._questions)
         self.restated = []
 
-    def record_thoughts(self, thoughts: Thoughts) -> None:
+    def record_thoughts(self, thoughts: PathCosines) -> None:
         """Add a question's line to thoughts.jsonl, unless the same stands there."""
         if self._thoughts.get(thoughts.question_id) != thoughts:
             self._thoughts[thoughts.question_id] = thoughts
@@ -252,7 +257,7 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(_canonical(fixed).encode("ascii")).hexdigest()[:12]
 
 
-def place_of(parent: Path, begin: str, config: dict[str, Any], questions: Sequence[Asked]) -> Path:
+def place_of(parent: Path, begin: str, config: dict[str, Any], questions: Sequence[PromptedQuestion]) -> Path:
     """The directory in `parent` of a run for which none was named: `begin` and the hash of its config.
 
     The first question is part of the hash, gold answer included. Where that gold answer was another one when the run began,
@@ -267,7 +272,7 @@ def place_of(parent: Path, begin: str, config: dict[str, Any], questions: Sequen
     return usual
 
 
-def _began_with_other_gold(folder: Path, config: dict[str, Any], first: Asked) -> bool:
+def _began_with_other_gold(folder: Path, config: dict[str, Any], first: PromptedQuestion) -> bool:
     """Whether the run in `folder` has this config and this first question, whatever its gold answer is."""
     with suppress(UsageError):  # what cannot be read is no run to go on with
         old = load_run(folder)["config"]
@@ -277,7 +282,7 @@ def _began_with_other_gold(folder: Path, config: dict[str, Any], first: Asked) -
     return False
 
 
-def refuse_unfit_folder(folder: Path, config: dict[str, Any], questions: Sequence[Asked]) -> None:
+def refuse_unfit_folder(folder: Path, config: dict[str, Any], questions: Sequence[PromptedQuestion]) -> None:
     """Raises UsageError where a run with this config could not go on, or begin, in `folder`. Writes nothing.
 
     Args:
@@ -318,7 +323,7 @@ def load_summary(folder: Path) -> dict[str, Any] | None:
     return _read_json(path) if path.exists() else None
 
 
-def load_questions(folder: Path) -> list[Asked]:
+def load_questions(folder: Path) -> list[PromptedQuestion]:
     """The questions of a run as they were asked; none where the directory has no questions.jsonl.
 
     Raises UsageError for a damaged file, and where the run was stopped while it was judged by a new gold answer.
@@ -332,25 +337,25 @@ def load_questions(folder: Path) -> list[Asked]:
     return current
 
 
-def stored_questions(folder: Path) -> list[Asked]:
+def stored_questions(folder: Path) -> list[PromptedQuestion]:
     """All lines of questions.jsonl, those of questions that are no longer asked included."""
     path = folder / QUESTIONS
-    found: dict[str, Asked] = {}
+    found: dict[str, PromptedQuestion] = {}
     advice = "restore the file, or delete it, and the same run again writes it anew"
-    for number, _, asked in whole_lines(path, asked_from, "question", advice, torn=False):
+    for number, _, asked in whole_lines(path, prompted_question_from, "question", advice, torn=False):
         if found.setdefault(asked.id, asked) is not asked:
             raise UsageError(f"{path} line {number} repeats question {asked.id!r}; {advice}")
     return list(found.values())
 
 
-def load_thoughts(folder: Path) -> dict[str, Thoughts]:
+def load_thoughts(folder: Path) -> dict[str, PathCosines]:
     """The lines of thoughts.jsonl by question, the last one of each; a torn last line is passed over."""
     advice = "restore the file, or delete it, which loses nothing but the cosines"
-    lines = whole_lines(folder / THOUGHTS, thoughts_from, "comparison of thoughts", advice)
+    lines = whole_lines(folder / THOUGHTS, path_cosines_from, "comparison of thoughts", advice)
     return {thoughts.question_id: thoughts for _, _, thoughts in lines}
 
 
-def changes(old: Asked, new: Asked) -> list[str]:
+def changes(old: PromptedQuestion, new: PromptedQuestion) -> list[str]:
     """What differs in what the model reads of a question. Its gold answer is none of that."""
     found = [name for name in ("text", "choices") if getattr(old, name) != getattr(new, name)]
     if old.kind != new.kind and old.kind is not None and new.kind is not None:
@@ -404,9 +409,9 @@ def _read_shards(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[Ke
     return runs, found, costs
 
 
-def _asked_together(folders: Sequence[Path]) -> dict[str, Asked]:
+def _asked_together(folders: Sequence[Path]) -> dict[str, PromptedQuestion]:
     """The questions of all shards by id. Raises UsageError where two shards hold different ones under one id."""
-    found: dict[str, Asked] = {}
+    found: dict[str, PromptedQuestion] = {}
     for folder in folders:
         for asked in load_questions(folder):
             known = found.setdefault(asked.id, asked)
@@ -434,7 +439,7 @@ def _merged_config(configs: Sequence[dict[str, Any]], into: Path) -> dict[str, A
     return merged
 
 
-def _refuse_unfit(folder: Path, config: dict[str, Any], questions: Sequence[Asked]) -> bool:
+def _refuse_unfit(folder: Path, config: dict[str, Any], questions: Sequence[PromptedQuestion]) -> bool:
     """Whether a run with another config is there that has drawn nothing, as one whose engine did not start."""
     path, samples = folder / RUN, folder / SAMPLES
     if path.exists():
@@ -455,8 +460,11 @@ def _refuse_unfit(folder: Path, config: dict[str, Any], questions: Sequence[Aske
 
 
 def _brought_up_to_date(
-    folder: Path, stored: Sequence[Asked], questions: Sequence[Asked], completions: Collection[Key]
-) -> list[Asked]:
+    folder: Path,
+    stored: Sequence[PromptedQuestion],
+    questions: Sequence[PromptedQuestion],
+    completions: Collection[Key],
+) -> list[PromptedQuestion]:
     """The lines of questions.jsonl from now on: today's questions, and those asked before that have completions.
 
     Raises UsageError for a question that has completions and reads otherwise than when they were drawn.
@@ -476,7 +484,7 @@ def _brought_up_to_date(
     return [*now, *(replace(old, current=False) for key, old in before.items() if key not in ids)]
 
 
-def _is_judged(old: Asked | None, new: Asked) -> bool:
+def _is_judged(old: PromptedQuestion | None, new: PromptedQuestion) -> bool:
     return old is None or (old.judged and old.answer == new.answer)
 
 
@@ -606,7 +614,7 @@ def _open_to_append(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
 
-def _write_lines(path: Path, records: Iterable[Asked | Thoughts]) -> None:
+def _write_lines(path: Path, records: Iterable[PromptedQuestion | PathCosines]) -> None:
     _write(path, "".join(f"{to_json(one)}\n" for one in records))
 
 

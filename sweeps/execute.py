@@ -15,20 +15,20 @@ from typing import Any
 from contrastive.parallel import Processes
 from contrastive.train import STATE_FILE
 from contrastive.train import Progress as Training
-from scaling.errors import UsageError
-from scaling.journal import RUN, SUMMARY, Journal, load, load_questions, merge
-from scaling.records import Completion, Key
+from scaling.records.errors import UsageError
+from scaling.records.journal import RUN, SUMMARY, Journal, load, load_questions, merge
+from scaling.records.records import Completion, Key
+from scaling.records.summary import summarise
 from scaling.run import Setup, carry_out, digest, prepare
 from scaling.sampler import Grid
-from scaling.summary import summarise
 from scaling.training.config import TrainConfig
-from sweeps.plan import Box, Job, config_of
+from sweeps.plan import Extent, Job, config_of
 
 Tell = Callable[[dict[str, Any]], None]
 _MERGING, _BEFORE = ".merging", ".before"  # end names of folders that are only there while a merge is written
 
 
-class Following:
+class ProgressReporter:
     """What runs and trainings tell their watcher, as a few figures. tell: gets them, and may raise KeyboardInterrupt."""
 
     def __init__(self, tell: Tell) -> None:
@@ -42,7 +42,7 @@ class Following:
     def status(self, text: str) -> None:
         self._say(doing=text)
 
-    def sampling(self) -> Following:
+    def sampling(self) -> ProgressReporter:
         return self
 
     def start(self, grid: Grid, done: dict[Key, Completion], folder: Path) -> None:  # noqa: ARG002
@@ -66,10 +66,10 @@ class Following:
 def perform(job: Job, root: Path, tell: Tell) -> dict[str, Any]:
     """Carries the job out, or goes on with it, and returns what the ledger keeps. Raises UsageError and Interrupted."""
     kinds = {"train": _train, "run": _run, "merge": _merge}
-    return kinds[job.kind](job, root, Following(tell))
+    return kinds[job.kind](job, root, ProgressReporter(tell))
 
 
-def _train(job: Job, root: Path, following: Following) -> dict[str, Any]:
+def _train(job: Job, root: Path, following: ProgressReporter) -> dict[str, Any]:
     folder = root / job.folder
     # a training that was stopped before its first validation has nothing to go on from
     config = TrainConfig(**{**job.settings, "out": folder, "resume": (folder / STATE_FILE).is_file()})
@@ -81,7 +81,7 @@ def _train(job: Job, root: Path, following: Following) -> dict[str, Any]:
     return {"steps": result.progress.step, "seconds": result.progress.seconds, "loss": result.progress.best}
 
 
-def _run(job: Job, root: Path, following: Following) -> dict[str, Any]:
+def _run(job: Job, root: Path, following: ProgressReporter) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for box in job.boxes:
         if job.part and box[0] is not None and box[0] <= job.part[0]:
@@ -101,7 +101,7 @@ def checkpoint_of(job: Job, root: Path) -> str | None:
     return str(root / "checkpoints" / f"{method}-{trained.removeprefix('train-')}") if trained else None
 
 
-def _in_part(box: Box, job: Job) -> Box:
+def _in_part(box: Extent, job: Job) -> Extent:
     """The box as far as it lies before the end of the part, so that no more questions are read than needed."""
     if job.part is None:
         return box
@@ -124,7 +124,7 @@ def costs_of(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**told, "completions": len(load(folder)[1]), "seconds": summary.get("seconds", 0.0)}
 
 
-def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
+def _merge(job: Job, root: Path, following: ProgressReporter) -> dict[str, Any]:
     """One run directory from those of the parts, put in place in one step: a kill leaves the old one or the new one."""
     following.status("merging")
     folder, shards = root / job.folder, root / "shards" / job.folder.rsplit("-", 1)[1]
@@ -144,7 +144,7 @@ def _merge(job: Job, root: Path, following: Following) -> dict[str, Any]:
     return costs_of(summary, folder)
 
 
-def _refuse_incomplete(part: Path, boxes: Sequence[Box]) -> None:
+def _refuse_incomplete(part: Path, boxes: Sequence[Extent]) -> None:
     """Raises UsageError where a part of a run that was drawn lacks completions: its journal was damaged since."""
     start = int(part.name.partition("-")[0])
     asked = [question.id for question in load_questions(part)]

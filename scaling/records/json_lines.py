@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 
 CHECKSUM = ', "crc": "'  # what a line's checksum begins with; its 8 hex digits and `"}` end the line
 Line = TypeVar("Line")

@@ -15,15 +15,15 @@ from torch import Tensor
 from contrastive import checkpoint
 from contrastive.checkpoint import ThinkerConfig
 from contrastive.thinker import Thinker
-from scaling import model_files
 from scaling.config import DEFAULT_THINKER, UNTRAINED, RunConfig
-from scaling.errors import UsageError, nearest
-from scaling.folders import unfit
-from scaling.models import LanguageModel
+from scaling.models import model_files
+from scaling.models.folders import unfit
+from scaling.models.loading import LanguageModel
 from scaling.prompts import PROMPT_VERSION
+from scaling.records.errors import UsageError, nearest
 
 SOFT_TOKENS = 4  # the papers' number at evaluation
-_TRAINED = Path(__file__).parent / "trained"
+_TRAINED = Path(__file__).parents[1] / "trained"
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.records import Asked
+from scaling.records.records import PromptedQuestion
 
 
 @dataclass(frozen=True)
@@ -70,27 +70,27 @@ class RunCosts:
         _refuse_no_count(fields["projection"])
         return cls(**models, projection=fields["projection"])
 
-    def question(self, asked: Asked) -> int:
+    def question(self, asked: PromptedQuestion) -> int:
         """What all paths share: the assistant reads the question once and may write a hint, the backbone the prefix."""
         return self._hint(asked) + self._assistant(asked.assistant_tokens) + self.backbone.forward(asked.prefix_tokens)
 
-    def path(self, asked: Asked) -> int:
+    def path(self, asked: PromptedQuestion) -> int:
         """What each path adds: its slots in the assistant, the projection, its segment of the prompt."""
         own = self._assistant(asked.soft_tokens, behind=asked.assistant_tokens) + asked.soft_tokens * self.projection
         return own + self.backbone.forward(asked.soft_tokens + asked.suffix_tokens, behind=asked.prefix_tokens)
 
-    def completion(self, asked: Asked, tokens: int) -> int:
+    def completion(self, asked: PromptedQuestion, tokens: int) -> int:
         """What each completion of `tokens` generated tokens adds."""
         return self.backbone.decode(tokens, behind=asked.prompt_tokens)
 
-    def unshared(self, asked: Asked, tokens: Sequence[int], *, paths: int) -> int:
+    def unshared(self, asked: PromptedQuestion, tokens: Sequence[int], *, paths: int) -> int:
         """The same grid when nothing is shared: every completion reads its whole prompt, every path its question."""
         thinking = self._assistant(asked.assistant_tokens + asked.soft_tokens) + asked.soft_tokens * self.projection
         prefill = self.backbone.forward(asked.prompt_tokens)
         thinking += self._hint(asked)
         return paths * thinking + sum(prefill + self.completion(asked, count) for count in tokens)
 
-    def _hint(self, asked: Asked) -> int:
+    def _hint(self, asked: PromptedQuestion) -> int:
         if not self.assistant:
             return 0
         return self.assistant.decode(asked.hint_tokens, behind=asked.assistant_tokens)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError, install, one_line
+from scaling.records.errors import UsageError, install, one_line
 from sweeps.ledger import Ledger
 from sweeps.local import Seen, cores
-from sweeps.remote import LedgerActor, work_here
+from sweeps.ray_worker import LedgerActor, work_here
 
 _POLL = 0.5  # seconds
 _GRACE = 30.0  # seconds that workers have to give back what they have

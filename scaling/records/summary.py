@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from scaling.adaptive import leading
-from scaling.answer_classes import classes_of
-from scaling.records import Completion, Key, Question
-from scaling.voter import VOTERS, flat_vote, hierarchical_vote, majority
+from scaling.records.adaptive import leading
+from scaling.records.answer_classes import classes_of
+from scaling.records.records import Completion, Key, Question
+from scaling.records.votes import VOTERS, flat_vote, hierarchical_vote, majority
 
 Grid = list[Completion]  # the completions of one complete question that count
 

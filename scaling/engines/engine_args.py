@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from scaling.errors import UsageError, install, one_line
+from scaling.records.errors import UsageError, install, one_line
 
 _SECRET = re.compile("token$|hf_?tok|api_?key|secret|password|^watermark_config$", re.IGNORECASE)  # also misspelt
 _VALUE_OF_SECRET = re.compile(

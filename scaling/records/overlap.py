@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from scaling.records import Question
+from scaling.records.records import Question
 
 KEY = "question_digests"  # of the digests in what a checkpoint says of itself
 _BYTES = 6  # of a digest: a chance match among 100,000 trained and 1,000 asked questions has a probability below 1e-6

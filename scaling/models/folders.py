@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from scaling.errors import nearest
+from scaling.records.errors import nearest
 
 _THINKER = ("config.json", "thinker.safetensors")
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")

@@ -13,8 +13,8 @@ from functools import cache
 from heapq import nlargest
 from math import comb
 
-from scaling.answer_classes import AnswerClass, classes_of, may_be_rounded
-from scaling.records import Completion, Key
+from scaling.records.answer_classes import AnswerClass, classes_of, may_be_rounded
+from scaling.records.records import Completion, Key
 
 
 class Stopping:

@@ -7,7 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UsageError
+from scaling.records.errors import UsageError
 from sweeps.ledger import LEASE, Ledger
 from sweeps.local import LOGS
 from sweeps.plan import Job

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig, filled_in, is_generated
-from scaling.errors import UsageError
-from scaling.journal import RUN
+from scaling.records.errors import UsageError
+from scaling.records.journal import RUN
 from sweeps.files import write_whole
 from sweeps.ledger import DONE, Entry
-from sweeps.plan import Box, Counts, Job, Plan, max_limit, samples_of
+from sweeps.plan import Counts, Extent, Job, Plan, max_limit, samples_of
 from sweeps.points import RUN_DEFAULTS, hashed
 
 RATES, PROBES = "rates.json", "probes"
@@ -53,7 +53,7 @@ class Expected:
     unread: int = 0
     training_hours: float | None = 0.0
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
 
@@ -87,7 +87,7 @@ def _add_training(found: Expected, job: Job, training: Mapping[str, float]) -> N
         found.training_hours += seconds * steps / 3600
 
 
-def _add_run(found: Expected, job: Job, counts: Counts, rate: Rate | None, drawn: Sequence[Box]) -> None:
+def _add_run(found: Expected, job: Job, counts: Counts, rate: Rate | None, drawn: Sequence[Extent]) -> None:
     """drawn: what the run holds already."""
     found.runs += 1
     asked = _questions(job, counts)
@@ -113,7 +113,7 @@ def _questions(job: Job, counts: Counts) -> int | None:
     return counts.of(settings, limit) if here else limit
 
 
-def _samples(job: Job, boxes: Sequence[Box], asked: int) -> int:
+def _samples(job: Job, boxes: Sequence[Extent], asked: int) -> int:
     """Completions of the boxes, of those questions that the job is about."""
     start, stop = job.part or (0, asked)
     within = [(min(asked if box[0] is None else box[0], asked, stop) - start, *box[1:]) for box in boxes]
@@ -179,9 +179,9 @@ def _measured(costs: Mapping[str, Any], folder: Path) -> Rate | None:
 
 def measure(plan: Plan, root: Path, tell: Any) -> None:
     """A short run for every kind of job that no probe has measured: 8 questions, one path, 4 samples. Raises UsageError."""
-    from scaling.models import keep_loaded
+    from scaling.models.loading import keep_loaded
     from scaling.run import execute
-    from sweeps.work import Following, costs_of
+    from sweeps.execute import ProgressReporter, costs_of
 
     keep_loaded(2)
     known = _probed(root)
@@ -191,7 +191,7 @@ def measure(plan: Plan, root: Path, tell: Any) -> None:
         tell(f"measuring {key.replace('|', ' ')}")
         probe = _probe(job)
         folder = root / PROBES / hashed(probe.model_dump(mode="json"))  # an interrupted one goes on only as it began
-        summary = execute(probe.model_copy(update={"out": folder}), Following(lambda _: None))
+        summary = execute(probe.model_copy(update={"out": folder}), ProgressReporter(lambda _: None))
         rate = _measured(costs_of(summary, folder), folder)
         if rate is None:
             raise UsageError(f"the probe in {folder} measured nothing: remove the folder and try again")
