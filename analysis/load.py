@@ -211,8 +211,11 @@ def _described(folder: Path) -> dict[str, Any]:
     try:
         described: dict[str, Any] = json.loads((folder / RUN).read_bytes())
         described["config"]["samples"]
-        if coefficients := described.get("environment", {}).get("costs"):
+        environment = described.get("environment", {})
+        if coefficients := environment.get("costs"):
             RunCosts.from_json(coefficients)
+        for shard in environment.get("shards") or []:
+            shard.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it") from None
     return described

@@ -311,10 +311,7 @@ def load_run(folder: Path) -> dict[str, Any]:
     """run.json. Raises UsageError where there is none, or it is damaged."""
     if not (folder / RUN).is_file():
         raise UsageError(f"{folder} is no run directory: it has no {RUN}; give the folder that a run was written to")
-    run = _read_json(folder / RUN, "config", "environment")
-    if not isinstance(run["config"], dict) or not isinstance(run["environment"], dict):
-        raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it or choose another folder")
-    return run
+    return _read_json(folder / RUN, "config", "environment")
 
 
 def load_summary(folder: Path) -> dict[str, Any] | None:
@@ -597,11 +594,12 @@ def _refuse_constant(name: str) -> None:
 
 
 def _read_json(path: Path, *required: str) -> dict[str, Any]:
+    """The object in a JSON file. required: keys that must hold objects. Raises UsageError for a damaged file."""
     try:
         fields = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError):
         fields = None
-    if not isinstance(fields, dict) or not fields.keys() >= set(required):
+    if not isinstance(fields, dict) or not all(isinstance(fields.get(key), dict) for key in required):
         raise UsageError(f"{path} is damaged or not written by a run; restore it or choose another folder")
     return fields
 
