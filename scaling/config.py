@@ -23,7 +23,7 @@ DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside fold
 def known_voter(name: str) -> str:
     """The name, of a built-in voter or of something that can be loaded; nothing is loaded yet."""
     if not is_voter(name):
-        raise PydanticCustomError("voter", f"input should be {what_a_voter_is()}")  # type: ignore[arg-type]
+        raise PydanticCustomError("voter", f"input should be {what_a_voter_is()}")
     return name
 
 

@@ -56,7 +56,8 @@ def load_object(spec: str, *, option: str, group: str) -> Loaded:
     source, colon, name = (where, "", "") if where.endswith(".py") else where.rpartition(":")
     module = _from_file(Path(source), given) if source.endswith(".py") else _imported(source, given)
     found = _attribute(module, name, given) if colon else _only_object(module, given)
-    file = Path(module.__file__) if getattr(module, "__file__", None) else None
+    source_file = getattr(module, "__file__", None)
+    file = Path(source_file) if source_file else None
     return Loaded(found, spec, hashlib.sha256(file.read_bytes()).hexdigest() if file else None, file)
 
 
