@@ -165,7 +165,7 @@ OF_RUNS = tuple(voter.name for voter in BUILT_IN.values() if not voter.needs)
 
 def what_a_voter_is() -> str:
     """Which voters a run may be given, in words."""
-    return " or ".join([*map(repr, (*OF_RUNS, *installed(GROUP))), "a function of yours, as in `file.py:name`"])
+    return f"{', '.join(map(repr, (*OF_RUNS, *installed(GROUP))))} or a function of yours, as in `file.py:name`"
 
 
 def is_voter(name: str) -> bool:

@@ -29,12 +29,10 @@ GRIDS = st.lists(st.tuples(st.sampled_from(["1", "8", "9", None]), st.sampled_fr
 
 
 def chains(answers, paths=2):
-    return [
-        Completion(
-            "q", *divmod(place, paths), f"It is {answer}.", answer, answer == "1", answer, answer == "1", 4, "end", 0
-        )
-        for place, answer in enumerate(answers)
-    ]
+    def one(path, sample, answer):
+        return Completion("q", path, sample, f"It is {answer}.", answer, answer == "1", None, False, 4, "end", 0)
+
+    return [one(*divmod(place, paths), answer) for place, answer in enumerate(answers)]
 
 
 @given(GRIDS)
