@@ -32,7 +32,7 @@ def chains(answers, paths=2):
     def one(path, sample, answer):
         return Completion("q", path, sample, f"It is {answer}.", answer, answer == "1", None, False, 4, "end", 0)
 
-    return [one(*divmod(place, paths), answer) for place, answer in enumerate(answers)]
+    return [one(place // paths, place % paths, answer) for place, answer in enumerate(answers)]
 
 
 @given(GRIDS)
