@@ -15,14 +15,13 @@ from typing import Any
 
 from scaling.config import RunConfig
 from scaling.records.errors import UsageError
+from scaling.records.settings import Tag, names
 from scaling.tasks.catalogue import load_task
 from sweeps.grid import TRAIN, GridFile
 from sweeps.labels import Words, axes_of
-from sweeps.points import INHERITED, SIZE, Point, Settings, hashed
+from sweeps.points import INHERITED, SIZE, Point, Settings, hashed, trained_role
 
 Extent = tuple[int | None, int, int]  # questions, None for all; latent paths; samples
-_LOADED = ("backbone", "assistant", "dtype")
-_CLASHES_WITH_NOTHING = ("seed", "backbone", "top_p", "top_k", "max_new_tokens", "dtype", "device", "split", "noise")
 _TRAINED = "trained-for-it"  # stands for a checkpoint that is not there yet
 
 
@@ -94,7 +93,7 @@ class Counts:
 
     def of(self, settings: Settings, limit: int | None) -> int:
         """Questions of the first `limit`, None for all. Raises UsageError where they cannot be read."""
-        task, data, split, difficulty = (settings.get(key) for key in ("task", "data", "split", "difficulty"))
+        task, data, split, difficulty = (settings.get(key) for key in names(RunConfig, Tag.QUESTIONS))
         key = json.dumps([task, data, split, difficulty, limit])
         if key not in self._known:
             named = {"split": split} if split else {}
@@ -116,7 +115,7 @@ def _training(point: Point, told: str) -> Job:
 
 
 def _models(settings: Settings) -> str:
-    return "|".join(str(settings.get(key) or RunConfig.model_fields[key].default) for key in _LOADED)
+    return "|".join(str(settings.get(key) or RunConfig.model_fields[key].default) for key in names(RunConfig, Tag.LOADED))
 
 
 def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
@@ -130,7 +129,7 @@ def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
     boxes = largest(map(extent_of, points))
     whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings), label=told)
     for box in boxes:
-        known = hashed([{key: value for key, value in settings.items() if key not in _CLASHES_WITH_NOTHING}, box])
+        known = hashed([settings, box])
         if known not in checked:
             config_of(whole, box, trained=_TRAINED if needs else None).resolved()
             checked.add(known)
@@ -158,8 +157,7 @@ def _sharded(whole: Job, shard: int, counts: Counts) -> list[Job]:
 def config_of(job: Job, box: Extent, *, trained: str | None) -> RunConfig:
     """The settings of one box of a run. trained: the checkpoint that was made for it, None where it needs none."""
     limit, paths, samples = box
-    role = "adapter" if job.settings["method"] == "lora" else "thinker"
-    own = {role: trained} if trained else {}
+    own = {trained_role(job.settings["method"]): trained} if trained else {}
     return RunConfig(**{**job.settings, **own, "limit": limit, "latent_paths": paths, "samples": samples})
 
 

@@ -28,6 +28,7 @@ from contrastive.token_sets import SoftTokenSets
 from contrastive.train import METRICS_FILE, STATE_FILE, DamagedFile, Loop, NotFinite, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
 from scaling.config import option
+from scaling.methods.kinds import Trait
 from scaling.models import adapters, hardware, loading
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PROMPT_VERSION, gold_text
@@ -36,10 +37,11 @@ from scaling.records.errors import WARNING, Interrupted, UsageError, one_line
 from scaling.records.journal import config_hash
 from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
+from scaling.records.settings import Effect, names
 from scaling.run import Watcher as RunWatcher
 from scaling.run import environment
 from scaling.training.card import write_card
-from scaling.training.config import FREE, OF_LORA, OF_THOUGHTS, TrainConfig
+from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 
@@ -162,8 +164,9 @@ def _health_of(folder: Path) -> Health:
 
 def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) -> dict[str, Any]:
     """What decides a training's result: settings, models by role, questions; nothing that is of another method alone."""
-    of_others = (*OF_THOUGHTS, "merge", "check_on", "check_limit") if config.method == "lora" else ("method", *OF_LORA)
-    settings = config.model_dump(mode="json", exclude={*FREE, *of_others})
+    lora = config.method == "lora"  # folders of earlier trainings of thinkers say no method
+    of_others = names(TrainConfig, Trait.THOUGHTS) if lora else ("method", *names(TrainConfig, Trait.ADAPTER))
+    settings = config.model_dump(mode="json", exclude={*names(TrainConfig, Effect.FREE), *of_others})
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
     return {
         **settings,
