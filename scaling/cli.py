@@ -61,7 +61,7 @@ def scale_run(
     dry_run: Annotated[
         bool, panel_option("Check all but weights, show settings and first prompt; run nothing.", OUTPUT)
     ] = False,
-    version: Version = False,
+    version: Version = False,  # noqa: ARG001  (answers before the command begins)
     **given: Any,
 ) -> None:
     """Sample N latent paths x M completions for every question, vote, and report accuracy and cost.

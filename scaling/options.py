@@ -16,7 +16,6 @@ from pydantic import BaseModel
 
 from scaling.config import RunConfig, kind_of, option
 from scaling.records.settings import Setting, settings_of
-from scaling.training.config import TrainConfig
 
 Command = TypeVar("Command", bound=Callable[..., None])
 _BY_NAME = inspect.Parameter.KEYWORD_ONLY
@@ -76,22 +75,24 @@ def _kinds(annotation: Any) -> list[Any]:
 
 def page() -> str:
     """All options, as Markdown."""
-    commands = {"scale-run": RunConfig, "scale-train": TrainConfig}
+    from scaling.training.config import TrainConfig
+
     return "\n".join(
         [
             "# All options",
             "",
-            "Each may stand in a YAML file given as `--config`, with `_` for `-`; the command line wins. The last column says",
-            "what another value of the option means where a run, or a training, is there already: *another run* is refused in",
-            "its folder, and gets one of its own where `--out` is not given.",
+            "Each may stand in a YAML file given as `--config`, with `_` for `-`; the command line wins. The last column",
+            "says what another value of the option means where a run, or a training, is there already: *another run* is",
+            "refused in its folder, and gets one of its own where `--out` is not given.",
             "",
             "This page is made from the options' declarations, by `python -m scaling.options > docs/options.md`.",
-            *(line for name, model in commands.items() for line in _of_command(name, model)),
+            *_of_command("scale-run", RunConfig, "run"),
+            *_of_command("scale-train", TrainConfig, "training"),
         ]
     )
 
 
-def _of_command(name: str, model: type[BaseModel]) -> Iterator[str]:
+def _of_command(name: str, model: type[BaseModel], thing: str) -> Iterator[str]:
     yield from ("", f"## `{name}`")
     settings = settings_of(model)
     for group in dict.fromkeys(own.group for own in settings.values()):
@@ -104,7 +105,8 @@ def _of_command(name: str, model: type[BaseModel]) -> Iterator[str]:
         )
         for key, own in settings.items():
             if own.group == group:
-                yield f"| `{option(key)}` | {own.help} | {_value(model, key)} | {_users(model, own)} | {_effect(model, own)} |"
+                cells = own.help, _value(model, key), _users(model, own), own.effect.value.replace("run", thing)
+                yield f"| `{option(key)}` | {' | '.join(cells)} |"
 
 
 def _value(model: type[BaseModel], key: str) -> str:
@@ -117,10 +119,6 @@ def _users(model: type[BaseModel], own: Setting) -> str:
     methods = list(settings_of(model)["method"].values) or _kinds(model.model_fields["method"].annotation)
     users = [name for name in methods if own.used_by and kind_of(name).has(own.used_by)]
     return "; ".join(", ".join(f"`{name}`" for name in names) for names in (users, own.engines) if names)
-
-
-def _effect(model: type[BaseModel], own: Setting) -> str:
-    return own.effect.value.replace("run", "training") if model is TrainConfig else own.effect.value
 
 
 if __name__ == "__main__":

@@ -200,7 +200,9 @@ class _Maker:
         if "latent_paths" in idle_options(method):
             run["latent_paths"] = 1
         elif not run.get("latent_paths"):
-            run["latent_paths"] = _PATHS if kind_of(method).has(Trait.PERTURBED) else trained or _paths_of(run.get("thinker"))
+            run["latent_paths"] = (
+                _PATHS if kind_of(method).has(Trait.PERTURBED) else trained or _paths_of(run.get("thinker"))
+            )
         run["samples"] = 1 if run.get("temperature") == 0 else run.get("samples") or RUN_DEFAULTS["samples"]
         if run.get("limit") is None and is_generated(run.get("task"), run.get("data")):
             run["limit"] = OWN_LIMIT

@@ -32,7 +32,7 @@ def scale_train(
         str | None, panel_option("YAML file with any of these options.", OUTPUT, metavar="<path>")
     ] = None,
     json: Annotated[bool, panel_option("Print the result alone, as JSON.", OUTPUT, "--json")] = False,
-    version: Version = False,
+    version: Version = False,  # noqa: ARG001  (answers before the command begins)
     **given: Any,
 ) -> None:
     """Learn N initial token sets and a projection, so that every latent path reasons well and the paths differ.

@@ -101,7 +101,11 @@ class TrainConfig(BaseModel):
     merge: Annotated[
         bool,
         Setting(
-            "Also write the whole model, with the adapter in it, to OUT/merged.", _LORA, _FREE, _AFTERWARDS, used_by=_ADAPTER
+            "Also write the whole model, with the adapter in it, to OUT/merged.",
+            _LORA,
+            _FREE,
+            _AFTERWARDS,
+            used_by=_ADAPTER,
         ),
     ] = False
     check_on: Annotated[
