@@ -132,7 +132,8 @@ def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
             f"the runs named {name} differ in {', '.join(apart)}, so they are no seeds of one method; "
             f"give them different names, as in `NAME=FOLDER`"
         )
-    apart_by = ("seed", "thinker_sha256", "adapter_sha256")
+    of_a_seed = [own for own in run_settings().items() if own[1].has(Differs.SEEDS) and own[1].has(Effect.IDENTITY)]
+    apart_by = [own.content or name for name, own in of_a_seed]
     seeds = [tuple(str(run.config.get(key)) for key in apart_by) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UsageError(

@@ -55,7 +55,7 @@ class RunConfig(BaseModel):
         BeforeValidator(_known_method),
         Setting(
             "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk, assist-cot or lora.",
-            *(_RUN, _METHODS, Tag.NAMED),
+            *(_RUN, _METHODS, Tag.NAMED, Tag.VALIDATION),
             values=KINDS,
         ),
     ] = "softcot++"
@@ -84,7 +84,7 @@ class RunConfig(BaseModel):
         str,
         Setting(
             "Folder, GGUF file, Hub id, or smollm2-135m (default).",
-            *(_MODELS, Tag.LOADED),
+            *(_MODELS, Tag.LOADED, Tag.VALIDATION),
             content="backbone_fingerprint",
         ),
     ] = DEFAULT_MODEL
@@ -101,7 +101,7 @@ class RunConfig(BaseModel):
         _Place | None,
         Setting(
             "Folder, Hub id or untrained. Default: the default models' own, trained.",
-            *(_MODELS, _SEEDS),
+            *(_MODELS, _SEEDS, Tag.VALIDATION),
             used_by=Trait.THOUGHTS,
             whose=_THOUGHTS,
             content="thinker_sha256",
@@ -111,7 +111,7 @@ class RunConfig(BaseModel):
         _Place | None,
         Setting(
             "For lora: folder or Hub id of an adapter of the backbone.",
-            *(_MODELS, _SEEDS),
+            *(_MODELS, _SEEDS, Tag.VALIDATION),
             used_by=Trait.ADAPTER,
             whose="`lora`",
             content="adapter_sha256",
@@ -122,11 +122,12 @@ class RunConfig(BaseModel):
         _Count | None,
         Setting(
             "Latent paths N. Default 8, or the checkpoint's; 1 without ++.",
-            *(_PATHS, _SIZE, _METHODS),
+            *(_PATHS, _SIZE, _METHODS, Tag.VALIDATION),
             used_by=Trait.PATHS,
+            symbol="N",
         ),
     ] = None
-    samples: Annotated[_Count, Setting("Samples M of each path. Default 4.", _PATHS, _SIZE, _METHODS)] = 4
+    samples: Annotated[_Count, Setting("Samples M of each path. Default 4.", _PATHS, _SIZE, _METHODS, symbol="M")] = 4
     soft_tokens: Annotated[
         _Count | None,
         Setting(
@@ -135,6 +136,7 @@ class RunConfig(BaseModel):
             used_by=Trait.SLOTS,
             whose="methods with slots",
             facts=("initial_token",),
+            symbol="L",
         ),
     ] = None
     noise: Annotated[
@@ -142,7 +144,7 @@ class RunConfig(BaseModel):
         Field(ge=0, allow_inf_nan=False),
         Setting(
             "Size of softcot-p's, -dropout's or -gumbel's change, relative to the thoughts. Default 0.2.",
-            *(_PATHS, _METHODS),
+            *(_PATHS, _METHODS, Tag.VALIDATION),
             used_by=Trait.PERTURBED,
             whose="the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)",
         ),
@@ -151,7 +153,7 @@ class RunConfig(BaseModel):
         Literal["zero", "mean", "shuffled", "unk", "none"] | None,
         Setting(
             "What replaces the thoughts: zero, mean, shuffled (another question's), unk or none.",
-            *(_PATHS, _METHODS, Tag.NAMED),
+            *(_PATHS, _METHODS, Tag.NAMED, Tag.VALIDATION),
             used_by=Trait.THOUGHTS,
             whose=_THOUGHTS,
         ),

@@ -16,7 +16,7 @@ from typing import Any
 from scaling.config import RunConfig
 from scaling.records.errors import UsageError
 from scaling.records.settings import Tag, names
-from scaling.tasks.catalogue import load_task
+from scaling.tasks.catalogue import task_of
 from sweeps.grid import TRAIN, GridFile
 from sweeps.labels import Words, axes_of
 from sweeps.points import INHERITED, SIZE, Point, Settings, trained_role
@@ -92,13 +92,10 @@ class Counts:
 
     def of(self, settings: Settings, limit: int | None) -> int:
         """Questions of the first `limit`, None for all. Raises UsageError where they cannot be read."""
-        task, data, split, difficulty = (settings.get(key) for key in names(RunConfig, Tag.QUESTIONS))
-        key = json.dumps([task, data, split, difficulty, limit])
+        asked = {key: settings[key] for key in names(RunConfig, Tag.QUESTIONS) if settings.get(key)}
+        key = json.dumps([asked, limit])
         if key not in self._known:
-            named = {"split": split} if split else {}
-            place = Path(data) if data else None
-            found = load_task(task, data=place, limit=limit, difficulty=difficulty or 1, **named)
-            self._known[key] = len(found.questions)
+            self._known[key] = len(task_of(RunConfig(**asked), limit=limit).questions)
         return self._known[key]
 
 

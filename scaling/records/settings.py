@@ -39,6 +39,7 @@ class Tag(Enum):
     QUESTIONS = "decides which questions are asked"
     LOADED = "decides which weights are loaded"
     NAMED = "stands in the name that a report gives to a method"
+    VALIDATION = "is the same in a run and in the one, on other questions, that its voters learn from"
     HARNESS = "is decided by the evaluation harness, where that asks the questions"
     INHERITED = "has in a sweep's trainings the value that it has in their runs"
     CONTRAST = "is about how several paths are driven apart, so of no use to one"
@@ -61,6 +62,7 @@ class Setting:
         content: str = "",
         facts: tuple[str, ...] = (),
         not_in_sweeps: str = "",
+        symbol: str = "",
     ) -> None:
         """
         Args:
@@ -76,13 +78,14 @@ class Setting:
             content: the key of run.json that tells what lies there, of an option that names a place.
             facts: further keys of run.json that follow from it.
             not_in_sweeps: why a grid cannot set it; empty where it can.
+            symbol: the letter that formulas and figures have for it.
         """
         self.help, self.group = help, group
         self.effect = next((mark for mark in marks if isinstance(mark, Effect)), Effect.IDENTITY)
         self.differs = next((mark for mark in marks if isinstance(mark, Differs)), Differs.NEVER)
         self.used_by, self.whose = used_by, whose
         self.engines, self.instead = engines, instead or {}
-        self.values, self.not_in_sweeps = values, not_in_sweeps
+        self.values, self.not_in_sweeps, self.symbol = values, not_in_sweeps, symbol
         self.content, self.facts = content, (*([content] if content else []), *facts)
         self._marks = {*marks, self.effect, used_by}
 

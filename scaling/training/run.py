@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -337,9 +337,9 @@ def schedule_of(config: TrainConfig, num_examples: int) -> Schedule:
     """Steps and optimiser as the settings say."""
     per_epoch = math.ceil(num_examples / config.batch_size)
     max_steps = config.max_steps or (config.epochs or 1) * per_epoch
-    same = ("batch_size", "lr", "weight_decay", "warmup", "clip", "patience", "seed")
     every = config.validate_every or max(1, math.ceil(max_steps / _VALIDATIONS))
-    return Schedule(max_steps=max_steps, validate_every=every, **{key: getattr(config, key) for key in same})
+    same = config.model_dump(include={one.name for one in fields(Schedule)})
+    return Schedule(**{**same, "max_steps": max_steps, "validate_every": every})
 
 
 def _objective(config: TrainConfig) -> Objective:
