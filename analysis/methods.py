@@ -132,8 +132,8 @@ def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
             f"the runs named {name} differ in {', '.join(apart)}, so they are no seeds of one method; "
             f"give them different names, as in `NAME=FOLDER`"
         )
-    of_a_seed = [own for own in run_settings().items() if own[1].has(Differs.SEEDS) and own[1].has(Effect.IDENTITY)]
-    apart_by = [own.content or name for name, own in of_a_seed]
+    tells_seeds = [key for key in run_names(Differs.SEEDS) if key not in run_names(Effect.SIZE)]
+    apart_by = [run_settings()[key].content or key for key in tells_seeds]
     seeds = [tuple(str(run.config.get(key)) for key in apart_by) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UsageError(
