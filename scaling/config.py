@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
-from scaling.methods.kinds import KINDS, MethodKind, Trait
+from scaling.methods.kinds import KINDS, Trait, kind_of
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.settings import Differs, Effect, Setting, Tag, settings_of
 
@@ -27,11 +27,6 @@ _HERE, _ELSEWHERE = ("transformers",), ("vllm", "openai")
 _THOUGHTS = "methods with soft thoughts"
 _Count = Annotated[int, Field(ge=1)]
 _Place = Annotated[str, BeforeValidator(str)]
-
-
-def kind_of(method: str) -> MethodKind:
-    """What is known of a method by its name."""
-    return KINDS[method]
 
 
 def _known_method(value: Any) -> Any:

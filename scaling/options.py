@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import typer
 from pydantic import BaseModel
 
-from scaling.config import RunConfig, kind_of, option
+from scaling.config import RunConfig, option
+from scaling.methods.kinds import kind_of
 from scaling.records.settings import Setting, settings_of
 
 Command = TypeVar("Command", bound=Callable[..., None])

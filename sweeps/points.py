@@ -24,10 +24,9 @@ from scaling.config import (
     filled_in,
     idle_options,
     is_generated,
-    kind_of,
 )
 from scaling.engines.engine_args import engine_changes
-from scaling.methods.kinds import Trait
+from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Tag, names
 from scaling.training.config import TrainConfig
@@ -172,7 +171,7 @@ class _Maker:
         trained = self._has_training(run, method)
         run = self._sized(run, method, train_settings.get("latent_paths", _PATHS) if trained else None)
         train, training = self._training(train_settings, run, method) if trained else (None, None)
-        if method == "softcot++":
+        if kind_of(method).trains_paths:
             _refuse_too_many(run, train)
         kept = {key: value for key, value in run.items() if value is not None}
         kept = {key: value for key, value in kept.items() if key in _ALWAYS or value != self._defaults[key]}
@@ -226,7 +225,7 @@ class _Maker:
     def _trained(self, given: Settings, method: str) -> Settings:
         """Settings of a training without those that its method has no use for, and those at their default."""
         kind = kind_of(method)
-        if kind.has(Trait.THOUGHTS) and not _trains_paths(method):  # one path, around which others are drawn
+        if kind.has(Trait.THOUGHTS) and not kind.trains_paths:  # one path, around which others are drawn
             given = given | {"latent_paths": 1}
         idle = idle_in_training(method, given.get("contrastive"))
         found = {key: value for key, value in given.items() if key not in idle}
@@ -248,17 +247,11 @@ def trained_role(method: str) -> str | None:
     return "thinker" if kind.has(Trait.THOUGHTS) else "adapter" if kind.has(Trait.ADAPTER) else None
 
 
-def _trains_paths(method: str) -> bool:
-    """Whether a thinker of several paths is trained for a method."""
-    kind = kind_of(method)
-    return kind.has(Trait.PATHS) and not kind.has(Trait.PERTURBED)
-
-
 @cache
 def idle_in_training(method: str, contrastive: str | None) -> frozenset[str]:
     """Settings that the training for a method has no use for: with one path there is nothing to contrast."""
     idle = idle_options(method, TrainConfig)
-    if not _trains_paths(method):
+    if not kind_of(method).trains_paths:
         return idle.union(_CONTRAST)
     return idle.union(_CONTRAST) - {"contrastive"} if contrastive == "none" else idle
 
