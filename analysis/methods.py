@@ -7,22 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from analysis.load import Run
 from scaling.records.errors import UsageError, listed
-from scaling.records.journal import FREE, UNREAD
+from scaling.records.journal import UNREAD
 from scaling.records.names import called
-
-_OF_A_SEED = (  # may differ between runs of one method
-    *("seed", "thinker", "thinker_sha256", "adapter", "adapter_sha256", "merged_fingerprint", "limit", *FREE),
-)
-_OF_A_METHOD = (
-    *(*_OF_A_SEED, "method", "latent_paths", "samples", "soft_tokens", "assistant", "assistant_fingerprint"),
-    *("control", "noise", "shots", "exemplars", "initial_token", "overlap"),
-)
-_OF_A_CONTROL = ("control", "samples")  # may differ between a control and its method
+from scaling.records.settings import Differs, Effect, run_names, run_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +49,19 @@ def group(runs: Sequence[tuple[str | None, Run]], *, common: bool) -> list[Metho
     return [Method(name, tuple(own)) for name, own in methods.items()]
 
 
+@cache
+def may_differ(between: Differs) -> frozenset[str]:
+    """Keys of run.json that may differ between the methods of a report, or the seeds of a method, without a word."""
+    found = set(run_names(Effect.FREE))
+    for name, own in run_settings().items():
+        found |= {name, *own.facts} if own.differs >= between else set()
+    return frozenset(found)
+
+
 def unlike_settings(methods: Sequence[Method]) -> dict[str, list[Any]]:
     """Settings that should not differ between rivals and do, with their values."""
     configs = _with_fingerprints([run.config for method in methods for run in method.runs])
-    return {key: values for key, values in _differing(configs).items() if key not in _OF_A_METHOD}
+    return {key: values for key, values in _differing(configs).items() if key not in may_differ(Differs.METHODS)}
 
 
 def _with_fingerprints(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,7 +91,7 @@ def controls(methods: Sequence[Method]) -> dict[tuple[str, str], str]:
 
 def _alike(own: Run, control: Run) -> bool:
     apart = _differing([own.config, control.config])
-    return not [key for key in apart if key not in (*FREE, *_OF_A_CONTROL, "seed", "limit", "latent_paths")]
+    return apart.keys() <= {*run_names(Effect.FREE, Effect.SIZE), "control", "seed"}
 
 
 def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
@@ -108,7 +110,7 @@ def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
 
 def _telling(apart: dict[str, list[Any]]) -> list[str]:
     """Of the keys that differ those that a reader can read; a fingerprint only where nothing else differs."""
-    keys = [key for key in apart if key not in ("seed", "limit", *FREE)]
+    keys = [key for key in apart if key not in (*run_names(Effect.FREE), "seed", "limit")]
     readable = [key for key in keys if not key.endswith(("sha256", "fingerprint"))]
     return readable or keys
 
@@ -124,13 +126,14 @@ def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
-    apart = [key for key in _differing([run.config for run in runs]) if key not in _OF_A_SEED]
+    apart = [key for key in _differing([run.config for run in runs]) if key not in may_differ(Differs.SEEDS)]
     if apart:
         raise UsageError(
             f"the runs named {name} differ in {', '.join(apart)}, so they are no seeds of one method; "
             f"give them different names, as in `NAME=FOLDER`"
         )
-    apart_by = ("seed", "thinker_sha256", "adapter_sha256")
+    tells_seeds = [key for key in run_names(Differs.SEEDS) if key not in run_names(Effect.SIZE)]
+    apart_by = [run_settings()[key].content or key for key in tells_seeds]
     seeds = [tuple(str(run.config.get(key)) for key in apart_by) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UsageError(

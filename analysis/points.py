@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 
 from analysis.plots import COLOURS, Plot, entry, figure, look, save, share_axis
 from scaling.records.csv_cells import unquoted
+from scaling.records.settings import Effect, run_names, run_settings
 
-_NAMES = {"latent_paths": "latent paths N", "samples": "samples M", "soft_tokens": "soft tokens L"}
-_SIZES = ("latent_paths", "samples", "limit")
+_SIZES = sorted(run_names(Effect.SIZE), key="limit".__eq__)  # N and M before the number of questions
 _LINES = 8  # more cannot be told apart
 
 
@@ -49,16 +49,21 @@ def _against(table: pd.DataFrame, key: str, others: Sequence[str]) -> Plot | Non
                 rows["accuracy"].mean(), color=COLOURS[number % 8], linestyle=":", linewidth=1.4, label=entry(name)
             )
         ax.set_xticks(sorted({value for _, rows in groups for value in rows[key]}))
-        share_axis(ax, _NAMES.get(key, key), "accuracy, flat vote", log=False)
+        share_axis(ax, _title(key), "accuracy, flat vote", log=False)
 
     several = "seed" in own and own["seed"].nunique() > 1
-    caption = f"Accuracy of the flat vote against {_NAMES.get(key, key)}, each line at its largest grid."
+    caption = f"Accuracy of the flat vote against {_title(key)}, each line at its largest grid."
     caption += " Lines are means over seeds, dots are seeds." if several else " Bars are 95 % intervals over questions."
     caption += " Dotted: methods without this setting." if level else ""
     caption += f" {left_out} more lines are in the table alone." if left_out else ""
     kept = [*apart, key, *(size for size in _SIZES if size in own and size != key), "accuracy", "accuracy_low"]
     data = own[[*kept, "accuracy_high", *(["seed"] if "seed" in own else [])]]
-    return figure(f"accuracy-{key}", f"Accuracy against {_NAMES.get(key, key)}", caption, data, draw)
+    return figure(f"accuracy-{key}", f"Accuracy against {_title(key)}", caption, data, draw)
+
+
+def _title(key: str) -> str:
+    own = run_settings().get(key)
+    return f"{key.replace('_', ' ')} {own.symbol}" if own and own.symbol else key
 
 
 def _largest(table: pd.DataFrame, size: str, keys: Sequence[str]) -> pd.DataFrame:

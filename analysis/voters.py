@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from analysis.estimators import FLAT, HIERARCHICAL, Rule
 from analysis.load import Ballots, Run, texts
 from scaling.records.errors import UsageError
+from scaling.records.settings import Tag, run_settings
 from scaling.records.voters import BUILT_IN, Voter, Weigh, voter_of
 
 Floats = NDArray[np.float64]
@@ -99,7 +100,7 @@ def _ranks(scores: Floats) -> Floats:
 
 def validation_of(run: Run, validation: Sequence[Run]) -> Run:
     """The validation run of the same method with the same thinker and as many paths. Raises UsageError."""
-    keys = ("method", "thinker_sha256", "adapter_sha256", "backbone_fingerprint", "latent_paths", "control", "noise")
+    keys = [own.content or name for name, own in run_settings().items() if own.has(Tag.VALIDATION)]
     mine = [run.config.get(key) for key in keys]
     found = [other for other in validation if [other.config.get(key) for key in keys] == mine]
     if len(found) != 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -12,12 +12,30 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
+from scaling.methods.kinds import KINDS, Trait, kind_of
 from scaling.records.errors import UsageError, nearest, one_line
+from scaling.records.settings import Differs, Effect, Setting, Tag, settings_of
 from scaling.records.voters import is_voter, what_a_voter_is
 
 DEFAULT_MODEL = "smollm2-135m"
-PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")  # latent paths are random draws around one thought
 DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
+
+# groups of options, in the order of the help
+_RUN, _MODELS, _PATHS, _DECODING = "What to run", "Models", "Paths and samples", "Decoding"
+OUTPUT, _ENGINE = "Where and how", "Engines"
+_SIZE, _FREE, _METHODS, _SEEDS = Effect.SIZE, Effect.FREE, Differs.METHODS, Differs.SEEDS
+_HERE, _ELSEWHERE = ("transformers",), ("vllm", "openai")
+_THOUGHTS = "methods with soft thoughts"
+_Count = Annotated[int, Field(ge=1)]
+_Place = Annotated[str, BeforeValidator(str)]
+
+
+def _known_method(value: Any) -> Any:
+    """Raises PydanticCustomError for what is no method's name."""
+    if not isinstance(value, str) or value not in KINDS:
+        *others, last = map(repr, KINDS)
+        raise PydanticCustomError("method", "Input should be {known}", {"known": f"{', '.join(others)} or {last}"})
+    return value
 
 
 def known_voter(name: str) -> str:
@@ -35,69 +53,261 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal[
-        "softcot++", "softcot", "softcot-p", "softcot-dropout", "softcot-gumbel", "cot", "cot-unk", "assist-cot", "lora"
+    method: Annotated[
+        str,
+        BeforeValidator(_known_method),
+        Setting(
+            "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk, assist-cot or lora.",
+            *(_RUN, _METHODS, Tag.NAMED, Tag.VALIDATION),
+            values=KINDS,
+        ),
     ] = "softcot++"
-    task: str | None = None
-    data: Path | None = None
-    limit: int | None = Field(None, ge=1)
-    split: str = "test"
-    difficulty: int = Field(1, ge=1, le=4)
-    backbone: str = DEFAULT_MODEL
-    assistant: str = DEFAULT_MODEL
-    thinker: Annotated[str, BeforeValidator(str)] | None = None
-    adapter: Annotated[str, BeforeValidator(str)] | None = None
-    latent_paths: int | None = Field(None, ge=1)
-    samples: int = Field(4, ge=1)
-    soft_tokens: int | None = Field(None, ge=1)
-    noise: float | None = Field(None, ge=0, allow_inf_nan=False)
-    control: Literal["zero", "mean", "shuffled", "unk", "none"] | None = None
-    shots: int = Field(0, ge=0)
-    adaptive: float | None = Field(None, gt=0.5, le=1)
-    temperature: float = Field(0.5, ge=0, allow_inf_nan=False)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    max_new_tokens: int | None = Field(None, ge=1)
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    max_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    exact: bool | None = None
-    engine: Literal["transformers", "vllm", "openai"] = "transformers"
-    engine_args: Annotated[dict[str, Any], BeforeValidator(pairs)] | None = None
-    engine_seeds: Literal["streams", "one"] | None = None
-    base_url: str | None = None
-    served_model: str | None = None
-    device: str = "auto"
-    assistant_device: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    voter: Annotated[Literal["flat", "hierarchical"] | str, AfterValidator(known_voter)] = "flat"
-    overlap: Literal["warn", "refuse", "drop"] | None = None
-    seed: int = 0
-    out: Path | None = None
+    task: Annotated[
+        str | None,
+        Setting(
+            "arithmetic (default), gsm8k, asdiv, aqua, strategyqa or date-understanding.",
+            *(_RUN, Tag.QUESTIONS, Tag.HARNESS),
+        ),
+    ] = None
+    data: Annotated[
+        Path | None,
+        Setting("Questions as JSONL: a file, or a folder of SPLIT.jsonl.", _RUN, Tag.QUESTIONS, Tag.HARNESS),
+    ] = None
+    limit: Annotated[
+        _Count | None,
+        Setting("First questions only. Default 20 for arithmetic, else all.", _RUN, _SIZE, _SEEDS, Tag.HARNESS),
+    ] = None
+    split: Annotated[str, Setting("test (default), train or validation.", _RUN, Tag.QUESTIONS, Tag.HARNESS)] = "test"
+    difficulty: Annotated[
+        int,
+        Field(ge=1, le=4),
+        Setting("Steps of an arithmetic question, 1 (default) to 4.", _RUN, Tag.QUESTIONS, Tag.HARNESS),
+    ] = 1
+    backbone: Annotated[
+        str,
+        Setting(
+            "Folder, GGUF file, Hub id, or smollm2-135m (default).",
+            *(_MODELS, Tag.LOADED, Tag.VALIDATION),
+            content="backbone_fingerprint",
+        ),
+    ] = DEFAULT_MODEL
+    assistant: Annotated[
+        str,
+        Setting(
+            "The same, for the model that thinks.",
+            *(_MODELS, _METHODS, Tag.LOADED),
+            used_by=Trait.ASSISTANT,
+            content="assistant_fingerprint",
+        ),
+    ] = DEFAULT_MODEL
+    thinker: Annotated[
+        _Place | None,
+        Setting(
+            "Folder, Hub id or untrained. Default: the default models' own, trained.",
+            *(_MODELS, _SEEDS, Tag.VALIDATION),
+            used_by=Trait.THOUGHTS,
+            whose=_THOUGHTS,
+            content="thinker_sha256",
+        ),
+    ] = None
+    adapter: Annotated[
+        _Place | None,
+        Setting(
+            "For lora: folder or Hub id of an adapter of the backbone.",
+            *(_MODELS, _SEEDS, Tag.VALIDATION),
+            used_by=Trait.ADAPTER,
+            whose="`lora`",
+            content="adapter_sha256",
+            facts=("merged_fingerprint",),
+        ),
+    ] = None
+    latent_paths: Annotated[
+        _Count | None,
+        Setting(
+            "Latent paths N. Default 8, or the checkpoint's; 1 without ++.",
+            *(_PATHS, _SIZE, _METHODS, Tag.VALIDATION),
+            used_by=Trait.PATHS,
+            symbol="N",
+        ),
+    ] = None
+    samples: Annotated[_Count, Setting("Samples M of each path. Default 4.", _PATHS, _SIZE, _METHODS, symbol="M")] = 4
+    soft_tokens: Annotated[
+        _Count | None,
+        Setting(
+            "Soft tokens L. Default: the checkpoint's, else 4.",
+            *(_PATHS, _METHODS),
+            used_by=Trait.SLOTS,
+            whose="methods with slots",
+            facts=("initial_token",),
+            symbol="L",
+        ),
+    ] = None
+    noise: Annotated[
+        float | None,
+        Field(ge=0, allow_inf_nan=False),
+        Setting(
+            "Size of softcot-p's, -dropout's or -gumbel's change, relative to the thoughts. Default 0.2.",
+            *(_PATHS, _METHODS, Tag.VALIDATION),
+            used_by=Trait.PERTURBED,
+            whose="the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)",
+        ),
+    ] = None
+    control: Annotated[
+        Literal["zero", "mean", "shuffled", "unk", "none"] | None,
+        Setting(
+            "What replaces the thoughts: zero, mean, shuffled (another question's), unk or none.",
+            *(_PATHS, _METHODS, Tag.NAMED, Tag.VALIDATION),
+            used_by=Trait.THOUGHTS,
+            whose=_THOUGHTS,
+        ),
+    ] = None
+    shots: Annotated[
+        int,
+        Field(ge=0),
+        Setting(
+            "Solved questions before each one, for cot. Default 0.",
+            *(_PATHS, _METHODS, Tag.NAMED, Tag.HARNESS),
+            used_by=Trait.SHOTS,
+            whose="`cot`",
+            facts=("exemplars",),
+        ),
+    ] = 0
+    adaptive: Annotated[
+        float | None,
+        Field(gt=0.5, le=1),
+        Setting(
+            "Stop a question once its vote is this sure: above 0.5, to 1. Default: never.",
+            *(_PATHS, _FREE, Tag.HARNESS),
+            not_in_sweeps="curves need every sample",
+        ),
+    ] = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False), Setting("Default 0.5; 0 is greedy.", _DECODING)] = (
+        0.5
+    )
+    top_p: Annotated[float, Field(gt=0, le=1), Setting("Nucleus mass. Default 1, which is off.", _DECODING)] = 1.0
+    top_k: Annotated[int, Field(ge=0), Setting("Most probable tokens kept. Default 0, which is off.", _DECODING)] = 0
+    max_new_tokens: Annotated[
+        _Count | None, Setting("Longest completion. Default 96 for arithmetic, else 512.", _DECODING)
+    ] = None
+    batch_size: Annotated[
+        _Count | Literal["auto"], Setting("Completions decoded together, or auto (default).", OUTPUT, _FREE)
+    ] = "auto"
+    max_batch_tokens: Annotated[
+        _Count | Literal["auto"],
+        Setting(
+            "Tokens whose keys and values are held at once, or auto (default): half of free memory.",
+            *(OUTPUT, _FREE),
+            engines=_HERE,
+            instead={"vllm": 'give `--engine-args "gpu_memory_utilization=0.8"`'},
+        ),
+    ] = "auto"
+    exact: Annotated[
+        bool | None,
+        Setting(
+            "The same tokens in every batch, bit for bit, in every type; slower.",
+            OUTPUT,
+            engines=_HERE,
+            instead=dict.fromkeys(
+                _ELSEWHERE, "other engines do not promise the same tokens in every batch; leave it out"
+            ),
+        ),
+    ] = None
+    engine: Annotated[
+        Literal["transformers", "vllm", "openai"],
+        Setting("transformers (default), vllm, or openai: a server at --base-url.", _ENGINE, Tag.HARNESS),
+    ] = "transformers"
+    engine_args: Annotated[
+        Annotated[dict[str, Any], BeforeValidator(pairs)] | None,
+        Setting('vLLM\'s own settings: "tensor_parallel_size=2 max_num_seqs=256".', _ENGINE, _FREE, engines=("vllm",)),
+    ] = None
+    engine_seeds: Annotated[
+        Literal["streams", "one"] | None,
+        Setting(
+            "vllm, openai: streams (default), a seed for every completion, or one for all: faster.",
+            _ENGINE,
+            engines=_ELSEWHERE,
+        ),
+    ] = None
+    base_url: Annotated[
+        str | None,
+        Setting(
+            "openai: the server, http://HOST:PORT/v1. Its key: OPENAI_API_KEY.", _ENGINE, _FREE, engines=("openai",)
+        ),
+    ] = None
+    served_model: Annotated[
+        str | None, Setting("openai: the backbone's name there. Default: the only one.", _ENGINE, engines=("openai",))
+    ] = None
+    device: Annotated[
+        str,
+        Setting(
+            "auto (default), cpu, cuda, cuda:1 ...",
+            *(OUTPUT, _FREE),
+            engines=_HERE,
+            instead={
+                "vllm": "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",
+                "openai": "give `--assistant-device` for the assistant",
+            },
+        ),
+    ] = "auto"
+    assistant_device: Annotated[
+        str | None,
+        Setting(
+            "vllm, openai: where the assistant thinks, and stays. Default: auto.",
+            *(_ENGINE, _FREE),
+            used_by=Trait.ASSISTANT,
+            whose="methods with an assistant",
+            engines=_ELSEWHERE,
+        ),
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Setting("auto (default), float32, bfloat16 or float16.", OUTPUT, Tag.LOADED),
+    ] = "auto"
+    seed: Annotated[int, Setting("Start of all random streams. Default 0.", _DECODING, _SEEDS)] = 0
+    voter: Annotated[
+        Literal["flat", "hierarchical"] | str,
+        AfterValidator(known_voter),
+        Setting(
+            "flat (default), hierarchical, ... or file.py:function.",
+            *(_DECODING, _FREE),
+            not_in_sweeps="every vote is reported",
+        ),
+    ] = "flat"
+    overlap: Annotated[
+        Literal["warn", "refuse", "drop"] | None,
+        Setting(
+            "Questions that the thinker or adapter was trained on: warn (default), refuse, or drop them.",
+            *(_RUN, _METHODS, Tag.HARNESS),
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        Setting(
+            "Run directory. Default: under runs/, named by the settings.",
+            *(OUTPUT, _FREE, Tag.HARNESS),
+            not_in_sweeps="every run and training gets a folder of the sweep",
+        ),
+    ] = None
 
     @property
     def soft(self) -> bool:
         """Whether the method has soft thoughts, hence an assistant and a thinker."""
-        return self.method.startswith("softcot")
+        return kind_of(self.method).has(Trait.THOUGHTS)
 
     @property
     def assisted(self) -> bool:
         """Whether an assistant is needed."""
-        return self.soft or self.method == "assist-cot"
+        return kind_of(self.method).has(Trait.ASSISTANT)
 
     @property
     def slots(self) -> bool:
         """Whether prompts have soft tokens: thoughts, or placeholders."""
-        return self.soft or self.method == "cot-unk"
+        return kind_of(self.method).has(Trait.SLOTS)
 
     @property
     def perturbed(self) -> bool:
         """Whether the latent paths are random draws around the thought of one."""
-        return self.method in PERTURBED
-
-    @property
-    def several(self) -> bool:
-        """Whether the method has more than one latent path to offer."""
-        return self.perturbed or self.method == "softcot++"
+        return kind_of(self.method).has(Trait.PERTURBED)
 
     @property
     def thinking_device(self) -> str:
@@ -106,7 +316,7 @@ class RunConfig(BaseModel):
 
     def resolved(self) -> RunConfig:
         """The same settings with every default that depends on others filled in. Raises UsageError where they clash."""
-        if self.latent_paths not in (None, 1) and not self.several:
+        if self.latent_paths not in (None, 1) and "latent_paths" in idle_options(self.method):
             raise UsageError(
                 f"`--latent-paths` {self.latent_paths} needs a method with several paths, and `{self.method}` has one: "
                 f"use `--method softcot++`, or `--samples` for more chains."
@@ -115,9 +325,10 @@ class RunConfig(BaseModel):
             raise UsageError("`--temperature` 0 is greedy, so all samples of a path are equal: add `--samples 1`.")
         self._refuse_idle()
         self._refuse_unfit_engine()
-        if self.method == "lora" and not self.adapter:
+        if kind_of(self.method).has(Trait.ADAPTER) and not self.adapter:
             raise UsageError(
-                "`--method lora` needs `--adapter`, a folder that `scale-train --method lora` wrote, or a Hub id: add it."
+                f"`--method {self.method}` needs `--adapter`, a folder that `scale-train --method lora` wrote, or a Hub id: "
+                f"add it."
             )
         if self.adaptive is not None and self.voter != "flat":
             raise UsageError(
@@ -128,55 +339,32 @@ class RunConfig(BaseModel):
 
     def _refuse_idle(self) -> None:
         """Raises UsageError for an option that the method would have to ignore."""
-        for key, (used, whose) in self._users().items():
-            if not used and getattr(self, key) != type(self).model_fields[key].default:
+        for key in self._given(idle_options(self.method)):
+            if whose := settings_of(RunConfig)[key].whose:
                 raise UsageError(f"`{option(key)}` is for {whose}, and `--method` is `{self.method}`: leave it out.")
 
     def _refuse_unfit_engine(self) -> None:
         """Raises UsageError for an option that the engine would have to ignore, or lacks."""
-        others = ("vllm", "openai")
-        users = {
-            **{"engine_args": ("vllm",), "engine_seeds": others, "base_url": ("openai",), "served_model": ("openai",)},
-            **{"assistant_device": others, "device": ("transformers",), "max_batch_tokens": ("transformers",)},
-            "exact": ("transformers",),
-        }
-        for key, engines in users.items():
-            if self.engine not in engines and getattr(self, key) != type(self).model_fields[key].default:
-                fit = " or ".join(f"`{engine}`" for engine in engines)
-                instead = _INSTEAD.get((self.engine, key), "leave it out")
-                raise UsageError(f"`{option(key)}` is for {fit}, and `--engine` is `{self.engine}`: {instead}.")
+        unused = {key for key, own in settings_of(RunConfig).items() if own.engines and self.engine not in own.engines}
+        for key in self._given(unused):
+            own = settings_of(RunConfig)[key]
+            fit = " or ".join(f"`{engine}`" for engine in own.engines)
+            instead = own.instead.get(self.engine, "leave it out")
+            raise UsageError(f"`{option(key)}` is for {fit}, and `--engine` is `{self.engine}`: {instead}.")
         refuse_unfit(self.engine_args or {}, batch_size=self.batch_size, slots=self.slots)
-        if self.method == "lora" and self.engine != "transformers":
-            raise UsageError("`--method lora` merges its adapter here, so it needs `--engine transformers`.")
+        if kind_of(self.method).has(Trait.ADAPTER) and self.engine != "transformers":
+            raise UsageError(f"`--method {self.method}` merges its adapter here, so it needs `--engine transformers`.")
         if self.engine == "openai" and not self.base_url:
             raise UsageError("`--engine openai` needs `--base-url`, as in `http://localhost:8000/v1`: add it.")
         if self.base_url:
             refuse_unfit_address(self.base_url)
 
-    def _users(self) -> dict[str, tuple[bool, str]]:
-        """For options that not every method has a use for: whether this one has, and which have."""
-        thoughts = "methods with soft thoughts"
-        perturbing = "the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)"
-        return {
-            "thinker": (self.soft, thoughts),
-            "soft_tokens": (self.slots, "methods with slots"),
-            "control": (self.soft, thoughts),
-            "noise": (self.perturbed, perturbing),
-            "adapter": (self.method == "lora", "`lora`"),
-            "shots": (self.method == "cot", "`cot`"),
-            "assistant_device": (self.assisted, "methods with an assistant"),
-        }
+    def _given(self, keys: Collection[str]) -> list[str]:
+        """Those of the options that have another value than their default."""
+        fields = type(self).model_fields
+        return [key for key in fields if key in keys and getattr(self, key) != fields[key].default]
 
 
-_INSTEAD = {
-    ("vllm", "device"): "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",
-    ("openai", "device"): "give `--assistant-device` for the assistant",
-    **dict.fromkeys(
-        (("vllm", "exact"), ("openai", "exact")),
-        "other engines do not promise the same tokens in every batch; leave it out",
-    ),
-    ("vllm", "max_batch_tokens"): 'give `--engine-args "gpu_memory_utilization=0.8"`',
-}
 OWN_LIMIT = 20  # questions of the generated task, whose stream has no end
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
 
@@ -193,11 +381,11 @@ def default_thinker(backbone: str, assistant: str) -> str:
 
 def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What stands for settings of a run that were not given, where that depends on others. settings: all of RunConfig's."""
-    method = settings["method"]
-    soft, several = method.startswith("softcot"), method in (*PERTURBED, "softcot++")
+    kind = kind_of(settings["method"])
     own_task = is_generated(settings["task"], settings["data"])
+    soft = kind.has(Trait.THOUGHTS)
     thinker = (settings["thinker"] or default_thinker(settings["backbone"], settings["assistant"])) if soft else None
-    paths = 1 if not several else 8 if thinker == UNTRAINED else None
+    paths = 1 if not kind.has(Trait.PATHS) else 8 if thinker == UNTRAINED else None
     seeds = None if settings["engine"] == "transformers" else "streams"
     return {
         "task": settings["task"] or ("arithmetic" if own_task else None),
@@ -205,7 +393,7 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "thinker": thinker,
         "latent_paths": settings["latent_paths"] or paths,
         "max_new_tokens": settings["max_new_tokens"] or (96 if own_task else 512),
-        "noise": _NOISE if settings["noise"] is None and method in PERTURBED else settings["noise"],
+        "noise": _NOISE if settings["noise"] is None and kind.has(Trait.PERTURBED) else settings["noise"],
         # where nothing is said the engine decides, as it knows whether the device must be shared
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],
         "engine_seeds": settings["engine_seeds"] or seeds,
@@ -215,12 +403,10 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def idle_options(method: str) -> frozenset[str]:
-    """Keys of the settings that a method has no use for. Raises ValidationError for an unknown method."""
-    config = RunConfig.model_validate({"method": method})
-    idle = {key for key, (used, _) in config._users().items() if not used}
-    idle |= set() if config.several else {"latent_paths"}
-    return frozenset(idle if config.assisted else idle | {"assistant"})
+def idle_options(method: str, model: type[BaseModel] = RunConfig) -> frozenset[str]:
+    """Keys of the settings, of a run or of a training, that a method has no use for."""
+    has = kind_of(method).has
+    return frozenset(key for key, own in settings_of(model).items() if own.used_by and not has(own.used_by))
 
 
 def option(key: str) -> str:
@@ -252,7 +438,8 @@ def load_config(file: str | Path | None, given: dict[str, Any], kind: type[Setti
         several = len(error.errors()) > 1 and all(str(one["loc"][0]) == key for one in error.errors())
         said = "give a whole number from 1, or `auto`" if several else _said(first["msg"])
         shown = without_secrets(repr(values[key]))
-        meant = nearest(str(values[key]), _fixed_values(kind.model_fields[key].annotation))
+        known = settings_of(kind)[key].values or _fixed_values(kind.model_fields[key].annotation)
+        meant = nearest(str(values[key]), known)
         raise UsageError(f"`{option(key)}` is {shown}: {said}.{meant}") from None
 
 

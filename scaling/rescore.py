@@ -21,8 +21,9 @@ from scaling.models.model_files import locate
 from scaling.prompts import own_words
 from scaling.reading import Equal, answered
 from scaling.records.errors import UsageError, listed
-from scaling.records.journal import EXTENDABLE, FREE, RUN, Journal, load_run, stored_questions
+from scaling.records.journal import RUN, Journal, load_run, stored_questions
 from scaling.records.records import Completion, PromptedQuestion, Question
+from scaling.records.settings import Effect, run_names
 from scaling.records.voters import voter_of, voter_record
 from scaling.run import digest, judge_again, summary_of
 from scaling.tasks.catalogue import TASKS, Task, task_of
@@ -137,7 +138,7 @@ def _with_settings(stored: Stored, settings: RunConfig) -> Stored:
     """The stored run with what was given and decides figures alone. Raises UsageError for given settings of another run."""
     given = settings.model_fields_set - {"out"}
     own = stored.run["config"]
-    extended = [key for key in EXTENDABLE if key in given and getattr(settings, key) != own.get(key)]
+    extended = [key for key in run_names(Effect.SIZE) if key in given and getattr(settings, key) != own.get(key)]
     if apart := [*_apart(own, settings, given), *extended]:
         key = apart[0]
         raise UsageError(
@@ -154,7 +155,7 @@ def _apart(own: dict[str, Any], settings: RunConfig, keys: Any) -> list[str]:
     return [
         key
         for key in keys
-        if key not in EXTENDABLE + FREE
+        if key not in run_names(Effect.SIZE, Effect.FREE)
         and given[key] != own.get(key)
         and not (given[key] == "auto" or (given[key] is None and key in _CHOSEN_LATER))
     ]

@@ -15,19 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scaling.config import RunConfig, load_config, parse_yaml
 from scaling.records.errors import UsageError, nearest, one_line
+from scaling.records.settings import settings_of
 from scaling.tasks.catalogue import check_name
 from scaling.training.config import TrainConfig
 
 TRAIN = "train."  # begins a setting of the training among settings of the run
-_NOT_OURS = {
-    "out": "every run and training gets a folder of the sweep",
-    "adaptive": "curves need every sample",
-    "resume": "a sweep always goes on",
-    "log_with": "every training keeps its metrics.jsonl",
-    "push_to_hub": "publish a checkpoint with `scale-train --resume`",
-    "voter": "every vote is reported",
-    "train.method": "methods with thoughts have a thinker trained, and lora an adapter",
-}
 
 
 class GridFile(BaseModel):
@@ -229,7 +221,7 @@ def check_key(key: str) -> None:
         if not prefix and not hint:
             hint = f" An argument of vLLM goes into `engine_args`, as in `engine_args: {name}=VALUE`."
         raise UsageError(f"unknown setting `{key}` in the grid.{hint}")
-    if why := _NOT_OURS.get(key) or _NOT_OURS.get(name):
+    if why := settings_of(kind)[name].not_in_sweeps:
         raise UsageError(f"`{key}` cannot be set in a grid: {why}; leave it out.")
 
 

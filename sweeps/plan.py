@@ -15,14 +15,13 @@ from typing import Any
 
 from scaling.config import RunConfig
 from scaling.records.errors import UsageError
-from scaling.tasks.catalogue import load_task
+from scaling.records.settings import Tag, names
+from scaling.tasks.catalogue import task_of
 from sweeps.grid import TRAIN, GridFile
 from sweeps.labels import Words, axes_of
-from sweeps.points import INHERITED, SIZE, Point, Settings, hashed
+from sweeps.points import INHERITED, SIZE, Point, Settings, trained_role
 
 Extent = tuple[int | None, int, int]  # questions, None for all; latent paths; samples
-_LOADED = ("backbone", "assistant", "dtype")
-_CLASHES_WITH_NOTHING = ("seed", "backbone", "top_p", "top_k", "max_new_tokens", "dtype", "device", "split", "noise")
 _TRAINED = "trained-for-it"  # stands for a checkpoint that is not there yet
 
 
@@ -74,12 +73,11 @@ def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
         if point.training and point.training not in trainings:
             decides = [key for key in keys if key.startswith(TRAIN) or key in INHERITED]
             trainings[point.training] = _training(point, words.label(point, decides))
-    checked: set[str] = set()
     counts = Counts()
     runs: list[Job] = []
     serves: dict[str, str] = {}
     for own in groups.values():
-        whole = _run(own, checked, words.label(own[0], keys))
+        whole = _run(own, words.label(own[0], keys))
         runs += [whole] if file.shard is None else _sharded(whole, file.shard, counts)
         serves |= dict.fromkeys((point.id for point in own), whole.id)
     in_order = sorted(trainings.values(), key=_by_models) + sorted(runs, key=_by_models)
@@ -94,13 +92,10 @@ class Counts:
 
     def of(self, settings: Settings, limit: int | None) -> int:
         """Questions of the first `limit`, None for all. Raises UsageError where they cannot be read."""
-        task, data, split, difficulty = (settings.get(key) for key in ("task", "data", "split", "difficulty"))
-        key = json.dumps([task, data, split, difficulty, limit])
+        asked = {key: settings[key] for key in names(RunConfig, Tag.QUESTIONS) if settings.get(key)}
+        key = json.dumps([asked, limit])
         if key not in self._known:
-            named = {"split": split} if split else {}
-            place = Path(data) if data else None
-            found = load_task(task, data=place, limit=limit, difficulty=difficulty or 1, **named)
-            self._known[key] = len(found.questions)
+            self._known[key] = len(task_of(RunConfig(**asked), limit=limit).questions)
         return self._known[key]
 
 
@@ -116,11 +111,13 @@ def _training(point: Point, told: str) -> Job:
 
 
 def _models(settings: Settings) -> str:
-    return "|".join(str(settings.get(key) or RunConfig.model_fields[key].default) for key in _LOADED)
+    return "|".join(
+        str(settings.get(key) or RunConfig.model_fields[key].default) for key in names(RunConfig, Tag.LOADED)
+    )
 
 
-def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
-    """The run that serves these points. checked: what clashes nowhere. told: what tells the run apart."""
+def _run(points: Sequence[Point], told: str) -> Job:
+    """The run that serves these points. told: what tells it apart. Raises UsageError where its settings clash."""
     first = points[0]
     settings = {name: value for name, value in first.run.items() if name not in SIZE}
     key, data = first.group, settings.get("data")
@@ -130,10 +127,7 @@ def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
     boxes = largest(map(extent_of, points))
     whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings), label=told)
     for box in boxes:
-        known = hashed([{key: value for key, value in settings.items() if key not in _CLASHES_WITH_NOTHING}, box])
-        if known not in checked:
-            config_of(whole, box, trained=_TRAINED if needs else None).resolved()
-            checked.add(known)
+        config_of(whole, box, trained=_TRAINED if needs else None).resolved()
     return whole
 
 
@@ -158,8 +152,8 @@ def _sharded(whole: Job, shard: int, counts: Counts) -> list[Job]:
 def config_of(job: Job, box: Extent, *, trained: str | None) -> RunConfig:
     """The settings of one box of a run. trained: the checkpoint that was made for it, None where it needs none."""
     limit, paths, samples = box
-    role = "adapter" if job.settings["method"] == "lora" else "thinker"
-    own = {role: trained} if trained else {}
+    role = trained_role(job.settings["method"])
+    own = {role: trained} if role and trained else {}
     return RunConfig(**{**job.settings, **own, "limit": limit, "latent_paths": paths, "samples": samples})
 
 

@@ -18,7 +18,6 @@ from typing import Any
 from scaling.config import (
     DEFAULT_THINKER,
     OWN_LIMIT,
-    PERTURBED,
     UNTRAINED,
     RunConfig,
     default_thinker,
@@ -27,20 +26,22 @@ from scaling.config import (
     is_generated,
 )
 from scaling.engines.engine_args import engine_changes
+from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
-from scaling.training.config import FREE as TRAIN_FREE
-from scaling.training.config import OF_LORA, OF_THOUGHTS, TrainConfig
+from scaling.records.settings import Effect, Tag, names
+from scaling.training.config import TrainConfig
 from sweeps.grid import TRAIN, GridFile, check_value, named
 
 Settings = dict[str, Any]
 
 # of a run: change no result, so no part of an id; of engine_args, those that `engine_changes` leaves out
-FREE = ("device", "batch_size", "max_batch_tokens", "assistant_device", "base_url", "engine_args")
-SIZE = ("limit", "latent_paths", "samples")  # how much of a run a point needs
-INHERITED = ("task", "data", "difficulty", "backbone", "assistant", "soft_tokens", "dtype", "device")  # by trainings
+FREE = names(RunConfig, Effect.FREE)
+TRAIN_FREE = tuple(key for key in names(TrainConfig, Effect.FREE) if key not in names(TrainConfig, Tag.AFTERWARDS))
+SIZE = names(RunConfig, Effect.SIZE)  # how much of a run a point needs
+INHERITED = names(TrainConfig, Tag.INHERITED)  # from the run that a training is for
 _NO_PART = frozenset((*FREE, *SIZE))
-_ALWAYS = ("method", "latent_paths", "samples")  # said even at their default
-_CONTRASTIVE = ("contrastive", "contrastive_weight", "contrastive_temperature")
+_ALWAYS = ("method", *SIZE)  # said even at their default
+_CONTRAST = names(TrainConfig, Tag.CONTRAST)
 RUN_DEFAULTS = {key: field.default for key, field in RunConfig.model_fields.items()}
 TRAIN_DEFAULTS = {key: field.default for key, field in TrainConfig.model_fields.items()}
 _IDLE = object()
@@ -170,9 +171,10 @@ class _Maker:
         trained = self._has_training(run, method)
         run = self._sized(run, method, train_settings.get("latent_paths", _PATHS) if trained else None)
         train, training = self._training(train_settings, run, method) if trained else (None, None)
-        if method == "softcot++":
+        if kind_of(method).trains_paths:
             _refuse_too_many(run, train)
-        kept = {key: value for key, value in run.items() if key in _ALWAYS or value != self._defaults[key]}
+        kept = {key: value for key, value in run.items() if value is not None}
+        kept = {key: value for key, value in kept.items() if key in _ALWAYS or value != self._defaults[key]}
         _place(kept)
         group = self._group(kept, training)
         size = f"{kept.get('limit')}x{kept['latent_paths']}x{kept['samples']}"
@@ -197,7 +199,9 @@ class _Maker:
         if "latent_paths" in idle_options(method):
             run["latent_paths"] = 1
         elif not run.get("latent_paths"):
-            run["latent_paths"] = _PATHS if method in PERTURBED else trained or _paths_of(run.get("thinker"))
+            run["latent_paths"] = (
+                _PATHS if kind_of(method).has(Trait.PERTURBED) else trained or _paths_of(run.get("thinker"))
+            )
         run["samples"] = 1 if run.get("temperature") == 0 else run.get("samples") or RUN_DEFAULTS["samples"]
         if run.get("limit") is None and is_generated(run.get("task"), run.get("data")):
             run["limit"] = OWN_LIMIT
@@ -205,8 +209,8 @@ class _Maker:
 
     def _has_training(self, run: Settings, method: str) -> bool:
         """Whether the sweep trains what the run needs."""
-        soft = method.startswith("softcot")
-        return self._trains and (soft or method == "lora") and not run.get("thinker" if soft else "adapter")
+        role = trained_role(method)
+        return self._trains and role is not None and not run.get(role)
 
     def _training(self, settings: Settings, run: Settings, method: str) -> tuple[Settings, str]:
         known = (method, run.get("overlap"), *map(run.get, INHERITED), *settings.items())
@@ -220,11 +224,12 @@ class _Maker:
 
     def _trained(self, given: Settings, method: str) -> Settings:
         """Settings of a training without those that its method has no use for, and those at their default."""
-        if method not in ("lora", "softcot++"):  # one path, around which others are drawn
+        kind = kind_of(method)
+        if kind.has(Trait.THOUGHTS) and not kind.trains_paths:  # one path, around which others are drawn
             given = given | {"latent_paths": 1}
         idle = idle_in_training(method, given.get("contrastive"))
         found = {key: value for key, value in given.items() if key not in idle}
-        found |= {"method": "lora"} if method == "lora" else {}
+        found |= {"method": "lora"} if kind.has(Trait.ADAPTER) else {}
         found = {key: value for key, value in found.items() if value != TRAIN_DEFAULTS[key]}
         _place(found)
         return found
@@ -236,13 +241,19 @@ def _apart(settings: Settings) -> tuple[Settings, Settings]:
     return {key: value for key, value in settings.items() if not key.startswith(TRAIN)}, train
 
 
-def idle_in_training(method: str, contrastive: str | None) -> Sequence[str]:
+def trained_role(method: str) -> str | None:
+    """The option that names what is trained for a method; None where nothing is."""
+    kind = kind_of(method)
+    return "thinker" if kind.has(Trait.THOUGHTS) else "adapter" if kind.has(Trait.ADAPTER) else None
+
+
+@cache
+def idle_in_training(method: str, contrastive: str | None) -> frozenset[str]:
     """Settings that the training for a method has no use for: with one path there is nothing to contrast."""
-    if method == "lora":
-        return OF_THOUGHTS
-    if method != "softcot++":
-        return (*OF_LORA, *_CONTRASTIVE)
-    return (*OF_LORA, *_CONTRASTIVE[1:]) if contrastive == "none" else OF_LORA
+    idle = idle_options(method, TrainConfig)
+    if not kind_of(method).trains_paths:
+        return idle.union(_CONTRAST)
+    return idle.union(_CONTRAST) - {"contrastive"} if contrastive == "none" else idle
 
 
 def _paths_of(thinker: str | None) -> int:

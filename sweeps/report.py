@@ -15,15 +15,16 @@ from scaling.records.errors import UsageError, nearest
 from scaling.records.files import MODULE
 from scaling.records.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
 from scaling.records.names import called
+from scaling.records.settings import Tag, run_names
 from sweeps.labels import Words, axes_of, value_of, varied
 from sweeps.plan import Extent, Job, Plan
 from sweeps.points import SIZE, Point
 from sweeps.results import TABLE, serving
 
 VIEWS = "views"
-_OF_QUESTIONS = ("task", "data", "split", "difficulty")  # runs of other questions have reports of their own
+_OF_QUESTIONS = run_names(Tag.QUESTIONS)  # runs of other questions have reports of their own
 _SEEDS = ("seed", "train.seed")
-_NO_NAMES = ("method", "latent_paths", "samples", "limit", *_SEEDS, "control", "shots", *_OF_QUESTIONS)
+_NO_NAMES = (*run_names(Tag.NAMED, Tag.QUESTIONS), *SIZE, *_SEEDS)
 
 
 def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:

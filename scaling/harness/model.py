@@ -34,6 +34,7 @@ from scaling.reading import answered, drawn
 from scaling.records.answer_classes import classes_of
 from scaling.records.errors import WARNING, UsageError, nearest
 from scaling.records.records import Completion, Question
+from scaling.records.settings import Tag, run_names
 from scaling.records.voters import voter_of
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.catalogue import Task
@@ -41,7 +42,7 @@ from scaling.tasks.catalogue import Task
 NAME = "softcotpp"
 KINDS = ("number", "choice", "yes_no")
 
-_OF_THE_HARNESS = ("task", "data", "limit", "split", "difficulty", "shots", "out", "adaptive", "engine", "overlap")
+_OF_THE_HARNESS = run_names(Tag.HARNESS)
 _NEEDS_ALL_QUESTIONS = "is made from all questions before the first is asked, and the harness brings them one by one"
 _LENGTHS = ("max_gen_toks", "max_new_tokens")
 _OF_A_TASK = (

@@ -39,6 +39,11 @@ class MethodKind:
     def has(self, trait: Trait) -> bool:
         return trait in self.traits
 
+    @property
+    def trains_paths(self) -> bool:
+        """Whether a thinker is trained with as many paths as the method has, rather than with one."""
+        return self.has(Trait.THOUGHTS) and self.has(Trait.PATHS) and not self.has(Trait.PERTURBED)
+
 
 def _kind(name: str, title: str, *traits: Trait) -> tuple[str, MethodKind]:
     return name, MethodKind(name, title, frozenset(traits))
@@ -59,3 +64,8 @@ KINDS = dict(
         _kind("lora", "LoRA", Trait.ADAPTER),
     )
 )
+
+
+def kind_of(method: str) -> MethodKind:
+    """What is known of a method by its name."""
+    return KINDS[method]

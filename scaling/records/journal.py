@@ -50,21 +50,11 @@ from scaling.records.records import (
     to_json,
 )
 from scaling.records.seeds import stream_seed
+from scaling.records.settings import Effect, run_names, run_settings
 
 RUN, QUESTIONS, SAMPLES, SUMMARY, LOCK = "run.json", "questions.jsonl", "samples.jsonl", "summary.json", ".lock"
 THOUGHTS = "thoughts.jsonl"  # only where there are several latent paths
-EXTENDABLE = ("latent_paths", "samples", "limit")  # how much of the run: may grow or shrink on the same directory
-# How the run is carried out: changes no completion, at most whether it is drawn.
-FREE = (
-    *("out", "batch_size", "max_batch_tokens", "device", "voter", "adaptive"),
-    *("assistant_device", "base_url", "engine_args"),
-)
 UNREAD = "config-"  # how a model's fingerprint begins where its weights were not read: many have the same
-# Where something lies, and the key that says what it holds: two places that hold the same are one.
-_CONTENT = {
-    **{"backbone": "backbone_fingerprint", "assistant": "assistant_fingerprint"},
-    **{"thinker": "thinker_sha256", "adapter": "adapter_sha256"},
-}
 _FIRST = "first_question"  # the digest that tells other questions, where there is no questions.jsonl to tell them by
 _WORKED_OUT = ("generated", "slot_occupancy")  # of a summary's figures: follow from others
 _OTHER_OUT = "restore the file or choose another `--out`"
@@ -133,8 +123,8 @@ class Journal:
         environment: dict[str, Any],
         questions: Sequence[PromptedQuestion] = (),
     ) -> Journal:
-        """Start the run in `folder`, or continue the one there if its config agrees but for EXTENDABLE and FREE keys. One
-        that has drawn nothing gives way to another config.
+        """Start the run in `folder`, or continue the one there if its config agrees but for what may grow and what is
+        free. One that has drawn nothing gives way to another config.
 
         questions: those that are asked now, all of them; they replace the ones in questions.jsonl.
         Raises UsageError for a directory in use, another config, a question that has completions and another text now,
@@ -248,7 +238,8 @@ def config_hash(config: dict[str, Any]) -> str:
 
     What is not set has no part in it, so that an option of a later version renames no run that lacks it.
     """
-    fixed = {key: value for key, value in config.items() if key not in EXTENDABLE + FREE and value is not None}
+    may_change = run_names(Effect.SIZE, Effect.FREE)
+    fixed = {key: value for key, value in config.items() if key not in may_change and value is not None}
     return hashlib.sha256(_canonical(fixed).encode("ascii")).hexdigest()[:12]
 
 
@@ -424,7 +415,7 @@ def _asked_together(folders: Sequence[Path]) -> dict[str, PromptedQuestion]:
 def _merged_config(configs: Sequence[dict[str, Any]], into: Path) -> dict[str, Any]:
     """The first shard's config, widened to hold every shard's completions. A `limit` of None is no limit."""
     merged = {**configs[0], "out": str(into)}
-    for key in EXTENDABLE:
+    for key in run_names(Effect.SIZE):
         if key in merged:
             values: list[Any] = [config.get(key) for config in configs]
             merged[key] = None if None in values else max(values)
@@ -483,12 +474,12 @@ def _is_judged(old: PromptedQuestion | None, new: PromptedQuestion) -> bool:
 def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here: str) -> str:
     """Every key that forbids sharing a directory, with both values; empty where none does."""
     differing = []
-    moved = {
+    moved = {  # two places that hold the same are one
         place
-        for place, content in _CONTENT.items()
-        if (known := old.get(content)) and known == new.get(content) and not known.startswith(UNREAD)
+        for place, own in run_settings().items()
+        if (known := old.get(own.content)) and known == new.get(own.content) and not known.startswith(UNREAD)
     }
-    for key in sorted((old.keys() | new.keys()) - moved.union(EXTENDABLE, FREE)):
+    for key in sorted((old.keys() | new.keys()) - moved.union(run_names(Effect.SIZE, Effect.FREE))):
         values = (config.get(key) for config in (old, new))
         before, after = ("not set" if value is None else _canonical(value) for value in values)
         if before != after:

@@ -61,7 +61,7 @@ def load_task(
 
 def task_of(config: RunConfig, **changes: Any) -> Task:
     """The questions of a resolved config; changes: other values of its fields, as `split` or `limit`."""
-    asked = {key: getattr(config, key) for key in ("data", "split", "limit", "difficulty")}
+    asked = {"data": config.data, "split": config.split, "limit": config.limit, "difficulty": config.difficulty}
     return load_task(config.task, **{**asked, **changes})
 
 

@@ -58,7 +58,7 @@ def held_out(config: TrainConfig, split: Split) -> Task | None:
 
 def settings_of(config: TrainConfig, **method: str) -> RunConfig:
     """Of the check's runs: one greedy chain a question. method: `method`, and `adapter` where it has one."""
-    same = {key: getattr(config, key) for key in ("backbone", "seed", "device", "dtype")}
+    same = {"backbone": config.backbone, "seed": config.seed, "device": config.device, "dtype": config.dtype}
     greedy = {"data": config.check_on, "limit": config.check_limit, "samples": 1, "temperature": 0}
     return RunConfig.model_validate({**same, **greedy, **method}).resolved()
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scaling.config import is_generated, option
+from scaling.config import DEFAULT_MODEL, OUTPUT, is_generated, option
+from scaling.methods.kinds import Trait
 from scaling.records.errors import UsageError
+from scaling.records.settings import Effect, Setting, Tag, names
 
-FREE = ("out", "resume", "device", "log_with", "push_to_hub", "gradient_checkpointing", "grad_accumulation")
-# settings of one method alone: they are no part of what describes a training by the other
-OF_THOUGHTS = (
-    *("assistant", "latent_paths", "soft_tokens", "vector_per_slot", "normalise", "standardise", "path_offset"),
-    *("freeze_token_sets", "contrastive", "contrastive_weight", "contrastive_temperature", "question_weight"),
-)
-OF_LORA = ("rank", "merge", "check_on", "check_limit")
 _LR = {"softcot++": 2e-3, "lora": 2e-4}
 _RANK, _CHECKED = 16, 50
+
+# groups of options, in the order of the help
+_DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths and thoughts", "Loss", "Steps"
+_LORA = "With --method lora, instead of paths, thoughts and their loss"
+_FREE, _INHERITED, _CONTRAST, _AFTERWARDS = Effect.FREE, Tag.INHERITED, Tag.CONTRAST, Tag.AFTERWARDS
+_THOUGHTS, _ADAPTER = Trait.THOUGHTS, Trait.ADAPTER
+_Count = Annotated[int, Field(ge=1)]
+_Amount = Annotated[int, Field(ge=0)]
+_Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class TrainConfig(BaseModel):
@@ -27,49 +32,143 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["softcot++", "lora"] = "softcot++"
-    task: str | None = None
-    data: Path | None = None
-    limit: int | None = Field(None, ge=2)
-    validation: int = Field(32, ge=2)
-    difficulty: int = Field(1, ge=1, le=4)
-    targets: Literal["gold", "self"] = "gold"
-    chains: int = Field(4, ge=1)
-    backbone: str = "smollm2-135m"
-    assistant: str = "smollm2-135m"
-    latent_paths: int = Field(8, ge=1)
-    soft_tokens: int = Field(4, ge=1)
-    vector_per_slot: bool = False
-    normalise: bool = True
-    standardise: bool = True
-    path_offset: bool = True
-    freeze_token_sets: bool = False
-    contrastive: Literal["paper", "view", "uniform", "none"] = "view"
-    contrastive_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
-    contrastive_temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
-    question_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
-    rank: int | None = Field(None, ge=1)
-    merge: bool = False
-    check_on: Path | None = None
-    check_limit: int | None = Field(None, ge=1)
-    epochs: int | None = Field(None, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(8, ge=1)
-    grad_accumulation: int | None = Field(None, ge=1)
-    gradient_checkpointing: bool = False
-    lr: float | None = Field(None, gt=0, allow_inf_nan=False)
-    warmup: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
-    clip: float = Field(1.0, gt=0, allow_inf_nan=False)
-    validate_every: int | None = Field(None, ge=1)
-    patience: int = Field(0, ge=0)
-    seed: int = 0
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    out: Path | None = None
-    resume: bool = False
-    log_with: Literal["tensorboard", "wandb", "trackio"] | None = None
-    push_to_hub: str | None = None
+    method: Annotated[
+        Literal["softcot++", "lora"],
+        Setting(
+            "softcot++ (default), or lora: fine-tune the backbone on the same targets.",
+            _DATA,
+            not_in_sweeps="methods with thoughts have a thinker trained, and lora an adapter",
+        ),
+    ] = "softcot++"
+    task: Annotated[str | None, Setting("As in scale-run; arithmetic by default.", _DATA, _INHERITED)] = None
+    data: Annotated[
+        Path | None, Setting("Questions as JSONL: a folder with train.jsonl, or a file.", _DATA, _INHERITED)
+    ] = None
+    limit: Annotated[
+        int | None, Field(ge=2), Setting("Questions to learn from. Default 512 for arithmetic, else all.", _DATA)
+    ] = None
+    validation: Annotated[
+        int, Field(ge=2), Setting("Questions held out, never of the test split. Default 32.", _DATA)
+    ] = 32
+    difficulty: Annotated[
+        int, Field(ge=1, le=4), Setting("Steps of an arithmetic question, 1 (default) to 4.", _DATA, _INHERITED)
+    ] = 1
+    targets: Annotated[
+        Literal["gold", "self"], Setting("gold rationales (default), or self: the backbone's own right chains.", _DATA)
+    ] = "gold"
+    chains: Annotated[_Count, Setting("Chains sampled per question for self targets. Default 4.", _DATA)] = 4
+    backbone: Annotated[str, Setting("Folder, GGUF file, Hub id, or smollm2-135m (default).", _MODELS, _INHERITED)] = (
+        DEFAULT_MODEL
+    )
+    assistant: Annotated[
+        str, Setting("The same, for the model that thinks.", _MODELS, _INHERITED, used_by=_THOUGHTS)
+    ] = DEFAULT_MODEL
+    latent_paths: Annotated[_Count, Setting("Latent paths N. Default 8; 1 is SoftCoT.", _PATHS, used_by=_THOUGHTS)] = 8
+    soft_tokens: Annotated[_Count, Setting("Soft tokens L. Default 4.", _PATHS, _INHERITED, used_by=_THOUGHTS)] = 4
+    vector_per_slot: Annotated[
+        bool, Setting("A learned vector for each slot, not one repeated in all.", _PATHS, used_by=_THOUGHTS)
+    ] = False
+    normalise: Annotated[
+        bool, Setting("Without --standardise: assistant states get RMS 1. Papers: off.", _PATHS, used_by=_THOUGHTS)
+    ] = True
+    standardise: Annotated[
+        bool,
+        Setting("Assistant states are centred and scaled over a reference set (default).", _PATHS, used_by=_THOUGHTS),
+    ] = True
+    path_offset: Annotated[
+        bool, Setting("A learned vector for each path beside W h + b (default).", _PATHS, used_by=_THOUGHTS)
+    ] = True
+    freeze_token_sets: Annotated[
+        bool, Setting("Train the projection alone, as the published code does.", _PATHS, used_by=_THOUGHTS)
+    ] = False
+    contrastive: Annotated[
+        Literal["paper", "view", "uniform", "none"],
+        Setting("paper, view (default), uniform or none.", _LOSS, _CONTRAST, used_by=_THOUGHTS),
+    ] = "view"
+    contrastive_weight: Annotated[
+        _Weight, Setting("Weight of the contrast of paths. Default 1.", _LOSS, _CONTRAST, used_by=_THOUGHTS)
+    ] = 1.0
+    contrastive_temperature: Annotated[
+        _Positive | None,
+        Setting("Default 1 for paper, 0.05 for view, 0.5 for uniform.", _LOSS, _CONTRAST, used_by=_THOUGHTS),
+    ] = None
+    question_weight: Annotated[
+        _Weight, Setting("Weight of the contrast of questions. Default 0, which is off.", _LOSS, used_by=_THOUGHTS)
+    ] = 0.0
+    rank: Annotated[
+        _Count | None, Setting("Rank of the adapter. Default 16; alpha is twice that.", _LORA, used_by=_ADAPTER)
+    ] = None
+    merge: Annotated[
+        bool,
+        Setting(
+            "Also write the whole model, with the adapter in it, to OUT/merged.",
+            _LORA,
+            _FREE,
+            _AFTERWARDS,
+            used_by=_ADAPTER,
+        ),
+    ] = False
+    check_on: Annotated[
+        Path | None,
+        Setting(
+            "Questions of another task as JSONL, a file or a folder: right before and after.",
+            *(_LORA, _FREE, _AFTERWARDS),
+            used_by=_ADAPTER,
+        ),
+    ] = None
+    check_limit: Annotated[
+        _Count | None, Setting("First questions of them. Default 50.", _LORA, _FREE, _AFTERWARDS, used_by=_ADAPTER)
+    ] = None
+    epochs: Annotated[_Count | None, Setting("Times through the targets. Default 3.", _STEPS)] = None
+    max_steps: Annotated[_Count | None, Setting("Optimiser steps, instead of epochs.", _STEPS)] = None
+    batch_size: Annotated[_Count, Setting("Targets of a step. Default 8.", _STEPS)] = 8
+    grad_accumulation: Annotated[
+        _Count | None, Setting("Parts of a batch, which take less memory. Default: parts of 8 paths.", _STEPS, _FREE)
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool, Setting("Compute activations twice rather than keep them.", _STEPS, _FREE)
+    ] = False
+    lr: Annotated[_Positive | None, Setting("Learning rate, falling linearly. Default 0.002; lora 0.0002.", _STEPS)] = (
+        None
+    )
+    warmup: Annotated[_Amount, Setting("Steps of rising learning rate. Default 0.", _STEPS)] = 0
+    weight_decay: Annotated[_Weight, Setting("Default 0.", _STEPS)] = 0.0
+    clip: Annotated[_Positive, Setting("Largest norm of the gradient. Default 1.", _STEPS)] = 1.0
+    validate_every: Annotated[_Count | None, Setting("Steps. Default: ten times in all.", _STEPS)] = None
+    patience: Annotated[
+        _Amount, Setting("Stop after so many validations without a better loss. Default 0: never.", _STEPS)
+    ] = 0
+    seed: Annotated[int, Setting("Order of questions and dropout. Default 0.", _STEPS)] = 0
+    device: Annotated[str, Setting("auto (default), cpu, cuda, cuda:1 ...", OUTPUT, _FREE, _INHERITED)] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Setting("Of the frozen models: auto (default), float32, bfloat16.", OUTPUT, _INHERITED),
+    ] = "auto"
+    out: Annotated[
+        Path | None,
+        Setting(
+            "Checkpoint folder. Default: under checkpoints/.",
+            *(OUTPUT, _FREE),
+            not_in_sweeps="every run and training gets a folder of the sweep",
+        ),
+    ] = None
+    resume: Annotated[
+        bool, Setting("Go on with the training in that folder.", OUTPUT, _FREE, not_in_sweeps="a sweep always goes on")
+    ] = False
+    log_with: Annotated[
+        Literal["tensorboard", "wandb", "trackio"] | None,
+        Setting(
+            "tensorboard, wandb or trackio.", *(OUTPUT, _FREE), not_in_sweeps="every training keeps its metrics.jsonl"
+        ),
+    ] = None
+    push_to_hub: Annotated[
+        str | None,
+        Setting(
+            "Repository for the checkpoint: owner/name.",
+            *(OUTPUT, _FREE),
+            not_in_sweeps="publish a checkpoint with `scale-train --resume`",
+        ),
+    ] = None
 
     def resolved(self) -> TrainConfig:
         """The same settings with every default that depends on others filled in. Raises UsageError where they clash."""
@@ -91,7 +190,7 @@ class TrainConfig(BaseModel):
 
     def _lora(self) -> dict[str, Any]:
         """The defaults of LoRA alone. Raises UsageError for an option that it would have to ignore."""
-        given = [key for key in OF_THOUGHTS if key in self.model_fields_set]
+        given = [key for key in names(TrainConfig, Trait.THOUGHTS) if key in self.model_fields_set]
         if given:
             raise UsageError(
                 f"`{option(given[0])}` is for the thoughts of `--method softcot++`, and `--method` is lora, which has none: "
@@ -106,7 +205,7 @@ class TrainConfig(BaseModel):
 
     def _thoughts(self) -> dict[str, Any]:
         """The defaults of a thinker alone. Raises UsageError where options clash, or are of LoRA."""
-        given = [key for key in OF_LORA if getattr(self, key)]
+        given = [key for key in names(TrainConfig, Trait.ADAPTER) if getattr(self, key)]
         if given:
             raise UsageError(
                 f"`{option(given[0])}` is for `--method lora`, and `--method` is {self.method}: add `--method lora`, or "

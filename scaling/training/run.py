@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from contrastive.token_sets import SoftTokenSets
 from contrastive.train import METRICS_FILE, STATE_FILE, DamagedFile, Loop, NotFinite, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
 from scaling.config import option
+from scaling.methods.kinds import Trait
 from scaling.models import adapters, hardware, loading
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PROMPT_VERSION, gold_text
@@ -37,10 +38,11 @@ from scaling.records.files import replaced
 from scaling.records.journal import config_hash
 from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
+from scaling.records.settings import Effect, names
 from scaling.run import Watcher as RunWatcher
 from scaling.run import environment
 from scaling.training.card import write_card
-from scaling.training.config import FREE, OF_LORA, OF_THOUGHTS, TrainConfig
+from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 
@@ -163,8 +165,9 @@ def _health_of(folder: Path) -> Health:
 
 def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) -> dict[str, Any]:
     """What decides a training's result: settings, models by role, questions; nothing that is of another method alone."""
-    of_others = (*OF_THOUGHTS, "merge", "check_on", "check_limit") if config.method == "lora" else ("method", *OF_LORA)
-    settings = config.model_dump(mode="json", exclude={*FREE, *of_others})
+    lora = config.method == "lora"  # folders of earlier trainings of thinkers say no method
+    of_others = names(TrainConfig, Trait.THOUGHTS) if lora else ("method", *names(TrainConfig, Trait.ADAPTER))
+    settings = config.model_dump(mode="json", exclude={*names(TrainConfig, Effect.FREE), *of_others})
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
     return {
         **settings,
@@ -334,9 +337,9 @@ def schedule_of(config: TrainConfig, num_examples: int) -> Schedule:
     """Steps and optimiser as the settings say."""
     per_epoch = math.ceil(num_examples / config.batch_size)
     max_steps = config.max_steps or (config.epochs or 1) * per_epoch
-    same = ("batch_size", "lr", "weight_decay", "warmup", "clip", "patience", "seed")
     every = config.validate_every or max(1, math.ceil(max_steps / _VALIDATIONS))
-    return Schedule(max_steps=max_steps, validate_every=every, **{key: getattr(config, key) for key in same})
+    same = config.model_dump(include={one.name for one in fields(Schedule)})
+    return Schedule(**{**same, "max_steps": max_steps, "validate_every": every})
 
 
 def _objective(config: TrainConfig) -> Objective:

@@ -25,7 +25,6 @@ from scaling.training.config import TrainConfig
 
 _SPLIT_SEED = "validation"
 _TEMPERATURE = 0.7  # of own chains: high enough that they differ, low enough that many are right
-_DECIDES_CHAINS = ("samples", "temperature", "max_new_tokens", "seed", "dtype", "task")
 
 
 @dataclass(frozen=True)
@@ -132,11 +131,14 @@ def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watch
     """
     questions = (*split.train, *split.validation)
     method = ChainOfThought(backbone, kind=split.task.kind)
-    same = {key: getattr(config, key) for key in ("task", "data", "backbone", "seed", "device", "dtype")}
-    wanted = {"method": "cot", "samples": config.chains, "temperature": _TEMPERATURE}
-    settings = RunConfig.model_validate({**same, **wanted}).resolved()
+    settings = RunConfig(
+        **{"method": "cot", "task": config.task, "data": config.data, "backbone": config.backbone},
+        **{"samples": config.chains, "temperature": _TEMPERATURE, "seed": config.seed},
+        **{"device": config.device, "dtype": config.dtype},
+    ).resolved()
     described = {
-        **settings.model_dump(mode="json", include=set(_DECIDES_CHAINS)),
+        **{"samples": settings.samples, "temperature": settings.temperature, "seed": settings.seed},
+        **{"max_new_tokens": settings.max_new_tokens, "dtype": settings.dtype, "task": settings.task},
         "backbone_fingerprint": backbone.fingerprint,
         **prompt_identity(backbone.tokenizer),
         "questions": hashlib.sha256("".join(map(digest, questions)).encode()).hexdigest()[:12],

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from scaling.cli import app
 from scaling.config import RunConfig, load_config, option
 from scaling.records.errors import UsageError
+from scaling.records.settings import settings_of
 from scaling.tasks.files import read_questions
 from scaling.training.config import TrainConfig
 
@@ -149,8 +150,7 @@ FIXED = [  # of every option with a list of words: each of these
     for kind in (RunConfig, TrainConfig)
     for key, field in kind.model_fields.items()
     for part in (field.annotation, *get_args(field.annotation))
-    if get_origin(part) is Literal
-    for value in get_args(part)
+    for value in (get_args(part) if get_origin(part) is Literal else settings_of(kind)[key].values)
     if len(value) > 3
 ]
 

@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 
 from scaling.records.errors import InUse, UsageError
 from scaling.records.journal import (
-    EXTENDABLE,
-    FREE,
     LOCK,
     QUESTIONS,
     RUN,
@@ -34,10 +32,12 @@ from scaling.records.journal import (
 )
 from scaling.records.records import Completion, PathCosines, PromptedQuestion, to_json
 from scaling.records.seeds import stream_seed
+from scaling.records.settings import Effect, run_names
 
 CONFIG = {"method": "softcot", "temperature": 0.7, "seed": 1, "latent_paths": 2, "samples": 2, "limit": 3, "out": "a"}
 ENVIRONMENT = {"torch": "2.9", "host": "a"}
 ROOT = Path(__file__).parents[2]
+MAY_CHANGE = run_names(Effect.SIZE, Effect.FREE)
 
 
 def drawn(question_id: str, path: int = 0, sample: int = 0, text: str = "So 5.") -> Completion:
@@ -157,6 +157,7 @@ from pathlib import Path
 from scaling.records.journal import Journal
 from scaling.records.records import Completion
 from scaling.records.seeds import stream_seed
+from scaling.records.settings import Effect, run_names
 journal = Journal.open(Path(sys.argv[1]), config=json.loads(sys.argv[2]), environment={})
 for i in itertools.count():
     journal.append(Completion("q", 0, i, "x" * 5000, "5", True, None, False, 7, "end", stream_seed(1, "q", 0, i)))
@@ -564,7 +565,7 @@ def test_every_differing_option_is_named_with_both_values(tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("key", EXTENDABLE + FREE)
+@pytest.mark.parametrize("key", MAY_CHANGE)
 def test_other_options_may_differ_and_keep_what_is_there(tmp_path, key):
     filled(tmp_path, drawn("q", 1, 1))
     for value in (99, 1, None):
@@ -578,7 +579,7 @@ def test_other_options_may_differ_and_keep_what_is_there(tmp_path, key):
 def test_the_hash_is_of_what_a_run_computes(order, changed):
     assert config_hash({key: CONFIG[key] for key in order}) == config_hash(CONFIG)
     same = config_hash(CONFIG | {changed: "other"}) == config_hash(CONFIG)
-    assert same == (changed in EXTENDABLE + FREE)
+    assert same == (changed in MAY_CHANGE)
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,8 @@ def test_a_task_without_end_has_as_many_parts_as_it_has_questions():
 
 def test_a_file_of_questions_is_read_once_for_all_runs(monkeypatch, tmp_path):
     (tmp_path / "test.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n' * 1)
-    reads, original = [], plan_module.load_task
-    monkeypatch.setattr(plan_module, "load_task", lambda *one, **more: reads.append(one) or original(*one, **more))
+    reads, original = [], plan_module.task_of
+    monkeypatch.setattr(plan_module, "task_of", lambda *one, **more: reads.append(one) or original(*one, **more))
     planned(run={"method": "cot", "data": str(tmp_path)}, axes={"seed": [0, 1, 2]}, shard=1)
     assert len(reads) == 1
 

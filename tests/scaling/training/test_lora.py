@@ -18,19 +18,23 @@ from contrastive.train import METRICS_FILE, STATE_FILE
 from scaling.cli import app as run_app
 from scaling.methods.build import Built
 from scaling.methods.cot import ChainOfThought
+from scaling.methods.kinds import Trait
 from scaling.models import adapters, loading, model_files
 from scaling.prompts import gold_text
 from scaling.records.errors import Interrupted, UsageError
 from scaling.records.journal import load
+from scaling.records.settings import names
 from scaling.training import check, lora
 from scaling.training import run as training_run
 from scaling.training.adapter import LoraTrainer, new_adapter
 from scaling.training.check import Check, compare, held_out, right_answers, settings_of
 from scaling.training.cli import app
-from scaling.training.config import OF_LORA, OF_THOUGHTS, TrainConfig
+from scaling.training.config import TrainConfig
 from scaling.training.lora import train_lora
 from scaling.training.run import describe, publish
 from scaling.training.targets import ExampleBuilder, split_of
+
+OF_THOUGHTS, OF_LORA = names(TrainConfig, Trait.THOUGHTS), names(TrainConfig, Trait.ADAPTER)
 
 
 class Quiet:

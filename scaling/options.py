@@ -1,0 +1,126 @@
+"""The options of a command line, and their page in the documentation, made from the settings' declarations.
+
+`python -m scaling.options > docs/options.md` writes the page.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+
+from scaling.config import RunConfig, option
+from scaling.methods.kinds import kind_of
+from scaling.records.settings import Setting, settings_of
+
+Command = TypeVar("Command", bound=Callable[..., None])
+_BY_NAME = inspect.Parameter.KEYWORD_ONLY
+_TYPED = (bool, int, float)  # what a command line reads; all else is text, which the settings read
+_SHOWN = {bool: "switch", int: "whole number", float: "number", Path: "path", dict: "`key=value` pairs"}
+
+
+def panel_option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
+    """An option in a panel of the help.
+
+    Args:
+        names: its spelling, where it is not that of the argument.
+        metavar: what the help shows for its value. Paths are texts here, as an empty one would become the current folder.
+    """
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, metavar=metavar)
+
+
+def takes(model: type[BaseModel]) -> Callable[[Command], Command]:
+    """Gives a command the settings of `model` as its first options, before those of its own.
+
+    They come as its parameter `**given`, None where a user did not give them.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        named = [one.replace(kind=_BY_NAME) for one in own if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        parameters = [*_parameters(model), *named]
+        described: Any = command
+        described.__signature__ = inspect.Signature(parameters, return_annotation=None)
+        described.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+        return command
+
+    return decorate
+
+
+def _parameters(model: type[BaseModel]) -> Iterator[inspect.Parameter]:
+    for name, own in settings_of(model).items():
+        field = model.model_fields[name]
+        kinds = _kinds(field.annotation)
+        typed = kinds[0] if len(kinds) == 1 and kinds[0] in _TYPED else str
+        alone = [option(name)] if typed is bool and not field.default else []  # without a --no-... beside it
+        metavar = "<path>" if kinds == [Path] else None
+        shown = Annotated[typed | None, panel_option(own.help, own.group, *alone, metavar=metavar)]  # type: ignore[valid-type]
+        yield inspect.Parameter(name, _BY_NAME, default=None, annotation=shown)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types that a value may have, and the words that it may be; None left out."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if not get_args(annotation) or get_origin(annotation) is dict:
+        return [] if annotation is NoneType else [get_origin(annotation) or annotation]
+    return [kind for part in get_args(annotation) for kind in _kinds(part)]
+
+
+def page() -> str:
+    """All options, as Markdown."""
+    from scaling.training.config import TrainConfig
+
+    return "\n".join(
+        [
+            "# All options",
+            "",
+            "Each may stand in a YAML file given as `--config`, with `_` for `-`; the command line wins. The last column",
+            "says what another value of the option means where a run, or a training, is there already: *another run* is",
+            "refused in its folder, and gets one of its own where `--out` is not given.",
+            "",
+            "This page is made from the options' declarations, by `python -m scaling.options > docs/options.md`.",
+            *_of_command("scale-run", RunConfig, "run"),
+            *_of_command("scale-train", TrainConfig, "training"),
+        ]
+    )
+
+
+def _of_command(name: str, model: type[BaseModel], thing: str) -> Iterator[str]:
+    yield from ("", f"## `{name}`")
+    settings = settings_of(model)
+    for group in dict.fromkeys(own.group for own in settings.values()):
+        yield from (
+            "",
+            f"### {group}",
+            "",
+            "| option | meaning | value | used by | another value |",
+            "|---|---|---|---|---|",
+        )
+        for key, own in settings.items():
+            if own.group == group:
+                cells = own.help, _value(model, key), _users(model, own), own.effect.value.replace("run", thing)
+                yield f"| `{option(key)}` | {' | '.join(cells)} |"
+
+
+def _value(model: type[BaseModel], key: str) -> str:
+    words = settings_of(model)[key].values or _kinds(model.model_fields[key].annotation)
+    return ", ".join(f"`{word}`" if isinstance(word, str) else _SHOWN.get(word, "text") for word in words)
+
+
+def _users(model: type[BaseModel], own: Setting) -> str:
+    """The methods that use it, where not all do, and the engines."""
+    methods = list(settings_of(model)["method"].values) or _kinds(model.model_fields["method"].annotation)
+    users = [name for name in methods if own.used_by and kind_of(name).has(own.used_by)]
+    return "; ".join(", ".join(f"`{name}`" for name in names) for names in (users, own.engines) if names)
+
+
+if __name__ == "__main__":
+    print(page())
