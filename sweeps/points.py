@@ -187,6 +187,8 @@ class _Maker:
             settings |= filled_in(settings) | {"engine_args": engine_changes(settings["engine_args"])}
             decides = {key: value for key, value in settings.items() if key not in _NO_PART or key == "engine_args"}
             changed = {key: value for key, value in decides.items() if value != RUN_DEFAULTS[key]}
+            if code := kind_of(settings["method"]).sha256:  # of a user's own, wherever its file lies
+                changed["method"] = code
             self._groups[known] = hashed([changed, training])
         return self._groups[known]
 
