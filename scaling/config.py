@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
-from scaling.methods.kinds import KINDS, Trait, kind_of
+from scaling.methods.kinds import DEFAULT, KINDS, MethodKind, Trait, kind_of, known_method
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.settings import Differs, Effect, Setting, Tag, settings_of
 from scaling.records.voters import is_voter, what_a_voter_is
@@ -28,14 +28,6 @@ _HERE, _ELSEWHERE = ("transformers",), ("vllm", "openai")
 _THOUGHTS = "methods with soft thoughts"
 _Count = Annotated[int, Field(ge=1)]
 _Place = Annotated[str, BeforeValidator(str)]
-
-
-def _known_method(value: Any) -> Any:
-    """Raises PydanticCustomError for what is no method's name."""
-    if not isinstance(value, str) or value not in KINDS:
-        *others, last = map(repr, KINDS)
-        raise PydanticCustomError("method", "Input should be {known}", {"known": f"{', '.join(others)} or {last}"})
-    return value
 
 
 def known_voter(name: str) -> str:
@@ -55,13 +47,24 @@ class RunConfig(BaseModel):
 
     method: Annotated[
         str,
-        BeforeValidator(_known_method),
+        AfterValidator(known_method),
         Setting(
-            "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk, assist-cot or lora.",
+            "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk, assist-cot, lora, or FILE.py:NAME.",
             *(_RUN, _METHODS, Tag.NAMED, Tag.VALIDATION),
             values=KINDS,
+            content="method_sha256",
+            facts=("method_identity", "decoder_fingerprint"),
         ),
-    ] = "softcot++"
+    ] = DEFAULT
+    method_args: Annotated[
+        Annotated[dict[str, Any], BeforeValidator(pairs)] | None,
+        Setting(
+            'Arguments of a method of your own: "steps=4 scale=0.5".',
+            *(_RUN, _METHODS),
+            used_by=Trait.ARGUMENTS,
+            whose="a method of your own",
+        ),
+    ] = None
     task: Annotated[
         str | None,
         Setting(
@@ -105,7 +108,7 @@ class RunConfig(BaseModel):
         Setting(
             "Folder, Hub id or untrained. Default: the default models' own, trained.",
             *(_MODELS, _SEEDS, Tag.VALIDATION),
-            used_by=Trait.THOUGHTS,
+            used_by=Trait.THINKER,
             whose=_THOUGHTS,
             content="thinker_sha256",
         ),
@@ -291,8 +294,8 @@ class RunConfig(BaseModel):
 
     @property
     def soft(self) -> bool:
-        """Whether the method has soft thoughts, hence an assistant and a thinker."""
-        return kind_of(self.method).has(Trait.THOUGHTS)
+        """Whether the method has a thinker, hence an assistant and soft thoughts."""
+        return kind_of(self.method).has(Trait.THINKER)
 
     @property
     def assisted(self) -> bool:
@@ -352,8 +355,9 @@ class RunConfig(BaseModel):
             instead = own.instead.get(self.engine, "leave it out")
             raise UsageError(f"`{option(key)}` is for {fit}, and `--engine` is `{self.engine}`: {instead}.")
         refuse_unfit(self.engine_args or {}, batch_size=self.batch_size, slots=self.slots)
-        if kind_of(self.method).has(Trait.ADAPTER) and self.engine != "transformers":
-            raise UsageError(f"`--method {self.method}` merges its adapter here, so it needs `--engine transformers`.")
+        if kind_of(self.method).has(Trait.LOCAL) and self.engine != "transformers":
+            why = "merges its adapter" if kind_of(self.method).has(Trait.ADAPTER) else "runs weights of the backbone"
+            raise UsageError(f"`--method {self.method}` {why} here, so it needs `--engine transformers`.")
         if self.engine == "openai" and not self.base_url:
             raise UsageError("`--engine openai` needs `--base-url`, as in `http://localhost:8000/v1`: add it.")
         if self.base_url:
@@ -383,9 +387,9 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What stands for settings of a run that were not given, where that depends on others. settings: all of RunConfig's."""
     kind = kind_of(settings["method"])
     own_task = is_generated(settings["task"], settings["data"])
-    soft = kind.has(Trait.THOUGHTS)
+    soft = kind.has(Trait.THINKER)
     thinker = (settings["thinker"] or default_thinker(settings["backbone"], settings["assistant"])) if soft else None
-    paths = 1 if not kind.has(Trait.PATHS) else 8 if thinker == UNTRAINED else None
+    paths = kind.latent_paths or (1 if not kind.has(Trait.PATHS) else 8 if thinker == UNTRAINED else None)
     seeds = None if settings["engine"] == "transformers" else "streams"
     return {
         "task": settings["task"] or ("arithmetic" if own_task else None),
@@ -402,11 +406,14 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@cache
 def idle_options(method: str, model: type[BaseModel] = RunConfig) -> frozenset[str]:
     """Keys of the settings, of a run or of a training, that a method has no use for."""
-    has = kind_of(method).has
-    return frozenset(key for key, own in settings_of(model).items() if own.used_by and not has(own.used_by))
+    return _idle(kind_of(method), model)
+
+
+@cache
+def _idle(kind: MethodKind, model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(key for key, own in settings_of(model).items() if own.used_by and not kind.has(own.used_by))
 
 
 def option(key: str) -> str:

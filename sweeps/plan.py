@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig
+from scaling.methods.kinds import kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Tag, names
 from scaling.tasks.catalogue import task_of
@@ -122,7 +123,7 @@ def _run(points: Sequence[Point], told: str) -> Job:
     settings = {name: value for name, value in first.run.items() if name not in SIZE}
     key, data = first.group, settings.get("data")
     task = settings.get("task") or (Path(data).stem if data else "arithmetic")
-    folder = f"runs/{settings['method']}-{task}-{key}"
+    folder = f"runs/{kind_of(settings['method']).name}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
     boxes = largest(map(extent_of, points))
     whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings), label=told)

@@ -26,7 +26,7 @@ from scaling.config import (
     is_generated,
 )
 from scaling.engines.engine_args import engine_changes
-from scaling.methods.kinds import Trait, kind_of
+from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Tag, names
 from scaling.training.config import TrainConfig
@@ -154,7 +154,7 @@ class _Maker:
 
     def _seen(self, run: Settings, train: Settings, key: str) -> Any:
         """A setting as rules see it: its default where nothing is said, `_IDLE` where the point has no use for it."""
-        method = run.get("method") or "softcot++"
+        method = run.get("method") or DEFAULT
         if key.startswith(TRAIN):
             name, value = key.removeprefix(TRAIN), train.get(key.removeprefix(TRAIN))
             trained = self._has_training(run, method)
@@ -165,7 +165,7 @@ class _Maker:
         return _IDLE if idle else self._told[key] if value is None else value
 
     def point(self, settings: Settings, train_settings: Settings) -> Point:
-        method = settings.get("method") or "softcot++"
+        method = settings.get("method") or DEFAULT
         idle = idle_options(method)
         run = {key: value for key, value in settings.items() if key not in idle}
         trained = self._has_training(run, method)
@@ -189,6 +189,8 @@ class _Maker:
             settings |= filled_in(settings) | {"engine_args": engine_changes(settings["engine_args"])}
             decides = {key: value for key, value in settings.items() if key not in _NO_PART or key == "engine_args"}
             changed = {key: value for key, value in decides.items() if value != RUN_DEFAULTS[key]}
+            if code := kind_of(settings["method"]).sha256:  # of a user's own, wherever its file lies
+                changed["method"] = code
             self._groups[known] = hashed([changed, training])
         return self._groups[known]
 
@@ -199,9 +201,8 @@ class _Maker:
         if "latent_paths" in idle_options(method):
             run["latent_paths"] = 1
         elif not run.get("latent_paths"):
-            run["latent_paths"] = (
-                _PATHS if kind_of(method).has(Trait.PERTURBED) else trained or _paths_of(run.get("thinker"))
-            )
+            drawn = kind_of(method).latent_paths or (_PATHS if kind_of(method).has(Trait.PERTURBED) else None)
+            run["latent_paths"] = drawn or trained or _paths_of(run.get("thinker"))
         run["samples"] = 1 if run.get("temperature") == 0 else run.get("samples") or RUN_DEFAULTS["samples"]
         if run.get("limit") is None and is_generated(run.get("task"), run.get("data")):
             run["limit"] = OWN_LIMIT
@@ -225,11 +226,11 @@ class _Maker:
     def _trained(self, given: Settings, method: str) -> Settings:
         """Settings of a training without those that its method has no use for, and those at their default."""
         kind = kind_of(method)
-        if kind.has(Trait.THOUGHTS) and not kind.trains_paths:  # one path, around which others are drawn
+        if kind.has(Trait.THINKER) and not kind.trains_paths:  # one path, around which others are drawn
             given = given | {"latent_paths": 1}
         idle = idle_in_training(method, given.get("contrastive"))
         found = {key: value for key, value in given.items() if key not in idle}
-        found |= {"method": "lora"} if kind.has(Trait.ADAPTER) else {}
+        found |= {"method": method} if kind.has(Trait.ADAPTER) else {}
         found = {key: value for key, value in found.items() if value != TRAIN_DEFAULTS[key]}
         _place(found)
         return found
@@ -244,7 +245,7 @@ def _apart(settings: Settings) -> tuple[Settings, Settings]:
 def trained_role(method: str) -> str | None:
     """The option that names what is trained for a method; None where nothing is."""
     kind = kind_of(method)
-    return "thinker" if kind.has(Trait.THOUGHTS) else "adapter" if kind.has(Trait.ADAPTER) else None
+    return "thinker" if kind.has(Trait.THINKER) else "adapter" if kind.has(Trait.ADAPTER) else None
 
 
 @cache

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from scaling.methods.kinds import KINDS
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("contrastive", "scaling", "sweeps", "analysis")
 ARROWS = {"contrastive": (), "scaling": ("contrastive",), "sweeps": ("scaling", "contrastive"), "analysis": ()}
@@ -176,3 +178,43 @@ def test_no_file_names_a_place_on_somebodys_machine():
     assert Path(__file__) in files
     found = [f"{path}: {place}" for path in files for place in ABSOLUTE_PLACES if place in path.read_text()]
     assert found == []
+
+
+def compared_methods(tree: ast.AST) -> list[str]:
+    """Comparisons with a method's name: what a method has or does is asked of its kind."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            compared = [constant for side in (node.left, *node.comparators) for constant in ast.walk(side)]
+            names = [one.value for one in compared if isinstance(one, ast.Constant) and one.value in KINDS]
+            found += [ast.unparse(node)] if names else []
+        if isinstance(node, ast.match_case):
+            names = [
+                one.value for one in ast.walk(node.pattern) if isinstance(one, ast.Constant) and one.value in KINDS
+            ]
+            found += names
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "startswith":
+            found += [ast.unparse(node)] if "softcot" in ast.unparse(node.args[0]) else []
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'config.method == "lora"',
+        'method != "softcot++"',
+        'method in ("lora", "softcot")',
+        'method.startswith("softcot")',
+        'method not in {"cot"}',
+        'match method:\n    case "lora" | "cot":\n        pass',
+    ],
+)
+def test_a_comparison_with_a_methods_name_would_be_found(code):
+    assert compared_methods(ast.parse(code))
+
+
+def test_only_methods_ask_what_a_method_is_called():
+    paths = {path.relative_to(REPOSITORY).as_posix(): path for path in sources(*ROOMS)}
+    elsewhere = {name: path for name, path in paths.items() if not name.startswith("scaling/methods/")}
+    found = {name: compared_methods(ast.parse(path.read_text())) for name, path in elsewhere.items()}
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}

@@ -82,6 +82,9 @@ _NO_OPTION = {
     "initial_token": "what fills the slots of a thinker without tokens of its own",
     "thinker_sha256": "the file of `--thinker` (its SHA-256)",
     "adapter_sha256": "the file of `--adapter` (its SHA-256)",
+    "method_sha256": "the code of `--method` (a SHA-256 of its file and name)",
+    "method_identity": "what the code of `--method` says of itself",
+    "decoder_fingerprint": "the model with which `--method` decodes (a fingerprint of its weights)",
 }
 
 

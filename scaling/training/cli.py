@@ -10,6 +10,7 @@ import typer
 
 from scaling.cli import Version, examples, guarded, refuse_small_limit
 from scaling.config import OUTPUT, load_config
+from scaling.methods.kinds import Trait, kind_of
 from scaling.options import panel_option, takes
 from scaling.records.errors import UsageError
 from scaling.training.config import TrainConfig
@@ -82,7 +83,7 @@ def _of_method(method: str) -> tuple[Any, Any]:
     """What trains, and what shows its result; `peft` is imported only where it is needed."""
     from scaling.training import display
 
-    if method == "lora":
+    if kind_of(method).has(Trait.ADAPTER):
         from scaling.training.lora import train_lora
 
         return train_lora, display.show_adapter

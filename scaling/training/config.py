@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from scaling.config import DEFAULT_MODEL, OUTPUT, is_generated, option
-from scaling.methods.kinds import Trait
+from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Setting, Tag, names
 
@@ -19,7 +19,7 @@ _RANK, _CHECKED = 16, 50
 _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths and thoughts", "Loss", "Steps"
 _LORA = "With --method lora, instead of paths, thoughts and their loss"
 _FREE, _INHERITED, _CONTRAST, _AFTERWARDS = Effect.FREE, Tag.INHERITED, Tag.CONTRAST, Tag.AFTERWARDS
-_THOUGHTS, _ADAPTER = Trait.THOUGHTS, Trait.ADAPTER
+_THOUGHTS, _ADAPTER = Trait.THINKER, Trait.ADAPTER
 _Count = Annotated[int, Field(ge=1)]
 _Amount = Annotated[int, Field(ge=0)]
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -186,11 +186,13 @@ class TrainConfig(BaseModel):
             "epochs": self.epochs or (None if self.max_steps else 3),
             "lr": self.lr or _LR[self.method],
         }
-        return self.model_copy(update=common | (self._lora() if self.method == "lora" else self._thoughts()))
+        return self.model_copy(
+            update=common | (self._lora() if kind_of(self.method).has(Trait.ADAPTER) else self._thoughts())
+        )
 
     def _lora(self) -> dict[str, Any]:
         """The defaults of LoRA alone. Raises UsageError for an option that it would have to ignore."""
-        given = [key for key in names(TrainConfig, Trait.THOUGHTS) if key in self.model_fields_set]
+        given = [key for key in names(TrainConfig, Trait.THINKER) if key in self.model_fields_set]
         if given:
             raise UsageError(
                 f"`{option(given[0])}` is for the thoughts of `--method softcot++`, and `--method` is lora, which has none: "

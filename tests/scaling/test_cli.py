@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from scaling.cli import app
 from scaling.config import RunConfig, load_config, option
+from scaling.methods.kinds import KINDS
 from scaling.records.errors import UsageError
 from scaling.records.settings import settings_of
 from scaling.tasks.files import read_questions
@@ -152,7 +153,7 @@ FIXED = [  # of every option with a list of words: each of these
     for part in (field.annotation, *get_args(field.annotation))
     for value in (get_args(part) if get_origin(part) is Literal else settings_of(kind)[key].values)
     if len(value) > 3
-]
+] + [(RunConfig, "method", name) for name in KINDS if len(name) > 3]
 
 
 @pytest.mark.parametrize(("kind", "key", "value"), [*FIXED, (RunConfig, "method", "cot")])

@@ -319,6 +319,7 @@ _VALUES = {
     "adapter": "x",
     "shots": 1,
     "latent_paths": 2,
+    "method_args": {"steps": 2},
 }
 
 

@@ -37,6 +37,46 @@ def test_one_path_methods_have_no_axis_of_paths():
     assert {point.run["latent_paths"] for point in found if point.run["method"] == "cot"} == {1}
 
 
+OWN = """
+from scaling.methods.kinds import Trait
+
+
+class Mine:
+    traits = (Trait.PATHS,)
+    latent_paths = 3
+
+    def __init__(self, surroundings, steps=1):
+        self.steps = steps
+
+    def thoughts(self, question):
+        return None
+"""
+
+
+def test_a_method_of_the_users_own_is_on_an_axis_with_the_options_it_has_a_use_for(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    mine = f"{tmp_path / 'own.py'}:Mine"
+    found = points(axes={"method": ["cot", mine], "method_args": ["steps=1", "steps=2"]}, train={})
+    assert [point.run.get("method_args") for point in found] == [None, {"steps": 1}, {"steps": 2}]
+    assert [point.run["latent_paths"] for point in found] == [1, 3, 3]
+    assert [point.training for point in found] == [None] * 3
+    for key, values in {"latent_paths": [1, 2], "soft_tokens": [2, 4], "control": ["zero", "mean"]}.items():
+        assert len(points(run={"method": mine}, axes={key: values})) == 2, key
+    for key, values in {"noise": [0.1, 0.2], "shots": [0, 1], "thinker": ["x", "y"]}.items():
+        assert len(points(run={"method": mine}, axes={key: values})) == 1, key
+
+
+def test_a_method_of_the_users_own_is_another_point_once_its_code_has_changed(tmp_path):
+    for place in ("own.py", "moved.py"):
+        (tmp_path / place).write_text(OWN)
+    before = only(method=f"{tmp_path / 'own.py'}:Mine")
+    assert only(method=f"{tmp_path / 'moved.py'}:Mine").id == before.id
+    (tmp_path / "own.py").write_text(f"{OWN}# mended\n")
+    assert only(method=f"{tmp_path / 'own.py'}:Mine").id != before.id
+    with pytest.raises(UsageError, match="cannot be read"):
+        only(method=f"{tmp_path / 'gone.py'}:Mine")
+
+
 def test_options_that_a_method_has_no_use_for_make_no_points():
     for key, values in {"soft_tokens": [2, 4], "noise": [0.1, 0.2], "control": ["zero", "mean"]}.items():
         assert len(points(run={"method": "cot"}, axes={key: values})) == 1, key
