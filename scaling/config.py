@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
 from scaling.records.errors import UsageError, nearest, one_line
+
+if TYPE_CHECKING:
+    from scaling.tasks.task import Task
 
 DEFAULT_MODEL = "smollm2-135m"
 PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")  # latent paths are random draws around one thought
@@ -168,13 +171,19 @@ _INSTEAD = {
     ),
     ("vllm", "max_batch_tokens"): 'give `--engine-args "gpu_memory_utilization=0.8"`',
 }
-OWN_LIMIT = 20  # questions of the generated task, whose stream has no end
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
 
 
+def task_of_settings(task: str | None, data: Any) -> Task:
+    """What the questions of a run are, with what a run does unless it is told otherwise. Raises UsageError."""
+    from scaling.tasks.catalogue import definition_of  # here, as tasks read YAML by this module
+
+    return definition_of(task, Path(data) if data else None)
+
+
 def is_generated(task: str | None, data: Any) -> bool:
-    """Whether a run's questions are those of the generated task, which is there without any file."""
-    return task in (None, "arithmetic") and data is None
+    """Whether a run's questions are a stream without end, which is there without any file."""
+    return task_of_settings(task, data).generated
 
 
 def default_thinker(backbone: str, assistant: str) -> str:
@@ -186,16 +195,16 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What stands for settings of a run that were not given, where that depends on others. settings: all of RunConfig's."""
     method = settings["method"]
     soft, several = method.startswith("softcot"), method in (*PERTURBED, "softcot++")
-    own_task = is_generated(settings["task"], settings["data"])
+    task = task_of_settings(settings["task"], settings["data"])
     thinker = (settings["thinker"] or default_thinker(settings["backbone"], settings["assistant"])) if soft else None
     paths = 1 if not several else 8 if thinker == UNTRAINED else None
     seeds = None if settings["engine"] == "transformers" else "streams"
     return {
-        "task": settings["task"] or ("arithmetic" if own_task else None),
-        "limit": settings["limit"] or (OWN_LIMIT if own_task else None),
+        "task": settings["task"] or (task.name if task.generated else None),
+        "limit": settings["limit"] or task.limit,
         "thinker": thinker,
         "latent_paths": settings["latent_paths"] or paths,
-        "max_new_tokens": settings["max_new_tokens"] or (96 if own_task else 512),
+        "max_new_tokens": settings["max_new_tokens"] or task.max_new_tokens,
         "noise": _NOISE if settings["noise"] is None and method in PERTURBED else settings["noise"],
         # where nothing is said the engine decides, as it knows whether the device must be shared
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],

@@ -16,6 +16,7 @@ from typing import Any
 from scaling.config import RunConfig
 from scaling.records.errors import UsageError
 from scaling.tasks.catalogue import load_task
+from scaling.tasks.own import label
 from sweeps.grid import TRAIN, GridFile
 from sweeps.labels import Words, axes_of
 from sweeps.points import INHERITED, SIZE, Point, Settings, hashed
@@ -124,7 +125,7 @@ def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
     first = points[0]
     settings = {name: value for name, value in first.run.items() if name not in SIZE}
     key, data = first.group, settings.get("data")
-    task = settings.get("task") or (Path(data).stem if data else "arithmetic")
+    task = label(settings["task"]) if settings.get("task") else Path(data).stem if data else "arithmetic"
     folder = f"runs/{settings['method']}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
     boxes = largest(map(extent_of, points))

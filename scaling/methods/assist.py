@@ -12,6 +12,7 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
 from scaling.records.records import PromptedQuestion, Question
+from scaling.tasks.task import Task
 
 
 class AssistCoT:
@@ -22,14 +23,14 @@ class AssistCoT:
         backbone: LanguageModel,
         assistant: LanguageModel,
         *,
-        kind: str,
+        task: Task,
         questions: Sequence[Question],
         write: Callable[[dict[str, tuple[int, ...]]], dict[str, Hint]],
     ):
         """questions: all that will be asked. write: the hints for the assistant's prompts, both by question id."""
         self._backbone, self._assistant = backbone, assistant
-        self._builder = PromptBuilder(backbone.tokenizer, kind=kind)
-        builder = PromptBuilder(assistant.tokenizer, kind=kind)
+        self._builder = PromptBuilder(backbone.tokenizer, task=task)
+        builder = PromptBuilder(assistant.tokenizer, task=task)
         self._requests = {question.id: builder.hint_request(question) for question in questions}
         self._hints = write(self._requests)
         self._empty = torch.empty(0, backbone.width)

@@ -37,7 +37,8 @@ from scaling.prompts import prompt_identity
 from scaling.records.errors import WARNING, UsageError
 from scaling.records.overlap import digest_of as digest_of_question
 from scaling.records.records import Question
-from scaling.tasks.catalogue import Task, task_of
+from scaling.tasks.catalogue import task_of
+from scaling.tasks.task import LoadedTask
 
 Tell = Callable[[str], None]
 
@@ -79,7 +80,7 @@ class Parts:
             adapters.load(self.adapter, backbone)
 
 
-def parts_of(config: RunConfig, task: Task) -> Parts:
+def parts_of(config: RunConfig, task: LoadedTask) -> Parts:
     """Reads the parts of a resolved config's method. Raises UsageError where one is missing, or cannot be used."""
     if config.control == "shuffled":
         partners_of(_shuffled_among(config).questions)
@@ -94,7 +95,7 @@ def parts_of(config: RunConfig, task: Task) -> Parts:
     return Parts(config, exemplars=tuple(shown), exemplars_by_text=by_text)
 
 
-def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
+def build(config: RunConfig, task: LoadedTask, dtype: torch.dtype, tell: Tell) -> Built:
     """Loads the models of a resolved config and makes its method. Raises UsageError where something does not fit."""
     parts = parts_of(config, task)
     config = parts.config
@@ -104,7 +105,7 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         backbone, assistant = _pair(config, dtype)
         wake = _waking(config, assistant.model)
         write = partial(write_hints, assistant, tell=tell, wake=wake, exact=bool(config.exact))
-        method: Method = AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
+        method: Method = AssistCoT(backbone, assistant, task=task.definition, questions=task.questions, write=write)
         details = details_of(backbone) | {"assistant_fingerprint": assistant.fingerprint}
         return Built(backbone, method, config, details, assistant)
     lora = config.method == "lora"  # merges an adapter into the weights
@@ -113,11 +114,11 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
         return _lora(config, task, backbone, parts.adapter, tell)
     if config.method == "cot":
         told = {"exemplars": [one.id for one in parts.exemplars]} if parts.exemplars_by_text else {}
-        method = ChainOfThought(backbone, kind=task.kind, exemplars=parts.exemplars)
+        method = ChainOfThought(backbone, task=task.definition, exemplars=parts.exemplars)
         return Built(backbone, method, config, details_of(backbone) | told)
     num_slots = config.soft_tokens or 0
     empty = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
-    method = SoftCoT(backbone, empty, kind=task.kind, num_slots=num_slots)
+    method = SoftCoT(backbone, empty, task=task.definition, num_slots=num_slots)
     return Built(backbone, method, config, details_of(backbone))
 
 
@@ -158,7 +159,7 @@ def _waking(config: RunConfig, *parts: torch.nn.Module) -> Callable[[], None]:
     return wake
 
 
-def _exemplars(config: RunConfig, task: Task) -> tuple[list[Question], bool]:
+def _exemplars(config: RunConfig, task: LoadedTask) -> tuple[list[Question], bool]:
     """The first `--shots` questions of the training split that have a rationale, none of which is asked, by id or text; and
     whether they are others than if ids alone were compared, as version 0.1 did."""
     if not config.shots:
@@ -184,14 +185,14 @@ def _exemplars(config: RunConfig, task: Task) -> tuple[list[Question], bool]:
     return shown, shown != solved[: config.shots]
 
 
-def _lora(config: RunConfig, task: Task, backbone: LanguageModel, found: adapters.Found, tell: Tell) -> Built:
+def _lora(config: RunConfig, task: LoadedTask, backbone: LanguageModel, found: adapters.Found, tell: Tell) -> Built:
     merged = adapters.merged(adapters.load(found, backbone), backbone)
     for doubt in adapters.doubts(found, backbone):
         tell(f"{WARNING}{doubt}")
     return adapted(config, task, backbone.fingerprint, merged, found.sha256)
 
 
-def adapted(config: RunConfig, task: Task, fingerprint: str, merged: LanguageModel, sha256: str) -> Built:
+def adapted(config: RunConfig, task: LoadedTask, fingerprint: str, merged: LanguageModel, sha256: str) -> Built:
     """The prompts of `cot` for a backbone with its adapter merged. fingerprint: of the backbone without it."""
     details = {
         **details_of(merged),
@@ -199,10 +200,10 @@ def adapted(config: RunConfig, task: Task, fingerprint: str, merged: LanguageMod
         "merged_fingerprint": merged.fingerprint,
         "adapter_sha256": sha256,
     }
-    return Built(merged, ChainOfThought(merged, kind=task.kind), config, details)
+    return Built(merged, ChainOfThought(merged, task=task.definition), config, details)
 
 
-def _soft(parts: Parts, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
+def _soft(parts: Parts, task: LoadedTask, dtype: torch.dtype, tell: Tell) -> Built:
     found, config = parts.thinker, parts.config
     backbone, assistant = _pair(config, dtype)
     thinker = thinkers.make_thinker(config, found, backbone, assistant)
@@ -216,7 +217,7 @@ def _soft(parts: Parts, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
         details["initial_token"] = thinkers.placeholder(assistant)[0]
         token = details["initial_token"]
         tell(f"{WARNING}the file {config.thinker} has no initial token, so the slots hold the assistant's {token}")
-    own = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots, apart=bool(config.exact))
+    own = Thinking(assistant, thinker, task=task.definition, num_tokens=num_slots, apart=bool(config.exact))
     thoughts: Thoughts = own
     if config.engine != "transformers":
         made_by = {
@@ -236,7 +237,7 @@ def _soft(parts: Parts, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
         thoughts = _controlled(config, thoughts, backbone)
     for doubt in thinkers.doubts(config, found, backbone, assistant) if found else []:
         tell(f"{WARNING}{doubt}")
-    method = SoftCoT(backbone, thoughts, kind=task.kind, num_slots=num_slots)
+    method = SoftCoT(backbone, thoughts, task=task.definition, num_slots=num_slots)
     return Built(backbone, method, config, details, assistant)
 
 
@@ -266,12 +267,12 @@ def slots_held(config: RunConfig) -> int:
     return 0 if config.control == "none" else config.soft_tokens or 0
 
 
-def _shuffled_among(config: RunConfig) -> Task:
+def _shuffled_among(config: RunConfig) -> LoadedTask:
     """The questions of which each gets another one's thoughts."""
     return task_of(config, limit=None if config.limit is None else config.limit + 1)
 
 
-def _mean_thought(thoughts: Thoughts, task: Task) -> Tensor:
+def _mean_thought(thoughts: Thoughts, task: LoadedTask) -> Tensor:
     """[N, L, D], over the first questions of the split."""
     return torch.stack([thoughts(question) for question in task.questions]).mean(0)
 

@@ -11,13 +11,14 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
 from scaling.records.records import PromptedQuestion, Question
+from scaling.tasks.task import Task
 
 
 class ChainOfThought:
     """The plain prompt, whatever the path. exemplars: solved questions that stand before it."""
 
-    def __init__(self, backbone: LanguageModel, *, kind: str, exemplars: Sequence[Question] = ()):
-        self._builder = PromptBuilder(backbone.tokenizer, kind=kind, exemplars=exemplars)
+    def __init__(self, backbone: LanguageModel, *, task: Task, exemplars: Sequence[Question] = ()):
+        self._builder = PromptBuilder(backbone.tokenizer, task=task, exemplars=exemplars)
         self._backbone = backbone
         self._empty = torch.empty(0, backbone.width)
 

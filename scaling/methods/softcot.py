@@ -10,6 +10,7 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
 from scaling.records.records import PromptedQuestion, Question
+from scaling.tasks.task import Task
 
 
 class SoftCoT:
@@ -19,11 +20,11 @@ class SoftCoT:
     around the slots are the same for all of them.
     """
 
-    def __init__(self, backbone: LanguageModel, thoughts: Thoughts, *, kind: str, num_slots: int):
+    def __init__(self, backbone: LanguageModel, thoughts: Thoughts, *, task: Task, num_slots: int):
         """num_slots: L of the prompt, also where a control leaves the slots empty."""
         self._backbone = backbone
         self._num_slots = num_slots
-        self._prompts = PromptBuilder(backbone.tokenizer, kind=kind)
+        self._prompts = PromptBuilder(backbone.tokenizer, task=task)
         self.thoughts = thoughts
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:

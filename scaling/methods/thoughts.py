@@ -27,6 +27,7 @@ from scaling.prompts import PromptBuilder
 from scaling.records.errors import UsageError
 from scaling.records.records import Question
 from scaling.records.seeds import stream_seed
+from scaling.tasks.task import Task
 
 Perturb = Callable[[Tensor, float, torch.Generator], Tensor]
 
@@ -57,12 +58,12 @@ class Thinking:
     paths there are.
     """
 
-    def __init__(self, assistant: LanguageModel, thinker: Thinker, *, kind: str, num_tokens: int, apart: bool = False):
+    def __init__(self, assistant: LanguageModel, thinker: Thinker, *, task: Task, num_tokens: int, apart: bool = False):
         self.assistant: LanguageModel | None = assistant
         self.num_tokens = num_tokens
         self.projection = 2 * thinker.projection.weight.numel()
         self._model, self._thinker, self._apart = assistant.model, thinker, apart
-        self._prompts = PromptBuilder(assistant.tokenizer, kind=kind)
+        self._prompts = PromptBuilder(assistant.tokenizer, task=task)
 
     @torch.inference_mode()
     def __call__(self, question: Question) -> Tensor:

@@ -61,7 +61,7 @@ UNREAD = "config-"  # how a model's fingerprint begins where its weights were no
 # Where something lies, and the key that says what it holds: two places that hold the same are one.
 _CONTENT = {
     **{"backbone": "backbone_fingerprint", "assistant": "assistant_fingerprint"},
-    **{"thinker": "thinker_sha256", "adapter": "adapter_sha256"},
+    **{"thinker": "thinker_sha256", "adapter": "adapter_sha256", "task": "task_sha256"},
 }
 _FIRST = "first_question"  # the digest that tells other questions, where there is no questions.jsonl to tell them by
 TIMEOUTS = "timeouts"  # among the costs: comparisons of answers that were not finished, which count as unequal
@@ -91,6 +91,7 @@ _NO_OPTION = {
     "initial_token": "what fills the slots of a thinker without tokens of its own",
     "thinker_sha256": "the file of `--thinker` (its SHA-256)",
     "adapter_sha256": "the file of `--adapter` (its SHA-256)",
+    "task_sha256": "what `--task` is (the SHA-256 of its file)",
 }
 
 
@@ -210,6 +211,11 @@ class Journal:
         self._questions = [replace(asked, judged=True) for asked in self._questions]
         _write_lines(self.folder / QUESTIONS, self._questions)
         self.restated = []
+
+    def restate(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Replace what run.json says, as where all completions were read anew by an edited task."""
+        run = {"config": config, "config_hash": config_hash(config), "environment": environment}
+        _write_json(self.folder / RUN, run)
 
     def record_thoughts(self, thoughts: PathCosines) -> None:
         """Add a question's line to thoughts.jsonl, unless the same stands there."""

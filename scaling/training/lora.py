@@ -26,7 +26,7 @@ from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError
 from scaling.run import environment
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask
 from scaling.training.adapter import Figures, LoraTrainer, new_adapter, save_adapter, save_merged
 from scaling.training.card import write_lora_card
 from scaling.training.check import Check, compare, held_out, right_answers, settings_of
@@ -109,7 +109,7 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     training = _Training(config, backbone, folder, described, watcher, processes)
     before = _before(training, held) if held and processes.rank == 0 else {}
     processes.wait()
-    build = ExampleBuilder(backbone, None, kind=split.task.kind, num_slots=0)
+    build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     trainer = _trainer(training, learn, validate, digests_of_split(config, split, learn, validate))
     progress = run_steps(trainer)
@@ -150,15 +150,15 @@ def _trainer(
     )
 
 
-def _before(training: _Training, held: Task) -> dict[str, bool]:
+def _before(training: _Training, held: LoadedTask) -> dict[str, bool]:
     training.watcher.status(f"answering {len(held.questions)} questions of {held.name} before training")
-    method = ChainOfThought(training.backbone, kind=held.kind)
+    method = ChainOfThought(training.backbone, task=held.definition)
     settings = settings_of(training.config, method="cot")
     built = Built(training.backbone, method, settings, details_of(training.backbone))
     return right_answers(built, held, training.watcher.sampling(), parent=training.folder / CHECKS)
 
 
-def _finish(training: _Training, model: PeftModel, held: Task | None, before: dict[str, bool]) -> None:
+def _finish(training: _Training, model: PeftModel, held: LoadedTask | None, before: dict[str, bool]) -> None:
     """What needs the best adapter in the backbone's weights: `--merge` and the check's second half."""
     if held is None and not training.config.merge:
         return
@@ -176,7 +176,7 @@ def _finish(training: _Training, model: PeftModel, held: Task | None, before: di
         write_lora_card(training.folder, about)
 
 
-def _after(training: _Training, held: Task, whole: LanguageModel) -> dict[str, bool]:
+def _after(training: _Training, held: LoadedTask, whole: LanguageModel) -> dict[str, bool]:
     training.watcher.status(f"answering {len(held.questions)} questions of {held.name} after training")
     settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
     digest_of_weights = model_files.sha256(training.folder / adapters.WEIGHTS_FILE)
