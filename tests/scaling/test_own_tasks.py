@@ -56,19 +56,19 @@ def test_the_example_is_short_and_runs_with_its_own_prompt_and_reader(tmp_path, 
     assert len(EXAMPLE.read_text().splitlines()) <= 30
     task = load_task(str(EXAMPLE)).definition
     question = Question("Peru", "?", "lima")
-    assert task.read("[rome] no, [ Lima ]", question) == "lima"
-    assert task.read("Lima", question) is None
-    monkeypatch.setattr("scaling.run.own_words", lambda text, _: f"{text} [Paris]")
+    assert task.read("Not Rome, but Lima.", question) == "lima"
+    assert task.read("no idea", question) is None
+    monkeypatch.setattr("scaling.run.own_words", lambda text, _: f"{text} Paris.")
     summary = execute(config_of(task=str(EXAMPLE), out=tmp_path / "run", max_new_tokens=None, shots=1, method="cot",
                                 latent_paths=1, assistant="smollm2-135m"), silent)  # fmt: skip
     asked = load_questions(tmp_path / "run")
     assert [one.id for one in asked] == ["France", "Japan"]
-    assert all("as in [Rome]." in one.prompt and "[rome]" in one.prompt for one in asked)  # the solved one, too
+    assert all("ends with the name" in one.prompt and "The capital of Italy is Rome." in one.prompt for one in asked)
     assert all(one.kind == "text" for one in asked)
     assert {one.answer for one in silent.completions} == {"paris"}
-    assert (summary["task"], summary["accuracy"]) == ("own_task", 0.5)
+    assert (summary["task"], summary["accuracy"]) == ("capitals", 0.5)
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
-    assert (config["max_new_tokens"], len(config["task_sha256"])) == (16, 64)
+    assert (config["max_new_tokens"], len(config["task_sha256"])) == (24, 64)
 
 
 def test_a_moved_file_goes_on_and_an_edited_one_is_another_run(tmp_path, config_of, silent, write):
@@ -301,7 +301,7 @@ def test_an_endless_task_is_cut_and_gives_its_defaults(write):
 
 def test_the_command_shows_its_prompt_and_its_errors(config_of, write):
     settings, prompts = preview(config_of(task=str(EXAMPLE)))
-    assert (settings["num_questions"], "as in [Rome]." in prompts) == (2, True)
+    assert (settings["num_questions"], "ends with the name" in prompts) == (2, True)
     broken = write("x = (")
     done = CliRunner().invoke(app, ["--task", str(broken), "--dry-run"])
     assert done.exit_code == 2
