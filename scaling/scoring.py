@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from scaling.cache import Cache
-from scaling.prompts import with_options
 from scaling.records.errors import UsageError, one_line
 from scaling.records.journal import load, load_questions
 from scaling.records.records import Completion, PromptedQuestion, Question
+from scaling.tasks.task import with_options
 
 Score = Callable[[str, list[str]], Sequence[float]]
 Pair = tuple[str, str]  # question, chain

@@ -23,6 +23,7 @@ LIGHT = (
     *RECORDS,
     "scaling.tasks.numbers",
     "scaling.tasks.equality",
+    "scaling.tasks.catalogue",
     "scaling.config",
     "scaling.cli",
     "analysis.cli",
@@ -176,3 +177,25 @@ def test_no_file_names_a_place_on_somebodys_machine():
     assert Path(__file__) in files
     found = [f"{path}: {place}" for path in files for place in ABSOLUTE_PLACES if place in path.read_text()]
     assert found == []
+
+
+def compares_a_kind(tree: ast.AST) -> bool:
+    """Whether the code compares something with the name of a kind of answers."""
+    constants = [
+        part.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant)
+    ]
+    return not {"number", "choice", "yes_no"}.isdisjoint(one for one in constants if isinstance(one, str))
+
+
+def test_kinds_of_answers_are_told_apart_by_tasks_alone():
+    tasks = REPOSITORY / "scaling" / "tasks"
+    found = [
+        path for path in sources(*ROOMS) if tasks not in path.parents and compares_a_kind(ast.parse(path.read_text()))
+    ]
+    assert found == []
+    assert compares_a_kind(ast.parse('x = 1 if task.kind == "number" else 2'))
+    assert compares_a_kind(ast.parse('x = kind in ("choice", "yes_no")'))

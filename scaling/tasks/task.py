@@ -70,8 +70,7 @@ class Task:
 
     def text(self, question: Question) -> str:
         """What is asked: the question's text, followed by its lettered options where it has any."""
-        options = [f"({letter}) {text}" for letter, text in zip(_LETTERS, question.choices, strict=False)]
-        return "\n".join([question.text, *options])
+        return with_options(question)
 
     def asks(self, question: Question) -> str:  # noqa: ARG002
         """What the prompt asks for at its end; nothing where it is empty."""
@@ -131,6 +130,12 @@ class LoadedTask:
     def kind(self) -> str:
         """The name of the kind of its answers."""
         return self.definition.answers.name
+
+
+def with_options(question: Question) -> str:
+    """The question's text, followed by its lettered options where it has any."""
+    options = [f"({letter}) {text}" for letter, text in zip(_LETTERS, question.choices, strict=False)]
+    return "\n".join([question.text, *options])
 
 
 def ask(task: Task, method: str, question: Question) -> str:
