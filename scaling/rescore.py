@@ -67,7 +67,7 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
     with Journal.open(stored.folder, config=config, environment=stored.run["environment"], questions=asked) as journal:
         _judge_anew(journal, gold, task.definition, _chat(stored), tell)
         if IDENTITY in config:  # another reader is that of the run from now on
-            journal.restate({**config, **task.identity}, stored.run["environment"])
+            journal.restate({**config, "task": stored.config.task, **task.identity}, stored.run["environment"])
         current = replace(task, questions=tuple(gold[one.id] for one in asked) or task.questions)
         summary = summary_of(stored.config, current, journal.completions, journal.costs_so_far(), stored.folder)
         known = journal.read_summary() or {}
@@ -134,6 +134,8 @@ def _with_settings(stored: Stored, settings: RunConfig) -> Stored:
     """The stored run with what was given and decides figures alone. Raises UsageError for given settings of another run."""
     given = settings.model_fields_set - {"out"}
     own = stored.run["config"]
+    moved = {"task"} & given if own.get(IDENTITY) and identity_of(settings.task) else set()
+    given -= moved
     extended = [key for key in EXTENDABLE if key in given and getattr(settings, key) != own.get(key)]
     if apart := [*_apart(own, settings, given), *extended]:
         key = apart[0]
@@ -141,7 +143,7 @@ def _with_settings(stored: Stored, settings: RunConfig) -> Stored:
             f"`{option(key)}` is {own.get(key)} in {stored.folder / RUN} and {getattr(settings, key)} now, and `--rescore` "
             f"judges what is there: leave it out, or give the run's value."
         )
-    changed = {key: getattr(settings, key) for key in _DECIDES_FIGURES if key in given}
+    changed = {key: getattr(settings, key) for key in (*_DECIDES_FIGURES, *moved) if key in given | moved}
     return replace(stored, config=stored.config.model_copy(update=changed))
 
 
@@ -169,7 +171,8 @@ def _task(stored: Stored, tell: Tell) -> LoadedTask:
             raise
         tell(f"the questions cannot be read again, so the gold answers are those of {stored.folder}: {error}")
     if config.task:
-        return LoadedTask(config.task, definition_of(config.task, config.data), (), identity)
+        definition = definition_of(config.task, config.data)
+        return LoadedTask(definition.name, definition, (), identity)
     rows = [{"choices": asked.choices, "answer": asked.answer} for asked in stored.asked]
     kind = stored.asked[0].kind or infer_kind(rows)
     return LoadedTask(str(config.data), PlainTask(kind), ())

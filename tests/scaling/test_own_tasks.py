@@ -91,9 +91,10 @@ def test_a_moved_file_goes_on_and_an_edited_one_is_another_run(tmp_path, config_
     del silent.completions[:]
     execute(config_of(task=str(moved), samples=2, **options), silent)  # the run is now one of the edited task
     assert silent.completions == []
-    moved.unlink()
+    moved.rename(file)
     with pytest.raises(UsageError, match="must be a file"):
         rescore(RunConfig(out=tmp_path / "run"), told.append)
+    assert rescore(RunConfig(out=tmp_path / "run", task=str(file)), told.append)["accuracy"] == 0.5
 
 
 def test_a_reader_that_raises_leaves_a_completion_unread_and_the_run_goes_on(tmp_path, config_of, silent, write):
