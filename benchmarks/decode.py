@@ -179,7 +179,9 @@ def make_prompts(asked: argparse.Namespace) -> None:
     task = load_task("gsm8k" if data else "arithmetic", data=data, limit=asked.questions)
     untrained = RunConfig.model_validate({"latent_paths": asked.latent_paths, "device": device})
     thinker = make_thinker(untrained, None, backbone, assistant)
-    method = SoftCoT(backbone, Thinking(assistant, thinker, kind=task.kind, num_tokens=4), kind=task.kind, num_slots=4)
+    method = SoftCoT(
+        backbone, Thinking(assistant, thinker, task=task.definition, num_tokens=4), task=task.definition, num_slots=4
+    )
     prompts = [prompt for question in task.questions for prompt in method.prompts(question, range(asked.latent_paths))]
     saved = [{**vars(prompt), "embeddings": embeddings(backbone.model, prompt)} for prompt in prompts]
     torch.save(saved, asked.job)

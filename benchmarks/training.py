@@ -36,8 +36,8 @@ from contrastive.thinker import Thinker
 from scaling.models import loading
 from scaling.models.hardware import cpu_name, pick_device, pick_dtype
 from scaling.models.loading import LanguageModel
-from scaling.prompts import gold_text
 from scaling.tasks.catalogue import load_task
+from scaling.tasks.task import ask
 from scaling.training.config import TrainConfig
 from scaling.training.run import ROWS, new_thinker
 from scaling.training.targets import ExampleBuilder
@@ -136,8 +136,8 @@ def step_case(asked: argparse.Namespace) -> Row:
 def make_examples(asked: argparse.Namespace, backbone: LanguageModel, assistant: LanguageModel) -> list[Example]:
     data = asked.data if asked.data.exists() else None
     task = load_task("gsm8k" if data else "arithmetic", data=data, split="train", limit=asked.questions)
-    build = ExampleBuilder(backbone, assistant, kind=task.kind, num_slots=asked.soft_tokens)
-    return [build(question, gold_text(question, kind=task.kind)) for question in task.questions]
+    build = ExampleBuilder(backbone, assistant, task=task.definition, num_slots=asked.soft_tokens)
+    return [build(question, ask(task.definition, "solution", question)) for question in task.questions]
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -16,6 +16,9 @@ from scaling.methods.kinds import DEFAULT, KINDS, MethodKind, Trait, kind_of, kn
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.settings import Differs, Effect, Setting, Tag, settings_of
 from scaling.records.voters import is_voter, what_a_voter_is
+
+if TYPE_CHECKING:
+    from scaling.tasks.task import Task
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
@@ -68,8 +71,9 @@ class RunConfig(BaseModel):
     task: Annotated[
         str | None,
         Setting(
-            "arithmetic (default), gsm8k, asdiv, aqua, strategyqa or date-understanding.",
+            "arithmetic (default), gsm8k, asdiv, aqua, strategyqa, date-understanding, or FILE.py:NAME, FILE.yaml.",
             *(_RUN, Tag.QUESTIONS, Tag.HARNESS),
+            content="task_sha256",
         ),
     ] = None
     data: Annotated[
@@ -369,13 +373,19 @@ class RunConfig(BaseModel):
         return [key for key in fields if key in keys and getattr(self, key) != fields[key].default]
 
 
-OWN_LIMIT = 20  # questions of the generated task, whose stream has no end
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
 
 
+def task_of_settings(task: str | None, data: Any) -> Task:
+    """What the questions of a run are, with what a run does unless it is told otherwise. Raises UsageError."""
+    from scaling.tasks.catalogue import definition_of  # here, as tasks read YAML by this module
+
+    return definition_of(task, Path(data) if data else None)
+
+
 def is_generated(task: str | None, data: Any) -> bool:
-    """Whether a run's questions are those of the generated task, which is there without any file."""
-    return task in (None, "arithmetic") and data is None
+    """Whether a run's questions are a stream without end, which is there without any file."""
+    return task_of_settings(task, data).generated
 
 
 def default_thinker(backbone: str, assistant: str) -> str:
@@ -386,17 +396,17 @@ def default_thinker(backbone: str, assistant: str) -> str:
 def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What stands for settings of a run that were not given, where that depends on others. settings: all of RunConfig's."""
     kind = kind_of(settings["method"])
-    own_task = is_generated(settings["task"], settings["data"])
+    task = task_of_settings(settings["task"], settings["data"])
     soft = kind.has(Trait.THINKER)
     thinker = (settings["thinker"] or default_thinker(settings["backbone"], settings["assistant"])) if soft else None
     paths = kind.latent_paths or (1 if not kind.has(Trait.PATHS) else 8 if thinker == UNTRAINED else None)
     seeds = None if settings["engine"] == "transformers" else "streams"
     return {
-        "task": settings["task"] or ("arithmetic" if own_task else None),
-        "limit": settings["limit"] or (OWN_LIMIT if own_task else None),
+        "task": settings["task"] or (task.name if task.generated else None),
+        "limit": settings["limit"] or task.limit,
         "thinker": thinker,
         "latent_paths": settings["latent_paths"] or paths,
-        "max_new_tokens": settings["max_new_tokens"] or (96 if own_task else 512),
+        "max_new_tokens": settings["max_new_tokens"] or task.max_new_tokens,
         "noise": _NOISE if settings["noise"] is None and kind.has(Trait.PERTURBED) else settings["noise"],
         # where nothing is said the engine decides, as it knows whether the device must be shared
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],

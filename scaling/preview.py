@@ -22,7 +22,7 @@ from scaling.records.errors import WARNING, UsageError
 from scaling.records.journal import refuse_unfit_folder
 from scaling.records.records import PromptedQuestion
 from scaling.run import begin, described_by, refuse_too_long
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask
 
 _NOTES = "[what the assistant writes]"
 _REPLACED = {
@@ -67,7 +67,7 @@ def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
     return model
 
 
-def _refuse_unfit(parts: Parts, task: Task, backbone: LanguageModel, assistant: LanguageModel | None) -> None:
+def _refuse_unfit(parts: Parts, task: LoadedTask, backbone: LanguageModel, assistant: LanguageModel | None) -> None:
     """Raises UsageError for prompts, an engine or a directory that the run would refuse."""
     config = parts.config
     asked = _asked(parts, task, backbone, assistant)
@@ -80,13 +80,13 @@ def _refuse_unfit(parts: Parts, task: Task, backbone: LanguageModel, assistant: 
 
 
 def _asked(
-    parts: Parts, task: Task, backbone: LanguageModel, assistant: LanguageModel | None
+    parts: Parts, task: LoadedTask, backbone: LanguageModel, assistant: LanguageModel | None
 ) -> list[PromptedQuestion]:
     """The questions with the lengths of their prompts, the assistant's notes as short as they can be."""
     config = parts.config
-    builder = PromptBuilder(backbone.tokenizer, kind=task.kind, exemplars=parts.exemplars)
+    builder = PromptBuilder(backbone.tokenizer, task=task.definition, exemplars=parts.exemplars)
     notes = "." if _writes_notes(config) else ""
-    thinking = PromptBuilder(assistant.tokenizer, kind=task.kind) if assistant else None
+    thinking = PromptBuilder(assistant.tokenizer, task=task.definition) if assistant else None
     asked = []
     for question in task.questions:
         read = 0
@@ -100,9 +100,9 @@ def _asked(
     return asked
 
 
-def _backbone(parts: Parts, task: Task, backbone: LanguageModel) -> str:
+def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
     config, question = parts.config, task.questions[0]
-    builder = PromptBuilder(backbone.tokenizer, kind=task.kind, exemplars=parts.exemplars)
+    builder = PromptBuilder(backbone.tokenizer, task=task.definition, exemplars=parts.exemplars)
     num_slots = config.soft_tokens or 0
     prompt = builder.backbone(question, num_slots=num_slots, notes=_NOTES if _writes_notes(config) else "")
     length = len(prompt.prefix) + num_slots + len(prompt.suffix)
@@ -110,9 +110,9 @@ def _backbone(parts: Parts, task: Task, backbone: LanguageModel) -> str:
     return f"backbone prompt of {question.id}{counted}:\n{_mark(prompt.text)}"
 
 
-def _assistant(config: RunConfig, task: Task, assistant: LanguageModel) -> str:
+def _assistant(config: RunConfig, task: LoadedTask, assistant: LanguageModel) -> str:
     question = task.questions[0]
-    builder = PromptBuilder(assistant.tokenizer, kind=task.kind)
+    builder = PromptBuilder(assistant.tokenizer, task=task.definition)
     num_slots = config.soft_tokens or 0
     if not num_slots:
         ids, then, slots = builder.hint_request(question), f"it writes at most {MAX_HINT_TOKENS}", ""

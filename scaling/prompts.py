@@ -1,4 +1,4 @@
-"""One builder of prompts, used by training and by runs alike. Knows tokenizers and task kinds, no models, no tensors.
+"""One builder of prompts, used by training and by runs alike. Knows tokenizers and tasks, no models, no tensors.
 
 The backbone reads [question and instruction ; hint sentence, marker, L slots, marker ; assistant header]; the assistant
 reads [instruction ; question] and then its L slots. Slots are a token added to the tokenizer, so they are found by id,
@@ -17,16 +17,11 @@ from contrastive.checkpoint import MOST_SOFT_TOKENS
 from scaling.control_tokens import DataEncoder, tokens_before
 from scaling.records.errors import UsageError, one_line
 from scaling.records.records import PromptedQuestion, Question
+from scaling.tasks.task import Task, ask
 
 PROMPT_VERSION = "1"
 SLOT = "<|soft-thought-slot|>"
 
-# a small model keeps to "short" and states its answer far more often than after "think step by step"
-_ASK = {
-    "number": 'Give a short explanation and end with "The answer is" and the number.',
-    "choice": 'Give a short explanation and end with "The answer is" and the letter of the right option.',
-    "yes_no": 'Give a short explanation and end with "The answer is yes" or "The answer is no".',
-}
 _HINT = "Notes from a quick first look, which may help or be ignored:"
 _OPEN, _CLOSE = "<notes>", "</notes>"
 _ASSISTANT = "Look at this problem and note what matters for solving it."
@@ -50,17 +45,15 @@ class Prompt:
 
 
 class PromptBuilder:
-    """Prompts of one kind of task for one tokenizer, in the model's chat format (a plain one where it has none).
+    """Prompts of one task for one tokenizer, in the model's chat format (a plain one where it has none).
 
     exemplars: questions with rationale that stand solved before every question the backbone reads.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, kind: str, exemplars: Sequence[Question] = ()):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, task: Task, exemplars: Sequence[Question] = ()):
         self._tokenizer = tokenizer
-        self._kind = kind
-        self._solved = [
-            (user_turn(exemplar, kind=kind, num_slots=0), gold_text(exemplar, kind=kind)) for exemplar in exemplars
-        ]
+        self._task = task
+        self._solved = [(user_turn(one, task=task, num_slots=0), ask(task, "solution", one)) for one in exemplars]
         tokenizer.add_tokens([AddedToken(SLOT, special=True, normalized=False)])
         self._slot_id = int(tokenizer.convert_tokens_to_ids(SLOT))
         self._encoder = DataEncoder(tokenizer, leave=[SLOT])
@@ -75,16 +68,16 @@ class PromptBuilder:
         """
         if num_slots > MOST_SOFT_TOKENS:
             raise UsageError(f"{num_slots} soft tokens are more than a context takes ({MOST_SOFT_TOKENS}): give fewer.")
-        user = user_turn(question, kind=self._kind, num_slots=num_slots, notes=notes)
+        user = user_turn(question, task=self._task, num_slots=num_slots, notes=notes)
         return self._prompt(user, question, num_slots, self._solved)
 
     def hint_request(self, question: Question) -> tuple[int, ...]:
         """What the assistant reads when it is to write its notes as text."""
-        return self._prompt(f"{_ASSISTANT}\n\n{with_options(question)}", question, 0).prefix
+        return self._prompt(f"{_ASSISTANT}\n\n{ask(self._task, 'text', question)}", question, 0).prefix
 
     def assistant(self, question: Question) -> tuple[int, ...]:
         """What the assistant reads before its slots. Never says how many slots follow."""
-        return self._prompt(f"{_ASSISTANT}\n\n{with_options(question)}\n\n{SLOT}", question, 1).prefix
+        return self._prompt(f"{_ASSISTANT}\n\n{ask(self._task, 'text', question)}\n\n{SLOT}", question, 1).prefix
 
     def _prompt(self, user: str, question: Question, num_slots: int, solved: Sequence[tuple[str, str]] = ()) -> Prompt:
         ids, text = self._encoded(user, solved)
@@ -149,28 +142,14 @@ class PromptBuilder:
             ) from None
 
 
-def user_turn(question: Question, *, kind: str, num_slots: int, notes: str = "") -> str:
+def user_turn(question: Question, *, task: Task, num_slots: int, notes: str = "") -> str:
     """The user's turn for the backbone. With neither slots nor notes it is the plain chain-of-thought prompt."""
-    parts = [with_options(question), _ASK[kind]]
+    parts = [ask(task, "text", question), *filter(None, [ask(task, "asks", question)])]
     if num_slots or notes:
         hint = f"{_HINT} {_OPEN}{SLOT * num_slots or notes}{_CLOSE}"
-        # StrategyQA's slots stand before the closing request (the papers' setting)
-        parts.insert(1 if kind == "yes_no" else 2, hint)
+        first = task.answers.hint_first if task.hint_first is None else task.hint_first
+        parts.insert(1 if first else 2, hint)
     return "\n\n".join(parts)
-
-
-def with_options(question: Question) -> str:
-    """The question's text, followed by its lettered options where it has any."""
-    options = [
-        f"({letter}) {text}" for letter, text in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", question.choices, strict=False)
-    ]
-    return "\n".join([question.text, *options])
-
-
-def gold_text(question: Question, *, kind: str) -> str:
-    """The question's rationale and its answer in the asked-for form."""
-    answer = f"({question.answer})" if kind == "choice" else question.answer
-    return " ".join([*question.rationale, f"The answer is {answer}."])
 
 
 def stop_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from scaling.models import adapters
 from scaling.records.errors import UsageError, listed
 from scaling.records.names import UNKNOWN, questions_called
 from scaling.records.overlap import Overlap, learned_from, overlap_of
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Provenance:
         ]
 
 
-def provenance_of(config: RunConfig, task: Task) -> tuple[Task, Provenance]:
+def provenance_of(config: RunConfig, task: LoadedTask) -> tuple[LoadedTask, Provenance]:
     """The questions that are to be asked, and where they and the run's parts come from.
 
     config: a resolved one. Raises UsageError where questions were trained on and `--overlap` refuses them, where it leaves
@@ -155,7 +155,7 @@ def provenance_of(config: RunConfig, task: Task) -> tuple[Task, Provenance]:
     return replace(task, questions=kept), known
 
 
-def name_of(task: Task, data: Path | None) -> str:
+def name_of(task: LoadedTask, data: Path | None) -> str:
     """What the questions of a task are called, where `data` is its file or folder."""
     return questions_called(task.name, data.expanduser().resolve() if data else None)
 

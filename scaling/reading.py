@@ -5,15 +5,38 @@ Called by runs, by `--rescore` and by the lm-evaluation-harness alike. Knows no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from scaling.engines.base import Generated
+from scaling.records.answer_classes import as_text, from_text
 from scaling.records.errors import UsageError, one_line
 from scaling.records.records import Completion, Question
-from scaling.tasks.answers import read_answer
+from scaling.tasks.answers import Reading
+from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.task import Task, read_answer
 
 Equal = Callable[[Question, str | None], bool]
+
+
+class ReaderFailed(Exception):
+    """A task's own reader or equality failed on a text. The message says why."""
+
+
+def equality(checker: AnswerChecker, task: Task) -> Equal:
+    """Whether a recorded answer is the gold answer of a question of this task. No answer (None) is never right."""
+
+    def equal(question: Question, answer: str | None) -> bool:
+        if answer is None:
+            return False
+        try:
+            return bool(task.equal(question, from_text(answer) if task.answers.verbatim else answer, checker))
+        except OSError as error:
+            if type(task).equal is Task.equal:
+                raise  # no process can be started: the machine's fault
+            raise ReaderFailed(_reason(error)) from error
+
+    return equal
 
 
 def drawn(question: Question, generated: Generated, text: str) -> Completion:
@@ -40,20 +63,20 @@ def answered(
     question: Question,
     *,
     said: str,
-    kind: str,
-    choices: Sequence[str],
-    asked: str = "",
+    task: Task,
     equal: Equal,
 ) -> Completion:
-    """The completion with the answers that are read from `said`, the model's own words of its text, and their verdicts.
+    """The completion with the answers that the task reads from `said`, and the verdicts on them.
 
-    asked: the question's text where it is one question, which tells what its numbers count; see `read_answer`.
-    equal: whether an answer is the question's gold answer. Where reading or judging fails, the completion has no answer, and
-    `unread` says why.
+    Where reading or judging fails, the completion has no answer, and `unread` says why.
+
+    Args:
+        said: the model's own words of the completion's text.
+        equal: whether an answer is the question's gold answer.
     """
 
     def read() -> Completion:
-        answer = read_answer(said, kind=kind, choices=choices, question=asked)
+        answer = _reading(task, said, question)
         return replace(
             one,
             answer=answer.lenient,
@@ -74,11 +97,26 @@ def judged(one: Completion, question: Question, *, equal: Equal) -> Completion:
     )
 
 
+def _reading(task: Task, said: str, question: Question) -> Reading:
+    """Both answers as they are recorded. Whatever a reader raises, as where it opens a file, is put down to the text."""
+    try:
+        found = read_answer(task, said, question)
+        if not task.answers.verbatim:
+            return found
+        return Reading(*(None if one is None else as_text(one) for one in (found.strict, found.lenient)))
+    except Exception as error:
+        raise ReaderFailed(_reason(error)) from error
+
+
 def _guarded(read: Callable[[], Completion], one: Completion) -> Completion:
     try:
         return read()
     except (UsageError, OSError):
         raise  # the machine's fault, as where no process can be started: not the text's
     except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
+        reason = str(error) if isinstance(error, ReaderFailed) else _reason(error)
         return replace(one, answer=None, correct=False, answer_strict=None, correct_strict=False, unread=reason)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -26,8 +26,10 @@ from scaling.records.records import Completion, PromptedQuestion, Question
 from scaling.records.settings import Effect, run_names
 from scaling.records.voters import voter_of, voter_record
 from scaling.run import digest, judge_again, summary_of
-from scaling.tasks.catalogue import TASKS, Task, task_of
+from scaling.tasks.catalogue import definition_of, identity_of, task_of
 from scaling.tasks.files import infer_kind
+from scaling.tasks.own import IDENTITY
+from scaling.tasks.task import LoadedTask, PlainTask, Task
 
 Tell = Callable[[str], None]
 _CHOSEN_LATER = ("soft_tokens", "served_model")  # where they are not given, by the checkpoint and the server
@@ -70,7 +72,9 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
         **voter_record(voter),
     }
     with Journal.open(stored.folder, config=config, environment=environment, questions=asked) as journal:
-        _judge_anew(journal, gold, task.kind, _chat(stored), tell)
+        _judge_anew(journal, gold, task.definition, _chat(stored), tell)
+        if IDENTITY in config:  # another reader is that of the run from now on
+            journal.restate({**config, "task": stored.config.task, **task.identity}, environment)
         current = replace(task, questions=tuple(gold[one.id] for one in asked) or task.questions)
         costs = journal.costs_so_far()
         summary = summary_of(stored.config, current, journal.completions, costs, stored.folder, voter=voter)
@@ -82,19 +86,19 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
 
 
 def _judge_anew(
-    journal: Journal, gold: dict[str, Question], kind: str, tokenizer: PreTrainedTokenizerBase, tell: Tell
+    journal: Journal, gold: dict[str, Question], task: Task, tokenizer: PreTrainedTokenizerBase, tell: Tell
 ) -> None:
     known = [one for one in journal.completions.values() if one.question_id in gold]
 
     def judge(one: Completion, equal: Equal) -> Completion:
         question = gold[one.question_id]
         said = own_words(one.text, tokenizer)
-        anew = answered(one, question, said=said, kind=kind, choices=question.choices, asked=question.text, equal=equal)
+        anew = answered(one, question, said=said, task=task, equal=equal)
         if anew.unread:
             tell(unread(anew))
         return anew
 
-    verdicts = judge_again(journal, known, kind, judge)
+    verdicts = judge_again(journal, known, task, judge)
     read = sum(_answers(journal.completions[one.key]) != _answers(one) for one in known)
     left = len(journal.completions) - len(known)
     tell(
@@ -138,6 +142,8 @@ def _with_settings(stored: Stored, settings: RunConfig) -> Stored:
     """The stored run with what was given and decides figures alone. Raises UsageError for given settings of another run."""
     given = settings.model_fields_set - {"out"}
     own = stored.run["config"]
+    moved = {"task"} & given if own.get(IDENTITY) and identity_of(settings.task) else set()
+    given -= moved
     extended = [key for key in run_names(Effect.SIZE) if key in given and getattr(settings, key) != own.get(key)]
     if apart := [*_apart(own, settings, given), *extended]:
         key = apart[0]
@@ -145,7 +151,7 @@ def _with_settings(stored: Stored, settings: RunConfig) -> Stored:
             f"`{option(key)}` is {own.get(key)} in {stored.folder / RUN} and {getattr(settings, key)} now, and `--rescore` "
             f"judges what is there: leave it out, or give the run's value."
         )
-    changed = {key: getattr(settings, key) for key in _DECIDES_FIGURES if key in given}
+    changed = {key: getattr(settings, key) for key in (*_DECIDES_FIGURES, *moved) if key in given | moved}
     return replace(stored, config=stored.config.model_copy(update=changed))
 
 
@@ -161,17 +167,23 @@ def _apart(own: dict[str, Any], settings: RunConfig, keys: Any) -> list[str]:
     ]
 
 
-def _task(stored: Stored, tell: Tell) -> Task:
-    """The questions of today; those of the run where its data is not at hand."""
+def _task(stored: Stored, tell: Tell) -> LoadedTask:
+    """The questions of today; those of the run where its data is not at hand. Raises UsageError where a user's task, and
+    with it its reader, is gone."""
+    config = stored.config
+    identity = identity_of(config.task)
     try:
-        return task_of(stored.config)
+        return task_of(config)
     except UsageError as error:
         if not stored.asked:
             raise
-        rows = [{"choices": asked.choices, "answer": asked.answer} for asked in stored.asked]
-        kind = stored.asked[0].kind or TASKS.get(str(stored.config.task)) or infer_kind(rows)
         tell(f"the questions cannot be read again, so the gold answers are those of {stored.folder}: {error}")
-        return Task(str(stored.config.task or stored.config.data), kind, ())
+    if config.task:
+        definition = definition_of(config.task, config.data)
+        return LoadedTask(definition.name, definition, (), identity)
+    rows = [{"choices": asked.choices, "answer": asked.answer} for asked in stored.asked]
+    kind = stored.asked[0].kind or infer_kind(rows)
+    return LoadedTask(str(config.data), PlainTask(kind), ())
 
 
 def _question(asked: PromptedQuestion) -> Question:

@@ -34,7 +34,7 @@ from scaling.models.hardware import cpu_name, peak_memory
 from scaling.models.loading import LanguageModel
 from scaling.prompts import check_assistant_lengths, check_lengths, own_words, stop_strings
 from scaling.provenance import Provenance, provenance_of
-from scaling.reading import Equal, answered, drawn, judged
+from scaling.reading import Equal, answered, drawn, equality, judged
 from scaling.records.adaptive import Stopping
 from scaling.records.errors import WARNING, Interrupted
 from scaling.records.journal import Journal, place_of
@@ -43,8 +43,9 @@ from scaling.records.records import TIMEOUTS, Completion, Costs, Key, PromptedQu
 from scaling.records.summary import run_summary
 from scaling.records.voters import Voter, voter_of, voter_record
 from scaling.sampler import Grid, ReadCompletion, sample
-from scaling.tasks.catalogue import Task, task_of
+from scaling.tasks.catalogue import task_of
 from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.task import LoadedTask, Task
 
 _SUMMARY_EVERY = 30.0  # seconds
 
@@ -64,7 +65,7 @@ class Setup:
     run.json says in the place of what it would say by itself, as of a part of a run."""
 
     config: RunConfig
-    task: Task
+    task: LoadedTask
     method: Method
     asked: list[PromptedQuestion]
     assistant: LanguageModel | None = None
@@ -97,20 +98,20 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
         return sample_all(setup, journal, folder, watcher)
 
 
-def described_by(config: RunConfig, task: Task) -> dict[str, Any]:
+def described_by(config: RunConfig, task: LoadedTask) -> dict[str, Any]:
     """What run.json says of settings and data. It says more of the models, once they are loaded."""
     changes = engine_changes(config.engine_args)
     overlap = config.overlap if config.overlap == "drop" else None  # the others change no question
     told = {"first_question": digest(task.questions[0]), "engine_changes": changes, "overlap": overlap}
-    return {**config.model_dump(mode="json"), **told}
+    return {**config.model_dump(mode="json"), **told, **task.identity}
 
 
-def judge_restated(journal: Journal, task: Task, tell: Callable[[str], None]) -> None:
+def judge_restated(journal: Journal, task: LoadedTask, tell: Callable[[str], None]) -> None:
     """Judges by the gold answers of today what was judged by others, without reading the texts again."""
     questions = {asked.id: Question(asked.id, asked.text, asked.answer, asked.choices) for asked in journal.restated}
     held = [one for one in journal.completions.values() if one.question_id in questions]
     verdicts = judge_again(
-        journal, held, task.kind, lambda one, equal: judged(one, questions[one.question_id], equal=equal)
+        journal, held, task.definition, lambda one, equal: judged(one, questions[one.question_id], equal=equal)
     )
     tell(
         f"the gold answers of {len(questions)} questions have changed: {len(held)} completions are judged anew, "
@@ -119,16 +120,16 @@ def judge_restated(journal: Journal, task: Task, tell: Callable[[str], None]) ->
 
 
 def judge_again(
-    journal: Journal, held: Sequence[Completion], kind: str, judge: Callable[[Completion, Equal], Completion]
+    journal: Journal, held: Sequence[Completion], task: Task, judge: Callable[[Completion, Equal], Completion]
 ) -> int:
     """Puts what `judge` makes of each of these completions in its place, in one step; returns how many verdicts changed.
 
-    kind: of their answers. judge: gets a completion and what tells whether an answer is the gold answer of a question.
+    task: judges their answers. judge: gets a completion and what tells whether an answer is the gold answer of a question.
     """
     anew: dict[Key, Completion] = {}
     timeouts: dict[Key, int] = {}
     with AnswerChecker() as checker:
-        equal = equality(checker, kind)
+        equal = equality(checker, task)
         for one in held:
             known = checker.timeouts
             anew[one.key] = judge(one, equal)
@@ -154,12 +155,12 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     return Setup(built.config, task, built.method, asked, built.assistant, provenance)
 
 
-def asked_of(method: Method, task: Task) -> list[PromptedQuestion]:
+def asked_of(method: Method, task: LoadedTask) -> list[PromptedQuestion]:
     """The task's questions as the method asks them."""
     return [replace(method.asked(question), kind=task.kind) for question in task.questions]
 
 
-def begin(config: RunConfig) -> tuple[RunConfig, Task, torch.dtype, Provenance]:
+def begin(config: RunConfig) -> tuple[RunConfig, LoadedTask, torch.dtype, Provenance]:
     """Settings with all filled in that is known before a model is loaded, the questions, the type of the models, and what
     the run's parts were trained on.
 
@@ -316,8 +317,8 @@ def _engine(setup: Setup, watcher: Watcher, *, drawn: int) -> Engine:
 
 def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
     """How this run turns generated tokens into a completion with its answers."""
-    tokenizer, kind = setup.backbone.tokenizer, setup.task.kind
-    equal = equality(checker, kind)
+    tokenizer, task = setup.backbone.tokenizer, setup.task.definition
+    equal = equality(checker, task)
 
     def read(question: Question, generated: Generated) -> Completion:
         text = generated.text
@@ -329,14 +330,9 @@ def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
             log_prob=_rounded(generated.log_prob),
             self_certainty=_rounded(generated.self_certainty),
         )
-        return answered(one, question, said=text, kind=kind, choices=question.choices, asked=question.text, equal=equal)
+        return answered(one, question, said=text, task=task, equal=equal)
 
     return read
-
-
-def equality(checker: AnswerChecker, kind: str) -> Equal:
-    """Whether an answer is the gold answer of a question of this kind."""
-    return lambda question, answer: checker.equal(question.answer, answer, kind=kind)
 
 
 def _rounded(value: float | None) -> float | None:
@@ -377,7 +373,7 @@ class _Account:
 
 def summary_of(
     config: RunConfig,
-    task: Task,
+    task: LoadedTask,
     completions: Mapping[Key, Completion],
     costs: Mapping[str, float],
     folder: Path,

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from scaling.cache import Cache
-from scaling.prompts import with_options
 from scaling.records.errors import UsageError, one_line
 from scaling.records.journal import load, load_questions
 from scaling.records.plugins import installed, is_spec, load_object
 from scaling.records.records import Completion, PromptedQuestion, Question
+from scaling.tasks.task import with_options
 
 GROUP = "softcotpp.scorers"  # of entry points
 Score = Callable[[str, list[str]], Sequence[float]]

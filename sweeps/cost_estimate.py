@@ -13,7 +13,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.config import RunConfig, filled_in, is_generated
+from scaling.config import RunConfig, filled_in, task_of_settings
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.files import write_whole
@@ -110,7 +110,7 @@ def _add_run(found: Expected, job: Job, counts: Counts, rate: Rate | None, drawn
 def _questions(job: Job, counts: Counts) -> int | None:
     """How many questions the largest box asks; None where they would have to be fetched first."""
     limit, settings = max_limit(job.boxes), job.settings
-    here = settings.get("data") is not None or is_generated(settings.get("task"), None)
+    here = task_of_settings(settings.get("task"), settings.get("data")).local
     return counts.of(settings, limit) if here else limit
 
 

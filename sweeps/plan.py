@@ -18,6 +18,7 @@ from scaling.methods.kinds import kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Tag, names
 from scaling.tasks.catalogue import task_of
+from scaling.tasks.own import label
 from sweeps.grid import TRAIN, GridFile
 from sweeps.labels import Words, axes_of
 from sweeps.points import INHERITED, SIZE, Point, Settings, trained_role
@@ -122,7 +123,7 @@ def _run(points: Sequence[Point], told: str) -> Job:
     first = points[0]
     settings = {name: value for name, value in first.run.items() if name not in SIZE}
     key, data = first.group, settings.get("data")
-    task = settings.get("task") or (Path(data).stem if data else "arithmetic")
+    task = label(settings["task"]) if settings.get("task") else Path(data).stem if data else "arithmetic"
     folder = f"runs/{kind_of(settings['method']).name}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
     boxes = largest(map(extent_of, points))

@@ -17,13 +17,12 @@ from typing import Any
 
 from scaling.config import (
     DEFAULT_THINKER,
-    OWN_LIMIT,
     UNTRAINED,
     RunConfig,
     default_thinker,
     filled_in,
     idle_options,
-    is_generated,
+    task_of_settings,
 )
 from scaling.engines.engine_args import engine_changes
 from scaling.methods.kinds import DEFAULT, Trait, kind_of
@@ -204,8 +203,8 @@ class _Maker:
             drawn = kind_of(method).latent_paths or (_PATHS if kind_of(method).has(Trait.PERTURBED) else None)
             run["latent_paths"] = drawn or trained or _paths_of(run.get("thinker"))
         run["samples"] = 1 if run.get("temperature") == 0 else run.get("samples") or RUN_DEFAULTS["samples"]
-        if run.get("limit") is None and is_generated(run.get("task"), run.get("data")):
-            run["limit"] = OWN_LIMIT
+        if run.get("limit") is None and (limit := task_of_settings(run.get("task"), run.get("data")).limit):
+            run["limit"] = limit
         return run
 
     def _has_training(self, run: Settings, method: str) -> bool:

@@ -25,6 +25,7 @@ LIGHT = (
     *RECORDS,
     "scaling.tasks.numbers",
     "scaling.tasks.equality",
+    "scaling.tasks.catalogue",
     "scaling.config",
     "scaling.cli",
     "analysis.cli",
@@ -218,3 +219,25 @@ def test_only_methods_ask_what_a_method_is_called():
     elsewhere = {name: path for name, path in paths.items() if not name.startswith("scaling/methods/")}
     found = {name: compared_methods(ast.parse(path.read_text())) for name, path in elsewhere.items()}
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+def compares_a_kind(tree: ast.AST) -> bool:
+    """Whether the code compares something with the name of a kind of answers."""
+    constants = [
+        part.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant)
+    ]
+    return not {"number", "choice", "yes_no"}.isdisjoint(one for one in constants if isinstance(one, str))
+
+
+def test_kinds_of_answers_are_told_apart_by_tasks_alone():
+    tasks = REPOSITORY / "scaling" / "tasks"
+    found = [
+        path for path in sources(*ROOMS) if tasks not in path.parents and compares_a_kind(ast.parse(path.read_text()))
+    ]
+    assert found == []
+    assert compares_a_kind(ast.parse('x = 1 if task.kind == "number" else 2'))
+    assert compares_a_kind(ast.parse('x = kind in ("choice", "yes_no")'))

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,10 +39,10 @@ from scaling.records.records import Completion, Question
 from scaling.records.settings import Tag, run_names
 from scaling.records.voters import voter_of
 from scaling.sampler import Grid, ReadCompletion, sample
-from scaling.tasks.catalogue import Task
+from scaling.tasks.kinds import KINDS, unknown_kind
+from scaling.tasks.task import LoadedTask, PlainTask
 
 NAME = "softcotpp"
-KINDS = ("number", "choice", "yes_no")
 
 _OF_THE_HARNESS = run_names(Tag.HARNESS)
 _NEEDS_ALL_QUESTIONS = "is made from all questions before the first is asked, and the harness brings them one by one"
@@ -62,7 +63,7 @@ _ROWS = 32  # prompts that go through the backbone together for their likelihood
 @register_model(NAME)
 class SoftCoTModel(LM):
     """An `lm_eval` model. options: those of `scale-run` with `_` for `-`. kind: how a chain's answer is read for the vote:
-    number, choice (a letter from A to J) or yes_no. Raises UsageError.
+    number, choice (a letter from A to J), yes_no or text. Raises UsageError.
 
     A request's context is the question, in the prompts of `scale-run`; so exemplars of the harness are part of the question.
     """
@@ -79,11 +80,12 @@ class SoftCoTModel(LM):
             raise UsageError(f"`voter={config.voter}` weighs what the harness's chains do not hold: use another.")
         config, dtype = hardware.placed(config)
         console = Console(stderr=True)
-        _, provenance = provenance_of(config, Task("harness", kind, ()))
+        task = LoadedTask("harness", PlainTask(kind), ())
+        _, provenance = provenance_of(config, task)
         for warning in provenance.warnings():
             say(console, f"{WARNING}{warning}")
-        built = build(config, Task("harness", kind, ()), dtype, console.print)
-        self.config, self._kind = built.config, kind
+        built = build(config, task, dtype, console.print)
+        self.config, self._task = built.config, task
         self._limit = [built.config.max_new_tokens or _LONGEST] if "max_new_tokens" in options else []
         self._backbone, self._method = built.method.backbone, built.method
         self._device = self._backbone.model.device
@@ -108,7 +110,7 @@ class SoftCoTModel(LM):
     def get_model_info(self) -> dict[str, Any]:
         """What stands in the harness's results: all settings, and fingerprints of models and checkpoint."""
         settings = self.config.model_dump(mode="json", exclude=set(_OF_THE_HARNESS))
-        return {NAME: {**settings, "kind": self._kind, **self._method.identity()}}
+        return {NAME: {**settings, "kind": self._task.kind, **self._method.identity()}}
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """For each request the text of a chain that gave the voted answer, cut at its `until` strings.
@@ -168,13 +170,17 @@ class SoftCoTModel(LM):
     def _reader(self, until: Sequence[str]) -> ReadCompletion:
         """A chain is cut before its answer is read, so that the task finds the answer that was voted on."""
         tokenizer = self._backbone.tokenizer
-        choices = ("\0",) * _LETTERS if self._kind == "choice" else ()
+        task = self._task.definition
+        choices = ("\0",) * _LETTERS if task.answers.has_choices else ()
 
         def read(question: Question, generated: Generated) -> Completion:
             text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
             said = _cut(own_words(text, tokenizer).strip(), until)
             one = drawn(question, generated, said)
-            return answered(one, question, said=said, kind=self._kind, choices=choices, equal=_left_to_the_harness)
+            asked = replace(
+                question, text="", choices=choices
+            )  # a context may hold several questions, so none tells units
+            return answered(one, asked, said=said, task=task, equal=_left_to_the_harness)
 
         return read
 
@@ -251,7 +257,7 @@ class SoftCoTModel(LM):
 
 def _refuse(kind: str, options: dict[str, Any], max_batch_size: int | None) -> None:
     if kind not in KINDS:
-        raise UsageError(f"`kind` is {kind!r}: choose one of {', '.join(KINDS)}.")
+        raise UsageError(f"`kind` is {kind!r}: {unknown_kind(kind)}")
     if max_batch_size is not None:
         raise UsageError("`--max_batch_size` has no meaning here: leave it out, `batch_size` is chosen by itself.")
     for key in options:

@@ -17,7 +17,7 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
 from scaling.records.records import PromptedQuestion, Question
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask, Task
 
 
 class AssistCoT:
@@ -28,14 +28,14 @@ class AssistCoT:
         backbone: LanguageModel,
         assistant: LanguageModel,
         *,
-        kind: str,
+        task: Task,
         questions: Sequence[Question],
         write: Callable[[dict[str, tuple[int, ...]]], dict[str, Hint]],
     ):
         """questions: all that will be asked. write: the hints for the assistant's prompts, both by question id."""
         self.backbone, self._assistant = backbone, assistant
-        self._builder = PromptBuilder(backbone.tokenizer, kind=kind)
-        builder = PromptBuilder(assistant.tokenizer, kind=kind)
+        self._builder = PromptBuilder(backbone.tokenizer, task=task)
+        builder = PromptBuilder(assistant.tokenizer, task=task)
         self._requests = {question.id: builder.hint_request(question) for question in questions}
         self._hints = write(self._requests)
         self._empty = torch.empty(0, backbone.width)
@@ -71,7 +71,7 @@ class AssistCoTParts(Parts):
     """Nothing but the settings."""
 
     @classmethod
-    def read(cls, config: RunConfig, task: Task) -> AssistCoTParts:  # noqa: ARG003
+    def read(cls, config: RunConfig, task: LoadedTask) -> AssistCoTParts:  # noqa: ARG003
         return cls(config)
 
     def build(self, surroundings: Surroundings) -> Method:
@@ -79,4 +79,4 @@ class AssistCoTParts(Parts):
         move = surroundings.to_thinking_device(assistant.model)
         exact = bool(self.config.exact)
         write = partial(write_hints, assistant, tell=surroundings.tell, to_device=move, exact=exact)
-        return AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
+        return AssistCoT(backbone, assistant, task=task.definition, questions=task.questions, write=write)

@@ -24,7 +24,7 @@ from scaling.prompts import Prompt, PromptBuilder, prompt_identity
 from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError
 from scaling.records.records import PromptedQuestion, Question
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask
 
 Tell = Callable[[str], None]
 
@@ -73,7 +73,7 @@ class Surroundings:
         tell: takes a line that the user should read.
     """
 
-    def __init__(self, config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell):
+    def __init__(self, config: RunConfig, task: LoadedTask, dtype: torch.dtype, tell: Tell):
         self.config, self.task, self.dtype, self.tell = config, task, dtype, tell
         self._fingerprint: str | None = None  # of a backbone that was loaded for the method alone
 
@@ -142,7 +142,7 @@ class Surroundings:
 
     @cached_property
     def _prompts(self) -> PromptBuilder:
-        return PromptBuilder(self.backbone.tokenizer, kind=self.task.kind)
+        return PromptBuilder(self.backbone.tokenizer, task=self.task.definition)
 
     @property
     def _shares_device(self) -> bool:
@@ -176,7 +176,7 @@ class Parts(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, config: RunConfig, task: Task) -> Parts:
+    def read(cls, config: RunConfig, task: LoadedTask) -> Parts:
         """The parts of a resolved config's method. Raises UsageError where one is missing, or cannot be used."""
 
     @abstractmethod

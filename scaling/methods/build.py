@@ -14,7 +14,7 @@ from scaling.methods.custom import CustomParts
 from scaling.methods.lora import LoraParts
 from scaling.methods.softcot import PlaceholderParts, SoftCoTParts
 from scaling.models.loading import LanguageModel
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask
 
 _SOFT = ("softcot++", "softcot", "softcot-p", "softcot-dropout", "softcot-gumbel")
 _PARTS: dict[str, type[Parts]] = {
@@ -37,12 +37,12 @@ class Built:
     assistant: LanguageModel | None = None
 
 
-def parts_of(config: RunConfig, task: Task) -> Parts:
+def parts_of(config: RunConfig, task: LoadedTask) -> Parts:
     """Reads the parts of a resolved config's method. Raises UsageError where one is missing, or cannot be used."""
     return _PARTS.get(config.method, CustomParts).read(config, task)
 
 
-def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
+def build(config: RunConfig, task: LoadedTask, dtype: torch.dtype, tell: Tell) -> Built:
     """Loads the models of a resolved config and makes its method. Raises UsageError where something does not fit."""
     parts = parts_of(config, task)
     surroundings = Surroundings(parts.config, task, dtype, tell)

@@ -17,7 +17,8 @@ from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError
 from scaling.records.overlap import digest_of
 from scaling.records.records import PromptedQuestion, Question
-from scaling.tasks.catalogue import Task, task_of
+from scaling.tasks.catalogue import task_of
+from scaling.tasks.task import LoadedTask, Task
 
 
 class ChainOfThought:
@@ -27,18 +28,18 @@ class ChainOfThought:
         self,
         backbone: LanguageModel,
         *,
-        kind: str,
+        task: Task,
         exemplars: Sequence[Question] = (),
         identity: Mapping[str, Any] | None = None,
     ):
         """
         Args:
-            kind: of the task's answers.
+            task: whose words the prompts have.
             exemplars: solved questions that stand before every asked one.
             identity: what run.json says besides prompts and backbone.
         """
         self.backbone = backbone
-        self._prompts = PromptBuilder(backbone.tokenizer, kind=kind, exemplars=exemplars)
+        self._prompts = PromptBuilder(backbone.tokenizer, task=task, exemplars=exemplars)
         self._identity = dict(identity or {})
         self._empty = torch.empty(0, backbone.width)
 
@@ -67,17 +68,17 @@ class ChainOfThoughtParts(Parts):
     exemplars_by_text: bool = False
 
     @classmethod
-    def read(cls, config: RunConfig, task: Task) -> ChainOfThoughtParts:
+    def read(cls, config: RunConfig, task: LoadedTask) -> ChainOfThoughtParts:
         shown, by_text = _exemplars(config, task)
         return cls(config, tuple(shown), by_text)
 
     def build(self, surroundings: Surroundings) -> Method:
         ids = {"exemplars": [one.id for one in self.exemplars]} if self.exemplars_by_text else None
-        backbone, kind = surroundings.backbone, surroundings.task.kind
-        return ChainOfThought(backbone, kind=kind, exemplars=self.exemplars, identity=ids)
+        backbone, task = surroundings.backbone, surroundings.task.definition
+        return ChainOfThought(backbone, task=task, exemplars=self.exemplars, identity=ids)
 
 
-def _exemplars(config: RunConfig, task: Task) -> tuple[list[Question], bool]:
+def _exemplars(config: RunConfig, task: LoadedTask) -> tuple[list[Question], bool]:
     """The first `--shots` questions of the training split that have a rationale, none of which is asked, by id or text; and
     whether they are others than if ids alone were compared, as version 0.1 did."""
     if not config.shots:

@@ -33,7 +33,7 @@ from scaling.models.loading import LanguageModel, fingerprint_of
 from scaling.plugins import file_of, refuse_unfit_arguments, users_code
 from scaling.records.errors import UsageError
 from scaling.records.records import Question
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask
 
 _AT_ONCE = 8
 
@@ -123,7 +123,7 @@ class CustomParts(Parts):
     kind: MethodKind
 
     @classmethod
-    def read(cls, config: RunConfig, task: Task) -> CustomParts:  # noqa: ARG003
+    def read(cls, config: RunConfig, task: LoadedTask) -> CustomParts:  # noqa: ARG003
         kind = kind_of(config.method)
         refuse_unfit_control(config)
         refuse_unfit_arguments(kind.factory, config.method_args or {}, config.method, option="--method-args")
@@ -139,14 +139,14 @@ class CustomParts(Parts):
         made = self._call(self.kind.factory, surroundings, **(self.config.method_args or {}))
         decoder = self._decoder(made, surroundings)
         identity = self._identity_of(made, decoder, surroundings)
-        kind = surroundings.task.kind
+        task = surroundings.task.definition
         if not self.kind.has(Trait.THOUGHTS):
-            return ChainOfThought(decoder, kind=kind, identity=identity)
+            return ChainOfThought(decoder, task=task, identity=identity)
         if not has_thoughts(type(made)):
             raise self._refused(f"made a {type(made).__name__}, which has no method `thoughts`")
         source = CustomThoughts(made, surroundings, width=decoder.width, identity=identity, call=self._call)
         thoughts = controlled(self.config, source, decoder)
-        return SoftCoT(decoder, thoughts, kind=kind, num_slots=surroundings.soft_tokens)
+        return SoftCoT(decoder, thoughts, task=task, num_slots=surroundings.soft_tokens)
 
     def _decoder(self, made: Any, surroundings: Surroundings) -> LanguageModel:
         """The model that decodes: the method's own, or the backbone, whose weights must be as they were."""

@@ -11,7 +11,7 @@ from scaling.methods.cot import ChainOfThought
 from scaling.models import adapters
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import WARNING
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask, Task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -21,7 +21,7 @@ class LoraParts(Parts):
     adapter: adapters.AdapterFiles
 
     @classmethod
-    def read(cls, config: RunConfig, task: Task) -> LoraParts:  # noqa: ARG003
+    def read(cls, config: RunConfig, task: LoadedTask) -> LoraParts:  # noqa: ARG003
         return cls(config, adapter=adapters.find(str(config.adapter)))
 
     def build(self, surroundings: Surroundings) -> Method:
@@ -30,7 +30,7 @@ class LoraParts(Parts):
         for warning in adapters.mismatches(self.adapter, backbone):
             surroundings.tell(f"{WARNING}{warning}")
         return with_adapter(
-            merged, kind=surroundings.task.kind, fingerprint=backbone.fingerprint, sha256=self.adapter.sha256
+            merged, task=surroundings.task.definition, fingerprint=backbone.fingerprint, sha256=self.adapter.sha256
         )
 
     def identity(self) -> dict[str, Any]:
@@ -40,11 +40,11 @@ class LoraParts(Parts):
         adapters.load(self.adapter, backbone)
 
 
-def with_adapter(merged: LanguageModel, *, kind: str, fingerprint: str, sha256: str) -> ChainOfThought:
+def with_adapter(merged: LanguageModel, *, task: Task, fingerprint: str, sha256: str) -> ChainOfThought:
     """The prompts of chain of thought for a backbone with its adapter merged.
 
     Args:
-        kind: of the task's answers.
+        task: whose words the prompts have.
         fingerprint: of the backbone without the adapter.
         sha256: of the adapter's file.
     """
@@ -53,4 +53,4 @@ def with_adapter(merged: LanguageModel, *, kind: str, fingerprint: str, sha256: 
         "merged_fingerprint": merged.fingerprint,
         "adapter_sha256": sha256,
     }
-    return ChainOfThought(merged, kind=kind, identity=identity)
+    return ChainOfThought(merged, task=task, identity=identity)

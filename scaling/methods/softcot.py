@@ -29,7 +29,7 @@ from scaling.prompts import PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
 from scaling.records.errors import WARNING
 from scaling.records.records import PromptedQuestion, Question
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask, Task
 
 
 class SoftCoT:
@@ -39,16 +39,16 @@ class SoftCoT:
     The words around the slots are the same for all of them.
     """
 
-    def __init__(self, backbone: LanguageModel, thoughts: ThoughtSource, *, kind: str, num_slots: int):
+    def __init__(self, backbone: LanguageModel, thoughts: ThoughtSource, *, task: Task, num_slots: int):
         """
         Args:
-            kind: of the task's answers.
+            task: whose words the prompts have.
             num_slots: L of the prompt, also where a control leaves the slots empty.
         """
         self.backbone = backbone
         self.thoughts = thoughts
         self._num_slots = num_slots
-        self._prompts = PromptBuilder(backbone.tokenizer, kind=kind)
+        self._prompts = PromptBuilder(backbone.tokenizer, task=task)
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:
         prompt = self._prompts.backbone(question, num_slots=self._num_slots)
@@ -79,7 +79,7 @@ class SoftCoTParts(Parts):
     thinker: thinkers.SavedThinker | None
 
     @classmethod
-    def read(cls, config: RunConfig, task: Task) -> SoftCoTParts:  # noqa: ARG003
+    def read(cls, config: RunConfig, task: LoadedTask) -> SoftCoTParts:  # noqa: ARG003
         refuse_unfit_control(config)
         saved = thinkers.find(config)
         return cls(thinkers.with_checkpoint(config, saved), thinker=saved)
@@ -94,8 +94,8 @@ class SoftCoTParts(Parts):
             surroundings.tell(
                 f"{WARNING}the file {config.thinker} has no initial token, so the slots hold the assistant's {token}"
             )
-        kind = surroundings.task.kind
-        own = Thinking(assistant, thinker, kind=kind, num_tokens=num_slots, apart=bool(config.exact), origin=origin)
+        task = surroundings.task.definition
+        own = Thinking(assistant, thinker, task=task, num_tokens=num_slots, apart=bool(config.exact), origin=origin)
         thoughts: ThoughtSource = own
         if config.engine != "transformers":
             made_by = {
@@ -107,7 +107,7 @@ class SoftCoTParts(Parts):
         thoughts = controlled(config, self._with_noise(thoughts, backbone), backbone)
         for warning in thinkers.mismatches(config, self.thinker, backbone, assistant) if self.thinker else []:
             surroundings.tell(f"{WARNING}{warning}")
-        return SoftCoT(backbone, thoughts, kind=kind, num_slots=num_slots)
+        return SoftCoT(backbone, thoughts, task=task, num_slots=num_slots)
 
     def _with_noise(self, thoughts: ThoughtSource, backbone: LanguageModel) -> ThoughtSource:
         """The method's N paths: those of the thinker, or draws around the thought of its first one."""
@@ -138,10 +138,10 @@ class PlaceholderParts(Parts):
     """Of CoT-Unk: nothing but the settings, as the rarest token fills the slots."""
 
     @classmethod
-    def read(cls, config: RunConfig, task: Task) -> PlaceholderParts:  # noqa: ARG003
+    def read(cls, config: RunConfig, task: LoadedTask) -> PlaceholderParts:  # noqa: ARG003
         return cls(config.model_copy(update={"soft_tokens": config.soft_tokens or thinkers.SOFT_TOKENS}))
 
     def build(self, surroundings: Surroundings) -> Method:
         backbone, num_slots = surroundings.backbone, self.config.soft_tokens or 0
         thoughts = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
-        return SoftCoT(backbone, thoughts, kind=surroundings.task.kind, num_slots=num_slots)
+        return SoftCoT(backbone, thoughts, task=surroundings.task.definition, num_slots=num_slots)

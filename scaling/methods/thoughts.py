@@ -27,7 +27,8 @@ from scaling.records.errors import UsageError
 from scaling.records.files import replaced
 from scaling.records.records import Question
 from scaling.records.seeds import stream_seed
-from scaling.tasks.catalogue import Task, task_of
+from scaling.tasks.catalogue import task_of
+from scaling.tasks.task import LoadedTask, Task
 
 Perturb = Callable[[Tensor, float, torch.Generator], Tensor]
 
@@ -70,14 +71,14 @@ class Thinking:
         assistant: LanguageModel,
         thinker: Thinker,
         *,
-        kind: str,
+        task: Task,
         num_tokens: int,
         apart: bool = False,
         origin: Mapping[str, Any] | None = None,
     ):
         """
         Args:
-            kind: of the task's answers.
+            task: whose words the assistant's prompts have.
             num_tokens: L.
             apart: whether each path thinks in a pass of its own, so that not even the rounding of its thoughts depends on
                 how many paths there are.
@@ -88,7 +89,7 @@ class Thinking:
         self.num_tokens = num_tokens
         self.projection = 2 * thinker.projection.weight.numel()
         self._model, self._thinker, self._apart = assistant.model, thinker, apart
-        self._prompts = PromptBuilder(assistant.tokenizer, kind=kind)
+        self._prompts = PromptBuilder(assistant.tokenizer, task=task)
 
     @torch.inference_mode()
     def __call__(self, question: Question) -> Tensor:
@@ -289,6 +290,6 @@ def filled_slots(config: RunConfig) -> int:
     return 0 if config.control == "none" else config.soft_tokens or 0
 
 
-def shuffled_among(config: RunConfig) -> Task:
+def shuffled_among(config: RunConfig) -> LoadedTask:
     """The questions of which each gets another one's thoughts."""
     return task_of(config, limit=None if config.limit is None else config.limit + 1)

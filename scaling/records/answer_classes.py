@@ -5,7 +5,8 @@ they came, nor on which of them is right. It is made in three steps:
 
 1. *Numbers of one exact value* are one class: `12`, `12.0`, `24/2`, `5 + 7`. So are *formulas of one form* (see
    `scaling.tasks.formula_forms`; only for these is the checker's process started), which is a number where the formula is
-   rational: `2\\sqrt{2}` and `\\sqrt{8}`. Any other answer, as a letter or "yes", is equal to nothing but itself.
+   rational: `2\\sqrt{2}` and `\\sqrt{8}`. Any other answer, as a letter or "yes", is equal to nothing but itself; so is one
+   in quotation marks, see `as_text`.
 2. *Rounded decimals* join the number that they are a rounding of: 0.33 and 0.333 are 1/3. A decimal with at least two
    places and two digits, as the checker wants them (at least six places of an irrational number, again as the checker),
    may join a number that is no integer, has more places, and differs by at most half a unit of the decimal's last place.
@@ -74,6 +75,17 @@ def classes_of(answers: Iterable[str | None]) -> Mapping[str, AnswerClass]:
     return _classes(frozenset(answer for answer in answers if answer is not None))
 
 
+def as_text(answer: str) -> str:
+    """The answer as a mere text: in quotation marks where it would otherwise be taken for a number, as version "1.10"."""
+    return f'"{answer}"' if number_or_formula(answer) is not None else answer
+
+
+def from_text(answer: str) -> str:
+    """What `as_text` was given."""
+    inside = answer[1:-1]
+    return inside if len(answer) > 2 and as_text(inside) == answer else answer
+
+
 def close() -> None:
     """Ends the checker's process, if there is one, before this process ends. A later formula would start another."""
     _checker.close()
@@ -110,6 +122,8 @@ def _classes(answers: frozenset[str]) -> dict[str, AnswerClass]:
 
 @lru_cache(_ANSWERS_HELD)
 def _read(answer: str) -> _Read:
+    if answer.startswith('"'):
+        return _Read()
     number = _number(answer)
     if number is None:
         form = number_or_formula(answer)  # older journals hold sums and brackets as they were written

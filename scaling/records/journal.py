@@ -85,6 +85,7 @@ _NO_OPTION = {
     "method_sha256": "the code of `--method` (a SHA-256 of its file and name)",
     "method_identity": "what the code of `--method` says of itself",
     "decoder_fingerprint": "the model with which `--method` decodes (a fingerprint of its weights)",
+    "task_sha256": "what `--task` is (the SHA-256 of its file)",
 }
 
 
@@ -198,6 +199,11 @@ class Journal:
         self._questions = [replace(asked, judged=True) for asked in self._questions]
         _write_lines(self.folder / QUESTIONS, self._questions)
         self.restated = []
+
+    def restate(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Replace what run.json says, as where all completions were read anew by an edited task."""
+        run = {"config": config, "config_hash": config_hash(config), "environment": environment}
+        _write_json(self.folder / RUN, run)
 
     def record_thoughts(self, thoughts: PathCosines) -> None:
         """Add a question's line to thoughts.jsonl, unless the same stands there."""

@@ -24,7 +24,7 @@ PEAKS = ("kv_bytes_held", "kv_bytes_avoided", "peak_memory_bytes")  # of Costs: 
 class Question:
     """One question of a task.
 
-    answer: the gold answer in canonical form ("18", "C", "yes"); see `scaling.tasks.answers`.
+    answer: the gold answer in canonical form ("18", "C", "yes"); see `scaling.tasks.kinds`.
     choices: option texts in order A, B, C ... for multiple choice, otherwise empty.
     rationale: the gold reasoning, one step an entry; empty where the task has none.
     """
@@ -42,7 +42,7 @@ class PromptedQuestion:
 
     prompt: the backbone's prompt as text, slots included. The assistant reads assistant_tokens, and then soft_tokens slots
     or writes hint_tokens of text; the backbone reads prefix_tokens, soft_tokens thoughts and suffix_tokens. Zero where a
-    method has no such part. kind: of its answer, "number", "choice" or "yes_no"; None in runs of version 0.1.
+    method has no such part. kind: of its answer, see `scaling.tasks.kinds`; None in runs of version 0.1.
 
     current: False for a question of an earlier session that is no longer asked; it is kept for the completions that are
     there. judged: False while the gold answer is a new one, by which the completions are not judged yet.
@@ -82,7 +82,8 @@ class PathCosines:
 class Completion:
     """One sampled chain and what was read from it: a line of the journal, unique by `key`.
 
-    answer: lenient reading in canonical form, None where none was found (casts no vote, counts as incorrect).
+    answer: lenient reading in canonical form, None where none was found (casts no vote, counts as incorrect). A text that
+    would be taken for a number stands in quotation marks.
     answer_strict: the same for the strict reading (only an answer stated in the asked-for format).
     num_tokens: generated tokens, the end token included.
     stop_reason: "end" (the model's end token, or a stop string where the model has no chat format; neither is part of the

@@ -1,4 +1,6 @@
-"""The answer a completion gives, read out of its text: strictly (an answer stated as asked for) and leniently.
+"""Where in a completion's text its answer stands: strictly (an answer stated as asked for) and leniently.
+
+What an answer may be is said by the kinds of answers in `scaling.tasks.kinds`, which call the functions of this module.
 
 Stated is the last `\\boxed{...}`, else the last "answer is X", "answer: X" or "#### X", with or without hedges ("most
 likely", "clearly"). A stated answer that cannot be read is no answer: the lenient reading then looks only at what follows,
@@ -26,12 +28,10 @@ from scaling.tasks.numbers import (
     written,
 )
 
-KINDS = ("number", "choice", "yes_no")
-
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STATED_LENGTH = 300  # a stated answer is short; looking no further keeps texts of many statements linear
 
-_SEVERAL = ""  # read where several answers are stated, or an option that does not exist
+SEVERAL = ""  # read where several answers are stated, or an option that does not exist
 
 _HEDGE = (
     r"(?:(?:(?:most|more|very|quite|almost|rather|highly|pretty) )?(?:likely|probably|certainly)|possibly|perhaps|maybe"
@@ -150,43 +150,32 @@ class _Statement:
     skipped: tuple[str | None, ...] = ()
 
 
-def read_answer(text: str, *, kind: str, choices: Sequence[str] = (), question: str = "") -> Reading:
-    """The answer of a completion. Never raises, whatever the text.
+def read_text(
+    text: str,
+    *,
+    stated: Callable[[str], str | None],
+    whole: Callable[[str], str | None],
+    elsewhere: Callable[[str], str | None],
+    question: str = "",
+) -> Reading:
+    """The answer of a completion.
 
-    choices: the option texts of a question of kind "choice". question: its text, which tells whether "7 dozen" is 7,
-    asked "how many dozens", or 84.
+    Args:
+        stated: reads what follows "the answer is" and the like; `SEVERAL` where no other answer shall be looked for.
+        whole: reads a text that is nothing but an answer.
+        elsewhere: reads a text in which no answer is stated.
+        question: the question's text, which tells whether "7 dozen" is 7, asked "how many dozens", or 84.
     """
     text = tidy(text)
     for scale in {match[1].lower() for match in _ASKED_IN.finditer(question)}:
         text = re.sub(rf"(?<=[0-9A-Za-z][ -]){scale}\b", f"{scale}s", text, flags=re.IGNORECASE)
-
-    def read(statement: _Statement) -> str | None:
-        if statement.whole:
-            return canonical(statement.said, kind=kind, num_choices=len(choices))
-        return _read_stated(statement.said, kind=kind, choices=choices)
-
-    strict, rest = _stated(text, read)
-    if strict is not None:
-        return Reading(strict, strict)
-    if kind == "number":
-        return Reading(None, _last_number(rest))
-    if kind == "choice":
-        return Reading(None, _opening_or_named_letter(rest, len(choices), choices))
-    return Reading(None, _opening_or_last_yes_no(rest))
+    strict, rest = _stated(text, lambda one: whole(one.said) if one.whole else stated(one.said))
+    return Reading(strict, strict) if strict is not None else Reading(None, elsewhere(rest))
 
 
-def canonical(answer: str, *, kind: str, num_choices: int = 0) -> str | None:
-    """The canonical form of a gold or an extracted answer, None if it is none of that kind. Idempotent.
-
-    number: "$1,200.50" is "1200.5", "3/4" is "0.75", "1/3" stays; formulas keep their LaTeX. choice: an upper-case
-    letter among the first `num_choices`. yes_no: "yes" or "no", from "true" and "false" too.
-    """
-    if kind == "number":
-        return number_or_formula(answer)
-    bare = tidy(answer).strip(_MARKUP + ".()")
-    if kind == "yes_no":
-        return _TRUE_FALSE.get(bare.lower())
-    return _letter(bare, num_choices)
+def bare(answer: str) -> str:
+    """An answer without the marks that may stand around it."""
+    return tidy(answer).strip(_MARKUP + ".()")
 
 
 def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | None, str]:
@@ -196,7 +185,7 @@ def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | 
         answer = read(statement)
         if answer in statement.skipped:
             continue
-        if answer == _SEVERAL:
+        if answer == SEVERAL:
             return None, ""
         return (answer, "") if answer is not None else (None, text[statement.start :])
     return None, text
@@ -242,44 +231,44 @@ def _statements(text: str) -> Iterator[_Statement]:
             bare = bare[hedges.end() :] if hedges else bare
             if not _NO_ANSWER.match(bare) or (hedges and _NOT.match(bare)):
                 before = text[max(0, match.start() - 60) : match.start()]
-                skipped = (None, _SEVERAL) if _ONLY_IF_READ.search(before) else ()
+                skipped = (None, SEVERAL) if _ONLY_IF_READ.search(before) else ()
                 yield _Statement(bare, match.end(), skipped=skipped)
 
 
-def _read_stated(said: str, *, kind: str, choices: Sequence[str]) -> str | None:
-    """The answer that is said, None if there is none, `_SEVERAL` if there is none and none shall be looked for."""
-    if kind == "number":
-        return _stated_number(said)
-    said = said.strip(_MARKUP)
-    if kind == "choice":
-        return _stated_choice(said, choices)
-    said = _EMPHATIC.sub("", said, count=1)
+def yes_or_no(text: str) -> str | None:
+    """ "yes" or "no" for a text that is one of these, true or false."""
+    return _TRUE_FALSE.get(text.lower())
+
+
+def stated_yes_or_no(said: str) -> str | None:
+    said = _EMPHATIC.sub("", said.strip(_MARKUP), count=1)
     if _BOTH.match(said):
-        return _SEVERAL
+        return SEVERAL
     match = _YES_NO.match(said)
     return _TRUE_FALSE[match[1].lower()] if match else ("no" if _NOT.match(said) else None)
 
 
-def _stated_number(said: str) -> str | None:
+def stated_number(said: str) -> str | None:
     """The whole of what is said, its formula in dollar signs, its sentence, its clause or what it begins with."""
     said = said.strip()
     in_dollars = re.match(r"[\s*:]*\$+([^$]*)\$", said)
     sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
     if is_choice_of_numbers(sentence) or re.match(r"(?:between|from)\s\S{0,3}[0-9]", sentence):
-        return _SEVERAL
+        return SEVERAL
     parts = [in_dollars[1] if in_dollars else "", sentence, re.split(r",\s", sentence, maxsplit=1)[0]]
     if sentence.count("=") > 1:  # of "3 * 5 = 15 a day, 15 * 4 = 60 in all" the beginning is not the answer
         return next((number for part in parts[:2] if (number := number_or_formula(part)) is not None), None)
     found = (number_or_formula(part) for part in parts)
     number = next((number for number in found if number is not None), None) or leading_number(said)
-    return _SEVERAL if number is None and begins_with_number(said) else number
+    return SEVERAL if number is None and begins_with_number(said) else number
 
 
-def _stated_choice(said: str, choices: Sequence[str]) -> str | None:
+def stated_choice(said: str, choices: Sequence[str]) -> str | None:
+    said = said.strip(_MARKUP)
     sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
     option = _option_equal_to(sentence, choices)
     if _SEVERAL_LETTERS.match(said):
-        return option or _SEVERAL
+        return option or SEVERAL
     match = _LETTER.match(said)
     if match is None:
         return option or _option_equal_to(re.split(r",\s", sentence, maxsplit=1)[0], choices)
@@ -287,13 +276,13 @@ def _stated_choice(said: str, choices: Sequence[str]) -> str | None:
     is_named = match["named"] or said.startswith(")", match.end()) or len(sentence.strip(_MARKUP + ".()")) == 1
     if letter.islower() and not is_named:
         return option
-    found = _letter(letter, len(choices))
+    found = letter_of(letter, len(choices))
     if found or letter == "I" or not _STANDS_ALONE.match(said, match.end()):
         return found or option
-    return _SEVERAL
+    return SEVERAL
 
 
-def _last_number(text: str) -> str | None:
+def last_number(text: str) -> str | None:
     """The last number that is no label; None where it is one of two to choose from ("5 or 6")."""
     text = _SPACED.sub(_joined_groups, text)
     later, later_percent = None, False
@@ -324,19 +313,20 @@ def _is_label(text: str, match: re.Match[str]) -> bool:
     return in_list or bool(in_clock or _STEP.search(before) or _ORDINAL.match(after))
 
 
-def _letter(text: str, num_choices: int) -> str | None:
+def letter_of(text: str, num_choices: int) -> str | None:
+    """An upper-case letter among the first `num_choices`, None for any other text."""
     letter = text.upper()
     return letter if len(letter) == 1 and letter in _LETTERS[:num_choices] else None
 
 
-def _opening_or_named_letter(text: str, num_choices: int, choices: Sequence[str]) -> str | None:
+def opening_or_named_letter(text: str, choices: Sequence[str]) -> str | None:
     """The letter that a text begins with ("C) 42"), else the last "(C)" or "option C". Never the article "A".
 
     Else the only option that occurs in it. None where the last letter is one of two to choose from.
     """
-    opening = _OPENING_LETTER.match(text)
-    first = _letter(opening[1] or opening[2], num_choices) if opening else None
-    named = [match for match in _NAMED_LETTER.finditer(text) if _letter(_named(match), num_choices)]
+    opening, num_choices = _OPENING_LETTER.match(text), len(choices)
+    first = letter_of(opening[1] or opening[2], num_choices) if opening else None
+    named = [match for match in _NAMED_LETTER.finditer(text) if letter_of(_named(match), num_choices)]
     if first or not named:
         return first or _only_option_in(text, choices)
     if len(named) > 1 and _NEXT_LETTER.fullmatch(text, named[-2].end(), named[-1].start()):
@@ -373,7 +363,8 @@ def _words(text: str) -> str:
     return " ".join(tidy(text).replace("$", "").casefold().split()).strip(" *_\"'`.")
 
 
-def _opening_or_last_yes_no(text: str) -> str | None:
+def opening_or_last_yes_or_no(text: str) -> str | None:
+    """The "yes" or "no" that a text begins with, else the last that stands alone."""
     text = text[max((match.end() for match in _IT_DEPENDS.finditer(text)), default=0) :]
     opening = _OPENING_YES_NO.match(text.lstrip(_MARKUP))
     if opening:

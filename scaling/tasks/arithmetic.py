@@ -1,8 +1,8 @@
 """Simple word problems with gold rationales, an endless stream for every split and difficulty.
 
 The stories are data in `arithmetic_stories`; here numbers are drawn, the steps are worked out and the texts are put
-together. The splits share neither a story nor the numbers of a question. Refuses to know how a question is put to a
-model and how an answer is read: it hands out `Question` records and nothing else. Standard library only.
+together. The splits share neither a story nor the numbers of a question. How a question is put to a model, and how an
+answer is read, is left to the kind of the answers. Loads no torch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import TypeVar
 
+from scaling.records.errors import UsageError
 from scaling.records.records import Question
 from scaling.tasks.arithmetic_stories import NAMES, STORIES
+from scaling.tasks.task import Task
 
 SPLITS = ("train", "validation", "test")
 DIFFICULTIES = (1, 2, 3, 4)
@@ -55,6 +58,24 @@ class _Step:
     before: int
     operand: int
     after: int
+
+
+class Arithmetic(Task):
+    """The generated task."""
+
+    name, kind = "arithmetic", "number"
+    splits = SPLITS
+    limit, max_new_tokens = 20, 96
+    generated = True
+
+    def questions(self, split: str, limit: int | None) -> Iterator[Question]:
+        if self.difficulty not in DIFFICULTIES:
+            lowest, highest = DIFFICULTIES[0], DIFFICULTIES[-1]
+            raise UsageError(
+                f"`--difficulty` must be a whole number from {lowest} to {highest}, not {self.difficulty}: give one of "
+                f"these."
+            )
+        return islice(generate(split, difficulty=self.difficulty), limit)
 
 
 def generate(split: str, *, difficulty: int = 1) -> Iterator[Question]:

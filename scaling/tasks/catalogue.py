@@ -1,31 +1,39 @@
-"""The list of tasks and the one way to load one: generated, from the user's files, or from the Hugging Face Hub.
+"""From the value of `--task` to a task: built in, the user's own, or the plain questions of `--data`.
 
-Refuses to know prompts, models and votes, and how rows are read: that is `files`, `hub` and `arithmetic`.
+Knows no prompts, models and votes. What lies in a user's files is found by `scaling.tasks.own`. Loads no torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scaling.config import OWN_LIMIT, RunConfig
 from scaling.records.errors import UsageError, nearest
-from scaling.records.records import Question
-from scaling.tasks import arithmetic, hub
-from scaling.tasks.files import read_questions
+from scaling.tasks import hub, own
+from scaling.tasks.arithmetic import Arithmetic
+from scaling.tasks.task import LoadedTask, PlainTask, Task, load_questions, unknown_split
 
-TASKS: dict[str, str] = {"arithmetic": "number"} | {name: source.kind for name, source in hub.SOURCES.items()}
+if TYPE_CHECKING:
+    from scaling.config import RunConfig
+
+TASKS: dict[str, Callable[[], Task]] = {"arithmetic": Arithmetic, **hub.TASKS}  # those that are built in
 
 
-@dataclass(frozen=True)
-class Task:
-    """Questions with answers of one kind: "number", "choice" or "yes_no"."""
+def definition_of(name: str | None, data: Path | None = None) -> Task:
+    """What a task is, without its questions. Raises UsageError for an unknown one, and one that cannot be used.
 
-    name: str
-    kind: str
-    questions: tuple[Question, ...]
+    Args:
+        name: the value of `--task`; None means `arithmetic`, or with data a task called like the file or folder, of the
+            kind its rows look like.
+        data: the file or folder of `--data`, which then brings the questions.
+    """
+    return _defined(name, data)[0]
+
+
+def identity_of(name: str | None) -> dict[str, str]:
+    """What run.json says of a task that is not built in; empty for those that are."""
+    return _defined(name, None)[1]
 
 
 def load_task(
@@ -35,31 +43,36 @@ def load_task(
     split: str = "test",
     limit: int | None = None,
     difficulty: int = 1,
-) -> Task:
+) -> LoadedTask:
     """A task with at least one question.
 
-    name: a key of `TASKS`; None means `arithmetic`, or with data a task called like the file or folder, of the kind
-    its rows look like. data: a file, or a folder with one file for each split; the questions then come from there.
-    limit: the first so many questions; None means all, or 20 of `arithmetic`. difficulty: of `arithmetic` only.
+    Args:
+        name, data: as for `definition_of`.
+        limit: the first so many questions; None means all, or as many as a task without end gives by itself.
+        difficulty: of `arithmetic` only.
     """
-    name = "arithmetic" if name is None and data is None else name
-    _check(name, data=data, limit=limit, difficulty=difficulty)
-    if data is not None:
-        kind, found = read_questions(data, kind=TASKS[name] if name else None, split=split, limit=limit)
-        task = Task(name or _name_of(data), kind, tuple(found))
-    elif name is None or name == "arithmetic":
-        task = _generated(split, limit=limit, difficulty=difficulty)
+    task, identity = _defined(name, data)
+    if limit is not None and limit < 1:
+        raise UsageError(f"`--limit` must be at least 1, not {limit}: leave it out to take all questions.")
+    if difficulty != 1 and not isinstance(task, Arithmetic):
+        raise UsageError(
+            f"`--difficulty` is only for the generated task `arithmetic`, and {difficulty} was given: leave it out."
+        )
+    task.difficulty = difficulty
+    limit = limit or (task.limit if task.generated else None)
+    place = f"`--data {data}`" if data else f"`--task {name}`"
+    if identity:
+        questions = load_questions(task, place=f"`--task {name}`", split=split, limit=limit)
     else:
-        task = Task(name, TASKS[name], tuple(hub.load(name, split=split)[:limit]))
-    if not task.questions:
-        place = f"`--data {data}`" if data else f"`--task {name}`"
+        questions = _built_in(task, split=split, limit=limit)
+    if not questions:
         raise UsageError(
             f"{place} must hold at least one question, but has none: give another file, task or `--split`."
         )
-    return task
+    return LoadedTask(task.name, task, questions, identity)
 
 
-def task_of(config: RunConfig, **changes: Any) -> Task:
+def task_of(config: RunConfig, **changes: Any) -> LoadedTask:
     """The questions of a resolved config; changes: other values of its fields, as `split` or `limit`."""
     asked = {"data": config.data, "split": config.split, "limit": config.limit, "difficulty": config.difficulty}
     return load_task(config.task, **{**asked, **changes})
@@ -67,36 +80,36 @@ def task_of(config: RunConfig, **changes: Any) -> Task:
 
 def check_name(name: str) -> None:
     """Raises UsageError where there is no such task."""
-    if name not in TASKS:
-        known = ", ".join(f"`{task}`" for task in TASKS)
-        raise UsageError(f"`--task` must be one of {known}, not `{name}`: give one of these.{nearest(name, TASKS)}")
+    definition_of(name)
 
 
-def _check(name: str | None, *, data: Path | None, limit: int | None, difficulty: int) -> None:
-    if name is not None:
-        check_name(name)
-    if limit is not None and limit < 1:
-        raise UsageError(f"`--limit` must be at least 1, not {limit}: leave it out to take all questions.")
-    if difficulty != 1 and (name != "arithmetic" or data is not None):
-        raise UsageError(
-            f"`--difficulty` is only for the generated task `arithmetic`, and {difficulty} was given: leave it out."
-        )
+def _defined(name: str | None, data: Path | None) -> tuple[Task, dict[str, str]]:
+    """The task and its identity, which is empty for those that are built in."""
+    if name is None and data is not None:
+        return PlainTask(None, name=_name_of(data), data=data), {}
+    if name is None or name in TASKS:
+        task = TASKS[name or "arithmetic"]()
+        return (PlainTask(task.kind, name=task.name, data=data) if data is not None else task), {}
+    found = own.find(name)
+    if found is None:
+        known = [*TASKS, *own.entry_points()]
+        listed = ", ".join(f"`{task}`" for task in known)
+        raise UsageError(f"`--task` must be one of {listed}, not `{name}`: give one of these.{nearest(name, known)}")
+    task, identity = found
+    if data is not None:
+        if not task.takes_data and type(task).questions is not Task.questions:
+            raise UsageError(
+                f"`--data {data}` is given, and the task `{name}` has questions of its own: leave `--data` out, or let the "
+                f"task read `self.data` and set `takes_data = True` in it."
+            )
+        task.data = data
+    return task, identity
 
 
-def _generated(split: str, *, limit: int | None, difficulty: int) -> Task:
-    if split not in arithmetic.SPLITS:
-        known = ", ".join(f"`{known}`" for known in arithmetic.SPLITS)
-        raise UsageError(
-            f"`--split` must be one of {known} for the task `arithmetic`, not `{split}`: give one of these."
-            f"{nearest(split, arithmetic.SPLITS)}"
-        )
-    if difficulty not in arithmetic.DIFFICULTIES:
-        lowest, highest = arithmetic.DIFFICULTIES[0], arithmetic.DIFFICULTIES[-1]
-        raise UsageError(
-            f"`--difficulty` must be a whole number from {lowest} to {highest}, not {difficulty}: give one of these."
-        )
-    questions = islice(arithmetic.generate(split, difficulty=difficulty), limit or OWN_LIMIT)
-    return Task("arithmetic", TASKS["arithmetic"], tuple(questions))
+def _built_in(task: Task, *, split: str, limit: int | None) -> tuple[Any, ...]:
+    if task.splits and split not in task.splits:
+        raise unknown_split(task.name, split, task.splits)
+    return tuple(task.questions(split, limit))[:limit]
 
 
 def _name_of(data: Path) -> str:

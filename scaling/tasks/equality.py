@@ -65,10 +65,10 @@ class AnswerChecker:
     ) -> None:
         self.close()
 
-    def equal(self, gold: str, answer: str | None, *, kind: str) -> bool:
-        """Whether a canonical answer is the gold one. No answer (None) is never right."""
-        if answer is None or answer == gold or kind != "number":
-            return answer == gold
+    def equal(self, gold: str, answer: str) -> bool:
+        """Whether a number or formula in canonical form is the gold one."""
+        if answer == gold:
+            return True
         exact, given = value(gold), value(answer)
         if exact is not None and given is not None:
             rounded = _is_rounded(gold, answer) or _is_rounded_fraction(gold, answer)

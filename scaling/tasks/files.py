@@ -11,15 +11,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from scaling.records.errors import UsageError, nearest
 from scaling.records.records import Question
-from scaling.tasks.answers import canonical
-from scaling.tasks.numbers import tidy
+from scaling.tasks.kinds import Kind, kind_of
 
 Row = tuple[
     str, dict[str, Any]
@@ -27,18 +26,30 @@ Row = tuple[
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K notes its calculator calls like this; they are no part of the text
 _YES_NO = ("yes", "no", "true", "false")
-_DIFFERENCE = re.compile(r"[0-9.]+\s*-\s*[0-9.]+")  # a model's "15 - 3" is 12; a gold answer may mean a score
 _MAX_CHOICES = 26
 _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")  # objects in one JSON array
 
 
-def read_questions(path: Path, *, kind: str | None, split: str, limit: int | None = None) -> tuple[str, list[Question]]:
+def read_questions(
+    path: Path,
+    *,
+    kind: str | Kind | None,
+    split: str,
+    limit: int | None = None,
+    columns: Callable[[int, Mapping[str, Any], str], dict[str, Any]] | None = None,
+) -> tuple[str | Kind, list[Question]]:
     """The kind of the answers and the questions of a file, or of `<path>/<split>.jsonl` where path is a folder.
 
-    kind: None means as the rows look, see `infer_kind`. A file is taken whole: `split` picks one only in a folder.
-    Everything is checked before `limit` cuts, so a file is accepted or refused whatever the limit.
+    A file is taken whole: `split` picks one only in a folder. Everything is checked before `limit` cuts, so a file is
+    accepted or refused whatever the limit.
+
+    Args:
+        kind: None means as the rows look, see `infer_kind`.
+        columns: makes our fields of a row that has others, from the row's number, the row, and what opens an error message.
     """
     rows = _rows(_file_of(path, split=split))
+    if columns:
+        rows = [(where, columns(number, fields, where)) for number, (where, fields) in enumerate(rows)]
     kind = kind or infer_kind(fields for _, fields in rows)
     questions = [question_from(fields, kind=kind, where=where) for where, fields in rows]
     _refuse_duplicates(rows, questions)
@@ -55,8 +66,9 @@ def infer_kind(rows: Iterable[Mapping[str, Any]]) -> str:
     return "number"
 
 
-def question_from(fields: Mapping[str, Any], *, kind: str, where: str) -> Question:
+def question_from(fields: Mapping[str, Any], *, kind: str | Kind, where: str) -> Question:
     """A checked question with its gold answer in canonical form. where: opens an error message ("... line 3")."""
+    kind = kind_of(kind)
     choices = _choices(fields, kind=kind, where=where)
     return Question(
         id=_id(fields, where=where),
@@ -160,15 +172,12 @@ def _text(fields: Mapping[str, Any], *, where: str) -> str:
     return value.strip()
 
 
-def _answer(fields: Mapping[str, Any], *, kind: str, num_choices: int, where: str) -> str:
+def _answer(fields: Mapping[str, Any], *, kind: Kind, num_choices: int, where: str) -> str:
     value = _required(fields, "answer", where=where)
-    text = _answer_text(value)
-    answer = canonical(text, kind=kind, num_choices=num_choices)
-    if answer is None or (kind == "number" and _DIFFERENCE.fullmatch(tidy(text).strip(" $"))):
-        last = chr(ord("A") + max(num_choices, 1) - 1)
-        number = "one number such as 18, 3/4 or 1200.5, or one formula, and no date, range or list of them,"
-        required = {"number": number, "yes_no": "yes or no", "choice": f"a letter from A to {last}"}[kind]
-        raise _wrong("answer", f"{required} in a task of kind `{kind}`", value, where=where)
+    answer = kind.gold(_answer_text(value), num_choices=num_choices)
+    if answer is None:
+        required = kind.required(num_choices)
+        raise _wrong("answer", f"{required} in a task of kind `{kind.name}`", value, where=where)
     return answer
 
 
@@ -181,11 +190,11 @@ def _answer_text(value: Any) -> str:
     return str(value) if isinstance(value, str | int) else ""
 
 
-def _choices(fields: Mapping[str, Any], *, kind: str, where: str) -> tuple[str, ...]:
+def _choices(fields: Mapping[str, Any], *, kind: Kind, where: str) -> tuple[str, ...]:
     value = [] if fields.get("choices") is None else fields["choices"]
-    if kind != "choice":
+    if not kind.has_choices:
         if value != []:
-            required = f"absent or null in a task of kind `{kind}` (in a choice task every line has choices)"
+            required = f"absent or null in a task of kind `{kind.name}` (in a choice task every line has choices)"
             raise _wrong("choices", required, value, where=where)
         return ()
     if not _is_texts(value) or not 2 <= len(value) <= _MAX_CHOICES:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
-from scaling.records.errors import UsageError, install, nearest
+from scaling.records.errors import UsageError, install
 from scaling.records.records import Question
 from scaling.tasks.files import question_from
+from scaling.tasks.task import Task, unknown_split
 
 Fields = dict[str, Any]
 
@@ -48,11 +50,7 @@ def load(name: str, *, split: str) -> list[Question]:
     """The questions of a benchmark in the dataset's order. name: a key of `SOURCES`."""
     source = SOURCES[name]
     if split not in source.splits:
-        known = ", ".join(f"`{known}`" for known in source.splits)
-        raise UsageError(
-            f"`--split` must be one of {known} for the task `{name}`, not `{split}`: give one of these."
-            f"{nearest(split, source.splits)}"
-        )
+        raise unknown_split(name, split, source.splits)
     rows = _download(name, source.splits[split])
     try:
         return _questions(name, split, rows)
@@ -141,3 +139,18 @@ SOURCES: dict[str, Source] = {
     "strategyqa": Source("ChilleD/StrategyQA", None, "yes_no", _TRAIN_TEST, strategyqa),
     "date-understanding": Source("lukaemon/bbh", "date_understanding", "choice", {"test": "test"}, date_understanding),
 }
+
+
+class HubTask(Task):
+    """A benchmark of the Hub. name: a key of `SOURCES`."""
+
+    local = False
+
+    def __init__(self, name: str) -> None:
+        self.name, self.kind = name, SOURCES[name].kind
+
+    def questions(self, split: str, limit: int | None) -> Iterable[Question]:
+        return load(self.name, split=split)[:limit]
+
+
+TASKS: dict[str, Callable[[], Task]] = {name: partial(HubTask, name) for name in SOURCES}

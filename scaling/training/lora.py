@@ -27,7 +27,7 @@ from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError
 from scaling.run import environment
-from scaling.tasks.catalogue import Task
+from scaling.tasks.task import LoadedTask
 from scaling.training.adapter import Figures, LoraTrainer, new_adapter, save_adapter, save_merged
 from scaling.training.card import write_lora_card
 from scaling.training.check import Check, compare, held_out, right_answers, settings_of
@@ -110,7 +110,7 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     training = _Training(config, backbone, folder, described, watcher, processes)
     before = _before(training, held) if held and processes.rank == 0 else {}
     processes.wait()
-    build = ExampleBuilder(backbone, None, kind=split.task.kind, num_slots=0)
+    build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     trainer = _trainer(training, learn, validate, digests_of_split(config, split, learn, validate))
     progress = run_steps(trainer)
@@ -151,15 +151,15 @@ def _trainer(
     )
 
 
-def _before(training: _Training, held: Task) -> dict[str, bool]:
+def _before(training: _Training, held: LoadedTask) -> dict[str, bool]:
     training.watcher.status(f"answering {len(held.questions)} questions of {held.name} before training")
-    method = ChainOfThought(training.backbone, kind=held.kind)
+    method = ChainOfThought(training.backbone, task=held.definition)
     settings = settings_of(training.config, method="cot")
     built = Built(method, settings)
     return right_answers(built, held, training.watcher.sampling(), parent=training.folder / CHECKS)
 
 
-def _finish(training: _Training, model: PeftModel, held: Task | None, before: dict[str, bool]) -> None:
+def _finish(training: _Training, model: PeftModel, held: LoadedTask | None, before: dict[str, bool]) -> None:
     """What needs the best adapter in the backbone's weights: `--merge` and the check's second half."""
     if held is None and not training.config.merge:
         return
@@ -177,11 +177,11 @@ def _finish(training: _Training, model: PeftModel, held: Task | None, before: di
         write_lora_card(training.folder, about)
 
 
-def _after(training: _Training, held: Task, whole: LanguageModel) -> dict[str, bool]:
+def _after(training: _Training, held: LoadedTask, whole: LanguageModel) -> dict[str, bool]:
     training.watcher.status(f"answering {len(held.questions)} questions of {held.name} after training")
     settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
     digest_of_weights = model_files.sha256(training.folder / adapters.WEIGHTS_FILE)
-    method = with_adapter(whole, kind=held.kind, fingerprint=training.backbone.fingerprint, sha256=digest_of_weights)
+    method = with_adapter(whole, task=held.definition, fingerprint=training.backbone.fingerprint, sha256=digest_of_weights)
     return right_answers(Built(method, settings), held, training.watcher.sampling(), parent=training.folder / CHECKS)
 
 

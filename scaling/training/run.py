@@ -31,7 +31,7 @@ from scaling.config import option
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading
 from scaling.models.loading import LanguageModel
-from scaling.prompts import PROMPT_VERSION, gold_text
+from scaling.prompts import PROMPT_VERSION
 from scaling.provenance import name_of
 from scaling.records.errors import WARNING, Interrupted, UsageError, one_line
 from scaling.records.files import replaced
@@ -41,6 +41,7 @@ from scaling.records.overlap import digests_of
 from scaling.records.settings import Effect, names
 from scaling.run import Watcher as RunWatcher
 from scaling.run import environment
+from scaling.tasks.task import ask
 from scaling.training.card import write_card
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
@@ -87,7 +88,7 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
         _health_of(folder)  # the best thinker so far lies there alone: a damaged one is told before training goes on
-    build = ExampleBuilder(backbone, assistant, kind=split.task.kind, num_slots=config.soft_tokens)
+    build = ExampleBuilder(backbone, assistant, task=split.task.definition, num_slots=config.soft_tokens)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     thinker = new_thinker(config, backbone, assistant, learn)
     digests = digests_of_split(config, split, learn, validate)
@@ -172,6 +173,7 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     return {
         **settings,
         "task": split.task.name,
+        **split.task.identity,
         "prompt_version": PROMPT_VERSION,
         **{f"{role}_fingerprint": model.fingerprint for role, model in used.items()},
         "questions": config_hash({"ids": ids}),
@@ -279,7 +281,7 @@ def examples(
     processes: Processes,
 ) -> tuple[list[Example], list[Example]]:
     """Those to learn from and those to validate on. Raises UsageError where there is nothing to learn from."""
-    texts: Callable[[Any], Sequence[str]] = lambda question: [gold_text(question, kind=split.task.kind)]  # noqa: E731
+    texts: Callable[[Any], Sequence[str]] = lambda question: [ask(split.task.definition, "solution", question)]  # noqa: E731
     if config.targets == "self":
         if processes.rank == 0:
             watcher.status("sampling the backbone's own chains")

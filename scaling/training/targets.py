@@ -20,7 +20,8 @@ from scaling.records.journal import Journal, config_hash
 from scaling.records.overlap import Learned, digest_of, overlap_of
 from scaling.records.records import Question
 from scaling.run import Setup, Watcher, digest, environment, sample_all
-from scaling.tasks.catalogue import TASKS, Task, load_task
+from scaling.tasks.catalogue import definition_of, load_task
+from scaling.tasks.task import LoadedTask, Task
 from scaling.training.config import TrainConfig
 
 _SPLIT_SEED = "validation"
@@ -30,12 +31,14 @@ _TEMPERATURE = 0.7  # of own chains: high enough that they differ, low enough th
 @dataclass(frozen=True)
 class Split:
     """Questions to learn from and questions to validate on; no question is in both, by its id or its text, and none is of
-    the test split. repeated: training questions that are left out, as they say what one to validate on says."""
+    the test split. repeated: training questions that are left out, as they say what one to validate on says. named: what
+    `--task` says."""
 
-    task: Task
+    task: LoadedTask
     train: tuple[Question, ...]
     validation: tuple[Question, ...]
     repeated: int = 0
+    named: str | None = None
 
     def warnings(self, data: Path | None) -> list[str]:
         """What is wrong with the questions, in plain words. data: where they are from."""
@@ -45,7 +48,7 @@ class Split:
         tested: tuple[Question, ...] = ()
         if data is not None and (data / "test.jsonl").is_file():
             with suppress(UsageError):  # what is wrong with them is told to those who run them
-                tested = load_task(self.task.name if self.task.name in TASKS else None, data=data).questions
+                tested = load_task(self.named, data=data).questions
         if data is not None and tested:
             digests = frozenset(map(digest_of, (*self.train, *self.validation)))
             shared = overlap_of(tested, Learned("", digests, frozenset())).ids
@@ -59,9 +62,9 @@ class Split:
 
 def split_of(config: TrainConfig) -> Split:
     """The task's own validation split where it is generated; else a part of its train split, picked by hash of the id."""
-    if config.task == "arithmetic" and config.data is None:
-        task = load_task("arithmetic", split="train", limit=config.limit, difficulty=config.difficulty)
-        validation = load_task("arithmetic", split="validation", limit=config.validation, difficulty=config.difficulty)
+    if definition_of(config.task, config.data).generated:
+        task = load_task(config.task, split="train", limit=config.limit, difficulty=config.difficulty)
+        validation = load_task(config.task, split="validation", limit=config.validation, difficulty=config.difficulty)
         return Split(task, task.questions, validation.questions)
     if config.data is not None and config.data.is_file() and config.data.stem == "test":
         raise UsageError(f"`--data` {config.data} looks like test questions: give its folder, or the train file.")
@@ -79,7 +82,7 @@ def split_of(config: TrainConfig) -> Split:
         raise UsageError(
             f"`--validation` {config.validation} leaves nothing to train on: the other questions repeat the held-out ones."
         )
-    return Split(task, tuple(train[: config.limit]), held, len(others) - len(train))
+    return Split(task, tuple(train[: config.limit]), held, len(others) - len(train), config.task)
 
 
 def _hash(question: Question) -> str:
@@ -89,13 +92,13 @@ def _hash(question: Question) -> str:
 class ExampleBuilder:
     """Token ids of examples, with the very prompts of runs. assistant: None where nothing but the backbone reads."""
 
-    def __init__(self, backbone: LanguageModel, assistant: LanguageModel | None, *, kind: str, num_slots: int) -> None:
+    def __init__(self, backbone: LanguageModel, assistant: LanguageModel | None, *, task: Task, num_slots: int) -> None:
         self._tokenizer = backbone.tokenizer
         self._end = end_token(backbone)
         # not what a template names besides special tokens, as `<think>`: a model's own chain may begin with a thought
         self._said = DataEncoder(backbone.tokenizer, also_of_template=False)
-        self._backbone = PromptBuilder(backbone.tokenizer, kind=kind)
-        self._assistant = PromptBuilder(assistant.tokenizer, kind=kind) if assistant else None
+        self._backbone = PromptBuilder(backbone.tokenizer, task=task)
+        self._assistant = PromptBuilder(assistant.tokenizer, task=task) if assistant else None
         self._num_slots = num_slots
         self._context = backbone.context
 
@@ -130,17 +133,16 @@ def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watch
     the cache folder, where an interrupted sampling goes on too.
     """
     questions = (*split.train, *split.validation)
-    method = ChainOfThought(backbone, kind=split.task.kind)
-    settings = RunConfig(
-        **{"method": "cot", "task": config.task, "data": config.data, "backbone": config.backbone},
-        **{"samples": config.chains, "temperature": _TEMPERATURE, "seed": config.seed},
-        **{"device": config.device, "dtype": config.dtype},
-    ).resolved()
+    method = ChainOfThought(backbone, task=split.task.definition)
+    same = {key: getattr(config, key) for key in ("task", "data", "backbone", "seed", "device", "dtype")}
+    wanted = {"method": "cot", "samples": config.chains, "temperature": _TEMPERATURE}
+    settings = RunConfig.model_validate({**same, **wanted}).resolved()
     described = {
         **{"samples": settings.samples, "temperature": settings.temperature, "seed": settings.seed},
         **{"max_new_tokens": settings.max_new_tokens, "dtype": settings.dtype, "task": settings.task},
         "backbone_fingerprint": backbone.fingerprint,
         **prompt_identity(backbone.tokenizer),
+        **split.task.identity,
         "questions": hashlib.sha256("".join(map(digest, questions)).encode()).hexdigest()[:12],
     }
     folder = made(cache_folder() / "targets") / config_hash(described)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.tasks.answers import KINDS, Reading, canonical, read_answer
+from scaling.tasks.answers import Reading
+from scaling.tasks.kinds import KINDS
 
 OPTIONS = ("10", "20", "42", "60", "80")
 numbers = st.fractions(max_denominator=10**6) | st.decimals(allow_nan=False, allow_infinity=False, places=4).map(
@@ -65,7 +66,7 @@ numbers = st.fractions(max_denominator=10**6) | st.decimals(allow_nan=False, all
     ],
 )
 def test_canonical_number(answer: str, expected: str | None) -> None:
-    assert canonical(answer, kind="number") == expected
+    assert KINDS["number"].canonical(answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_canonical_number(answer: str, expected: str | None) -> None:
     ],
 )
 def test_canonical_of_the_other_kinds(answer: str, kind: str, expected: str | None) -> None:
-    assert canonical(answer, kind=kind, num_choices=5) == expected
+    assert KINDS[kind].canonical(answer, num_choices=5) == expected
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_canonical_of_the_other_kinds(answer: str, kind: str, expected: str | No
     ],
 )
 def test_stated_numbers(text: str, strict: str) -> None:
-    assert read_answer(text, kind="number") == Reading(strict, strict)
+    assert KINDS["number"].read(text) == Reading(strict, strict)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_stated_numbers(text: str, strict: str) -> None:
     ],
 )
 def test_numbers_that_are_not_stated(text: str, lenient: str | None) -> None:
-    assert read_answer(text, kind="number") == Reading(None, lenient)
+    assert KINDS["number"].read(text) == Reading(None, lenient)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +175,12 @@ def test_numbers_that_are_not_stated(text: str, lenient: str | None) -> None:
     ],
 )
 def test_choices(text: str, strict: str | None, lenient: str | None) -> None:
-    assert read_answer(text, kind="choice", choices=OPTIONS) == Reading(strict, lenient)
+    assert KINDS["choice"].read(text, choices=OPTIONS) == Reading(strict, lenient)
 
 
 def test_the_number_of_choices_decides_which_letters_exist() -> None:
-    assert read_answer("The answer is (F).", kind="choice", choices=[*OPTIONS, "90"]).strict == "F"
-    assert read_answer("The answer is (F).", kind="choice", choices=OPTIONS) == Reading(None, None)
+    assert KINDS["choice"].read("The answer is (F).", choices=[*OPTIONS, "90"]).strict == "F"
+    assert KINDS["choice"].read("The answer is (F).", choices=OPTIONS) == Reading(None, None)
 
 
 @pytest.mark.parametrize(
@@ -199,28 +200,28 @@ def test_the_number_of_choices_decides_which_letters_exist() -> None:
     ],
 )
 def test_yes_and_no(text: str, strict: str | None, lenient: str | None) -> None:
-    assert read_answer(text, kind="yes_no") == Reading(strict, lenient)
+    assert KINDS["yes_no"].read(text) == Reading(strict, lenient)
 
 
 @given(st.integers(-(10**99), 10**99))
 def test_an_integer_is_its_own_canonical_form(number: int) -> None:
-    assert canonical(str(number), kind="number") == str(number)
-    assert canonical(f"{number:,}", kind="number") == str(number)
+    assert KINDS["number"].canonical(str(number)) == str(number)
+    assert KINDS["number"].canonical(f"{number:,}") == str(number)
 
 
 @given(numbers)
 def test_canonical_numbers_are_exact_and_stay(number: Fraction) -> None:
-    once = canonical(f"{number.numerator}/{number.denominator}", kind="number")
+    once = KINDS["number"].canonical(f"{number.numerator}/{number.denominator}")
     assert once is not None
     assert Fraction(once) == number
-    assert canonical(once, kind="number") == once
+    assert KINDS["number"].canonical(once) == once
 
 
 @given(st.text(alphabet="0123456789.,-+*/=$%^{}()\\ frac sqrtxy\n", max_size=30) | st.text(max_size=30))
 def test_canonical_is_idempotent(text: str) -> None:
     for kind in KINDS:
-        once = canonical(text, kind=kind, num_choices=5)
-        assert once is None or canonical(once, kind=kind, num_choices=5) == once
+        once = KINDS[kind].canonical(text, num_choices=5)
+        assert once is None or KINDS[kind].canonical(once, num_choices=5) == once
 
 
 @given(
@@ -230,15 +231,15 @@ def test_canonical_is_idempotent(text: str) -> None:
     ),
 )
 def test_every_stated_form_reads_back(number: Fraction, form: str) -> None:
-    wanted = canonical(str(number), kind="number")
+    wanted = KINDS["number"].canonical(str(number))
     assert wanted is not None
-    assert read_answer("First 2 + 2 = 4.\n" + form % wanted, kind="number") == Reading(wanted, wanted)
+    assert KINDS["number"].read("First 2 + 2 = 4.\n" + form % wanted) == Reading(wanted, wanted)
 
 
 @given(st.text(alphabet=st.sampled_from("ABCabc123 .()\\boxed{}answer is:$-#\n"), max_size=60))
 def test_a_strict_answer_is_the_lenient_one_too(text: str) -> None:
     for kind in KINDS:
-        reading = read_answer(text, kind=kind, choices=OPTIONS)
+        reading = KINDS[kind].read(text, choices=OPTIONS)
         assert reading.strict in (None, reading.lenient)
 
 
@@ -271,5 +272,5 @@ def test_no_text_takes_time_that_grows_with_its_square(piece: str) -> None:
     text = piece * (100_000 // len(piece))
     start = time.process_time()
     for kind in KINDS:
-        read_answer(text, kind=kind, choices=OPTIONS)
+        KINDS[kind].read(text, choices=OPTIONS)
     assert time.process_time() - start < 20

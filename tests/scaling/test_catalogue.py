@@ -11,7 +11,7 @@ import pytest
 from scaling.records.errors import UsageError
 from scaling.records.records import Question
 from scaling.tasks import hub
-from scaling.tasks.catalogue import TASKS, load_task
+from scaling.tasks.catalogue import TASKS, definition_of, load_task
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def refusal(name: str | None, **options: Any) -> str:
 
 
 def test_the_list_of_tasks() -> None:
-    assert TASKS == {
+    assert {name: definition_of(name).kind for name in TASKS} == {
         "arithmetic": "number",
         "gsm8k": "number",
         "asdiv": "number",

@@ -18,6 +18,7 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, PromptBuilder
 from scaling.records.errors import UsageError
 from scaling.records.records import Question
+from scaling.tasks.task import PlainTask
 from scaling.training.targets import ExampleBuilder
 
 SENTENCES = [
@@ -174,11 +175,11 @@ def test_ordinary_text_has_the_ids_that_the_tokenizer_gives(chat, text, choice, 
     tokenizer, _ = chat
     question = Question("q", text, "A", choices=(choice, "two"))
     solved = Question("e", f"{text} again", "B", choices=("one", choice), rationale=(rationale,))
-    builder = PromptBuilder(tokenizer, kind="choice", exemplars=[solved])
+    builder = PromptBuilder(tokenizer, task=PlainTask("choice"), exemplars=[solved])
     for slots, said in ((0, ""), (3, ""), (0, notes)):
         prompt = builder.backbone(question, num_slots=slots, notes=said)
         assert whole(tokenizer, prompt, slots) == tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-    assert builder.hint_request(question) == PromptBuilder(tokenizer, kind="number").hint_request(question)
+    assert builder.hint_request(question) == PromptBuilder(tokenizer, task=PlainTask("number")).hint_request(question)
 
 
 HOSTILE = [
@@ -197,9 +198,11 @@ def test_no_control_token_stems_from_a_question(chat, pattern):
     for start, end in zip(names, reversed(names), strict=True):
         text = pattern.format(start=start, end=end)
         solved = Question("e", text, "A", choices=(text, "2"), rationale=(text,))
-        hostile = PromptBuilder(tokenizer, kind="choice", exemplars=[solved])
+        hostile = PromptBuilder(tokenizer, task=PlainTask("choice"), exemplars=[solved])
         harmless = PromptBuilder(
-            tokenizer, kind="choice", exemplars=[Question("e", "x", "A", choices=("x", "2"), rationale=("x",))]
+            tokenizer,
+            task=PlainTask("choice"),
+            exemplars=[Question("e", "x", "A", choices=("x", "2"), rationale=("x",))],
         )
         bad, good = (Question("q", one, "A", choices=(one, "two")) for one in (text, "x"))
         for slots, notes in ((0, ""), (2, ""), (0, text)):
@@ -216,7 +219,7 @@ def test_no_control_token_stems_from_any_mixture(chat, data):
     tokenizer, names = chat
     parts = st.one_of(st.sampled_from(names), ORDINARY, st.sampled_from(["\ufdd0", "\ufdd0\ufdd0", names[0][:-1]]))
     text = "".join(data.draw(st.lists(parts, max_size=6)))
-    builder = PromptBuilder(tokenizer, kind="number")
+    builder = PromptBuilder(tokenizer, task=PlainTask("number"))
     control = ids_of(tokenizer, names)
     prompts = [builder.backbone(Question("q", one, "1"), num_slots=1) for one in (text, "x")]
     found, own = (only(whole(tokenizer, prompt, 1), control) for prompt in prompts)
@@ -228,7 +231,7 @@ def test_the_model_still_reads_every_sign_of_the_question(form):
     tokenizer = tokenizer_of(FORMATS[form])
     names = FORMATS[form].control
     question = Question("q", f"{names[-1]} and \ufdd0{names[0]}?", "1", choices=())
-    prompt = PromptBuilder(tokenizer, kind="number").backbone(question, num_slots=2)
+    prompt = PromptBuilder(tokenizer, task=PlainTask("number")).backbone(question, num_slots=2)
     assert question.text in prompt.text
     assert tokenizer.decode(whole(tokenizer, prompt, 2)) == prompt.text
 
@@ -241,13 +244,15 @@ def test_what_becomes_a_control_token_only_after_normalising_is_refused():
     text = "＜eos＞"
     assert tokenizer(text)["input_ids"] == [tokenizer.eos_token_id], "the premise"
     with pytest.raises(UsageError, match=r"question q7 .*control tokens"):
-        PromptBuilder(tokenizer, kind="number").backbone(Question("q7", text, "1"), num_slots=0)
+        PromptBuilder(tokenizer, task=PlainTask("number")).backbone(Question("q7", text, "1"), num_slots=0)
 
 
 def test_white_space_and_single_signs_are_text_whatever_the_tokenizer_calls_them():
     tokenizer = tokenizer_of(FORMATS["chatml"])
     tokenizer.add_special_tokens({"extra_special_tokens": ["\n\n", "."]})
-    prompt = PromptBuilder(tokenizer, kind="number").backbone(Question("q", "One.\n\nTwo.", "1"), num_slots=0)
+    prompt = PromptBuilder(tokenizer, task=PlainTask("number")).backbone(
+        Question("q", "One.\n\nTwo.", "1"), num_slots=0
+    )
     assert list(prompt.prefix) == tokenizer(prompt.text)["input_ids"]
 
 
@@ -263,7 +268,7 @@ def language_model(tokenizer, make_model) -> LanguageModel:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_target_ends_with_the_only_end_token_in_it(form, make_model):
     tokenizer = tokenizer_of(FORMATS[form])
-    build = ExampleBuilder(language_model(tokenizer, make_model), None, kind="number", num_slots=0)
+    build = ExampleBuilder(language_model(tokenizer, make_model), None, task=PlainTask("number"), num_slots=0)
     special = ids_of(tokenizer, FORMATS[form].special)
     hostile = "".join(FORMATS[form].special)
     target = build(Question("q", "How many?", "1"), f"One {hostile} two.").target
@@ -275,7 +280,7 @@ def test_a_target_ends_with_the_only_end_token_in_it(form, make_model):
 
 def test_thoughts_in_a_models_own_chain_stay_what_they_were(make_model):
     tokenizer = tokenizer_of(FORMATS["qwen-3"])
-    build = ExampleBuilder(language_model(tokenizer, make_model), None, kind="number", num_slots=0)
+    build = ExampleBuilder(language_model(tokenizer, make_model), None, task=PlainTask("number"), num_slots=0)
     target = build(Question("q", "How many?", "1"), "<think>hm</think> 1").target
     assert len(only(target, ids_of(tokenizer, ("<think>", "</think>")))) == 2
 
@@ -338,7 +343,7 @@ def test_a_tokenizer_in_python_is_no_exception():
 def checked(tokenizer, first) -> None:
     """Of all prompts: these tokens come first, then the text's, and none of an end."""
     builder = PromptBuilder(
-        tokenizer, kind="number", exemplars=[Question("e", "2 + 2?", "4", rationale=("Two twos.",))]
+        tokenizer, task=PlainTask("number"), exemplars=[Question("e", "2 + 2?", "4", rationale=("Two twos.",))]
     )
     question = Question("q", "Tom has 12 apples. How many?", "12")
     before = tokenizer.convert_tokens_to_ids(first)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from scaling.records.errors import UsageError
 from scaling.tasks import equality
-from scaling.tasks.answers import canonical
 from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.kinds import KINDS
 
 ENDLESS = "10^{10^{10}}"  # ten thousand million digits
 
@@ -72,7 +72,7 @@ def checker() -> Iterator[AnswerChecker]:
 def test_without_a_worker(gold: str, answer: str | None, kind: str, expected: bool) -> None:
     with AnswerChecker() as fresh:
         before = workers()
-        assert fresh.equal(gold, answer, kind=kind) is expected
+        assert (answer is not None and KINDS[kind].equal(gold, answer, fresh)) is expected
         assert workers() == before
 
 
@@ -89,25 +89,24 @@ def test_without_a_worker(gold: str, answer: str | None, kind: str, expected: bo
     ],
 )
 def test_formulas(checker: AnswerChecker, gold: str, answer: str, expected: bool) -> None:
-    assert checker.equal(gold, answer, kind="number") is expected
+    assert checker.equal(gold, answer) is expected
 
 
 @given(st.fractions(max_denominator=1000), st.fractions(max_denominator=1000))
 def test_fractions_are_equal_only_to_themselves(first: Fraction, second: Fraction) -> None:
-    forms = [canonical(f"{number.numerator}/{number.denominator}", kind="number") for number in (first, second)]
+    forms = [KINDS["number"].canonical(f"{number.numerator}/{number.denominator}") for number in (first, second)]
     assert forms[0] is not None
     with AnswerChecker() as fresh:
-        assert fresh.equal(forms[0], str(first), kind="number")
+        assert fresh.equal(forms[0], str(first))
         if abs(first - second) > Fraction(1, 200):  # more than rounding to two decimals can bridge
-            assert not fresh.equal(forms[0], forms[1], kind="number")
+            assert not fresh.equal(forms[0], forms[1])
 
 
 def test_one_worker_serves_every_thread_and_is_replaced_when_killed() -> None:
     with AnswerChecker(timeout_seconds=60.0) as own:
         answers: list[bool] = []
         threads = [
-            threading.Thread(target=lambda n=n: answers.append(own.equal(str(n), f"{n - 1}+1", kind="number")))
-            for n in range(4)
+            threading.Thread(target=lambda n=n: answers.append(own.equal(str(n), f"{n - 1}+1"))) for n in range(4)
         ]
         before = set(workers())
         for thread in threads:
@@ -119,10 +118,10 @@ def test_one_worker_serves_every_thread_and_is_replaced_when_killed() -> None:
 
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGINT)  # Ctrl-C reaches the whole process group
-        assert own.equal("7", "3+4", kind="number")
+        assert own.equal("7", "3+4")
         assert worker.is_alive()
         os.kill(worker.pid, signal.SIGKILL)
-        assert own.equal("8", "4+4", kind="number")
+        assert own.equal("8", "4+4")
         assert own.timeouts == 0
     assert set(workers()) == before
 
@@ -130,19 +129,19 @@ def test_one_worker_serves_every_thread_and_is_replaced_when_killed() -> None:
 def test_an_endless_comparison_is_unequal_counted_and_remembered() -> None:
     before = set(workers())
     with AnswerChecker(timeout_seconds=3.0) as own:
-        assert own.equal("8", "4+4", kind="number")
+        assert own.equal("8", "4+4")
         start = time.perf_counter()
-        assert not own.equal("8", ENDLESS, kind="number")
+        assert not own.equal("8", ENDLESS)
         assert time.perf_counter() - start >= 3.0
         assert own.timeouts == 1
         assert set(workers()) == before
 
-        assert own.equal("8", "4+4", kind="number")
-        assert not own.equal("8", ENDLESS, kind="number")
+        assert own.equal("8", "4+4")
+        assert not own.equal("8", ENDLESS)
         assert own.timeouts == 1
         assert set(workers()) == before  # both were known, so no worker was started
 
-        assert own.equal("9", "4+5", kind="number")
+        assert own.equal("9", "4+5")
         assert set(workers()) != before
     assert set(workers()) == before
 
@@ -151,5 +150,5 @@ def test_a_worker_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(equality, "_serve", id)  # ends at once without saying ready
     before = set(workers())
     with AnswerChecker() as own, pytest.raises(UsageError, match="math-verify"):
-        own.equal("5", "2+3", kind="number")
+        own.equal("5", "2+3")
     assert set(workers()) == before

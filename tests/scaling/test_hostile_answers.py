@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scaling.tasks.answers import KINDS, canonical, read_answer
 from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.kinds import KINDS
 
 OPTIONS = ("10", "9**9**9**9", "\ud800", "", "(" * 500)
 FORMS = (
@@ -86,10 +86,10 @@ HOSTILE = [BUILDERS[name](random.Random(f"{name} {turn}")) for name in BUILDERS 
 def readings(text: str) -> Iterator[tuple[str, str | None]]:
     """Every kind with what is read from the text, for which the rules that hold for all texts are checked."""
     for kind in KINDS:
-        reading = read_answer(text, kind=kind, choices=OPTIONS, question=text)
+        reading = KINDS[kind].read(text, choices=OPTIONS, question=text)
         assert reading.strict in (None, reading.lenient)
-        for answer in (reading.lenient, canonical(text, kind=kind, num_choices=len(OPTIONS))):
-            assert answer is None or canonical(answer, kind=kind, num_choices=len(OPTIONS)) == answer
+        for answer in (reading.lenient, KINDS[kind].canonical(text, num_choices=len(OPTIONS))):
+            assert answer is None or KINDS[kind].canonical(answer, num_choices=len(OPTIONS)) == answer
             yield kind, answer
 
 
@@ -128,9 +128,9 @@ def test_comparing_what_hostile_texts_hold_ends_and_says_where_it_was_given_up()
     hardest = sorted(formulas, key=lambda formula: (-len(formula), formula))[:4]
     with AnswerChecker(timeout_seconds=0.5) as checker:
         for formula in ["(((", "\ud800", "\\frac{", "x \ud800", *hardest]:
-            assert checker.equal("12", formula, kind="number") is False
+            assert checker.equal("12", formula) is False
         before = checker.timeouts
-        assert checker.equal("12", "10^{10^{10}}", kind="number") is False
+        assert checker.equal("12", "10^{10^{10}}") is False
         assert checker.timeouts == before + 1
 
 
@@ -139,10 +139,10 @@ def test_comparing_what_hostile_texts_hold_ends_and_says_where_it_was_given_up()
 )
 def test_a_raw_text_is_compared_without_an_exception(text: str) -> None:
     with AnswerChecker() as checker:
-        assert checker.equal("1/3", text, kind="choice") is False
-        if canonical(text, kind="number") is not None:
-            assert checker.equal("1/3", text, kind="number") is False
-            assert checker.equal(text, "0.33", kind="number") is False
+        assert KINDS["choice"].equal("1/3", text, checker) is False
+        if KINDS["number"].canonical(text) is not None:
+            assert checker.equal("1/3", text) is False
+            assert checker.equal(text, "0.33") is False
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell a process's size")
@@ -152,7 +152,7 @@ def test_the_checkers_process_may_grow_by_200_megabytes() -> None:
 
     before = workers()
     with AnswerChecker(timeout_seconds=30.0) as checker:
-        assert checker.equal("2\\sqrt{3}", "\\sqrt{12}", kind="number")
+        assert checker.equal("2\\sqrt{3}", "\\sqrt{12}")
         (worker,) = workers() - before
         assert worker.pid is not None
         most, _ = resource.prlimit(worker.pid, resource.RLIMIT_AS)

@@ -13,13 +13,14 @@ from scaling.methods.kinds import KINDS
 from scaling.methods.perturbations import Gumbel, dropout, gaussian, rms
 from scaling.methods.thoughts import partners_of
 from scaling.models import loading
-from scaling.prompts import SLOT, gold_text
+from scaling.prompts import SLOT
 from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError
 from scaling.records.journal import load_questions
 from scaling.records.records import Question
 from scaling.run import execute, prepare
 from scaling.tasks.catalogue import load_task
+from scaling.tasks.task import PlainTask, ask
 
 METHODS = tuple(KINDS)
 PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")
@@ -234,7 +235,7 @@ def test_a_torn_line_of_hints_is_written_again(made, tmp_path):
 def test_exemplars_are_solved_training_questions(made, shots):
     prompt = made(method="cot", latent_paths=1, shots=shots).asked[0].prompt
     solved = load_task("arithmetic", split="train", limit=shots).questions
-    places = [prompt.index(text) for one in solved for text in (one.text, gold_text(one, kind="number"))]
+    places = [prompt.index(text) for one in solved for text in (one.text, ask(PlainTask("number"), "solution", one))]
     assert places == sorted(places)
     assert prompt.index(made(method="cot", latent_paths=1).task.questions[0].text) > places[-1]
     assert prompt.count("The answer is") == 2 * shots + 1  # asked for each time, said in each exemplar

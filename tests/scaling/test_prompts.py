@@ -9,9 +9,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from scaling.models import loading, model_files
-from scaling.prompts import SLOT, PromptBuilder, check_lengths, user_turn, with_options
+from scaling.prompts import SLOT, PromptBuilder, check_lengths, user_turn
 from scaling.records.errors import UsageError
 from scaling.records.records import PromptedQuestion, Question
+from scaling.tasks.task import PlainTask
 
 HEADER = "<|im_start|>assistant\n"
 NUMBER = Question("n1", "Tom has 12 apples and buys 34 more. How many?", "46")
@@ -48,7 +49,7 @@ def occurrences(needle, haystack):
 @pytest.mark.parametrize("num_slots", [0, 1, 8])
 def test_the_prompt_ends_with_the_assistant_header(chat_tokenizer, kind, num_slots):
     """Mistake: a test prompt without the header, which the trained thoughts then learn to produce."""
-    prompt = PromptBuilder(chat_tokenizer, kind=kind).backbone(KINDS[kind], num_slots=num_slots)
+    prompt = PromptBuilder(chat_tokenizer, task=PlainTask(kind)).backbone(KINDS[kind], num_slots=num_slots)
     last = prompt.suffix if num_slots else prompt.prefix
     assert chat_tokenizer.decode(last).endswith(HEADER)
     assert prompt.text.endswith(HEADER)
@@ -59,7 +60,7 @@ def test_the_prompt_ends_with_the_assistant_header(chat_tokenizer, kind, num_slo
 @pytest.mark.parametrize("num_slots", [1, 2, 32])
 def test_exactly_the_asked_slots_stand_between_prefix_and_suffix(chat_tokenizer, kind, num_slots):
     """Mistake: slots found by counting back from the end. Here prefix + L slots + suffix are all of the text's tokens."""
-    prompt = PromptBuilder(chat_tokenizer, kind=kind).backbone(KINDS[kind], num_slots=num_slots)
+    prompt = PromptBuilder(chat_tokenizer, task=PlainTask(kind)).backbone(KINDS[kind], num_slots=num_slots)
     slot = chat_tokenizer.convert_tokens_to_ids(SLOT)
     whole = chat_tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
     assert whole == [*prompt.prefix, *[slot] * num_slots, *prompt.suffix]
@@ -70,14 +71,14 @@ def test_exactly_the_asked_slots_stand_between_prefix_and_suffix(chat_tokenizer,
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_the_slots_depend_on_their_number(chat_tokenizer, kind):
-    builder = PromptBuilder(chat_tokenizer, kind=kind)
+    builder = PromptBuilder(chat_tokenizer, task=PlainTask(kind))
     first, *others = [builder.backbone(KINDS[kind], num_slots=count) for count in (1, 2, 7, 32)]
     for other in others:
         assert (other.prefix, other.suffix) == (first.prefix, first.suffix)
 
 
 def test_no_slots_is_the_plain_prompt(chat_tokenizer):
-    prompt = PromptBuilder(chat_tokenizer, kind="number").backbone(NUMBER, num_slots=0)
+    prompt = PromptBuilder(chat_tokenizer, task=PlainTask("number")).backbone(NUMBER, num_slots=0)
     assert prompt.suffix == ()
     for trace in ("<notes>", "</notes>", SLOT, "Notes"):
         assert trace not in prompt.text
@@ -87,7 +88,7 @@ def test_no_slots_is_the_plain_prompt(chat_tokenizer):
 def test_the_assistant_reads_the_question_and_no_number_of_slots(chat_tokenizer, kind):
     """Mistake: the number of slots written into the assistant's instruction. It is no argument here, nor in the text."""
     question = KINDS[kind]
-    ids = PromptBuilder(chat_tokenizer, kind=kind).assistant(question)
+    ids = PromptBuilder(chat_tokenizer, task=PlainTask(kind)).assistant(question)
     text = chat_tokenizer.decode(ids)
     assert question.text in text
     assert SLOT not in text
@@ -98,28 +99,30 @@ def test_the_assistant_reads_the_question_and_no_number_of_slots(chat_tokenizer,
 
 
 def test_the_assistant_reads_the_same_whatever_the_backbone_gets(chat_tokenizer):
-    first = PromptBuilder(chat_tokenizer, kind="number")
+    first = PromptBuilder(chat_tokenizer, task=PlainTask("number"))
     before = first.assistant(NUMBER)
     first.backbone(NUMBER, num_slots=32)
-    assert first.assistant(NUMBER) == PromptBuilder(chat_tokenizer, kind="number").assistant(NUMBER) == before
+    assert (
+        first.assistant(NUMBER) == PromptBuilder(chat_tokenizer, task=PlainTask("number")).assistant(NUMBER) == before
+    )
 
 
 @pytest.mark.parametrize("num_slots", [0, 4])
 def test_options_are_always_shown(chat_tokenizer, num_slots):
     """Mistake: AQuA without its options in the prompt."""
-    builder = PromptBuilder(chat_tokenizer, kind="choice")
+    builder = PromptBuilder(chat_tokenizer, task=PlainTask("choice"))
     lines = "Which is largest?\n(A) one\n(B) three\n(C) two"
     assert lines in builder.backbone(CHOICE, num_slots=num_slots).text
     assert lines in chat_tokenizer.decode(builder.assistant(CHOICE))
 
 
 def test_a_question_without_options_is_its_text():
-    assert with_options(NUMBER) == NUMBER.text
+    assert PlainTask("number").text(NUMBER) == NUMBER.text
 
 
 def test_slots_stand_before_the_closing_request_of_yes_no_questions():
     for kind, question in KINDS.items():
-        text = user_turn(question, kind=kind, num_slots=3)
+        text = user_turn(question, task=PlainTask(kind), num_slots=3)
         slots, request = text.index(SLOT * 3), text.index("Give a short explanation")
         assert text.startswith(question.text)
         assert (slots < request) == (kind == "yes_no"), kind
@@ -127,7 +130,7 @@ def test_slots_stand_before_the_closing_request_of_yes_no_questions():
 
 @pytest.mark.parametrize("num_slots", [0, 1, 4])
 def test_a_question_with_the_reserved_text_is_refused(chat_tokenizer, num_slots):
-    builder = PromptBuilder(chat_tokenizer, kind="number")
+    builder = PromptBuilder(chat_tokenizer, task=PlainTask("number"))
     bad = Question("q77", f"What is {SLOT} plus 1?", "2")
     with pytest.raises(UsageError, match="q77"):
         builder.backbone(bad, num_slots=num_slots)
@@ -137,14 +140,14 @@ def test_a_question_with_the_reserved_text_is_refused(chat_tokenizer, num_slots)
 
 def test_a_slot_is_one_new_token_and_adding_it_twice_changes_nothing(tiny_tokenizer):
     before = len(tiny_tokenizer)
-    PromptBuilder(tiny_tokenizer, kind="number")
-    PromptBuilder(tiny_tokenizer, kind="choice")
+    PromptBuilder(tiny_tokenizer, task=PlainTask("number"))
+    PromptBuilder(tiny_tokenizer, task=PlainTask("choice"))
     assert len(tiny_tokenizer) == before + 1
     assert tiny_tokenizer.convert_tokens_to_ids(SLOT) == before
 
 
 def test_the_plain_format_without_a_template(plain_tokenizer):
-    builder = PromptBuilder(plain_tokenizer, kind="number")
+    builder = PromptBuilder(plain_tokenizer, task=PlainTask("number"))
     prompt = builder.backbone(NUMBER, num_slots=3)
     assert prompt.text.startswith(f"Question: {NUMBER.text}")
     assert prompt.text.endswith("\nAnswer:")
@@ -168,21 +171,21 @@ def test_a_template_that_prints_the_date_gives_the_same_prompt_every_day(tiny_to
     """Llama 3 lets the caller set the date, SmolLM3 and others always ask the clock."""
     chatml = tiny_tokenizer.chat_template
     tiny_tokenizer.chat_template = f"{DATED[form]}{{{{ 'Today Date: ' + date_string + '\\n' }}}}{chatml}"
-    prompt = PromptBuilder(tiny_tokenizer, kind="number").backbone(NUMBER, num_slots=2)
+    prompt = PromptBuilder(tiny_tokenizer, task=PlainTask("number")).backbone(NUMBER, num_slots=2)
     assert prompt.text.startswith("Today Date: 26 Jul 2024\n")
     assert datetime.date.today() != datetime.date(2024, 7, 26), "the clock is not what gave that date"
 
 
 def test_thinking_is_switched_off_in_templates_that_know_it(tiny_tokenizer):
     tiny_tokenizer.chat_template += "{% if enable_thinking is false %}<think></think>{% endif %}"
-    prompt = PromptBuilder(tiny_tokenizer, kind="number").backbone(NUMBER, num_slots=2)
+    prompt = PromptBuilder(tiny_tokenizer, task=PlainTask("number")).backbone(NUMBER, num_slots=2)
     assert prompt.text.endswith(f"{HEADER}<think></think>")
 
 
 def test_a_template_with_its_own_first_token_gets_no_second_one(tiny_tokenizer):
     """With a chat template the tokenizer adds nothing: the template writes what begins a sequence."""
     tiny_tokenizer.chat_template = "<|im_end|>" + tiny_tokenizer.chat_template  # stands in for a first token
-    prefix = PromptBuilder(tiny_tokenizer, kind="number").backbone(NUMBER, num_slots=2).prefix
+    prefix = PromptBuilder(tiny_tokenizer, task=PlainTask("number")).backbone(NUMBER, num_slots=2).prefix
     start = tiny_tokenizer.convert_tokens_to_ids("<|im_start|>")
     assert prefix[:2] == (tiny_tokenizer.eos_token_id, start)
 

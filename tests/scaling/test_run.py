@@ -26,6 +26,7 @@ from scaling.run import execute, prepare
 from scaling.sampler import Grid
 from scaling.tasks.catalogue import load_task
 from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.task import PlainTask, Task
 
 STANDARD = {"text", "seed", "answer", "correct", "num_tokens", "stop_reason"}
 
@@ -268,6 +269,7 @@ def test_a_completion_on_which_the_reader_fails_is_kept_and_the_run_goes_on(
     def fails(*given, **kind):
         return 1 / 0 if next(calls) == 3 else equal(*given, **kind)
 
+    monkeypatch.setattr(Task, "read", lambda *_: "7")
     monkeypatch.setattr(AnswerChecker, "equal", fails)
     summary = execute(config_of(out=tmp_path / "run", batch_size=1), silent)
     (unread,) = [one for one in silent.completions if one.unread]
@@ -298,6 +300,7 @@ def test_what_is_not_the_texts_fault_is_not_put_down_to_it(tmp_path, config_of, 
     def fails(*_, **__):
         raise error
 
+    monkeypatch.setattr(Task, "read", lambda *_: "7")
     monkeypatch.setattr(AnswerChecker, "equal", fails)
     kind = Interrupted if error is KeyboardInterrupt else type(error)
     with pytest.raises(kind):
@@ -310,6 +313,7 @@ def test_comparisons_that_time_out_are_counted_in_all_sessions(tmp_path, config_
         self.timeouts += 1
         return False
 
+    monkeypatch.setattr(Task, "read", lambda *_: "7")
     monkeypatch.setattr(AnswerChecker, "equal", slow)
     summary = execute(config_of(out=tmp_path / "run", samples=1), silent)
     assert summary["timeouts"] == 2 * len(silent.completions) == 8
@@ -362,7 +366,7 @@ def test_cot_at_temperature_0_is_the_models_own_greedy_search(tmp_path, run, gen
     lines = run(tmp_path / "run", method="cot", temperature=0.0, samples=1, latent_paths=None, limit=4)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
     tokenizer = loading.load_tokenizer(str(tiny_model_folder), name="tiny")
-    builder = PromptBuilder(tokenizer, kind="number")
+    builder = PromptBuilder(tokenizer, task=PlainTask("number"))
     for question in load_task("arithmetic", limit=4).questions:
         ids = torch.tensor([builder.backbone(question, num_slots=0).prefix])
         found = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)

@@ -538,3 +538,21 @@ def test_no_cell_of_the_table_is_a_formula(planned, tiny):
     rows = table_of(sweep)
     assert {row["backbone"] for row in rows} == {"'=1+1", "'@SUM(A1)", "'-b", "own"}
     assert {row["temperature"] for row in rows} == {"0.0", "1.0"}
+
+
+def test_a_task_of_the_users_is_swept_in_parts_and_reported(planned, drain, tiny, tmp_path):
+    file = tmp_path / "asks.py"
+    file.write_text(
+        "from scaling.tasks.task import Question, Task\n\nclass Asks(Task):\n    limit = 3\n\n"
+        "    def questions(self, split, limit):\n"
+        "        return [Question(str(n), f'Word {n}?', f'w{n}') for n in range(5)]\n"
+    )
+    settings = {**tiny, "limit": None, "task": str(file), "method": "cot"}
+    sweep = planned(run=settings, axes={"seed": [0, 1]}, shard=2)
+    drain(sweep)
+    assert set(states(sweep)) == {DONE}
+    assert len(sweep.plan.jobs) == 2 * (2 + 1)
+    folders = sorted(folder.name for folder in (sweep.root / "runs").iterdir())
+    assert all(name.startswith("cot-asks-") for name in folders)
+    for figures in sweep.results(sweep.entries()).values():
+        assert figures["num_completions"] == 3 * 4

@@ -20,10 +20,10 @@ from scaling.methods.build import Built
 from scaling.methods.cot import ChainOfThought
 from scaling.methods.kinds import Trait
 from scaling.models import adapters, loading, model_files
-from scaling.prompts import gold_text
 from scaling.records.errors import Interrupted, UsageError
 from scaling.records.journal import load
 from scaling.records.settings import names
+from scaling.tasks.task import PlainTask, ask
 from scaling.training import check, lora
 from scaling.training import run as training_run
 from scaling.training.adapter import LoraTrainer, new_adapter
@@ -108,8 +108,8 @@ def short(monkeypatch):
 
 def examples_of(config, model):
     split = split_of(config)
-    build = ExampleBuilder(model, None, kind="number", num_slots=0)
-    return [build(question, gold_text(question, kind="number")) for question in split.train]
+    build = ExampleBuilder(model, None, task=PlainTask("number"), num_slots=0)
+    return [build(question, ask(PlainTask("number"), "solution", question)) for question in split.train]
 
 
 def trainer_of(model, examples, tmp_path, **changes):
@@ -129,7 +129,7 @@ def trainer_of(model, examples, tmp_path, **changes):
 def test_the_prompt_is_that_of_cot_and_the_loss_that_of_the_model(model, settings, tmp_path):
     config = settings().resolved()
     examples = examples_of(config, model)
-    (prompt,) = ChainOfThought(model, kind="number").prompts(split_of(config).train[0], [0])
+    (prompt,) = ChainOfThought(model, task=PlainTask("number")).prompts(split_of(config).train[0], [0])
     assert (examples[0].prefix, examples[0].suffix) == (prompt.prefix, prompt.suffix)
     total = tokens = 0.0
     for example in examples:
@@ -225,9 +225,9 @@ def test_the_adapter_kept_is_the_best_one(settings, tmp_path, model):
     config = settings().resolved()
     found = adapters.find(str(tmp_path / "trained"))
     adapter = adapters.load(found, model)
-    build, total, tokens = ExampleBuilder(model, None, kind="number", num_slots=0), 0.0, 0
+    build, total, tokens = ExampleBuilder(model, None, task=PlainTask("number"), num_slots=0), 0.0, 0
     for question in split_of(config).validation:
-        example: Example = build(question, gold_text(question, kind="number"))
+        example: Example = build(question, ask(PlainTask("number"), "solution", question))
         total, tokens = total + float(Reader(adapter.base_model.model).whole([example])), tokens + len(example.target)
     assert total / tokens == pytest.approx(metrics["loss"], rel=1e-5)
 
@@ -429,7 +429,7 @@ def test_a_check_fits_the_backbones_context(settings, tmp_path, questions_at, mo
     """The tiny model's context is 512 tokens, and completions may have as many on other backbones."""
     config = settings(check_on=questions_at()).resolved()
     task, run_config = held_out(config, split_of(config)), settings_of(config, method="cot")
-    built = Built(ChainOfThought(model, kind=task.kind), run_config)
+    built = Built(ChainOfThought(model, task=task.definition), run_config)
     seen = []
 
     def stop(setup, *_, **__):

@@ -25,12 +25,13 @@ from scaling.methods.softcot import SoftCoT
 from scaling.methods.thinkers import make_thinker
 from scaling.methods.thoughts import Thinking
 from scaling.models import loading, model_files
-from scaling.prompts import PromptBuilder, gold_text
+from scaling.prompts import PromptBuilder
 from scaling.records.errors import UsageError
 from scaling.records.records import Question
 from scaling.tasks import hub
-from scaling.tasks.answers import read_answer
 from scaling.tasks.catalogue import load_task
+from scaling.tasks.kinds import KINDS
+from scaling.tasks.task import PlainTask, ask
 from scaling.training import targets
 from scaling.training.cli import app
 from scaling.training.config import TrainConfig
@@ -191,9 +192,9 @@ def test_a_validation_that_takes_everything_is_refused(settings, tmp_path):
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_gold_targets_are_read_as_strict_answers(kind):
     question = QUESTIONS[kind]
-    text = gold_text(question, kind=kind)
+    text = ask(PlainTask(kind), "solution", question)
     assert text.startswith(question.rationale[0])
-    assert read_answer(text, kind=kind, choices=question.choices).strict == question.answer
+    assert KINDS[kind].read(text, choices=question.choices).strict == question.answer
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)
@@ -202,19 +203,19 @@ def test_prompts_of_training_are_those_of_runs(model, kind):
     config = RunConfig(latent_paths=2, device="cpu")
     method = SoftCoT(
         model,
-        Thinking(model, make_thinker(config, None, model, model), kind=kind, num_tokens=3),
-        kind=kind,
+        Thinking(model, make_thinker(config, None, model, model), task=PlainTask(kind), num_tokens=3),
+        task=PlainTask(kind),
         num_slots=3,
     )
     (prompt,) = method.prompts(QUESTIONS[kind], [0])
-    example = ExampleBuilder(model, model, kind=kind, num_slots=3)(QUESTIONS[kind], "So be it.")
+    example = ExampleBuilder(model, model, task=PlainTask(kind), num_slots=3)(QUESTIONS[kind], "So be it.")
     assert (example.prefix, example.suffix) == (prompt.prefix, prompt.suffix)
-    assert example.assistant == PromptBuilder(model.tokenizer, kind=kind).assistant(QUESTIONS[kind])
+    assert example.assistant == PromptBuilder(model.tokenizer, task=PlainTask(kind)).assistant(QUESTIONS[kind])
 
 
 def test_a_target_ends_with_the_end_token(model):
     """Mistake: the end is unsupervised, so generation does not stop; or the last token is cut off."""
-    example = ExampleBuilder(model, model, kind="number", num_slots=3)(QUESTIONS["number"], "So be it.")
+    example = ExampleBuilder(model, model, task=PlainTask("number"), num_slots=3)(QUESTIONS["number"], "So be it.")
     assert example.target[-1] in model.end_tokens
     assert model.tokenizer.decode(example.target[:-1]) == "So be it."
     assert not set(example.target[:-1]) & set(model.end_tokens)
@@ -222,7 +223,7 @@ def test_a_target_ends_with_the_end_token(model):
 
 def test_a_target_that_does_not_fit_is_refused(model):
     with pytest.raises(UsageError, match="context"):
-        ExampleBuilder(model, model, kind="number", num_slots=3)(QUESTIONS["number"], "word " * 600)
+        ExampleBuilder(model, model, task=PlainTask("number"), num_slots=3)(QUESTIONS["number"], "word " * 600)
 
 
 def test_own_chains_are_sampled_once_and_are_right(settings, tmp_path, monkeypatch, model):
@@ -262,7 +263,7 @@ def test_a_model_that_is_never_right_cannot_teach_itself(settings, tmp_path, mon
 
 def test_standardised_states_are_centred_and_scaled(settings, model):
     config = settings(standardise=True).resolved()
-    build = ExampleBuilder(model, model, kind="number", num_slots=3)
+    build = ExampleBuilder(model, model, task=PlainTask("number"), num_slots=3)
     examples = [build(question, "x") for question in split_of(config).train]
     thinker = new_thinker(config, model, model, examples)
     with torch.no_grad():

@@ -1,0 +1,201 @@
+"""The kinds of answers: how each is asked for, read from a text, written, and compared with the gold answer.
+
+A kind knows nothing of prompts and files. A new one is a subclass of `Kind` and an entry in `KINDS`. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from scaling.records.errors import nearest
+from scaling.tasks.answers import (
+    SEVERAL,
+    Reading,
+    bare,
+    last_number,
+    letter_of,
+    opening_or_last_yes_or_no,
+    opening_or_named_letter,
+    read_text,
+    stated_choice,
+    stated_number,
+    stated_yes_or_no,
+    yes_or_no,
+)
+from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.numbers import number_or_formula, tidy
+
+_DIFFERENCE = re.compile(r"[0-9.]+\s*-\s*[0-9.]+")  # a model's "15 - 3" is 12; a gold answer may mean a score
+_END_OF_TEXT = re.compile(r"\n|(?<=\w{4})[.!?;](?:\s|$)")  # not the point of "St. Louis"
+_ROUNDS = 8
+
+
+class Kind:
+    """What an answer may be.
+
+    Attributes:
+        name: what files and records call it.
+        request: asks for such an answer at the end of a prompt.
+        hint_first: whether the hint stands before the request, else after it.
+        has_choices: whether questions have lettered options.
+        verbatim: whether answers are mere texts, of which no two are equal; otherwise votes count equal numbers as one.
+    """
+
+    name: ClassVar[str]
+    request: ClassVar[str]
+    hint_first: ClassVar[bool] = False
+    has_choices: ClassVar[bool] = False
+    verbatim: ClassVar[bool] = False
+
+    def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
+        """The answer of a completion. Never raises, whatever the text.
+
+        Args:
+            choices: the option texts of the question.
+            question: its text, which tells what its numbers count.
+        """
+        return read_text(
+            text,
+            stated=lambda said: self.stated(said, choices),
+            whole=lambda said: self.canonical(said, num_choices=len(choices)),
+            elsewhere=lambda rest: self.elsewhere(rest, choices),
+            question=question,
+        )
+
+    def stated(self, said: str, choices: Sequence[str]) -> str | None:
+        """The answer in what follows "the answer is" and the like; `SEVERAL` where no other shall be looked for."""
+        raise NotImplementedError
+
+    def elsewhere(self, text: str, choices: Sequence[str]) -> str | None:
+        """The answer in a text that states none in the asked-for form."""
+        raise NotImplementedError
+
+    def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:
+        """The canonical form of an answer, None if it is none of this kind. Idempotent."""
+        raise NotImplementedError
+
+    def gold(self, answer: str, *, num_choices: int = 0) -> str | None:
+        """The canonical form of a gold answer, None if it is none of this kind, or may mean two things."""
+        return self.canonical(answer, num_choices=num_choices)
+
+    def required(self, num_choices: int) -> str:
+        """What a gold answer must be, in words."""
+        raise NotImplementedError
+
+    def written(self, answer: str) -> str:
+        """The answer as a gold text states it."""
+        return answer
+
+    def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:  # noqa: ARG002
+        """Whether an answer in canonical form is the gold one."""
+        return answer == gold
+
+
+class Number(Kind):
+    """A number or a formula: "$1,200.50" is "1200.5", "3/4" is "0.75", "1/3" stays; formulas keep their LaTeX."""
+
+    name = "number"
+    # a small model keeps to "short" and states its answer far more often than after "think step by step"
+    request = 'Give a short explanation and end with "The answer is" and the number.'
+
+    def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
+        return stated_number(said)
+
+    def elsewhere(self, text: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
+        return last_number(text)
+
+    def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
+        return number_or_formula(answer)
+
+    def gold(self, answer: str, *, num_choices: int = 0) -> str | None:
+        return (
+            None if _DIFFERENCE.fullmatch(tidy(answer).strip(" $")) else super().gold(answer, num_choices=num_choices)
+        )
+
+    def required(self, num_choices: int) -> str:  # noqa: ARG002
+        return "one number such as 18, 3/4 or 1200.5, or one formula, and no date, range or list of them,"
+
+    def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:
+        return checker.equal(gold, answer)
+
+
+class Choice(Kind):
+    """The letter of an option, in upper case."""
+
+    name = "choice"
+    request = 'Give a short explanation and end with "The answer is" and the letter of the right option.'
+    has_choices = True
+
+    def stated(self, said: str, choices: Sequence[str]) -> str | None:
+        return stated_choice(said, choices)
+
+    def elsewhere(self, text: str, choices: Sequence[str]) -> str | None:
+        return opening_or_named_letter(text, choices)
+
+    def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:
+        return letter_of(bare(answer), num_choices)
+
+    def required(self, num_choices: int) -> str:
+        return f"a letter from A to {chr(ord('A') + max(num_choices, 1) - 1)}"
+
+    def written(self, answer: str) -> str:
+        return f"({answer})"
+
+
+class YesNo(Kind):
+    """ "yes" or "no", from "true" and "false" too."""
+
+    name = "yes_no"
+    request = 'Give a short explanation and end with "The answer is yes" or "The answer is no".'
+    hint_first = True  # StrategyQA's slots stand before the closing request (the papers' setting)
+
+    def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
+        return stated_yes_or_no(said)
+
+    def elsewhere(self, text: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
+        return opening_or_last_yes_or_no(text)
+
+    def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
+        return yes_or_no(bare(answer))
+
+    def required(self, num_choices: int) -> str:  # noqa: ARG002
+        return "yes or no"
+
+
+class Text(Kind):
+    """A few words, whatever their case, their white space and the marks around them. Only a stated answer is read."""
+
+    name = "text"
+    request = 'Give a short explanation and end with "The answer is" and the answer.'
+    verbatim = True
+
+    def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
+        return self.canonical(_END_OF_TEXT.split(said.strip(), maxsplit=1)[0])
+
+    def elsewhere(self, text: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
+        return None
+
+    def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
+        for _ in range(_ROUNDS):
+            before, answer = answer, " ".join(bare(answer).casefold().split())
+            if answer == before:
+                break
+        return answer if answer not in ("", SEVERAL) else None
+
+    def required(self, num_choices: int) -> str:  # noqa: ARG002
+        return "a text with at least one letter or digit"
+
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Number(), Choice(), YesNo(), Text())}
+
+
+def kind_of(kind: str | Kind) -> Kind:
+    """A kind by its name; an object is what it is."""
+    return KINDS[kind] if isinstance(kind, str) else kind
+
+
+def unknown_kind(name: object) -> str:
+    """What to tell of a kind that there is not: the end of a sentence that has named it."""
+    return f"choose one of {', '.join(KINDS)}.{nearest(str(name), KINDS)}"
