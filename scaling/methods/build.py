@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scaling.config import RunConfig, is_generated
-from scaling.engines.vllm_process import release
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods import thinkers
 from scaling.methods.assist import AssistCoT
 from scaling.methods.base import Method
@@ -31,7 +31,7 @@ from scaling.methods.thoughts import (
     partners_of,
     placeholders,
 )
-from scaling.models import adapters, loading, model_files
+from scaling.models import adapters, devices
 from scaling.models.loading import LanguageModel
 from scaling.prompts import prompt_identity
 from scaling.records.errors import WARNING, UsageError
@@ -101,14 +101,14 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
     if config.soft:
         return _soft(parts, task, dtype, tell)
     if config.method == "assist-cot":
-        backbone, assistant = _pair(config, dtype)
-        wake = _waking(config, assistant.model)
+        backbone, assistant = devices.load_pair(config, dtype)
+        wake = devices.move_to_thinking_device(config, assistant.model)
         write = partial(write_hints, assistant, tell=tell, wake=wake, exact=bool(config.exact))
         method: Method = AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)
         details = details_of(backbone) | {"assistant_fingerprint": assistant.fingerprint}
         return Built(backbone, method, config, details, assistant)
     lora = config.method == "lora"  # merges an adapter into the weights
-    backbone = _backbone(config, dtype, own=lora)
+    backbone = devices.load_backbone(config, dtype, own=lora)
     if parts.adapter:
         return _lora(config, task, backbone, parts.adapter, tell)
     if config.method == "cot":
@@ -119,43 +119,6 @@ def build(config: RunConfig, task: Task, dtype: torch.dtype, tell: Tell) -> Buil
     empty = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
     method = SoftCoT(backbone, empty, kind=task.kind, num_slots=num_slots)
     return Built(backbone, method, config, details_of(backbone))
-
-
-def _backbone(config: RunConfig, dtype: torch.dtype, *, own: bool = False) -> LanguageModel:
-    """own: an object that nobody else has, as its weights are going to change."""
-    if config.engine == "transformers":
-        source = model_files.locate(config.backbone)
-        return loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=own)
-    if config.engine == "vllm" or config.soft or config.method == "cot-unk":
-        return loading.load_outside(config.backbone, dtype=dtype)
-    return loading.load_unread(config.backbone, dtype=dtype)
-
-
-def _pair(config: RunConfig, dtype: torch.dtype) -> tuple[LanguageModel, LanguageModel]:
-    """Backbone and assistant."""
-    if config.engine == "transformers":
-        return loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
-    # where vLLM shall have the device, the assistant is brought there only to think
-    device = "cpu" if _shared(config) else config.thinking_device
-    assistant = loading.load(model_files.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
-    return _backbone(config, dtype), assistant
-
-
-def _shared(config: RunConfig) -> bool:
-    """Whether the assistant and vLLM take turns on a GPU."""
-    return config.engine == "vllm" and not config.assistant_device and config.device.startswith("cuda")
-
-
-def _waking(config: RunConfig, *parts: torch.nn.Module) -> Callable[[], None]:
-    """What brings these to where the assistant thinks, where a run before may have left its vLLM."""
-
-    def wake() -> None:
-        if _shared(config):
-            release()
-        for part in parts:
-            part.to(torch.device(config.thinking_device))
-
-    return wake
 
 
 def _exemplars(config: RunConfig, task: Task) -> tuple[list[Question], bool]:
@@ -204,7 +167,7 @@ def adapted(config: RunConfig, task: Task, fingerprint: str, merged: LanguageMod
 
 def _soft(parts: Parts, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
     found, config = parts.thinker, parts.config
-    backbone, assistant = _pair(config, dtype)
+    backbone, assistant = devices.load_pair(config, dtype)
     thinker = thinkers.make_thinker(config, found, backbone, assistant)
     num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
     details = {
@@ -218,12 +181,13 @@ def _soft(parts: Parts, task: Task, dtype: torch.dtype, tell: Tell) -> Built:
         tell(f"{WARNING}the file {config.thinker} has no initial token, so the slots hold the assistant's {token}")
     own = Thinking(assistant, thinker, kind=task.kind, num_tokens=num_slots, apart=bool(config.exact))
     thoughts: Thoughts = own
-    if config.engine != "transformers":
+    if not ENGINES[config.engine].in_process:
         made_by = {
             **{"assistant": assistant.computes, "dtype": config.dtype},
             **{"thinker": digest_of(thinker), "soft_tokens": num_slots},
         }
-        thoughts = CachedThoughts(own, made_by=made_by, wake=_waking(config, assistant.model, thinker))
+        wake = devices.move_to_thinking_device(config, assistant.model, thinker)
+        thoughts = CachedThoughts(own, made_by=made_by, wake=wake)
     if config.perturbed:
         thoughts = Perturbed(
             thoughts,

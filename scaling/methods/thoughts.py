@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from contrastive.thinker import Thinker
 from scaling.cache import cache_folder, made
@@ -122,12 +121,6 @@ def think_ahead(thoughts: Thoughts, questions: Sequence[Question], tell: Callabl
         if not number % 50:
             tell(f"thinking about question {number + 1} of {len(questions)}")
         thoughts(question)
-
-
-def leave(model: PreTrainedModel) -> None:
-    """Takes a model off its GPU, and frees what else this process has there; on the CPU it stays as it is."""
-    model.to(torch.device("cpu"))
-    torch.cuda.empty_cache()  # does nothing where there is no GPU
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, PreTraine
 
 from contrastive import windows
 from contrastive.prefix import attention_masks
-from scaling.engines import attention, plain, single
 from scaling.engines.base import Decoding, Generated, Request
-from scaling.engines.fitting import fit, why_not_shared
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.local import attention, plain, single
+from scaling.engines.local.engine import TransformersEngine
+from scaling.engines.local.fitting import fit, why_not_shared
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 SAMPLED = Decoding(temperature=1.0, top_p=0.95, top_k=50, max_new_tokens=8)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from contrastive.prefix import CaptureCache
-from scaling.engines.levels import OwnKeys, Store
+from scaling.engines.local.levels import OwnKeys, Store
 
 LAYERS, HEADS, WIDTH = 2, 3, 4
 CPU = torch.device("cpu")

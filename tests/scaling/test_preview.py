@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from scaling import run
-from scaling.engines import openai as openai_engine
+from scaling.engines import server as openai_engine
 from scaling.models import loading
 from scaling.preview import preview
 from scaling.records.errors import UsageError

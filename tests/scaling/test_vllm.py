@@ -16,15 +16,16 @@ import psutil
 import pytest
 import torch
 
-from scaling.engines import vllm, vllm_process
 from scaling.engines.base import Decoding
 from scaling.engines.build import build_engine
 from scaling.engines.concurrent import Background
 from scaling.engines.embedded import EmbeddedPrompts
-from scaling.engines.transformers import TransformersEngine
-from scaling.engines.vllm import VllmEngine
-from scaling.engines.vllm_process import Running
-from scaling.models import loading
+from scaling.engines.local.engine import TransformersEngine
+from scaling.engines.vllm import engine as vllm_engine
+from scaling.engines.vllm import process as vllm_process
+from scaling.engines.vllm.engine import VllmEngine
+from scaling.engines.vllm.process import Running
+from scaling.models import devices, loading
 from scaling.records.errors import MayPass, UsageError
 from scaling.run import execute
 
@@ -100,7 +101,7 @@ def model(make_model):
 @pytest.fixture
 def start(model, monkeypatch):
     """`start(*fakes, seeds="streams", end=END)`: an engine on these, one after the other as they die."""
-    for module in (vllm, vllm_process):
+    for module in (vllm_engine, vllm_process):
         monkeypatch.setattr(module, "params_of", lambda keywords: keywords)
     engines = []
 
@@ -332,10 +333,8 @@ def up(model, monkeypatch):
     ask.started = started
     monkeypatch.setattr(vllm_process, "params_of", lambda keywords: keywords)
     monkeypatch.setattr(vllm_process, "start", begin)
-    monkeypatch.setattr(vllm_process, "_keeping", False)
-    vllm_process.keep()
-    yield ask
-    vllm_process.release()
+    with devices.keeping(0):
+        yield ask
 
 
 @pytest.mark.parametrize(
@@ -345,7 +344,7 @@ def up(model, monkeypatch):
 )
 def test_a_vllm_that_was_kept_serves_a_run_that_wants_no_more(up, wanted):
     first = up(SETTINGS)
-    vllm_process.done_with(first)
+    vllm_process.keep_or_close(first)
     assert up(SETTINGS | wanted) is first
     assert len(up.started) == 1
     assert up.started[0].forgotten == 1, "or a run would count what the run before has computed"
@@ -364,7 +363,7 @@ def test_a_vllm_that_was_kept_serves_a_run_that_wants_no_more(up, wanted):
     ids=str,
 )
 def test_a_vllm_that_was_kept_ends_before_another_starts(up, wanted, given):
-    vllm_process.done_with(up(SETTINGS))
+    vllm_process.keep_or_close(up(SETTINGS))
     second = up(SETTINGS | wanted, given)
     assert [fake.closed for fake in up.started] == [True, False]
     second.close()
@@ -372,27 +371,30 @@ def test_a_vllm_that_was_kept_ends_before_another_starts(up, wanted, given):
 
 def test_a_run_with_one_seed_has_a_vllm_of_its_own(up):
     for first, second in (("one", "one"), ("one", "streams"), ("streams", "one")):
-        vllm_process.done_with(up(SETTINGS, seeds=first))
+        vllm_process.keep_or_close(up(SETTINGS, seeds=first))
         up(SETTINGS, seeds=second).close()
     assert len(up.started) == 6
     assert all(fake.closed for fake in up.started)
 
 
 def test_a_vllm_that_is_lost_is_not_kept_for_another_run(up):
-    vllm_process.done_with(up(SETTINGS))
+    vllm_process.keep_or_close(up(SETTINGS))
     up.started[0].errored = True
     up(SETTINGS).close()
     assert len(up.started) == 2
 
 
-def test_a_kept_vllm_ends_when_it_is_let_go_and_one_that_is_not_kept_with_its_run(up, monkeypatch):
-    vllm_process.done_with(up(SETTINGS))
-    assert not up.started[0].closed
-    vllm_process.release()
-    assert up.started[0].closed
-    monkeypatch.setattr(vllm_process, "_keeping", False)
-    vllm_process.done_with(up(SETTINGS))
+def test_a_kept_vllm_ends_when_it_is_released_and_at_the_end_of_keeping(up):
+    with devices.keeping(0):
+        vllm_process.keep_or_close(up(SETTINGS))
+        assert not up.started[0].closed
+        devices.release_engine()
+        assert up.started[0].closed
+        vllm_process.keep_or_close(up(SETTINGS))
+        assert not up.started[1].closed
     assert up.started[1].closed
+    vllm_process.keep_or_close(up(SETTINGS))
+    assert up.started[2].closed, "one that is not kept ends with its run"
 
 
 def test_two_runs_on_one_vllm_are_as_on_two(up, model, some_requests, start):
@@ -402,7 +404,7 @@ def test_two_runs_on_one_vllm_are_as_on_two(up, model, some_requests, start):
     together = []
     for some in (requests[:9], requests[9:]):
         ask = up(SETTINGS)
-        engine = VllmEngine(ask, prompts, end_tokens=END, seeds="streams", done=vllm_process.done_with)
+        engine = VllmEngine(ask, prompts, end_tokens=END, seeds="streams", release=vllm_process.keep_or_close)
         together.append(by_key(engine.generate(some, GREEDY)))
         assert engine.counters.prefill_avoided == 2 * len(some)
         engine.close()
@@ -419,7 +421,7 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
     started = []
     monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, context, **__: {"max_model_len": context})
     monkeypatch.setattr(vllm_process, "running", lambda settings, *_, **__: started.append(settings))
-    monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: "engine")
+    monkeypatch.setattr(vllm_engine, "VllmEngine", lambda *_, **__: "engine")
     config = config_of(engine="vllm", device="auto", engine_args={"max_model_len": length}).resolved()
     backbone = loading.load_outside(str(tiny_model_folder), dtype=torch.float32)
 
@@ -441,7 +443,7 @@ def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder
     found = []
     monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, given, **__: found.append(given["max_num_seqs"]))
     monkeypatch.setattr(vllm_process, "running", lambda *_, **__: None)
-    monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: None)
+    monkeypatch.setattr(vllm_engine, "VllmEngine", lambda *_, **__: None)
     asked = {} if replicas is None else {"data_parallel_size": replicas}
     config = config_of(engine="vllm", device="auto", engine_args=asked, batch_size=batch).resolved()
     backbone = loading.load_outside(str(tiny_model_folder), dtype=torch.float32)
@@ -453,7 +455,7 @@ def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder
 def run_on(config_of, silent, tiny_model_folder, monkeypatch):
     """`run_on(*fakes, **changes)`: the settings with which a run started each of these, which are made of its backbone."""
     backbone = loading.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32).model
-    for module in (vllm, vllm_process):
+    for module in (vllm_engine, vllm_process):
         monkeypatch.setattr(module, "params_of", lambda keywords: keywords)
 
     def settings(folder, *, seed, context, soft, **_):
@@ -461,7 +463,6 @@ def run_on(config_of, silent, tiny_model_folder, monkeypatch):
 
     monkeypatch.setattr(vllm_process, "engine_settings", settings)
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace())  # so that it is taken for installed
-    monkeypatch.setattr(vllm_process, "_keeping", False)  # a sweep that ran in this process has it otherwise
 
     def run(*fakes, **changes):
         left, started = iter(fakes), []
@@ -596,7 +597,7 @@ def test_a_vllm_that_cannot_seed_or_cannot_draw_is_told_as_that_and_ends(up, mod
 
 def test_seeds_are_checked_once_and_only_where_they_are_used(up):
     for sampled, checks in ((False, 0), (True, 2), (True, 2)):
-        vllm_process.done_with(up(SETTINGS, sampled=sampled))
+        vllm_process.keep_or_close(up(SETTINGS, sampled=sampled))
         assert len(up.started[0].params) == checks, "one with a seed, one without"
     assert [params["seed"] for params in up.started[0].params] == [None, 1]
     up(SETTINGS, seeds="one").close()

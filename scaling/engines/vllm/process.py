@@ -1,7 +1,8 @@
-"""vLLM itself, as the engine for it needs it: its settings, how it is asked to sample, and one that is up.
+"""vLLM itself, as the engine for it needs it: its settings, how it is asked to sample, and a vLLM that is running.
 
 vLLM works in processes of its own, which a loop in a thread of this one talks to. They end with this process, whatever
-ends it. Between `keep()` and `release()` one outlasts its run, and serves the next where that wants the same.
+ends it. While devices are kept between runs (`scaling.models.devices.keeping`), a vLLM outlasts its run, and serves the next
+one that wants the same settings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any, Literal
 from scaling.engines.base import Decoding
 from scaling.engines.concurrent import Background
 from scaling.engines.engine_args import cannot_be_imported
-from scaling.engines.watchdog import Watchdog
+from scaling.engines.vllm.watchdog import Watchdog
+from scaling.models import devices
 from scaling.models.hardware import available_memory
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.seeds import engine_seed
@@ -109,28 +111,23 @@ def _without(settings: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]
     return {key: value for key, value in settings.items() if key not in keys}
 
 
-_keeping = False
-_kept: Running | None = None
-
-
-def keep() -> None:
-    """From now on a vLLM that a run is done with stays up, until `release` or a run that it does not serve."""
-    global _keeping
-    _keeping = True
-
-
-def release() -> None:
-    """Ends the vLLM that was kept, if there is one, and frees its device."""
-    global _kept
-    kept, _kept = _kept, None
-    if kept:
-        kept.close()
-
-
 def running(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds, sampled: bool) -> Running:
-    """A vLLM with these settings: the one that was kept, or a new one. sampled: whether seeds will be used at all. Raises
-    UsageError where it does not start, or lacks the seeds."""
-    vllm = _kept_or_new(settings, given, seeds=seeds)
+    """A vLLM with these settings: the one that was kept, or a new one.
+
+    Args:
+        settings: all that it shall have.
+        given: those of them that a user asked for.
+        seeds: whose streams a run draws from. A vLLM with one generator for all serves no other run.
+        sampled: whether seeds will be used at all.
+
+    Raises:
+        UsageError: where it does not start, or lacks the seeds.
+    """
+    vllm = devices.take_engine(Running, lambda kept: seeds == "streams" and kept.serves(settings, given))
+    if vllm:
+        vllm.forget()
+    else:
+        vllm = Running(_starts(settings), settings=settings if seeds == "streams" else None)
     try:
         if seeds == "streams" and sampled:
             vllm.check_seeds()
@@ -138,16 +135,6 @@ def running(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: See
         vllm.close()
         raise
     return vllm
-
-
-def _kept_or_new(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds) -> Running:
-    global _kept
-    if _kept and seeds == "streams" and _kept.serves(settings, given):
-        kept, _kept = _kept, None
-        kept.forget()
-        return kept
-    release()
-    return Running(_starts(settings), settings=settings if seeds == "streams" else None)
 
 
 def _starts(settings: Mapping[str, Any]) -> Start:
@@ -161,13 +148,12 @@ def _starts(settings: Mapping[str, Any]) -> Start:
     return begin
 
 
-def done_with(vllm: Running) -> None:
-    """Keeps it for the next run, or ends it."""
-    global _kept
-    if _keeping and vllm.settings is not None:
-        _kept = vllm
-    else:
+def keep_or_close(vllm: Running) -> None:
+    """Keeps it for the next run, where this process keeps engines and it can serve another run; else ends it."""
+    if vllm.settings is None:
         vllm.close()
+    else:
+        devices.keep_or_close(vllm)
 
 
 def sampling_params(decoding: Decoding, *, seed: int | None, end_tokens: Iterable[int]) -> dict[str, Any]:

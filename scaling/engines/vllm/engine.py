@@ -15,7 +15,7 @@ from typing import Any
 
 from scaling.engines.base import Counters, Decoding, Generated, Request
 from scaling.engines.embedded import EmbeddedPrompts
-from scaling.engines.vllm_process import Running, Seeds, params_of, sampling_params
+from scaling.engines.vllm.process import Running, Seeds, params_of, sampling_params
 from scaling.records.errors import MayPass, UsageError, one_line
 
 
@@ -32,15 +32,15 @@ class VllmEngine:
         *,
         end_tokens: Sequence[int],
         seeds: Seeds,
-        done: Callable[[Running], None] = Running.close,
+        release: Callable[[Running], None] = Running.close,
     ) -> None:
         """end_tokens: ids that stop a completion. seeds: "streams" for a seed of every completion, "one" for the engine's.
-        done: what becomes of `running` at the end."""
+        release: what becomes of `running` at the end."""
         self.counters = Counters()
         self.restarts = 0
         self.batch_size = running.batch_size
         self._running, self._prompts, self._end, self._seeds = running, prompts, frozenset(end_tokens), seeds
-        self._done, self._closed = done, False
+        self._release, self._closed = release, False
         self._open: dict[str, str] = {}  # name -> question id; touched only by the background
         self._cancelled: set[str] = set()
         self._replacing, self._lost = asyncio.Lock(), asyncio.Event()  # the latter of the vLLM that is up
@@ -64,10 +64,10 @@ class VllmEngine:
         self._running.background.call(self._abort(question_id))
 
     def close(self) -> None:
-        """Is done with vLLM. A second call does nothing."""
+        """Gives vLLM back. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._done(self._running)
+            self._release(self._running)
 
     async def _abort(self, question_id: str) -> None:
         if names := [name for name, of in self._open.items() if of == question_id]:
@@ -102,7 +102,7 @@ class VllmEngine:
     async def _unless_lost(self, outputs: AsyncIterator[Any]) -> Any | None:
         """The last of them. None where their vLLM is given up before it comes: one that is shut down wakes nobody."""
         drawing, lost = asyncio.ensure_future(_last(outputs)), asyncio.ensure_future(self._lost.wait())
-        drawing.add_done_callback(_looked_at)
+        drawing.add_done_callback(_retrieve_error)
         try:
             await asyncio.wait((drawing, lost), return_when=asyncio.FIRST_COMPLETED)
             return drawing.result() if drawing.done() else None
@@ -157,7 +157,7 @@ async def _last(outputs: AsyncIterator[Any]) -> Any:
     return last
 
 
-def _looked_at(task: asyncio.Task[Any]) -> None:
-    """asyncio complains of an error that nobody has asked for."""
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Reads a task's error, if there is one: asyncio would otherwise complain of one that nobody has read."""
     if not task.cancelled():
         task.exception()

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 from contrastive.prefix import MISFITS, agree, differences
 from contrastive.windows import narrowed
 from scaling.engines.base import SoftPrompt
-from scaling.engines.decoder import Decoder, embedded
-from scaling.engines.plain import PlainDecoder
-from scaling.engines.shared import SharedPrefixDecoder
-from scaling.engines.single import RereadingDecoder, SingleRowDecoder
+from scaling.engines.embedded import embedded
+from scaling.engines.local.decoder import Decoder
+from scaling.engines.local.plain import PlainDecoder
+from scaling.engines.local.shared import SharedPrefixDecoder
+from scaling.engines.local.single import RereadingDecoder, SingleRowDecoder
 from scaling.records.errors import one_line, out_of_memory
 
 Kind = type[PlainDecoder] | type[SingleRowDecoder]

@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scaling.engines.base import Counters, Decoding, Generated, Request
-from scaling.engines.decoder import Decoder
-from scaling.engines.exact import block_for
-from scaling.engines.fitting import fit
-from scaling.engines.packing import PackedWeights
-from scaling.engines.sampling import confidences, sample_tokens, sample_tokens_, uniforms
-from scaling.engines.scheduler import Scheduler
-from scaling.engines.shared import SharedPrefixDecoder
+from scaling.engines.local.decoder import Decoder
+from scaling.engines.local.exact import block_for
+from scaling.engines.local.fitting import fit
+from scaling.engines.local.packing import PackedWeights
+from scaling.engines.local.sampling import confidences, sample_tokens, sample_tokens_, uniforms
+from scaling.engines.local.scheduler import Scheduler
+from scaling.engines.local.shared import SharedPrefixDecoder
 from scaling.engines.stops import StopStrings
 from scaling.models.hardware import available_memory
 from scaling.models.shapes import kv_bytes_of

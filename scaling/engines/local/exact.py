@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scaling.engines.base import SoftPrompt
-from scaling.engines.packing import PackedWeights
-from scaling.engines.shared import SharedPrefixDecoder
+from scaling.engines.local.packing import PackedWeights
+from scaling.engines.local.shared import SharedPrefixDecoder
 
 # As many rows as weights are packed for on a CPU; elsewhere a pass costs about the same for any number of rows up to here.
 _ROWS = {"cpu": 32}
