@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from contrastive.prefix import CaptureCache
+from contrastive.forward import CaptureCache
 from scaling.engines.local.levels import OwnKeys, Store
 
 LAYERS, HEADS, WIDTH = 2, 3, 4

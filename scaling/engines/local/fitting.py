@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from contrastive.prefix import MISFITS, agree, differences
+from contrastive.forward import MODEL_ERRORS, agree, differences
 from contrastive.windows import narrowed
 from scaling.engines.base import SoftPrompt
 from scaling.engines.embedded import embedded
@@ -78,7 +78,7 @@ def _why_not_shared(model: PreTrainedModel, expected: Tensor) -> str | None:
 def _why_not(model: PreTrainedModel, kind: Kind | type[SharedPrefixDecoder], expected: Tensor) -> str | None:
     try:
         found = _logits(model, kind(model, num_rows=len(_PREFIXES), max_new_tokens=_STEPS + 1))
-    except MISFITS as error:
+    except MODEL_ERRORS as error:
         if out_of_memory(error):
             raise
         return f"its attention does not fit: {one_line(error, limit=100)}"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
-from contrastive.prefix import CaptureCache
+from contrastive.forward import CaptureCache
 
 _SLOTS, _TOKENS = 8, 64  # a store grows by at least so much
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from contrastive.prefix import attention_masks
+from contrastive.forward import attention_masks
 from scaling.engines.base import SoftPrompt
 from scaling.engines.embedded import embedded
 from scaling.engines.local.decoder import batches, compacted

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from contrastive.prefix import CaptureCache
+from contrastive.forward import CaptureCache
 from scaling.engines.base import SoftPrompt
 from scaling.engines.embedded import embedded
 from scaling.engines.local import attention
