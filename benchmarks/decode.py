@@ -271,18 +271,18 @@ def vllm_engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
     soft = [SoftPrompt(**{name: prompt[name] for name in fields}) for prompt in prompts]
     wanted = [Request(prompt, sample, seed=0) for prompt in soft for sample in range(asked.samples)]
     order = {id(request): number for number, request in enumerate(wanted)}
-    backbone = loading.load_outside(asked.backbone, dtype=place(asked)[1])
+    backbone = loading.load_embeddings_only(asked.backbone, dtype=place(asked)[1])
     context = -(-(max(map(len, soft)) + asked.new_tokens) // 128) * 128
     settings = vllm_process.engine_settings(
         model_files.locate(asked.backbone), dtype=asked.dtype, context=context, soft=True, seed=0, given={}
     )
     embeddings = embedded_prompts(backbone, dtype=asked.dtype, context=context)
-    running = vllm_process.running(settings, {}, seeds="streams", sampled=True)
-    engine = VllmEngine(running, embeddings, end_tokens=(), seeds="streams")
+    process = vllm_process.acquire(settings, {}, seeds="streams", sampled=True)
+    engine = VllmEngine(process, embeddings, end_tokens=(), seeds="streams")
 
     def decode(requests: list[Request], new_tokens: int) -> list[list[int]]:
         engine.counters = Counters()
-        running.forget()
+        process.clear_prefix_cache()
         found = engine.generate(requests, Decoding(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=new_tokens))
         return [done.tokens for done in sorted(found, key=lambda done: order[id(done.request)])]
 

@@ -55,7 +55,7 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
 def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
     """A model without its weights. Raises UsageError where a folder lacks a part that the run will read."""
     name = getattr(config, role)
-    model = loading.load_unread(name, dtype=dtype)
+    model = loading.load_shapes_only(name, dtype=dtype)
     read = role == "assistant" or ENGINES[config.engine].local_weights or config.slots
     source = Path(model_files.locate(name))
     if read and source.is_dir() and (incomplete := model_files.why_incomplete(source)):

@@ -67,7 +67,7 @@ class Parts:
 
     config: RunConfig
     thinker: thinkers.Found | None = None
-    adapter: adapters.Found | None = None
+    adapter: adapters.Adapter | None = None
     exemplars: tuple[Question, ...] = ()
     exemplars_by_text: bool = False
 
@@ -147,9 +147,9 @@ def _exemplars(config: RunConfig, task: Task) -> tuple[list[Question], bool]:
     return shown, shown != solved[: config.shots]
 
 
-def _lora(config: RunConfig, task: Task, backbone: LanguageModel, found: adapters.Found, tell: Tell) -> Built:
+def _lora(config: RunConfig, task: Task, backbone: LanguageModel, found: adapters.Adapter, tell: Tell) -> Built:
     merged = adapters.merged(adapters.load(found, backbone), backbone)
-    for doubt in adapters.doubts(found, backbone):
+    for doubt in adapters.mismatches(found, backbone):
         tell(f"{WARNING}{doubt}")
     return adapted(config, task, backbone.fingerprint, merged, found.sha256)
 

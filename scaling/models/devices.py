@@ -93,8 +93,8 @@ def load_backbone(config: RunConfig, dtype: torch.dtype, *, own: bool = False) -
         source = model_files.locate(config.backbone)
         return loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=own)
     if kind.local_weights or config.slots:
-        return loading.load_outside(config.backbone, dtype=dtype)
-    return loading.load_unread(config.backbone, dtype=dtype)
+        return loading.load_embeddings_only(config.backbone, dtype=dtype)
+    return loading.load_shapes_only(config.backbone, dtype=dtype)
 
 
 def load_pair(config: RunConfig, dtype: torch.dtype) -> tuple[LanguageModel, LanguageModel]:

@@ -104,7 +104,7 @@ def new_adapter(backbone: LanguageModel, *, rank: int, seed: int) -> PeftModel:
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     try:
-        model = adapters.put_on(backbone, config)
+        model = adapters.attach(backbone, config)
     except ValueError as error:
         raise UsageError(f"`--backbone` {backbone.name} takes no adapter: {one_line(error)}.") from None
     generator = torch.Generator().manual_seed(seed)

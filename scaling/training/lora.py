@@ -162,7 +162,7 @@ def _finish(training: _Training, model: PeftModel, held: Task | None, before: di
     """What needs the best adapter in the backbone's weights: `--merge` and the check's second half."""
     if held is None and not training.config.merge:
         return
-    adapters.take(model, load_file(training.folder / adapters.WEIGHTS_FILE))
+    adapters.set_weights(model, load_file(training.folder / adapters.WEIGHTS_FILE))
     whole = adapters.merged(model, training.backbone)
     if training.config.merge:
         training.watcher.status(f"writing {training.folder / MERGED}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import os
 import re
 import sys
 import threading
@@ -24,7 +25,7 @@ from scaling.engines.local.engine import TransformersEngine
 from scaling.engines.vllm import engine as vllm_engine
 from scaling.engines.vllm import process as vllm_process
 from scaling.engines.vllm.engine import VllmEngine
-from scaling.engines.vllm.process import Running
+from scaling.engines.vllm.process import VllmProcess
 from scaling.models import devices, loading
 from scaling.records.errors import MayPass, UsageError
 from scaling.run import execute
@@ -112,7 +113,7 @@ def start(model, monkeypatch):
             return next(left)
 
         prompts = EmbeddedPrompts(model.get_input_embeddings(), width=32, context=200, dtype=torch.float32)
-        engines.append(VllmEngine(Running(next_one), prompts, end_tokens=end, seeds=seeds))
+        engines.append(VllmEngine(VllmProcess(next_one), prompts, end_tokens=end, seeds=seeds))
         return engines[-1]
 
     yield begin
@@ -286,7 +287,7 @@ def test_a_vllm_that_does_not_start_leaves_nothing_open():
 
     before = {*threading.enumerate(), *psutil.Process().children()}
     with pytest.raises(UsageError, match="did not start"):
-        Running(no_start)
+        VllmProcess(no_start)
     assert {*threading.enumerate(), *psutil.Process().children()} <= before
 
 
@@ -309,7 +310,7 @@ def test_a_start_that_is_interrupted_ends_at_once_with_what_it_has_begun(monkeyp
     monkeypatch.setattr(Background, "call", interrupted)
     before = {*threading.enumerate(), *psutil.Process().children()}
     with pytest.raises(KeyboardInterrupt):
-        Running(slow_start)
+        VllmProcess(slow_start)
     assert [process.poll() is not None for process in started] == [True, True]
     assert {*threading.enumerate(), *psutil.Process().children()} <= before
 
@@ -327,7 +328,7 @@ def up(model, monkeypatch):
         return started[-1]
 
     def ask(settings, given=(), *, seeds="streams", sampled=True):
-        return vllm_process.running(settings, dict(given), seeds=seeds, sampled=sampled)
+        return vllm_process.acquire(settings, dict(given), seeds=seeds, sampled=sampled)
 
     started, ask.next = [], None
     ask.started = started
@@ -420,10 +421,10 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
 ):
     started = []
     monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, context, **__: {"max_model_len": context})
-    monkeypatch.setattr(vllm_process, "running", lambda settings, *_, **__: started.append(settings))
+    monkeypatch.setattr(vllm_process, "acquire", lambda settings, *_, **__: started.append(settings))
     monkeypatch.setattr(vllm_engine, "VllmEngine", lambda *_, **__: "engine")
     config = config_of(engine="vllm", device="auto", engine_args={"max_model_len": length}).resolved()
-    backbone = loading.load_outside(str(tiny_model_folder), dtype=torch.float32)
+    backbone = loading.load_embeddings_only(str(tiny_model_folder), dtype=torch.float32)
 
     def begin():
         return build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
@@ -442,11 +443,11 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
 def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder, monkeypatch, batch, replicas, each):
     found = []
     monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, given, **__: found.append(given["max_num_seqs"]))
-    monkeypatch.setattr(vllm_process, "running", lambda *_, **__: None)
+    monkeypatch.setattr(vllm_process, "acquire", lambda *_, **__: None)
     monkeypatch.setattr(vllm_engine, "VllmEngine", lambda *_, **__: None)
     asked = {} if replicas is None else {"data_parallel_size": replicas}
     config = config_of(engine="vllm", device="auto", engine_args=asked, batch_size=batch).resolved()
-    backbone = loading.load_outside(str(tiny_model_folder), dtype=torch.float32)
+    backbone = loading.load_embeddings_only(str(tiny_model_folder), dtype=torch.float32)
     build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
     assert found == [each]
 
@@ -517,6 +518,13 @@ def test_without_vllm_the_installation_is_told():
     assert f"# {section}\n" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
+@pytest.fixture
+def environment(monkeypatch):
+    """Is as it was after the test, whatever vLLM wants set."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("key", ["revision", "tokenizer_revision", "tokenizer", "hf_config_path", "served_model_name"])
 def test_what_decides_the_model_is_not_given_to_vllm_alone(monkeypatch, key):
     """Its embeddings and its fingerprint would be another's."""
@@ -525,11 +533,11 @@ def test_what_decides_the_model_is_not_given_to_vllm_alone(monkeypatch, key):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace())
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=fields))
     monkeypatch.setitem(sys.modules, "vllm.platforms", SimpleNamespace(current_platform=None))
-    monkeypatch.setattr(vllm_process, "_installed", lambda: None)
     with pytest.raises(UsageError, match=f"`--engine-args` {key}: vLLM gets it from `--backbone`; leave it out"):
         vllm_process.engine_settings("m", dtype="float32", context=8, soft=False, seed=0, given={key: "x"})
 
 
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize(
     ("known", "streams", "given", "expected"),
     [
@@ -546,7 +554,6 @@ def test_with_streams_no_row_shares_its_attention_with_its_neighbours(monkeypatc
         monkeypatch.setitem(sys.modules, name, SimpleNamespace())
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=fields))
     monkeypatch.setitem(sys.modules, "vllm.platforms", platform)
-    monkeypatch.setattr(vllm_process, "_installed", lambda: None)
     asked = {"dtype": "float32", "context": 8, "soft": False, "seed": 0, "given": given}
     assert vllm_process.engine_settings("m", **asked, streams=streams).get("disable_cascade_attn") is expected
 

@@ -61,7 +61,7 @@ class TransformersEngine:
         try:
             fitted = fit(model, longest=longest)
             self.plain_because, self._plain = fitted.because, fitted.plain
-            self.block, self._packed = self._how(exact)
+            self.block, self._packed = self._exact_layout(exact)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -101,14 +101,14 @@ class TransformersEngine:
     def close(self) -> None:
         """Nothing to end: the model is the caller's."""
 
-    def _how(self, exact: bool) -> tuple[int | None, PackedWeights]:
-        """Rows of a pass, None for all at once, and the weights for them."""
+    def _exact_layout(self, exact: bool) -> tuple[int | None, PackedWeights]:
+        """Rows of every pass, None where they may vary, and the weights packed for them. exact: as of the engine."""
         if not exact:
             return None, PackedWeights(self._model)
         # where prompts are not shared, a pass is as long as its rows are, so there is one row
         return (1, PackedWeights(self._model, fixed=1)) if self.plain_because else block_for(self._model)
 
-    def _start(self, source: Iterator[Request], decoding: Decoding, lookahead: int) -> _Work:
+    def _start(self, source: Iterator[Request], decoding: Decoding, lookahead: int) -> _DecodingPass:
         size = {"num_rows": self.batch_size, "max_new_tokens": decoding.max_new_tokens}
         decoder: Decoder = (
             self._plain(self._model, **size)
@@ -124,7 +124,7 @@ class TransformersEngine:
         )
         apart = self.block is not None
         rows = _Rows(self.batch_size, decoding, self._end, apart=apart)
-        return _Work(
+        return _DecodingPass(
             decoder,
             scheduler,
             rows,
@@ -135,7 +135,7 @@ class TransformersEngine:
         )
 
 
-class _Work:
+class _DecodingPass:
     """One pass over the requests with a fixed number of rows.
 
     cancelled: questions to give up, looked at before every token. apart: whether every prompt is computed by itself.

@@ -32,7 +32,7 @@ def build(
     settings, given, context = _settings(config, backbone, tokens_per_row=tokens_per_row, slots=slots, drawn=drawn)
     seeds = config.engine_seeds or "streams"
     return engine.VllmEngine(
-        process.running(settings, given, seeds=seeds, sampled=config.temperature > 0),
+        process.acquire(settings, given, seeds=seeds, sampled=config.temperature > 0),
         embedded_prompts(backbone, dtype=config.dtype, context=context),
         end_tokens=backbone.end_tokens,
         seeds=seeds,

@@ -15,7 +15,7 @@ from typing import Any
 
 from scaling.engines.base import Counters, Decoding, Generated, Request
 from scaling.engines.embedded import EmbeddedPrompts
-from scaling.engines.vllm.process import Running, Seeds, params_of, sampling_params
+from scaling.engines.vllm.process import Seeds, VllmProcess, params_of, sampling_params
 from scaling.records.errors import MayPass, UsageError, one_line
 
 
@@ -27,19 +27,19 @@ class VllmEngine:
 
     def __init__(
         self,
-        running: Running,
+        process: VllmProcess,
         prompts: EmbeddedPrompts,
         *,
         end_tokens: Sequence[int],
         seeds: Seeds,
-        release: Callable[[Running], None] = Running.close,
+        release: Callable[[VllmProcess], None] = VllmProcess.close,
     ) -> None:
         """end_tokens: ids that stop a completion. seeds: "streams" for a seed of every completion, "one" for the engine's.
-        release: what becomes of `running` at the end."""
+        release: what becomes of `process` at the end."""
         self.counters = Counters()
         self.restarts = 0
-        self.batch_size = running.batch_size
-        self._running, self._prompts, self._end, self._seeds = running, prompts, frozenset(end_tokens), seeds
+        self.batch_size = process.batch_size
+        self._process, self._prompts, self._end, self._seeds = process, prompts, frozenset(end_tokens), seeds
         self._release, self._closed = release, False
         self._open: dict[str, str] = {}  # name -> question id; touched only by the background
         self._cancelled: set[str] = set()
@@ -56,29 +56,29 @@ class VllmEngine:
 
         # those that wait take a free place at once; where samples may prove needless, none waits
         waiting = 0 if lookahead else self.batch_size // 4
-        return self._running.background.stream(requests, complete, limit=self.batch_size + waiting)
+        return self._process.background.stream(requests, complete, limit=self.batch_size + waiting)
 
     def cancel(self, question_id: str) -> None:
         """Gives up what is left of a question."""
         self._cancelled.add(question_id)
-        self._running.background.call(self._abort(question_id))
+        self._process.background.call(self._abort(question_id))
 
     def close(self) -> None:
         """Gives vLLM back. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._release(self._running)
+            self._release(self._process)
 
     async def _abort(self, question_id: str) -> None:
         if names := [name for name, of in self._open.items() if of == question_id]:
-            await self._running.vllm.abort(names)
+            await self._process.vllm.abort(names)
 
     async def _complete(self, request: Request, decoding: Decoding) -> Generated | None:
         seed = request.seed if self._seeds == "streams" else None
         params = params_of(sampling_params(decoding, seed=seed, end_tokens=self._end))
         prompt = self._prompt(request)
         while request.prompt.question_id not in self._cancelled:
-            vllm, name = self._running.vllm, str(next(self._running.names))
+            vllm, name = self._process.vllm, str(next(self._process.names))
             self._open[name] = request.prompt.question_id
             try:
                 final = await self._unless_lost(vllm.generate(prompt, params, name))
@@ -113,7 +113,7 @@ class VllmEngine:
     async def _replace(self, dead: Any, why: str) -> None:
         """Starts vLLM again, unless that has been done since `dead` failed."""
         async with self._replacing:
-            if self._running.vllm is not dead:
+            if self._process.vllm is not dead:
                 return
             if self.restarts:
                 raise MayPass(
@@ -124,7 +124,7 @@ class VllmEngine:
             self.restarts += 1
             logging.getLogger(__name__).warning("vLLM stopped (%s) and is started again", why)
             self._lost.set()
-            await self._running.restart()
+            await self._process.restart()
             self._lost = asyncio.Event()
 
     def _prompt(self, request: Request) -> dict[str, Any]:

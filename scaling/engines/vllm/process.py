@@ -24,10 +24,10 @@ from scaling.records.seeds import engine_seed
 Start = Callable[[], Coroutine[Any, Any, Any]]
 Seeds = Literal["streams", "one"]
 
-_PATIENCE = 0.2  # seconds between two looks at a start that is given up
+_STOP_INTERVAL = 0.2  # seconds between two attempts to stop a start that is given up
 _CPU_MEMORY = 4 << 30  # bytes of keys and values at most, where nothing is asked for
-# set by what they follow from, so they cannot be given
-_OURS = {
+# vLLM's settings that follow from an option of the run, so that they cannot be given
+_FROM_OPTIONS = {
     **{"model": "--backbone", "tokenizer": "--backbone", "dtype": "--dtype", "seed": "--seed"},
     # embeddings and fingerprint are of the model as it is given
     **dict.fromkeys(
@@ -35,19 +35,25 @@ _OURS = {
     ),
     **{"enable_prompt_embeds": "--method", "max_logprobs": "--method", "logprobs_mode": "--method"},
 }
-_AT_LEAST = ("max_model_len", "enable_prompt_embeds")  # settings of which more serves who asks for less
-_NO_MATTER = frozenset(("seed", "kv_cache_memory_bytes", *_AT_LEAST))  # where every completion has its own seed
+_UPPER_BOUNDS = ("max_model_len", "enable_prompt_embeds")  # a vLLM with more of these serves a run that needs less
+_IRRELEVANT = frozenset(("seed", "kv_cache_memory_bytes", *_UPPER_BOUNDS))  # where every completion has its own seed
 
 
-class Running:
-    """A vLLM that is up, and the loop it is talked to in. vllm: its AsyncLLM. names: of requests, each used once."""
+class VllmProcess:
+    """A vLLM that is running, and the event loop that talks to it.
+
+    Attributes:
+        vllm: its AsyncLLM.
+        settings: those it was started with; None where it serves no other run.
+        names: of requests, each used once.
+        background: the event loop, in a thread of its own.
+    """
 
     def __init__(self, start: Start, *, settings: Mapping[str, Any] | None = None) -> None:
-        """start: makes an AsyncLLM, or what behaves like it. settings: that it has; None for one that serves no other run.
-        Raises what `start` raises."""
+        """start: makes an AsyncLLM, or what behaves like it. Raises what `start` raises."""
         self.settings, self.names = settings, count()
         self.background = Background()
-        self._start, self._watchdog, self._seeds_hold = start, Watchdog(), False
+        self._start, self._watchdog, self._seeds_checked = start, Watchdog(), False
         try:
             self.vllm: Any = self.background.call(self._begin())
         except BaseException:
@@ -63,23 +69,23 @@ class Running:
     def serves(self, settings: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
         """Whether it draws what a vLLM with these settings would. given: those of them that a user asked for."""
         have = self.settings
-        if have is None or self.vllm.errored or any(have[key] < settings[key] for key in _AT_LEAST):
+        if have is None or self.vllm.errored or any(have[key] < settings[key] for key in _UPPER_BOUNDS):
             return False
-        left_out = _NO_MATTER - given.keys()
+        left_out = _IRRELEVANT - given.keys()
         return _without(have, left_out) == _without(settings, left_out)
 
     def check_seeds(self) -> None:
         """Raises UsageError where this vLLM cannot draw, or not with a seed of each completion. Asks it once."""
-        if not self._seeds_hold:
+        if not self._seeds_checked:
             self.background.call(check_seeds(self.vllm))
-            self._seeds_hold = True
+            self._seeds_checked = True
 
-    def forget(self) -> None:
-        """Empties the prefix cache: what a run counts must not depend on the run before."""
+    def clear_prefix_cache(self) -> None:
+        """What a run counts must not depend on what the run before has left there."""
         self.background.call(self.vllm.reset_prefix_cache())
 
     async def restart(self) -> None:
-        """To be called in the loop, as what listens to vLLM there can then be told first."""
+        """Starts vLLM anew. To be called in the loop, where what waits for the old one can be told first."""
         self.vllm.shutdown()
         self.vllm = await self._begin()
 
@@ -98,7 +104,7 @@ class Running:
 
     def _give_up(self) -> None:
         """Ends a start, which gives way only where what it waits for is gone, whenever that was begun."""
-        while not self.background.close(patience=_PATIENCE):
+        while not self.background.close(patience=_STOP_INTERVAL):
             self._watchdog.kill()
         self._watchdog.close()
 
@@ -111,7 +117,7 @@ def _without(settings: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]
     return {key: value for key, value in settings.items() if key not in keys}
 
 
-def running(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds, sampled: bool) -> Running:
+def acquire(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds, sampled: bool) -> VllmProcess:
     """A vLLM with these settings: the one that was kept, or a new one.
 
     Args:
@@ -123,11 +129,11 @@ def running(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: See
     Raises:
         UsageError: where it does not start, or lacks the seeds.
     """
-    vllm = devices.take_engine(Running, lambda kept: seeds == "streams" and kept.serves(settings, given))
+    vllm = devices.take_engine(VllmProcess, lambda kept: seeds == "streams" and kept.serves(settings, given))
     if vllm:
-        vllm.forget()
+        vllm.clear_prefix_cache()
     else:
-        vllm = Running(_starts(settings), settings=settings if seeds == "streams" else None)
+        vllm = VllmProcess(_starts(settings), settings=settings if seeds == "streams" else None)
     try:
         if seeds == "streams" and sampled:
             vllm.check_seeds()
@@ -148,7 +154,7 @@ def _starts(settings: Mapping[str, Any]) -> Start:
     return begin
 
 
-def keep_or_close(vllm: Running) -> None:
+def keep_or_close(vllm: VllmProcess) -> None:
     """Keeps it for the next run, where this process keeps engines and it can serve another run; else ends it."""
     if vllm.settings is None:
         vllm.close()
@@ -189,14 +195,14 @@ def engine_settings(
     """Keywords of vLLM's AsyncEngineArgs. given: `--engine-args`, which win. streams: whether every completion has a seed of
     its own, so that what is decoded beside it should change as little as can be. Raises UsageError for an argument that
     vLLM lacks, or that follows from another option."""
-    _installed()
+    _import_vllm()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
     known = set(AsyncEngineArgs.__dataclass_fields__)
     for key in given:
-        if key in _OURS:
-            raise UsageError(f"`--engine-args` {key}: vLLM gets it from `{_OURS[key]}`; leave it out.")
+        if key in _FROM_OPTIONS:
+            raise UsageError(f"`--engine-args` {key}: vLLM gets it from `{_FROM_OPTIONS[key]}`; leave it out.")
         if key not in known:
             raise UsageError(f"`--engine-args` {key}: vLLM has no such setting.{nearest(key, known)}")
     return {
@@ -223,7 +229,8 @@ def _on_a_cpu(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"block_size": 32, "enforce_eager": True, **memory}
 
 
-def _installed() -> None:
+def _import_vllm() -> None:
+    """Imports vLLM with the environment that it needs. Raises UsageError where it is not installed."""
     # set before vLLM is imported: its workers must not inherit a device that the assistant has used
     # whatever is set: a forked one would also keep the watchdog waiting, as it has a copy of its input
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
