@@ -1,4 +1,4 @@
-"""From a run's settings to its engine: what every engine's builder offers, and which one a run's is."""
+"""Builds the engine that a run's settings name. Every engine has a builder module, which `scaling.engines.kinds` lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scaling.models.loading import LanguageModel
 
 
 class Builder(Protocol):
-    """What the module of an engine's builder has as functions. All raise UsageError where the engine does not fit."""
+    """The functions of an engine's builder module. All raise UsageError where the engine does not fit the run."""
 
     def build(
         self,

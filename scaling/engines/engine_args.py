@@ -1,4 +1,4 @@
-"""What is given to engines outside this process, as settings hold it: `--engine-args`, `--base-url`. Imports no engine."""
+"""Reads and checks the settings of engines outside this process: `--engine-args`, `--base-url`. Imports no engine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Completions from a server that speaks the OpenAI protocol. Prompts go out as token ids, and soft ones as embeddings, which
-vLLM's completions endpoint takes; answers come back as they finish.
+"""The engine on a server with the OpenAI protocol. Prompts are sent as token ids, and those with soft tokens as embeddings,
+which vLLM's completions endpoint takes. Completions are yielded as they finish.
 
 The key is read from OPENAI_API_KEY and is never written anywhere.
 """

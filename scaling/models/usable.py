@@ -1,4 +1,4 @@
-"""Whether a model can be used here at all: it must read embeddings as it reads tokens, and from left to right."""
+"""Checks whether a model can be used here: it must accept embeddings in place of tokens, and be causal."""
 
 from __future__ import annotations
 

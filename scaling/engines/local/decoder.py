@@ -1,5 +1,5 @@
-"""What the engine asks of a decoder: hold prompts, put them into rows, feed every row one token. Two ways of doing it:
-`shared.SharedPrefixDecoder`, and `plain.PlainDecoder` for models that the first cannot serve."""
+"""What a decoder does for the engine: hold prompts, put them into rows, feed every row one token. The decoders are in
+`shared`, `plain` and `single`; `fitting` chooses among them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The in-process engine: draws tokens for many rows at once on a transformers model, soft tokens as input embeddings.
+"""The in-process engine: samples tokens for many rows at once from a transformers model. Soft tokens are input embeddings.
 
-The scheduler says what is decoded, a decoder turns last tokens into logits, and this loop draws the next ones. A row that
-finishes is taken by the next request at once. Masks and positions keep a row's result independent of its neighbours.
+The scheduler says which request is decoded next, a decoder turns last tokens into logits, and this loop samples the next
+tokens. The next request takes a finished row at once. Masks and positions keep a row's result independent of its neighbours.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ _TOO_LARGE = (
 
 
 class TransformersEngine:
-    """end_tokens: ids that stop a row. batch_size: rows decoded together; halved, down to 1, each time memory runs out.
-
-    max_batch_tokens: tokens whose keys and values are held at once, prompts and rows together. plain_because: why prefixes
-    are not shared, None where they are. longest: tokens of the longest prompt with its completion, None if not known. exact:
-    whether a request's tokens are the same whatever is decoded beside it, in every type: passes then have `block` rows each,
-    1 where the model or the processor allows no more.
+    """Attributes:
+    batch_size: rows decoded together; halved, down to 1, each time memory runs out.
+    max_batch_tokens: tokens whose keys and values are held at once, prompts and rows together.
+    counters: what has been computed, and what sharing has saved.
+    plain_because: why prefixes are not shared; None where they are.
+    block: rows of every pass with `exact`, 1 where the model or the processor allows no more; None without.
+    tell: is told when memory runs out.
     """
 
     def __init__(
@@ -51,6 +52,15 @@ class TransformersEngine:
         longest: int | None = None,
         exact: bool = False,
     ) -> None:
+        """Tries which decoder fits the model. Raises UsageError where memory is too small for a single completion.
+
+        Args:
+            model: the backbone.
+            end_tokens: ids that end a completion.
+            batch_size, max_batch_tokens: see the attributes.
+            longest: tokens of the longest prompt with its completion, None if not known.
+            exact: whether a request's tokens are the same whatever is decoded beside it, in every type.
+        """
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.counters = Counters()

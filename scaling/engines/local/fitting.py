@@ -1,5 +1,5 @@
-"""Which decoder gives a model's own logits: tried on a few tokens against a forward pass without cache, rather than believed
-of the model's name. The fastest that does is taken."""
+"""Chooses a decoder for a model: the fastest whose logits equal those of a forward pass without cache. Each is tried on a
+few tokens of the very model, whatever its family is said to support."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where keys and values are kept: a `Store` for what rows share, `OwnKeys` for what each row has decoded itself.
+"""The KV cache in two parts: a `Store` for what rows share, `OwnKeys` for what each row has decoded itself.
 
 Buffers are allocated ahead and written in place. Knows slots and lengths, no prompts, no requests, no sampling.
 """

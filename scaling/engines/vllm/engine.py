@@ -1,8 +1,8 @@
-"""Completions from vLLM in this process: soft prompts as embeddings, all others as token ids, each a request of its own.
+"""The engine on a vLLM that this process has started. Prompts with soft tokens are given as embeddings, others as token ids.
 
-vLLM shares what prompts have in common by its prefix cache, batches and schedules. Here requests are made from soft
-prompts, checked, watched, and asked again where the engine was lost. A request for each sample rather than one with n = M:
-a sample then has a seed that no other has, is written when it is done, and is drawn alone when a run is continued.
+vLLM schedules, batches and caches prefixes. This module checks prompts, makes requests of them, and repeats those that were
+open when vLLM died. Every sample is a request of its own instead of one request with n = M: it then has its own seed, is
+written when it is done, and is drawn alone when a run is continued.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from scaling.records.errors import MayPass, UsageError, one_line
 
 
 class VllmEngine:
-    """batch_size: completions decoded together. restarts: how often vLLM was lost and started again, at most once.
+    """Requests that are open when vLLM dies are repeated on a new one; each has its own seed, hence the same random stream.
 
-    What was open when it died is asked again of the new one; a completion's own seed gives it the same stream.
+    Attributes:
+        batch_size: completions decoded together.
+        restarts: how often vLLM died and was started again, at most once.
+        counters: what it computed.
     """
 
     def __init__(
@@ -100,8 +103,8 @@ class VllmEngine:
         return None
 
     async def _unless_lost(self, outputs: AsyncIterator[Any]) -> Any | None:
-        """The last of them. None where their vLLM is given up before it comes: one that is shut down wakes nobody."""
-        drawing, lost = asyncio.ensure_future(_last(outputs)), asyncio.ensure_future(self._lost.wait())
+        """The last output; None where vLLM dies before, as one that is shut down ends no request."""
+        drawing, lost = asyncio.ensure_future(_last_of(outputs)), asyncio.ensure_future(self._lost.wait())
         drawing.add_done_callback(_retrieve_error)
         try:
             await asyncio.wait((drawing, lost), return_when=asyncio.FIRST_COMPLETED)
@@ -151,7 +154,7 @@ class VllmEngine:
         return Generated(request, tokens, reason, log_prob=drawn.cumulative_logprob)
 
 
-async def _last(outputs: AsyncIterator[Any]) -> Any:
+async def _last_of(outputs: AsyncIterator[Any]) -> Any:
     async for output in outputs:
         last = output
     return last
