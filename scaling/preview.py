@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from scaling.config import RunConfig
+from scaling.engines.base import Workload
 from scaling.engines.build import refuse_unfit
 from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.build import Parts, parts_of, slots_held
@@ -69,7 +70,7 @@ def _refuse_unfit(parts: Parts, task: Task, backbone: LanguageModel, assistant: 
     asked = _asked(parts, task, backbone, assistant)
     refuse_too_long(asked, config, backbone, assistant)
     longest = max(one.prompt_tokens for one in asked) + (config.max_new_tokens or 1)
-    refuse_unfit(config, backbone, tokens_per_row=longest, slots=slots_held(config) > 0)
+    refuse_unfit(config, backbone, Workload(longest, slots=slots_held(config) > 0))
     if config.out:
         details = prompt_identity(backbone.tokenizer)
         if config.soft:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from scaling.config import RunConfig
-from scaling.engines.base import Counters, Decoding, Engine, Generated
+from scaling.engines.base import Counters, Decoding, Engine, Generated, Workload
 from scaling.engines.build import at_server, build_engine
 from scaling.engines.engine_args import engine_changes, refuse_missing
 from scaling.engines.kinds import KINDS as ENGINES
@@ -292,16 +292,10 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
 
 
 def _engine(setup: Setup, watcher: Watcher, *, drawn: int) -> Engine:
-    config = setup.config
     longest = max(setup.asked, key=lambda asked: asked.prompt_tokens)
-    return build_engine(
-        config,
-        setup.backbone,
-        tokens_per_row=longest.prompt_tokens + (config.max_new_tokens or 1),
-        slots=longest.soft_tokens > 0,
-        drawn=drawn,
-        tell=watcher.status,
-    )
+    tokens = longest.prompt_tokens + (setup.config.max_new_tokens or 1)
+    workload = Workload(tokens, slots=longest.soft_tokens > 0, drawn=drawn)
+    return build_engine(setup.config, setup.backbone, workload, watcher.status)
 
 
 def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:

@@ -47,6 +47,21 @@ class Decoding:
     stop: StopStrings | None = None
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What a run is going to ask of its engine.
+
+    Attributes:
+        tokens_per_row: prompt and completion of the longest request, in tokens.
+        slots: whether prompts have soft tokens.
+        drawn: completions that the run has already.
+    """
+
+    tokens_per_row: int
+    slots: bool
+    drawn: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """One completion to sample: a soft prompt, the sample's number and the seed of its own random stream."""

@@ -7,62 +7,35 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from scaling.config import RunConfig
-from scaling.engines.base import Engine
+from scaling.engines.base import Engine, Workload
 from scaling.engines.kinds import KINDS
 from scaling.models.loading import LanguageModel
 
+Tell = Callable[[str], None]
+
 
 class Builder(Protocol):
-    """The functions of an engine's builder module. All raise UsageError where the engine does not fit the run."""
+    """The functions of an engine's builder module. Both raise UsageError where the engine does not fit the run."""
 
-    def build(
-        self,
-        config: RunConfig,
-        backbone: LanguageModel,
-        *,
-        tokens_per_row: int,
-        slots: bool,
-        drawn: int,
-        tell: Callable[[str], None],
-    ) -> Engine:
-        """Starts the engine. Arguments as of `build_engine`."""
+    def build(self, config: RunConfig, backbone: LanguageModel, workload: Workload, tell: Tell) -> Engine:
+        """Starts the engine of a resolved config. tell: is told what takes time, and what a user may want to know."""
         ...
 
-    def refuse_unfit(self, config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool) -> None:
+    def refuse_unfit(self, config: RunConfig, backbone: LanguageModel, workload: Workload) -> None:
         """Checks the settings as far as that takes no start of the engine, nor weights of the backbone."""
         ...
 
 
-def build_engine(
-    config: RunConfig,
-    backbone: LanguageModel,
-    *,
-    tokens_per_row: int,
-    slots: bool,
-    tell: Callable[[str], None],
-    drawn: int = 0,
-) -> Engine:
-    """The engine of a resolved config, started.
-
-    Args:
-        config: the run's settings.
-        backbone: the model that decodes.
-        tokens_per_row: prompt and completion of the longest request, in tokens.
-        slots: whether prompts have soft tokens.
-        tell: is told what takes time, and what a user may want to know.
-        drawn: completions that the run has already.
-
-    Raises:
-        UsageError: where the engine cannot be started.
-    """
+def build_engine(config: RunConfig, backbone: LanguageModel, workload: Workload, tell: Tell) -> Engine:
+    """The engine of a run, started; see `Builder.build`."""
     builder: Builder = _builder(config)
-    return builder.build(config, backbone, tokens_per_row=tokens_per_row, slots=slots, drawn=drawn, tell=tell)
+    return builder.build(config, backbone, workload, tell)
 
 
-def refuse_unfit(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool) -> None:
-    """Raises UsageError where the engine would not take these settings; starts none. Arguments as of `build_engine`."""
+def refuse_unfit(config: RunConfig, backbone: LanguageModel, workload: Workload) -> None:
+    """Raises UsageError where the engine would not take these settings; see `Builder.refuse_unfit`."""
     builder: Builder = _builder(config)
-    builder.refuse_unfit(config, backbone, tokens_per_row=tokens_per_row, slots=slots)
+    builder.refuse_unfit(config, backbone, workload)
 
 
 def at_server(config: RunConfig) -> RunConfig:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from scaling.config import RunConfig
-from scaling.engines.base import Counters, Decoding, Engine, Generated, Request, SoftPrompt
+from scaling.engines.base import Counters, Decoding, Engine, Generated, Request, SoftPrompt, Workload
 from scaling.engines.concurrent import Background
 from scaling.engines.embedded import PROMPT_BYTES, EmbeddedPrompts, Recent, embedded_prompts
 from scaling.engines.engine_args import cannot_be_imported
@@ -347,27 +347,24 @@ def _library() -> Any:
 def build(
     config: RunConfig,
     backbone: LanguageModel,
-    *,
-    tokens_per_row: int,
-    slots: bool,
-    drawn: int,  # noqa: ARG001
+    workload: Workload,
     tell: Callable[[str], None],  # noqa: ARG001
 ) -> Engine:
     """The engine of a run; see `scaling.engines.build`."""
-    server, context = _server(config, backbone, tokens_per_row=tokens_per_row)
+    server, context = _server(config, backbone, workload.tokens_per_row)
     return OpenAIEngine(
         server,
-        embedded_prompts(backbone, dtype=config.dtype, context=context) if slots else None,
+        embedded_prompts(backbone, dtype=config.dtype, context=context) if workload.slots else None,
         end_tokens=backbone.end_tokens,
         seeds=config.engine_seeds or "streams",
         batch_size=64 if config.batch_size == "auto" else config.batch_size,
     )
 
 
-def refuse_unfit(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool) -> None:
+def refuse_unfit(config: RunConfig, backbone: LanguageModel, workload: Workload) -> None:
     """Raises UsageError where the server does not answer, or is known not to take what will be asked."""
-    server, _ = _server(config, backbone, tokens_per_row=tokens_per_row)
-    server.refuse_unfit(slots=slots, top_k=config.top_k)
+    server, _ = _server(config, backbone, workload.tokens_per_row)
+    server.refuse_unfit(slots=workload.slots, top_k=config.top_k)
 
 
 def served_model(config: RunConfig) -> str:
@@ -375,7 +372,7 @@ def served_model(config: RunConfig) -> str:
     return Server(str(config.base_url), None).model
 
 
-def _server(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int) -> tuple[Server, int]:
+def _server(config: RunConfig, backbone: LanguageModel, tokens_per_row: int) -> tuple[Server, int]:
     """The server, and the longest sequence that it takes."""
     server = Server(str(config.base_url), config.served_model)
     context = server.context or backbone.context

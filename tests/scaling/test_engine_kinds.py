@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scaling.config import RunConfig
+from scaling.engines.base import Workload
 from scaling.engines.build import build_engine, refuse_unfit
 from scaling.engines.kinds import KINDS, takers_of
 from scaling.methods.kinds import KINDS as METHODS
@@ -62,12 +63,9 @@ def test_a_server_without_an_address_serves_no_method():
 @pytest.mark.parametrize("engine", KINDS)
 def test_every_engine_is_built_by_its_own_module(engine, monkeypatch):
     built = []
-    monkeypatch.setattr(f"{KINDS[engine].builder}.build", lambda config, _, **given: built.append((config, given)))
-    monkeypatch.setattr(
-        f"{KINDS[engine].builder}.refuse_unfit", lambda config, _, **given: built.append((config, given))
-    )
-    config = RunConfig(engine=engine, **NEEDED.get(engine, {}))
-    build_engine(config, None, tokens_per_row=7, slots=True, tell=print)
-    refuse_unfit(config, None, tokens_per_row=7, slots=True)
-    sizes = {"tokens_per_row": 7, "slots": True}
-    assert built == [(config, {**sizes, "drawn": 0, "tell": print}), (config, sizes)]
+    for function in ("build", "refuse_unfit"):
+        monkeypatch.setattr(f"{KINDS[engine].builder}.{function}", lambda *given: built.append(given))
+    config, workload = RunConfig(engine=engine, **NEEDED.get(engine, {})), Workload(7, slots=True)
+    build_engine(config, None, workload, print)
+    refuse_unfit(config, None, workload)
+    assert built == [(config, None, workload, print), (config, None, workload)]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from scaling.engines.base import Decoding
+from scaling.engines.base import Decoding, Workload
 from scaling.engines.build import build_engine
 from scaling.engines.concurrent import Background
 from scaling.engines.embedded import EmbeddedPrompts
@@ -427,7 +427,7 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
     backbone = loading.load_embeddings_only(str(tiny_model_folder), dtype=torch.float32)
 
     def begin():
-        return build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
+        return build_engine(config, backbone, Workload(300, slots=False), lambda _: None)
 
     if not fits:
         with pytest.raises(UsageError, match=r"max_model_len must hold .*`--max-new-tokens` 12, together 300.* is 299"):
@@ -448,7 +448,7 @@ def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder
     asked = {} if replicas is None else {"data_parallel_size": replicas}
     config = config_of(engine="vllm", device="auto", engine_args=asked, batch_size=batch).resolved()
     backbone = loading.load_embeddings_only(str(tiny_model_folder), dtype=torch.float32)
-    build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
+    build_engine(config, backbone, Workload(300, slots=False), lambda _: None)
     assert found == [each]
 
 

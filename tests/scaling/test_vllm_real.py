@@ -19,7 +19,7 @@ import torch
 pytest.importorskip("vllm")
 
 from scaling.config import RunConfig
-from scaling.engines.base import Decoding, Request
+from scaling.engines.base import Decoding, Request, Workload
 from scaling.engines.build import build_engine
 from scaling.engines.local.build import engine_of
 from scaling.methods.build import build
@@ -54,7 +54,7 @@ def prompts(built):
 @pytest.fixture(scope="module")
 def engine(built, prompts):
     longest = max(map(len, prompts)) + 300
-    started = build_engine(built.config, built.backbone, tokens_per_row=longest, slots=True, tell=print)
+    started = build_engine(built.config, built.backbone, Workload(longest, slots=True), print)
     yield started
     started.close()
 

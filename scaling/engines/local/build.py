@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scaling.config import RunConfig
-from scaling.engines.base import Engine
+from scaling.engines.base import Engine, Workload
 from scaling.engines.local.engine import TransformersEngine, fitted_engine
 from scaling.models.loading import LanguageModel
 
 
-def build(
-    config: RunConfig,
-    backbone: LanguageModel,
-    *,
-    tokens_per_row: int,
-    slots: bool,  # noqa: ARG001
-    drawn: int,  # noqa: ARG001
-    tell: Callable[[str], None],
-) -> Engine:
+def build(config: RunConfig, backbone: LanguageModel, workload: Workload, tell: Callable[[str], None]) -> Engine:
     """The engine, with what is unusual about this backbone told."""
-    engine = engine_of(backbone, config, tokens_per_row=tokens_per_row)
+    engine = engine_of(backbone, config, tokens_per_row=workload.tokens_per_row)
     engine.tell = tell
     if engine.plain_because:
         tell(f"prompts are not shared between completions of {config.backbone}: {engine.plain_because}")
@@ -34,7 +26,7 @@ def build(
     return engine
 
 
-def refuse_unfit(config: RunConfig, backbone: LanguageModel, *, tokens_per_row: int, slots: bool) -> None:
+def refuse_unfit(config: RunConfig, backbone: LanguageModel, workload: Workload) -> None:
     """Refuses nothing: which decoder fits a model is tried on its weights."""
 
 
