@@ -42,11 +42,11 @@ from transformers import AutoConfig, PreTrainedModel
 from vllm_case import peak_memory, watch_memory
 
 from scaling.config import RunConfig
-from scaling.engines import vllm_process
 from scaling.engines.base import Counters, Decoding, Request, SoftPrompt
-from scaling.engines.build import embedded
-from scaling.engines.transformers import TransformersEngine, auto_limits
-from scaling.engines.vllm import VllmEngine
+from scaling.engines.embedded import embedded, embedded_prompts
+from scaling.engines.local.engine import TransformersEngine, auto_limits
+from scaling.engines.vllm import process as vllm_process
+from scaling.engines.vllm.engine import VllmEngine
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thinkers import make_thinker
 from scaling.methods.thoughts import Thinking
@@ -183,15 +183,9 @@ def make_prompts(asked: argparse.Namespace) -> None:
         backbone, Thinking(assistant, thinker, task=task.definition, num_tokens=4), task=task.definition, num_slots=4
     )
     prompts = [prompt for question in task.questions for prompt in method.prompts(question, range(asked.latent_paths))]
-    saved = [{**vars(prompt), "embeddings": embeddings(backbone.model, prompt)} for prompt in prompts]
+    with torch.inference_mode():
+        saved = [{**vars(prompt), "embeddings": embedded(backbone.model, prompt).cpu()} for prompt in prompts]
     torch.save(saved, asked.job)
-
-
-@torch.inference_mode()
-def embeddings(model: PreTrainedModel, prompt: SoftPrompt) -> Tensor:
-    embed = model.get_input_embeddings()
-    before, after = (embed(torch.tensor(ids, device=model.device)) for ids in (prompt.prefix, prompt.suffix))
-    return torch.cat([before, prompt.thoughts.to(before), after]).cpu()
 
 
 def place(asked: argparse.Namespace) -> tuple[str, torch.dtype]:
@@ -279,19 +273,18 @@ def vllm_engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
     soft = [SoftPrompt(**{name: prompt[name] for name in fields}) for prompt in prompts]
     wanted = [Request(prompt, sample, seed=0) for prompt in soft for sample in range(asked.samples)]
     order = {id(request): number for number, request in enumerate(wanted)}
-    backbone = loading.load_outside(asked.backbone, dtype=place(asked)[1])
+    backbone = loading.load_embeddings_only(asked.backbone, dtype=place(asked)[1])
     context = -(-(max(map(len, soft)) + asked.new_tokens) // 128) * 128
-    config = RunConfig.model_validate({"engine": "vllm", "dtype": asked.dtype})
     settings = vllm_process.engine_settings(
         model_files.locate(asked.backbone), dtype=asked.dtype, context=context, soft=True, seed=0, given={}
     )
-    embeddings = embedded(config, backbone, context=context)
-    running = vllm_process.running(settings, {}, seeds="streams", sampled=True)
-    engine = VllmEngine(running, embeddings, end_tokens=(), seeds="streams")
+    embeddings = embedded_prompts(backbone, dtype=asked.dtype, context=context)
+    process = vllm_process.acquire(settings, {}, seeds="streams", sampled=True)
+    engine = VllmEngine(process, embeddings, end_tokens=(), seeds="streams")
 
     def decode(requests: list[Request], new_tokens: int) -> list[list[int]]:
         engine.counters = Counters()
-        running.forget()
+        process.clear_prefix_cache()
         found = engine.generate(requests, Decoding(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=new_tokens))
         return [done.tokens for done in sorted(found, key=lambda done: order[id(done.request)])]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.local.engine import TransformersEngine
 from scaling.models.hardware import cpu_name
 from scaling.run import Setup, prepare
 from scaling.sampler import Grid, requests

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from contrastive import losses, prefix
+from contrastive import losses
 from contrastive.diversity import mean_off_diagonal, path_cosine
+from contrastive.forward import gradient_checkpointing, pad_right
 from contrastive.parallel import Processes
-from contrastive.prefix import padded
 from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
 
@@ -60,7 +60,7 @@ class Parts:
 
 def think(thinker: Thinker, assistant: PreTrainedModel, examples: Sequence[Example], num_slots: int) -> Tensor:
     """Thoughts [B, N, L, D] of the examples' questions."""
-    ids, mask = padded([example.assistant for example in examples], assistant.device)
+    ids, mask = pad_right([example.assistant for example in examples], assistant.device)
     thoughts: Tensor = thinker(assistant, ids, mask, num_slots)
     return thoughts
 
@@ -80,7 +80,7 @@ def backward(
     Afterwards every process has the whole gradient. step: tells this step's dropout from that of others.
     """
     own = processes.share(batch)
-    with prefix.recomputed(assistant, active=objective.recompute):
+    with gradient_checkpointing(assistant, active=objective.recompute):
         thoughts = think(thinker, assistant, own, objective.num_slots) if own else _nothing(thinker, objective)
     everyone = processes.gather(thoughts, len(batch)).requires_grad_()
     between_paths, between_questions = _contrasts(everyone, batch, objective, step)
@@ -112,7 +112,7 @@ def _language(
     for start in range(0, len(own), objective.micro_batch):
         at = slice(start, start + objective.micro_batch)
         rows = thoughts[at].clone().requires_grad_()
-        with prefix.recomputed(reader.backbone, active=objective.recompute):
+        with gradient_checkpointing(reader.backbone, active=objective.recompute):
             loss = reader.losses(own[at], rows).sum() / tokens
             (gradient[at],) = torch.autograd.grad(loss, rows)
         total += loss.detach()

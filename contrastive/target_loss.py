@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from contrastive import prefix
+from contrastive.forward import MODEL_ERRORS, hidden_states, pad_right
 from contrastive.losses import token_losses
-from contrastive.prefix import padded
+from contrastive.prefix import states_after
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Reader:
         self._head, self._bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
         self._cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)
         # where the logits are more than the output layer's, they are made for every position, which takes more memory
-        self._output = prefix.hidden_states if self._logits_are_the_layers() else logits
+        self._output = hidden_states if self._logits_are_the_layers() else logits
 
     def losses(self, examples: Sequence[Example], thoughts: Tensor) -> Tensor:
         """Negative log-likelihood of each example's target after each path's thoughts, its sum over tokens, [B, N] float32.
@@ -53,11 +53,11 @@ class Reader:
         """
         _, paths, slots, _ = thoughts.shape
         device, embed = self.backbone.device, self.backbone.get_input_embeddings()
-        tails, _ = padded([(*example.suffix, *example.target[:-1]) for example in examples], device)
+        tails, _ = pad_right([(*example.suffix, *example.target[:-1]) for example in examples], device)
         after = embed(tails)[:, None].expand(-1, paths, -1, -1)
         inputs = torch.cat([thoughts.to(after.dtype), after], dim=2)
         prefixes = [example.prefix for example in examples]
-        states = prefix.states_after(self.backbone, prefixes, inputs, output=self._output)
+        states = states_after(self.backbone, prefixes, inputs, output=self._output)
         counts = torch.tensor([len(example.target) for example in examples], device=device)
         starts = torch.tensor([slots + len(example.suffix) - 1 for example in examples], device=device)
         return self._sums(states, examples, counts, starts)
@@ -68,7 +68,7 @@ class Reader:
         Unlike in `losses`, a gradient reaches every token's states: for a backbone that itself has something to learn.
         """
         device = self.backbone.device
-        ids, mask = padded([(*one.prefix, *one.suffix, *one.target[:-1]) for one in examples], device)
+        ids, mask = pad_right([(*one.prefix, *one.suffix, *one.target[:-1]) for one in examples], device)
         states = self._output(self.backbone, input_ids=ids, attention_mask=mask, use_cache=False)
         counts = torch.tensor([len(one.target) for one in examples], device=device)
         starts = torch.tensor([len(one.prefix) + len(one.suffix) - 1 for one in examples], device=device)
@@ -99,7 +99,7 @@ class Reader:
         embedded = self.backbone.get_input_embeddings()(ids)
         try:
             expected = logits(self.backbone, inputs_embeds=embedded, use_cache=False)[0, :-1]
-        except prefix.MISFITS as error:
+        except MODEL_ERRORS as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).partition("\n")[0]
@@ -107,9 +107,9 @@ class Reader:
                 f"{type(self.backbone).__name__} gives no logits for embeddings: {reason}"
             ) from error
         try:
-            states = prefix.hidden_states(self.backbone, inputs_embeds=embedded, use_cache=False)[0, :-1]
+            states = hidden_states(self.backbone, inputs_embeds=embedded, use_cache=False)[0, :-1]
             found = token_losses(states, self._head, self._bias, ids[0, 1:], cap=self._cap)  # type: ignore[arg-type]
-        except prefix.MISFITS as error:
+        except MODEL_ERRORS as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return False

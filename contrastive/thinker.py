@@ -88,19 +88,19 @@ class Thinker(nn.Module):
         """What `forward` gives, up to rounding, in one pass for each path: a path's thoughts are then the same bits however
         many paths there are."""
         each = [self._only(slice(path, path + 1)) for path in range(self.num_paths)]
-        if not prefix.continues(assistant, longest=input_ids.shape[1] + num_slots):
+        if not prefix.can_extend(assistant, longest=input_ids.shape[1] + num_slots):
             return torch.cat([one(assistant, input_ids, attention_mask, num_slots) for one in each], dim=1)
-        question = prefix.read(assistant, input_ids, attention_mask)
+        question = prefix.prefill(assistant, input_ids, attention_mask)
         return torch.cat([one.project(one.follow(assistant, question, num_slots)) for one in each], dim=1)
 
     def states(self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int) -> Tensor:
         """The assistant's last hidden states at the slots, [B, N, L, D_a]."""
         longest = input_ids.shape[1] + num_slots
-        if not prefix.continues(assistant, longest=longest):
+        if not prefix.can_extend(assistant, longest=longest):
             tokens = self.token_sets(num_slots).to(assistant.dtype)  # [N, L, D_a]
             questions = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
             return prefix.states_after(assistant, questions, tokens.expand(len(input_ids), -1, -1, -1))
-        return self.follow(assistant, prefix.read(assistant, input_ids, attention_mask), num_slots)
+        return self.follow(assistant, prefix.prefill(assistant, input_ids, attention_mask), num_slots)
 
     def follow(self, assistant: PreTrainedModel, question: prefix.Prefix, num_slots: int) -> Tensor:
         """The same after questions that have been read, for assistants whose reading can be gone on with."""
@@ -109,7 +109,7 @@ class Thinker(nn.Module):
         steps = torch.arange(num_slots, device=slots.device).repeat(self.num_paths)
         positions = question.lengths[:, None] + steps
         mask = prefix.path_mask(self.num_paths, num_slots, slots.device)
-        states = prefix.go_on(assistant, question, slots, positions, mask)
+        states = prefix.extend(assistant, question, slots, positions, mask)
         return states.view(rows, self.num_paths, num_slots, -1)
 
     def project(self, states: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is worked out once and then read from a file, whatever run asks for it. Knows nothing of what it keeps."""
+"""The cache folder, and values in it that are computed once and then read from a file by every run that needs them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Value = TypeVar("Value")
 
 
 def cache_folder() -> Path:
-    """Where what is worked out once lies: $SOFTCOTPP_CACHE, or `softcotpp` in the user's cache folder."""
+    """The folder of all caches: $SOFTCOTPP_CACHE, or `softcotpp` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "softcotpp"
     return Path(os.environ.get("SOFTCOTPP_CACHE", default)).expanduser()
 
 
 def made(folder: Path) -> Path:
-    """The folder, made where it is not there. Raises UsageError where it cannot be, or takes no files."""
+    """The folder, created if it does not exist. Raises UsageError where that fails, or no file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -35,12 +35,16 @@ def made(folder: Path) -> Path:
 
 
 class Cache(Generic[Value]):
-    """Values by key, a line of JSON each. read: makes key and value of a line.
-
-    A line of which it can make none is passed over, as the last one of a process that was killed while it wrote.
-    """
+    """A file of values by key, a line of JSON each."""
 
     def __init__(self, path: Path, read: Callable[[dict[str, Any]], tuple[str, Value]]) -> None:
+        """Reads what the file holds.
+
+        Args:
+            path: the file, which need not exist.
+            read: turns a line into a key and a value. Lines on which it fails are skipped, as the last line of a process
+                that was killed while it wrote.
+        """
         self._path, self._read = path, read
         self._known: dict[str, Value] = {}
         for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -54,8 +58,8 @@ class Cache(Generic[Value]):
         return self._known[key]
 
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Writes them at once, so that an interruption loses none, and never onto a torn line. Raises UsageError where the
-        folder takes no files."""
+        """Appends lines at once, so that an interruption loses none; a line that was cut off before is ended first. Raises
+        UsageError where the folder cannot be written."""
         made(self._path.parent)
         with self._path.open("ab+") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))

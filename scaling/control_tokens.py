@@ -1,7 +1,6 @@
-"""Text from data as token ids: whatever a question or a chain says, it stays text and never becomes a control token.
+"""Tokenises text that comes from data, so that no question or chain can hold a control token, whatever it says.
 
 A control token is one that a tokenizer reads from its name wherever that stands, such as `<|im_end|>`, which ends a turn.
-Knows tokenizers, no tasks, no models.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class DataEncoder:
         """Args:
         also_of_template: also the added tokens that the chat template names, where they are not marked as special, as
             turns of DeepSeek's models are not.
-        leave: control tokens whose names are no data's, as the caller looks for them himself.
+        leave: control tokens whose names never stand in data, as the caller checks that.
         """
         self._tokenizer = tokenizer
         self.control = _control_tokens(tokenizer, also_of_template=also_of_template)

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 
 from scaling.config import RunConfig
+from scaling.engines.base import Workload
 from scaling.engines.build import refuse_unfit
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.base import Parts
 from scaling.methods.build import parts_of
 from scaling.methods.hints import MAX_HINT_TOKENS
@@ -59,8 +61,8 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
 def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
     """A model without its weights. Raises UsageError where a folder lacks a part that the run will read."""
     name = getattr(config, role)
-    model = loading.load_unread(name, dtype=dtype)
-    read = role == "assistant" or config.engine != "openai" or config.slots  # a server has weights of its own
+    model = loading.load_shapes_only(name, dtype=dtype)
+    read = role == "assistant" or ENGINES[config.engine].local_weights or config.slots
     source = Path(model_files.locate(name))
     if read and source.is_dir() and (incomplete := model_files.why_incomplete(source)):
         raise UsageError(incomplete)
@@ -73,7 +75,7 @@ def _refuse_unfit(parts: Parts, task: LoadedTask, backbone: LanguageModel, assis
     asked = _asked(parts, task, backbone, assistant)
     refuse_too_long(asked, config, backbone, assistant)
     longest = max(one.prompt_tokens for one in asked) + (config.max_new_tokens or 1)
-    refuse_unfit(config, backbone, tokens_per_row=longest, slots=filled_slots(config) > 0)
+    refuse_unfit(config, backbone, Workload(longest, slots=filled_slots(config) > 0))
     if config.out:
         known = {**described_by(config, task), **prompt_identity(backbone.tokenizer), **parts.identity()}
         refuse_unfit_folder(config.out, known, asked)

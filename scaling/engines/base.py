@@ -47,6 +47,21 @@ class Decoding:
     stop: StopStrings | None = None
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What a run is going to ask of its engine.
+
+    Attributes:
+        tokens_per_row: prompt and completion of the longest request, in tokens.
+        slots: whether prompts have soft tokens.
+        drawn: completions that the run has already.
+    """
+
+    tokens_per_row: int
+    slots: bool
+    drawn: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """One completion to sample: a soft prompt, the sample's number and the seed of its own random stream."""
@@ -62,7 +77,7 @@ class Generated:
     or a stop string. text, num_tokens: of an engine that tells no ids, None otherwise; `tokens` is then empty.
 
     log_prob: sum over the tokens of their log-probability under the model at temperature 1. self_certainty: mean over the
-    tokens, in nats; see `scaling.engines.sampling.confidences`. Both None unless asked for.
+    tokens, in nats; see `scaling.engines.local.sampling.confidences`. Both None unless asked for.
     """
 
     request: Request

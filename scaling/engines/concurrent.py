@@ -1,4 +1,4 @@
-"""Requests to an engine that works asynchronously, as one ordinary generator. Knows neither models nor tokens."""
+"""Turns requests to an asynchronous engine into one ordinary generator. Knows neither models nor tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LAST = 10.0  # seconds for what is cancelled at the end
 
 
 class Background:
-    """An event loop in a thread of its own. What is begun in it goes on while the caller does something else."""
+    """An event loop in a thread of its own, which works on while the caller does something else."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()

@@ -1,7 +1,8 @@
-"""Soft prompts as rows of the backbone's embedding space, for engines that take prompts as embeddings.
+"""Soft prompts as rows of the backbone's embedding space: tokens are looked up, and thoughts stand between them.
 
-A question's prefix is looked up, not computed, so its rows are the same, bit for bit, in the prompts of all its paths, and
-an engine that caches by content computes them once.
+`embedded` is for a model in this process, `EmbeddedPrompts` for an engine elsewhere that takes prompts as embeddings. A
+question's prefix is the same, bit for bit, in the prompts of all its paths, so an engine that caches by content computes it
+once.
 """
 
 from __future__ import annotations
@@ -12,18 +13,35 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from scaling.engines.base import SoftPrompt
+from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError
 
 # What is not kept is made again in tens of milliseconds, and the samples of a path follow each other but for `--adaptive`,
 # where those of up to 2 x batch size prompts come by turns. This holds 32 prompts of 500 tokens of a 4096-wide backbone in
 # bfloat16, the paths of a question and more, or all those that come by turns of a small one.
-KEPT = 128 << 20  # bytes
-_TEXTS = 32 << 20  # bytes of rows that prompts share
+PROMPT_BYTES = 128 << 20
+_TEXT_BYTES = 32 << 20  # of rows that prompts share
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+
+def embedded(model: PreTrainedModel, prompt: SoftPrompt) -> Tensor:
+    """Input embeddings of a whole prompt, [T, D], on the model's device and in its dtype."""
+    embed, device = model.get_input_embeddings(), model.device
+    return _joined(
+        prompt,
+        lambda ids: embed(torch.tensor(ids, dtype=torch.long, device=device)),
+        prompt.thoughts.to(device=device, dtype=model.dtype),
+    )
+
+
+def _joined(prompt: SoftPrompt, look_up: Callable[[tuple[int, ...]], Tensor], thoughts: Tensor) -> Tensor:
+    """look_up: token ids to rows [T, D]. thoughts: the prompt's, [L, D], of the same dtype and device."""
+    return torch.cat([look_up(prompt.prefix), thoughts, look_up(prompt.suffix)])
 
 
 class Recent(Generic[Key, Value]):
@@ -54,8 +72,8 @@ class EmbeddedPrompts:
         """embedding: token ids -> what the first layer receives, [T] -> [T, D]. width: D. context: longest prompt, and the
         first token after it. dtype: of the engine."""
         self._embedding, self._width, self._context, self._dtype = embedding, width, context, dtype
-        self._rows = Recent(self._looked_up, size=_bytes, limit=_TEXTS)
-        self.embed = Recent(self._embed, size=_bytes, limit=KEPT)
+        self._rows = Recent(self._look_up, size=_bytes, limit=_TEXT_BYTES)
+        self.embed = Recent(self._embed, size=_bytes, limit=PROMPT_BYTES)
 
     def check(self, prompt: SoftPrompt) -> None:
         """Raises UsageError where a prompt's thoughts are not finite float32 [L, D], or where it is empty or too long."""
@@ -88,11 +106,17 @@ class EmbeddedPrompts:
                 f"the thoughts of question {prompt.question_id} are too large for {_plain(self._dtype)}: use `--dtype "
                 f"bfloat16` or float32."
             )
-        return torch.cat([self._rows(prompt.prefix), thoughts, self._rows(prompt.suffix)])
+        return _joined(prompt, self._rows, thoughts)
 
-    def _looked_up(self, ids: tuple[int, ...]) -> Tensor:
+    def _look_up(self, ids: tuple[int, ...]) -> Tensor:
         rows: Tensor = self._embedding(torch.tensor(ids, dtype=torch.long))
         return rows.to(self._dtype)
+
+
+def embedded_prompts(backbone: LanguageModel, *, dtype: str, context: int) -> EmbeddedPrompts:
+    """Prompts of a run as embeddings. dtype: of the run's models, as torch calls it. context: as of `EmbeddedPrompts`."""
+    embedding = backbone.model.get_input_embeddings()
+    return EmbeddedPrompts(embedding, width=backbone.width, context=context, dtype=getattr(torch, dtype))
 
 
 def _bytes(rows: Tensor) -> int:

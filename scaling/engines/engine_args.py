@@ -1,4 +1,4 @@
-"""What is given to engines outside this process, as settings hold it: `--engine-args`, `--base-url`. Imports no engine."""
+"""Reads and checks the settings of engines outside this process: `--engine-args`, `--base-url`. Imports no engine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from scaling.engines.kinds import KINDS, cannot_guess_tokens
 from scaling.records.errors import UsageError, install, one_line
 
 _SECRET = re.compile("token$|hf_?tok|api_?key|secret|password|^watermark_config$", re.IGNORECASE)  # also misspelt
@@ -104,12 +105,8 @@ def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str, slots: bool
         raise UsageError(
             f"`--engine-args` {key} holds a secret, which would be written to disk: leave it out, {instead}."
         )
-    guessing = next((key for key in given if key.startswith("spec") and given[key]), None)
-    if slots and guessing:
-        raise UsageError(
-            f"`--engine-args` {guessing} makes vLLM guess tokens ahead from token ids, which soft tokens do not have: "
-            f"completions come out other than the backbone's own (vllm#37170). Leave it out, or take `--method cot`."
-        )
+    if slots and (why := cannot_guess_tokens(given)):
+        raise UsageError(why)
     length = given.get("max_model_len", 1)
     if type(length) is not int or length < 1:
         raise UsageError(
@@ -125,8 +122,9 @@ def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str, slots: bool
 
 def refuse_missing(engine: str) -> None:
     """Raises UsageError where the package of this engine is not installed. Imports nothing, so it can be asked first."""
-    if engine == "transformers" or engine in sys.modules or importlib.util.find_spec(engine):
-        return  # the packages are called as the engines are
+    package = KINDS[engine].package
+    if package is None or package in sys.modules or importlib.util.find_spec(package):
+        return
     raise UsageError(f"`--engine {engine}` needs a package that is not installed here: {_how_to_install(engine)}")
 
 
@@ -140,8 +138,7 @@ def cannot_be_imported(engine: str, error: ImportError) -> UsageError:
 
 
 def _how_to_install(engine: str) -> str:
-    on_a_cpu = ' on a machine with CUDA; on a CPU see "vLLM and servers" in the README' if engine == "vllm" else ""
-    return f"{install(engine)}{on_a_cpu}."
+    return f"{install(engine)}{KINDS[engine].install_note}."
 
 
 def without_secrets(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Strings that end a completion, besides end tokens: found in what has been decoded, whatever tokens they are made of."""
+"""Stop strings: they end a completion as end tokens do, whatever tokens they are made of in what has been decoded."""
 
 from __future__ import annotations
 

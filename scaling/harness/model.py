@@ -25,7 +25,8 @@ from scaling.config import RunConfig, load_config
 from scaling.control_tokens import DataEncoder
 from scaling.display import say
 from scaling.engines.base import Decoding, Generated, SoftPrompt
-from scaling.engines.build import engine_of
+from scaling.engines.embedded import embedded
+from scaling.engines.local.build import engine_of
 from scaling.engines.stops import stops_for
 from scaling.methods.build import build
 from scaling.methods.kinds import Trait, kind_of
@@ -224,17 +225,9 @@ class SoftCoTModel(LM):
     def _steps(self, prompts: Sequence[SoftPrompt], target: list[int]) -> Tensor:
         """Log-probabilities of every token at each place of the target, [N, T, V] float32."""
         model = self._backbone.model
-        embed = model.get_input_embeddings()
-
-        def words(ids: Sequence[int]) -> Tensor:
-            rows: Tensor = embed(torch.tensor(ids, dtype=torch.long, device=self._device))
-            return rows
-
-        first = prompts[0]
-        before, after = words(first.prefix), words((*first.suffix, *target[:-1]))
-        thoughts = torch.stack([prompt.thoughts for prompt in prompts]).to(before)
-        parts = [before.expand(len(prompts), -1, -1), thoughts, after.expand(len(prompts), -1, -1)]
-        logits = model(inputs_embeds=torch.cat(parts, dim=1), use_cache=False, logits_to_keep=len(target)).logits
+        read = [replace(prompt, suffix=(*prompt.suffix, *target[:-1])) for prompt in prompts]
+        rows = torch.stack([embedded(model, prompt) for prompt in read])
+        logits = model(inputs_embeds=rows, use_cache=False, logits_to_keep=len(target)).logits
         steps: Tensor = logits.float().log_softmax(-1)
         return steps
 

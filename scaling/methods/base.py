@@ -16,9 +16,7 @@ import torch
 
 from scaling.config import RunConfig
 from scaling.engines.base import SoftPrompt
-from scaling.engines.vllm_process import release
-from scaling.methods.kinds import Trait, kind_of
-from scaling.models import loading, model_files
+from scaling.models import devices
 from scaling.models.loading import LanguageModel
 from scaling.prompts import Prompt, PromptBuilder, prompt_identity
 from scaling.records.costs import RunCosts
@@ -96,14 +94,7 @@ class Surroundings:
     def backbone(self) -> LanguageModel:
         """`--backbone`, shared with others: its weights must stay as they are. With engines of another process it has its
         input embeddings alone, and none where a prompt has no slots."""
-        config, kind = self.config, kind_of(self.config.method)
-        if config.engine == "transformers":
-            return loading.load(
-                model_files.locate(config.backbone), name=config.backbone, device=config.device, dtype=self.dtype
-            )
-        if config.engine == "vllm" or kind.has(Trait.SLOTS):
-            return loading.load_outside(config.backbone, dtype=self.dtype)
-        return loading.load_unread(config.backbone, dtype=self.dtype)
+        return devices.load_backbone(self.config, self.dtype)
 
     @property
     def loaded_backbone(self) -> LanguageModel | None:
@@ -112,9 +103,7 @@ class Surroundings:
 
     def own_backbone(self) -> LanguageModel:
         """`--backbone` once more, as an object that nobody else has and whose weights may be changed."""
-        config = self.config
-        source = model_files.locate(config.backbone)
-        model = loading.load(source, name=config.backbone, device=config.device, dtype=self.dtype, own=True)
+        model = devices.load_backbone(self.config, self.dtype, own=True)
         self._fingerprint = model.fingerprint
         return model
 
@@ -129,12 +118,7 @@ class Surroundings:
         config = self.config
         if not config.assisted:
             raise UsageError(f"`--method` {config.method} uses an assistant: add Trait.ASSISTANT to its `traits`.")
-        source = model_files.locate(config.assistant)
-        if config.engine == "transformers" and source == model_files.locate(config.backbone):
-            return self.backbone
-        # where vLLM shall have the device, the assistant is brought there only to think
-        device = "cpu" if self._shares_device else config.thinking_device
-        return loading.load(source, name=config.assistant, device=device, dtype=self.dtype)
+        return self.backbone if devices.assistant_is_backbone(config) else devices.load_assistant(config, self.dtype)
 
     def prompt(self, question: Question) -> Prompt:
         """The token ids that the backbone reads before and after the question's slots."""
@@ -144,22 +128,9 @@ class Surroundings:
     def _prompts(self) -> PromptBuilder:
         return PromptBuilder(self.backbone.tokenizer, task=self.task.definition)
 
-    @property
-    def _shares_device(self) -> bool:
-        """Whether the assistant and vLLM take turns on a GPU."""
-        config = self.config
-        return config.engine == "vllm" and not config.assistant_device and config.device.startswith("cuda")
-
     def to_thinking_device(self, *modules: torch.nn.Module) -> Callable[[], None]:
-        """A function that moves these to where the assistant thinks, and ends the vLLM that a run before has left there."""
-
-        def move() -> None:
-            if self._shares_device:
-                release()
-            for module in modules:
-                module.to(self.device)
-
-        return move
+        """A function that moves these to where the assistant thinks, after it has ended an engine that holds that device."""
+        return devices.move_to_thinking_device(self.config, *modules)
 
 
 @dataclass(frozen=True, eq=False)

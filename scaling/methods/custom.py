@@ -23,12 +23,14 @@ import torch
 from torch import Tensor
 
 from scaling.config import RunConfig
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.base import Method, Parts, Surroundings
 from scaling.methods.cot import ChainOfThought
 from scaling.methods.kinds import MethodKind, Trait, has_thoughts, kind_of
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thinkers import SOFT_TOKENS
 from scaling.methods.thoughts import controlled, refuse_unfit_control
+from scaling.models import devices
 from scaling.models.loading import LanguageModel, fingerprint_of
 from scaling.plugins import file_of, refuse_unfit_arguments, users_code
 from scaling.records.errors import UsageError
@@ -59,10 +61,10 @@ class CustomThoughts:
         self._shape = (surroundings.num_paths, self.num_tokens, width)
         self._method, self._questions = config.method, surroundings.task.questions
         self._places = {question.id: place for place, question in enumerate(self._questions)}
-        # vLLM takes the device once all thoughts are there
-        self._keeps_all = config.engine == "vllm" and not config.assistant_device
+        # the engine takes the device once all thoughts are there
+        self._keeps_all = devices.engine_takes_gpus(config)
         self._known: dict[str, Tensor] = {}
-        modules = [self.assistant.model] if self.assistant and config.engine != "transformers" else []
+        modules = [self.assistant.model] if self.assistant and not ENGINES[config.engine].in_process else []
         self._to_device = surroundings.to_thinking_device(*modules)
 
     def __call__(self, question: Question) -> Tensor:
@@ -151,7 +153,7 @@ class CustomParts(Parts):
     def _decoder(self, made: Any, surroundings: Surroundings) -> LanguageModel:
         """The model that decodes: the method's own, or the backbone, whose weights must be as they were."""
         backbone = surroundings.loaded_backbone
-        changed = backbone and self.config.engine == "transformers" and fingerprint_of(backbone.model)
+        changed = backbone and ENGINES[self.config.engine].in_process and fingerprint_of(backbone.model)
         if backbone and changed and changed != backbone.fingerprint:
             raise self._refused(
                 "has changed the weights of `surroundings.backbone`, which others use: change those of "

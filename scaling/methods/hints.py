@@ -11,8 +11,8 @@ import torch
 
 from scaling.cache import Cache, cache_folder
 from scaling.engines.base import Decoding, Request, SoftPrompt
+from scaling.engines.local.engine import fitted_engine
 from scaling.engines.stops import stops_for
-from scaling.engines.transformers import fitted_engine
 from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, check_assistant_lengths, own_words, stop_strings
 

@@ -18,7 +18,7 @@ from scaling.tasks.task import LoadedTask, Task
 class LoraParts(Parts):
     """adapter: as it lies on disk."""
 
-    adapter: adapters.AdapterFiles
+    adapter: adapters.Adapter
 
     @classmethod
     def read(cls, config: RunConfig, task: LoadedTask) -> LoraParts:  # noqa: ARG003

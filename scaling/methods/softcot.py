@@ -8,6 +8,7 @@ from typing import Any
 
 from scaling.config import RunConfig
 from scaling.engines.base import SoftPrompt
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods import thinkers
 from scaling.methods.base import Method, Parts, Surroundings, Tell, model_identity
 from scaling.methods.perturbations import Gumbel, dropout, gaussian
@@ -97,7 +98,7 @@ class SoftCoTParts(Parts):
         task = surroundings.task.definition
         own = Thinking(assistant, thinker, task=task, num_tokens=num_slots, apart=bool(config.exact), origin=origin)
         thoughts: ThoughtSource = own
-        if config.engine != "transformers":
+        if not ENGINES[config.engine].in_process:
             made_by = {
                 **{"assistant": assistant.computes, "dtype": config.dtype},
                 **{"thinker": digest_of(thinker), "soft_tokens": num_slots},

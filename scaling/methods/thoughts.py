@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from contrastive.thinker import Thinker
 from scaling.cache import cache_folder, made
@@ -159,12 +158,6 @@ def think_ahead(thoughts: ThoughtSource, questions: Sequence[Question], tell: Ca
         if not number % 50:
             tell(f"thinking about question {number + 1} of {len(questions)}")
         thoughts(question)
-
-
-def release(model: PreTrainedModel) -> None:
-    """Takes a model off its GPU, and frees what else this process has there; on the CPU it stays as it is."""
-    model.to(torch.device("cpu"))
-    torch.cuda.empty_cache()  # does nothing where there is no GPU
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's form: found, checked, put on a backbone, and merged into its weights. Knows no questions.
+"""LoRA adapters in PEFT's form: finding one, checking it, attaching it to a backbone, merging it into the weights.
 
 Imports `peft` where it is needed, as that takes longer than a dry run.
 """
@@ -29,8 +29,15 @@ CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE = "adapter_config.json", "adapter_model.sa
 
 
 @dataclass(frozen=True)
-class AdapterFiles:
-    """An adapter on disk. name: as the user gave it. sha256: of its weights. about: its train.json, if it has one."""
+class Adapter:
+    """An adapter on disk.
+
+    Attributes:
+        name: as the user gave it.
+        folder: where it lies.
+        sha256: of its weights.
+        about: its train.json, empty where it has none.
+    """
 
     name: str
     folder: Path
@@ -38,14 +45,14 @@ class AdapterFiles:
     about: dict[str, Any]
 
 
-def find(name: str) -> AdapterFiles:
+def find(name: str) -> Adapter:
     """The adapter in a folder or under a Hub id. Raises UsageError where there is none."""
     folder = find_folder(name, option="--adapter", files=[CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE])
     missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]
     if missing:
-        told = unfit(name, folder, lacking=missing, wanted="give the folder of an adapter")
-        raise UsageError(f"`--adapter` {name} {told}")
-    return AdapterFiles(name, folder, sha256(folder / WEIGHTS_FILE), read_about(folder))
+        why = unfit(name, folder, lacking=missing, wanted="give the folder of an adapter")
+        raise UsageError(f"`--adapter` {name} {why}")
+    return Adapter(name, folder, sha256(folder / WEIGHTS_FILE), read_about(folder))
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -60,51 +67,51 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def mismatches(found: AdapterFiles, backbone: LanguageModel) -> list[str]:
-    """Why the adapter may not do what it was trained for, in plain words."""
-    reasons = []
-    if has_other_weights(backbone, "backbone", found.about):
-        reasons.append(
-            f"the adapter {found.name} was trained with another backbone ({found.about.get('backbone')}) of these shapes"
+def mismatches(adapter: Adapter, backbone: LanguageModel) -> list[str]:
+    """In what the backbone or its prompts differ from those that the adapter was trained with, as warnings."""
+    differences = []
+    if has_other_weights(backbone, "backbone", adapter.about):
+        differences.append(
+            f"the adapter {adapter.name} was trained with another backbone ({adapter.about.get('backbone')}) of these shapes"
         )
-    version = found.about.get("prompt_version")
+    version = adapter.about.get("prompt_version")
     if version and version != PROMPT_VERSION:
-        reasons.append(
-            f"the adapter {found.name} was trained on prompts of version {version}, and these are {PROMPT_VERSION}"
+        differences.append(
+            f"the adapter {adapter.name} was trained on prompts of version {version}, and these are {PROMPT_VERSION}"
         )
-    return reasons
+    return differences
 
 
-def load(found: AdapterFiles, backbone: LanguageModel) -> PeftModel:
+def load(adapter: Adapter, backbone: LanguageModel) -> PeftModel:
     """Puts the adapter on the backbone, whose model changes in place. Raises UsageError unless every tensor fits."""
-    config, tensors = read(found)
+    config, tensors = read(adapter)
     try:
-        model = put_on(backbone, config)
-        wrong = take(model, tensors)
+        model = attach(backbone, config)
+        unmatched = set_weights(model, tensors)
     except Exception as error:  # of a hostile config `peft` raises anything
-        raise UsageError(_unfit(found, backbone, one_line(error))) from None
-    if wrong:
-        raise UsageError(_unfit(found, backbone, f"{len(wrong)} tensors without their like, as {wrong[0]}"))
+        raise UsageError(_unfit(adapter, backbone, one_line(error))) from None
+    if unmatched:
+        raise UsageError(_unfit(adapter, backbone, f"{len(unmatched)} tensors without their like, as {unmatched[0]}"))
     return model
 
 
-def read(found: AdapterFiles) -> tuple[LoraConfig, dict[str, Tensor]]:
+def read(adapter: Adapter) -> tuple[LoraConfig, dict[str, Tensor]]:
     """The adapter's config and weights. Raises UsageError for a damaged one, and for one that is no LoRA adapter."""
     from peft import LoraConfig, PeftConfig
 
     file = CONFIG_FILE
     try:
-        config = PeftConfig.from_pretrained(str(found.folder))
+        config = PeftConfig.from_pretrained(str(adapter.folder))
         file = WEIGHTS_FILE
-        tensors = load_file(found.folder / WEIGHTS_FILE)
+        tensors = load_file(adapter.folder / WEIGHTS_FILE)
     except Exception as error:  # of a damaged config `peft` raises anything
         raise UsageError(
-            f"`--adapter` {found.name} cannot be read: its {file} is damaged ({one_line(error)}): restore it, or give "
+            f"`--adapter` {adapter.name} cannot be read: its {file} is damaged ({one_line(error)}): restore it, or give "
             f"another adapter."
         ) from None
     if not isinstance(config, LoraConfig):
         raise UsageError(
-            f"`--adapter` {found.name} is of the kind {config.peft_type}, and `--method lora` takes LoRA only."
+            f"`--adapter` {adapter.name} is of the kind {config.peft_type}, and `--method lora` takes LoRA only."
         )
     # before `peft` makes room for as many
     held = max((tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name), default=0)
@@ -113,18 +120,18 @@ def read(found: AdapterFiles) -> tuple[LoraConfig, dict[str, Tensor]]:
     wrong = [rank for rank in ranks if not (type(rank) is int and 0 < rank <= held)]
     if wrong:
         raise UsageError(
-            f"`--adapter` {found.name} is damaged: its {CONFIG_FILE} says rank {wrong[0]!r}, and its weights have {held}: "
+            f"`--adapter` {adapter.name} is damaged: its {CONFIG_FILE} says rank {wrong[0]!r}, and its weights have {held}: "
             f"restore it, or give another adapter."
         )
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise UsageError(
-            f"`--adapter` {found.name} holds weights that are not numbers (NaN or infinite): restore it, or give another "
+            f"`--adapter` {adapter.name} holds weights that are not numbers (NaN or infinite): restore it, or give another "
             f"adapter."
         )
     return config, tensors
 
 
-def put_on(backbone: LanguageModel, config: LoraConfig) -> PeftModel:
+def attach(backbone: LanguageModel, config: LoraConfig) -> PeftModel:
     """A new adapter on the backbone, in evaluation mode; the backbone's model changes in place."""
     from peft import get_peft_model
 
@@ -133,13 +140,13 @@ def put_on(backbone: LanguageModel, config: LoraConfig) -> PeftModel:
     return model.eval()
 
 
-def take(model: PeftModel, tensors: dict[str, Any]) -> list[str]:
+def set_weights(model: PeftModel, tensors: dict[str, Any]) -> list[str]:
     """Gives the adapter these tensors. Returns the names that only one of the two has."""
     from peft import set_peft_model_state_dict
 
     with _quiet():
-        told: Any = set_peft_model_state_dict(model, tensors)
-    return sorted([*told.unexpected_keys, *(name for name in told.missing_keys if "lora_" in name)])
+        outcome: Any = set_peft_model_state_dict(model, tensors)
+    return sorted([*outcome.unexpected_keys, *(name for name in outcome.missing_keys if "lora_" in name)])
 
 
 def merged(model: PeftModel, backbone: LanguageModel) -> LanguageModel:
@@ -167,9 +174,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _unfit(found: AdapterFiles, backbone: LanguageModel, reason: str) -> str:
-    made_for = f" It was made for {found.about['backbone']}." if found.about.get("backbone") else ""
+def _unfit(adapter: Adapter, backbone: LanguageModel, reason: str) -> str:
+    made_for = f" It was made for {adapter.about['backbone']}." if adapter.about.get("backbone") else ""
     return (
-        f"`--adapter` {found.name} does not fit `--backbone` {backbone.name} ({reason}): give the backbone that it was "
+        f"`--adapter` {adapter.name} does not fit `--backbone` {backbone.name} ({reason}): give the backbone that it was "
         f"trained with.{made_for}"
     )

@@ -1,4 +1,6 @@
-"""What a folder holds that was given for something else, and how it is used. Standard library only."""
+"""Recognises what a folder holds (a thinker, an adapter, a run, a model), to tell a user who gave it for something else how
+it is used. Standard library only.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the models run on: which device and type of numbers, by what a machine is good at. Loads no model."""
+"""What this machine can do: the device and number type that suit it, its free memory, its processor. Loads no model."""
 
 from __future__ import annotations
 

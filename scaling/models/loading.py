@@ -1,4 +1,4 @@
-"""Loads backbones and assistants, and tells what they are: width, context, costs, fingerprint. Never runs code that comes
+"""Loads backbones and assistants, and says what they are: width, context, costs, fingerprint. Never runs code that comes
 with a model."""
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class LanguageModel:
 
     @cached_property
     def computes(self) -> str:
-        """What decides the numbers it gives, its dtype apart: fingerprint, and hex digits over the config. Another version
-        of transformers may know more settings, so this is for what can be made again."""
+        """Names what the model computes, but for its dtype: the fingerprint of its weights, and hex digits over its config.
+        Another version of transformers may know more settings, so this is for caches alone."""
         return f"{self.fingerprint}-{_architecture(self.model.config)}"
 
     @property
@@ -150,17 +150,17 @@ def load_pair(backbone: str, assistant: str, *, device: str, dtype: torch.dtype)
     return first, first if other == source else load(other, name=assistant, device=device, dtype=dtype)
 
 
-def load_outside(name: str, *, dtype: torch.dtype) -> LanguageModel:
-    """A backbone that another program runs: its input embeddings on the CPU, and what its weights tell of it.
+def load_embeddings_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
+    """A backbone that another process runs: its input embeddings on the CPU, and what is computed from all its weights.
 
-    They are then let go, but the whole model is read once, so this machine's memory must hold it for a moment.
+    The other weights are then freed. The whole model is read once, so this machine's memory must hold it for a moment.
     """
-    return _load_outside(name, dtype)
+    return _load_embeddings_only(name, dtype)
 
 
-def _emptied(name: str, dtype: torch.dtype) -> LanguageModel:
+def _read_embeddings_only(name: str, dtype: torch.dtype) -> LanguageModel:
     whole = _read(locate(name), name, "cpu", dtype)
-    _ = whole.costs  # found from the shapes of the weights
+    _ = whole.costs  # cached now, as it is computed from the shapes of the weights
     kept = {id(weight) for weight in whole.model.get_input_embeddings().parameters()}
     for weight in whole.model.parameters():
         if id(weight) not in kept:
@@ -168,41 +168,46 @@ def _emptied(name: str, dtype: torch.dtype) -> LanguageModel:
     return whole
 
 
-def load_unread(name: str, *, dtype: torch.dtype) -> LanguageModel:
+def load_shapes_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
     """A backbone whose weights are not needed here at all: its tokenizer, and a model of its shapes that holds no values.
 
     Its fingerprint is of the config, as nothing is known of the weights.
     """
     source = locate(name)
     tokenizer = load_tokenizer(source, name=name)
-    with _said(source, name):
+    with _explained(source, name):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     # a model without one has the tokenizer's end token alone
-    with _said(source, name), contextlib.suppress(OSError):
+    with _explained(source, name), contextlib.suppress(OSError):
         model.generation_config = GenerationConfig.from_pretrained(source)
     return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer)
 
 
 def keep_loaded(number: int) -> None:
-    """From now on the last `number` models stay in memory; `load` then returns the same object for the same asking, and so
-    does `load_outside`."""
-    global _load, _load_outside
-    _load, _load_outside = lru_cache(number)(_fresh), lru_cache(number)(_emptied)
+    """From now on the last `number` models stay in memory: `load` and `load_embeddings_only` return the same object for the
+    same arguments."""
+    global _load, _load_embeddings_only
+    _load, _load_embeddings_only = lru_cache(number)(_read_usable), lru_cache(number)(_read_embeddings_only)
 
 
 def load(source: str, *, name: str, device: str, dtype: torch.dtype, own: bool = False) -> LanguageModel:
     """Loads a folder or a Hub id, as `locate` returns it, frozen and in evaluation mode.
 
-    own: an object that nobody else has, as its weights are going to change.
+    Args:
+        source: what is loaded.
+        name: what the user calls it, for messages.
+        device: where it is moved.
+        dtype: of its weights.
+        own: whether it must be an object that nobody else has, as its weights are going to change.
     """
-    found = (_fresh if own else _load)(source, name, device, dtype)
-    found.model.to(torch.device(device))  # a run before may have taken it away
+    found = (_read_usable if own else _load)(source, name, device, dtype)
+    found.model.to(torch.device(device))  # a run before may have moved a model that stays loaded
     return found
 
 
-def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
+def _read_usable(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
     found = _read(source, name, device, dtype)
     if why := why_not_usable(found.model):
         raise UsageError(f"{name} ({type(found.model).__name__}) cannot be used here: {why}. Take another model.")
@@ -223,28 +228,28 @@ def _size_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _read(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
     tokenizer = load_tokenizer(source, name=name)
-    with _said(source, name):
+    with _explained(source, name):
         # with the attention that the model has: not all have SDPA
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     model.to(device).eval().requires_grad_(False)
     return LanguageModel(name, fingerprint_of(model), model, tokenizer)
 
 
-_load, _load_outside = _fresh, _emptied  # see `keep_loaded`
+_load, _load_embeddings_only = _read_usable, _read_embeddings_only  # see `keep_loaded`
 
 
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for what needs no weights."""
     quiet()
-    with _said(source, name):
+    with _explained(source, name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer("a")  # some damage shows only here
     return tokenizer
 
 
 @contextlib.contextmanager
-def _said(source: str, name: str) -> Iterator[None]:
-    """Turns whatever a model's files make transformers raise into a UsageError that says what to do."""
+def _explained(source: str, name: str) -> Iterator[None]:
+    """Turns whatever transformers raises for a model's files into a UsageError that says what to do."""
     try:
         yield
     except Exception as error:  # a damaged file may raise anything

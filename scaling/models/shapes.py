@@ -1,4 +1,4 @@
-"""What a model's config tells of its sizes, under whichever names a family has for them."""
+"""A model's sizes, read from its config under whichever names its family has for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's forward pass takes."""
+"""Which arguments a model's forward pass takes."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Whether a model can be used here at all: it must read embeddings as it reads tokens, and from left to right."""
+"""Checks whether a model can be used here: it must accept embeddings in place of tokens, and be causal."""
 
 from __future__ import annotations
 
 import torch
 from transformers import PreTrainedModel
 
-from contrastive.prefix import MISFITS, agree, hidden_states
+from contrastive.forward import MODEL_ERRORS, agree, hidden_states
 from scaling.models.signatures import takes
 from scaling.records.errors import one_line
 
@@ -29,7 +29,7 @@ def why_not_usable(model: PreTrainedModel) -> str | None:
         by_ids = model(input_ids=ids, use_cache=False).logits
         # embeddings of no token
         width = hidden_states(model, inputs_embeds=embeddings + embeddings.flip(1), use_cache=False).shape[-1]
-    except MISFITS as error:
+    except MODEL_ERRORS as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return f"it cannot be read from the embeddings of a text alone ({type(error).__name__}: {one_line(error)})"

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from contrastive import prefix
+from contrastive.forward import gradient_checkpointing
 from contrastive.health import Validation
 from contrastive.target_loss import Example, Reader
 from contrastive.train import Loop, digest, under
@@ -74,7 +74,7 @@ class LoraTrainer(Loop[Figures]):
         own, tokens = self.processes.share(batch), sum(len(example.target) for example in batch)
         total = torch.zeros((), device=self.reader.backbone.device)
         for start in range(0, len(own), self.micro_batch):
-            with prefix.recomputed(self.reader.backbone, active=self.recompute):
+            with gradient_checkpointing(self.reader.backbone, active=self.recompute):
                 loss = self.reader.whole(own[start : start + self.micro_batch]).sum() / tokens
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -104,7 +104,7 @@ def new_adapter(backbone: LanguageModel, *, rank: int, seed: int) -> PeftModel:
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     try:
-        model = adapters.put_on(backbone, config)
+        model = adapters.attach(backbone, config)
     except ValueError as error:
         raise UsageError(f"`--backbone` {backbone.name} takes no adapter: {one_line(error)}.") from None
     generator = torch.Generator().manual_seed(seed)

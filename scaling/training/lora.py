@@ -163,7 +163,7 @@ def _finish(training: _Training, model: PeftModel, held: LoadedTask | None, befo
     """What needs the best adapter in the backbone's weights: `--merge` and the check's second half."""
     if held is None and not training.config.merge:
         return
-    adapters.take(model, load_file(training.folder / adapters.WEIGHTS_FILE))
+    adapters.set_weights(model, load_file(training.folder / adapters.WEIGHTS_FILE))
     whole = adapters.merged(model, training.backbone)
     if training.config.merge:
         training.watcher.status(f"writing {training.folder / MERGED}")
@@ -181,7 +181,9 @@ def _after(training: _Training, held: LoadedTask, whole: LanguageModel) -> dict[
     training.watcher.status(f"answering {len(held.questions)} questions of {held.name} after training")
     settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
     digest_of_weights = model_files.sha256(training.folder / adapters.WEIGHTS_FILE)
-    method = with_adapter(whole, task=held.definition, fingerprint=training.backbone.fingerprint, sha256=digest_of_weights)
+    method = with_adapter(
+        whole, task=held.definition, fingerprint=training.backbone.fingerprint, sha256=digest_of_weights
+    )
     return right_answers(Built(method, settings), held, training.watcher.sampling(), parent=training.folder / CHECKS)
 
 

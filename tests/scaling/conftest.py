@@ -22,8 +22,8 @@ from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding, Generated, Request, SoftPrompt
-from scaling.engines.sampling import sample_tokens, uniforms
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.local.engine import TransformersEngine
+from scaling.engines.local.sampling import sample_tokens, uniforms
 from scaling.models import loading
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.records import Completion, Key

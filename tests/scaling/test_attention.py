@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from scaling.engines import attention
-from scaling.engines.attention import Groups, Levels, SharedLevel, additive, merge, partial_attention
+from scaling.engines.local import attention
+from scaling.engines.local.attention import Groups, Levels, SharedLevel, additive, merge, partial_attention
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 HEADS, WIDTH, LAYERS = 2, 8, 2

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling.engines.base import SoftPrompt
-from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
+from scaling.engines.embedded import PROMPT_BYTES, EmbeddedPrompts, Recent
 from scaling.records.errors import UsageError
 
 WIDTH = 8
@@ -83,7 +83,7 @@ def test_prompts_of_a_wide_backbone_stay_far_below_a_gigabyte():
         prefix = tuple((path + place) % 8 for place in range(tokens - 4))
         wide.embed(SoftPrompt("q", path, prefix, torch.zeros(4, width), ()))
     one = tokens * width * 2
-    assert one * 8 < wide.embed.bytes <= KEPT, "enough for the paths of a question"
+    assert one * 8 < wide.embed.bytes <= PROMPT_BYTES, "enough for the paths of a question"
     assert 3 * wide.embed.bytes + wide._rows.bytes < 1 << 29, (
         "also where a server's copies, a third longer, come to them"
     )

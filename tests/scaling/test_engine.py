@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scaling.engines.base import Decoding, Generated, Request, SoftPrompt
-from scaling.engines.plain import PlainDecoder
-from scaling.engines.shared import SharedPrefixDecoder
-from scaling.engines.transformers import TransformersEngine, auto_limits
+from scaling.engines.local.engine import TransformersEngine, auto_limits
+from scaling.engines.local.plain import PlainDecoder
+from scaling.engines.local.shared import SharedPrefixDecoder
 from scaling.models import loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError

@@ -14,9 +14,9 @@ from contrastive.projection import new_projection
 from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 from scaling.config import RunConfig
-from scaling.engines import exact
 from scaling.engines.base import Decoding, Generated, Request
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.local import exact
+from scaling.engines.local.engine import TransformersEngine
 from scaling.records.errors import UsageError
 from scaling.records.journal import config_hash
 

@@ -26,7 +26,7 @@ from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 from scaling.engines.base import Decoding, Request, SoftPrompt
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.local.engine import TransformersEngine
 from scaling.models.shapes import context_of, kv_bytes_of
 from scaling.models.usable import why_not_usable
 

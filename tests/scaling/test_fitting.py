@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, PreTrainedModel
 
 from contrastive import windows
-from contrastive.prefix import attention_masks
-from scaling.engines import attention, plain, single
+from contrastive.forward import attention_masks
 from scaling.engines.base import Decoding, Generated, Request
-from scaling.engines.fitting import fit, why_not_shared
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.local import attention, plain, single
+from scaling.engines.local.engine import TransformersEngine
+from scaling.engines.local.fitting import fit, why_not_shared
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 SAMPLED = Decoding(temperature=1.0, top_p=0.95, top_k=50, max_new_tokens=8)
@@ -83,7 +83,7 @@ def misfits(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     }
 
 
-MISFITS = pytest.mark.parametrize("misfit", ["softcap", "fixed attention", "layer types", "logits"])
+MODEL_ERRORS = pytest.mark.parametrize("misfit", ["softcap", "fixed attention", "layer types", "logits"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -92,7 +92,7 @@ def test_the_families_share(make_model: MakeModel, family: str, dtype: torch.dty
     assert why_not_shared(make_model(family).to(dtype)) is None
 
 
-@MISFITS
+@MODEL_ERRORS
 def test_a_misfit_says_why(misfits: dict[str, tuple[Misfit, str]], misfit: str) -> None:
     make, reason = misfits[misfit]
     assert reason in str(why_not_shared(make()))
@@ -119,7 +119,7 @@ def test_a_misfit_keeps_its_own_attention(misfits: dict[str, tuple[Misfit, str]]
         assert torch.equal(model(input_ids=ids, use_cache=False).logits, expected)
 
 
-@MISFITS
+@MODEL_ERRORS
 def test_a_misfit_still_gets_the_right_tokens(
     misfits: dict[str, tuple[Misfit, str]], some_requests: SomeRequests, without_cache: WithoutCache, misfit: str
 ) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from contrastive.prefix import CaptureCache
-from scaling.engines.levels import OwnKeys, Store
+from contrastive.forward import CaptureCache
+from scaling.engines.local.levels import OwnKeys, Store
 
 LAYERS, HEADS, WIDTH = 2, 3, 4
 CPU = torch.device("cpu")

@@ -16,9 +16,9 @@ import torch
 from transformers import PreTrainedModel
 
 from scaling import cli
-from scaling.engines import levels, packing, shared, transformers
 from scaling.engines.base import Decoding, Request
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.local import engine, levels, packing, shared
+from scaling.engines.local.engine import TransformersEngine
 from scaling.methods.thoughts import Thinking
 from scaling.models.hardware import available_memory
 from scaling.records.errors import UsageError, out_of_memory
@@ -80,8 +80,8 @@ PLACES = {
     "own keys": (levels.OwnKeys, "_allocate", 2),
     "place": (shared.SharedPrefixDecoder, "place", 5),
     "step": (shared.SharedPrefixDecoder, "step", 9),
-    "draw": (transformers, "sample_tokens", 11),
-    "result": (transformers, "Generated", 5),
+    "draw": (engine, "sample_tokens", 11),
+    "result": (engine, "Generated", 5),
 }
 
 
@@ -194,7 +194,7 @@ sys.path.insert(0, "tests")
 import torch
 from conftest import _tiny_model
 from scaling.engines.base import Decoding, Request, SoftPrompt
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.local.engine import TransformersEngine
 
 model = _tiny_model("llama")
 prompts = [SoftPrompt(f"q{n}", 0, tuple(range(20, 30 + n)), torch.zeros(0, 32), ()) for n in range(4)]
@@ -309,8 +309,8 @@ def test_the_automatic_batch_respects_limits(make_model: MakeModel, monkeypatch:
     model = make_model("llama")
 
     def rows(free: int) -> int:
-        monkeypatch.setattr(transformers, "available_memory", lambda: free)
-        return transformers.fitted_engine(model, end_tokens=(), tokens_per_row=1000).batch_size
+        monkeypatch.setattr(engine, "available_memory", lambda: free)
+        return engine.fitted_engine(model, end_tokens=(), tokens_per_row=1000).batch_size
 
     assert rows(1 << 20) < rows(8 << 20) < rows(1 << 30)
 

@@ -117,7 +117,7 @@ def test_what_computes_nothing_is_not_looked_at(own_folder):
 
 
 def unread(folder):
-    return loading.load_unread(str(folder), dtype=torch.float32)
+    return loading.load_shapes_only(str(folder), dtype=torch.float32)
 
 
 def edit(file, **changes):
@@ -282,7 +282,7 @@ def test_a_model_that_cannot_read_thoughts_is_refused_by_name(own_folder, family
     assert "own-model" in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [load, unread], ids=["load", "load_unread"])
+@pytest.mark.parametrize("read", [load, unread], ids=["load", "load_shapes_only"])
 def test_a_family_whose_classes_do_not_fit_each_other_is_the_users_to_put_right(own_folder, read):
     """The registry has a causal class for the whole of MusicGen, and that class takes the decoder's config alone."""
     edit(own_folder / "config.json", model_type="musicgen", architectures=["MusicgenForCausalLM"])
@@ -290,7 +290,7 @@ def test_a_family_whose_classes_do_not_fit_each_other_is_the_users_to_put_right(
         read(own_folder)
 
 
-@pytest.mark.parametrize("read", [load, unread], ids=["load", "load_unread"])
+@pytest.mark.parametrize("read", [load, unread], ids=["load", "load_shapes_only"])
 def test_a_model_with_code_of_its_own_is_refused(own_folder, read):
     edit(
         own_folder / "config.json",
@@ -318,7 +318,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("read", ["load", "load_unread"])
+@pytest.mark.parametrize("read", ["load", "load_shapes_only"])
 def test_a_gated_model_says_where_to_ask(tmp_path, monkeypatch, read):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()

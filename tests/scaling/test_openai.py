@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scaling.engines import openai as openai_engine
+from scaling.engines import server as openai_engine
 from scaling.engines.base import Decoding
 from scaling.engines.embedded import EmbeddedPrompts
-from scaling.engines.openai import OpenAIEngine, Server
+from scaling.engines.server import OpenAIEngine, Server
 from scaling.records.errors import MayPass, UsageError
 from scaling.run import execute
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from scaling.engines import packing
 from scaling.engines.base import Decoding
-from scaling.engines.packing import PackedWeights
-from scaling.engines.transformers import TransformersEngine
+from scaling.engines.local import packing
+from scaling.engines.local.engine import TransformersEngine
+from scaling.engines.local.packing import PackedWeights
 
 MakeModel = Callable[..., PreTrainedModel]
 

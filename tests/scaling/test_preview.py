@@ -9,11 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from scaling import run
-from scaling.engines import openai as openai_engine
-from scaling.models import loading
+from scaling.engines import server as openai_engine
 from scaling.preview import preview
 from scaling.records.errors import UsageError
 from scaling.run import execute
@@ -26,7 +25,7 @@ def refused(config_of, silent, monkeypatch):
     def both(*, same=True, **changes):
         config = config_of(**changes)
         with monkeypatch.context() as patch:
-            patch.setattr(loading, "_fresh", None)  # nothing may be loaded
+            patch.setattr(AutoModelForCausalLM, "from_pretrained", None)  # nothing may be loaded
             with pytest.raises(UsageError) as dry:
                 preview(config)
         with pytest.raises(UsageError) as wet:

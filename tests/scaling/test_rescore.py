@@ -31,7 +31,7 @@ def no_model(monkeypatch):
     def load_model(*_, **__):
         pytest.fail("a model was loaded")
 
-    for name in ("load", "load_pair", "load_outside", "load_unread"):
+    for name in ("load", "load_pair", "load_embeddings_only", "load_shapes_only"):
         monkeypatch.setattr(loading, name, load_model)
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from scaling.engines.base import Decoding
-from scaling.engines.sampling import confidences, keep_top, sample_tokens, uniforms
+from scaling.engines.local.sampling import confidences, keep_top, sample_tokens, uniforms
 from scaling.records.seeds import stream_seed
 
 LAST = 1 - 2.0**-53  # the largest number that `uniforms` can give

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling.engines.base import Request, SoftPrompt
-from scaling.engines.scheduler import Scheduler
+from scaling.engines.local.scheduler import Scheduler
 
 NO_THOUGHTS = torch.zeros(0, 4)
 ENOUGH = 10_000  # tokens, more than any list of requests here needs

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 
 from scaling.cache import cache_folder
 from scaling.engines.base import Decoding
+from scaling.engines.local.engine import TransformersEngine
 from scaling.engines.stops import StopStrings
-from scaling.engines.transformers import TransformersEngine
-from scaling.engines.vllm_process import sampling_params
+from scaling.engines.vllm.process import sampling_params
 from scaling.prompts import own_words, prompt_identity, stop_strings
 from scaling.records.journal import config_hash
 

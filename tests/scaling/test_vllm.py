@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import os
 import re
 import sys
 import threading
@@ -16,15 +17,16 @@ import psutil
 import pytest
 import torch
 
-from scaling.engines import vllm, vllm_process
-from scaling.engines.base import Decoding
+from scaling.engines.base import Decoding, Workload
 from scaling.engines.build import build_engine
 from scaling.engines.concurrent import Background
 from scaling.engines.embedded import EmbeddedPrompts
-from scaling.engines.transformers import TransformersEngine
-from scaling.engines.vllm import VllmEngine
-from scaling.engines.vllm_process import Running
-from scaling.models import loading
+from scaling.engines.local.engine import TransformersEngine
+from scaling.engines.vllm import engine as vllm_engine
+from scaling.engines.vllm import process as vllm_process
+from scaling.engines.vllm.engine import VllmEngine
+from scaling.engines.vllm.process import VllmProcess
+from scaling.models import devices, loading
 from scaling.records.errors import MayPass, UsageError
 from scaling.run import execute
 
@@ -100,7 +102,7 @@ def model(make_model):
 @pytest.fixture
 def start(model, monkeypatch):
     """`start(*fakes, seeds="streams", end=END)`: an engine on these, one after the other as they die."""
-    for module in (vllm, vllm_process):
+    for module in (vllm_engine, vllm_process):
         monkeypatch.setattr(module, "params_of", lambda keywords: keywords)
     engines = []
 
@@ -111,7 +113,7 @@ def start(model, monkeypatch):
             return next(left)
 
         prompts = EmbeddedPrompts(model.get_input_embeddings(), width=32, context=200, dtype=torch.float32)
-        engines.append(VllmEngine(Running(next_one), prompts, end_tokens=end, seeds=seeds))
+        engines.append(VllmEngine(VllmProcess(next_one), prompts, end_tokens=end, seeds=seeds))
         return engines[-1]
 
     yield begin
@@ -285,7 +287,7 @@ def test_a_vllm_that_does_not_start_leaves_nothing_open():
 
     before = {*threading.enumerate(), *psutil.Process().children()}
     with pytest.raises(UsageError, match="did not start"):
-        Running(no_start)
+        VllmProcess(no_start)
     assert {*threading.enumerate(), *psutil.Process().children()} <= before
 
 
@@ -308,7 +310,7 @@ def test_a_start_that_is_interrupted_ends_at_once_with_what_it_has_begun(monkeyp
     monkeypatch.setattr(Background, "call", interrupted)
     before = {*threading.enumerate(), *psutil.Process().children()}
     with pytest.raises(KeyboardInterrupt):
-        Running(slow_start)
+        VllmProcess(slow_start)
     assert [process.poll() is not None for process in started] == [True, True]
     assert {*threading.enumerate(), *psutil.Process().children()} <= before
 
@@ -326,16 +328,14 @@ def up(model, monkeypatch):
         return started[-1]
 
     def ask(settings, given=(), *, seeds="streams", sampled=True):
-        return vllm_process.running(settings, dict(given), seeds=seeds, sampled=sampled)
+        return vllm_process.acquire(settings, dict(given), seeds=seeds, sampled=sampled)
 
     started, ask.next = [], None
     ask.started = started
     monkeypatch.setattr(vllm_process, "params_of", lambda keywords: keywords)
     monkeypatch.setattr(vllm_process, "start", begin)
-    monkeypatch.setattr(vllm_process, "_keeping", False)
-    vllm_process.keep()
-    yield ask
-    vllm_process.release()
+    with devices.keeping(0):
+        yield ask
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def up(model, monkeypatch):
 )
 def test_a_vllm_that_was_kept_serves_a_run_that_wants_no_more(up, wanted):
     first = up(SETTINGS)
-    vllm_process.done_with(first)
+    vllm_process.keep_or_close(first)
     assert up(SETTINGS | wanted) is first
     assert len(up.started) == 1
     assert up.started[0].forgotten == 1, "or a run would count what the run before has computed"
@@ -364,7 +364,7 @@ def test_a_vllm_that_was_kept_serves_a_run_that_wants_no_more(up, wanted):
     ids=str,
 )
 def test_a_vllm_that_was_kept_ends_before_another_starts(up, wanted, given):
-    vllm_process.done_with(up(SETTINGS))
+    vllm_process.keep_or_close(up(SETTINGS))
     second = up(SETTINGS | wanted, given)
     assert [fake.closed for fake in up.started] == [True, False]
     second.close()
@@ -372,27 +372,30 @@ def test_a_vllm_that_was_kept_ends_before_another_starts(up, wanted, given):
 
 def test_a_run_with_one_seed_has_a_vllm_of_its_own(up):
     for first, second in (("one", "one"), ("one", "streams"), ("streams", "one")):
-        vllm_process.done_with(up(SETTINGS, seeds=first))
+        vllm_process.keep_or_close(up(SETTINGS, seeds=first))
         up(SETTINGS, seeds=second).close()
     assert len(up.started) == 6
     assert all(fake.closed for fake in up.started)
 
 
 def test_a_vllm_that_is_lost_is_not_kept_for_another_run(up):
-    vllm_process.done_with(up(SETTINGS))
+    vllm_process.keep_or_close(up(SETTINGS))
     up.started[0].errored = True
     up(SETTINGS).close()
     assert len(up.started) == 2
 
 
-def test_a_kept_vllm_ends_when_it_is_let_go_and_one_that_is_not_kept_with_its_run(up, monkeypatch):
-    vllm_process.done_with(up(SETTINGS))
-    assert not up.started[0].closed
-    vllm_process.release()
-    assert up.started[0].closed
-    monkeypatch.setattr(vllm_process, "_keeping", False)
-    vllm_process.done_with(up(SETTINGS))
+def test_a_kept_vllm_ends_when_it_is_released_and_at_the_end_of_keeping(up):
+    with devices.keeping(0):
+        vllm_process.keep_or_close(up(SETTINGS))
+        assert not up.started[0].closed
+        devices.release_engine()
+        assert up.started[0].closed
+        vllm_process.keep_or_close(up(SETTINGS))
+        assert not up.started[1].closed
     assert up.started[1].closed
+    vllm_process.keep_or_close(up(SETTINGS))
+    assert up.started[2].closed, "one that is not kept ends with its run"
 
 
 def test_two_runs_on_one_vllm_are_as_on_two(up, model, some_requests, start):
@@ -402,7 +405,7 @@ def test_two_runs_on_one_vllm_are_as_on_two(up, model, some_requests, start):
     together = []
     for some in (requests[:9], requests[9:]):
         ask = up(SETTINGS)
-        engine = VllmEngine(ask, prompts, end_tokens=END, seeds="streams", done=vllm_process.done_with)
+        engine = VllmEngine(ask, prompts, end_tokens=END, seeds="streams", release=vllm_process.keep_or_close)
         together.append(by_key(engine.generate(some, GREEDY)))
         assert engine.counters.prefill_avoided == 2 * len(some)
         engine.close()
@@ -418,13 +421,13 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
 ):
     started = []
     monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, context, **__: {"max_model_len": context})
-    monkeypatch.setattr(vllm_process, "running", lambda settings, *_, **__: started.append(settings))
-    monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: "engine")
+    monkeypatch.setattr(vllm_process, "acquire", lambda settings, *_, **__: started.append(settings))
+    monkeypatch.setattr(vllm_engine, "VllmEngine", lambda *_, **__: "engine")
     config = config_of(engine="vllm", device="auto", engine_args={"max_model_len": length}).resolved()
-    backbone = loading.load_outside(str(tiny_model_folder), dtype=torch.float32)
+    backbone = loading.load_embeddings_only(str(tiny_model_folder), dtype=torch.float32)
 
     def begin():
-        return build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
+        return build_engine(config, backbone, Workload(300, slots=False), lambda _: None)
 
     if not fits:
         with pytest.raises(UsageError, match=r"max_model_len must hold .*`--max-new-tokens` 12, together 300.* is 299"):
@@ -440,12 +443,12 @@ def test_sequences_that_would_be_cut_are_refused_before_vllm_starts(
 def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder, monkeypatch, batch, replicas, each):
     found = []
     monkeypatch.setattr(vllm_process, "engine_settings", lambda *_, given, **__: found.append(given["max_num_seqs"]))
-    monkeypatch.setattr(vllm_process, "running", lambda *_, **__: None)
-    monkeypatch.setattr(vllm, "VllmEngine", lambda *_, **__: None)
+    monkeypatch.setattr(vllm_process, "acquire", lambda *_, **__: None)
+    monkeypatch.setattr(vllm_engine, "VllmEngine", lambda *_, **__: None)
     asked = {} if replicas is None else {"data_parallel_size": replicas}
     config = config_of(engine="vllm", device="auto", engine_args=asked, batch_size=batch).resolved()
-    backbone = loading.load_outside(str(tiny_model_folder), dtype=torch.float32)
-    build_engine(config, backbone, tokens_per_row=300, slots=False, tell=lambda _: None)
+    backbone = loading.load_embeddings_only(str(tiny_model_folder), dtype=torch.float32)
+    build_engine(config, backbone, Workload(300, slots=False), lambda _: None)
     assert found == [each]
 
 
@@ -453,7 +456,7 @@ def test_the_batch_is_that_of_all_replicas_together(config_of, tiny_model_folder
 def run_on(config_of, silent, tiny_model_folder, monkeypatch):
     """`run_on(*fakes, **changes)`: the settings with which a run started each of these, which are made of its backbone."""
     backbone = loading.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32).model
-    for module in (vllm, vllm_process):
+    for module in (vllm_engine, vllm_process):
         monkeypatch.setattr(module, "params_of", lambda keywords: keywords)
 
     def settings(folder, *, seed, context, soft, **_):
@@ -461,7 +464,6 @@ def run_on(config_of, silent, tiny_model_folder, monkeypatch):
 
     monkeypatch.setattr(vllm_process, "engine_settings", settings)
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace())  # so that it is taken for installed
-    monkeypatch.setattr(vllm_process, "_keeping", False)  # a sweep that ran in this process has it otherwise
 
     def run(*fakes, **changes):
         left, started = iter(fakes), []
@@ -516,6 +518,13 @@ def test_without_vllm_the_installation_is_told():
     assert f"# {section}\n" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
+@pytest.fixture
+def environment(monkeypatch):
+    """Is as it was after the test, whatever vLLM wants set."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("key", ["revision", "tokenizer_revision", "tokenizer", "hf_config_path", "served_model_name"])
 def test_what_decides_the_model_is_not_given_to_vllm_alone(monkeypatch, key):
     """Its embeddings and its fingerprint would be another's."""
@@ -524,11 +533,11 @@ def test_what_decides_the_model_is_not_given_to_vllm_alone(monkeypatch, key):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace())
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=fields))
     monkeypatch.setitem(sys.modules, "vllm.platforms", SimpleNamespace(current_platform=None))
-    monkeypatch.setattr(vllm_process, "_installed", lambda: None)
     with pytest.raises(UsageError, match=f"`--engine-args` {key}: vLLM gets it from `--backbone`; leave it out"):
         vllm_process.engine_settings("m", dtype="float32", context=8, soft=False, seed=0, given={key: "x"})
 
 
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize(
     ("known", "streams", "given", "expected"),
     [
@@ -545,7 +554,6 @@ def test_with_streams_no_row_shares_its_attention_with_its_neighbours(monkeypatc
         monkeypatch.setitem(sys.modules, name, SimpleNamespace())
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=fields))
     monkeypatch.setitem(sys.modules, "vllm.platforms", platform)
-    monkeypatch.setattr(vllm_process, "_installed", lambda: None)
     asked = {"dtype": "float32", "context": 8, "soft": False, "seed": 0, "given": given}
     assert vllm_process.engine_settings("m", **asked, streams=streams).get("disable_cascade_attn") is expected
 
@@ -596,7 +604,7 @@ def test_a_vllm_that_cannot_seed_or_cannot_draw_is_told_as_that_and_ends(up, mod
 
 def test_seeds_are_checked_once_and_only_where_they_are_used(up):
     for sampled, checks in ((False, 0), (True, 2), (True, 2)):
-        vllm_process.done_with(up(SETTINGS, sampled=sampled))
+        vllm_process.keep_or_close(up(SETTINGS, sampled=sampled))
         assert len(up.started[0].params) == checks, "one with a seed, one without"
     assert [params["seed"] for params in up.started[0].params] == [None, 1]
     up(SETTINGS, seeds="one").close()

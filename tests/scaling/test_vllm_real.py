@@ -19,11 +19,11 @@ import torch
 pytest.importorskip("vllm")
 
 from scaling.config import RunConfig
-from scaling.engines import vllm_process
-from scaling.engines.base import Decoding, Request
-from scaling.engines.build import build_engine, engine_of
+from scaling.engines.base import Decoding, Request, Workload
+from scaling.engines.build import build_engine
+from scaling.engines.local.build import engine_of
 from scaling.methods.build import build
-from scaling.models import hardware, loading, model_files
+from scaling.models import devices, hardware, loading, model_files
 from scaling.records.errors import UsageError
 from scaling.records.seeds import stream_seed
 from scaling.run import carry_out, prepare
@@ -54,7 +54,7 @@ def prompts(built):
 @pytest.fixture(scope="module")
 def engine(built, prompts):
     longest = max(map(len, prompts)) + 300
-    started = build_engine(built.config, built.backbone, tokens_per_row=longest, slots=True, tell=print)
+    started = build_engine(built.config, built.backbone, Workload(longest, slots=True), print)
     yield started
     started.close()
 
@@ -161,20 +161,16 @@ def vllm_processes(pid):
     return found
 
 
-def test_runs_that_want_the_same_share_one_vllm(tmp_path, monkeypatch, engine):
+def test_runs_that_want_the_same_share_one_vllm(tmp_path, engine):
     engine.close()  # so that only theirs are up, here and below
-    monkeypatch.setattr(vllm_process, "_keeping", False)
     size = {"engine": "vllm", "limit": 2, "latent_paths": 2, "samples": 1, "max_new_tokens": 8}
-    vllm_process.keep()
     seen = []
-    try:
+    with devices.keeping(0):
         for seed in (0, 1):
             setup = prepare(RunConfig(**size, seed=seed, out=tmp_path / str(seed)), Quiet())
             summary = carry_out(setup, Quiet())
             assert summary["num_completions"] == 4
             seen.append((vllm_processes(os.getpid()), summary["tokens"]["prefill_computed"]))
-    finally:
-        vllm_process.release()
     assert seen[0] == seen[1], "the same processes, and the second counts as if it were the first"
     assert vllm_processes(os.getpid()) == set()
 

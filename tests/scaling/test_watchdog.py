@@ -9,14 +9,14 @@ import sys
 import psutil
 import pytest
 
-from scaling.engines.watchdog import Watchdog
+from scaling.engines.vllm.watchdog import Watchdog
 
 WAIT = 30.0  # seconds
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 NESTS = [sys.executable, "-c", f"import subprocess; subprocess.Popen({SLEEPS}).wait()"]
 PARENT = f"""
 import subprocess
-from scaling.engines.watchdog import Watchdog
+from scaling.engines.vllm.watchdog import Watchdog
 watchdog = Watchdog()
 with watchdog.watching():
     watched = subprocess.Popen({NESTS}, start_new_session=True)

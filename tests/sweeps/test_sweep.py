@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from scaling.config import RunConfig
-from scaling.models import loading
 from scaling.records.errors import InUse, MayPass, UsageError
 from scaling.run import execute
 from sweeps import execute as execution
@@ -176,8 +176,10 @@ def test_boxes_of_one_run_draw_their_union(planned, drain, tiny, samples):
 
 def test_models_are_loaded_once_for_all_jobs(planned, drain, tiny, monkeypatch):
     loaded = []
-    original = loading._fresh
-    monkeypatch.setattr(loading, "_fresh", lambda *given: loaded.append(given) or original(*given))
+    original = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *given, **more: loaded.append(given) or original(*given, **more)
+    )
     drain(planned(run=tiny, train=TRAIN, axes={**AXES, "method": ["cot", "softcot", "softcot++"]}))
     assert len(loaded) == 1, "backbone and assistant are the same folder"
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from scaling.engines import vllm_process
+from scaling.models import devices
 from sweeps import execute as carrying_out
 from sweeps.plan import Job
 from sweeps.worker import Pulse, work
@@ -38,13 +38,30 @@ def job(name, kind="run", models="a|b", **settings):
     return Job(name, kind, settings, name, models=models)
 
 
+class Process:
+    """An engine that outlasts its run; `happened` is told when it ends."""
+
+    def __init__(self, happened):
+        self.happened = happened
+
+    def close(self):
+        self.happened.append("closed")
+
+
 @pytest.fixture
 def happened(monkeypatch):
-    """What jobs do, and when vLLM is let go, in order."""
+    """What jobs do, and when an engine starts and ends, in order. Jobs on vLLM leave the engine that they used."""
     seen = []
-    monkeypatch.setattr(vllm_process, "_keeping", False)
-    monkeypatch.setattr(vllm_process, "let_go", lambda: seen.append("let go"))
-    monkeypatch.setattr(carrying_out, "perform", lambda job, *_: seen.append(job.id) or {})
+
+    def perform(job, *_):
+        if job.settings.get("engine") == "vllm":
+            engine = devices.take_engine(Process, lambda _: True)
+            seen.extend([] if engine else ["started"])
+            devices.keep_or_close(engine or Process(seen))
+        seen.append(job.id)
+        return {}
+
+    monkeypatch.setattr(carrying_out, "perform", perform)
     return seen
 
 
@@ -63,13 +80,18 @@ def test_vllm_stays_for_runs_of_the_same_models_and_leaves_for_all_others(happen
     book = Book(jobs)
     work(lambda: book, "here", root=None)
     assert book.ended == [one.id for one in jobs]
-    kept = ["first", "second", "merged", "third", "let go", "training", "fourth", "let go", "here", "fifth"]
-    assert happened == ["let go", *kept, "let go", "other", "let go"]
-    assert vllm_process._keeping
+    shared = ["started", "first", "second", "merged", "third", "closed", "training"]
+    assert happened == [
+        *shared,
+        *("started", "fourth", "closed", "here"),
+        *("started", "fifth", "closed"),
+        *("started", "other", "closed"),
+    ]
 
 
-def test_vllm_leaves_with_a_worker_that_is_interrupted(happened, monkeypatch):
+def test_an_engine_ends_with_a_worker_that_is_interrupted(happened, monkeypatch):
     def interrupted(*_):
+        devices.keep_or_close(Process(happened))
         raise KeyboardInterrupt
 
     book = Book([job("first", engine="vllm")])
@@ -77,7 +99,9 @@ def test_vllm_leaves_with_a_worker_that_is_interrupted(happened, monkeypatch):
     monkeypatch.setattr(carrying_out, "perform", interrupted)
     with pytest.raises(KeyboardInterrupt):
         work(lambda: book, "here", root=None)
-    assert happened == ["let go", "given back", "let go"]
+    assert happened == ["given back", "closed"]
+    devices.keep_or_close(Process(happened))
+    assert happened[-2:] == ["closed", "closed"], "without a worker nothing is kept"
 
 
 @pytest.mark.usefixtures("happened")

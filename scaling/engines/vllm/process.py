@@ -1,7 +1,8 @@
-"""vLLM itself, as the engine for it needs it: its settings, how it is asked to sample, and one that is up.
+"""vLLM itself, as the engine for it needs it: its settings, how it is asked to sample, and a vLLM that is running.
 
 vLLM works in processes of its own, which a loop in a thread of this one talks to. They end with this process, whatever
-ends it. Between `keep()` and `release()` one outlasts its run, and serves the next where that wants the same.
+ends it. While devices are kept between runs (`scaling.models.devices.keeping`), a vLLM outlasts its run, and serves the next
+one that wants the same settings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any, Literal
 from scaling.engines.base import Decoding
 from scaling.engines.concurrent import Background
 from scaling.engines.engine_args import cannot_be_imported
-from scaling.engines.watchdog import Watchdog
+from scaling.engines.vllm.watchdog import Watchdog
+from scaling.models import devices
 from scaling.models.hardware import available_memory
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.seeds import engine_seed
@@ -22,10 +24,10 @@ from scaling.records.seeds import engine_seed
 Start = Callable[[], Coroutine[Any, Any, Any]]
 Seeds = Literal["streams", "one"]
 
-_PATIENCE = 0.2  # seconds between two looks at a start that is given up
+_STOP_INTERVAL = 0.2  # seconds between two attempts to stop a start that is given up
 _CPU_MEMORY = 4 << 30  # bytes of keys and values at most, where nothing is asked for
-# set by what they follow from, so they cannot be given
-_OURS = {
+# vLLM's settings that follow from an option of the run, so that they cannot be given
+_FROM_OPTIONS = {
     **{"model": "--backbone", "tokenizer": "--backbone", "dtype": "--dtype", "seed": "--seed"},
     # embeddings and fingerprint are of the model as it is given
     **dict.fromkeys(
@@ -33,19 +35,25 @@ _OURS = {
     ),
     **{"enable_prompt_embeds": "--method", "max_logprobs": "--method", "logprobs_mode": "--method"},
 }
-_AT_LEAST = ("max_model_len", "enable_prompt_embeds")  # settings of which more serves who asks for less
-_NO_MATTER = frozenset(("seed", "kv_cache_memory_bytes", *_AT_LEAST))  # where every completion has its own seed
+_UPPER_BOUNDS = ("max_model_len", "enable_prompt_embeds")  # a vLLM with more of these serves a run that needs less
+_IRRELEVANT = frozenset(("seed", "kv_cache_memory_bytes", *_UPPER_BOUNDS))  # where every completion has its own seed
 
 
-class Running:
-    """A vLLM that is up, and the loop it is talked to in. vllm: its AsyncLLM. names: of requests, each used once."""
+class VllmProcess:
+    """A vLLM that is running, and the event loop that talks to it.
+
+    Attributes:
+        vllm: its AsyncLLM.
+        settings: those it was started with; None where it serves no other run.
+        names: of requests, each used once.
+        background: the event loop, in a thread of its own.
+    """
 
     def __init__(self, start: Start, *, settings: Mapping[str, Any] | None = None) -> None:
-        """start: makes an AsyncLLM, or what behaves like it. settings: that it has; None for one that serves no other run.
-        Raises what `start` raises."""
+        """start: makes an AsyncLLM, or what behaves like it. Raises what `start` raises."""
         self.settings, self.names = settings, count()
         self.background = Background()
-        self._start, self._watchdog, self._seeds_hold = start, Watchdog(), False
+        self._start, self._watchdog, self._seeds_checked = start, Watchdog(), False
         try:
             self.vllm: Any = self.background.call(self._begin())
         except BaseException:
@@ -61,23 +69,23 @@ class Running:
     def serves(self, settings: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
         """Whether it draws what a vLLM with these settings would. given: those of them that a user asked for."""
         have = self.settings
-        if have is None or self.vllm.errored or any(have[key] < settings[key] for key in _AT_LEAST):
+        if have is None or self.vllm.errored or any(have[key] < settings[key] for key in _UPPER_BOUNDS):
             return False
-        left_out = _NO_MATTER - given.keys()
+        left_out = _IRRELEVANT - given.keys()
         return _without(have, left_out) == _without(settings, left_out)
 
     def check_seeds(self) -> None:
         """Raises UsageError where this vLLM cannot draw, or not with a seed of each completion. Asks it once."""
-        if not self._seeds_hold:
+        if not self._seeds_checked:
             self.background.call(check_seeds(self.vllm))
-            self._seeds_hold = True
+            self._seeds_checked = True
 
-    def forget(self) -> None:
-        """Empties the prefix cache: what a run counts must not depend on the run before."""
+    def clear_prefix_cache(self) -> None:
+        """What a run counts must not depend on what the run before has left there."""
         self.background.call(self.vllm.reset_prefix_cache())
 
     async def restart(self) -> None:
-        """To be called in the loop, as what listens to vLLM there can then be told first."""
+        """Starts vLLM anew. To be called in the loop, where what waits for the old one can be told first."""
         self.vllm.shutdown()
         self.vllm = await self._begin()
 
@@ -96,7 +104,7 @@ class Running:
 
     def _give_up(self) -> None:
         """Ends a start, which gives way only where what it waits for is gone, whenever that was begun."""
-        while not self.background.close(patience=_PATIENCE):
+        while not self.background.close(patience=_STOP_INTERVAL):
             self._watchdog.kill()
         self._watchdog.close()
 
@@ -109,28 +117,23 @@ def _without(settings: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]
     return {key: value for key, value in settings.items() if key not in keys}
 
 
-_keeping = False
-_kept: Running | None = None
+def acquire(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds, sampled: bool) -> VllmProcess:
+    """A vLLM with these settings: the one that was kept, or a new one.
 
+    Args:
+        settings: all that it shall have.
+        given: those of them that a user asked for.
+        seeds: whose streams a run draws from. A vLLM with one generator for all serves no other run.
+        sampled: whether seeds will be used at all.
 
-def keep() -> None:
-    """From now on a vLLM that a run is done with stays up, until `release` or a run that it does not serve."""
-    global _keeping
-    _keeping = True
-
-
-def release() -> None:
-    """Ends the vLLM that was kept, if there is one, and frees its device."""
-    global _kept
-    kept, _kept = _kept, None
-    if kept:
-        kept.close()
-
-
-def running(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds, sampled: bool) -> Running:
-    """A vLLM with these settings: the one that was kept, or a new one. sampled: whether seeds will be used at all. Raises
-    UsageError where it does not start, or lacks the seeds."""
-    vllm = _kept_or_new(settings, given, seeds=seeds)
+    Raises:
+        UsageError: where it does not start, or lacks the seeds.
+    """
+    vllm = devices.take_engine(VllmProcess, lambda kept: seeds == "streams" and kept.serves(settings, given))
+    if vllm:
+        vllm.clear_prefix_cache()
+    else:
+        vllm = VllmProcess(_starts(settings), settings=settings if seeds == "streams" else None)
     try:
         if seeds == "streams" and sampled:
             vllm.check_seeds()
@@ -138,16 +141,6 @@ def running(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: See
         vllm.close()
         raise
     return vllm
-
-
-def _kept_or_new(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: Seeds) -> Running:
-    global _kept
-    if _kept and seeds == "streams" and _kept.serves(settings, given):
-        kept, _kept = _kept, None
-        kept.forget()
-        return kept
-    release()
-    return Running(_starts(settings), settings=settings if seeds == "streams" else None)
 
 
 def _starts(settings: Mapping[str, Any]) -> Start:
@@ -161,13 +154,12 @@ def _starts(settings: Mapping[str, Any]) -> Start:
     return begin
 
 
-def done_with(vllm: Running) -> None:
-    """Keeps it for the next run, or ends it."""
-    global _kept
-    if _keeping and vllm.settings is not None:
-        _kept = vllm
-    else:
+def keep_or_close(vllm: VllmProcess) -> None:
+    """Keeps it for the next run, where this process keeps engines and it can serve another run; else ends it."""
+    if vllm.settings is None:
         vllm.close()
+    else:
+        devices.keep_or_close(vllm)
 
 
 def sampling_params(decoding: Decoding, *, seed: int | None, end_tokens: Iterable[int]) -> dict[str, Any]:
@@ -203,14 +195,14 @@ def engine_settings(
     """Keywords of vLLM's AsyncEngineArgs. given: `--engine-args`, which win. streams: whether every completion has a seed of
     its own, so that what is decoded beside it should change as little as can be. Raises UsageError for an argument that
     vLLM lacks, or that follows from another option."""
-    _installed()
+    _import_vllm()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
     known = set(AsyncEngineArgs.__dataclass_fields__)
     for key in given:
-        if key in _OURS:
-            raise UsageError(f"`--engine-args` {key}: vLLM gets it from `{_OURS[key]}`; leave it out.")
+        if key in _FROM_OPTIONS:
+            raise UsageError(f"`--engine-args` {key}: vLLM gets it from `{_FROM_OPTIONS[key]}`; leave it out.")
         if key not in known:
             raise UsageError(f"`--engine-args` {key}: vLLM has no such setting.{nearest(key, known)}")
     return {
@@ -237,7 +229,8 @@ def _on_a_cpu(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"block_size": 32, "enforce_eager": True, **memory}
 
 
-def _installed() -> None:
+def _import_vllm() -> None:
+    """Imports vLLM with the environment that it needs. Raises UsageError where it is not installed."""
     # set before vLLM is imported: its workers must not inherit a device that the assistant has used
     # whatever is set: a forked one would also keep the watchdog waiting, as it has a copy of its input
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"

@@ -1,5 +1,5 @@
-"""Ends processes that would outlive this one. A killed process cannot end what it has started, and vLLM's processes do not
-look after the one that started them: they keep their memory and go on. A small process beside this one does it for them.
+"""Ends the processes that this one has started, also where this one is killed. vLLM's processes do not notice that their
+parent is gone: they keep their memory and go on. So a small process watches this one, and kills them when it is gone.
 """
 
 from __future__ import annotations

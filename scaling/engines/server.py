@@ -1,5 +1,5 @@
-"""Completions from a server that speaks the OpenAI protocol. Prompts go out as token ids, and soft ones as embeddings, which
-vLLM's completions endpoint takes; answers come back as they finish.
+"""The engine on a server with the OpenAI protocol. Prompts are sent as token ids, and those with soft tokens as embeddings,
+which vLLM's completions endpoint takes. Completions are yielded as they finish.
 
 The key is read from OPENAI_API_KEY and is never written anywhere.
 """
@@ -11,15 +11,17 @@ import base64
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 
-from scaling.engines.base import Counters, Decoding, Generated, Request, SoftPrompt
+from scaling.config import RunConfig
+from scaling.engines.base import Counters, Decoding, Engine, Generated, Request, SoftPrompt, Workload
 from scaling.engines.concurrent import Background
-from scaling.engines.embedded import KEPT, EmbeddedPrompts, Recent
+from scaling.engines.embedded import PROMPT_BYTES, EmbeddedPrompts, Recent, embedded_prompts
 from scaling.engines.engine_args import cannot_be_imported
+from scaling.models.loading import LanguageModel
 from scaling.records.errors import MayPass, UsageError, one_line
 
 _BUSY = (408, 409, 429)  # answers of a server that is there and has no time
@@ -150,7 +152,7 @@ class OpenAIEngine:
         server.refuse_unfit(slots=prompts is not None)
         self.batch_size, self.counters = batch_size, Counters()
         self._server, self._prompts, self._end, self._seeds = server, prompts, sorted(end_tokens), seeds
-        self._encoded = Recent(self._encode, size=len, limit=KEPT)
+        self._encoded = Recent(self._encode, size=len, limit=PROMPT_BYTES)
         self._tasks: dict[asyncio.Task[Any], str] = {}  # -> question id; touched only by the background
         self._cancelled: set[str] = set()
         self._speaks = False  # whether it has answered a prompt as it should
@@ -340,3 +342,44 @@ def _library() -> Any:
     except ImportError as error:
         raise cannot_be_imported("openai", error) from None
     return openai
+
+
+def build(
+    config: RunConfig,
+    backbone: LanguageModel,
+    workload: Workload,
+    tell: Callable[[str], None],  # noqa: ARG001
+) -> Engine:
+    """The engine of a run; see `scaling.engines.build`."""
+    server, context = _server(config, backbone, workload.tokens_per_row)
+    return OpenAIEngine(
+        server,
+        embedded_prompts(backbone, dtype=config.dtype, context=context) if workload.slots else None,
+        end_tokens=backbone.end_tokens,
+        seeds=config.engine_seeds or "streams",
+        batch_size=64 if config.batch_size == "auto" else config.batch_size,
+    )
+
+
+def refuse_unfit(config: RunConfig, backbone: LanguageModel, workload: Workload) -> None:
+    """Raises UsageError where the server does not answer, or is known not to take what will be asked."""
+    server, _ = _server(config, backbone, workload.tokens_per_row)
+    server.refuse_unfit(slots=workload.slots, top_k=config.top_k)
+
+
+def served_model(config: RunConfig) -> str:
+    """The name of the only model that the server has. Raises UsageError where it is down, or has several."""
+    return Server(str(config.base_url), None).model
+
+
+def _server(config: RunConfig, backbone: LanguageModel, tokens_per_row: int) -> tuple[Server, int]:
+    """The server, and the longest sequence that it takes."""
+    server = Server(str(config.base_url), config.served_model)
+    context = server.context or backbone.context
+    if context < tokens_per_row:
+        raise UsageError(
+            f"{server.base_url} takes sequences of at most {context} tokens, and the longest prompt has "
+            f"{tokens_per_row} with `--max-new-tokens` {config.max_new_tokens}: lower that, or start the server with a "
+            f"larger `--max-model-len`."
+        )
+    return server, context

@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from contrastive.prefix import attention_masks
+from contrastive.forward import attention_masks
 from scaling.engines.base import SoftPrompt
-from scaling.engines.decoder import batches, compacted, embedded
-from scaling.engines.levels import OwnKeys
+from scaling.engines.embedded import embedded
+from scaling.engines.local.decoder import batches, compacted
+from scaling.engines.local.levels import OwnKeys
 from scaling.models.signatures import last_logits_only
 
 

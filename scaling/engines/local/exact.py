@@ -1,7 +1,8 @@
-"""How many rows a decoding pass has where tokens must not depend on what else is decoded: tried on the model, not assumed.
+"""`--exact`: chooses how many rows every decoding pass has, so that tokens do not depend on what else is decoded.
 
 Every pass then has the same number of rows, a *block*, so no product, sum or elementwise operation changes its size with
-the batch, and with its size the order of its additions. What may still differ is a row's place in the block.
+the batch, and with its size the order of its additions. A row's place in the block may still matter, so that is tried on
+the model.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scaling.engines.base import SoftPrompt
-from scaling.engines.packing import PackedWeights
-from scaling.engines.shared import SharedPrefixDecoder
+from scaling.engines.local.packing import PackedWeights
+from scaling.engines.local.shared import SharedPrefixDecoder
 
 # As many rows as weights are packed for on a CPU; elsewhere a pass costs about the same for any number of rows up to here.
 _ROWS = {"cpu": 32}

@@ -1,5 +1,5 @@
-"""Which decoder gives a model's own logits: tried on a few tokens against a forward pass without cache, rather than believed
-of the model's name. The fastest that does is taken."""
+"""Chooses a decoder for a model: the fastest whose logits equal those of a forward pass without cache. Each is tried on a
+few tokens of the very model, whatever its family is said to support."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from contrastive.prefix import MISFITS, agree, differences
+from contrastive.forward import MODEL_ERRORS, agree, differences
 from contrastive.windows import narrowed
 from scaling.engines.base import SoftPrompt
-from scaling.engines.decoder import Decoder, embedded
-from scaling.engines.plain import PlainDecoder
-from scaling.engines.shared import SharedPrefixDecoder
-from scaling.engines.single import RereadingDecoder, SingleRowDecoder
+from scaling.engines.embedded import embedded
+from scaling.engines.local.decoder import Decoder
+from scaling.engines.local.plain import PlainDecoder
+from scaling.engines.local.shared import SharedPrefixDecoder
+from scaling.engines.local.single import RereadingDecoder, SingleRowDecoder
 from scaling.records.errors import one_line, out_of_memory
 
 Kind = type[PlainDecoder] | type[SingleRowDecoder]
@@ -77,7 +78,7 @@ def _why_not_shared(model: PreTrainedModel, expected: Tensor) -> str | None:
 def _why_not(model: PreTrainedModel, kind: Kind | type[SharedPrefixDecoder], expected: Tensor) -> str | None:
     try:
         found = _logits(model, kind(model, num_rows=len(_PREFIXES), max_new_tokens=_STEPS + 1))
-    except MISFITS as error:
+    except MODEL_ERRORS as error:
         if out_of_memory(error):
             raise
         return f"its attention does not fit: {one_line(error, limit=100)}"

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from contrastive.windows import switches
 from scaling.engines.base import SoftPrompt
-from scaling.engines.decoder import compacted, embedded
+from scaling.engines.embedded import embedded
+from scaling.engines.local.decoder import compacted
 from scaling.models.signatures import last_logits_only
 
 _CACHES = ("past_key_values", "cache_params", "state")  # what models call it, in results and arguments alike

@@ -1,8 +1,8 @@
-"""Completions from vLLM in this process: soft prompts as embeddings, all others as token ids, each a request of its own.
+"""The engine on a vLLM that this process has started. Prompts with soft tokens are given as embeddings, others as token ids.
 
-vLLM shares what prompts have in common by its prefix cache, batches and schedules. Here requests are made from soft
-prompts, checked, watched, and asked again where the engine was lost. A request for each sample rather than one with n = M:
-a sample then has a seed that no other has, is written when it is done, and is drawn alone when a run is continued.
+vLLM schedules, batches and caches prefixes. This module checks prompts, makes requests of them, and repeats those that were
+open when vLLM died. Every sample is a request of its own instead of one request with n = M: it then has its own seed, is
+written when it is done, and is drawn alone when a run is continued.
 """
 
 from __future__ import annotations
@@ -15,32 +15,35 @@ from typing import Any
 
 from scaling.engines.base import Counters, Decoding, Generated, Request
 from scaling.engines.embedded import EmbeddedPrompts
-from scaling.engines.vllm_process import Running, Seeds, params_of, sampling_params
+from scaling.engines.vllm.process import Seeds, VllmProcess, params_of, sampling_params
 from scaling.records.errors import MayPass, UsageError, one_line
 
 
 class VllmEngine:
-    """batch_size: completions decoded together. restarts: how often vLLM was lost and started again, at most once.
+    """Requests that are open when vLLM dies are repeated on a new one; each has its own seed, hence the same random stream.
 
-    What was open when it died is asked again of the new one; a completion's own seed gives it the same stream.
+    Attributes:
+        batch_size: completions decoded together.
+        restarts: how often vLLM died and was started again, at most once.
+        counters: what it computed.
     """
 
     def __init__(
         self,
-        running: Running,
+        process: VllmProcess,
         prompts: EmbeddedPrompts,
         *,
         end_tokens: Sequence[int],
         seeds: Seeds,
-        done: Callable[[Running], None] = Running.close,
+        release: Callable[[VllmProcess], None] = VllmProcess.close,
     ) -> None:
         """end_tokens: ids that stop a completion. seeds: "streams" for a seed of every completion, "one" for the engine's.
-        done: what becomes of `running` at the end."""
+        release: what becomes of `process` at the end."""
         self.counters = Counters()
         self.restarts = 0
-        self.batch_size = running.batch_size
-        self._running, self._prompts, self._end, self._seeds = running, prompts, frozenset(end_tokens), seeds
-        self._done, self._closed = done, False
+        self.batch_size = process.batch_size
+        self._process, self._prompts, self._end, self._seeds = process, prompts, frozenset(end_tokens), seeds
+        self._release, self._closed = release, False
         self._open: dict[str, str] = {}  # name -> question id; touched only by the background
         self._cancelled: set[str] = set()
         self._replacing, self._lost = asyncio.Lock(), asyncio.Event()  # the latter of the vLLM that is up
@@ -56,29 +59,29 @@ class VllmEngine:
 
         # those that wait take a free place at once; where samples may prove needless, none waits
         waiting = 0 if lookahead else self.batch_size // 4
-        return self._running.background.stream(requests, complete, limit=self.batch_size + waiting)
+        return self._process.background.stream(requests, complete, limit=self.batch_size + waiting)
 
     def cancel(self, question_id: str) -> None:
         """Gives up what is left of a question."""
         self._cancelled.add(question_id)
-        self._running.background.call(self._abort(question_id))
+        self._process.background.call(self._abort(question_id))
 
     def close(self) -> None:
-        """Is done with vLLM. A second call does nothing."""
+        """Gives vLLM back. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._done(self._running)
+            self._release(self._process)
 
     async def _abort(self, question_id: str) -> None:
         if names := [name for name, of in self._open.items() if of == question_id]:
-            await self._running.vllm.abort(names)
+            await self._process.vllm.abort(names)
 
     async def _complete(self, request: Request, decoding: Decoding) -> Generated | None:
         seed = request.seed if self._seeds == "streams" else None
         params = params_of(sampling_params(decoding, seed=seed, end_tokens=self._end))
         prompt = self._prompt(request)
         while request.prompt.question_id not in self._cancelled:
-            vllm, name = self._running.vllm, str(next(self._running.names))
+            vllm, name = self._process.vllm, str(next(self._process.names))
             self._open[name] = request.prompt.question_id
             try:
                 final = await self._unless_lost(vllm.generate(prompt, params, name))
@@ -100,9 +103,9 @@ class VllmEngine:
         return None
 
     async def _unless_lost(self, outputs: AsyncIterator[Any]) -> Any | None:
-        """The last of them. None where their vLLM is given up before it comes: one that is shut down wakes nobody."""
-        drawing, lost = asyncio.ensure_future(_last(outputs)), asyncio.ensure_future(self._lost.wait())
-        drawing.add_done_callback(_looked_at)
+        """The last output; None where vLLM dies before, as one that is shut down ends no request."""
+        drawing, lost = asyncio.ensure_future(_last_of(outputs)), asyncio.ensure_future(self._lost.wait())
+        drawing.add_done_callback(_retrieve_error)
         try:
             await asyncio.wait((drawing, lost), return_when=asyncio.FIRST_COMPLETED)
             return drawing.result() if drawing.done() else None
@@ -113,7 +116,7 @@ class VllmEngine:
     async def _replace(self, dead: Any, why: str) -> None:
         """Starts vLLM again, unless that has been done since `dead` failed."""
         async with self._replacing:
-            if self._running.vllm is not dead:
+            if self._process.vllm is not dead:
                 return
             if self.restarts:
                 raise MayPass(
@@ -124,7 +127,7 @@ class VllmEngine:
             self.restarts += 1
             logging.getLogger(__name__).warning("vLLM stopped (%s) and is started again", why)
             self._lost.set()
-            await self._running.restart()
+            await self._process.restart()
             self._lost = asyncio.Event()
 
     def _prompt(self, request: Request) -> dict[str, Any]:
@@ -151,13 +154,13 @@ class VllmEngine:
         return Generated(request, tokens, reason, log_prob=drawn.cumulative_logprob)
 
 
-async def _last(outputs: AsyncIterator[Any]) -> Any:
+async def _last_of(outputs: AsyncIterator[Any]) -> Any:
     async for output in outputs:
         last = output
     return last
 
 
-def _looked_at(task: asyncio.Task[Any]) -> None:
-    """asyncio complains of an error that nobody has asked for."""
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Reads a task's error, if there is one: asyncio would otherwise complain of one that nobody has read."""
     if not task.cancelled():
         task.exception()

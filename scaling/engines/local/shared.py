@@ -16,12 +16,13 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from contrastive.prefix import CaptureCache
-from scaling.engines import attention
-from scaling.engines.attention import Groups, Levels, SharedLevel
+from contrastive.forward import CaptureCache
 from scaling.engines.base import SoftPrompt
-from scaling.engines.decoder import batches, compacted, embedded
-from scaling.engines.levels import OwnKeys, Store
+from scaling.engines.embedded import embedded
+from scaling.engines.local import attention
+from scaling.engines.local.attention import Groups, Levels, SharedLevel
+from scaling.engines.local.decoder import batches, compacted
+from scaling.engines.local.levels import OwnKeys, Store
 
 
 @dataclass(frozen=True, eq=False)

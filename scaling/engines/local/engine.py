@@ -1,7 +1,7 @@
-"""The in-process engine: draws tokens for many rows at once on a transformers model, soft tokens as input embeddings.
+"""The in-process engine: samples tokens for many rows at once from a transformers model. Soft tokens are input embeddings.
 
-The scheduler says what is decoded, a decoder turns last tokens into logits, and this loop draws the next ones. A row that
-finishes is taken by the next request at once. Masks and positions keep a row's result independent of its neighbours.
+The scheduler says which request is decoded next, a decoder turns last tokens into logits, and this loop samples the next
+tokens. The next request takes a finished row at once. Masks and positions keep a row's result independent of its neighbours.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scaling.engines.base import Counters, Decoding, Generated, Request
-from scaling.engines.decoder import Decoder
-from scaling.engines.exact import block_for
-from scaling.engines.fitting import fit
-from scaling.engines.packing import PackedWeights
-from scaling.engines.sampling import confidences, sample_tokens, sample_tokens_, uniforms
-from scaling.engines.scheduler import Scheduler
-from scaling.engines.shared import SharedPrefixDecoder
+from scaling.engines.local.decoder import Decoder
+from scaling.engines.local.exact import block_for
+from scaling.engines.local.fitting import fit
+from scaling.engines.local.packing import PackedWeights
+from scaling.engines.local.sampling import confidences, sample_tokens, sample_tokens_, uniforms
+from scaling.engines.local.scheduler import Scheduler
+from scaling.engines.local.shared import SharedPrefixDecoder
 from scaling.engines.stops import StopStrings
 from scaling.models.hardware import available_memory
 from scaling.models.shapes import kv_bytes_of
@@ -33,12 +33,13 @@ _TOO_LARGE = (
 
 
 class TransformersEngine:
-    """end_tokens: ids that stop a row. batch_size: rows decoded together; halved, down to 1, each time memory runs out.
-
-    max_batch_tokens: tokens whose keys and values are held at once, prompts and rows together. plain_because: why prefixes
-    are not shared, None where they are. longest: tokens of the longest prompt with its completion, None if not known. exact:
-    whether a request's tokens are the same whatever is decoded beside it, in every type: passes then have `block` rows each,
-    1 where the model or the processor allows no more.
+    """Attributes:
+    batch_size: rows decoded together; halved, down to 1, each time memory runs out.
+    max_batch_tokens: tokens whose keys and values are held at once, prompts and rows together.
+    counters: what has been computed, and what sharing has saved.
+    plain_because: why prefixes are not shared; None where they are.
+    block: rows of every pass with `exact`, 1 where the model or the processor allows no more; None without.
+    tell: is told when memory runs out.
     """
 
     def __init__(
@@ -51,6 +52,15 @@ class TransformersEngine:
         longest: int | None = None,
         exact: bool = False,
     ) -> None:
+        """Tries which decoder fits the model. Raises UsageError where memory is too small for a single completion.
+
+        Args:
+            model: the backbone.
+            end_tokens: ids that end a completion.
+            batch_size, max_batch_tokens: see the attributes.
+            longest: tokens of the longest prompt with its completion, None if not known.
+            exact: whether a request's tokens are the same whatever is decoded beside it, in every type.
+        """
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.counters = Counters()
@@ -61,7 +71,7 @@ class TransformersEngine:
         try:
             fitted = fit(model, longest=longest)
             self.plain_because, self._plain = fitted.because, fitted.plain
-            self.block, self._packed = self._how(exact)
+            self.block, self._packed = self._exact_layout(exact)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -101,14 +111,14 @@ class TransformersEngine:
     def close(self) -> None:
         """Nothing to end: the model is the caller's."""
 
-    def _how(self, exact: bool) -> tuple[int | None, PackedWeights]:
-        """Rows of a pass, None for all at once, and the weights for them."""
+    def _exact_layout(self, exact: bool) -> tuple[int | None, PackedWeights]:
+        """Rows of every pass, None where they may vary, and the weights packed for them. exact: as of the engine."""
         if not exact:
             return None, PackedWeights(self._model)
         # where prompts are not shared, a pass is as long as its rows are, so there is one row
         return (1, PackedWeights(self._model, fixed=1)) if self.plain_because else block_for(self._model)
 
-    def _start(self, source: Iterator[Request], decoding: Decoding, lookahead: int) -> _Work:
+    def _start(self, source: Iterator[Request], decoding: Decoding, lookahead: int) -> _DecodingPass:
         size = {"num_rows": self.batch_size, "max_new_tokens": decoding.max_new_tokens}
         decoder: Decoder = (
             self._plain(self._model, **size)
@@ -124,7 +134,7 @@ class TransformersEngine:
         )
         apart = self.block is not None
         rows = _Rows(self.batch_size, decoding, self._end, apart=apart)
-        return _Work(
+        return _DecodingPass(
             decoder,
             scheduler,
             rows,
@@ -135,7 +145,7 @@ class TransformersEngine:
         )
 
 
-class _Work:
+class _DecodingPass:
     """One pass over the requests with a fixed number of rows.
 
     cancelled: questions to give up, looked at before every token. apart: whether every prompt is computed by itself.

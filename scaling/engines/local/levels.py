@@ -1,4 +1,4 @@
-"""Where keys and values are kept: a `Store` for what rows share, `OwnKeys` for what each row has decoded itself.
+"""The KV cache in two parts: a `Store` for what rows share, `OwnKeys` for what each row has decoded itself.
 
 Buffers are allocated ahead and written in place. Knows slots and lengths, no prompts, no requests, no sampling.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
-from contrastive.prefix import CaptureCache
+from contrastive.forward import CaptureCache
 
 _SLOTS, _TOKENS = 8, 64  # a store grows by at least so much
 

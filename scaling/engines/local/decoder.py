@@ -1,14 +1,12 @@
-"""What the engine asks of a decoder: hold prompts, put them into rows, feed every row one token. Two ways of doing it:
-`shared.SharedPrefixDecoder`, and `plain.PlainDecoder` for models that the first cannot serve."""
+"""What a decoder does for the engine: hold prompts, put them into rows, feed every row one token. The decoders are in
+`shared`, `plain` and `single`; `fitting` chooses among them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from scaling.engines.base import SoftPrompt
 
@@ -48,18 +46,6 @@ class Decoder(Protocol):
     def step(self, tokens: Tensor) -> Tensor:
         """Feeds each row in use its last token, [used] int64. Logits [used, V] after it."""
         ...
-
-
-def embedded(model: PreTrainedModel, prompt: SoftPrompt) -> Tensor:
-    """Input embeddings of a whole prompt, [T, D] in the model's dtype."""
-    embed, device = model.get_input_embeddings(), model.device
-    return torch.cat(
-        [
-            embed(torch.tensor(prompt.prefix, dtype=torch.long, device=device)),
-            prompt.thoughts.to(device=device, dtype=model.dtype),
-            embed(torch.tensor(prompt.suffix, dtype=torch.long, device=device)),
-        ]
-    )
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
