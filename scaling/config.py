@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.kinds import DEFAULT, KINDS, MethodKind, Trait, kind_of, known_method
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.settings import Differs, Effect, Setting, Tag, settings_of
@@ -27,7 +28,6 @@ DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside fold
 _RUN, _MODELS, _PATHS, _DECODING = "What to run", "Models", "Paths and samples", "Decoding"
 OUTPUT, _ENGINE = "Where and how", "Engines"
 _SIZE, _FREE, _METHODS, _SEEDS = Effect.SIZE, Effect.FREE, Differs.METHODS, Differs.SEEDS
-_HERE, _ELSEWHERE = ("transformers",), ("vllm", "openai")
 _THOUGHTS = "methods with soft thoughts"
 _Count = Annotated[int, Field(ge=1)]
 _Place = Annotated[str, BeforeValidator(str)]
@@ -204,8 +204,6 @@ class RunConfig(BaseModel):
         Setting(
             "Tokens whose keys and values are held at once, or auto (default): half of free memory.",
             *(OUTPUT, _FREE),
-            engines=_HERE,
-            instead={"vllm": 'give `--engine-args "gpu_memory_utilization=0.8"`'},
         ),
     ] = "auto"
     exact: Annotated[
@@ -213,10 +211,6 @@ class RunConfig(BaseModel):
         Setting(
             "The same tokens in every batch, bit for bit, in every type; slower.",
             OUTPUT,
-            engines=_HERE,
-            instead=dict.fromkeys(
-                _ELSEWHERE, "other engines do not promise the same tokens in every batch; leave it out"
-            ),
         ),
     ] = None
     engine: Annotated[
@@ -225,35 +219,27 @@ class RunConfig(BaseModel):
     ] = "transformers"
     engine_args: Annotated[
         Annotated[dict[str, Any], BeforeValidator(pairs)] | None,
-        Setting('vLLM\'s own settings: "tensor_parallel_size=2 max_num_seqs=256".', _ENGINE, _FREE, engines=("vllm",)),
+        Setting('vLLM\'s own settings: "tensor_parallel_size=2 max_num_seqs=256".', _ENGINE, _FREE),
     ] = None
     engine_seeds: Annotated[
         Literal["streams", "one"] | None,
         Setting(
             "vllm, openai: streams (default), a seed for every completion, or one for all: faster.",
             _ENGINE,
-            engines=_ELSEWHERE,
         ),
     ] = None
     base_url: Annotated[
         str | None,
-        Setting(
-            "openai: the server, http://HOST:PORT/v1. Its key: OPENAI_API_KEY.", _ENGINE, _FREE, engines=("openai",)
-        ),
+        Setting("openai: the server, http://HOST:PORT/v1. Its key: OPENAI_API_KEY.", _ENGINE, _FREE),
     ] = None
     served_model: Annotated[
-        str | None, Setting("openai: the backbone's name there. Default: the only one.", _ENGINE, engines=("openai",))
+        str | None, Setting("openai: the backbone's name there. Default: the only one.", _ENGINE)
     ] = None
     device: Annotated[
         str,
         Setting(
             "auto (default), cpu, cuda, cuda:1 ...",
             *(OUTPUT, _FREE),
-            engines=_HERE,
-            instead={
-                "vllm": "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",
-                "openai": "give `--assistant-device` for the assistant",
-            },
         ),
     ] = "auto"
     assistant_device: Annotated[
@@ -263,7 +249,6 @@ class RunConfig(BaseModel):
             *(_ENGINE, _FREE),
             used_by=Trait.ASSISTANT,
             whose="methods with an assistant",
-            engines=_ELSEWHERE,
         ),
     ] = None
     dtype: Annotated[
@@ -352,18 +337,13 @@ class RunConfig(BaseModel):
 
     def _refuse_unfit_engine(self) -> None:
         """Raises UsageError for an option that the engine would have to ignore, or lacks."""
-        unused = {key for key, own in settings_of(RunConfig).items() if own.engines and self.engine not in own.engines}
-        for key in self._given(unused):
-            own = settings_of(RunConfig)[key]
-            fit = " or ".join(f"`{engine}`" for engine in own.engines)
-            instead = own.instead.get(self.engine, "leave it out")
-            raise UsageError(f"`{option(key)}` is for {fit}, and `--engine` is `{self.engine}`: {instead}.")
-        refuse_unfit(self.engine_args or {}, batch_size=self.batch_size, slots=self.slots)
-        if kind_of(self.method).has(Trait.LOCAL) and self.engine != "transformers":
-            why = "merges its adapter" if kind_of(self.method).has(Trait.ADAPTER) else "runs weights of the backbone"
-            raise UsageError(f"`--method {self.method}` {why} here, so it needs `--engine transformers`.")
-        if self.engine == "openai" and not self.base_url:
-            raise UsageError("`--engine openai` needs `--base-url`, as in `http://localhost:8000/v1`: add it.")
+        engine = ENGINES[self.engine]
+        for key in self._given(type(self).model_fields):
+            if why := engine.does_not_take(key):
+                raise UsageError(why)
+        refuse_unfit(self.engine_args or {}, batch_size=self.batch_size)
+        if why := engine.cannot_serve(kind_of(self.method), dict(self)):
+            raise UsageError(why)
         if self.base_url:
             refuse_unfit_address(self.base_url)
 
@@ -400,7 +380,7 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     soft = kind.has(Trait.THINKER)
     thinker = (settings["thinker"] or default_thinker(settings["backbone"], settings["assistant"])) if soft else None
     paths = kind.latent_paths or (1 if not kind.has(Trait.PATHS) else 8 if thinker == UNTRAINED else None)
-    seeds = None if settings["engine"] == "transformers" else "streams"
+    seeds = "streams" if "engine_seeds" in ENGINES[settings["engine"]].settings else None
     return {
         "task": settings["task"] or (task.name if task.generated else None),
         "limit": settings["limit"] or task.limit,

@@ -15,6 +15,7 @@ import typer
 from pydantic import BaseModel
 
 from scaling.config import RunConfig, option
+from scaling.engines.kinds import takers_of
 from scaling.methods.kinds import kind_of
 from scaling.records.settings import Setting, settings_of
 
@@ -106,7 +107,7 @@ def _of_command(name: str, model: type[BaseModel], thing: str) -> Iterator[str]:
         )
         for key, own in settings.items():
             if own.group == group:
-                cells = own.help, _value(model, key), _users(model, own), own.effect.value.replace("run", thing)
+                cells = own.help, _value(model, key), _users(model, key, own), own.effect.value.replace("run", thing)
                 yield f"| `{option(key)}` | {' | '.join(cells)} |"
 
 
@@ -115,11 +116,12 @@ def _value(model: type[BaseModel], key: str) -> str:
     return ", ".join(f"`{word}`" if isinstance(word, str) else _SHOWN.get(word, "text") for word in words)
 
 
-def _users(model: type[BaseModel], own: Setting) -> str:
+def _users(model: type[BaseModel], key: str, own: Setting) -> str:
     """The methods that use it, where not all do, and the engines."""
     methods = list(settings_of(model)["method"].values) or _kinds(model.model_fields["method"].annotation)
     users = [name for name in methods if own.used_by and kind_of(name).has(own.used_by)]
-    return "; ".join(", ".join(f"`{name}`" for name in names) for names in (users, own.engines) if names)
+    engines = takers_of(key) if "engine" in model.model_fields else ()
+    return "; ".join(", ".join(f"`{name}`" for name in names) for names in (users, engines) if names)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,10 @@ def _most_tokens(job: Job) -> int:
 
 def rate_key(job: Job) -> str:
     """Jobs of the same key are taken to cost as much a completion: same models and engine, task, kind of prompt, length."""
-    told = (job.settings.get(key) or default for key, default in (("engine", "transformers"), ("task", "arithmetic")))
+    told = (
+        job.settings.get(key) or default
+        for key, default in (("engine", RUN_DEFAULTS["engine"]), ("task", "arithmetic"))
+    )
     return "|".join([job.models, *map(str, told), str(job.settings["method"]), f"{_most_tokens(job)} tokens"])
 
 

@@ -15,6 +15,10 @@ from scaling.training.config import TrainConfig
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("contrastive", "scaling", "sweeps", "analysis")
 SOURCES = sorted(path for room in ROOMS for path in (REPOSITORY / room).rglob("*.py"))
+OF_OTHERS = {  # says which options an engine takes; the keys of a task file, some of which are called as options are
+    "scaling/engines/kinds.py",
+    "scaling/tasks/yaml_task.py",
+}
 OPTIONS = {*RunConfig.model_fields, *TrainConfig.model_fields}
 FACTS = {fact: name for name, own in settings_of(RunConfig).items() for fact in own.facts}
 FEW = 2  # options that may stand side by side in a list
@@ -54,7 +58,7 @@ def found(search) -> dict[str, list[str]]:
 
 def test_no_module_keeps_a_list_of_options():
     assert len(SOURCES) > 100
-    assert found(lists_of_options) == {}
+    assert set(found(lists_of_options)) == OF_OTHERS
 
 
 def test_no_function_has_more_parameters_than_can_be_kept_in_mind():

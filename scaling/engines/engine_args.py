@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from scaling.engines.kinds import KINDS, cannot_guess_tokens
+from scaling.engines.kinds import KINDS
 from scaling.records.errors import UsageError, install, one_line
 
 _SECRET = re.compile("token$|hf_?tok|api_?key|secret|password|^watermark_config$", re.IGNORECASE)  # also misspelt
@@ -97,16 +97,13 @@ def _named(key: Any) -> Any:
     return key.lstrip("-").replace("-", "_") if isinstance(key, str) else key
 
 
-def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str, slots: bool) -> None:
-    """Raises UsageError for engine arguments that must not be written down, or that are not what they must be. slots:
-    whether prompts have soft tokens."""
+def refuse_unfit(given: Mapping[str, Any], *, batch_size: int | str) -> None:
+    """Raises UsageError for engine arguments that must not be written down, or that are not what they must be."""
     for key in filter(_SECRET.search, given):
         instead = "as it also changes how tokens are chosen" if key.lower() == "watermark_config" else _INSTEAD
         raise UsageError(
             f"`--engine-args` {key} holds a secret, which would be written to disk: leave it out, {instead}."
         )
-    if slots and (why := cannot_guess_tokens(given)):
-        raise UsageError(why)
     length = given.get("max_model_len", 1)
     if type(length) is not int or length < 1:
         raise UsageError(

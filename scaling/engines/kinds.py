@@ -59,8 +59,9 @@ class EngineKind:
             method: which method.
             settings: those of the run, by name.
         """
-        if method.has(Trait.ADAPTER) and not self.in_process:
-            return f"`--method {method.name}` merges its adapter here, so it needs `--engine transformers`."
+        if method.has(Trait.LOCAL) and not self.in_process:
+            why = "merges its adapter" if method.has(Trait.ADAPTER) else "runs weights of the backbone"
+            return f"`--method {method.name}` {why} here, so it needs `--engine transformers`."
         return self.refusal(method, settings)
 
     def does_not_take(self, setting: str) -> str | None:

@@ -8,7 +8,7 @@ Standard library only, so that reports can ask. The options themselves are read 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from enum import Enum, IntEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,6 @@ class Setting:
         *marks: Effect | Differs | Tag,
         used_by: Trait | None = None,
         whose: str = "",
-        engines: tuple[str, ...] = (),
-        instead: Mapping[str, str] | None = None,
         values: Collection[str] = (),
         content: str = "",
         facts: tuple[str, ...] = (),
@@ -72,8 +70,6 @@ class Setting:
                 differ, and what else is asked of it.
             used_by: what a method must have to use it; None for an option that all methods use.
             whose: these methods in words, for the refusal; empty where it is not refused, or refused in other words.
-            engines: those that use it; empty for all.
-            instead: what to do rather, by engine that does not use it. Where nothing is said: leave it out.
             values: what it may be, where its type does not say.
             content: the key of run.json that tells what lies there, of an option that names a place.
             facts: further keys of run.json that follow from it.
@@ -84,7 +80,6 @@ class Setting:
         self.effect = next((mark for mark in marks if isinstance(mark, Effect)), Effect.IDENTITY)
         self.differs = next((mark for mark in marks if isinstance(mark, Differs)), Differs.NEVER)
         self.used_by, self.whose = used_by, whose
-        self.engines, self.instead = engines, instead or {}
         self.values, self.not_in_sweeps, self.symbol = values, not_in_sweeps, symbol
         self.content, self.facts = content, (*([content] if content else []), *facts)
         self._marks = {*marks, self.effect, used_by}

@@ -134,9 +134,11 @@ def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watch
     """
     questions = (*split.train, *split.validation)
     method = ChainOfThought(backbone, task=split.task.definition)
-    same = {key: getattr(config, key) for key in ("task", "data", "backbone", "seed", "device", "dtype")}
-    wanted = {"method": "cot", "samples": config.chains, "temperature": _TEMPERATURE}
-    settings = RunConfig.model_validate({**same, **wanted}).resolved()
+    settings = RunConfig(
+        **{"method": "cot", "task": config.task, "data": config.data, "backbone": config.backbone},
+        **{"samples": config.chains, "temperature": _TEMPERATURE, "seed": config.seed},
+        **{"device": config.device, "dtype": config.dtype},
+    ).resolved()
     described = {
         **{"samples": settings.samples, "temperature": settings.temperature, "seed": settings.seed},
         **{"max_new_tokens": settings.max_new_tokens, "dtype": settings.dtype, "task": settings.task},
