@@ -36,7 +36,7 @@ _SAMPLED_BY = {"log-prob-mean": "log_probs", "log-prob-sum": "log_probs", "self-
 
 @dataclass(frozen=True, eq=False)
 class Outside:
-    """What votes know beyond the journal. validation: runs that path reliability is learned from. scores: by folder of a
+    """What votes know beyond the journal. validation: runs that path reliability is learned from. scores: by label of a
     run, [Q, N, M] of a scorer, higher is better."""
 
     validation: Sequence[Run] = ()
@@ -74,10 +74,10 @@ def rule(voter: str, run: Run, outside: Outside) -> Rule:
         weights = np.array(reliability(validation_of(run, outside.validation).lenient))
         return Rule(np.broadcast_to(weights[:, None], run.tokens.shape))
     if voter == "best-of-n":
-        return Rule(_ranks(outside.scores[str(run.folder)]), best=True)
+        return Rule(_ranks(outside.scores[run.label]), best=True)
     if lacking([voter], [run]):
         raise UsageError(
-            f"`--voters {voter}`: {run.folder} does not hold {_SAMPLED_BY[voter]} of every chain, as runs of older "
+            f"`--voters {voter}`: {run.label} does not hold {_SAMPLED_BY[voter]} of every chain, as runs of older "
             f"versions or other engines; leave that vote out, or sample anew into another folder"
         )
     signal = getattr(run, _SAMPLED_BY[voter])
@@ -103,7 +103,7 @@ def validation_of(run: Run, validation: Sequence[Run]) -> Run:
     if len(found) != 1:
         many = "several of its kind" if found else "none of its kind"
         raise UsageError(
-            f"`--voters path-reliability`: of {run.folder}, `--validation` gives {many}; give one run of the same method, "
+            f"`--voters path-reliability`: of {run.label}, `--validation` gives {many}; give one run of the same method, "
             f"thinker and number of paths on other questions"
         )
     _refuse_shared(run, found[0])
@@ -115,7 +115,7 @@ def _refuse_shared(run: Run, validation: Run) -> None:
     shared = next((asked.id for asked in validation.questions if asked.text in known), None)
     if shared is not None:
         raise UsageError(
-            f"`--validation` {validation.folder} asks questions of {run.folder}, {shared} for one; reliability must be "
+            f"`--validation` {validation.label} asks questions of {run.label}, {shared} for one; reliability must be "
             f"learned on others: sample a run with `--split train` or `validation`"
         )
 
