@@ -1,4 +1,7 @@
-"""The runs that a report is asked for, as text: `NAME=FOLDER,FOLDER@8x4@100`. Reads no run; stays light for the command line."""
+"""Reads what a report is asked for: run directories, their names and how much of each, as in `NAME=FOLDER@8x4@100`.
+
+Opens no run directory.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ class Size(NamedTuple):
     limit: int | None = None
 
 
+WHOLE = Size()
+
+
 class RunArgument(NamedTuple):
     """What one argument names.
 
@@ -26,7 +32,7 @@ class RunArgument(NamedTuple):
 
     name: str | None
     folders: tuple[Path, ...]
-    size: Size = Size()
+    size: Size = WHOLE
 
 
 def parse_run(text: str) -> RunArgument:
@@ -37,7 +43,7 @@ def parse_run(text: str) -> RunArgument:
     name, equals, place = text.partition("=")
     readings = [(None, text), (name, place)] if equals else [(None, text)]
     for named, whole in readings:
-        for folder, size in ((whole, Size()), _without_size(whole)):
+        for folder, size in ((whole, WHOLE), _without_size(whole)):
             if Path(folder).exists():
                 return RunArgument(named, (Path(folder),), size)
     # Nothing of that name is there: it names shards, or a folder that loading will not find.
@@ -49,6 +55,6 @@ def parse_run(text: str) -> RunArgument:
 def _without_size(text: str) -> tuple[str, Size]:
     found = _SIZE.fullmatch(text)
     if not found:
-        return text, Size()
-    paths, samples, limit = (found[name] and int(found[name]) for name in ("paths", "samples", "limit"))
-    return found["place"], Size(paths, samples, limit)
+        return text, WHOLE
+    limit = int(found["limit"]) if found["limit"] else None
+    return found["place"], Size(int(found["paths"]), int(found["samples"]), limit)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.arguments import Size
+from analysis.arguments import WHOLE, Size
 from analysis.journal_table import read_table, table_of
 from scaling.records.answer_classes import classes_of
 from scaling.records.costs import RunCosts
@@ -193,7 +193,7 @@ class Run:
         ]
 
 
-def load(folder: Path, size: Size = Size()) -> Run:
+def load(folder: Path, size: Size = WHOLE) -> Run:
     """The run in `folder`, or as much of it as `size` says; see `Run.cut`.
 
     Raises UsageError where there is no run, none of its questions is complete, or a file is damaged.
@@ -207,7 +207,9 @@ def load(folder: Path, size: Size = Size()) -> Run:
     data = RunData(
         config=described["config"],
         environment=described["environment"],
-        summary=_measured(load_summary(folder) or {}, costs, costs_so_far(folder, costs), table["num_tokens"].sum()),
+        summary=_measured(
+            load_summary(folder) or {}, costs, costs_so_far(folder, costs), int(table["num_tokens"].sum())
+        ),
         table=table,
         questions=tuple(questions),
         cosines=_matrices(load_thoughts(folder).values()),
@@ -217,7 +219,7 @@ def load(folder: Path, size: Size = Size()) -> Run:
     return _select(data, size)
 
 
-def load_shards(folders: Sequence[Path], size: Size = Size()) -> Run:
+def load_shards(folders: Sequence[Path], size: Size = WHOLE) -> Run:
     """The shards of one run as the run that they are parts of, by the rules by which runs are merged on disk.
 
     Raises UsageError for directories that are not shards of one run, and as `load`.
@@ -245,7 +247,7 @@ def run_of(
     summary: Mapping[str, Any] | None = None,
     thoughts: Iterable[PathCosines] = (),
     label: str = "the run in memory",
-    size: Size = Size(),
+    size: Size = WHOLE,
 ) -> Run:
     """A run from completions in memory.
 
@@ -318,8 +320,8 @@ def _measured(summary: dict[str, Any], told: Costs, known: Costs, generated: int
     """
     if not told.get("seconds"):
         return summary
-    latest = {key: known[key] for key in ("seconds", "peak_memory_bytes") if key in known}
-    return {**summary, **latest, "tokens": {**summary.get("tokens", {}), "generated": int(generated)}}
+    latest: dict[str, Any] = {key: known[key] for key in ("seconds", "peak_memory_bytes") if key in known}
+    return {**summary, **latest, "tokens": {**summary.get("tokens", {}), "generated": generated}}
 
 
 def _select(data: RunData, size: Size) -> Run:
@@ -400,9 +402,7 @@ def _spread(values: NDArray[Any], cells: NDArray[np.int64], shape: Shape) -> NDA
     return spread
 
 
-def _ballots(
-    table: pd.DataFrame, reading: str, cells: NDArray[np.int64], shape: Shape, ids: Sequence[str]
-) -> Ballots:
+def _ballots(table: pd.DataFrame, reading: str, cells: NDArray[np.int64], shape: Shape, ids: Sequence[str]) -> Ballots:
     """The answers of the completions in `table`.
 
     Args:

@@ -100,5 +100,7 @@ def _refuse_parent(folder: Path) -> None:
 
 def _scores(run: Run, scorer: str) -> Floats:
     if run.folder is None:
-        raise UsageError(f"`--scorer` reads the texts of a run directory, and {run.label} has none; give runs by folder")
+        raise UsageError(
+            f"`--scorer` reads the texts of a run directory, and {run.label} has none; give runs by folder"
+        )
     return scores(run, scorer)

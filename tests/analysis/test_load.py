@@ -102,7 +102,9 @@ def test_a_run_that_is_cut_is_the_run_of_that_size(make_run, random_answers, siz
     expected = load(make_run(small, cosines=cosines))
     assert_same(load(whole.folder, size), expected)
     assert_same(whole.cut(**size._asdict()), expected)
-    assert_same(whole.cut(paths=1).cut(**size._asdict() | {"paths": paths, "samples": samples, "limit": limit}), expected)
+    assert_same(
+        whole.cut(paths=1).cut(**size._asdict() | {"paths": paths, "samples": samples, "limit": limit}), expected
+    )
     kept = [one.key for one in expected.completions({"q0"})]
     assert [one.key for one in load(whole.folder, size).completions({"q0"})] == kept
     assert len(kept) == paths * samples
@@ -121,7 +123,7 @@ def test_what_was_drawn_beyond_the_settings_can_be_shown(make_run, random_answer
 
 
 def test_a_run_in_memory_is_the_run_on_disk(make_run, random_answers):
-    signals = lambda question, path, sample: (-1.0 - path, None if sample else 2.0)  # noqa: E731
+    signals = lambda _, path, sample: (-1.0 - path, None if sample else 2.0)  # noqa: E731
     folder = make_run(random_answers(4, 4, 3, 2), cosines=COSINES, signals=signals, skip=[("q1", 0, 1)])
     described, completions = load_completions(folder)
     questions, thoughts = load_questions(folder), load_thoughts(folder).values()
