@@ -41,7 +41,7 @@ _SCHEMA = pa.schema({**_COLUMNS, "text": pa.string(), "seed": pa.int64(), "crc":
 _NULLABLE = ("answer", "answer_strict", "log_prob", "self_certainty", "unread", "crc")
 _COUNTS = ("path", "sample", "num_tokens", "seed")
 _KEY = ("question_id", "path", "sample")
-# Lines of version 0.1 have no checksum, and to pyarrow a missing field is null: their fields that may be null are looked for.
+# Lines of version 0.1 have no checksum. pyarrow takes a missing field for null, so fields that may be null are looked for.
 _NULLABLE_IN_0_1 = (b'"answer": ', b'"answer_strict": ')
 _SINCE_CHECKSUMS = (b'"crc"', b'"cost"')
 _CHECKSUM_FIELD = CHECKSUM.encode("ascii")
