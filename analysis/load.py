@@ -300,11 +300,14 @@ def texts(folder: Path, ids: Collection[str]) -> list[Completion]:
 
 
 def _check_described(described: Mapping[str, Any], folder: Path) -> None:
-    """Raises UsageError where run.json lacks the run's size or tells costs that are none."""
+    """Raises UsageError where run.json lacks the run's size, or its environment is not what a run writes."""
     try:
         described["config"]["samples"]
-        if coefficients := described["environment"].get("costs"):
+        environment = described["environment"]
+        if coefficients := environment.get("costs"):
             RunCosts.from_json(coefficients)
+        for shard in environment.get("shards") or []:
+            shard.keys()
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it") from None
 

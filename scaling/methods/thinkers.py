@@ -18,7 +18,7 @@ from contrastive.thinker import Thinker
 from scaling.config import DEFAULT_THINKER, UNTRAINED, RunConfig
 from scaling.models import model_files
 from scaling.models.folders import unfit
-from scaling.models.loading import LanguageModel
+from scaling.models.loading import LanguageModel, has_other_weights
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError, nearest
 
@@ -160,8 +160,7 @@ def doubts(config: RunConfig, found: Found, backbone: LanguageModel, assistant: 
     about: dict[str, Any] = found.config.about
     said = []
     for role, model in (("backbone", backbone), ("assistant", assistant)):
-        before = about.get(f"{role}_fingerprint")
-        if before and before != model.fingerprint:
+        if has_other_weights(model, role, about):
             said.append(
                 f"the thinker {config.thinker} was trained with another {role} ({about.get(role)}) of this width"
             )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 
 from scaling.models.folders import unfit
-from scaling.models.loading import LanguageModel, fingerprint_of
+from scaling.models.loading import LanguageModel, fingerprint_of, has_other_weights
 from scaling.models.model_files import find_folder, sha256
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError, one_line
@@ -63,8 +63,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 def doubts(found: Found, backbone: LanguageModel) -> list[str]:
     """Why the adapter may not do what it was trained for, in plain words."""
     said = []
-    trained_on = found.about.get("backbone_fingerprint")
-    if trained_on and trained_on != backbone.fingerprint:
+    if has_other_weights(backbone, "backbone", found.about):
         said.append(
             f"the adapter {found.name} was trained with another backbone ({found.about.get('backbone')}) of these shapes"
         )
@@ -144,9 +143,18 @@ def take(model: PeftModel, tensors: dict[str, Any]) -> list[str]:
 
 
 def merged(model: PeftModel, backbone: LanguageModel) -> LanguageModel:
-    """The backbone with the adapter in its weights, rounded to their type; `model` and `backbone` are used up."""
+    """The backbone with the adapter in its weights, rounded to their type; `model` and `backbone` are used up.
+
+    Raises UsageError for an adapter of a kind that weights cannot hold, and for one that makes them NaN.
+    """
     with _quiet():
-        whole = model.merge_and_unload(safe_merge=True)
+        try:
+            whole = model.merge_and_unload(safe_merge=True)
+        except (NotImplementedError, ValueError) as error:
+            raise UsageError(
+                f"`--method lora` merges its adapter into the backbone, and this one cannot be merged ({one_line(error)}): "
+                f"give another adapter."
+            ) from None
     whole.eval().requires_grad_(False)
     return replace(backbone, model=whole, fingerprint=fingerprint_of(whole))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -206,13 +206,19 @@ def _fresh(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageM
     found = _read(source, name, device, dtype)
     if why := why_not_usable(found.model):
         raise UsageError(f"{name} ({type(found.model).__name__}) cannot be used here: {why}. Take another model.")
-    rows, tokens = int(found.model.get_input_embeddings().weight.shape[0]), found.tokenizer.vocab_size
+    rows, tokens = int(found.model.get_input_embeddings().weight.shape[0]), _size_of_vocabulary(found.tokenizer)
     if tokens > rows:
         raise UsageError(
             f"`{name}` has a tokenizer of {tokens} tokens and a model that knows {rows}: they are not of one model; fetch "
             f"or copy the tokenizer's files again."
         )
     return found
+
+
+def _size_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows of embeddings that the tokenizer's own tokens need; those added to it later are not counted."""
+    added = tokenizer.get_added_vocab()
+    return 1 + max((number for token, number in tokenizer.get_vocab().items() if token not in added), default=-1)
 
 
 def _read(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
@@ -278,6 +284,19 @@ def fingerprint_of(model: PreTrainedModel) -> str:
         values = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
         digest.update(f"{name}{list(tensor.shape)}".encode() + values.numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def has_other_weights(model: LanguageModel, role: str, about: Mapping[str, Any]) -> bool:
+    """Whether something was trained with another model than this one. Where it was trained in another dtype, whose
+    rounding changes fingerprints, nothing is known, and the answer is no.
+
+    Args:
+        role: `backbone` or `assistant`.
+        about: what the training says of itself, with its dtype and the fingerprints of its models.
+    """
+    before, dtype = about.get(f"{role}_fingerprint"), about.get("dtype")
+    in_same_dtype = dtype is None or f"torch.{dtype}" == str(model.model.dtype)
+    return before is not None and in_same_dtype and before != model.fingerprint
 
 
 def _architecture(config: PretrainedConfig) -> str:

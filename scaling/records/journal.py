@@ -315,9 +315,9 @@ def load_run(folder: Path, *, strict: bool = True) -> dict[str, Any]:
     """
     if not (folder / RUN).is_file():
         raise UsageError(f"{folder} is no run directory: it has no {RUN}; give the folder that a run was written to")
-    run = _read_json(folder / RUN, "config", "environment") if strict else _read_json(folder / RUN, "config", nan=True)
-    if not isinstance(run["config"], dict) or not isinstance(run.setdefault("environment", {}), dict):
-        raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it or choose another folder")
+    required = ("config", "environment") if strict else ("config",)
+    run = _read_json(folder / RUN, *required, nan=not strict)
+    run.setdefault("environment", {})
     return run
 
 
@@ -630,11 +630,17 @@ def _refuse_constant(name: str) -> None:
 
 
 def _read_json(path: Path, *required: str, nan: bool = False) -> dict[str, Any]:
+    """The object in a JSON file. Raises UsageError for a damaged file.
+
+    Args:
+        required: keys that must hold objects.
+        nan: whether NaN and infinities, which no run writes, are taken.
+    """
     try:
         fields = json.loads(path.read_bytes(), parse_constant=None if nan else _refuse_constant)
     except (OSError, ValueError, RecursionError):
         fields = None
-    if not isinstance(fields, dict) or not fields.keys() >= set(required):
+    if not isinstance(fields, dict) or not all(isinstance(fields.get(key), dict) for key in required):
         raise UsageError(f"{path} is damaged or not written by a run; restore it or choose another folder")
     return fields
 

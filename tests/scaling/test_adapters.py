@@ -106,6 +106,9 @@ def test_another_backbone_of_the_same_shapes_is_told(make_adapter, tiny_model_fo
     said = adapters.doubts(found, backbone)
     assert "trained with another backbone (another/model)" in said[0]
     assert "prompts of version 0" in said[1]
+    (folder / adapters.ABOUT_FILE).write_text(json.dumps({**about, "dtype": "bfloat16"}))
+    [said] = adapters.doubts(adapters.find(str(folder)), backbone)  # in float32, in which fingerprints are others
+    assert "prompts of version 0" in said
     (folder / adapters.ABOUT_FILE).unlink()
     assert adapters.doubts(adapters.find(str(folder)), backbone) == []
 

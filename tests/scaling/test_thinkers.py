@@ -66,17 +66,19 @@ def test_more_paths_than_the_default_has_are_refused_with_a_way_out(tmp_path, ru
         run(tmp_path / "run", thinker=make_checkpoint(), latent_paths=5)
 
 
-def test_another_model_of_the_same_width_is_doubted(tmp_path, make_checkpoint, config_of, silent):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_another_model_of_the_same_width_is_doubted(tmp_path, make_checkpoint, config_of, silent, dtype):
+    """Where the thinker was trained in another dtype than the run's, float32, fingerprints tell nothing."""
     from scaling.run import execute
 
     folder = make_checkpoint()
     config = json.loads((folder / "config.json").read_text())
-    about = {"backbone": "another/model", "backbone_fingerprint": "0", "assistant_fingerprint": None}
+    about = {"backbone": "another/model", "backbone_fingerprint": "0", "assistant_fingerprint": None, "dtype": dtype}
     (folder / "config.json").write_text(json.dumps({**config, "about": about}))
     said = []
     silent.status = said.append
     execute(config_of(out=tmp_path / "run", thinker=folder), silent)
-    assert any("another backbone (another/model)" in text for text in said)
+    assert any("another backbone (another/model)" in text for text in said) is (dtype == "float32")
     assert not any("another assistant" in text for text in said)
 
 
