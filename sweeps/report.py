@@ -43,7 +43,7 @@ def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by:
             raise UsageError(f"`--by` {key} is no axis of runs here ({', '.join(keys)}).{nearest(key, keys)}")
     apart = [key for key in dict.fromkeys([*_OF_QUESTIONS, *by]) if key in keys]
     words = Words(plan.points)
-    telling = [key for key in axes_of(plan.file, plan.points) if key not in (*_NO_NAMES, *by)]
+    naming = [key for key in axes_of(plan.file, plan.points) if key not in (*_NO_NAMES, *by)]
     first: dict[str, Point] = {}
     for point in plan.points:
         first.setdefault(plan.serves[point.id], point)
@@ -51,7 +51,7 @@ def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by:
     for job in serving(plan):
         for extent in held.get(job.id, ()):
             name = words.label(first[job.id], apart) or plan.file.name
-            settings = words.label(first[job.id], telling)
+            settings = words.label(first[job.id], naming)
             groups.setdefault(name, []).append(_ReportedRun(job, extent, _title(job, extent, root), settings))
     if not groups:
         raise UsageError("no run of this sweep is done yet: `scale-sweep run` goes on with it")
