@@ -1,4 +1,4 @@
-"""What the question browser of the report shows: prompts, grids of answers, and each completion's text. Plain data for JSON.
+"""The data of the report's question browser: prompts, grids of answers, and each completion's text, as JSON holds them.
 
 Texts come from models and are never trusted: nothing here makes HTML of them.
 """

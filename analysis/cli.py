@@ -1,4 +1,4 @@
-"""`scale-report`: run directories in, verdict, tables, figures and one HTML page out. Light until it begins."""
+"""The command `scale-report`: options, and errors as sentences. `analysis.make` does the work, imported when it starts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Which runs are one method, what it is called, and whether the methods may be compared: same questions, same settings.
+"""Groups runs into the methods of a report, names the methods, and refuses runs that cannot be compared.
 
-Runs of one name are its seeds: equal but for `--seed` and the thinker they were given. Knows no estimates.
+Runs of one name are the seeds of one method: they are equal but for `--seed` and the thinker that they were given. Methods
+are compared on the same questions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _OF_A_CONTROL = ("control", "samples")  # may differ between a control and its m
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A line of the report. runs: one for each seed, all of N x M on the same questions."""
+    """A method of the report. runs: one for each seed, all of N x M on the same questions."""
 
     name: str
     runs: tuple[Run, ...]

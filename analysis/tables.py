@@ -1,4 +1,4 @@
-"""The report's tables as rows of text, as Markdown and as JSON. One source for every format; knows no HTML."""
+"""The report's tables: as rows of text, from which page and terminal are made, as Markdown and as JSON."""
 
 from __future__ import annotations
 
