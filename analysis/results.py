@@ -7,10 +7,12 @@ is decided elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ from analysis.statistics import Difference, Interval, bootstrap, bootstrap_share
 from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.records.errors import UsageError, listed, nearest
-from scaling.records.names import UNKNOWN, questions_called, without_training
+from scaling.records.names import UNKNOWN, without_training
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -95,8 +97,8 @@ class Results:
     """All figures of a report.
 
     comparisons: of methods, on every axis that all of them have. controls: the kind of control, by (method, control).
-    pareto: (method, n, m) of each grid that no other one beats in both cost and accuracy. notes: what a reader must know before
-    believing a figure.
+    pareto: (method, n, m) of each grid that no other one beats in both cost and accuracy. notes: what a reader must know
+    before believing a figure.
     """
 
     settings: Settings
@@ -149,7 +151,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
     first = methods[0].runs[0]
     return Results(
         settings=settings,
-        task=questions_called(first.config.get("task"), first.config.get("data")),
+        task=_questions_name(first.config),
         num_questions=len(first.questions),
         methods=_with_holm(found),
         comparisons={axis: compare_all(curves, axis, pairs=against, seed=settings.seed) for axis in axes},
@@ -164,6 +166,12 @@ def _baseline(given: str | None, names: Sequence[str]) -> str | None:
     """The baseline's full name: it may be given without the part that says how the thinker was trained."""
     plain = [name for name in names if without_training(name) == given]
     return plain[0] if given not in names and len(plain) == 1 else given
+
+
+def _questions_name(config: Mapping[str, Any]) -> str:
+    """What titles call the questions: the task, or the name of the file or folder that they came from."""
+    data = str(config.get("data") or "")
+    return str(config.get("task") or Path(data).name or data or "questions")
 
 
 def _pairs(names: Sequence[str], against: Collection[tuple[str, str]], baseline: str | None) -> list[tuple[str, str]]:
