@@ -1,7 +1,7 @@
 """What a grid of n paths x m samples costs a question: chains, tokens, FLOPs, seconds; and the bytes of the whole grid.
 
 Formulas are those of `scaling.records.costs`, filled in with a run's own prompt lengths and generated
-tokens. Knows no accuracy.
+tokens.
 """
 
 from __future__ import annotations

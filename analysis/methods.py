@@ -1,6 +1,7 @@
-"""Which runs are one method, what it is called, and whether the methods may be compared: same questions, same settings.
+"""Groups runs into the methods of a report, names the methods, and refuses runs that cannot be compared.
 
-Runs of one name are its seeds: equal but for `--seed` and the thinker they were given. Knows no estimates.
+Runs of one name are the seeds of one method: they are equal but for `--seed` and the thinker that they were given. Methods
+are compared on the same questions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from scaling.records.settings import Differs, Effect, run_names, run_settings
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A line of the report. runs: one for each seed, all of N x M on the same questions."""
+    """A method of the report. runs: one for each seed, all of N x M on the same questions."""
 
     name: str
     runs: tuple[Run, ...]
@@ -137,7 +138,7 @@ def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
     seeds = [tuple(str(run.config.get(key)) for key in apart_by) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UsageError(
-            f"{', '.join(str(run.folder) for run in runs)} are the same run with the same seed; give each run once, "
+            f"{', '.join(run.label for run in runs)} are the same run with the same seed; give each run once, "
             f"or sample another with `--seed`"
         )
 
@@ -149,7 +150,7 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
         changed = [q.id for q in run.questions if q.id in everywhere and _content(q) != _content(first[q.id])]
         if changed:
             raise UsageError(
-                f"{runs[0].folder} and {run.folder} ask different things under the same id: {listed(changed)}; "
+                f"{runs[0].label} and {run.label} ask different things under the same id: {listed(changed)}; "
                 f"compare runs on the same data (where gold answers have changed, `scale-run --rescore --out FOLDER` "
                 f"judges by those of today)"
             )
@@ -161,7 +162,7 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
         if extra:
             lacking = next(other for other in runs if extra[0] not in {asked.id for asked in other.questions})
             raise UsageError(
-                f"{run.folder} has questions that {lacking.folder} has not, or not completely: {listed(extra)}; let both "
+                f"{run.label} has questions that {lacking.label} has not, or not completely: {listed(extra)}; let both "
                 f"runs end with the same `--limit`, or add `--common` to compare on the {len(everywhere)} they share"
             )
     return [run.only(order) for run in runs]

@@ -1,4 +1,4 @@
-"""What a latent path adds beyond temperature: accuracy, entropy, agreement and variance, between paths and within them.
+"""Whether latent paths add diversity beyond temperature: accuracy, entropy, agreement and variance between and within paths.
 
 If paths only mattered as labels, the N x M completions of a question could change places freely. That is the null
 hypothesis of every p-value here: labels are shuffled within each question (a permutation test, exact for any number of

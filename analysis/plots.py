@@ -1,6 +1,6 @@
 """The figures, as SVG, and the numbers in each as CSV. Told apart by colour, marker and dash, so also in grey.
 
-Colours are Okabe and Ito's, made for colour-blind readers. Knows results, no runs.
+Colours are Okabe and Ito's, made for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """name: of its files. caption: what is to be seen, a sentence. svg: a whole document. data: what is drawn."""
+    """A figure. name: of its files. caption: a sentence on what it shows. svg: a whole document. data: the numbers drawn."""
 
     name: str
     title: str

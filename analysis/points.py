@@ -1,4 +1,4 @@
-"""Figures of a sweep: accuracy against every setting that it varies, from its table of points.
+"""Draws the figures of a sweep: accuracy against every setting of numbers that it varies, from its points.csv.
 
 `python -m analysis.points TABLE --across KEY ... --apart KEY ... --out FOLDER` is started by `scale-sweep report`.
 """

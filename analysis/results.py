@@ -1,6 +1,7 @@
-"""All figures of a report, from runs: what tables, plots, JSON and HTML show. The story of `scale-report`, top to bottom.
+"""All figures of a report as plain records: what its tables, plots, JSON and page show.
 
-Estimates and statistics are made elsewhere; here they are put together, once, as plain records. Knows no format.
+`results` asks `estimators`, `compute`, `statistics` and `verdict` for each figure and puts them together. How they are shown
+is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """voters: votes to compare; the first is that of the curves and the verdict. axis: on which the verdict is given.
-    baseline: name of the method that all others are compared with, None for every pair. seed: of draws and resamples.
-    left_out: votes that would be compared too, had every run what they need."""
+    """What a report is asked for.
+
+    voters: votes to compare, of which the first makes the curves and the verdict. left_out: votes that were asked for by
+    "all" and that some run lacks the signals for. axis: what is equal in the verdict. baseline: name of the method that all
+    others are compared with, None for every pair. seed: of the random draws of sub-grids and resamples.
+    """
 
     voters: tuple[str, ...] = ("flat", "hierarchical")
     left_out: tuple[str, ...] = ()
@@ -50,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Point:
-    """A grid of n x m on a method's curve. costs: a question's, on each axis. mc_error: of the random sub-grids."""
+    """A grid of n x m on a method's curve. costs: of a question, on each axis. mc_error: of the random sub-grids."""
 
     n: int
     m: int
@@ -90,8 +94,12 @@ class MethodResults:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """A whole report. comparisons: on every axis that all methods have. controls: at (method, control), which it is. pareto:
-    (method, n, m) that no other grid beats in both cost and accuracy."""
+    """All figures of a report.
+
+    comparisons: of methods, on every axis that all of them have. controls: the kind of control, by (method, control).
+    pareto: (method, n, m) of each grid that no other one beats in both cost and accuracy. notes: what a reader must know
+    before believing a figure.
+    """
 
     settings: Settings
     task: str
@@ -111,15 +119,23 @@ class Results:
     @property
     def sentences(self) -> list[str]:
         """The verdicts, in the order of the comparisons."""
-        said = []
+        sentences = []
         for one in self.comparisons[self.axis]:
             control = self.controls.get((one.first, one.second))
-            said.append(control_sentence(one, control) if control else sentence(one))
-        return said
+            sentences.append(control_sentence(one, control) if control else sentence(one))
+        return sentences
 
 
 def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: Outside | None = None) -> Results:
-    """Everything that is to be said of these methods. tell: is told what is being worked on. Raises UsageError."""
+    """All figures of these methods.
+
+    Args:
+        tell: is told what is being worked on.
+        outside: what votes know beyond the runs themselves.
+
+    Raises:
+        UsageError: the baseline is none of the methods, or a run lacks what a vote needs.
+    """
     of_controls = controls(methods)
     settings = replace(settings, baseline=_baseline(settings.baseline, [method.name for method in methods]))
     against = _pairs([method.name for method in methods], of_controls, settings.baseline)
@@ -135,7 +151,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
     first = methods[0].runs[0]
     return Results(
         settings=settings,
-        task=_asked(first.config),
+        task=_questions_name(first.config),
         num_questions=len(first.questions),
         methods=_with_holm(found),
         comparisons={axis: compare_all(curves, axis, pairs=against, seed=settings.seed) for axis in axes},
@@ -147,13 +163,13 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
 
 
 def _baseline(given: str | None, names: Sequence[str]) -> str | None:
-    """The method that is meant: one name that only adds how the thinker was trained may be given without that."""
+    """The baseline's full name: it may be given without the part that says how the thinker was trained."""
     plain = [name for name in names if without_training(name) == given]
     return plain[0] if given not in names and len(plain) == 1 else given
 
 
-def _asked(config: Mapping[str, Any]) -> str:
-    """What the questions are called: the task, or the name of the file or folder they came from."""
+def _questions_name(config: Mapping[str, Any]) -> str:
+    """What titles call the questions: the task, or the name of the file or folder that they came from."""
     data = str(config.get("data") or "")
     return str(config.get("task") or Path(data).name or data or "questions")
 
@@ -164,18 +180,18 @@ def _pairs(names: Sequence[str], against: Collection[tuple[str, str]], baseline:
         raise UsageError(
             f"`--baseline` {baseline!r} is none of the methods ({', '.join(names)}).{nearest(baseline, names)}"
         )
-    found = []
+    pairs = []
     for first, second in combinations(names, 2):
         own = next((pair for pair in against if set(pair) == {first, second}), None)
         if own is None and baseline is not None:
             own = (first, second) if second == baseline else (second, first) if first == baseline else None
         if own or baseline is None:
-            found.append(own or (first, second))
-    return found
+            pairs.append(own or (first, second))
+    return pairs
 
 
 def _with_holm(found: Sequence[MethodResults]) -> list[MethodResults]:
-    """p-values of the votes' differences, adjusted for all of the report."""
+    """Adds the p-values of the votes' differences that are adjusted for all such differences of the report."""
     p_values = [v.difference.p_value if v.difference else None for one in found for v in one.votes]
     adjusted = iter(holm(p_values))
     return [replace(one, votes=[replace(v, p_holm=next(adjusted)) for v in one.votes]) for one in found]
@@ -344,13 +360,13 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
             f"Without the votes {', '.join(settings.left_out)}: not every run holds what chains weigh in them."
         )
     notes += [
-        f"{run.folder}: the answer reader failed on {run.unread} completions, which count as having no answer."
+        f"{run.label}: the answer reader failed on {run.unread} completions, which count as having no answer."
         for method in methods
         for run in method.runs
         if run.unread
     ]
     notes += [
-        f"{run.folder}: {run.summary['timeouts']} comparisons with gold answers ran out of time and count as wrong."
+        f"{run.label}: {run.summary['timeouts']} comparisons with gold answers ran out of time and count as wrong."
         for method in methods
         for run in method.runs
         if run.summary.get("timeouts")
@@ -390,4 +406,4 @@ def _of_training(method: Method, run: Run) -> list[str]:
 
 def _incomplete(run: Run) -> str:
     number = len(run.incomplete)
-    return f"{run.folder}: {number} question{'s' * (number > 1)} not complete and left out; the same run again completes it."
+    return f"{run.label}: {number} question{'s' * (number > 1)} not complete and left out; the same run again completes it."

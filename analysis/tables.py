@@ -1,4 +1,4 @@
-"""The report's tables as rows of text, as Markdown and as JSON. One source for every format; knows no HTML."""
+"""The report's tables: as rows of text, from which page and terminal are made, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _method(one: MethodResults) -> dict[str, Any]:
         "num_samples": one.method.num_samples,
         "runs": [
             {
-                "folder": str(run.folder),
+                "folder": str(run.folder or run.label),
                 "config": run.config,
                 "environment": run.environment,
                 "incomplete": run.incomplete,

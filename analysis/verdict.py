@@ -2,7 +2,7 @@
 
 A method's curve grows by paths first, then by samples: 1 x 1 .. N x 1, then N x 2 .. N x M. At a budget between two points
 both are taken in the shares that cost the budget, so a question's value there is what a run would score that takes the
-larger grid for that share of its questions. Knows no files, no figures.
+larger grid for that share of its questions.
 """
 
 from __future__ import annotations
@@ -152,20 +152,20 @@ def sentence(comparison: Comparison) -> str:
 
 def control_sentence(comparison: Comparison, control: str) -> str:
     """The verdict on a method and its control, and what follows from it. control: zero, mean, shuffled, unk or none."""
-    said = sentence(comparison)
+    verdict = sentence(comparison)
     if comparison.decision == "no common budget":
-        return said
+        return verdict
     asked = "thoughts carry anything of their question" if control in _OF_THOUGHTS else "thoughts help at all"
     if comparison.decision == "better":
         shown = "thoughts carry something of their question" if control in _OF_THOUGHTS else "the slots matter"
-        return f"{said} So {shown}."
+        return f"{verdict} So {shown}."
     first, second = comparison.first, comparison.second
     does = (
         f"does better than {first}"
         if comparison.decision == "worse"
         else f"does as well as {first}, as far as can be told"
     )
-    return f"The control {second} {does}: nothing here shows that {asked}. {said}"
+    return f"The control {second} {does}: nothing here shows that {asked}. {verdict}"
 
 
 _OF_THOUGHTS = ("mean", "shuffled")  # thoughts, but not of the question

@@ -150,13 +150,13 @@ def status(
     """Show what is done, running, pending and failed, and why; and the points that have a result."""
 
     def work() -> int:
-        from sweeps.display import Show, plain, show_points, state_of
+        from sweeps.display import ProgressView, plain, show_points, state_of
         from sweeps.ledger import Ledger
 
         sweep = _begun(file, scale, change or [], _folder(out))
         if watch:
             ledger = Ledger(sweep.root)
-            with Show(plain(stderr=True)) as show, suppress(KeyboardInterrupt):
+            with ProgressView(plain(stderr=True)) as show, suppress(KeyboardInterrupt):
                 while ledger.unfinished():
                     show.follow(ledger.entries)
                     time.sleep(0.5)
@@ -261,12 +261,12 @@ def _begun(file: str, scale: str | None, changes: list[str], out: Path | None) -
 
 def _work_off(sweep: Any, console: Any, *, on: str, workers: int | None, ray: dict[str, Any]) -> None:
     """Runs every job that is not done, and shows how far it is. Raises Interrupted on Ctrl-C."""
-    from sweeps.display import Show
+    from sweeps.display import ProgressView
     from sweeps.ledger import DONE, Ledger
 
     book = Ledger(sweep.root)
-    with Show(console) as show:
-        common = {"workers": workers, "retries": sweep.plan.file.retries, "seen": lambda: show.follow(book.entries)}
+    with ProgressView(console) as show:
+        common = {"workers": workers, "retries": sweep.plan.file.retries, "on_poll": lambda: show.follow(book.entries)}
         try:
             if on == "ray":
                 from sweeps.ray_driver import run_ray

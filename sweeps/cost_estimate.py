@@ -1,7 +1,7 @@
-"""What a plan will cost: completions, tokens, FLOPs and hours, from rates measured on this machine. Promises nothing else.
+"""Estimates what the rest of a sweep will cost: completions, tokens, FLOPs and hours.
 
-Rates come from the finished jobs of the sweep, else from a probe, `scale-sweep plan FILE --measure`; what was not measured
-is said to be unknown.
+Estimates need rates, as tokens a second, measured on this machine: by finished jobs of the sweep, else by short probe runs
+(`scale-sweep plan FILE --measure`). What was not measured is shown as unknown.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ _PROBE = (8, 1, 4)  # questions, paths, samples
 
 @dataclass(frozen=True)
 class Rate:
-    """tokens: generated for a completion, mean. prompt: prompt tokens computed for it. per_second: generated. flops: for one
-    generated token. read_flops: for one prompt token."""
+    """What one kind of run costs.
+
+    tokens: generated tokens of a completion, mean. prompt: prompt tokens that are computed for a completion. per_second:
+    generated tokens a second. flops: of a generated token. read_flops: of a prompt token.
+    """
 
     tokens: float
     prompt: float
@@ -40,8 +43,11 @@ class Rate:
 
 @dataclass
 class Expected:
-    """Of all jobs that are not done. tokens, flops and hours are of the jobs whose rate is known; unmeasured counts the
-    runs, unread those of them whose number of questions is not known here, trainings all that are still to come."""
+    """The expected cost of all jobs that are not done.
+
+    tokens, flops and hours are of the runs whose rate is known; unmeasured counts the other runs. unread: runs whose number
+    of questions is not known, as their data is not on this machine. training_hours: None where they cannot be told.
+    """
 
     runs: int = 0
     trainings: int = 0
@@ -66,63 +72,70 @@ def expected(
     rates: Mapping[str, Rate],
     training: Mapping[str, float],
 ) -> Expected:
-    """done: ids of jobs. entries: of the ledger, what the others have drawn. training: seconds of a step, by models."""
+    """The expected cost of all jobs that are not done.
+
+    Args:
+        done: ids of the jobs that are.
+        entries: the ledger's, which tell what other jobs have drawn so far.
+        rates: by `rate_key` of a job.
+        training: seconds of a training step, by the models that are loaded.
+    """
     drawn = {entry.job.id: entry.covered for entry in entries}
-    found, counts = Expected(), Counts()
+    cost, counts = Expected(), Counts()
     for job in plan.jobs:
         if job.kind == "merge" or job.id in done:
             continue
         if job.kind == "train":
-            _add_training(found, job, training)
+            _add_training(cost, job, training)
         else:
-            _add_run(found, job, counts, rates.get(rate_key(job)), drawn.get(job.id, ()))
-    return found
+            _add_run(cost, job, counts, rates.get(rate_key(job)), drawn.get(job.id, ()))
+    return cost
 
 
-def _add_training(found: Expected, job: Job, training: Mapping[str, float]) -> None:
-    found.trainings += 1
+def _add_training(cost: Expected, job: Job, training: Mapping[str, float]) -> None:
+    cost.trainings += 1
     seconds, steps = training.get(job.models), job.settings.get("max_steps")
-    if seconds is None or steps is None or found.training_hours is None:
-        found.training_hours = None
+    if seconds is None or steps is None or cost.training_hours is None:
+        cost.training_hours = None
     else:
-        found.training_hours += seconds * steps / 3600
+        cost.training_hours += seconds * steps / 3600
 
 
-def _add_run(found: Expected, job: Job, counts: Counts, rate: Rate | None, drawn: Sequence[Extent]) -> None:
-    """drawn: what the run holds already."""
-    found.runs += 1
+def _add_run(cost: Expected, job: Job, counts: Counts, rate: Rate | None, drawn: Sequence[Extent]) -> None:
+    """Adds a run to the cost. drawn: the extents that it holds already."""
+    cost.runs += 1
     asked = _questions(job, counts)
     if asked is None:
-        found.unread += 1
+        cost.unread += 1
         return
     completions = _samples(job, [*job.boxes, *drawn], asked) - _samples(job, drawn, asked)
-    found.completions += completions
-    found.tokens_at_most += completions * _most_tokens(job)
+    cost.completions += completions
+    cost.tokens_at_most += completions * _max_new_tokens(job)
     if rate is None:
-        found.unmeasured += 1
+        cost.unmeasured += 1
         return
     tokens = completions * rate.tokens
-    found.tokens += tokens
-    found.flops += tokens * rate.flops + completions * rate.prompt * rate.read_flops
-    found.hours += tokens / rate.per_second / 3600
+    cost.tokens += tokens
+    cost.flops += tokens * rate.flops + completions * rate.prompt * rate.read_flops
+    cost.hours += tokens / rate.per_second / 3600
 
 
 def _questions(job: Job, counts: Counts) -> int | None:
-    """How many questions the largest box asks; None where they would have to be fetched first."""
+    """Questions of the largest extent; None where they would have to be downloaded to be counted."""
     limit, settings = max_limit(job.boxes), job.settings
     here = task_of_settings(settings.get("task"), settings.get("data")).local
     return counts.of(settings, limit) if here else limit
 
 
 def _samples(job: Job, boxes: Sequence[Extent], asked: int) -> int:
-    """Completions of the boxes, of those questions that the job is about."""
+    """Completions in the extents, of the questions of the job's part."""
     start, stop = job.part or (0, asked)
     within = [(min(asked if box[0] is None else box[0], asked, stop) - start, *box[1:]) for box in boxes]
     return samples_of([box for box in within if box[0] > 0], asked)
 
 
-def _most_tokens(job: Job) -> int:
-    """Of one completion."""
+def _max_new_tokens(job: Job) -> int:
+    """The most that one completion can have."""
     return int(filled_in(RUN_DEFAULTS | job.settings)["max_new_tokens"])
 
 
@@ -132,11 +145,11 @@ def rate_key(job: Job) -> str:
         job.settings.get(key) or default
         for key, default in (("engine", RUN_DEFAULTS["engine"]), ("task", "arithmetic"))
     )
-    return "|".join([job.models, *map(str, told), str(job.settings["method"]), f"{_most_tokens(job)} tokens"])
+    return "|".join([job.models, *map(str, told), str(job.settings["method"]), f"{_max_new_tokens(job)} tokens"])
 
 
 def rates_of(entries: Sequence[Entry], root: Path) -> tuple[dict[str, Rate], dict[str, float]]:
-    """Rates of finished runs, else of probes; and seconds a step of finished trainings, by models."""
+    """Rates of runs by `rate_key`, of finished ones rather than of probes; seconds of a training step by models."""
     rates = _probed(root)
     for entry in entries:
         if entry.state == DONE and entry.job.kind != "train" and entry.result.get("generated"):

@@ -1,4 +1,4 @@
-"""What the user of `scale-sweep` sees: the plan before anything starts, the state while it runs, the points at its end."""
+"""The tables that `scale-sweep` prints: the plan before anything starts, the jobs while they run, the points at the end."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from sweeps.points import TRAIN_DEFAULTS
 
 SHOWN = 24  # lines of a table before the rest is counted
 _LINE_EVERY = 10.0  # seconds between plain progress lines
-_SHARE = 10  # of the time, at most one in so many goes into looking
+_SHARE = 10  # reading the ledger takes at most one part in so many of the time
 _COLUMNS = 6  # settings shown of a point
 _SHORT = {"latent_paths": "N", "samples": "M"}
 _PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 
 
 def plain(*, stderr: bool = False) -> Console:
-    """Prints text as it is: titles, values and paths are the user's, and brackets in them no markup."""
+    """A console that prints text as it is: titles, values and paths come from the user, and may hold brackets."""
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
-    """Axes, points, jobs and what they need, and what is to be expected."""
+    """Prints the axes, the points, the jobs with what they need, and the expected cost. done: how many jobs are done."""
     runs = sum(job.kind != "train" for job in plan.jobs) - sum(job.part is not None for job in plan.jobs)
     trainings = sum(job.kind == "train" for job in plan.jobs)
     table = Table(
@@ -65,14 +65,14 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
         jobs.add_column(name, no_wrap=name in ("job", "needs"))
     serving = Counter(plan.serves.values())
     for job in plan.jobs[:SHOWN]:
-        jobs.add_row(job.id, what(job), _boxes(job), str(serving[job.id] or ""), ", ".join(job.needs[:2]) + _more(job))
+        jobs.add_row(job.id, what(job), _sizes(job), str(serving[job.id] or ""), ", ".join(job.needs[:2]) + _more(job))
     console.print(jobs)
     if len(plan.jobs) > SHOWN:
         console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim")
 
 
 def cost_rows(cost: Expected) -> list[tuple[str, str]]:
-    """(what, how much) of what is still to be done."""
+    """Rows of the expected cost of all jobs that are not done: name and value."""
     if not cost.runs and not cost.trainings:
         return [("still to do", "nothing")]
     rows = []
@@ -96,7 +96,7 @@ def cost_rows(cost: Expected) -> list[tuple[str, str]]:
 
 
 def what(job: Job) -> str:
-    """A job in a few words."""
+    """Describes a job in a few words."""
     label = f", {job.label}" if job.label else ""
     if job.kind == "train":
         paths = job.settings.get("latent_paths", TRAIN_DEFAULTS["latent_paths"])
@@ -109,10 +109,10 @@ def what(job: Job) -> str:
 
 
 def state_of(entries: Sequence[Entry]) -> Group:
-    """Counts, what runs now, and what failed and why."""
+    """How many jobs are in each state, what runs now, and what failed and why."""
     counts = Counter("blocked" if entry.blocked else entry.state for entry in entries)
-    told = [f"{counts[state]} {state}" for state in (DONE, RUNNING, PENDING, FAILED, "blocked") if counts[state]]
-    parts: list[RenderableType] = [Text(f"{len(entries)} jobs: {', '.join(told)}", style="bold")]
+    states = [f"{counts[state]} {state}" for state in (DONE, RUNNING, PENDING, FAILED, "blocked") if counts[state]]
+    parts: list[RenderableType] = [Text(f"{len(entries)} jobs: {', '.join(states)}", style="bold")]
     running = [entry for entry in entries if entry.state == RUNNING]
     if running:
         parts.append(_running(running))
@@ -137,7 +137,7 @@ def _running(entries: Sequence[Entry]) -> Table:
 
 
 def progress_of(entry: Entry) -> str:
-    """How far a running job is."""
+    """How far a running job is: steps or samples done, and how fast."""
     progress = entry.progress
     seconds = max(1e-9, time.time() - progress.get("since", time.time()))
     if not progress.get("of"):
@@ -147,37 +147,37 @@ def progress_of(entry: Entry) -> str:
     return f"{progress['done']}/{progress['of']} {progress['unit']}{rate}{loss}"
 
 
-def show_points(console: Console, plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """A line a point: what sets it apart, and its accuracy. A point without a result says so."""
+def show_points(console: Console, plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints one line a point: the settings that it differs in, and its accuracy. results: figures by id of the point."""
     keys = axes_of(plan.file, plan.points)[:_COLUMNS] or ["method"]
     names = [_SHORT.get(key, key) for key in keys]
     table = Table(*names, "accuracy", "95 % interval", "pass@1", title="points", title_justify="left", **_PLAIN)
     shown, words = plan.points[:SHOWN], Words(plan.points)
     for point in shown:
-        own = found.get(point.id)
-        told = [words.of(key, value_of(point, key)) for key in keys]
-        table.add_row(*told, *(_figures(own) if own else ("no result yet", "", "")))
+        figures = results.get(point.id)
+        settings = [words.of(key, value_of(point, key)) for key in keys]
+        table.add_row(*settings, *(_figures(figures) if figures else ("no result yet", "", "")))
     console.print(table)
     if len(shown) < len(plan.points):
         console.print(f"and {len(plan.points) - SHOWN:,} more, all of them in points.csv", style="dim")
 
 
-def _figures(own: Mapping[str, Any]) -> tuple[str, str, str]:
-    low, high = own["accuracy_low"], own["accuracy_high"]
+def _figures(figures: Mapping[str, Any]) -> tuple[str, str, str]:
+    low, high = figures["accuracy_low"], figures["accuracy_high"]
     interval = f"{low:.1%} to {high:.1%}" if low is not None else "-"
-    return _percent(own["accuracy"]), interval, _percent(own["pass_at_1"])
+    return _percent(figures["accuracy"]), interval, _percent(figures["pass_at_1"])
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _some(told: Sequence[str]) -> str:
-    more = f" and {len(told) - 8} more" if len(told) > 8 else ""
-    return ", ".join(told[:8]) + more
+def _some(values: Sequence[str]) -> str:
+    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+    return ", ".join(values[:8]) + more
 
 
-def _boxes(job: Job) -> str:
+def _sizes(job: Job) -> str:
     return "" if job.kind == "train" else " and ".join(f"{paths} x {samples}" for _, paths, samples in job.boxes)
 
 
@@ -185,16 +185,16 @@ def _more(job: Job) -> str:
     return f" and {len(job.needs) - 2} more" if len(job.needs) > 2 else ""
 
 
-class Show:
-    """Follows a sweep while it runs: a live table on a terminal, a plain line every ten seconds elsewhere."""
+class ProgressView:
+    """Shows a sweep while it runs: a live table on a terminal, elsewhere a plain line every ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._next = 0.0
-        self._said = ""
+        self._last = ""
 
-    def __enter__(self) -> Show:
+    def __enter__(self) -> ProgressView:
         if self._live:
             self._live.start()
         return self
@@ -205,11 +205,11 @@ class Show:
         if self._live:
             self._live.stop()
 
-    def follow(self, look: Callable[[], Sequence[Entry]]) -> None:
-        """To be called often: looks and shows what it saw where it is time to."""
+    def follow(self, entries: Callable[[], Sequence[Entry]]) -> None:
+        """To be called often: reads the entries of the ledger and shows them, if it is time to."""
         began = time.monotonic()
         if began >= self._next:
-            self._update(look())
+            self._update(entries())
             every = 0.5 if self._live else _LINE_EVERY
             self._next = time.monotonic() + max(every, _SHARE * (time.monotonic() - began))
 
@@ -220,7 +220,7 @@ class Show:
         running = [f"{what(e.job)}: {progress_of(e)}" for e in entries if e.state == RUNNING]
         counts = Counter(entry.state for entry in entries)
         failed = f", {counts[FAILED]} failed" if counts[FAILED] else ""
-        said = f"{counts[DONE]}/{len(entries)} jobs done{failed}; {'; '.join(running) or 'waiting'}"
-        if said != self._said:
-            self._said = said
-            self._console.print(said, soft_wrap=True)
+        line = f"{counts[DONE]}/{len(entries)} jobs done{failed}; {'; '.join(running) or 'waiting'}"
+        if line != self._last:
+            self._last = line
+            self._console.print(line, soft_wrap=True)

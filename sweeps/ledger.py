@@ -1,8 +1,8 @@
-"""The ledger of a sweep: which job is pending, running, done or failed, and why. SQLite; knows nothing of what jobs do.
+"""The ledger of a sweep, an SQLite file: which jobs are pending, running, done or failed, and why.
 
-A running job belongs to an owner by a lease that is renewed while the owner lives. A job whose owner is lost is pending
-again; it counts against the job only where nothing was added to its folder in the meantime. Any number of processes may
-use one ledger: every change is one transaction.
+A worker that claims a job owns it by a lease, which it renews while it lives. When the lease ends, the worker is lost and
+the job is pending again. Losing workers counts against a job only where they added nothing to its folder. Any number of
+processes may use one ledger, as every change is one transaction.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scaling.records.errors import UsageError
 from sweeps.plan import Extent, Job, covers
 
 LEDGER = "ledger.sqlite"
-LEASE = 60.0  # seconds that an owner's silence is taken for life
+LEASE = 60.0  # seconds after its last renewal that an owner still counts as alive
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
 _LOSSES = 20  # owners a job may lose in a row without getting any further
 _LOST = "its worker was lost"
@@ -34,11 +34,12 @@ CREATE TABLE IF NOT EXISTS needs (job TEXT, need TEXT, PRIMARY KEY (job, need));
 CREATE INDEX IF NOT EXISTS by_turn ON jobs (state, wanted, losses, place);
 CREATE INDEX IF NOT EXISTS by_models ON jobs (state, wanted, models, losses, place);
 """
-_PARTS_OF_DONE = (  # what a run holds that was merged, or drawn whole, its parts need not draw again
+# The parts of a run that is done, as it was merged or drawn whole, need not be drawn again.
+_PARTS_OF_DONE = (
     "UPDATE jobs SET state = 'done' WHERE wanted = 1 AND state = 'pending' AND part = 1 AND id IN (SELECT need FROM needs"
     " JOIN jobs AS whole ON whole.id = needs.job WHERE whole.wanted = 1 AND whole.state = 'done')"
 )
-# whether a job may begin now; its order is that of the index which fits the rest of the question
+# Whether a job may begin now. The order by `losses, place` in which jobs are claimed is that of the indexes above.
 _MAY_BEGIN = (
     "state = 'pending' AND wanted = 1 AND not_before <= ? AND NOT EXISTS (SELECT 1 FROM needs JOIN jobs AS other"
     " ON other.id = needs.need WHERE needs.job = jobs.id AND other.state != 'done')"
@@ -47,8 +48,12 @@ _MAY_BEGIN = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A job as the ledger has it. covered: what it has drawn. blocked: the id of a failed job that it needs, or of one that
-    waits for such a job."""
+    """A job and its state.
+
+    reason: why it failed last. progress: how far it is, from its worker. started: time of the current or last attempt.
+    seconds: of all attempts. result: figures that it ended with. covered: the extents that it has drawn. blocked: id of the
+    failed job without which it cannot begin.
+    """
 
     job: Job
     state: str
@@ -64,7 +69,7 @@ class Entry:
 
 
 class Ledger:
-    """An open ledger. One object serves one thread."""
+    """An open ledger. Each thread needs an object of its own."""
 
     def __init__(self, folder: Path, *, retries: int = 1) -> None:
         """retries: how often a job that fails is tried again. Raises UsageError where the file is no ledger."""
@@ -104,8 +109,11 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def take(self, jobs: Sequence[Job]) -> None:
-        """Makes these the wanted jobs. Done ones stay done unless they must now draw more, with the parts they were merged
-        from; others are kept, unwanted. Raises UsageError where one of those is at work."""
+        """Makes these the jobs that are wanted, in this order.
+
+        Jobs that are done stay done, unless they must now draw more; so do the parts of a run that is done. Jobs that are no
+        longer wanted are kept. Raises UsageError where one of those is running.
+        """
         with self._transaction() as db:
             self._expire(db, time.time())
             self._refuse_to_drop(db, {job.id for job in jobs})
@@ -141,7 +149,7 @@ class Ledger:
             db.execute("UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE id = ?", (PENDING, job.id))
 
     def redo(self, jobs: Sequence[Job]) -> None:
-        """Jobs that were done are pending again, as what they made is no longer there."""
+        """Makes jobs that were done pending again, as what they made is no longer there."""
         with self._transaction() as db:
             db.executemany(
                 "UPDATE jobs SET state = ?, covered = NULL, mark = NULL WHERE id = ? AND state = ?",
@@ -149,7 +157,7 @@ class Ledger:
             )
 
     def retry_failed(self) -> int:
-        """Failed jobs are pending again; how many there were."""
+        """Makes failed jobs pending again; returns how many there were."""
         with self._transaction() as db:
             done = db.execute(
                 "UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE state = ? AND wanted = 1", (PENDING, FAILED)
@@ -157,8 +165,10 @@ class Ledger:
             return done.rowcount
 
     def claim(self, owner: str, *, loaded: str = "") -> Job | None:
-        """The next job for `owner`, from now on its own, or None where there is none yet. loaded: models it has; jobs with
-        the same come first, and last those that lost an owner."""
+        """Gives `owner` the next job, or None where no job can begin now.
+
+        Jobs that need the models in `loaded` come first, and jobs that have lost workers last.
+        """
         now = time.time()
         with self._transaction() as db:
             self._expire(db, now)
@@ -182,7 +192,7 @@ class Ledger:
             return job
 
     def renew(self, job: Job, owner: str, progress: dict[str, Any]) -> bool:
-        """Says that `owner` is alive and how far it is; False where the job is no longer its own."""
+        """Renews the lease and notes the progress. Returns False where the job is no longer the owner's."""
         now = time.time()
         with self._transaction() as db:
             done = db.execute(
@@ -192,7 +202,7 @@ class Ledger:
             return done.rowcount == 1
 
     def done(self, job: Job, owner: str, result: dict[str, Any]) -> bool:
-        """The job is done. Where it grew in the meantime, or is no longer the owner's, it is not; then False."""
+        """Notes that the job is done. Returns False where it is not: it must now draw more, or is no longer the owner's."""
         with self._transaction() as db:
             row = self._own(db, job, owner)
             if row is None:
@@ -206,7 +216,7 @@ class Ledger:
             return not grown
 
     def failed(self, job: Job, owner: str, reason: str, *, again: bool, wait: float = 0.0) -> None:
-        """The job failed. again: whether another attempt could end differently. wait: seconds before it is made."""
+        """Notes that the job failed. again: whether another attempt could end differently; wait: seconds before it."""
         with self._transaction() as db:
             row = self._own(db, job, owner)
             if row is not None:
@@ -217,7 +227,7 @@ class Ledger:
                 )
 
     def give_back(self, job: Job, owner: str, *, wait: float = 0.0) -> None:
-        """The job is pending again and nothing is held against it. wait: seconds before it is given out again."""
+        """Makes the job pending again without counting an attempt. wait: seconds before it can be claimed."""
         with self._transaction() as db:
             row = self._own(db, job, owner)
             if row is not None:
@@ -225,36 +235,40 @@ class Ledger:
                 db.execute("UPDATE jobs SET not_before = ? WHERE id = ?", (time.time() + wait, job.id))
 
     def lost(self, owner: str, *, why: str = "") -> bool:
-        """`owner` is gone: what it held is pending again, before its lease ends. False where it held nothing."""
+        """Makes the jobs of a dead owner pending again, before its lease ends. Returns False where it had none."""
         with self._transaction() as db:
             held = db.execute("SELECT * FROM jobs WHERE owner = ? AND state = ?", (owner, RUNNING)).fetchall()
             self._lose(db, held, f"{_LOST}: {why}" if why else _LOST)
             return bool(held)
 
     def release(self, owner: str) -> None:
-        """`owner` was ended on purpose: what it held is pending again, and nothing is held against it."""
+        """Makes the jobs of an owner that was ended on purpose pending again, without counting a loss."""
         with self._transaction() as db:
             for row in db.execute("SELECT * FROM jobs WHERE owner = ? AND state = ?", (owner, RUNNING)).fetchall():
                 self._end(db, row, PENDING, row["reason"])
 
     def owners(self) -> list[str]:
-        """Those that have a job now."""
+        """The owners of running jobs."""
         rows = self._db.execute("SELECT DISTINCT owner FROM jobs WHERE state = ?", (RUNNING,)).fetchall()
         return [row["owner"] for row in rows]
 
     def _expire(self, db: sqlite3.Connection, now: float) -> None:
+        """Makes jobs pending whose lease has ended."""
         self._lose(db, db.execute("SELECT * FROM jobs WHERE state = ? AND lease < ?", (RUNNING, now)).fetchall(), _LOST)
 
     def _lose(self, db: sqlite3.Connection, gone: Sequence[sqlite3.Row], reason: str) -> None:
+        """Makes these jobs pending, or failed after too many losses in a row without getting any further."""
         for row in gone:
             mark = self._mark(self._job(row))
             losses = 1 if mark > row["mark"] else row["losses"] + 1
-            self._end(db, row, FAILED if losses > _LOSSES else PENDING, reason, seen=row["lease"] - LEASE)
+            self._end(db, row, FAILED if losses > _LOSSES else PENDING, reason, last_renewed=row["lease"] - LEASE)
             db.execute("UPDATE jobs SET losses = ?, mark = MAX(mark, ?) WHERE id = ?", (losses, mark, row["id"]))
 
     def _mark(self, job: Job) -> int:
-        """Lines that the job has written: more than ever mean that it got further. Not bytes, as a training that goes on
-        from an earlier step writes its lines again, with other times."""
+        """How far the job has got: the number of lines that it has written.
+
+        Lines and not bytes, as a training that goes on from an earlier step writes its lines again, with other times.
+        """
         return sum(file.read_bytes().count(b"\n") for file in (self._folder / job.folder).glob("*.jsonl"))
 
     def _own(self, db: sqlite3.Connection, job: Job, owner: str) -> sqlite3.Row | None:
@@ -264,10 +278,16 @@ class Ledger:
         return found
 
     def _end(
-        self, db: sqlite3.Connection, row: sqlite3.Row, state: str, reason: str | None, *, seen: float | None = None
+        self,
+        db: sqlite3.Connection,
+        row: sqlite3.Row,
+        state: str,
+        reason: str | None,
+        *,
+        last_renewed: float | None = None,
     ) -> None:
-        """seen: when the owner last said that it was alive, where it has not ended the job itself."""
-        now = time.time() if seen is None else seen
+        """Ends an attempt. last_renewed: when its owner last renewed the lease, None where it ended the attempt itself."""
+        now = time.time() if last_renewed is None else last_renewed
         db.execute(
             "UPDATE jobs SET state = ?, owner = NULL, lease = NULL, reason = ?, ended = ?, seconds = seconds + ?"
             " WHERE id = ?",
@@ -275,7 +295,7 @@ class Ledger:
         )
 
     def entries(self) -> list[Entry]:
-        """All wanted jobs in order, with what blocks them."""
+        """All wanted jobs in their order."""
         now = time.time()
         if self._db.execute("SELECT 1 FROM jobs WHERE state = ? AND lease < ? LIMIT 1", (RUNNING, now)).fetchone():
             with self._transaction() as db:
@@ -299,12 +319,12 @@ class Ledger:
             started=row["started"],
             seconds=row["seconds"],
             result=dict(json.loads(row["result"] or "{}")),
-            covered=_boxes(row["covered"]),
+            covered=_extents(row["covered"]),
             blocked=blocked if row["state"] == PENDING else None,
         )
 
     def unfinished(self) -> bool:
-        """Whether a job is running, or could run now or after another one."""
+        """Whether a job is running, or can still run, now or after another one."""
         row = self._db.execute(
             "SELECT 1 FROM jobs WHERE wanted = 1 AND (state = ? OR (state = ? AND NOT EXISTS ("
             " SELECT 1 FROM needs JOIN jobs AS other ON other.id = needs.need"
@@ -315,21 +335,21 @@ class Ledger:
 
 
 def _covers(covered: str | None, job: Job) -> bool:
-    """Whether what was drawn holds all that the job is to draw now; jobs without boxes are as they were."""
-    return covers(_boxes(covered), job.boxes)
+    """Whether the extents that were drawn hold all that the job is to draw now. Trainings have no extents."""
+    return covers(_extents(covered), job.boxes)
 
 
 def _unnamed(text: str) -> dict[str, Any]:
-    """A job without its label, which changes with the grid around it."""
+    """A job without its label, which changes when others join the grid."""
     return {**json.loads(text), "label": ""}
 
 
-def _boxes(text: str | None) -> tuple[Extent, ...]:
+def _extents(text: str | None) -> tuple[Extent, ...]:
     return tuple((box[0], box[1], box[2]) for box in json.loads(text or "[]"))
 
 
 def _stuck(jobs: Iterable[Job], failed: set[str]) -> dict[str, str]:
-    """Which failed job keeps a job from ever beginning, by the id of that job; jobs stand after those they need."""
+    """For each job that cannot begin, the id of the failed job that it waits for. jobs: each after those that it needs."""
     why: dict[str, str] = {}
     for job in jobs:
         for need in job.needs:

@@ -1,4 +1,8 @@
-"""`--on local`: worker processes on this machine, its cores and GPUs shared out among them. Knows no jobs."""
+"""`--on local`: runs a sweep by worker processes on this machine, which share its cores and GPUs.
+
+Starts `sweeps.worker` as often as asked for, replaces workers that die and gives back their jobs. Which job comes next is
+the ledger's business.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,10 @@ LOGS = "logs"
 _POLL = 0.2  # seconds
 _GRACE = 30.0  # seconds that workers have to end by themselves
 _CORES = 8  # of one worker, where nothing is asked for and there is no GPU
-_IN_VAIN = 5  # workers in a row that die within _SOON seconds: then it is not the jobs
-_SOON = 20.0
+_MAX_EARLY_DEATHS = 5  # in a row, each within _EARLY seconds and without a job: then the jobs are not to blame
+_EARLY = 20.0
 
-Seen = Callable[[], None]
+OnPoll = Callable[[], None]
 
 
 def gpus() -> list[str]:
@@ -40,11 +44,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_local(root: Path, *, workers: int | None, retries: int, seen: Seen) -> None:
-    """Runs the sweep in `root` to its end. workers: None for one a GPU, or one for every 8 cores.
+def run_local(root: Path, *, workers: int | None, retries: int, on_poll: OnPoll) -> None:
+    """Runs the sweep in `root` until no job is left that can run.
 
-    seen: called every so often. Raises KeyboardInterrupt, after the workers have given back what they had, and UsageError
-    where no worker lives.
+    Args:
+        workers: how many at once; None for one a GPU, or without a GPU one for every 8 cores.
+        retries: how often a job that fails is tried again.
+        on_poll: called several times a second, for a display.
+
+    Raises:
+        KeyboardInterrupt: after the workers have given back their jobs.
+        UsageError: workers die as soon as they begin.
     """
     devices = gpus()
     count = workers or len(devices) or max(1, cores() // _CORES)
@@ -54,7 +64,7 @@ def run_local(root: Path, *, workers: int | None, retries: int, seen: Seen) -> N
         while ledger.unfinished():
             for worker in pool:
                 worker.tend(ledger)
-            seen()
+            on_poll()
             time.sleep(_POLL)
     finally:
         _end(pool, ledger)
@@ -62,6 +72,7 @@ def run_local(root: Path, *, workers: int | None, retries: int, seen: Seen) -> N
 
 
 def _environment(number: int, count: int, devices: list[str]) -> dict[str, str]:
+    """The environment of worker `number` of `count`: its share of the cores and of the GPUs."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, cores() // count)
     threads = str(min(share, int(given)) if given.isdigit() and int(given) else share)
@@ -72,26 +83,29 @@ def _environment(number: int, count: int, devices: list[str]) -> dict[str, str]:
 
 
 class _Worker:
-    """One place for a worker process, filled anew when it dies."""
+    """One of the worker processes; a new process takes its place when it dies."""
 
     def __init__(self, root: Path, number: int, environment: dict[str, str], retries: int) -> None:
         self._root, self._number, self._environment, self._retries = root, number, environment, retries
         self._log = root / LOGS / f"worker-{number}.log"
         self._log.parent.mkdir(exist_ok=True)
-        self._born, self._in_vain = 0.0, 0
+        self._born, self._early_deaths = 0.0, 0
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = ""
 
     def tend(self, ledger: Ledger) -> None:
-        """Starts the process where there is none; gives back what a dead one held. Raises UsageError if none lives."""
+        """Starts the process if there is none, after giving back the job of a dead one.
+
+        Raises UsageError where one process after another dies at once.
+        """
         if self._process is not None:
             if self._process.poll() is None:
                 return
             idle = not ledger.lost(self._owner)
             by_itself = self._process.returncode not in (0, -signal.SIGKILL)
-            in_vain = idle and by_itself and time.monotonic() - self._born < _SOON
-            self._in_vain = self._in_vain + 1 if in_vain else 0
-            if self._in_vain >= _IN_VAIN:
+            early = idle and by_itself and time.monotonic() - self._born < _EARLY
+            self._early_deaths = self._early_deaths + 1 if early else 0
+            if self._early_deaths >= _MAX_EARLY_DEATHS:
                 raise UsageError(f"workers end as soon as they begin; the reason is at the end of {self._log}")
         self._owner = f"{os.uname().nodename}:{os.getpid()}:{self._number}:{time.time_ns()}"
         self._born = time.monotonic()
@@ -102,12 +116,13 @@ class _Worker:
                 command, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
+        """Asks the process to end; it then gives back its job."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
-    def ended(self, ledger: Ledger, patience: float) -> None:
-        """Waits for the process, then kills it."""
+    def join(self, ledger: Ledger, patience: float) -> None:
+        """Waits for the process so many seconds, kills it if it is still there, and gives back its job."""
         if self._process is None:
             return
         try:
@@ -120,7 +135,7 @@ class _Worker:
 
 def _end(pool: list[_Worker], ledger: Ledger) -> None:
     for worker in pool:
-        worker.ask_to_end()
+        worker.terminate()
     until = time.monotonic() + _GRACE
     for worker in pool:
-        worker.ended(ledger, until - time.monotonic())
+        worker.join(ledger, until - time.monotonic())

@@ -1,5 +1,7 @@
-"""`--on ray`: the same workers on the nodes of a Ray cluster, kept at their number by the driver. What they do there is in
-`remote`. The sweep's folder must be one that all nodes see. Imports ray, the optional extra, when it is asked for.
+"""`--on ray`: runs a sweep by workers on the nodes of a Ray cluster, which all must see the sweep's folder.
+
+This process is the driver: it starts workers, replaces lost ones and gives back their jobs. What runs on the nodes is in
+`sweeps.ray_worker`. Ray is an optional package, and is imported only when it is asked for.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from typing import Any
 
 from scaling.records.errors import UsageError, install, one_line
 from sweeps.ledger import Ledger
-from sweeps.local import Seen, cores
+from sweeps.local import OnPoll, cores
 from sweeps.ray_worker import LedgerActor, work_here
 
 _POLL = 0.5  # seconds
 _GRACE = 30.0  # seconds that workers have to give back what they have
 _ANSWER = 10.0  # seconds that the head of a cluster has to answer
 _START = 120.0  # seconds that a process of the cluster has to begin
-_IN_VAIN = 5  # workers, each begun after the one before ended, that end with an error and no job
+_MAX_EARLY_DEATHS = 5  # workers, each begun after the one before ended, that end with an error and no job
 _STORE = 100 * 2**20  # bytes of Ray's object store, which sweeps do not use
 _NAMESPACE, _OWNER = "softcotpp", "ray:"
 _KEY = "; a cluster that was started with a key needs RAY_AUTH_MODE=token here, and one without RAY_AUTH_MODE=disabled"
@@ -39,13 +41,21 @@ def run_ray(
     cpus_per_worker: float | None,
     gpus_per_worker: float | None,
     retries: int,
-    seen: Seen,
+    on_poll: OnPoll,
 ) -> None:
-    """Runs the sweep in `root` on a cluster. address: HOST:PORT of its head, `auto` for the one that this machine is part
-    of, `local` for a new one on this machine; None for RAY_ADDRESS where it is set, else `local`.
+    """Runs the sweep in `root` on a cluster until no job is left that can run.
 
-    workers: so many at once, those that find no room wait for it; None for as many as there is room for. seen: called
-    every so often. Raises KeyboardInterrupt, after the workers have given back what they had, and UsageError.
+    Args:
+        address: HOST:PORT of the cluster's head, `auto` for the cluster that this machine is part of, `local` for a new one
+            on this machine; None for RAY_ADDRESS where it is set, else `local`.
+        workers: how many at once, of which those wait that find no room; None for as many as there is room for.
+        cpus_per_worker, gpus_per_worker: what each gets of its node; None for a GPU and a core where there are GPUs.
+        retries: how often a job that fails is tried again.
+        on_poll: called every half second, for a display.
+
+    Raises:
+        KeyboardInterrupt: after the workers have given back their jobs.
+        UsageError: the cluster cannot be joined or has no room, or workers end as soon as they begin.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _refuse_unreachable(address)
@@ -54,7 +64,7 @@ def run_ray(
     ray = _ray()
     _join(ray, address)
     try:
-        _drive(ray, root, _share(_nodes(ray), cpus_per_worker, gpus_per_worker), workers, retries, seen)
+        _drive(ray, root, _share(_nodes(ray), cpus_per_worker, gpus_per_worker), workers, retries, on_poll)
     finally:
         ray.shutdown()
 
@@ -145,22 +155,22 @@ def _share(nodes: list[dict[str, float]], cpus: float | None, gpus: float | None
     return share
 
 
-def _drive(ray: Any, root: Path, share: Share, workers: int | None, retries: int, seen: Seen) -> None:
+def _drive(ray: Any, root: Path, share: Share, workers: int | None, retries: int, on_poll: OnPoll) -> None:
     ledger = Ledger(root, retries=retries)
-    crew = _Crew(ray, root, share, workers=workers, retries=retries)
+    pool = _WorkerPool(ray, root, share, workers=workers, retries=retries)
     try:
-        crew.begin()
+        pool.begin()
         while ledger.unfinished():
-            crew.tend(ledger)
-            seen()
+            pool.tend(ledger)
+            on_poll()
             time.sleep(_POLL)
     finally:
-        crew.end(ledger)
+        pool.end(ledger)
         ledger.close()
 
 
-class _Crew:
-    """The workers of one driver, replaced as they are lost."""
+class _WorkerPool:
+    """The workers that this driver has on the cluster."""
 
     def __init__(self, ray: Any, root: Path, share: Share, *, workers: int | None, retries: int) -> None:
         self._ray, self._share, self._asked = ray, share, workers
@@ -176,8 +186,8 @@ class _Crew:
         wanted = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": "SPREAD"}
         self._task = ray.remote(max_retries=0, max_calls=1, **wanted)(work_here)
         self._running: dict[Any, tuple[str, float]] = {}  # owner and time of birth of each task
-        self._number = self._in_vain = 0
-        self._vain_at = 0.0
+        self._number = self._early_deaths = 0
+        self._last_early_death = 0.0
 
     def begin(self) -> None:
         """Waits for the ledger's actor. Raises UsageError where there is none, as without it no worker could begin."""
@@ -187,10 +197,10 @@ class _Crew:
             raise UsageError(f"the cluster cannot serve this driver: {one_line(error, limit=300)}{_KEY}") from None
 
     def tend(self, ledger: Ledger) -> None:
-        """Gives back what lost workers held, and starts as many as are wanted. Raises UsageError if none can work."""
+        """Gives back the jobs of lost workers and starts as many as are wanted. Raises UsageError if none can work."""
         for task in self._ended(list(self._running), 0.0):
-            self._bury(task, ledger)
-        self._inherit(ledger)
+            self._collect(task, ledger)
+        self._free_orphans(ledger)
         for _ in range(len(self._running), self._asked or self._room()):
             self._start()
 
@@ -210,8 +220,8 @@ class _Crew:
         task = self._task.remote(self._actor, os.getcwd(), str(self._root), self._mark.name, owner, threads)
         self._running[task] = owner, time.monotonic()
 
-    def _bury(self, task: Any, ledger: Ledger) -> None:
-        """Gives back what an ended worker held. Raises UsageError for what would be the same with the next."""
+    def _collect(self, task: Any, ledger: Ledger) -> None:
+        """Gives back the job of a worker that has ended. Raises UsageError where the next worker would end the same way."""
         owner, born = self._running.pop(task)
         errors = self._ray.exceptions
         try:
@@ -222,21 +232,22 @@ class _Crew:
             cause = getattr(error, "cause", None) or error
             if isinstance(cause, UsageError):
                 raise cause from None
-            self._count(born, in_vain=idle and not isinstance(error, errors.NodeDiedError), why=cause)
+            self._count(born, early=idle and not isinstance(error, errors.NodeDiedError), why=cause)
         else:
             ledger.lost(owner)
 
-    def _count(self, born: float, *, in_vain: bool, why: Exception) -> None:
-        if not in_vain:
-            self._in_vain = 0
-        elif born > self._vain_at:  # many that end at once, as those of one node do, are one
-            self._in_vain, self._vain_at = self._in_vain + 1, time.monotonic()
-        if self._in_vain >= _IN_VAIN:
+    def _count(self, born: float, *, early: bool, why: Exception) -> None:
+        """Counts a worker that ended. Raises UsageError after several early deaths in a row."""
+        if not early:
+            self._early_deaths = 0
+        elif born > self._last_early_death:  # many that end at once, as those of one node do, count once
+            self._early_deaths, self._last_early_death = self._early_deaths + 1, time.monotonic()
+        if self._early_deaths >= _MAX_EARLY_DEATHS:
             said = f"{type(why).__name__}: {one_line(why, limit=300)}"
             raise UsageError(f"workers end before they have a job; the same command goes on once they can: {said}")
 
-    def _inherit(self, ledger: Ledger) -> None:
-        """Gives back what workers of drivers hold that died on this cluster, before their leases end."""
+    def _free_orphans(self, ledger: Ledger) -> None:
+        """Gives back the jobs of workers whose drivers have died on this cluster, before their leases end."""
         drivers = {owner: owner.rpartition("/")[0] for owner in ledger.owners() if owner.startswith(_OWNER)}
         if set(drivers.values()) <= {self._name}:
             return

@@ -1,4 +1,7 @@
-"""What runs on the nodes of a cluster: the ledger as an actor, how workers see it, and a worker. Starts nothing itself."""
+"""What runs on the nodes of a Ray cluster: the actor that holds the ledger, and the workers that ask it for jobs.
+
+SQLite depends on the locks of a file system, which network storage may lack, so only the driver's node opens the ledger.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,17 @@ from sweeps.plan import Job
 
 
 class LedgerActor:
-    """The ledger, for workers on other machines. Lives in the driver's node, and no longer than the driver."""
+    """A Ray actor on the driver's node that lends the ledger to workers on other machines. Ends with the driver."""
 
     def __init__(self, root: str, retries: int) -> None:
         self._ledger = Ledger(Path(root), retries=retries)
 
     def call(self, method: str, *given: Any, **named: Any) -> Any:
-        """A method of the ledger."""
+        """Calls a method of the ledger."""
         return getattr(self._ledger, method)(*given, **named)
 
 
-class Remote:
+class RemoteLedger:
     """The ledger as a worker sees it: every call goes to the actor. Calls raise RayError once the driver is gone."""
 
     def __init__(self, actor: Any) -> None:
@@ -90,4 +93,4 @@ def _work(actor: Any, root: Path, owner: str, threads: int) -> None:
     from sweeps.worker import work
 
     torch.set_num_threads(threads)
-    work(lambda: Remote(actor), owner, root)
+    work(lambda: RemoteLedger(actor), owner, root)

@@ -1,4 +1,7 @@
-"""What the points of a sweep gave: figures of each one's own grid, read from the journal that serves it. Loads no torch."""
+"""The results of a sweep: accuracy and other figures of each point, worked out from the run that serves the point.
+
+Figures are kept in points.json, as reading all journals again takes long, and written to points.csv. Loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,17 @@ FIGURES = (
 
 
 def results(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path) -> dict[str, dict[str, Any]]:
-    """Figures by id of every point that is drawn. held: what can be read, by id of the job. They are kept in points.json,
-    and worked out anew where the journal is another one than before. What cannot be read is told, and left out."""
+    """The figures of every point whose run has drawn it, by the point's id.
+
+    They are taken from points.json where the journal has not changed since. A run that cannot be read is reported on stderr
+    and left out.
+
+    Args:
+        held: the extents of runs that can be read, by id of the job.
+        root: the sweep's folder.
+    """
     known = _read(root / RESULTS)
-    found: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     missing: dict[str, list[Point]] = {}
     states = {job.id: _state(root / job.folder) for job in serving(plan) if job.id in held}
     for point in plan.points:
@@ -41,24 +51,25 @@ def results(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path) -> dic
         if name not in held or not covers(held[name], [extent_of(point)]):
             continue
         if known.get(point.id, {}).get("journal") == states[name]:
-            found[point.id] = known[point.id]
+            figures[point.id] = known[point.id]
         else:
             missing.setdefault(name, []).append(point)
     folders = {job.id: root / job.folder for job in plan.jobs}
     for name, points in missing.items():
         try:
-            found |= {key: own | {"journal": states[name]} for key, own in _figures(points, folders[name]).items()}
+            new = _figures(points, folders[name])
+            figures |= {key: own | {"journal": states[name]} for key, own in new.items()}
         except (UsageError, OSError) as error:
             todo = f"delete {folders[name]}, and `scale-sweep run` makes it again"
             print(f"scale-sweep: {error}; {todo}", file=sys.stderr)
     if missing:
         with suppress(OSError):  # it can be worked out again
-            write_whole(root / RESULTS, json.dumps(known | found, indent=1) + "\n")
-    return {point: {key: value for key, value in own.items() if key != "journal"} for point, own in found.items()}
+            write_whole(root / RESULTS, json.dumps(known | figures, indent=1) + "\n")
+    return {point: {key: value for key, value in own.items() if key != "journal"} for point, own in figures.items()}
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """What was kept, but for what is damaged, as all of it can be worked out again."""
+    """The figures that were kept. Damaged ones are left out, as they can be worked out again."""
     try:
         known = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -67,25 +78,25 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_whole(own: Any) -> bool:
-    """Whether a point has all figures, shares from 0 to 1 and counts, and says of which run they are."""
+    """Whether a kept point has all figures, each a number from 0, and says which run they are of."""
     if not isinstance(own, dict) or own.keys() != {*FIGURES, "run", "journal"}:
         return False
     figures = [own[key] for key in FIGURES if key not in _MAY_LACK or own[key] is not None]
-    told = isinstance(own["run"], str) and isinstance(own["journal"], str)
-    return told and all(type(one) in (int, float) and 0 <= one < math.inf for one in figures)
+    names_its_run = isinstance(own["run"], str) and isinstance(own["journal"], str)
+    return names_its_run and all(type(one) in (int, float) and 0 <= one < math.inf for one in figures)
 
 
 def _state(folder: Path) -> str:
-    """Changes whenever the journal does: one that is judged anew may be as long as before."""
+    """A text that changes whenever the journal does: by its time, too, as a journal judged anew may keep its length."""
     journal = folder / SAMPLES
     if not journal.is_file():
         return ""
-    found = journal.stat()
-    return f"{found.st_size} bytes of {found.st_mtime_ns}"
+    status = journal.stat()
+    return f"{status.st_size} bytes of {status.st_mtime_ns}"
 
 
 def num_asked(folder: Path) -> int:
-    """Questions of a run directory, those of earlier sessions left out."""
+    """How many questions a run directory asks now; those that only earlier sessions asked are left out."""
     path = folder / QUESTIONS
     lines = path.read_bytes().splitlines() if path.is_file() else []
     return sum(b'"current": false' not in line for line in lines)
@@ -94,23 +105,24 @@ def num_asked(folder: Path) -> int:
 def _figures(points: Sequence[Point], folder: Path) -> dict[str, dict[str, Any]]:
     _, completions = load(folder)
     keyed = {completion.key: completion for completion in completions}
+    """The figures of each point, of its own N, M and number of questions; all of the points are served by one run."""
     asked = load_questions(folder)
-    found = {}
+    figures = {}
     for point in points:
         size = {"num_paths": point.run["latent_paths"], "num_samples": point.run["samples"]}
         questions: Any = asked[: point.run.get("limit")]
         summary = summarise(questions, keyed, **size, voter="flat")
-        found[point.id] = {key: summary[key] for key in FIGURES} | {"run": folder.name}
-    return found
+        figures[point.id] = {key: summary[key] for key in FIGURES} | {"run": folder.name}
+    return figures
 
 
-def write_table(plan: Plan, found: Mapping[str, Mapping[str, Any]], root: Path) -> Path:
-    """points.csv: a line a point, its varied settings and its figures, empty where it has none yet."""
+def write_table(plan: Plan, figures: Mapping[str, Mapping[str, Any]], root: Path) -> Path:
+    """Writes points.csv, one line a point: its varied settings and its figures, which are empty where it has none yet."""
     keys, lines = varied(plan.points), io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["point", *keys, *FIGURES, "run"])
     for point in plan.points:
-        own, settings = found.get(point.id, {}), [value_of(point, key) for key in keys]
+        own, settings = figures.get(point.id, {}), [value_of(point, key) for key in keys]
         cells = [point.id, *settings, *(own.get(key) for key in (*FIGURES, "run"))]
         writer.writerow([quoted(cell) for cell in cells])
     write_whole(root / TABLE, lines.getvalue())

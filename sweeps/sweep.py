@@ -1,4 +1,4 @@
-"""A sweep on disk: its grid as it was run, its ledger, and what was found. The story of `scale-sweep`, top to bottom.
+"""A sweep on disk: its grid as it was run, its ledger and its results. The story of `scale-sweep`, top to bottom.
 
 SWEEP/grid.json      the grid, read and changed as asked          SWEEP/runs/          run directories
       ledger.sqlite  jobs: pending, running, done, failed, why          checkpoints/   what was trained
@@ -31,9 +31,10 @@ _HOME = "begun_in"  # key of the folder from which a grid was run
 
 
 def _begun(path: Path) -> tuple[GridFile, Path]:
-    """A grid as it was last run, and the folder from which. Raises OSError, ValueError, TypeError and RecursionError."""
-    told = dict(json.loads(path.read_text()))
-    return GridFile(**{key: value for key, value in told.items() if key != _HOME}), Path(told.get(_HOME, "."))
+    """The grid as it was last run, and the folder it was run from. Raises OSError, ValueError, TypeError, RecursionError."""
+    fields = dict(json.loads(path.read_text()))
+    home = Path(fields.pop(_HOME, "."))
+    return GridFile(**fields), home
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +46,13 @@ class Sweep:
 
     @classmethod
     def of(cls, name: str, *, scale: str | None, changes: Sequence[str], out: Path | None) -> Sweep:
-        """The sweep of a grid file or recipe. Raises UsageError."""
+        """The sweep of a grid file or recipe, as the file is now. Raises UsageError."""
         file = read_grid(name, scale=scale, changes=changes)
         return cls(plan_of(file, points_of(file)), out or Path("runs") / f"sweep-{file.name}")
 
     @classmethod
     def begun(cls, name: str, *, scale: str | None, changes: Sequence[str], out: Path | None) -> Sweep:
-        """The sweep in a folder, or of a grid file that was begun, as it was last run. Raises UsageError."""
+        """A sweep that was begun, as it was last run. name: its folder, its grid file or recipe. Raises UsageError."""
         root = Path(name) if (Path(name) / GRID).is_file() else None
         if root and (scale or changes or out):
             raise UsageError(f"{root} is a sweep as it was run: leave out `--scale`, `--set` and `--out`.")
@@ -66,7 +67,7 @@ class Sweep:
             return cls(plan_of(file, points_of(file)), root)
 
     def begin(self) -> None:
-        """Makes the folder, and the plan's jobs the ledger's. Raises UsageError where the folder holds something else."""
+        """Makes the folder and enters the jobs in its ledger. Raises UsageError where the folder holds something else."""
         self.refuse_foreign()
         try:
             self._take()
@@ -81,11 +82,11 @@ class Sweep:
             ledger.redo(self._gone(ledger.entries()))
         finally:
             ledger.close()
-        told = {_HOME: str(Path.cwd()), **self.plan.file.model_dump(mode="json")}
-        write_whole(self.root / GRID, json.dumps(told, indent=1) + "\n")
+        fields = {_HOME: str(Path.cwd()), **self.plan.file.model_dump(mode="json")}
+        write_whole(self.root / GRID, json.dumps(fields, indent=1) + "\n")
 
     def refuse_foreign(self) -> None:
-        """Raises UsageError where something else stands in the place of the sweep's folder, or in it."""
+        """Raises UsageError where the folder is a file, or holds files that are not of a sweep."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"`--out` {self.root} is a file, and a sweep needs a folder: give another name.")
         # first what is there and then whose it is, as another process may begin the same sweep now
@@ -95,7 +96,7 @@ class Sweep:
             raise UsageError(f"`--out` {self.root} is not empty ({foreign[0]}) and holds no sweep; choose another")
 
     def _gone(self, entries: Sequence[Entry]) -> list[Job]:
-        """Jobs that were done, are needed, and whose folders are no longer there. Jobs stand after those they need."""
+        """Jobs that were done and are still needed, but whose folders are gone. entries: a job after those it needs."""
         needed, gone = set(self.plan.serves.values()), []
         for entry in reversed(entries):
             job, folder = entry.job, self.root / entry.job.folder
@@ -110,7 +111,7 @@ class Sweep:
         return gone
 
     def entries(self) -> list[Entry]:
-        """The ledger's, none where nothing was begun."""
+        """All jobs of the ledger with their states; none where the sweep was not begun."""
         if not (self.root / LEDGER).is_file():
             return []
         ledger = Ledger(self.root)
@@ -120,7 +121,7 @@ class Sweep:
             ledger.close()
 
     def expected(self) -> Expected:
-        """What is still to be done, and what it will cost."""
+        """The expected cost of all jobs that are not done."""
         entries = self.entries()
         return expected(self.plan, self.done(entries), entries, *rates_of(entries, self.root))
 
@@ -130,27 +131,30 @@ class Sweep:
         return {job.id for job in self.plan.jobs if job.id in held and covers(held[job.id].boxes, job.boxes)}
 
     def held(self, entries: Sequence[Entry]) -> dict[str, Sequence[Extent]]:
-        """What can be read of each job that serves points, by its id: all that the plan wants of one that is done, of
-        another one what it had drawn before it was to draw more."""
+        """The extents that can be read of each run that serves points, by id of the job.
+
+        Of a run that is done these are all that the plan wants. Of another one they are those that were drawn before it had
+        to draw more.
+        """
         done = self.done(entries)
         covered = {entry.job.id: entry.covered for entry in entries}
-        found: dict[str, Sequence[Extent]] = {}
+        readable: dict[str, Sequence[Extent]] = {}
         for job in serving(self.plan):
-            boxes = job.boxes if job.id in done else self._still_there(job, covered.get(job.id, ()))
-            found |= {job.id: boxes} if boxes else {}
-        return found
+            if extents := job.boxes if job.id in done else self._still_there(job, covered.get(job.id, ())):
+                readable[job.id] = extents
+        return readable
 
     def _still_there(self, job: Job, drawn: Sequence[Extent]) -> Sequence[Extent]:
-        """Those boxes of which the run's folder has every question: while one with fewer is drawn it has theirs alone."""
+        """The extents of which the run's folder has all questions; it keeps only those of the extent that is drawn now."""
         asked = num_asked(self.root / job.folder) if drawn else 0
         limited = any(limit is not None for limit, _, _ in job.boxes)
-        return [box for box in drawn if (asked and not limited if box[0] is None else box[0] <= asked)]
+        return [extent for extent in drawn if (asked and not limited if extent[0] is None else extent[0] <= asked)]
 
     def results(self, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-        """Figures by point, and points.csv written anew, where the folder can be written."""
-        found = results(self.plan, self.held(entries), self.root)
+        """The figures of every point by its id. Writes points.csv anew, where the folder can be written."""
+        figures = results(self.plan, self.held(entries), self.root)
         try:
-            write_table(self.plan, found, self.root)
+            write_table(self.plan, figures, self.root)
         except OSError as error:
             print(f"scale-sweep: {TABLE} is not written: {error}", file=sys.stderr)
-        return found
+        return figures

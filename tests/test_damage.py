@@ -189,8 +189,8 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     loading.keep_loaded(0)
 
 
-def _work_here(root: Path, *, retries: int, seen: Callable[[], None], **_: Any) -> None:
-    seen()
+def _work_here(root: Path, *, retries: int, on_poll: Callable[[], None], **_: Any) -> None:
+    on_poll()
     work(lambda: Ledger(root, retries=retries), "here", root)
 
 

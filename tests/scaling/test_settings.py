@@ -135,7 +135,7 @@ def test_a_method_that_is_none_is_told_those_that_are():
 
 @pytest.mark.parametrize("value", [3, None, ["cot"], {}])
 def test_a_method_is_named_by_a_text(value):
-    with pytest.raises(UsageError, match="`--method` is .*: input should be a valid string"):
+    with pytest.raises(UsageError, match=r"`--method` is .*: input should be a valid string"):
         load_config(None, {"method": value}, RunConfig)
 
 

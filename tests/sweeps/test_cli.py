@@ -27,8 +27,8 @@ AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 2
 def in_this_process(monkeypatch):
     """The local engine without processes, which `test_local` has."""
 
-    def run_local(root, *, retries, seen, **_):
-        seen()
+    def run_local(root, *, retries, on_poll, **_):
+        on_poll()
         work(lambda: Ledger(root, retries=retries), "here", root)
 
     monkeypatch.setattr(local, "run_local", run_local)
@@ -222,7 +222,7 @@ def test_looking_takes_a_tenth_of_the_time_at_most(monkeypatch):
         now += 3.0
         return []
 
-    show = display.Show(Console(file=io.StringIO()))
+    show = display.ProgressView(Console(file=io.StringIO()))
     while now < 100:
         show.follow(look)
         now += 0.5

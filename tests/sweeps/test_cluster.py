@@ -240,7 +240,7 @@ def crashing():
 def run_here(sweep, monkeypatch):
     """`run_here(worker, ...)`: the sweep, driven by this process, with such workers."""
     share = {"workers": None, "cpus_per_worker": None, "gpus_per_worker": None}
-    asked = share | {"address": None, "retries": 0, "seen": lambda: None}
+    asked = share | {"address": None, "retries": 0, "on_poll": lambda: None}
 
     def run(worker, **given):
         monkeypatch.setattr(ray_driver, "work_here", worker)
@@ -259,7 +259,7 @@ def run_here(sweep, monkeypatch):
     ],
 )
 def test_workers_that_cannot_begin_end_the_sweep_with_the_reason(run_here, head, monkeypatch, worker, told):
-    monkeypatch.setattr(ray_driver, "_IN_VAIN", 2)
+    monkeypatch.setattr(ray_driver, "_MAX_EARLY_DEATHS", 2)
     on_term = signal.getsignal(signal.SIGTERM)
     with pytest.raises(UsageError, match=told):
         run_here(worker(), address=head.address, workers=1)
@@ -292,10 +292,10 @@ def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_ends(monkeypatch):
     silent, dead, alive = Future(), Future(), Future()
     dead.set_exception(ActorDiedError())
     alive.set_result(True)
-    renewed = [ray_worker.Remote(Answering(answer)).renew(None, "x", {}) for answer in (silent, dead, alive)]
+    renewed = [ray_worker.RemoteLedger(Answering(answer)).renew(None, "x", {}) for answer in (silent, dead, alive)]
     assert renewed == [False, False, True]
     with pytest.raises(ActorDiedError):
-        ray_worker.Remote(Answering(dead)).unfinished()
+        ray_worker.RemoteLedger(Answering(dead)).unfinished()
 
 
 @pytest.mark.parametrize(

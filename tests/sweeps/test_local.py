@@ -185,7 +185,7 @@ def test_workers_that_cannot_begin_end_the_sweep_with_the_place_of_the_reason(pl
     broken = {**os.environ, "PYTHONPATH": os.pathsep.join(["/", str(Path(__file__).parent)]), "PYTHONHOME": "/nowhere"}
     monkeypatch.setattr(local, "_environment", lambda *_: broken)
     with pytest.raises(local.UsageError, match=r"logs/worker-0\.log"):
-        local.run_local(sweep.root, workers=1, retries=0, seen=lambda: None)
+        local.run_local(sweep.root, workers=1, retries=0, on_poll=lambda: None)
 
 
 def test_a_worker_whose_driver_went_while_it_began_draws_nothing(planned, tiny):
