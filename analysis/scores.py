@@ -19,7 +19,9 @@ def scores(run: Run, scorer: str) -> NDArray[np.float64]:
     """[Q, N, M], higher is better. scorer: `module:function`, or a folder or Hub id. Raises UsageError."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "scores.jsonl"
-        command = [sys.executable, "-m", "scaling.scoring", str(run.folder), "--scorer", scorer, "--out", str(out)]
+        # -P: a module of the user's folder that has a name of ours is not run in its place
+        module = [sys.executable, "-P", "-m", "scaling.scoring"]
+        command = [*module, str(run.folder), "--scorer", scorer, "--out", str(out)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)  # progress and tracebacks go to the screen
         if done.returncode == 130:
             raise KeyboardInterrupt

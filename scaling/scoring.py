@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def scorer_of(spec: str) -> tuple[Score, str]:
 
 
 def _function(spec: str, module: str, name: str) -> tuple[Score, str]:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # last, as it may hold modules that are named like ours
     try:
         found = importlib.import_module(module)
         function: Score = getattr(found, name)
