@@ -50,7 +50,7 @@ def scale_report(
         str,
         typer.Option(
             help="Votes to compare, by comma; the first makes curves and verdict. flat, hierarchical, log-prob-mean, "
-            "log-prob-sum, self-certainty, path-reliability, best-of-n; or all."
+            "log-prob-sum, self-certainty, path-reliability, best-of-n; all of these; or file.py:function."
         ),
     ] = "flat,hierarchical",
     validation: Annotated[

@@ -20,20 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.load import Ballots
+from scaling.records.votes import ALIKE
 
 Floats = NDArray[np.float64]
 
 _CHUNK = 4_000_000  # votes counted at once
 _WORK = 10_000_000  # completions x random sub-grids of each size
 _FEWEST, _MOST = 16, 1000  # sub-grids of each size for a question
-_SAME = 1e-9  # relative difference up to which two sums of weights are tied: they were added in another order
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """How answers become a vote. weights: [Q, N, M] above 0, what each chain counts, None for 1. hierarchical: paths vote,
-    then their winners. best: the answer of the heaviest chain wins, not that of the heaviest sum. logs: weights are
-    logarithms of what chains count, for where these are too far apart for one scale."""
+    """How answers become a vote.
+
+    weights: [Q, N, M] from 0, what each chain counts, None for 1; a chain of weight 0 does not vote. hierarchical: paths
+    vote, then their winners. best: the answer of the heaviest chain wins, not that of the heaviest sum. logs: weights are
+    logarithms of what chains count, for where these are too far apart for one scale.
+    """
 
     weights: Floats | None = None
     hierarchical: bool = False
@@ -182,7 +185,7 @@ def _winners(counts: NDArray[Any], rule: Rule) -> NDArray[np.int64]:
     else:
         sums = rule.add.accumulate(counts, axis=2)
         most = sums.max(axis=3, keepdims=True)
-        tied = (sums > rule.nothing) & (sums >= (most - _SAME if rule.logs else most * (1 - _SAME)))
+        tied = (sums > rule.nothing) & (sums >= (most - ALIKE if rule.logs else most * (1 - ALIKE)))
         scores = np.where(tied, (counts > rule.nothing).cumsum(axis=2), 0)
     return np.where(scores.any(axis=3), scores.argmax(axis=3), -1)
 

@@ -1,9 +1,8 @@
-"""What a scorer thinks of a run's chains. It may be a model, so it runs in a process of its own, `scaling.scoring`."""
+"""Scores of a run's chains, from `scaling.scoring` in a process of its own: a scorer may be a model."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,22 +12,20 @@ from numpy.typing import NDArray
 
 from analysis.load import Run
 from scaling.records.errors import UsageError
+from scaling.records.files import MODULE
 
 
 def scores(run: Run, scorer: str) -> NDArray[np.float64]:
     """[Q, N, M], higher is better. scorer: `module:function`, or a folder or Hub id. Raises UsageError."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "scores.jsonl"
-        # -P: a module of the user's folder that has a name of ours is not run in its place
-        module = [sys.executable, "-P", "-m", "scaling.scoring"]
-        command = [*module, str(run.folder), "--scorer", scorer, "--out", str(out)]
+        command = [*MODULE, "scaling.scoring", str(run.folder), "--scorer", scorer, "--out", str(out)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)  # progress and tracebacks go to the screen
         if done.returncode == 130:
             raise KeyboardInterrupt
         if done.returncode:
-            said = (
-                done.stdout.splitlines()[-1:] if done.returncode == 2 else []
-            )  # whatever the scorer itself printed before
+            # the last line, as the scorer itself may have printed others before
+            said = done.stdout.splitlines()[-1:] if done.returncode == 2 else []
             raise UsageError("".join(said) or f"`--scorer` {scorer} failed; its own message stands above")
         return _read(out, run)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from scaling.records.summary import wilson_interval
+from scaling.records.intervals import wilson_interval
 
 Floats = NDArray[np.float64]
 Method = Literal["BCa", "percentile"]

@@ -13,7 +13,7 @@ import numpy as np
 from analysis.results import MethodResults, Results, Voted
 from analysis.statistics import Interval
 from analysis.verdict import Comparison, amount, p_text
-from analysis.voters import VOTERS
+from scaling.records.voters import voter_of, voter_record
 
 _FEW = 2  # voters that stand in the table of accuracies; more have their own
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>&|~$]|^[-+#=](?=\s|$)|(?<=^\d)[.)]")
@@ -95,6 +95,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "task": results.task,
         "num_questions": results.num_questions,
         "voters": list(results.settings.voters),
+        **_sources(results.settings.voters),
         "baseline": results.settings.baseline,
         "seed": results.settings.seed,
         "axis": results.axis,
@@ -184,8 +185,14 @@ def _votes(results: Results) -> Table:
     )
 
 
+def _sources(voters: Sequence[str]) -> dict[str, Any]:
+    """Name and checksum of the voters that are not built in, where there are any."""
+    sources = [own["voter"] for own in map(voter_record, map(voter_of, voters)) if own]
+    return {"voter_sources": sources} if sources else {}
+
+
 def _meanings(voters: Sequence[str]) -> str:
-    return f"{'; '.join(f'{name}: {VOTERS[name]}' for name in voters)}."
+    return f"{'; '.join(f'{name}: {voter_of(name).meaning}' for name in voters)}."
 
 
 def _compute(results: Results) -> Table:

@@ -1,7 +1,9 @@
-"""The votes that a report can compare, and what each chain weighs in them. All from one journal: no vote needs a new sample.
+"""What each chain of a run weighs in the votes that a report compares. All from one journal: no vote needs a new sample.
 
-A weighted vote adds the weights of the chains with the same answer; best-of-n takes the answer of the heaviest one. Weights
-belong to a chain alone, never to its neighbours, so a vote over a smaller grid is what a run of that size would vote.
+The voters themselves are those of `scaling.records.voters`. A weighted vote adds the weights of the chains with the same
+answer; best-of-n takes the answer of the heaviest one. A vote over a smaller grid takes the weights that the chains have in
+the whole one. Those of built-in voters belong to a chain alone, never to its neighbours, so there it is what a run of that
+size would vote; a user's voter sees all chains of a question.
 """
 
 from __future__ import annotations
@@ -14,24 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.estimators import FLAT, HIERARCHICAL, Rule
-from analysis.load import Ballots, Run
-from scaling.records.errors import UsageError, nearest
+from analysis.load import Ballots, Run, texts
+from scaling.records.errors import UsageError
+from scaling.records.voters import BUILT_IN, Voter, Weigh, voter_of
 
 Floats = NDArray[np.float64]
 
-VOTERS = {
-    "flat": "every chain counts once",
-    "hierarchical": "each path votes over its chains, then the paths",
-    "log-prob-mean": "a chain weighs exp of the mean log-probability of its tokens (arXiv 2203.11171, table 1)",
-    "log-prob-sum": "a chain weighs its probability, exp of the sum (arXiv 2203.11171, table 1)",
-    "self-certainty": "a chain weighs its self-certainty (arXiv 2502.18581)",
-    "path-reliability": "a chain weighs the log odds of its path on the questions of `--validation`",
-    "best-of-n": "the chain that `--scorer` likes best answers alone",
-}
-NEEDED = {"path-reliability": "--validation", "best-of-n": "--scorer"}
-
-_LEAST = 1e-300  # a chain that answers weighs something, so that a grid with an answer has a vote
-_SAMPLED_BY = {"log-prob-mean": "log_probs", "log-prob-sum": "log_probs", "self-certainty": "self_certainty"}
+_ARRAYS = {"log_prob": "log_probs", "self_certainty": "self_certainty"}  # of a run, by the field of a chain
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,48 +35,59 @@ class Outside:
 
 
 def chosen(given: str, *, validation: bool, scorer: bool) -> tuple[str, ...]:
-    """The voters of a list by comma; `all` are those for which there is what they need. Raises UsageError."""
+    """The voters of a list by comma; `all` are the built-in ones for which there is what they need. Raises UsageError."""
     has = {"--validation": validation, "--scorer": scorer}
     if given == "all":
-        return tuple(name for name in VOTERS if has.get(NEEDED.get(name, ""), True))
+        return tuple(voter.name for voter in BUILT_IN.values() if voter.needs is None or has[voter.needs])
     names = tuple(dict.fromkeys(name.strip() for name in given.split(",")))
-    for name in names:
-        if name not in VOTERS:
-            raise UsageError(f"`--voters` has {name!r}; choose of {', '.join(VOTERS)}.{nearest(name, VOTERS)}")
-        if name in NEEDED and not has[NEEDED[name]]:
-            raise UsageError(f"`--voters {name}` needs `{NEEDED[name]}`: {VOTERS[name]}")
-    for name, option in NEEDED.items():
-        if has[option] and name not in names:
-            raise UsageError(f"`{option}` is for the vote {name}: add it to `--voters`, or leave the option out")
+    for voter in [voter_of(name, option="--voters") for name in names]:
+        if voter.needs and not has[voter.needs]:
+            raise UsageError(f"`--voters {voter.name}` needs `{voter.needs}`: {voter.meaning}")
+    for voter in BUILT_IN.values():
+        if voter.needs and has[voter.needs] and voter.name not in names:
+            raise UsageError(
+                f"`{voter.needs}` is for the vote {voter.name}: add it to `--voters`, or leave the option out"
+            )
     return names
 
 
 def lacking(voters: Sequence[str], runs: Sequence[Run]) -> tuple[str, ...]:
     """Those of the voters whose signal one of the runs does not hold of every chain."""
-    signals = {name: [getattr(run, _SAMPLED_BY[name]) for run in runs] for name in voters if name in _SAMPLED_BY}
-    return tuple(name for name, own in signals.items() if any(np.isnan(signal).any() for signal in own))
+    signals = {name: voter_of(name, option="--voters").signal for name in voters}
+    return tuple(
+        name
+        for name, signal in signals.items()
+        if signal and any(np.isnan(getattr(run, _ARRAYS[signal])).any() for run in runs)
+    )
 
 
-def rule(voter: str, run: Run, outside: Outside) -> Rule:
+def rule(voter: str | Voter | Weigh, run: Run, outside: Outside) -> Rule:
     """How `voter` votes over the chains of `run`. Raises UsageError where the run lacks what it needs."""
-    if voter in ("flat", "hierarchical"):
-        return FLAT if voter == "flat" else HIERARCHICAL
-    if voter == "path-reliability":
+    own = voter_of(voter, option="--voters")
+    if own.needs == "--validation":
         weights = np.array(reliability(validation_of(run, outside.validation).lenient))
         return Rule(np.broadcast_to(weights[:, None], run.tokens.shape))
-    if voter == "best-of-n":
+    if own.needs == "--scorer":
         return Rule(_ranks(outside.scores[str(run.folder)]), best=True)
-    if lacking([voter], [run]):
+    if own.weigh:
+        return Rule(_asked_of(own, run))
+    if own.signal is None:
+        return HIERARCHICAL if own.by_paths else FLAT
+    if lacking([own.name], [run]):
         raise UsageError(
-            f"`--voters {voter}`: {run.folder} does not hold {_SAMPLED_BY[voter]} of every chain, as runs of older "
+            f"`--voters {own.name}`: {run.folder} does not hold {_ARRAYS[own.signal]} of every chain, as runs of older "
             f"versions or other engines; leave that vote out, or sample anew into another folder"
         )
-    signal = getattr(run, _SAMPLED_BY[voter])
-    if voter == "self-certainty":
-        return Rule(np.maximum(signal, _LEAST))
-    if voter == "log-prob-sum":
-        return Rule(signal, logs=True)  # the probabilities of two chains may differ by more than a number can hold
-    return Rule(np.exp(signal / run.tokens).clip(_LEAST))
+    chains = zip(getattr(run, _ARRAYS[own.signal]).ravel().tolist(), run.tokens.ravel().tolist(), strict=True)
+    return Rule(np.array([own.weight(*chain) for chain in chains]).reshape(run.tokens.shape), logs=own.logs)
+
+
+def _asked_of(voter: Voter, run: Run) -> Floats:
+    """[Q, N, M]: what the voter makes of each question's chains, which it gets path by path, as for a run's summary."""
+    held = {one.key: one for one in texts(run.folder, {asked.id for asked in run.questions})}
+    cells = list(np.ndindex(run.tokens.shape[1:]))
+    rows = [voter.weights(asked, [held[asked.id, path, sample] for path, sample in cells]) for asked in run.questions]
+    return np.array(rows, dtype=float).reshape(run.tokens.shape)
 
 
 def _ranks(scores: Floats) -> Floats:

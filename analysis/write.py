@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from analysis.report import html
 from analysis.results import Results
 from analysis.tables import as_json, markdown
 from scaling.records.errors import UsageError
+from scaling.records.files import write_whole
 
 
 def write(
@@ -34,6 +34,6 @@ def write(
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)
+    write_whole(
+        path, text, errors="backslashreplace"
+    )  # half of a surrogate pair, as a model may write it, stops no report

@@ -123,7 +123,9 @@ def scale_run(
         int | None, panel_option("Longest completion. Default 96 for arithmetic, else 512.", DECODING)
     ] = None,
     seed: Annotated[int | None, panel_option("Start of all random streams. Default 0.", DECODING)] = None,
-    voter: Annotated[str | None, panel_option("flat (default) or hierarchical; both are reported.", DECODING)] = None,
+    voter: Annotated[
+        str | None, panel_option("flat (default), hierarchical, ... or file.py:function.", DECODING)
+    ] = None,
     batch_size: Annotated[str | None, panel_option("Completions decoded together, or auto (default).", OUTPUT)] = None,
     max_batch_tokens: Annotated[
         str | None,

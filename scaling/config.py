@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
 from scaling.records.errors import UsageError, nearest, one_line
+from scaling.records.voters import is_voter, what_a_voter_is
 
 DEFAULT_MODEL = "smollm2-135m"
 PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")  # latent paths are random draws around one thought
 DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
+
+
+def known_voter(name: str) -> str:
+    """The name, of a built-in voter or of something that can be loaded; nothing is loaded yet."""
+    if not is_voter(name):
+        raise PydanticCustomError("voter", f"input should be {what_a_voter_is()}")  # type: ignore[arg-type]
+    return name
 
 
 class RunConfig(BaseModel):
@@ -60,7 +69,7 @@ class RunConfig(BaseModel):
     device: str = "auto"
     assistant_device: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    voter: Literal["flat", "hierarchical"] = "flat"
+    voter: Annotated[Literal["flat", "hierarchical"] | str, AfterValidator(known_voter)] = "flat"
     overlap: Literal["warn", "refuse", "drop"] | None = None
     seed: int = 0
     out: Path | None = None

@@ -27,12 +27,11 @@ from scaling.records.errors import WARNING
 from scaling.records.names import UNKNOWN
 from scaling.records.records import Completion, Key
 from scaling.records.summary import right_answers
-from scaling.records.votes import flat_vote, hierarchical_vote
+from scaling.records.voters import voter_of
 from scaling.sampler import Grid
 
 _TELLING = 16  # completions before a time left means anything: the first ones include the prompts
 _LINE_EVERY = 10.0  # seconds between plain progress lines
-_VOTES = {"flat": flat_vote, "hierarchical": hierarchical_vote}
 
 
 class Watch:
@@ -40,7 +39,7 @@ class Watch:
 
     def __init__(self, console: Console, *, voter: str):
         self._console = console
-        self._vote = _VOTES[voter]
+        self._voter = voter_of(voter)
         self._progress: Progress | NotebookBar | None = None
         self._finished: dict[str, dict[Key, Completion]] = defaultdict(dict)  # of questions that are not decided
         self._decided: set[str] = set()
@@ -63,10 +62,10 @@ class Watch:
         self._grid, self._started = grid, time.monotonic()
         self._printed = self._started
         self._wanted = len(grid.questions) * grid.num_paths * grid.num_samples
-        ids = {question.id for question in grid.questions}
+        self._questions = {question.id: question for question in grid.questions}
         for completion in done.values():
             inside = completion.path < grid.num_paths and completion.sample < grid.num_samples
-            if inside and completion.question_id in ids:
+            if inside and completion.question_id in self._questions:
                 self._count(completion)
         self._held = self._done
         self._console.print(self._opening(folder), highlight=False, markup=False, soft_wrap=True)
@@ -100,7 +99,7 @@ class Watch:
         counted = leading(question_id, found, **size, confidence=self._grid.adaptive)
         if counted is None:
             return
-        vote = self._vote(question_id, counted)
+        vote = self._voter.vote(self._questions[question_id], counted)
         self._decided.add(question_id)
         self._right += vote.answer in right_answers(counted)
         self._wanted -= self._grid.num_paths * self._grid.num_samples - len(found)
@@ -177,7 +176,9 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         _percent(summary["accuracy_hierarchical"]),
         "paths vote, then questions",
     )
-    votes = [flat, hierarchical] if summary["voter"] == "flat" else [hierarchical, flat]
+    votes = [hierarchical, flat] if summary["voter"] == "hierarchical" else [flat, hierarchical]
+    if summary["voter"] not in ("flat", "hierarchical"):
+        votes.insert(0, (f"accuracy, {summary['voter']}", _percent(summary["accuracy_voted"]), "the vote of `--voter`"))
     return [
         *votes,
         ("pass@1", _percent(summary["pass_at_1"]), "a single sample is correct"),

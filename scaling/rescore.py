@@ -23,6 +23,7 @@ from scaling.reading import Equal, answered
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import EXTENDABLE, FREE, RUN, Journal, load_run, stored_questions
 from scaling.records.records import Completion, PromptedQuestion, Question
+from scaling.records.voters import voter_of, voter_record
 from scaling.run import digest, judge_again, summary_of
 from scaling.tasks.catalogue import TASKS, Task, task_of
 from scaling.tasks.files import infer_kind
@@ -62,10 +63,16 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
     config = {**stored.run["config"], **{key: getattr(stored.config, key) for key in _DECIDES_FIGURES}}
     if task.questions and "first_question" in config:
         config["first_question"] = digest(task.questions[0])
-    with Journal.open(stored.folder, config=config, environment=stored.run["environment"], questions=asked) as journal:
+    voter = voter_of(stored.config.voter)
+    environment = {
+        **{key: value for key, value in stored.run["environment"].items() if key != "voter"},
+        **voter_record(voter),
+    }
+    with Journal.open(stored.folder, config=config, environment=environment, questions=asked) as journal:
         _judge_anew(journal, gold, task.kind, _chat(stored), tell)
         current = replace(task, questions=tuple(gold[one.id] for one in asked) or task.questions)
-        summary = summary_of(stored.config, current, journal.completions, journal.costs_so_far(), stored.folder)
+        costs = journal.costs_so_far()
+        summary = summary_of(stored.config, current, journal.completions, costs, stored.folder, voter=voter)
         known = journal.read_summary() or {}
         if "training" in known:  # what thinkers were trained on has not changed
             summary["training"] = known["training"]

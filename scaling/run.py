@@ -37,9 +37,10 @@ from scaling.provenance import Provenance, provenance_of
 from scaling.reading import Equal, answered, drawn, judged
 from scaling.records.adaptive import Stopping
 from scaling.records.errors import WARNING, Interrupted
-from scaling.records.journal import TIMEOUTS, Journal, place_of
-from scaling.records.records import Completion, Costs, Key, PromptedQuestion, Question, added
-from scaling.records.summary import summarise
+from scaling.records.journal import Journal, place_of
+from scaling.records.records import TIMEOUTS, Completion, Costs, Key, PromptedQuestion, Question, added
+from scaling.records.summary import run_summary
+from scaling.records.voters import Voter, voter_of, voter_record
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.catalogue import Task, task_of
 from scaling.tasks.equality import AnswerChecker
@@ -81,7 +82,7 @@ def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) ->
     described = {**described_by(config, setup.task), **setup.details}
     folder = config.out or place_of(parent, f"{setup.task.name}-{config.method}", described, setup.asked)
     known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
-    known |= setup.provenance.to_dict() if setup.provenance else {}
+    known |= (setup.provenance.to_dict() if setup.provenance else {}) | voter_record(voter_of(config.voter))
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
         if journal.restated:
             judge_restated(journal, setup.task, watcher.status)
@@ -157,6 +158,7 @@ def begin(config: RunConfig) -> tuple[RunConfig, Task, torch.dtype, Provenance]:
     Raises UsageError where options clash, or where data, device, the engine's package or its server are missing.
     """
     config = config.resolved()
+    voter_of(config.voter)  # a user's file that cannot be loaded is refused before any model is
     refuse_missing(config.engine)
     task, provenance = provenance_of(config, task_of(config))
     config, dtype = hardware.placed(config)
@@ -342,6 +344,7 @@ class _Account:
         self.checker = checker
         self._setup, self._journal, self._counters, self._started = setup, journal, counters, started
         self._before = journal.costs_so_far()
+        self._voter = voter_of(setup.config.voter)
 
     def costs(self) -> Costs:
         """Of all sessions together."""
@@ -358,38 +361,34 @@ class _Account:
 
     def summary(self, folder: Path) -> dict[str, Any]:
         provenance = self._setup.provenance
-        found = summary_of(self._setup.config, self._setup.task, self._journal.completions, self.costs(), folder)
+        config, task, completions = self._setup.config, self._setup.task, self._journal.completions
+        found = summary_of(config, task, completions, self.costs(), folder, voter=self._voter)
         return found | (provenance.summary() if provenance else {})
 
 
 def summary_of(
-    config: RunConfig, task: Task, completions: Mapping[Key, Completion], costs: Mapping[str, float], folder: Path
+    config: RunConfig,
+    task: Task,
+    completions: Mapping[Key, Completion],
+    costs: Mapping[str, float],
+    folder: Path,
+    *,
+    voter: Voter,
 ) -> dict[str, Any]:
     """What summary.json says of a run's completions and of what they cost."""
-    engine = {key: costs.get(key, 0) for key in _COUNTED}
-    rows, capacity = engine["decoded_rows"], engine["row_capacity"]
-    return {
-        **summarise(
-            task.questions,
-            completions,
-            num_paths=config.latent_paths or 1,
-            num_samples=config.samples,
-            voter=config.voter,
-            adaptive=config.adaptive,
-        ),
-        "timeouts": costs.get(TIMEOUTS, 0),
-        "tokens": {
-            "prefill_computed": costs.get("prefill_computed", 0),
-            "prefill_avoided": costs.get("prefill_avoided", 0),
-            "generated": sum(completion.num_tokens for completion in completions.values()),
-        },
-        "engine": {**engine, "slot_occupancy": rows / capacity if capacity else None},
-        "peak_memory_bytes": costs.get("peak_memory_bytes") or None,
-        "seconds": costs.get("seconds", 0.0),
-        "task": task.name,
-        "method": config.method,
-        "run": str(folder),
-    }
+    return run_summary(
+        task.questions,
+        completions,
+        costs,
+        counters=COUNTERS,
+        task=task.name,
+        method=config.method,
+        folder=folder,
+        num_paths=config.latent_paths or 1,
+        num_samples=config.samples,
+        voter=voter,
+        adaptive=config.adaptive,
+    )
 
 
-_COUNTED = [one.name for one in fields(Counters) if not one.name.startswith("prefill")]
+COUNTERS = tuple(one.name for one in fields(Counters))

@@ -1,6 +1,6 @@
-"""Scores of a run's chains by a user's function or a reward model: how much it likes each one, for best-of-n votes.
+"""Scores of a run's chains by a user's function or a reward model, for best-of-n votes: the higher, the better the chain.
 
-`python -m scaling.scoring FOLDER --scorer S --out FILE` scores the run in FOLDER; `scale-report --scorer` calls it, as
+`python -m scaling.scoring FOLDER --scorer S --out FILE` scores the run in FOLDER. `scale-report --scorer` calls it, as
 reports load no models. A text is scored once: scores lie in the cache folder under the scorer, the question and the text, so
 that a second report, or a run that was extended, asks only for what is new.
 """
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,10 @@ from scaling.cache import Cache
 from scaling.prompts import with_options
 from scaling.records.errors import UsageError, one_line
 from scaling.records.journal import load, load_questions
+from scaling.records.plugins import installed, is_spec, load_object
 from scaling.records.records import Completion, PromptedQuestion, Question
 
+GROUP = "softcotpp.scorers"  # of entry points
 Score = Callable[[str, list[str]], Sequence[float]]
 Pair = tuple[str, str]  # question, chain
 
@@ -90,28 +90,13 @@ def _key(pair: Pair) -> str:
 def scorer_of(spec: str) -> tuple[Score, str]:
     """The scorer, and what its scores are kept under: its name with the content of its file. Raises UsageError.
 
-    `module:function` is called as function(question, chains) and returns a number for each chain. Anything else is a folder
-    or Hub id of a sequence-classification model with one output.
+    A function, named as `load_object` takes it, is called as function(question, chains) and returns a number for each
+    chain. Anything else is a folder or Hub id of a sequence-classification model with one output.
     """
-    module, colon, name = spec.partition(":")
-    if colon and "/" not in module and not Path(spec).exists():
-        return _function(spec, module, name)
-    return reward_model(spec), f"{spec}\0{_weights_stamp(Path(spec))}"
-
-
-def _function(spec: str, module: str, name: str) -> tuple[Score, str]:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # last, as it may hold modules that are named like ours
-    try:
-        found = importlib.import_module(module)
-        function: Score = getattr(found, name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"`--scorer` {spec} cannot be imported ({error}); write `module:function` with a module of this folder or of an "
-            f"installed package"
-        ) from None
-    source = Path(found.__file__).read_bytes() if found.__file__ else b""
-    return function, f"{spec}\0{hashlib.sha256(source).hexdigest()}"
+    if Path(spec).is_dir() or not (is_spec(spec) or spec in installed(GROUP)):
+        return reward_model(spec), f"{spec}\0{_weights_stamp(Path(spec))}"
+    loaded = load_object(spec, option="--scorer", group=GROUP)
+    return loaded.object, f"{spec}\0{loaded.sha256 or hashlib.sha256(b'').hexdigest()}"
 
 
 def _weights_stamp(folder: Path) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 
 from scaling.config import RunConfig, filled_in, is_generated
 from scaling.records.errors import UsageError
+from scaling.records.files import write_whole
 from scaling.records.journal import RUN
-from sweeps.files import write_whole
 from sweeps.ledger import DONE, Entry
 from sweeps.plan import Counts, Extent, Job, Plan, max_limit, samples_of
 from sweeps.points import RUN_DEFAULTS, hashed

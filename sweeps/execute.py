@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,16 @@ from contrastive.parallel import Processes
 from contrastive.train import STATE_FILE
 from contrastive.train import Progress as Training
 from scaling.records.errors import UsageError
-from scaling.records.journal import RUN, SUMMARY, Journal, load, load_questions, merge
-from scaling.records.records import Completion, Key
-from scaling.records.summary import summarise
-from scaling.run import Setup, carry_out, digest, prepare
+from scaling.records.journal import RUN, SUMMARY, Journal, costs_so_far, load, load_questions, load_summary, merge
+from scaling.records.records import Completion, Costs, Key, added
+from scaling.records.summary import run_summary
+from scaling.run import COUNTERS, Setup, carry_out, digest, prepare
 from scaling.sampler import Grid
 from scaling.training.config import TrainConfig
 from sweeps.plan import Extent, Job, config_of
 
 Tell = Callable[[dict[str, Any]], None]
+_TOLD = {"tokens", "engine", "seconds", "peak_memory_bytes"}  # what a run's summary says of its costs
 _MERGING, _BEFORE = ".merging", ".before"  # end names of folders that are only there while a merge is written
 
 
@@ -167,46 +167,39 @@ def _again(part: Path) -> str:
 
 
 def _finished(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:
-    """The merged directory gets what it lacks: a summary, figures from its journal and costs added up, and what the run in
-    `folder` held besides. Returns the summary."""
+    """The merged directory gets what it lacks: a summary, and what the run in `folder` held besides. Returns the summary."""
     run, completions = load(merged)
     config = run["config"]
-    own = [_summary_of(part) for part in parts]
-    keyed = {completion.key: completion for completion in completions}
-    size = {"num_paths": config.get("latent_paths") or 1, "num_samples": config["samples"]}
+    named = [_cost_of(part) for part in parts]
+    costs: Costs = {}
+    for _, own in named:
+        costs = added(costs, own)
     questions = load_questions(merged)
-    added = {key: sum(one["tokens"].get(key, 0) for one in own) for key in own[0]["tokens"]}
-    engine = {key: _together(key, [one["engine"].get(key) for one in own]) for key in own[0]["engine"]}
-    if engine.get("row_capacity") and engine.get("decoded_rows") is not None:
-        engine["slot_occupancy"] = engine["decoded_rows"] / engine["row_capacity"]
-    summary = {
-        **summarise(questions, keyed, **size, voter=config.get("voter") or "flat"),  # type: ignore[arg-type]
-        "tokens": added,
-        "engine": engine,
-        "peak_memory_bytes": max((one["peak_memory_bytes"] or 0 for one in own), default=0) or None,
-        "seconds": sum(one["seconds"] for one in own),
-        **{key: own[0][key] for key in ("task", "method")},
-        "run": str(folder),
-    }
+    summary = run_summary(
+        questions,
+        {completion.key: completion for completion in completions},
+        costs,
+        counters=COUNTERS,
+        **named[0][0],
+        folder=folder,
+        num_paths=config.get("latent_paths") or 1,
+        num_samples=config["samples"],
+        voter=config.get("voter") or "flat",
+    )
     with Journal.open(merged, config=config, environment=run["environment"], questions=questions) as journal:
         journal.write_summary(summary)
         _keep(folder, journal)
     return summary
 
 
-def _summary_of(part: Path) -> dict[str, Any]:
-    """What a part of a run has cost. Raises UsageError where it is damaged."""
-    try:
-        summary = json.loads((part / SUMMARY).read_bytes())
-        counts = [*summary["tokens"].values(), summary["seconds"]]
-        perhaps = [one for one in (*summary["engine"].values(), summary["peak_memory_bytes"]) if one is not None]
-        named = isinstance(summary["task"], str) and isinstance(summary["method"], str)
-        whole = named and all(type(one) in (int, float) and 0 <= one < math.inf for one in [*counts, *perhaps])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise UsageError(f"{part / SUMMARY} is damaged: {_again(part)}")
-    return dict(summary)
+def _cost_of(part: Path) -> tuple[dict[str, Any], Costs]:
+    """Task and method of a part of a run, and what it has cost. Raises UsageError where its summary is damaged."""
+    with suppress(UsageError):
+        summary = load_summary(part) or {}
+        names = {key: summary.get(key) for key in ("task", "method")}
+        if summary.keys() >= _TOLD and all(isinstance(name, str) for name in names.values()):
+            return names, costs_so_far(part, {})
+    raise UsageError(f"{part / SUMMARY} is damaged: {_again(part)}")
 
 
 def _keep(before: Path, journal: Journal) -> None:
@@ -214,11 +207,3 @@ def _keep(before: Path, journal: Journal) -> None:
     for completion in load(before)[1] if (before / RUN).is_file() else ():
         if completion.key not in journal.completions:
             journal.append(completion)
-
-
-def _together(key: str, values: list[Any]) -> Any:
-    """Bytes are the largest of any part, counts are added up."""
-    given = [value for value in values if value is not None]
-    if not given:
-        return None
-    return max(given) if key.startswith("kv_bytes") else sum(given)

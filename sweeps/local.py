@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scaling.records.errors import UsageError
-from sweeps.files import MODULE
+from scaling.records.files import MODULE
 from sweeps.ledger import Ledger
 
 LOGS = "logs"

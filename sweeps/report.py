@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from scaling.records.errors import UsageError, nearest
+from scaling.records.files import MODULE
 from scaling.records.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
 from scaling.records.names import called
-from sweeps.files import MODULE
 from sweeps.labels import Words, axes_of, value_of, varied
 from sweeps.plan import Extent, Job, Plan
 from sweeps.points import SIZE, Point

@@ -14,9 +14,9 @@ from typing import Any
 
 from scaling.records.csv_cells import quoted
 from scaling.records.errors import UsageError
+from scaling.records.files import write_whole
 from scaling.records.journal import QUESTIONS, SAMPLES, load, load_questions
 from scaling.records.summary import summarise
-from sweeps.files import write_whole
 from sweeps.labels import value_of, varied
 from sweeps.plan import Extent, Job, Plan, covers, extent_of
 from sweeps.points import Point

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from scaling.records.errors import UsageError
+from scaling.records.files import write_whole
 from scaling.records.journal import RUN, SAMPLES
 from sweeps.cost_estimate import PROBES, RATES, Expected, expected, rates_of
-from sweeps.files import write_whole
 from sweeps.grid import GridFile, read_grid
 from sweeps.ledger import DONE, LEDGER, Entry, Ledger
 from sweeps.plan import Extent, Job, Plan, covers, plan_of

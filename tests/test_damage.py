@@ -38,12 +38,12 @@ import sweeps.cli
 from contrastive.parallel import Processes
 from scaling.models import loading
 from scaling.records.errors import Interrupted
+from scaling.records.files import MODULE
 from scaling.training.config import TrainConfig
 from scaling.training.lora import train_lora
 from scaling.training.run import train
 from sweeps import local
 from sweeps import report as sweep_report
-from sweeps.files import MODULE
 from sweeps.ledger import Ledger
 from sweeps.worker import work
 

@@ -34,7 +34,7 @@ from scaling.reading import answered, drawn
 from scaling.records.answer_classes import classes_of
 from scaling.records.errors import WARNING, UsageError, nearest
 from scaling.records.records import Completion, Question
-from scaling.records.votes import flat_vote, hierarchical_vote
+from scaling.records.voters import voter_of
 from scaling.sampler import Grid, ReadCompletion, sample
 from scaling.tasks.catalogue import Task
 
@@ -73,6 +73,8 @@ class SoftCoTModel(LM):
         if config.method == "assist-cot" or config.control in ("mean", "shuffled"):
             asked = f"control={config.control}" if config.control else f"method={config.method}"
             raise UsageError(f"`{asked}` {_NEEDS_ALL_QUESTIONS}: use another, or `scale-run`.")
+        if voter_of(config.voter).signal:
+            raise UsageError(f"`voter={config.voter}` weighs what the harness's chains do not hold: use another.")
         config, dtype = hardware.placed(config)
         console = Console(stderr=True)
         _, provenance = provenance_of(config, Task("harness", kind, ()))
@@ -153,7 +155,7 @@ class SoftCoTModel(LM):
         number = len(questions) * grid.num_paths * grid.num_samples
         for completion in track(found, "sampling", total=number, console=Console(stderr=True), transient=True):
             chains[completion.question_id].append(completion)
-        return [_speaker(own, config.voter) for own in chains.values()]
+        return [_speaker(question, chains[question.id], config.voter) for question in questions]
 
     def _refuse_longer(self, tokens: int) -> None:
         if tokens > self._backbone.context:
@@ -265,9 +267,9 @@ def _question(context: str, copy: int = 0) -> Question:
     return Question(f"{name}-{copy}" if copy else name, context, "")
 
 
-def _speaker(chains: Sequence[Completion], voter: str) -> Completion:
+def _speaker(question: Question, chains: Sequence[Completion], voter: str) -> Completion:
     ordered = sorted(chains, key=lambda one: (one.path, one.sample))
-    vote = (flat_vote if voter == "flat" else hierarchical_vote)(ordered[0].question_id, ordered)
+    vote = voter_of(voter).vote(question, ordered)
     classes = classes_of(one.answer for one in ordered)
     return next((one for one in ordered if one.answer and classes[one.answer].shown == vote.answer), ordered[0])
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +23,7 @@ from scaling.cache import cache_folder, made
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder
 from scaling.records.errors import UsageError
+from scaling.records.files import replaced
 from scaling.records.records import Question
 from scaling.records.seeds import stream_seed
 
@@ -107,9 +106,8 @@ class CachedThoughts:
         self._wake()
         thoughts = self._source(question).cpu().contiguous()
         made(file.parent)
-        written = file.with_suffix(f".{uuid4().hex}")  # no process number: two containers may have the same
-        save_file({_KEPT: thoughts}, written)
-        os.replace(written, file)
+        with replaced(file) as written:
+            save_file({_KEPT: thoughts}, written)
         return thoughts
 
     def reads(self, question: Question) -> int:

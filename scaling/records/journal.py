@@ -31,9 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from scaling.records.errors import InUse, UsageError, listed
+from scaling.records.files import replaced
 from scaling.records.json_lines import parsed, whole_lines
 from scaling.records.records import (
     PEAKS,
+    TIMEOUTS,
     Completion,
     Costs,
     Key,
@@ -64,7 +66,6 @@ _CONTENT = {
     **{"thinker": "thinker_sha256", "adapter": "adapter_sha256"},
 }
 _FIRST = "first_question"  # the digest that tells other questions, where there is no questions.jsonl to tell them by
-TIMEOUTS = "timeouts"  # among the costs: comparisons of answers that were not finished, which count as unequal
 _WORKED_OUT = ("generated", "slot_occupancy")  # of a summary's figures: follow from others
 _OTHER_OUT = "restore the file or choose another `--out`"
 
@@ -192,17 +193,11 @@ class Journal:
         timeouts: comparisons that were not finished, by key of the completion; they replace those that its line tells.
         A kill leaves the file as it was or as it is to be, and in either case the next open knows what is still to do.
         """
-        path, new = self.folder / SAMPLES, _temporary(self.folder / SAMPLES)
-        try:
+        path = self.folder / SAMPLES
+        with replaced(path, partial=_temporary(path), sync=True) as new:
             with path.open("rb") as lines, new.open("wb") as handle:
                 handle.writelines(_rejudged(line, judged, timeouts) for line in lines)
-                handle.flush()
-                os.fsync(handle.fileno())
-        except BaseException:
-            new.unlink(missing_ok=True)  # as on a full disk, where it takes the room for good
-            raise
-        samples = _open_to_append(new)
-        os.replace(new, path)
+            samples = _open_to_append(new)
         os.close(self._samples)
         self._samples, self._size = samples, os.fstat(samples).st_size
         self.completions.update(judged)
@@ -620,13 +615,10 @@ def _write_lines(path: Path, records: Iterable[PromptedQuestion | PathCosines]) 
 
 def _write(path: Path, text: str) -> None:
     try:
-        with _temporary(path).open("w", encoding="ascii") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
+        with replaced(path, partial=_temporary(path), sync=True) as new:
+            new.write_text(text, encoding="ascii")
     except OSError as error:  # a full disk does not say where it is
         raise OSError(error.errno, error.strerror, str(path)) from None
-    os.replace(_temporary(path), path)
 
 
 def _temporary(path: Path) -> Path:

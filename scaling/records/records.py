@@ -16,6 +16,7 @@ from scaling.records.json_lines import Unfit, sealed
 Key = tuple[str, int, int]  # (question id, path, sample)
 Costs = dict[str, float]  # what a run has cost, by name: seconds, prompt tokens, decode steps, bytes at their peak ...
 
+TIMEOUTS = "timeouts"  # of Costs: comparisons of answers that were not finished, which count as unequal
 PEAKS = ("kv_bytes_held", "kv_bytes_avoided", "peak_memory_bytes")  # of Costs: the largest counts, not the sum
 
 
@@ -117,13 +118,13 @@ class Completion:
 class Vote:
     """The outcome of a vote over one question. answer is None when no completion had an answer.
 
-    Equal answers are one, written as `scaling.records.answer_classes` shows them. counts: votes for each answer. tied: the
-    highest count was shared, so the tie rule of `scaling.records.votes` decided.
+    Equal answers are one, written as `scaling.records.answer_classes` shows them. counts: what the votes for each answer
+    weigh together. tied: the highest count was shared, so the tie rule of `scaling.records.votes` decided.
     """
 
     question_id: str
     answer: str | None
-    counts: dict[str, int]
+    counts: dict[str, float]
     tied: bool
 
 

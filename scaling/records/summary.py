@@ -12,23 +12,63 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from scaling.records.adaptive import leading
 from scaling.records.answer_classes import classes_of
-from scaling.records.records import Completion, Key, Question
-from scaling.records.votes import VOTERS, flat_vote, hierarchical_vote, majority
+from scaling.records.intervals import wilson_interval
+from scaling.records.records import TIMEOUTS, Completion, Key, PromptedQuestion, Question
+from scaling.records.voters import OF_RUNS, Voter, voter_of
+from scaling.records.votes import flat_vote, hierarchical_vote, majority
 
 Grid = list[Completion]  # the completions of one complete question that count
 
 
+def run_summary(
+    questions: Sequence[Question] | Sequence[PromptedQuestion],
+    completions: Mapping[Key, Completion],
+    costs: Mapping[str, float],
+    *,
+    counters: Iterable[str],
+    task: str,
+    method: str,
+    folder: Path,
+    **options: Any,
+) -> dict[str, Any]:
+    """What summary.json says of a run: the figures of its completions, and what they cost.
+
+    Args:
+        costs: of all sessions, or all parts, of the run together, as `scaling.records.records.added` adds them.
+        counters: names of the engine's counters among the costs.
+        options: as of `summarise`.
+    """
+    engine = {key: costs.get(key, 0) for key in counters if not key.startswith("prefill")}
+    capacity = engine.get("row_capacity")
+    return {
+        **summarise(questions, completions, **options),
+        "timeouts": costs.get(TIMEOUTS, 0),
+        "tokens": {
+            "prefill_computed": costs.get("prefill_computed", 0),
+            "prefill_avoided": costs.get("prefill_avoided", 0),
+            "generated": sum(completion.num_tokens for completion in completions.values()),
+        },
+        "engine": {**engine, "slot_occupancy": engine["decoded_rows"] / capacity if capacity else None},
+        "peak_memory_bytes": costs.get("peak_memory_bytes") or None,
+        "seconds": costs.get("seconds", 0.0),
+        "task": task,
+        "method": method,
+        "run": str(folder),
+    }
+
+
 def summarise(
-    questions: Sequence[Question],
+    questions: Sequence[Question] | Sequence[PromptedQuestion],
     completions: Mapping[Key, Completion],
     *,
     num_paths: int,
     num_samples: int,
-    voter: str,
+    voter: str | Voter,
     adaptive: float | None = None,
 ) -> dict[str, Any]:
     """Accuracies by vote, with a 95 % interval for the flat one, and the rates behind them.
@@ -36,33 +76,27 @@ def summarise(
     accuracy, accuracy_low, accuracy_high, accuracy_strict and ties are of the flat vote, whatever `voter` says;
     accuracy_voted is of the vote that `voter` names. num_completions are the completions of complete questions that
     count, over which every rate is taken; unread are those of them that the answer reader failed on. adaptive: the
-    confidence that decides a vote early, None for never. Raises ValueError for an unknown voter or an empty grid.
+    confidence that decides a vote early, None for never. Raises ValueError for an empty grid, or a name that is none of a
+    built-in voter, and UsageError where a voter cannot weigh a chain.
     """
-    if voter not in VOTERS or num_paths < 1 or num_samples < 1:
+    if (isinstance(voter, str) and voter not in OF_RUNS) or num_paths < 1 or num_samples < 1:
         raise ValueError(f"cannot summarise {num_paths} paths x {num_samples} samples with voter {voter!r}")
-    size = {"num_paths": num_paths, "num_samples": num_samples}
-    grids = ((q.id, leading(q.id, completions, **size, confidence=adaptive)) for q in questions)
-    whole = [(question_id, grid) for question_id, grid in grids if grid is not None]
+    voter, size = voter_of(voter), {"num_paths": num_paths, "num_samples": num_samples}
+    grids = ((q, leading(q.id, completions, **size, confidence=adaptive)) for q in questions)
+    of_questions = [(question, grid) for question, grid in grids if grid is not None]
+    whole = [(question.id, grid) for question, grid in of_questions]
     figures = {**_vote_figures(whole), **_completion_figures([grid for _, grid in whole])}
+    right = sum(voter.vote(question, grid).answer in right_answers(grid) for question, grid in of_questions)
     return {
         **figures,
-        "voter": voter,
-        "accuracy_voted": figures["accuracy" if voter == "flat" else "accuracy_hierarchical"],
+        "voter": voter.name,
+        **({"voter_sha256": voter.sha256} if voter.sha256 else {}),
+        "accuracy_voted": _share(right, len(whole)),
         "num_questions": len(whole),
         "num_questions_expected": len(questions),
         "complete": len(whole) == len(questions),
         **({"adaptive": _savings(whole, completions, **size, confidence=adaptive)} if adaptive is not None else {}),
     }
-
-
-def wilson_interval(successes: int, total: int) -> tuple[float | None, float | None]:
-    """95 % Wilson score interval of a share over questions. Fewer than two questions show no spread, so no interval."""
-    if total < 2:
-        return None, None
-    from scipy.stats import binomtest  # here, as importing it takes longer than all the rest of a summary
-
-    interval = binomtest(successes, total).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _savings(

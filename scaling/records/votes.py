@@ -1,7 +1,8 @@
-"""One answer out of many: a flat vote over all N x M completions, or a hierarchical one over samples, then paths.
+"""How the answers of a question become one: a flat vote over all N x M completions, a hierarchical one over samples, then
+paths, or a weighted one. `scaling.records.voters` knows them by name.
 
 Equal answers are counted together: votes are for classes of answers, see `scaling.records.answer_classes`. A completion
-whose answer is None never votes. Where the highest count is shared, the tie rule decides:
+whose answer is None, or whose weight is 0, never votes. Where the highest count is shared, the tie rule decides:
 
 1. the tied class backed by more distinct paths wins, since agreement across paths is rarer than agreement within one;
 2. if that is shared too, the class with the smallest blake2b hash of (question id, its key) wins; the key of a plain
@@ -15,16 +16,17 @@ which answer is correct.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from scaling.records.answer_classes import AnswerClass, classes_of
 from scaling.records.records import Completion, Vote
 
-VOTERS = ("flat", "hierarchical")
+ALIKE = 1e-9  # relative difference up to which two sums of weights are tied: they were added in another order
 
 Ballot = tuple[int, str | None]  # (path, answer)
-_Ballot = tuple[int, AnswerClass | None]
+_Ballot = tuple[int, AnswerClass | None, float]  # and its weight
 
 
 def flat_vote(question_id: str, completions: Iterable[Completion]) -> Vote:
@@ -38,7 +40,24 @@ def hierarchical_vote(question_id: str, completions: Iterable[Completion]) -> Vo
     A path without any answer has no winner and casts no vote. Ties within a path and among paths are broken by the same
     rule, where only its second step can tell the answers apart; `tied` speaks of the vote among paths alone.
     """
-    return _vote(question_id, list(_of_paths(question_id, completions).items()))
+    return _vote(question_id, [(path, winner, 1) for path, winner in _of_paths(question_id, completions).items()])
+
+
+def weighted_vote(
+    question_id: str, completions: Iterable[Completion], weights: Sequence[float], *, logs: bool = False
+) -> Vote:
+    """The class of answers with the largest sum of weights; counts are these sums.
+
+    Args:
+        weights: what each completion counts, from 0.
+        logs: weights are logarithms of that, and counts are relative to the heaviest completion with an answer.
+    """
+    own = list(completions)
+    if logs:
+        most = max((w for w, one in zip(weights, own, strict=True) if one.answer is not None), default=0.0)
+        weights = [math.exp(min(0.0, weight - most)) for weight in weights]
+    classes = classes_of(one.answer for one in own)
+    return _vote(question_id, [(one.path, _class(classes, one.answer), w) for one, w in zip(own, weights, strict=True)])
 
 
 def path_votes(question_id: str, completions: Iterable[Completion]) -> dict[int, str | None]:
@@ -50,7 +69,7 @@ def path_votes(question_id: str, completions: Iterable[Completion]) -> dict[int,
 def majority(question_id: str, ballots: Sequence[Ballot]) -> Vote:
     """The class with the most ballots, ties broken by the rule above."""
     classes = classes_of(answer for _, answer in ballots)
-    return _vote(question_id, [(path, _class(classes, answer)) for path, answer in ballots])
+    return _vote(question_id, [(path, _class(classes, answer), 1) for path, answer in ballots])
 
 
 def tie_hash(question_id: str, key: str) -> bytes:
@@ -64,7 +83,7 @@ def _of_paths(question_id: str, completions: Iterable[Completion]) -> dict[int, 
     classes = classes_of(one.answer for one in every)
     by_path: dict[int, list[_Ballot]] = {}
     for one in every:
-        by_path.setdefault(one.path, []).append((one.path, _class(classes, one.answer)))
+        by_path.setdefault(one.path, []).append((one.path, _class(classes, one.answer), 1))
     return {path: _winner(question_id, own, _counted(own)[1]) for path, own in by_path.items()}
 
 
@@ -80,15 +99,18 @@ def _vote(question_id: str, ballots: Sequence[_Ballot]) -> Vote:
     return Vote(question_id, answer=winner.shown if winner else None, counts=shown, tied=len(leaders) > 1)
 
 
-def _counted(ballots: Sequence[_Ballot]) -> tuple[Mapping[AnswerClass, int], list[AnswerClass]]:
-    """The ballots for each class, and the classes that have the most."""
-    counts = Counter(one for _, one in ballots if one is not None)
+def _counted(ballots: Sequence[_Ballot]) -> tuple[Mapping[AnswerClass, float], list[AnswerClass]]:
+    """What the ballots for each class weigh, and the classes that have the most."""
+    counts: dict[AnswerClass, float] = defaultdict(int)
+    for _, one, weight in ballots:
+        if one is not None and weight > 0:
+            counts[one] += weight
     top = max(counts.values(), default=0)
-    return counts, [one for one, count in counts.items() if count == top]
+    return counts, [one for one, count in counts.items() if count >= top * (1 - ALIKE)]
 
 
 def _winner(question_id: str, ballots: Sequence[_Ballot], leaders: Sequence[AnswerClass]) -> AnswerClass | None:
     if len(leaders) < 2:
         return leaders[0] if leaders else None
-    backers = {leader: {path for path, one in ballots if one == leader} for leader in leaders}
+    backers = {leader: {path for path, one, weight in ballots if one == leader and weight > 0} for leader in leaders}
     return min(leaders, key=lambda one: (-len(backers[one]), tie_hash(question_id, one.key)))

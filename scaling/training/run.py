@@ -33,6 +33,7 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import PROMPT_VERSION, gold_text
 from scaling.provenance import name_of
 from scaling.records.errors import WARNING, Interrupted, UsageError, one_line
+from scaling.records.files import replaced
 from scaling.records.journal import config_hash
 from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
@@ -262,9 +263,8 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
     """train.json, replaced in one step."""
-    partial = folder / f"{CONFIG}.tmp"
-    partial.write_text(json.dumps(about, indent=2) + "\n")
-    partial.replace(folder / CONFIG)
+    with replaced(folder / CONFIG, partial=folder / f"{CONFIG}.tmp") as partial:
+        partial.write_text(json.dumps(about, indent=2) + "\n")
 
 
 def examples(

@@ -22,6 +22,10 @@ from analysis.scores import scores
 from analysis.tables import markdown, tables
 from analysis.voters import Outside, chosen, reliability, rule, wrong_agreement
 from scaling.records.errors import UsageError
+from scaling.records.journal import load as read_journal
+from scaling.records.journal import load_questions
+from scaling.records.summary import summarise
+from scaling.records.voters import OF_RUNS, voter_of
 from scaling.records.votes import tie_hash
 
 ANSWERS = st.sampled_from(["1", "8", "9", None])
@@ -57,7 +61,7 @@ def winner(question, answers, weights, cells, *, best):
     sums, backers = defaultdict(float), defaultdict(set)
     for p, s in cells:
         answer = answers[p][s]
-        if answer is not None:
+        if answer is not None and weights[p][s]:
             sums[answer] = max(sums[answer], weights[p][s]) if best else sums[answer] + weights[p][s]
             backers[answer].add(p)
     if not sums:
@@ -69,7 +73,7 @@ def winner(question, answers, weights, cells, *, best):
     answers=st.lists(
         st.lists(st.lists(ANSWERS, min_size=2, max_size=2), min_size=3, max_size=3), min_size=2, max_size=2
     ),
-    weights=st.lists(st.sampled_from([0.25, 0.5, 1.0, 3.0]), min_size=12, max_size=12),
+    weights=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]), min_size=12, max_size=12),
     best=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
@@ -96,6 +100,36 @@ def test_weights_are_what_the_journal_says(make_run, random_answers, signals):
             first = run.log_probs[q, 0, 0] / (run.tokens[q, 0, 0] if voter.endswith("mean") else 1)
             assert weights[q, n, m] / weights[q, 0, 0] == pytest.approx(expected / exp(first))
         assert rule("self-certainty", run, NOBODY).weights[q, n, m] == pytest.approx(certainty)
+
+
+@given(
+    answers=st.lists(
+        st.lists(st.lists(ANSWERS, min_size=2, max_size=2), min_size=3, max_size=3), min_size=2, max_size=2
+    ),
+    weights=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]), min_size=6, max_size=6),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_voter_of_ones_own_scores_what_a_run_would_say_and_every_sub_grid_with_its_weights(
+    answers, weights, make_run
+):
+    folder = make_run(answers)
+    voter = voter_of(lambda _, chains: [weights[2 * chain.path + chain.sample] for chain in chains])
+    run = load(folder)
+    values = vote(run.lenient, rule(voter, run, NOBODY)).values
+    keyed = {one.key: one for one in read_journal(folder)[1]}
+    summary = summarise(load_questions(folder), keyed, num_paths=3, num_samples=2, voter=voter)
+    assert values[:, -1, -1].mean() == summary["accuracy_voted"]
+    for question, own in enumerate(answers):
+        grid = np.array(weights).reshape(3, 2)
+        assert values[question] == pytest.approx(brute_force(question, own, grid, best=False))
+
+
+def test_built_in_votes_are_those_of_a_run(make_run, random_answers, signals):
+    folder = make_run(random_answers(7, 40, 3, 3), signals=signals)
+    run, keyed = load(folder), {one.key: one for one in read_journal(folder)[1]}
+    for name in OF_RUNS:
+        summary = summarise(load_questions(folder), keyed, num_paths=3, num_samples=3, voter=name)
+        assert vote(run.lenient, rule(name, run, NOBODY)).values[:, -1, -1].mean() == summary["accuracy_voted"], name
 
 
 def test_a_hopeless_chain_still_votes_where_it_is_alone(make_run):

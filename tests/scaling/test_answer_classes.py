@@ -18,7 +18,7 @@ from scaling.records.adaptive import stop_after
 from scaling.records.answer_classes import classes_of, may_be_rounded
 from scaling.records.records import Completion, Question
 from scaling.records.summary import summarise
-from scaling.records.votes import VOTERS, flat_vote, hierarchical_vote, majority, path_votes, tie_hash
+from scaling.records.votes import flat_vote, hierarchical_vote, majority, path_votes, tie_hash
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.numbers import written
 
@@ -213,7 +213,7 @@ def spelt_grids(draw):
     return [[[said(answer) for answer in row] for row in grid] for _ in range(2)]
 
 
-@given(spelt_grids(), st.sampled_from(VOTERS))
+@given(spelt_grids(), st.sampled_from(sorted(VOTES)))
 def test_how_an_answer_is_spelt_changes_no_vote(grids, name):
     one, other = (VOTES[name]("q", completions(grid)) for grid in grids)
     assert one == other
@@ -255,7 +255,7 @@ def test_four_ways_to_write_twelve_win_against_two_thirteens():
     assert (vote.answer, vote.counts, vote.tied) == ("12", {"12": 4, "13": 2}, False)
 
 
-@pytest.mark.parametrize("voter", VOTERS)
+@pytest.mark.parametrize("voter", sorted(VOTES))
 def test_a_class_is_right_if_one_of_its_answers_was_judged_right(voter):
     """Each of three spellings leads only together with the others, and one comparison ran out of time."""
     said = [["1/3", "0.5"], ["0.33", "0.5"], ["0.333", "7"]]

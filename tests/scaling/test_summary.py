@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaling.records.intervals import wilson_interval
 from scaling.records.records import Completion, Key, Question
-from scaling.records.summary import summarise, wilson_interval
+from scaling.records.summary import summarise
 
 ACCURACIES = ["accuracy", "accuracy_hierarchical", "accuracy_strict", "accuracy_voted", "accuracy_low", "accuracy_high"]
 RATES = [*ACCURACIES, "pass_at_1", "coverage", "no_answer", "truncated", "mean_tokens"]

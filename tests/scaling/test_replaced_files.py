@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sweeps.files import write_whole
+from scaling.records.files import write_whole
 
 
 def test_many_writers_leave_one_whole_file(tmp_path):
