@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.load import Run, texts
+from analysis.load import Run
 from analysis.methods import Method
 from scaling.records.records import Completion, PromptedQuestion
 from scaling.records.summary import right_answers, right_completions
@@ -32,11 +32,10 @@ def _question(asked: PromptedQuestion) -> dict[str, Any]:
 def _method(method: Method, ids: list[str]) -> dict[str, Any]:
     run = method.runs[0]
     prompts = {asked.id: asked.prompt for asked in run.questions}
-    found: dict[str, list[Completion]] = {one: [] for one in ids}
-    for completion in texts(run.folder, set(ids)):
-        if completion.path < run.num_paths and completion.sample < run.num_samples:
-            found[completion.question_id].append(completion)
-    grids = [_grid(own, run, prompts[one]) for one, own in found.items()]
+    of_question: dict[str, list[Completion]] = {one: [] for one in ids}
+    for completion in run.completions(ids):
+        of_question[completion.question_id].append(completion)
+    grids = [_grid(completions, run, prompts[one]) for one, completions in of_question.items()]
     return {"name": method.name, "seed": run.config.get("seed"), "grids": grids}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import shlex
 import sys
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -11,19 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.records.errors import UsageError, nearest, of_the_system
-from scaling.records.journal import RUN
+from scaling.records.errors import UsageError, of_the_system
 
 EXAMPLES = (
     "scale-report runs/a runs/b --out report",
     "scale-report ours=runs/a ours=runs/b cot=runs/c --baseline cot",
     "scale-report runs/a runs/b --compute tokens --voters all",
+    "scale-report runs/a@8x1 runs/a@1x8",
 )
 
 app = typer.Typer(pretty_exceptions_enable=False)
-
-_SHOWN = 8  # run directories in a message
-_AXES = ("flops", "tokens", "chains", "seconds")
 
 
 def _print_version(wanted: bool) -> None:
@@ -37,7 +33,9 @@ def scale_report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Run directories. NAME=FOLDER names one; runs of one name are its seeds.", show_default=False
+            help="Run directories. NAME=FOLDER names one; runs of one name are its seeds. FOLDER@8x4 is the run as if it had "
+            "8 paths x 4 samples, FOLDER@8x4@100 on its first 100 questions; FOLDER,FOLDER are shards of one run.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -80,19 +78,19 @@ def scale_report(
     Needs no models and draws no samples.
     """
     try:
-        _refuse_unknown("--compute", compute, _AXES)
         _refuse_empty(runs, out=out, validation=validation)
-        settings = {"axis": compute, "baseline": baseline, "seed": seed}
         _report(
             runs,
             Path(out),
+            compute=compute,
             voters=voters,
+            baseline=baseline,
             validation=[Path(folder) for folder in validation or []],
             scorer=scorer,
             common=common,
             browse=browse,
+            seed=seed,
             as_json=json,
-            settings=settings,
         )
     except UsageError as error:
         print(f"scale-report: {error}", file=sys.stderr)
@@ -107,82 +105,23 @@ def scale_report(
         raise typer.Exit(130) from None
 
 
-def _report(
-    runs: list[str],
-    out: Path,
-    *,
-    voters: str,
-    validation: list[Path],
-    scorer: str | None,
-    common: bool,
-    browse: int,
-    as_json: bool,
-    settings: dict[str, Any],
-) -> None:
+def _report(runs: list[str], out: Path, *, as_json: bool, **options: Any) -> None:
     from rich.console import Console
 
     from analysis.display import show
-    from analysis.load import load
-    from analysis.methods import group
-    from analysis.results import Settings, results
-    from analysis.scores import scores
+    from analysis.make import make_report
     from analysis.tables import as_json as to_json
-    from analysis.voters import Outside, chosen, lacking
-    from analysis.write import write
 
     console = Console(stderr=True)
 
     def tell(text: str) -> None:
         console.print(f"{text} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
 
-    votes = chosen(voters, validation=bool(validation), scorer=bool(scorer))
-    loaded = []
-    for run in runs:
-        name, folder = named(run)
-        tell(f"reading {folder}")
-        _refuse_parent(folder)
-        loaded.append((name, load(folder)))
-    methods = group(loaded, common=common)
-    own = [run for method in methods for run in method.runs]
-    left_out = lacking(votes, own) if voters == "all" else ()
-    outside = Outside(
-        validation=[load(folder) for folder in validation],
-        scores={str(run.folder): scores(run, scorer) for run in own} if scorer else {},
-    )
-    kept = tuple(name for name in votes if name not in left_out)
-    found = results(methods, Settings(voters=kept, left_out=left_out, **settings), tell, outside)
-    write(found, methods, out, browse=browse, tell=tell)
+    results = make_report(runs, out, **options, tell=tell)
     if as_json:
-        print(jsonlib.dumps(to_json(found), indent=2))
+        print(jsonlib.dumps(to_json(results), indent=2))
     else:
-        show(Console(), found, out)
-
-
-def _refuse_parent(folder: Path) -> None:
-    """Raises UsageError, which names the runs inside, for a folder of run directories."""
-    if not folder.is_dir() or (folder / RUN).exists():
-        return
-    inside = sorted(str(file.parent) for file in folder.glob(f"*/{RUN}"))
-    if inside:
-        shown = " ".join(map(shlex.quote, inside[:_SHOWN]))
-        more = f" and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
-        raise UsageError(
-            f"{folder} is no run directory, but holds {len(inside)}: give those to compare, as in `scale-report "
-            f"{shown}`{more}"
-        )
-
-
-def named(run: str) -> tuple[str | None, Path]:
-    """`NAME=FOLDER` or `FOLDER`; a folder that is there is a folder, whatever is in its name."""
-    name, equals, folder = run.partition("=")
-    if not equals or Path(run).exists():
-        return None, Path(run)
-    return name, Path(folder)
-
-
-def _refuse_unknown(option: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise UsageError(f"`{option}` is {given!r}; choose one of {', '.join(known)}.{nearest(given, known)}")
+        show(Console(), results, out)
 
 
 def _refuse_empty(runs: list[str], *, out: str, validation: list[str] | None) -> None:

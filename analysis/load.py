@@ -1,26 +1,27 @@
-"""A run directory as arrays: who answered what, was it right, how long did it take. Reads run.json and the journals alone.
+"""A run as arrays, ready to be estimated: who answered what, was it right, how many tokens did it take.
 
-Only the asked grid counts: the questions of questions.jsonl, paths below N, samples below M. A question whose grid is not
-whole is left out and named; what is missing is neither wrong nor without an answer.
+A run comes from a run directory (`load`), from the directories of its shards (`load_shards`) or from completions in memory
+(`run_of`). Its grid is N latent paths x M samples for each of Q questions, and can be cut to a smaller one (`Run.cut`).
+
+Only completions of this grid count. A question that lacks some of its N x M is left out and named: what is missing is
+neither wrong nor without an answer.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json as pj
 from numpy.typing import NDArray
 
+from analysis.arguments import Size
+from analysis.journal_table import read_table, table_of
 from scaling.records.answer_classes import classes_of
 from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError
@@ -29,36 +30,16 @@ from scaling.records.journal import (
     SAMPLES,
     costs_so_far,
     load_questions,
+    load_run,
     load_summary,
     load_thoughts,
-    read_samples,
+    read_shards,
 )
-from scaling.records.json_lines import CHECKSUM, may_be_torn, parsed
-from scaling.records.records import PEAKS, Completion, Costs, PromptedQuestion, completion_from, cost_from
-from scaling.records.seeds import stream_seed
+from scaling.records.json_lines import parsed
+from scaling.records.records import Completion, Costs, PathCosines, PromptedQuestion, completion_from, cost_from
 from scaling.records.votes import tie_hash
 
-_COLUMNS = {
-    "question_id": pa.string(),
-    "path": pa.int64(),
-    "sample": pa.int64(),
-    "answer": pa.string(),
-    "correct": pa.bool_(),
-    "answer_strict": pa.string(),
-    "correct_strict": pa.bool_(),
-    "num_tokens": pa.int64(),
-    "stop_reason": pa.string(),
-    "log_prob": pa.float64(),
-    "self_certainty": pa.float64(),
-    "unread": pa.string(),
-}
-_CHECKED = {**_COLUMNS, "text": pa.string(), "seed": pa.int64(), "crc": pa.string()}
-_MAY_BE_NULL = ("answer", "answer_strict", "log_prob", "self_certainty", "unread", "crc")
-_COUNTS = ("path", "sample", "num_tokens", "seed")
-_KEY = ("question_id", "path", "sample")
-_OPTIONAL = (b'"answer": ', b'"answer_strict": ')
-_LATER = (b'"crc"', b'"cost"')  # only lines with a checksum have them
-_MARK = CHECKSUM.encode("ascii")
+Shape = tuple[int, int, int]  # Q questions, N paths, M samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,16 +83,46 @@ class Ballots:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """One run of N paths x M samples. questions, incomplete: whole ones in the order asked, and the ids of the others.
+class RunData:
+    """All that a run has drawn, however much of it counts.
 
-    tokens: [Q, N, M] int64, generated ones. truncated: [Q, N, M] bool, cut off at the token limit. log_probs: [Q, N, M], sum
-    over the tokens, and self_certainty: [Q, N, M], mean over them, both in nats, NaN where the journal has none. summary:
-    what the run measured of itself, empty where it did not say. cosines: [N, N], mean over the questions of the cosine of
-    every two paths' thoughts, or None. unread: completions that the answer reader failed on.
+    table: a row for each completion, see `analysis.journal_table`. questions: those that were asked, in their order.
+    cosines: for each question that noted them, [N, N], the cosine of every two paths' thoughts. folder: the run directory,
+    None for a run in memory, whose texts are in `completions`. label: what messages call the run.
     """
 
-    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    table: pd.DataFrame
+    questions: tuple[PromptedQuestion, ...]
+    cosines: tuple[NDArray[np.float64], ...]
+    label: str
+    folder: Path | None = None
+    completions: tuple[Completion, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of N paths x M samples for Q questions.
+
+    Attributes:
+        label: what messages call the run: its folder, and what it was cut to.
+        config: the run's settings, with the size that it was cut to.
+        environment: versions, hardware and costs of the models, as run.json holds them.
+        summary: what the run measured of itself, empty where it did not say.
+        questions: the complete ones in the order asked; incomplete: the ids of the others.
+        lenient, strict: the answers in each of the two readings.
+        tokens: [Q, N, M] int64, generated ones.
+        truncated: [Q, N, M] bool, cut off at the token limit.
+        log_probs: [Q, N, M], sum over the tokens; self_certainty: [Q, N, M], mean over them; both in nats, NaN where the
+            journal has none.
+        cosines: [N, N], mean over the questions of the cosine of every two paths' thoughts, or None.
+        unread: completions that the answer reader failed on.
+        data: all that was drawn, from which `cut` takes its part.
+    """
+
+    label: str
     config: dict[str, Any]
     environment: dict[str, Any]
     summary: dict[str, Any]
@@ -124,7 +135,13 @@ class Run:
     log_probs: NDArray[np.float64]
     self_certainty: NDArray[np.float64]
     cosines: NDArray[np.float64] | None
-    unread: int = 0
+    unread: int
+    data: RunData = field(repr=False)
+
+    @property
+    def folder(self) -> Path | None:
+        """The run directory, None for a run in memory."""
+        return self.data.folder
 
     @property
     def num_paths(self) -> int:
@@ -134,70 +151,145 @@ class Run:
     def num_samples(self) -> int:
         return int(self.tokens.shape[2])
 
+    def cut(self, *, paths: int | None = None, samples: int | None = None, limit: int | None = None) -> Run:
+        """The same run as if it had been asked for no more than this.
+
+        Whatever was drawn can be cut, also what the run's settings no longer ask for.
+
+        Args:
+            paths, samples: size of the grid, None for the run's own.
+            limit: the first so many questions, None for all of them.
+
+        Raises:
+            UsageError: no question has all samples of this size.
+        """
+        return _select(self.data, Size(paths, samples, limit))
+
     def only(self, ids: Sequence[str]) -> Run:
         """The same run as if these questions had been asked, in this order."""
         places = {asked.id: row for row, asked in enumerate(self.questions)}
         rows = np.array([places[one] for one in ids], dtype=np.int64)
+        questions = tuple(self.questions[row] for row in rows)
         return replace(
             self,
-            questions=tuple(self.questions[row] for row in rows),
+            questions=questions,
             lenient=self.lenient.of(rows),
             strict=self.strict.of(rows),
             tokens=self.tokens[rows],
             truncated=self.truncated[rows],
             log_probs=self.log_probs[rows],
             self_certainty=self.self_certainty[rows],
+            data=replace(self.data, questions=questions),
         )
 
+    def completions(self, ids: Collection[str]) -> list[Completion]:
+        """The completions of some questions with their texts, those of the run's grid alone."""
+        folder, wanted = self.data.folder, set(ids)
+        drawn = self.data.completions if folder is None else texts(folder, wanted)
+        return [
+            one
+            for one in drawn
+            if one.question_id in wanted and one.path < self.num_paths and one.sample < self.num_samples
+        ]
 
-def load(folder: Path) -> Run:
-    """The run in `folder`. Raises UsageError where there is none, none of its questions is whole, or a file is damaged."""
-    described = _described(folder)
-    config = described["config"]
-    asked = load_questions(folder)
-    if not asked:
+
+def load(folder: Path, size: Size = Size()) -> Run:
+    """The run in `folder`, or as much of it as `size` says; see `Run.cut`.
+
+    Raises UsageError where there is no run, none of its questions is complete, or a file is damaged.
+    """
+    described = load_run(folder, strict=False)
+    _check_described(described, folder)
+    questions = load_questions(folder)
+    if not questions:
         raise UsageError(f"{folder} has no questions.jsonl, as runs of older versions; the same run again writes it")
-    shape = (len(asked), int(config.get("latent_paths") or 1), int(config["samples"]))
-    drawn, costs = _parsed(folder, config)
-    cells, table = _inside(drawn, asked, shape)
-    held = np.zeros(shape[0] * shape[1] * shape[2], dtype=bool)
-    held[cells] = True
-    whole = held.reshape(shape).all(axis=(1, 2))
-    _refuse_unfinished(folder, config, int(whole.sum()), len(asked))
-    rows = np.flatnonzero(whole)
-    ids = [question.id for question in asked]
-    return Run(
+    table, costs = read_table(folder, described["config"])
+    data = RunData(
+        config=described["config"],
+        environment=described["environment"],
+        summary=_measured(load_summary(folder) or {}, costs, costs_so_far(folder, costs), table["num_tokens"].sum()),
+        table=table,
+        questions=tuple(questions),
+        cosines=_matrices(load_thoughts(folder).values()),
+        label=str(folder),
         folder=folder,
-        config=config,
-        environment=described.get("environment", {}),
-        summary=_measured(folder, costs, int(drawn["num_tokens"].sum())),
-        questions=tuple(asked[row] for row in rows),
-        incomplete=tuple(ids[row] for row in np.flatnonzero(~whole)),
-        lenient=_ballots(table, "", cells, shape, ids).of(rows),
-        strict=_ballots(table, "_strict", cells, shape, ids).of(rows),
-        tokens=_spread(table["num_tokens"].to_numpy().astype(np.int64), cells, shape)[rows],
-        truncated=_spread((table["stop_reason"] == "length").to_numpy().astype(bool), cells, shape)[rows],
-        log_probs=_spread(table["log_prob"].to_numpy().astype(np.float64), cells, shape)[rows],
-        self_certainty=_spread(table["self_certainty"].to_numpy().astype(np.float64), cells, shape)[rows],
-        cosines=_cosines(folder, shape[1]),
-        unread=int(table["unread"].notna().sum()),
+    )
+    return _select(data, size)
+
+
+def load_shards(folders: Sequence[Path], size: Size = Size()) -> Run:
+    """The shards of one run as the run that they are parts of, by the rules by which runs are merged on disk.
+
+    Raises UsageError for directories that are not shards of one run, and as `load`.
+    """
+    merged = read_shards(folders)
+    generated = sum(one.num_tokens for one in merged.completions)
+    return run_of(
+        merged.completions,
+        merged.questions,
+        merged.config,
+        environment=merged.environment,
+        summary=_measured({}, merged.costs, merged.costs, generated),
+        thoughts=merged.thoughts,
+        label=f"{folders[0]} and {len(folders) - 1} other shards",
+        size=size,
     )
 
 
-def texts(folder: Path, ids: set[str]) -> list[Completion]:
+def run_of(
+    completions: Iterable[Completion],
+    questions: Sequence[PromptedQuestion],
+    config: Mapping[str, Any],
+    *,
+    environment: Mapping[str, Any] | None = None,
+    summary: Mapping[str, Any] | None = None,
+    thoughts: Iterable[PathCosines] = (),
+    label: str = "the run in memory",
+    size: Size = Size(),
+) -> Run:
+    """A run from completions in memory.
+
+    Args:
+        completions: what was drawn, each key once.
+        questions: those that were asked, in their order.
+        config: the run's settings, as `config` of run.json; `samples` is required.
+        environment: as `environment` of run.json; `costs` in it are needed for FLOPs.
+        summary: the run's own summary, from which seconds and peak memory are taken.
+        thoughts: cosines of the paths' thoughts, a question each.
+        label: what messages call the run.
+        size: how much of the run counts.
+
+    Raises:
+        UsageError: no question has all its samples.
+    """
+    rows = tuple(completions)
+    data = RunData(
+        config=dict(config),
+        environment=dict(environment or {}),
+        summary=dict(summary or {}),
+        table=table_of(rows),
+        questions=tuple(questions),
+        cosines=_matrices(thoughts),
+        label=label,
+        completions=rows,
+    )
+    return _select(data, size)
+
+
+def texts(folder: Path, ids: Collection[str]) -> list[Completion]:
     """The completions of some questions with their texts, for a reader to look at."""
     wanted = []
     begin = b'{"question_id": '
     known = {json.dumps(one).encode("ascii") for one in ids}
     with (folder / SAMPLES).open("rb") as lines:
         for line in lines:
-            # the id stands first, so most lines are told by their beginning and never parsed
+            # the id stands first, so most lines are recognised by their beginning and never parsed
             if line.startswith(begin) and line[len(begin) : line.find(b', "path"')] not in known:
                 continue
             try:
-                told = parsed(line)
-                cost_from(told)
-                completion = completion_from(told)
+                fields = parsed(line)
+                cost_from(fields)
+                completion = completion_from(fields)
             except ValueError:
                 continue  # the torn last line; damage elsewhere is found by `load`
             if completion.question_id in ids:
@@ -205,155 +297,127 @@ def texts(folder: Path, ids: set[str]) -> list[Completion]:
     return wanted
 
 
-def _described(folder: Path) -> dict[str, Any]:
-    if not (folder / RUN).is_file():
-        raise UsageError(f"{folder} is no run directory: it has no {RUN}; give the folder that a run was written to")
+def _check_described(described: Mapping[str, Any], folder: Path) -> None:
+    """Raises UsageError where run.json lacks the run's size or tells costs that are none."""
     try:
-        described: dict[str, Any] = json.loads((folder / RUN).read_bytes())
         described["config"]["samples"]
-        if coefficients := described.get("environment", {}).get("costs"):
+        if coefficients := described["environment"].get("costs"):
             RunCosts.from_json(coefficients)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it") from None
-    return described
 
 
-def _refuse_unfinished(folder: Path, config: dict[str, Any], whole: int, total: int) -> None:
-    if config.get("adaptive") is not None and whole < total:
+def _measured(summary: dict[str, Any], told: Costs, known: Costs, generated: int) -> dict[str, Any]:
+    """The run's summary, brought up to its last completion where its lines tell costs.
+
+    Args:
+        summary: as it was last written, empty where it never was.
+        told: what the lines tell.
+        known: what lines and summary tell together.
+        generated: tokens of all completions, those outside the grid too.
+    """
+    if not told.get("seconds"):
+        return summary
+    latest = {key: known[key] for key in ("seconds", "peak_memory_bytes") if key in known}
+    return {**summary, **latest, "tokens": {**summary.get("tokens", {}), "generated": int(generated)}}
+
+
+def _select(data: RunData, size: Size) -> Run:
+    """The run of this size, made of what was drawn. Raises UsageError where none of its questions is complete."""
+    config, label = _resized(data, size)
+    questions = data.questions[: size.limit]
+    shape = (len(questions), int(config.get("latent_paths") or 1), int(config["samples"]))
+    cells, table = _inside(data.table, questions, shape)
+    is_drawn = np.zeros(shape[0] * shape[1] * shape[2], dtype=bool)
+    is_drawn[cells] = True
+    complete = is_drawn.reshape(shape).all(axis=(1, 2))
+    _refuse_unfinished(label, config, int(complete.sum()), len(questions))
+    rows = np.flatnonzero(complete)
+    ids = [question.id for question in questions]
+
+    def grid(values: pd.Series[Any], kind: type) -> NDArray[Any]:
+        return _spread(values.to_numpy().astype(kind), cells, shape)[rows]
+
+    return Run(
+        label=label,
+        config=config,
+        environment=data.environment,
+        summary=data.summary,
+        questions=tuple(questions[row] for row in rows),
+        incomplete=tuple(ids[row] for row in np.flatnonzero(~complete)),
+        lenient=_ballots(table, "", cells, shape, ids).of(rows),
+        strict=_ballots(table, "_strict", cells, shape, ids).of(rows),
+        tokens=grid(table["num_tokens"], np.int64),
+        truncated=grid(table["stop_reason"] == "length", bool),
+        log_probs=grid(table["log_prob"], np.float64),
+        self_certainty=grid(table["self_certainty"], np.float64),
+        cosines=_mean_cosines(data.cosines, shape[1]),
+        unread=int(table["unread"].notna().sum()),
+        data=data,
+    )
+
+
+def _resized(data: RunData, size: Size) -> tuple[dict[str, Any], str]:
+    """The settings of the run at this size, and what messages call it. Raises UsageError for a size below 1."""
+    config = data.config
+    own = Size(int(config.get("latent_paths") or 1), int(config["samples"]), config.get("limit"))
+    if min(number for number in (*size, 1) if number is not None) < 1:
+        raise UsageError(f"{data.label} cannot be cut to {size}: questions, paths and samples begin at 1")
+    wanted = Size(*(mine if given is None else given for given, mine in zip(size, own, strict=True)))
+    if wanted == own:
+        return config, data.label
+    keys = ("latent_paths", "samples", "limit")
+    changed = {key: new for key, new, old in zip(keys, wanted, own, strict=True) if new != old}
+    limit = f"@{wanted.limit}" if "limit" in changed else ""
+    return {**config, **changed}, f"{data.label}@{wanted.paths}x{wanted.samples}{limit}"
+
+
+def _refuse_unfinished(label: str, config: Mapping[str, Any], complete: int, total: int) -> None:
+    if config.get("adaptive") is not None and complete < total:
         raise UsageError(
-            f"{folder} was stopped early where its vote was sure (`--adaptive` {config['adaptive']}), and curves need every "
+            f"{label} was stopped early where its vote was sure (`--adaptive` {config['adaptive']}), and curves need every "
             f"sample: the same `scale-run` command without `--adaptive` draws those left out"
         )
-    if not whole:
-        raise UsageError(f"{folder} has no question with all its samples yet; let the run go on and report then")
-
-
-def _measured(folder: Path, costs: Costs, generated: int) -> dict[str, Any]:
-    """The run's summary, as of its last line where the lines tell costs. generated: tokens of all lines."""
-    summary = load_summary(folder) or {}
-    known = costs_so_far(folder, costs)
-    if not costs.get("seconds"):
-        return summary
-    latest: dict[str, Any] = {key: known[key] for key in ("seconds", "peak_memory_bytes") if key in known}
-    return {**summary, **latest, "tokens": {**summary.get("tokens", {}), "generated": generated}}
-
-
-def _parsed(folder: Path, config: Mapping[str, Any]) -> tuple[pd.DataFrame, Costs]:
-    """The completions, and what all lines say that they cost, by the very rules by which a run reads its journal."""
-    path = folder / SAMPLES
-    try:
-        return _fast(path, config.get("seed"))
-    except pa.ArrowInvalid:
-        # half a surrogate pair in a text, or damage: the slow reader takes the one and names the line of the other
-        held = read_samples(folder, config)
-        columns = {
-            name: pd.Series([getattr(one, name) for one in held.completions.values()], dtype=object)
-            for name in _COLUMNS
-        }
-        return pd.DataFrame(columns), held.costs
-
-
-def _fast(path: Path, seed: object) -> tuple[pd.DataFrame, Costs]:
-    """Raises ArrowInvalid where anything is not as it was written, without saying what."""
-    end, lines, sealed = _intact_lines(path)
-    if not lines:
-        return pd.DataFrame(columns=list(_COLUMNS)), {}
-    parse = pj.ParseOptions(explicit_schema=pa.schema(_CHECKED), unexpected_field_behavior="infer")
-    with pa.memory_map(str(path)) as source:
-        table = pj.read_json(pa.BufferReader(source.read_buffer(end)), pj.ReadOptions(block_size=1 << 24), parse)
-    if len(table) != lines or len(table) - table["crc"].null_count != sealed:
-        raise pa.ArrowInvalid("two objects in a line, or a checksum that is not at its end")
-    _check_values(table, seed)
-    costs = _costs(table["cost"]) if "cost" in table.column_names else {}
-    frame: pd.DataFrame = table.select(list(_COLUMNS)).to_pandas()
-    if frame.duplicated(list(_KEY)).any():
-        raise pa.ArrowInvalid("a completion stands there twice")
-    return frame, costs
-
-
-def _intact_lines(path: Path) -> tuple[int, int, int]:
-    """Bytes of the lines that end, how many there are, and how many of them with a checksum, all of which are right."""
-    end = number = sealed = 0
-    if not path.exists():
-        return 0, 0, 0
-    with path.open("rb") as lines:
-        for line in lines:
-            if not line.endswith(b"\n") and may_be_torn(line):
-                break
-            if line[-21:-11] == _MARK:
-                if line[-11:] != b'%08x"}\n' % zlib.crc32(line[:-21]):
-                    raise pa.ArrowInvalid("a wrong checksum")
-                sealed += 1
-            elif not all(field in line for field in _OPTIONAL) or any(field in line for field in _LATER):
-                raise pa.ArrowInvalid("null where a field is missing, or as one that is never null")
-            if not (line.startswith(b"{") and line.endswith(b"}\n") and line.isascii()):
-                raise pa.ArrowInvalid("no line that a run writes")
-            number, end = number + 1, end + len(line)
-    return end, number, sealed
-
-
-def _check_values(table: pa.Table, seed: object) -> None:
-    """What `completion_from` checks of one completion, for all of them; and that their streams are those of the run."""
-    if not set(table.column_names) <= {*_CHECKED, "cost"}:
-        raise pa.ArrowInvalid("an unknown field")
-    if any(table[name].null_count for name in _CHECKED if name not in _MAY_BE_NULL):
-        raise pa.ArrowInvalid("a line lacks a field")
-    reasons = set(pc.unique(table["stop_reason"]).to_pylist())
-    if reasons - {"end", "length"} or any(pc.min(table[name]).as_py() < 0 for name in _COUNTS):
-        raise pa.ArrowInvalid("a value that no completion has")
-    for reading in ("", "_strict"):
-        if pc.any(pc.and_(table[f"correct{reading}"], pc.is_null(table[f"answer{reading}"]))).as_py():
-            raise pa.ArrowInvalid("correct without an answer")
-    if isinstance(seed, int):
-        keys = zip(*(table[name].to_pylist() for name in (*_KEY, "seed")), strict=True)
-        if any(stream_seed(seed, question_id, path, sample) != own for question_id, path, sample, own in keys):
-            raise pa.ArrowInvalid("a line of another run")
-
-
-def _costs(column: pa.ChunkedArray) -> Costs:
-    if not pa.types.is_struct(column.type):
-        raise pa.ArrowInvalid("no costs")
-    costs: Costs = {}
-    for part in column.type:
-        own = pc.struct_field(column, part.name)
-        if not (pa.types.is_integer(part.type) or pa.types.is_floating(part.type)) or pc.min(own).as_py() < 0:
-            raise pa.ArrowInvalid("no costs")
-        costs[part.name] = (pc.max if part.name in PEAKS else pc.sum)(own).as_py()
-    return costs
+    if not complete:
+        raise UsageError(f"{label} has no question with all its samples yet; let the run go on and report then")
 
 
 def _inside(
-    table: pd.DataFrame, asked: Sequence[PromptedQuestion], shape: tuple[int, int, int]
+    table: pd.DataFrame, questions: Sequence[PromptedQuestion], shape: Shape
 ) -> tuple[NDArray[np.int64], pd.DataFrame]:
     """The flat index of each completion in [Q, N, M], and the table, both without what lies outside the grid."""
-    row = pd.Index([question.id for question in asked]).get_indexer(pd.Index(table["question_id"]))
+    row = pd.Index([question.id for question in questions]).get_indexer(pd.Index(table["question_id"]))
     path, sample = (table[name].to_numpy().astype(np.int64) for name in ("path", "sample"))
     inside = (row >= 0) & (path < shape[1]) & (sample < shape[2])
     cells: NDArray[np.int64] = (row.astype(np.int64) * shape[1] + path) * shape[2] + sample
     return cells[inside], table[inside]
 
 
-def _spread(values: NDArray[Any], cells: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[Any]:
+def _spread(values: NDArray[Any], cells: NDArray[np.int64], shape: Shape) -> NDArray[Any]:
+    """[Q, N, M], each value in its cell, and zero where there is none."""
     spread = np.zeros(shape, dtype=values.dtype)
     spread.reshape(-1)[cells] = values
     return spread
 
 
 def _ballots(
-    table: pd.DataFrame,
-    reading: str,
-    cells: NDArray[np.int64],
-    shape: tuple[int, int, int],
-    ids: list[str],
+    table: pd.DataFrame, reading: str, cells: NDArray[np.int64], shape: Shape, ids: Sequence[str]
 ) -> Ballots:
-    """reading: "" for the lenient one, "_strict" for the strict one."""
+    """The answers of the completions in `table`.
+
+    Args:
+        reading: "" for the lenient one, "_strict" for the strict one.
+        cells: where each row of the table stands in [Q, N, M].
+        ids: of the Q questions.
+    """
     row = cells // (shape[1] * shape[2])
     number, answers = pd.factorize(table[f"answer{reading}"])  # -1 for null
     given = number >= 0
+    # Each pair of a question and an answer to it once: few, so that only these are compared with each other.
     pairs, inverse = np.unique(row[given] * max(1, len(answers)) + number[given], return_inverse=True)
     of_row, of_answer = np.divmod(pairs, max(1, len(answers)))
     starts = np.searchsorted(of_row, np.arange(shape[0] + 1))
-    code = np.empty(len(pairs), dtype=np.int32)  # of each different answer to a question
+    code = np.empty(len(pairs), dtype=np.int32)
     for question, (start, stop) in enumerate(pairwise(starts.tolist())):
         code[start:stop] = _codes(ids[question], [answers[one] for one in of_answer[start:stop]])
     sizes = np.zeros(shape[0], dtype=np.int64)
@@ -375,9 +439,14 @@ def _codes(question_id: str, answers: Sequence[str]) -> list[int]:
     return [place[key] for key in keys]
 
 
-def _cosines(folder: Path, num_paths: int) -> NDArray[np.float64] | None:
-    matrices = [thoughts.cosines for thoughts in load_thoughts(folder).values() if len(thoughts.cosines) >= num_paths]
-    if num_paths < 2 or not matrices:
+def _matrices(thoughts: Iterable[PathCosines]) -> tuple[NDArray[np.float64], ...]:
+    return tuple(np.array(one.cosines) for one in thoughts)
+
+
+def _mean_cosines(matrices: Sequence[NDArray[np.float64]], num_paths: int) -> NDArray[np.float64] | None:
+    """[N, N] over the questions that have so many paths; None for a single path, and where no question has."""
+    known = [matrix[:num_paths, :num_paths] for matrix in matrices if len(matrix) >= num_paths]
+    if num_paths < 2 or not known:
         return None
-    mean: NDArray[np.float64] = np.mean([np.array(matrix)[:num_paths, :num_paths] for matrix in matrices], axis=0)
+    mean: NDArray[np.float64] = np.mean(known, axis=0)
     return mean

@@ -134,7 +134,7 @@ def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
     seeds = [tuple(str(run.config.get(key)) for key in apart_by) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UsageError(
-            f"{', '.join(str(run.folder) for run in runs)} are the same run with the same seed; give each run once, "
+            f"{', '.join(run.label for run in runs)} are the same run with the same seed; give each run once, "
             f"or sample another with `--seed`"
         )
 
@@ -146,7 +146,7 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
         changed = [q.id for q in run.questions if q.id in everywhere and _content(q) != _content(first[q.id])]
         if changed:
             raise UsageError(
-                f"{runs[0].folder} and {run.folder} ask different things under the same id: {listed(changed)}; "
+                f"{runs[0].label} and {run.label} ask different things under the same id: {listed(changed)}; "
                 f"compare runs on the same data (where gold answers have changed, `scale-run --rescore --out FOLDER` "
                 f"judges by those of today)"
             )
@@ -158,7 +158,7 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
         if extra:
             lacking = next(other for other in runs if extra[0] not in {asked.id for asked in other.questions})
             raise UsageError(
-                f"{run.folder} has questions that {lacking.folder} has not, or not completely: {listed(extra)}; let both "
+                f"{run.label} has questions that {lacking.label} has not, or not completely: {listed(extra)}; let both "
                 f"runs end with the same `--limit`, or add `--common` to compare on the {len(everywhere)} they share"
             )
     return [run.only(order) for run in runs]

@@ -51,7 +51,7 @@ def settings_table(results: Results) -> tuple[list[str], list[tuple[str, list[st
         environment = {key: value for key, value in run.environment.items() if key not in ("costs", "overlap")}
         versions = environment.pop("versions", {})
         named = {f"version of {name}": number for name, number in versions.items()}
-        known.append({"directory": run.folder, **run.config, **environment, **named})
+        known.append({"directory": run.folder or run.label, **run.config, **environment, **named})
     keys = list(dict.fromkeys(key for one in known for key in one))
     return [name for name, _ in runs], [(key, [_shown(one.get(key)) for one in known]) for key in keys]
 

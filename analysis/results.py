@@ -6,12 +6,10 @@ Estimates and statistics are made elsewhere; here they are put together, once, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +23,7 @@ from analysis.statistics import Difference, Interval, bootstrap, bootstrap_share
 from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.records.errors import UsageError, listed, nearest
-from scaling.records.names import UNKNOWN, without_training
+from scaling.records.names import UNKNOWN, questions_called, without_training
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -135,7 +133,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
     first = methods[0].runs[0]
     return Results(
         settings=settings,
-        task=_asked(first.config),
+        task=questions_called(first.config.get("task"), first.config.get("data")),
         num_questions=len(first.questions),
         methods=_with_holm(found),
         comparisons={axis: compare_all(curves, axis, pairs=against, seed=settings.seed) for axis in axes},
@@ -150,12 +148,6 @@ def _baseline(given: str | None, names: Sequence[str]) -> str | None:
     """The method that is meant: one name that only adds how the thinker was trained may be given without that."""
     plain = [name for name in names if without_training(name) == given]
     return plain[0] if given not in names and len(plain) == 1 else given
-
-
-def _asked(config: Mapping[str, Any]) -> str:
-    """What the questions are called: the task, or the name of the file or folder they came from."""
-    data = str(config.get("data") or "")
-    return str(config.get("task") or Path(data).name or data or "questions")
 
 
 def _pairs(names: Sequence[str], against: Collection[tuple[str, str]], baseline: str | None) -> list[tuple[str, str]]:
@@ -344,13 +336,13 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
             f"Without the votes {', '.join(settings.left_out)}: not every run holds what chains weigh in them."
         )
     notes += [
-        f"{run.folder}: the answer reader failed on {run.unread} completions, which count as having no answer."
+        f"{run.label}: the answer reader failed on {run.unread} completions, which count as having no answer."
         for method in methods
         for run in method.runs
         if run.unread
     ]
     notes += [
-        f"{run.folder}: {run.summary['timeouts']} comparisons with gold answers ran out of time and count as wrong."
+        f"{run.label}: {run.summary['timeouts']} comparisons with gold answers ran out of time and count as wrong."
         for method in methods
         for run in method.runs
         if run.summary.get("timeouts")
@@ -390,4 +382,4 @@ def _of_training(method: Method, run: Run) -> list[str]:
 
 def _incomplete(run: Run) -> str:
     number = len(run.incomplete)
-    return f"{run.folder}: {number} question{'s' * (number > 1)} not complete and left out; the same run again completes it."
+    return f"{run.label}: {number} question{'s' * (number > 1)} not complete and left out; the same run again completes it."

@@ -118,7 +118,7 @@ def _method(one: MethodResults) -> dict[str, Any]:
         "num_samples": one.method.num_samples,
         "runs": [
             {
-                "folder": str(run.folder),
+                "folder": str(run.folder or run.label),
                 "config": run.config,
                 "environment": run.environment,
                 "incomplete": run.incomplete,

@@ -1,9 +1,10 @@
-"""Hands the runs of a sweep to `scale-report`, a report for every task and for every value of an axis that is asked for."""
+"""Hands the runs of a sweep to `scale-report`: one report for each task, and for each value of an axis that is asked for.
+
+A run may have drawn more than a report is to show. `scale-report` cuts it, as in `FOLDER@8x4@100`.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,24 +14,28 @@ from typing import Any
 
 from scaling.records.errors import UsageError, nearest
 from scaling.records.files import MODULE
-from scaling.records.journal import QUESTIONS, RUN, SAMPLES, SUMMARY, THOUGHTS
+from scaling.records.journal import load_run
 from scaling.records.names import called
 from sweeps.labels import Words, axes_of, value_of, varied
 from sweeps.plan import Extent, Job, Plan
 from sweeps.points import SIZE, Point
 from sweeps.results import TABLE, serving
 
-VIEWS = "views"
 _OF_QUESTIONS = ("task", "data", "split", "difficulty")  # runs of other questions have reports of their own
 _SEEDS = ("seed", "train.seed")
 _NO_NAMES = ("method", "latent_paths", "samples", "limit", *_SEEDS, "control", "shots", *_OF_QUESTIONS)
 
 
 def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:
-    """The arguments of `scale-report` for each report, by its name. held: what can be read, by id of the job. by: settings
-    of which every value has its own report.
+    """The run arguments of `scale-report` for each report, by the report's name.
 
-    Raises UsageError for a setting that is not varied, and where no run is done.
+    Args:
+        held: the extents of runs that can be read, by id of the job.
+        root: the sweep's folder.
+        by: settings of which every value has its own report.
+
+    Raises:
+        UsageError: a setting of `by` is not varied, or no run is done.
     """
     keys = varied(plan.points)
     for key in by:
@@ -42,97 +47,69 @@ def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by:
     first: dict[str, Point] = {}
     for point in plan.points:
         first.setdefault(plan.serves[point.id], point)
-    shown: dict[str, list[_Shown]] = {}
+    groups: dict[str, list[_ReportedRun]] = {}
     for job in serving(plan):
-        if job.id in held:
-            point = first[job.id]
-            name = words.label(point, apart) or plan.file.name
-            told = words.label(point, telling)
-            shown.setdefault(name, []).extend(_Shown(job, box, _title(job, box, root), told) for box in held[job.id])
-    groups = {name: [f"{title}={one.folder(root)}" for title, one in _titled(own)] for name, own in shown.items()}
+        for extent in held.get(job.id, ()):
+            name = words.label(first[job.id], apart) or plan.file.name
+            settings = words.label(first[job.id], telling)
+            groups.setdefault(name, []).append(_ReportedRun(job, extent, _title(job, extent, root), settings))
     if not groups:
         raise UsageError("no run of this sweep is done yet: `scale-sweep run` goes on with it")
-    return groups
+    return {
+        report: [f"{name}={run.argument(root)}" for name, run in zip(_names(runs), runs, strict=True)]
+        for report, runs in groups.items()
+    }
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """A box of a run as a report shows it. title: the method's, as the papers call it. told: what tells the run from others
-    of its method."""
+class _ReportedRun:
+    """One extent of a run, as a report shows it.
+
+    title: what the papers call the method. settings: what tells the run from others of its method.
+    """
 
     job: Job
-    box: Extent
+    extent: Extent
     title: str
-    told: str
+    settings: str
 
     @property
     def name(self) -> tuple[str, str]:
         """What seeds of one method share."""
-        return self.title, self.told
+        return self.title, self.settings
 
-    def folder(self, root: Path) -> Path:
-        """The run's, or that of a view where the run holds more."""
-        own = root / self.job.folder
-        return own if _is_all(own, self.box) else _view(self.job, self.box, root)
-
-
-def _title(job: Job, box: Extent, root: Path) -> str:
-    _, paths, samples = box
-    config, environment = _described(root / job.folder) or (job.settings, {})
-    return called({**config, "latent_paths": paths, "samples": samples}, environment).replace("=", "-")
+    def argument(self, root: Path) -> str:
+        """The run as `scale-report` is asked for it, cut to this extent: the run may have drawn more."""
+        limit, paths, samples = self.extent
+        return f"{root / self.job.folder}@{paths}x{samples}" + ("" if limit is None else f"@{limit}")
 
 
-def _titled(shown: Sequence[_Shown]) -> list[tuple[str, _Shown]]:
-    """Each box with its name in the report. Its size stands in the name where a run has several boxes, and where boxes of
-    one name differ in it, as those of seeds do while a sweep grows: of different sizes they are no seeds of one method."""
-    several = Counter(one.job.id for one in shown)
+def _title(job: Job, extent: Extent, root: Path) -> str:
+    _, paths, samples = extent
+    try:
+        run = load_run(root / job.folder)
+    except UsageError:  # it is not drawn yet, or is damaged, which is left for `scale-report` to say
+        run = {"config": job.settings, "environment": {}}
+    return called({**run["config"], "latent_paths": paths, "samples": samples}, run["environment"]).replace("=", "-")
+
+
+def _names(runs: Sequence[_ReportedRun]) -> list[str]:
+    """The name of each run in its report.
+
+    The size is part of the name where a run is shown at several sizes. It is so, too, where runs of one name differ in size,
+    as seeds do while a sweep grows: runs of different sizes are not seeds of one method.
+    """
+    extents = Counter(run.job.id for run in runs)
     sizes: dict[tuple[str, str], set[tuple[int, int]]] = {}
-    for one in shown:
-        sizes.setdefault(one.name, set()).add(one.box[1:])
-    titled = []
-    for one in shown:
-        base, told = one.name
-        sized = several[one.job.id] > 1 or len(sizes[one.name]) > 1
-        extra = [*([f"{one.box[1]} x {one.box[2]}"] if sized else []), *([told] if told else [])]
-        titled.append((f"{base} ({', '.join(extra)})" if extra else base, one))
-    return titled
-
-
-def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Config and environment of a run, None where they cannot be read, which is left for the report to say."""
-    try:
-        run = json.loads((folder / RUN).read_bytes())
-        return dict(run["config"]), dict(run["environment"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def _is_all(folder: Path, box: Extent) -> bool:
-    """Whether a run directory shows this box, and no more. One that cannot be read is left for the report to refuse."""
-    config = (_described(folder) or ({}, {}))[0]
-    try:
-        return (config["limit"], config["latent_paths"] or 1, config["samples"]) == box
-    except KeyError:
-        return True
-
-
-def _view(job: Job, box: Extent, root: Path) -> Path:
-    """A run directory that shows one box of another one."""
-    source = root / job.folder
-    limit, paths, samples = box
-    view = root / VIEWS / f"{source.name}-{paths}x{samples}"
-    run = json.loads((source / RUN).read_bytes())  # `_is_all` could read it
-    run["config"] |= {"latent_paths": paths, "samples": samples, "limit": limit}
-    view.mkdir(parents=True, exist_ok=True)
-    (view / RUN).write_text(json.dumps(run, indent=2) + "\n")
-    asked = (source / QUESTIONS).read_bytes().splitlines(keepends=True) if (source / QUESTIONS).is_file() else []
-    (view / QUESTIONS).write_bytes(b"".join(asked[:limit]))
-    for name in (SAMPLES, THOUGHTS, SUMMARY):
-        link = view / name
-        link.unlink(missing_ok=True)
-        if (source / name).exists():
-            link.symlink_to(os.path.relpath(source / name, view))
-    return view
+    for run in runs:
+        sizes.setdefault(run.name, set()).add(run.extent[1:])
+    names = []
+    for run in runs:
+        shows_size = extents[run.job.id] > 1 or len(sizes[run.name]) > 1
+        size = f"{run.extent[1]} x {run.extent[2]}" if shows_size else ""
+        details = ", ".join(filter(None, (size, run.settings)))
+        names.append(f"{run.title} ({details})" if details else run.title)
+    return names
 
 
 def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[str]) -> dict[str, Path]:

@@ -302,12 +302,16 @@ def load(folder: Path) -> tuple[dict[str, Any], list[Completion]]:
     return run, list(read_samples(folder, run["config"]).completions.values())
 
 
-def load_run(folder: Path) -> dict[str, Any]:
-    """run.json. Raises UsageError where there is none, or it is damaged."""
+def load_run(folder: Path, *, strict: bool = True) -> dict[str, Any]:
+    """run.json, with at least `config` and `environment`. Raises UsageError where there is none, or it is damaged.
+
+    Args:
+        strict: False takes a file without an environment, and NaN in it: estimates can do without either.
+    """
     if not (folder / RUN).is_file():
         raise UsageError(f"{folder} is no run directory: it has no {RUN}; give the folder that a run was written to")
-    run = _read_json(folder / RUN, "config", "environment")
-    if not isinstance(run["config"], dict) or not isinstance(run["environment"], dict):
+    run = _read_json(folder / RUN, "config", "environment") if strict else _read_json(folder / RUN, "config", nan=True)
+    if not isinstance(run["config"], dict) or not isinstance(run.setdefault("environment", {}), dict):
         raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it or choose another folder")
     return run
 
@@ -361,6 +365,41 @@ def changes(old: PromptedQuestion, new: PromptedQuestion) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class MergedRun:
+    """The shards of one run, read as one run that holds what any of them holds.
+
+    config: the first shard's, as large as the largest shard. environment: what is true of every shard, and under `shards`
+    all that each one says. costs: of all shards together.
+    """
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    questions: list[PromptedQuestion]
+    completions: list[Completion]
+    thoughts: list[PathCosines]
+    costs: Costs
+
+
+def read_shards(folders: Sequence[Path]) -> MergedRun:
+    """The shards in `folders` as one run. A completion that several shards hold must be the same in each.
+
+    Raises UsageError for directories that are not shards of one run, or are damaged.
+    """
+    runs, found, costs = _read_shards(folders)
+    environments = [run["environment"] for run in runs]
+    # Said of the whole only where it is true of every shard.
+    shared = {key: value for key, value in environments[0].items() if all(e.get(key) == value for e in environments)}
+    return MergedRun(
+        config=_merged_config([run["config"] for run in runs]),
+        environment={**shared, "shards": environments},
+        questions=list(_asked_together(folders).values()),
+        completions=list(found.values()),
+        thoughts=[thoughts for folder in folders for thoughts in load_thoughts(folder).values()],
+        costs=costs,
+    )
+
+
 def merge(folders: Sequence[Path], into: Path) -> int:
     """Merge the shards of one run into a new directory; returns the number of completions.
 
@@ -368,22 +407,16 @@ def merge(folders: Sequence[Path], into: Path) -> int:
     """
     if not folders:
         raise UsageError("a merge needs at least one run directory, none was given; name the shards to merge")
-    runs, found, costs = _read_shards(folders)
+    merged = read_shards(folders)
     if (into / RUN).exists():
         raise UsageError(f"{into} already holds a run; merge into a new or empty folder")
-    environments = [run["environment"] for run in runs]
-    # Said of the whole only where it is true of every shard.
-    shared = {key: value for key, value in environments[0].items() if all(e.get(key) == value for e in environments)}
-    config = _merged_config([run["config"] for run in runs], into)
-    asked = _asked_together(folders)
-    environment = {**shared, "shards": environments}
-    with Journal.open(into, config=config, environment=environment, questions=list(asked.values())) as journal:
-        for completion in found.values():
-            journal.append(completion, costs)  # the first line tells what all shards have cost
-        for folder in folders:
-            for thoughts in load_thoughts(folder).values():
-                journal.record_thoughts(thoughts)
-    return len(found)
+    config = {**merged.config, "out": str(into)}
+    with Journal.open(into, config=config, environment=merged.environment, questions=merged.questions) as journal:
+        for completion in merged.completions:
+            journal.append(completion, merged.costs)  # the first line tells what all shards have cost
+        for thoughts in merged.thoughts:
+            journal.record_thoughts(thoughts)
+    return len(merged.completions)
 
 
 def _read_shards(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[Key, Completion], Costs]:
@@ -424,9 +457,9 @@ def _asked_together(folders: Sequence[Path]) -> dict[str, PromptedQuestion]:
     return found
 
 
-def _merged_config(configs: Sequence[dict[str, Any]], into: Path) -> dict[str, Any]:
+def _merged_config(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first shard's config, widened to hold every shard's completions. A `limit` of None is no limit."""
-    merged = {**configs[0], "out": str(into)}
+    merged = dict(configs[0])
     for key in EXTENDABLE:
         if key in merged:
             values: list[Any] = [config.get(key) for config in configs]
@@ -591,9 +624,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def _read_json(path: Path, *required: str) -> dict[str, Any]:
+def _read_json(path: Path, *required: str, nan: bool = False) -> dict[str, Any]:
     try:
-        fields = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        fields = json.loads(path.read_bytes(), parse_constant=None if nan else _refuse_constant)
     except (OSError, ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict) or not fields.keys() >= set(required):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from analysis.cli import app, named
+from analysis.arguments import Size, parse_run
+from analysis.cli import app
 
 runner = CliRunner()
 
@@ -130,12 +131,33 @@ def test_a_folder_that_cannot_be_written(folders, tmp_path):
     assert "cannot be written" in done.stderr
 
 
-def test_names(tmp_path, monkeypatch):
+def test_arguments_name_runs_and_how_much_of_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert named("ours=runs/a") == ("ours", Path("runs/a"))
-    assert named("runs/a") == (None, Path("runs/a"))
-    (tmp_path / "l=4").mkdir()
-    assert named("l=4") == (None, Path("l=4"))
+    a, b = Path("runs/a"), Path("runs/b")
+    assert parse_run("runs/a") == (None, (a,), Size())
+    assert parse_run("ours=runs/a") == ("ours", (a,), Size())
+    assert parse_run("runs/a@8x4") == (None, (a,), Size(8, 4))
+    assert parse_run("ours (8, 4)=runs/a@8x4@100") == ("ours (8, 4)", (a,), Size(8, 4, 100))
+    assert parse_run("ours=runs/a,runs/b@2x1") == ("ours", (a, b), Size(2, 1))
+    for name in ("l=4", "x@8x4", "c,d"):
+        (tmp_path / name).mkdir()
+        assert parse_run(name) == (None, (Path(name),), Size()), "a folder that is there is a folder"
+        assert parse_run(f"{name}@1x2") == (None, (Path(name),), Size(1, 2))
+        assert parse_run(f"ours={name}") == ("ours", (Path(name),), Size())
+
+
+def test_a_run_is_cut_as_its_argument_says(make_run, random_answers, tmp_path):
+    folder = make_run(random_answers(1, 6, 2, 3))
+    done = runner.invoke(app, [f"{folder}@2x1@4", "--json", "--browse", "3", "--out", str(tmp_path / "r")])
+    assert done.exit_code == 0, done.output
+    fields = json.loads(done.stdout)
+    [method] = fields["methods"]
+    assert (fields["num_questions"], method["num_paths"], method["num_samples"]) == (4, 2, 1)
+    assert method["runs"][0]["config"] | {"latent_paths": 2, "samples": 1, "limit": 4} == method["runs"][0]["config"]
+    for size, said in (("@3x1", "has no question with all its samples yet"), ("@0x1", "begin at 1")):
+        done = runner.invoke(app, [f"{folder}{size}", "--out", str(tmp_path / "s")])
+        assert done.exit_code == 2
+        assert said in done.stderr
 
 
 def test_a_report_never_loads_torch(folders, tmp_path):

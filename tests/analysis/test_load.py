@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.load import load, texts
+from analysis.arguments import Size
+from analysis.load import Run, load, load_shards, run_of, texts
 from scaling.records.errors import UsageError
-from scaling.records.journal import Journal
+from scaling.records.journal import Journal, load_questions, load_thoughts, merge
 from scaling.records.journal import load as load_completions
 from scaling.records.json_lines import parsed, sealed
 from scaling.records.votes import tie_hash
@@ -70,15 +71,81 @@ def test_a_question_with_a_missing_completion_is_left_out_and_named(make_run, ra
     assert (run.tokens == whole.tokens[[0, 1, 3]]).all()
 
 
-def test_completions_outside_the_asked_grid_do_not_count(make_run, random_answers):
-    folder = make_run(random_answers(2, 3, 3, 3))
-    described = json.loads((folder / "run.json").read_text())
-    described["config"] |= {"latent_paths": 2, "samples": 1}
-    (folder / "run.json").write_text(json.dumps(described))
-    (folder / "questions.jsonl").write_text("".join((folder / "questions.jsonl").read_text().splitlines(True)[:2]))
-    small, large = load(folder), load(make_run(random_answers(2, 3, 3, 3)))
-    assert small.tokens.shape == (2, 2, 1)
-    assert (small.lenient.right == large.lenient.right[:2, :2, :1]).all()
+def assert_same(one: Run, other: Run) -> None:
+    """Whatever they were loaded from, and whatever is beside the grid."""
+    assert [asked.id for asked in one.questions] == [asked.id for asked in other.questions]
+    assert one.incomplete == other.incomplete
+    for name in ("tokens", "truncated", "log_probs", "self_certainty"):
+        assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True), name
+    for mine, its in ((one.lenient, other.lenient), (one.strict, other.strict)):
+        assert np.array_equal(mine.codes, its.codes)
+        assert np.array_equal(mine.verdicts, its.verdicts)
+        assert np.array_equal(mine.sizes, its.sizes)
+    assert (one.cosines is None) == (other.cosines is None)
+    assert one.cosines is None or one.cosines == pytest.approx(other.cosines)
+    sizes = ("latent_paths", "samples", "limit")
+    assert [one.config[key] for key in sizes] == [other.config[key] for key in sizes]
+
+
+COSINES = [[1.0, 0.5, 0.25], [0.5, 1.0, 0.125], [0.25, 0.125, 1.0]]
+
+
+@pytest.mark.parametrize("size", [Size(2, 1, 2), Size(1, 3), Size(limit=1), Size(3, 3, 3), Size()])
+def test_a_run_that_is_cut_is_the_run_of_that_size(make_run, random_answers, size):
+    """Half, 1/2 and 0.5 are one answer, and which spellings are there depends on what is left."""
+    spellings = {"900": "1/2", "901": "0.5", "902": None}
+    answers = [[[spellings.get(a, a) for a in path] for path in paths] for paths in random_answers(2, 3, 3, 3)]
+    paths, samples, limit = size.paths or 3, size.samples or 3, size.limit or 3
+    small = [[path[:samples] for path in paths_[:paths]] for paths_ in answers[:limit]]
+    cosines = [row[:paths] for row in COSINES[:paths]]
+    whole = load(make_run(answers, cosines=COSINES))
+    expected = load(make_run(small, cosines=cosines))
+    assert_same(load(whole.folder, size), expected)
+    assert_same(whole.cut(**size._asdict()), expected)
+    assert_same(whole.cut(paths=1).cut(**size._asdict() | {"paths": paths, "samples": samples, "limit": limit}), expected)
+    kept = [one.key for one in expected.completions({"q0"})]
+    assert [one.key for one in load(whole.folder, size).completions({"q0"})] == kept
+    assert len(kept) == paths * samples
+
+
+def test_what_was_drawn_beyond_the_settings_can_be_shown(make_run, random_answers):
+    """A run of 1 x 3 that was one of 3 x 1 before: neither holds the other."""
+    beyond = [(f"q{q}", path, sample) for q in range(2) for path in (1, 2) for sample in (1, 2)]
+    answers = random_answers(3, 2, 3, 3)
+    folder = make_run(answers, skip=beyond)
+    with pytest.raises(UsageError, match="no question with all its samples yet"):
+        load(folder)
+    for size in (Size(3, 1), Size(1, 3)):
+        small = [[path[: size.samples] for path in paths[: size.paths]] for paths in answers]
+        assert_same(load(folder, size), load(make_run(small)))
+
+
+def test_a_run_in_memory_is_the_run_on_disk(make_run, random_answers):
+    signals = lambda question, path, sample: (-1.0 - path, None if sample else 2.0)  # noqa: E731
+    folder = make_run(random_answers(4, 4, 3, 2), cosines=COSINES, signals=signals, skip=[("q1", 0, 1)])
+    described, completions = load_completions(folder)
+    questions, thoughts = load_questions(folder), load_thoughts(folder).values()
+    run = run_of(completions, questions, described["config"], thoughts=thoughts)
+    assert_same(run, load(folder))
+    assert run.folder is None
+    assert run.completions({"q2"}) == load(folder).completions({"q2"})
+    assert_same(run.cut(paths=2), load(folder, Size(2)))
+    with pytest.raises(UsageError, match="the run in memory has no question"):
+        run_of(completions[:1], questions, described["config"])
+
+
+def test_shards_are_the_run_that_they_would_be_merged_into(make_run, random_answers, tmp_path):
+    answers = random_answers(5, 4, 3, 2)
+    asked = load_questions(make_run(answers))
+    shards = [
+        make_run(answers[own], questions=asked[own], cosines=COSINES, limit=4) for own in (slice(0, 2), slice(2, 4))
+    ]
+    merge(shards, tmp_path / "merged")
+    assert_same(load_shards(shards), load(tmp_path / "merged"))
+    assert_same(load_shards(shards, Size(2, 2, 3)), load(tmp_path / "merged", Size(2, 2, 3)))
+    other = make_run(answers[:1], questions=asked[:1], temperature=0.9)
+    with pytest.raises(UsageError, match="merge only shards of one run"):
+        load_shards([shards[0], other])
 
 
 def test_a_torn_last_line_is_passed_over(make_run, random_answers):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 
 import pytest
 
 from scaling.records.errors import UsageError
-from scaling.records.journal import load
 from sweeps.report import draw_axes, reports, write_reports
 
 
@@ -67,7 +66,8 @@ def test_a_run_that_is_not_done_is_left_out_and_none_is_an_error(planned, tiny):
     sweep = planned(run=tiny, axes={"method": ["cot"], "seed": [0, 1]})
     first, _ = sweep.plan.jobs
     (runs,) = reports(sweep.plan, {first.id: first.boxes}, sweep.root, by=[]).values()
-    assert runs == [f"CoT-SC={sweep.root / first.folder}"]
+    limit, paths, samples = first.boxes[0]
+    assert runs == [f"CoT-SC={sweep.root / first.folder}@{paths}x{samples}@{limit}"]
     with pytest.raises(UsageError, match="no run of this sweep is done yet"):
         reports(sweep.plan, {}, sweep.root, by=[])
 
@@ -79,29 +79,40 @@ def test_names_say_how_the_thinker_was_trained(planned, drain, tiny):
     assert names(runs) == ["SoftCoT++ [untrained]", "CoT"]
 
 
-def test_a_run_of_several_boxes_is_shown_as_each(planned, drain, tiny):
+def shown(sweep, *options):
+    """What the only report of a sweep shows of its methods, by name."""
+    (page,) = write_reports(given(sweep), sweep.root, ["--browse", "1", *options]).values()
+    fields = json.loads((page.parent / "report.json").read_text())
+    return fields["num_questions"], {one["name"]: one for one in fields["methods"]}
+
+
+def test_a_run_of_several_extents_is_shown_as_each(planned, drain, tiny):
     sizes = [{"latent_paths": 3, "samples": 1}, {"latent_paths": 1, "samples": 3}]
     sweep = planned(run=tiny | {"method": "softcot++"}, axes={"size": sizes})
     drain(sweep)
+    (job,) = sweep.plan.jobs
     (runs,) = given(sweep).values()
-    for name, folder in (run.split("=") for run in runs):
-        run, completions = load(Path(folder))
-        size = (run["config"]["latent_paths"], run["config"]["samples"])
-        assert f"{size[0]} x {size[1]}" in name
-        keys = {(c.path, c.sample) for c in completions if c.path < size[0] and c.sample < size[1]}
-        assert len(keys) == size[0] * size[1]
+    assert sorted(runs) == [
+        f"SoftCoT++ [untrained] (3 x 1)={sweep.root / job.folder}@3x1@2",
+        f"SoftCoT++-SC [untrained] (1 x 3)={sweep.root / job.folder}@1x3@2",
+    ]
+    _, methods = shown(sweep)
+    for name, size in zip(names(sorted(runs)), ((3, 1), (1, 3)), strict=True):
+        assert (methods[name]["num_paths"], methods[name]["num_samples"]) == size
 
 
 def test_a_run_that_holds_more_than_is_asked_for_is_shown_as_what_is_asked_for(planned, drain, tiny):
     drain(planned(run=tiny | {"limit": 4}, axes={"method": ["cot"], "samples": [3]}))
     smaller = planned(run=tiny | {"limit": 2}, axes={"method": ["cot"], "samples": [1]})
     drain(smaller)
-    (runs,) = given(smaller).values()
-    (folder,) = (Path(run.partition("=")[2]) for run in runs)
-    assert names(runs) == ["CoT"]
-    config = load(folder)[0]["config"]
-    assert (config["limit"], config["samples"]) == (2, 1)
-    assert len((folder / "questions.jsonl").read_text().splitlines()) == 2
+    before = sorted(smaller.root.rglob("run.json"))
+    num_questions, methods = shown(smaller)
+    assert num_questions == 2
+    assert list(methods) == ["CoT"]
+    assert methods["CoT"]["num_samples"] == 1
+    (run,) = methods["CoT"]["runs"]
+    assert (run["config"]["limit"], run["config"]["samples"]) == (2, 1)
+    assert sorted(smaller.root.rglob("run.json")) == before, "no run is written to show part of another"
 
 
 def test_questions_are_no_values_that_have_reports(planned, tiny):
