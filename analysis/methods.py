@@ -21,6 +21,7 @@ _OF_A_SEED = (  # may differ between runs of one method
 _OF_A_METHOD = (
     *(*_OF_A_SEED, "method", "latent_paths", "samples", "soft_tokens", "assistant", "assistant_fingerprint"),
     *("control", "noise", "shots", "exemplars", "initial_token", "overlap"),
+    *("method_args", "method_sha256", "method_identity", "decoder_fingerprint"),
 )
 _OF_A_CONTROL = ("control", "samples")  # may differ between a control and its method
 

@@ -65,8 +65,12 @@ def scale_run(
     method: Annotated[
         str | None,
         panel_option(
-            "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk, assist-cot or lora.", RUN
+            "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk, assist-cot, lora, or FILE.py:NAME.",
+            RUN,
         ),
+    ] = None,
+    method_args: Annotated[
+        str | None, panel_option('Arguments of a method of your own: "steps=4 scale=0.5".', RUN)
     ] = None,
     task: Annotated[
         str | None,

@@ -12,11 +12,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_address, without_secrets
+from scaling.methods.kinds import KINDS, Trait, kind_of, known_method
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.voters import is_voter, what_a_voter_is
 
 DEFAULT_MODEL = "smollm2-135m"
-PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")  # latent paths are random draws around one thought
+PERTURBED = tuple(name for name, kind in KINDS.items() if kind.has(Trait.PERTURBED))
 DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
 
 
@@ -35,9 +36,8 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal[
-        "softcot++", "softcot", "softcot-p", "softcot-dropout", "softcot-gumbel", "cot", "cot-unk", "assist-cot", "lora"
-    ] = "softcot++"
+    method: Annotated[str, AfterValidator(known_method)] = "softcot++"
+    method_args: Annotated[dict[str, Any], BeforeValidator(pairs)] | None = None
     task: str | None = None
     data: Path | None = None
     limit: int | None = Field(None, ge=1)
@@ -76,28 +76,28 @@ class RunConfig(BaseModel):
 
     @property
     def soft(self) -> bool:
-        """Whether the method has soft thoughts, hence an assistant and a thinker."""
-        return self.method.startswith("softcot")
+        """Whether the method has a thinker, hence an assistant and soft thoughts."""
+        return kind_of(self.method).has(Trait.THINKER)
 
     @property
     def assisted(self) -> bool:
         """Whether an assistant is needed."""
-        return self.soft or self.method == "assist-cot"
+        return kind_of(self.method).has(Trait.ASSISTANT)
 
     @property
     def slots(self) -> bool:
         """Whether prompts have soft tokens: thoughts, or placeholders."""
-        return self.soft or self.method == "cot-unk"
+        return kind_of(self.method).has(Trait.SLOTS)
 
     @property
     def perturbed(self) -> bool:
         """Whether the latent paths are random draws around the thought of one."""
-        return self.method in PERTURBED
+        return kind_of(self.method).has(Trait.PERTURBED)
 
     @property
     def several(self) -> bool:
         """Whether the method has more than one latent path to offer."""
-        return self.perturbed or self.method == "softcot++"
+        return kind_of(self.method).has(Trait.PATHS)
 
     @property
     def thinking_device(self) -> str:
@@ -115,7 +115,7 @@ class RunConfig(BaseModel):
             raise UsageError("`--temperature` 0 is greedy, so all samples of a path are equal: add `--samples 1`.")
         self._refuse_idle()
         self._refuse_unfit_engine()
-        if self.method == "lora" and not self.adapter:
+        if kind_of(self.method).has(Trait.ADAPTER) and not self.adapter:
             raise UsageError(
                 "`--method lora` needs `--adapter`, a folder that `scale-train --method lora` wrote, or a Hub id: add it."
             )
@@ -146,8 +146,9 @@ class RunConfig(BaseModel):
                 instead = _INSTEAD.get((self.engine, key), "leave it out")
                 raise UsageError(f"`{option(key)}` is for {fit}, and `--engine` is `{self.engine}`: {instead}.")
         refuse_unfit(self.engine_args or {}, batch_size=self.batch_size, slots=self.slots)
-        if self.method == "lora" and self.engine != "transformers":
-            raise UsageError("`--method lora` merges its adapter here, so it needs `--engine transformers`.")
+        if kind_of(self.method).has(Trait.LOCAL) and self.engine != "transformers":
+            why = "merges its adapter" if kind_of(self.method).has(Trait.ADAPTER) else "runs weights of the backbone"
+            raise UsageError(f"`--method {self.method}` {why} here, so it needs `--engine transformers`.")
         if self.engine == "openai" and not self.base_url:
             raise UsageError("`--engine openai` needs `--base-url`, as in `http://localhost:8000/v1`: add it.")
         if self.base_url:
@@ -155,15 +156,17 @@ class RunConfig(BaseModel):
 
     def _users(self) -> dict[str, tuple[bool, str]]:
         """For options that not every method has a use for: whether this one has, and which have."""
+        kind = kind_of(self.method)
         thoughts = "methods with soft thoughts"
         perturbing = "the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)"
         return {
+            "method_args": (kind.factory is not None, "a method of your own"),
             "thinker": (self.soft, thoughts),
             "soft_tokens": (self.slots, "methods with slots"),
-            "control": (self.soft, thoughts),
+            "control": (kind.has(Trait.THOUGHTS), thoughts),
             "noise": (self.perturbed, perturbing),
-            "adapter": (self.method == "lora", "`lora`"),
-            "shots": (self.method == "cot", "`cot`"),
+            "adapter": (kind.has(Trait.ADAPTER), "`lora`"),
+            "shots": (kind.has(Trait.SHOTS), "`cot`"),
             "assistant_device": (self.assisted, "methods with an assistant"),
         }
 
@@ -193,11 +196,11 @@ def default_thinker(backbone: str, assistant: str) -> str:
 
 def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What stands for settings of a run that were not given, where that depends on others. settings: all of RunConfig's."""
-    method = settings["method"]
-    soft, several = method.startswith("softcot"), method in (*PERTURBED, "softcot++")
+    kind = kind_of(settings["method"])
+    soft, several = kind.has(Trait.THINKER), kind.has(Trait.PATHS)
     own_task = is_generated(settings["task"], settings["data"])
     thinker = (settings["thinker"] or default_thinker(settings["backbone"], settings["assistant"])) if soft else None
-    paths = 1 if not several else 8 if thinker == UNTRAINED else None
+    paths = kind.latent_paths or (1 if not several else 8 if thinker == UNTRAINED else None)
     seeds = None if settings["engine"] == "transformers" else "streams"
     return {
         "task": settings["task"] or ("arithmetic" if own_task else None),
@@ -205,7 +208,7 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "thinker": thinker,
         "latent_paths": settings["latent_paths"] or paths,
         "max_new_tokens": settings["max_new_tokens"] or (96 if own_task else 512),
-        "noise": _NOISE if settings["noise"] is None and method in PERTURBED else settings["noise"],
+        "noise": _NOISE if settings["noise"] is None and kind.has(Trait.PERTURBED) else settings["noise"],
         # where nothing is said the engine decides, as it knows whether the device must be shared
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],
         "engine_seeds": settings["engine_seeds"] or seeds,

@@ -10,8 +10,11 @@ import torch
 
 from scaling.config import RunConfig
 from scaling.engines.build import refuse_unfit
-from scaling.methods.build import Parts, parts_of, slots_held
+from scaling.methods.base import Parts
+from scaling.methods.build import parts_of
 from scaling.methods.hints import MAX_HINT_TOKENS
+from scaling.methods.kinds import Trait, kind_of
+from scaling.methods.thoughts import filled_slots
 from scaling.models import loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, PromptBuilder, as_asked, prompt_identity
@@ -44,7 +47,9 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
     parts.refuse_unfit(backbone, assistant)
     _refuse_unfit(parts, task, backbone, assistant)
     settings = {**config.model_dump(mode="json"), "num_questions": len(task.questions)}
-    prompts = [_backbone(parts, task, backbone), *([_assistant(config, task, assistant)] if assistant else [])]
+    prompts = [_backbone(parts, task, backbone)]
+    if assistant and (config.soft or _writes_notes(config)):  # what a user's own method asks it, only that method knows
+        prompts.append(_assistant(config, task, assistant))
     if config.control:
         prompts.append(f"control {config.control}: the slots hold {_REPLACED[config.control]}")
     prompts += [f"{WARNING}{warning}." for warning in provenance.warnings()]
@@ -68,14 +73,10 @@ def _refuse_unfit(parts: Parts, task: Task, backbone: LanguageModel, assistant: 
     asked = _asked(parts, task, backbone, assistant)
     refuse_too_long(asked, config, backbone, assistant)
     longest = max(one.prompt_tokens for one in asked) + (config.max_new_tokens or 1)
-    refuse_unfit(config, backbone, tokens_per_row=longest, slots=slots_held(config) > 0)
+    refuse_unfit(config, backbone, tokens_per_row=longest, slots=filled_slots(config) > 0)
     if config.out:
-        details = prompt_identity(backbone.tokenizer)
-        if config.soft:
-            details["thinker_sha256"] = parts.thinker.sha256 if parts.thinker else None
-        if parts.adapter:
-            details["adapter_sha256"] = parts.adapter.sha256
-        refuse_unfit_folder(config.out, {**described_by(config, task), **details}, asked)
+        known = {**described_by(config, task), **prompt_identity(backbone.tokenizer), **parts.identity()}
+        refuse_unfit_folder(config.out, known, asked)
 
 
 def _asked(
@@ -84,15 +85,17 @@ def _asked(
     """The questions with the lengths of their prompts, the assistant's notes as short as they can be."""
     config = parts.config
     builder = PromptBuilder(backbone.tokenizer, kind=task.kind, exemplars=parts.exemplars)
-    notes = "." if config.method == "assist-cot" else ""
+    notes = "." if _writes_notes(config) else ""
     thinking = PromptBuilder(assistant.tokenizer, kind=task.kind) if assistant else None
     asked = []
     for question in task.questions:
         read = 0
-        if thinking:
-            read = len(thinking.assistant(question) if config.soft else thinking.hint_request(question))
+        if thinking and config.soft:
+            read = len(thinking.assistant(question))
+        elif thinking and notes:
+            read = len(thinking.hint_request(question))
         prompt = builder.backbone(question, num_slots=config.soft_tokens or 0, notes=notes)
-        one = as_asked(question, prompt, num_slots=slots_held(config), assistant_tokens=read)
+        one = as_asked(question, prompt, num_slots=filled_slots(config), assistant_tokens=read)
         asked.append(replace(one, kind=task.kind))
     return asked
 
@@ -101,9 +104,9 @@ def _backbone(parts: Parts, task: Task, backbone: LanguageModel) -> str:
     config, question = parts.config, task.questions[0]
     builder = PromptBuilder(backbone.tokenizer, kind=task.kind, exemplars=parts.exemplars)
     num_slots = config.soft_tokens or 0
-    prompt = builder.backbone(question, num_slots=num_slots, notes=_NOTES if config.method == "assist-cot" else "")
+    prompt = builder.backbone(question, num_slots=num_slots, notes=_NOTES if _writes_notes(config) else "")
     length = len(prompt.prefix) + num_slots + len(prompt.suffix)
-    counted = "" if config.method == "assist-cot" else f", {length} tokens"
+    counted = "" if _writes_notes(config) else f", {length} tokens"
     return f"backbone prompt of {question.id}{counted}:\n{_mark(prompt.text)}"
 
 
@@ -117,6 +120,11 @@ def _assistant(config: RunConfig, task: Task, assistant: LanguageModel) -> str:
         ids, then = builder.assistant(question), f"{num_slots} slots"
         slots = "".join(f"[{slot}]" for slot in range(1, num_slots + 1))
     return f"assistant prompt, {len(ids)} tokens, then {then}:\n{assistant.tokenizer.decode(list(ids))}{slots}"
+
+
+def _writes_notes(config: RunConfig) -> bool:
+    """Whether the assistant's own words stand in the backbone's prompt."""
+    return kind_of(config.method).has(Trait.NOTES)
 
 
 def _mark(text: str) -> str:

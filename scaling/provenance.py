@@ -66,53 +66,53 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """For the environment in run.json."""
-        found: dict[str, Any] = {"task": self.task}
+        fields: dict[str, Any] = {"task": self.task}
         for part in self.parts:
             if part.role in ("thinker", "adapter"):
-                found[f"{part.role}_trained_on"] = part.trained_on
+                fields[f"{part.role}_trained_on"] = part.trained_on
             if part.about and IMPORTED in part.about:
-                found["thinker_imported_from"] = part.about[IMPORTED]
+                fields["thinker_imported_from"] = part.about[IMPORTED]
         overlap = self.overlap
         if overlap is not None:
-            found["overlap"] = {"trained": overlap.trained, "validated": overlap.validated, "left_out": self.dropped}
-        return found
+            fields["overlap"] = {"trained": overlap.trained, "validated": overlap.validated, "left_out": self.dropped}
+        return fields
 
     def summary(self) -> dict[str, Any]:
         """For summary.json and the final table: the same, with the overlap's numbers and first questions."""
         overlap = self.overlap or Overlap()
-        found: dict[str, Any] = {"of": self.asked, "left_out": self.dropped}
+        counts: dict[str, Any] = {"of": self.asked, "left_out": self.dropped}
         for kind, ids in (("trained", overlap.trained), ("validated", overlap.validated)):
-            found |= {kind: len(ids), f"first_{kind}": listed(ids, shown=3)}
-        return {"training": {**self.to_dict(), "overlap": found if overlap.ids else None}}
+            counts |= {kind: len(ids), f"first_{kind}": listed(ids, shown=3)}
+        return {"training": {**self.to_dict(), "overlap": counts if overlap.ids else None}}
 
     def warnings(self) -> list[str]:
         """What a reader must know before believing a figure, in plain words."""
-        return [said for part in self.parts for said in (*self._about(part), *self._among(part))]
+        return [text for part in self.parts for text in (*self._about_training(part), *self._about_overlap(part))]
 
-    def _about(self, part: Part) -> list[str]:
+    def _about_training(self, part: Part) -> list[str]:
         if part.about is None:
             return [
                 "the thinker is untrained, so its thoughts mean nothing to the backbone: train one with "
                 f"`scale-train {self.models}`, and give its folder as `--thinker`"
             ]
-        found = []
+        warnings = []
         if IMPORTED in part.about:
-            found.append(
+            warnings.append(
                 f"the wording of the prompts is ours, not the one that the published projection {part.name} was trained with"
             )
         if part.trained_on == UNKNOWN:
-            found.append(f"the {part.role} {part.name} does not say what it was trained on")
+            warnings.append(f"the {part.role} {part.name} does not say what it was trained on")
         elif part.role in ("thinker", "adapter") and part.trained_on != self.task:
-            found.append(
+            warnings.append(
                 f"the {part.role} {part.name} was trained on {part.trained_on}, and these questions are of {self.task}"
             )
         if part.overlap is None and part.trained_on == self.task:
-            found.append(
+            warnings.append(
                 f"the {part.role} {part.name} does not say which questions it was trained on, so they may be among these"
             )
-        return found
+        return warnings
 
-    def _among(self, part: Part) -> list[str]:
+    def _about_overlap(self, part: Part) -> list[str]:
         overlap = part.overlap or Overlap()
         todo = "they are left out" if self.dropped else "`--overlap drop` leaves them out, `--overlap refuse` stops"
         return [
@@ -136,23 +136,23 @@ def provenance_of(config: RunConfig, task: Task) -> tuple[Task, Provenance]:
         for part in _parts(config)
     )
     models = shlex.join(["--backbone", config.backbone, "--assistant", config.assistant])
-    found = Provenance(name_of(task, config.data), len(task.questions), parts, config.overlap == "drop", models)
-    shared = (found.overlap or Overlap()).ids
+    known = Provenance(name_of(task, config.data), len(task.questions), parts, config.overlap == "drop", models)
+    shared = (known.overlap or Overlap()).ids
     if shared and config.overlap == "refuse":
         raise UsageError(
-            f"`--overlap refuse`: {_whose(parts)} was trained or validated on {len(shared)} of the {found.asked} questions "
+            f"`--overlap refuse`: {_whose(parts)} was trained or validated on {len(shared)} of the {known.asked} questions "
             f"({listed(shared, shown=3)}): ask others, or leave these out with `--overlap drop`."
         )
-    if not found.dropped:
-        return task, found
+    if not known.dropped:
+        return task, known
     left_out = set(shared)
     kept = tuple(question for question in task.questions if question.id not in left_out)
     if not kept:
         raise UsageError(
-            f"`--overlap drop` leaves no question, as {_whose(parts)} was trained or validated on all {found.asked}: ask "
+            f"`--overlap drop` leaves no question, as {_whose(parts)} was trained or validated on all {known.asked}: ask "
             f"others."
         )
-    return replace(task, questions=kept), found
+    return replace(task, questions=kept), known
 
 
 def name_of(task: Task, data: Path | None) -> str:
@@ -166,16 +166,16 @@ def _whose(parts: Iterable[Part]) -> str:
 
 
 def _parts(config: RunConfig) -> list[Part]:
-    found = []
+    parts = []
     if config.soft:
-        found.append(Part("thinker", str(config.thinker), thinkers.about(config), None))
+        parts.append(Part("thinker", str(config.thinker), thinkers.about(config), None))
     if config.adapter:
-        found.append(Part("adapter", config.adapter, adapters.find(config.adapter).about, None))
+        parts.append(Part("adapter", config.adapter, adapters.find(config.adapter).about, None))
     models = {config.backbone: "backbone"}
     if config.assisted:
         models.setdefault(config.assistant, "assistant")
     for name, role in models.items():
         place = Path(name).expanduser()
         about = adapters.read_about(place) if place.is_dir() else {}
-        found += [Part(role, name, about, None)] if learned_from(about) else []
-    return found
+        parts += [Part(role, name, about, None)] if learned_from(about) else []
+    return parts

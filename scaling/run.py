@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,9 +26,9 @@ from scaling.engines.stops import stops_for
 from scaling.methods.base import Method
 from scaling.methods.build import build
 from scaling.methods.hints import MAX_HINT_TOKENS
+from scaling.methods.kinds import Trait, kind_of
 from scaling.methods.measured import Measured
-from scaling.methods.softcot import SoftCoT
-from scaling.methods.thoughts import leave, think_ahead
+from scaling.methods.thoughts import release
 from scaling.models import hardware
 from scaling.models.hardware import cpu_name, peak_memory
 from scaling.models.loading import LanguageModel
@@ -38,6 +38,7 @@ from scaling.reading import Equal, answered, drawn, judged
 from scaling.records.adaptive import Stopping
 from scaling.records.errors import WARNING, Interrupted
 from scaling.records.journal import Journal, place_of
+from scaling.records.names import TITLE
 from scaling.records.records import TIMEOUTS, Completion, Costs, Key, PromptedQuestion, Question, added
 from scaling.records.summary import run_summary
 from scaling.records.voters import Voter, voter_of, voter_record
@@ -59,16 +60,21 @@ class Watcher(Protocol):
 @dataclass(frozen=True, eq=False)
 class Setup:
     """Everything a run needs, loaded and checked; nothing has been written yet. asked: the task's questions with their
-    prompts. assistant: None where there is none. provenance: what the parts of a run were trained on."""
+    prompts. assistant: None where there is none. provenance: what the parts of a run were trained on. details: what
+    run.json says in the place of what it would say by itself, as of a part of a run."""
 
     config: RunConfig
     task: Task
-    backbone: LanguageModel
     method: Method
     asked: list[PromptedQuestion]
-    details: dict[str, Any]
     assistant: LanguageModel | None = None
     provenance: Provenance | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> LanguageModel:
+        """The model that decodes."""
+        return self.method.backbone
 
 
 def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
@@ -79,10 +85,12 @@ def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
 def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) -> dict[str, Any]:
     """Runs what is set up, or continues it. parent: where its directory lies, unless `out` names one."""
     config = setup.config
-    described = {**described_by(config, setup.task), **setup.details}
-    folder = config.out or place_of(parent, f"{setup.task.name}-{config.method}", described, setup.asked)
+    kind = kind_of(config.method)
+    described = {**described_by(config, setup.task), **setup.method.identity(), **setup.details}
+    folder = config.out or place_of(parent, f"{setup.task.name}-{kind.name}", described, setup.asked)
     known = {**environment(torch.device(config.device), engine=config.engine), "costs": asdict(setup.method.costs())}
     known |= (setup.provenance.to_dict() if setup.provenance else {}) | voter_record(voter_of(config.voter))
+    known |= {TITLE: kind.title} if kind.factory else {}
     with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
         if journal.restated:
             judge_restated(journal, setup.task, watcher.status)
@@ -142,8 +150,8 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
     built = build(config, task, dtype, watcher.status)
     asked = asked_of(built.method, task)
-    refuse_too_long(asked, built.config, built.backbone, built.assistant)
-    return Setup(built.config, task, built.backbone, built.method, asked, built.details, built.assistant, provenance)
+    refuse_too_long(asked, built.config, built.method.backbone, built.assistant)
+    return Setup(built.config, task, built.method, asked, built.assistant, provenance)
 
 
 def asked_of(method: Method, task: Task) -> list[PromptedQuestion]:
@@ -172,7 +180,7 @@ def refuse_too_long(
     new_tokens = config.max_new_tokens or 1
     check_lengths(asked, context=backbone.context, max_new_tokens=new_tokens, shots=config.shots)
     if assistant:
-        then = MAX_HINT_TOKENS if config.method == "assist-cot" else config.soft_tokens or 0
+        then = MAX_HINT_TOKENS if kind_of(config.method).has(Trait.NOTES) else config.soft_tokens or 0
         tokens = {one.id: one.assistant_tokens + then for one in asked if one.assistant_tokens}
         check_assistant_lengths(tokens, context=assistant.context)
 
@@ -230,12 +238,13 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
 
 
 def _leave_room(setup: Setup, missing: Sequence[Question], watcher: Watcher) -> None:
-    """Where vLLM will take the device that the assistant is on: thinks of all questions first, and takes it away."""
-    if setup.config.engine != "vllm" or setup.config.assistant_device or not setup.assistant:
+    """Where vLLM will take the device that thoughts are made on: thinks of all questions first, and takes the assistant
+    away."""
+    if setup.config.engine != "vllm" or setup.config.assistant_device:
         return
-    if isinstance(setup.method, SoftCoT):
-        think_ahead(setup.method.thoughts, missing, watcher.status)
-    leave(setup.assistant.model)
+    setup.method.prepare(missing, watcher.status)
+    if setup.assistant:
+        release(setup.assistant.model)
 
 
 def _sample_missing(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from scaling.engines.base import Decoding, Engine, Generated, Request, SoftPrompt
-from scaling.methods.base import Method
+from scaling.methods.base import PromptSource
 from scaling.records.adaptive import Stopping
 from scaling.records.records import Completion, Key, Question
 from scaling.records.seeds import stream_seed
@@ -48,7 +48,7 @@ def sample(
     grid: Grid,
     done: Collection[Key],
     *,
-    method: Method,
+    method: PromptSource,
     engine: Engine,
     decoding: Decoding,
     read: ReadCompletion,
@@ -94,7 +94,7 @@ class _Lasting(Iterator[Request]):
         return request
 
 
-def requests(grid: Grid, done: Collection[Key], method: Method) -> Iterator[Request]:
+def requests(grid: Grid, done: Collection[Key], method: PromptSource) -> Iterator[Request]:
     """The requests still to be made, question by question; thoughts are computed as the engine asks for them."""
     for question in grid.questions:
         missing = grid.missing(question, done)
@@ -105,7 +105,9 @@ def requests(grid: Grid, done: Collection[Key], method: Method) -> Iterator[Requ
             yield _request(grid, prompts[path], number)
 
 
-def waves(grid: Grid, done: Collection[Key], method: Method, stopping: Stopping, window: int) -> Iterator[Request]:
+def waves(
+    grid: Grid, done: Collection[Key], method: PromptSource, stopping: Stopping, window: int
+) -> Iterator[Request]:
     """The requests still to be made of undecided questions: `window` questions at a time, their first samples first.
 
     While one question's samples are drawn, those of the others come back and may decide what is still to be asked.
@@ -123,7 +125,7 @@ def waves(grid: Grid, done: Collection[Key], method: Method, stopping: Stopping,
             yield _request(grid, prompts[question.id][path], number)
 
 
-def _prompts(question: Question, paths: Collection[int], method: Method) -> dict[int, SoftPrompt]:
+def _prompts(question: Question, paths: Collection[int], method: PromptSource) -> dict[int, SoftPrompt]:
     return dict(zip(sorted(paths), method.prompts(question, sorted(paths)), strict=True))
 
 

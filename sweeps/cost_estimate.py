@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig, filled_in, is_generated
+from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.files import write_whole
 from scaling.records.journal import RUN
@@ -205,7 +206,7 @@ def _probe(job: Job) -> RunConfig:
     samples = 1 if job.settings.get("temperature") == 0 else _PROBE[2]
     size = {"limit": min(_PROBE[0], limit or _PROBE[0]), "latent_paths": 1, "samples": samples}
     settings = job.settings
-    if job.needs and settings["method"] == "lora":
+    if job.needs and kind_of(settings["method"]).has(Trait.ADAPTER):
         settings = {**settings, "method": "cot"}
     elif job.needs:
         settings = {**settings, "thinker": "untrained"}

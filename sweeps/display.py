@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from sweeps.cost_estimate import Expected
 from sweeps.labels import Words, axes_of, unmet, value_of
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
@@ -99,7 +100,8 @@ def what(job: Job) -> str:
     label = f", {job.label}" if job.label else ""
     if job.kind == "train":
         paths = job.settings.get("latent_paths", TRAIN_DEFAULTS["latent_paths"])
-        kind = "adapter" if job.settings.get("method") == "lora" else f"thinker, {paths} path{'s' * (paths != 1)}"
+        adapted = kind_of(job.settings.get("method", DEFAULT)).has(Trait.ADAPTER)
+        kind = "adapter" if adapted else f"thinker, {paths} path{'s' * (paths != 1)}"
         return f"train {kind}{label}"
     part = f", questions {job.part[0]} to {job.part[1] - 1}" if job.part else ""
     merged = ", merged" if job.kind == "merge" else ""

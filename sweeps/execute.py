@@ -14,6 +14,7 @@ from typing import Any
 from contrastive.parallel import Processes
 from contrastive.train import STATE_FILE
 from contrastive.train import Progress as Training
+from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.journal import RUN, SUMMARY, Journal, costs_so_far, load, load_questions, load_summary, merge
 from scaling.records.records import Completion, Costs, Key, added
@@ -73,7 +74,7 @@ def _train(job: Job, root: Path, following: ProgressReporter) -> dict[str, Any]:
     folder = root / job.folder
     # a training that was stopped before its first validation has nothing to go on from
     config = TrainConfig(**{**job.settings, "out": folder, "resume": (folder / STATE_FILE).is_file()})
-    if config.method == "lora":
+    if kind_of(config.method).has(Trait.ADAPTER):
         from scaling.training.lora import train_lora as train
     else:
         from scaling.training.run import train  # type: ignore[assignment]
@@ -97,7 +98,7 @@ def _run(job: Job, root: Path, following: ProgressReporter) -> dict[str, Any]:
 def checkpoint_of(job: Job, root: Path) -> str | None:
     """The folder of the checkpoint that is trained for a run, None where none is."""
     trained = next((need for need in job.needs if need.startswith("train-")), None)
-    method = "lora" if job.settings["method"] == "lora" else "softcot++"
+    method = "lora" if kind_of(job.settings["method"]).has(Trait.ADAPTER) else "softcot++"
     return str(root / "checkpoints" / f"{method}-{trained.removeprefix('train-')}") if trained else None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig
+from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.tasks.catalogue import load_task
 from sweeps.grid import TRAIN, GridFile
@@ -125,7 +126,7 @@ def _run(points: Sequence[Point], checked: set[str], told: str) -> Job:
     settings = {name: value for name, value in first.run.items() if name not in SIZE}
     key, data = first.group, settings.get("data")
     task = settings.get("task") or (Path(data).stem if data else "arithmetic")
-    folder = f"runs/{settings['method']}-{task}-{key}"
+    folder = f"runs/{kind_of(settings['method']).name}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
     boxes = largest(map(extent_of, points))
     whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings), label=told)
@@ -158,7 +159,7 @@ def _sharded(whole: Job, shard: int, counts: Counts) -> list[Job]:
 def config_of(job: Job, box: Extent, *, trained: str | None) -> RunConfig:
     """The settings of one box of a run. trained: the checkpoint that was made for it, None where it needs none."""
     limit, paths, samples = box
-    role = "adapter" if job.settings["method"] == "lora" else "thinker"
+    role = "adapter" if kind_of(job.settings["method"]).has(Trait.ADAPTER) else "thinker"
     own = {role: trained} if trained else {}
     return RunConfig(**{**job.settings, **own, "limit": limit, "latent_paths": paths, "samples": samples})
 

@@ -18,7 +18,6 @@ from typing import Any
 from scaling.config import (
     DEFAULT_THINKER,
     OWN_LIMIT,
-    PERTURBED,
     UNTRAINED,
     RunConfig,
     default_thinker,
@@ -27,6 +26,7 @@ from scaling.config import (
     is_generated,
 )
 from scaling.engines.engine_args import engine_changes
+from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.training.config import FREE as TRAIN_FREE
 from scaling.training.config import OF_LORA, OF_THOUGHTS, TrainConfig
@@ -153,7 +153,7 @@ class _Maker:
 
     def _seen(self, run: Settings, train: Settings, key: str) -> Any:
         """A setting as rules see it: its default where nothing is said, `_IDLE` where the point has no use for it."""
-        method = run.get("method") or "softcot++"
+        method = run.get("method") or DEFAULT
         if key.startswith(TRAIN):
             name, value = key.removeprefix(TRAIN), train.get(key.removeprefix(TRAIN))
             trained = self._has_training(run, method)
@@ -164,13 +164,13 @@ class _Maker:
         return _IDLE if idle else self._told[key] if value is None else value
 
     def point(self, settings: Settings, train_settings: Settings) -> Point:
-        method = settings.get("method") or "softcot++"
+        method = settings.get("method") or DEFAULT
         idle = idle_options(method)
         run = {key: value for key, value in settings.items() if key not in idle}
         trained = self._has_training(run, method)
         run = self._sized(run, method, train_settings.get("latent_paths", _PATHS) if trained else None)
         train, training = self._training(train_settings, run, method) if trained else (None, None)
-        if method == "softcot++":
+        if kind_of(method).trains_paths:
             _refuse_too_many(run, train)
         kept = {key: value for key, value in run.items() if key in _ALWAYS or value != self._defaults[key]}
         _place(kept)
@@ -197,7 +197,8 @@ class _Maker:
         if "latent_paths" in idle_options(method):
             run["latent_paths"] = 1
         elif not run.get("latent_paths"):
-            run["latent_paths"] = _PATHS if method in PERTURBED else trained or _paths_of(run.get("thinker"))
+            drawn = kind_of(method).latent_paths or (_PATHS if kind_of(method).has(Trait.PERTURBED) else None)
+            run["latent_paths"] = drawn or trained or _paths_of(run.get("thinker"))
         run["samples"] = 1 if run.get("temperature") == 0 else run.get("samples") or RUN_DEFAULTS["samples"]
         if run.get("limit") is None and is_generated(run.get("task"), run.get("data")):
             run["limit"] = OWN_LIMIT
@@ -205,8 +206,10 @@ class _Maker:
 
     def _has_training(self, run: Settings, method: str) -> bool:
         """Whether the sweep trains what the run needs."""
-        soft = method.startswith("softcot")
-        return self._trains and (soft or method == "lora") and not run.get("thinker" if soft else "adapter")
+        kind = kind_of(method)
+        if not self._trains or not (kind.has(Trait.THINKER) or kind.has(Trait.ADAPTER)):
+            return False
+        return not run.get("thinker" if kind.has(Trait.THINKER) else "adapter")
 
     def _training(self, settings: Settings, run: Settings, method: str) -> tuple[Settings, str]:
         known = (method, run.get("overlap"), *map(run.get, INHERITED), *settings.items())
@@ -220,11 +223,11 @@ class _Maker:
 
     def _trained(self, given: Settings, method: str) -> Settings:
         """Settings of a training without those that its method has no use for, and those at their default."""
-        if method not in ("lora", "softcot++"):  # one path, around which others are drawn
+        if kind_of(method).has(Trait.THINKER) and not kind_of(method).trains_paths:  # others are drawn around it
             given = given | {"latent_paths": 1}
         idle = idle_in_training(method, given.get("contrastive"))
         found = {key: value for key, value in given.items() if key not in idle}
-        found |= {"method": "lora"} if method == "lora" else {}
+        found |= {"method": method} if kind_of(method).has(Trait.ADAPTER) else {}
         found = {key: value for key, value in found.items() if value != TRAIN_DEFAULTS[key]}
         _place(found)
         return found
@@ -238,9 +241,9 @@ def _apart(settings: Settings) -> tuple[Settings, Settings]:
 
 def idle_in_training(method: str, contrastive: str | None) -> Sequence[str]:
     """Settings that the training for a method has no use for: with one path there is nothing to contrast."""
-    if method == "lora":
+    if kind_of(method).has(Trait.ADAPTER):
         return OF_THOUGHTS
-    if method != "softcot++":
+    if not kind_of(method).trains_paths:
         return (*OF_LORA, *_CONTRASTIVE)
     return (*OF_LORA, *_CONTRASTIVE[1:]) if contrastive == "none" else OF_LORA
 

@@ -27,6 +27,7 @@ from scaling.engines.base import Decoding, Generated, SoftPrompt
 from scaling.engines.build import engine_of
 from scaling.engines.stops import stops_for
 from scaling.methods.build import build
+from scaling.methods.kinds import Trait, kind_of
 from scaling.models import hardware
 from scaling.prompts import own_words, stop_strings
 from scaling.provenance import provenance_of
@@ -70,7 +71,7 @@ class SoftCoTModel(LM):
         _refuse(kind, options, max_batch_size)
         given = {"max_new_tokens": _LONGEST, **options}
         config = load_config(None, given, RunConfig).resolved()
-        if config.method == "assist-cot" or config.control in ("mean", "shuffled"):
+        if kind_of(config.method).has(Trait.NOTES) or config.control in ("mean", "shuffled"):
             asked = f"control={config.control}" if config.control else f"method={config.method}"
             raise UsageError(f"`{asked}` {_NEEDS_ALL_QUESTIONS}: use another, or `scale-run`.")
         if voter_of(config.voter).signal:
@@ -82,10 +83,9 @@ class SoftCoTModel(LM):
             say(console, f"{WARNING}{warning}")
         built = build(config, Task("harness", kind, ()), dtype, console.print)
         self.config, self._kind = built.config, kind
-        self._details = built.details
         self._limit = [built.config.max_new_tokens or _LONGEST] if "max_new_tokens" in options else []
-        self._backbone, self._method = built.backbone, built.method
-        self._device = built.backbone.model.device
+        self._backbone, self._method = built.method.backbone, built.method
+        self._device = self._backbone.model.device
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> SoftCoTModel:
@@ -107,7 +107,7 @@ class SoftCoTModel(LM):
     def get_model_info(self) -> dict[str, Any]:
         """What stands in the harness's results: all settings, and fingerprints of models and checkpoint."""
         settings = self.config.model_dump(mode="json", exclude=set(_OF_THE_HARNESS))
-        return {NAME: {**settings, "kind": self._kind, **self._details}}
+        return {NAME: {**settings, "kind": self._kind, **self._method.identity()}}
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """For each request the text of a chain that gave the voted answer, cut at its `until` strings.

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
+from scaling.config import RunConfig
 from scaling.engines.base import SoftPrompt
-from scaling.methods.hints import Hint
+from scaling.methods.base import Method, Parts, Surroundings, Tell, model_identity
+from scaling.methods.hints import Hint, write_hints
 from scaling.models.loading import LanguageModel
 from scaling.prompts import Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
 from scaling.records.records import PromptedQuestion, Question
+from scaling.tasks.catalogue import Task
 
 
 class AssistCoT:
@@ -27,7 +33,7 @@ class AssistCoT:
         write: Callable[[dict[str, tuple[int, ...]]], dict[str, Hint]],
     ):
         """questions: all that will be asked. write: the hints for the assistant's prompts, both by question id."""
-        self._backbone, self._assistant = backbone, assistant
+        self.backbone, self._assistant = backbone, assistant
         self._builder = PromptBuilder(backbone.tokenizer, kind=kind)
         builder = PromptBuilder(assistant.tokenizer, kind=kind)
         self._requests = {question.id: builder.hint_request(question) for question in questions}
@@ -47,8 +53,30 @@ class AssistCoT:
             hint_tokens=self._hints[question.id].num_tokens,
         )
 
+    def prepare(self, questions: Sequence[Question], tell: Tell) -> None:
+        """Nothing: the hints are written."""
+
+    def identity(self) -> dict[str, Any]:
+        return model_identity(self.backbone) | {"assistant_fingerprint": self._assistant.fingerprint}
+
     def costs(self) -> RunCosts:
-        return RunCosts(self._backbone.costs, self._assistant.costs)
+        return RunCosts(self.backbone.costs, self._assistant.costs)
 
     def _prompt(self, question: Question) -> Prompt:
         return self._builder.backbone(question, num_slots=0, notes=self._hints[question.id].text)
+
+
+@dataclass(frozen=True, eq=False)
+class AssistCoTParts(Parts):
+    """Nothing but the settings."""
+
+    @classmethod
+    def read(cls, config: RunConfig, task: Task) -> AssistCoTParts:  # noqa: ARG003
+        return cls(config)
+
+    def build(self, surroundings: Surroundings) -> Method:
+        backbone, assistant, task = surroundings.backbone, surroundings.assistant, surroundings.task
+        move = surroundings.to_thinking_device(assistant.model)
+        exact = bool(self.config.exact)
+        write = partial(write_hints, assistant, tell=surroundings.tell, to_device=move, exact=exact)
+        return AssistCoT(backbone, assistant, kind=task.kind, questions=task.questions, write=write)

@@ -2,31 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from scaling.config import RunConfig, is_generated
 from scaling.engines.base import SoftPrompt
+from scaling.methods.base import Method, Parts, Surroundings, Tell, model_identity
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
+from scaling.records.errors import UsageError
+from scaling.records.overlap import digest_of
 from scaling.records.records import PromptedQuestion, Question
+from scaling.tasks.catalogue import Task, task_of
 
 
 class ChainOfThought:
-    """The plain prompt, whatever the path. exemplars: solved questions that stand before it."""
+    """The plain prompt, whatever the path."""
 
-    def __init__(self, backbone: LanguageModel, *, kind: str, exemplars: Sequence[Question] = ()):
-        self._builder = PromptBuilder(backbone.tokenizer, kind=kind, exemplars=exemplars)
-        self._backbone = backbone
+    def __init__(
+        self,
+        backbone: LanguageModel,
+        *,
+        kind: str,
+        exemplars: Sequence[Question] = (),
+        identity: Mapping[str, Any] | None = None,
+    ):
+        """
+        Args:
+            kind: of the task's answers.
+            exemplars: solved questions that stand before every asked one.
+            identity: what run.json says besides prompts and backbone.
+        """
+        self.backbone = backbone
+        self._prompts = PromptBuilder(backbone.tokenizer, kind=kind, exemplars=exemplars)
+        self._identity = dict(identity or {})
         self._empty = torch.empty(0, backbone.width)
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:
-        prompt = self._builder.backbone(question, num_slots=0)
+        prompt = self._prompts.backbone(question, num_slots=0)
         return [SoftPrompt(question.id, path, prompt.prefix, self._empty, prompt.suffix) for path in paths]
 
     def asked(self, question: Question) -> PromptedQuestion:
-        return as_asked(question, self._builder.backbone(question, num_slots=0), num_slots=0, assistant_tokens=0)
+        return as_asked(question, self._prompts.backbone(question, num_slots=0), num_slots=0, assistant_tokens=0)
+
+    def prepare(self, questions: Sequence[Question], tell: Tell) -> None:
+        """Nothing: a prompt needs no model."""
+
+    def identity(self) -> dict[str, Any]:
+        return model_identity(self.backbone) | self._identity
 
     def costs(self) -> RunCosts:
-        return RunCosts(self._backbone.costs)
+        return RunCosts(self.backbone.costs)
+
+
+@dataclass(frozen=True, eq=False)
+class ChainOfThoughtParts(Parts):
+    """exemplars_by_text: whether exemplars are others than if ids alone were compared with those that are asked, as version
+    0.1 did. Only then are they part of the run's identity."""
+
+    exemplars_by_text: bool = False
+
+    @classmethod
+    def read(cls, config: RunConfig, task: Task) -> ChainOfThoughtParts:
+        shown, by_text = _exemplars(config, task)
+        return cls(config, tuple(shown), by_text)
+
+    def build(self, surroundings: Surroundings) -> Method:
+        ids = {"exemplars": [one.id for one in self.exemplars]} if self.exemplars_by_text else None
+        backbone, kind = surroundings.backbone, surroundings.task.kind
+        return ChainOfThought(backbone, kind=kind, exemplars=self.exemplars, identity=ids)
+
+
+def _exemplars(config: RunConfig, task: Task) -> tuple[list[Question], bool]:
+    """The first `--shots` questions of the training split that have a rationale, none of which is asked, by id or text; and
+    whether they are others than if ids alone were compared, as version 0.1 did."""
+    if not config.shots:
+        return [], False
+    if config.data is not None and config.data.is_file():
+        raise UsageError(
+            f"`--shots` takes solved questions from train.jsonl beside the asked ones: give the folder of {config.data}."
+        )
+    generated = is_generated(config.task, config.data)  # its splits have no text in common
+    limit = 2 * config.shots if generated else None
+    asked = {question.id for question in task.questions}
+    solved = [q for q in task_of(config, split="train", limit=limit).questions if q.rationale and q.id not in asked]
+    # the whole split and not what `--limit` leaves of it, so that exemplars stay the same where a run is extended
+    tested = (task if generated or config.split == "train" else task_of(config, limit=None)).questions
+    texts = {digest_of(question) for question in tested}
+    unasked = [question for question in solved if digest_of(question) not in texts]
+    if len(unasked) < config.shots:
+        raise UsageError(
+            f"`--shots` {config.shots} needs that many training questions with a rationale, and there are {len(unasked)} "
+            f"that are not asked: give a smaller number."
+        )
+    shown = unasked[: config.shots]
+    return shown, shown != solved[: config.shots]

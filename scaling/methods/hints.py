@@ -31,12 +31,12 @@ def write_hints(
     assistant: LanguageModel,
     prompts: dict[str, tuple[int, ...]],
     tell: Callable[[str], None],
-    wake: Callable[[], None] = lambda: None,
+    to_device: Callable[[], None] = lambda: None,
     *,
     exact: bool = False,
 ) -> dict[str, Hint]:
     """The greedy hint of at most 64 tokens for each prompt, by the same keys. Only those not in the cache are decoded, after
-    `wake` has brought the assistant to where it works. exact: whether no hint may depend on which others are missing."""
+    `to_device` has moved the assistant to where it works. exact: whether no hint may depend on which others are missing."""
     check_assistant_lengths(
         {key: len(ids) + MAX_HINT_TOKENS for key, ids in prompts.items()}, context=assistant.context
     )
@@ -49,7 +49,7 @@ def write_hints(
     missing = {key: ids for key, ids in prompts.items() if names[key] not in known}
     if missing:
         tell(f"{assistant.name} writes {len(missing)} hints")
-        wake()
+        to_device()
     for key, hint in _decode(assistant, missing, exact=exact) if missing else ():
         known.add([{"prompt": names[key], **asdict(hint)}])
     return {key: known[name] for key, name in names.items()}

@@ -1,18 +1,30 @@
 """What the methods are, as far as settings, sweeps and reports need to know: their names, and what each makes use of.
 
-Standard library only, so that command lines and reports can ask without loading a model.
+Standard library only, so that command lines and reports can ask without loading a model. A method of the user's own is known
+from its file, which is loaded for that.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
+from typing import Any
+
+from scaling.plugins import find_entry_point, is_plugin, load_object, source_sha256
+from scaling.records.errors import UsageError
+from scaling.records.names import TITLES
+
+GROUP = "softcotpp.methods"  # of entry points
 
 
 class Trait(Enum):
     """Something that a method has or does, on which settings, models and costs depend."""
 
-    THOUGHTS = auto()  # soft thoughts, made by a thinker from what an assistant reads
+    THOUGHTS = auto()  # a question has soft thoughts, which a control may replace
+    THINKER = auto()  # they are made by a thinker from what an assistant reads
     PERTURBED = auto()  # latent paths are random draws around the thought of one
     PATHS = auto()  # there may be more than one latent path
     SLOTS = auto()  # prompts have soft tokens: thoughts, or placeholders
@@ -20,6 +32,7 @@ class Trait(Enum):
     NOTES = auto()  # the assistant writes text, which stands in the prompt
     ADAPTER = auto()  # an adapter is merged into the backbone
     SHOTS = auto()  # solved questions may stand before the asked one
+    LOCAL = auto()  # the backbone's weights, or changed ones, must be in this process
 
 
 @dataclass(frozen=True)
@@ -27,35 +40,112 @@ class MethodKind:
     """A method by name.
 
     Attributes:
-        name: as `--method` takes it.
+        name: as `--method` takes it; of a user's own method what folders are called.
         title: as the papers call it.
         traits: what it makes use of.
+        factory: what makes a user's own method, None for one that comes with the package.
+        latent_paths, soft_tokens: a user's own N and L where they are not asked for otherwise.
     """
 
     name: str
     title: str
     traits: frozenset[Trait]
+    factory: Callable[..., Any] | None = None
+    latent_paths: int | None = None
+    soft_tokens: int | None = None
 
     def has(self, trait: Trait) -> bool:
         return trait in self.traits
 
+    @property
+    def trains_paths(self) -> bool:
+        """Whether a thinker is trained with as many paths as the method has, rather than with one."""
+        return self.has(Trait.THINKER) and self.has(Trait.PATHS) and not self.has(Trait.PERTURBED)
 
-def _kind(name: str, title: str, *traits: Trait) -> tuple[str, MethodKind]:
-    return name, MethodKind(name, title, frozenset(traits))
+    @property
+    def sha256(self) -> str | None:
+        """Of the source of a user's own method, None for one that comes with the package."""
+        return source_sha256(self.factory) if self.factory else None
 
 
-_SOFT = (Trait.THOUGHTS, Trait.SLOTS, Trait.ASSISTANT)
+def _kind(name: str, *traits: Trait) -> tuple[str, MethodKind]:
+    return name, MethodKind(name, TITLES[name], frozenset(traits))
+
+
+_SOFT = (Trait.THOUGHTS, Trait.THINKER, Trait.SLOTS, Trait.ASSISTANT)
 _PERTURBED = (*_SOFT, Trait.PERTURBED, Trait.PATHS)
 KINDS = dict(
     (
-        _kind("softcot++", "SoftCoT++", *_SOFT, Trait.PATHS),
-        _kind("softcot", "SoftCoT", *_SOFT),
-        _kind("softcot-p", "SoftCoT-P", *_PERTURBED),
-        _kind("softcot-dropout", "SoftCoT-Dropout", *_PERTURBED),
-        _kind("softcot-gumbel", "SoftCoT-Gumbel", *_PERTURBED),
-        _kind("cot", "CoT", Trait.SHOTS),
-        _kind("cot-unk", "CoT-Unk", Trait.SLOTS),
-        _kind("assist-cot", "Assist-CoT", Trait.ASSISTANT, Trait.NOTES),
-        _kind("lora", "LoRA", Trait.ADAPTER),
+        _kind("softcot++", *_SOFT, Trait.PATHS),
+        _kind("softcot", *_SOFT),
+        _kind("softcot-p", *_PERTURBED),
+        _kind("softcot-dropout", *_PERTURBED),
+        _kind("softcot-gumbel", *_PERTURBED),
+        _kind("cot", Trait.SHOTS),
+        _kind("cot-unk", Trait.SLOTS),
+        _kind("assist-cot", Trait.ASSISTANT, Trait.NOTES),
+        _kind("lora", Trait.ADAPTER, Trait.LOCAL),
     )
 )
+DEFAULT = "softcot++"
+_DECLARABLE = (Trait.PATHS, Trait.ASSISTANT, Trait.LOCAL)  # by a user's own method
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_DEFAULT_PATHS = 8
+
+
+def kind_of(method: str) -> MethodKind:
+    """The method that `--method` names: one of KINDS, or a user's own. Raises UsageError where there is none."""
+    return KINDS.get(method) or _own_kind(method)
+
+
+def has_thoughts(factory: object) -> bool:
+    """Whether what a factory makes has thoughts, as far as that can be told: of a function nothing is known before."""
+    return not isinstance(factory, type) or hasattr(factory, "thoughts") or hasattr(factory, "batch_thoughts")
+
+
+def _is_method(value: object) -> bool:
+    return isinstance(value, type) and (has_thoughts(value) or hasattr(value, "traits"))
+
+
+def _own_kind(spec: str) -> MethodKind:
+    factory: Any = load_object(spec, option="--method", group=GROUP, fits=_is_method, known=KINDS)
+    refuse = partial(_refused, spec)
+    if not callable(factory):
+        raise refuse(f"is a {type(factory).__name__}, and a class or function is needed, which makes the method")
+    name = getattr(factory, "name", None) or getattr(factory, "__name__", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in KINDS:
+        raise refuse(f"has the name {name!r}, and needs one of letters, digits and `._+-` that no other method has")
+    title = getattr(factory, "title", name)
+    if not isinstance(title, str) or not title.strip() or set("[],=\n") & set(title):
+        raise refuse(f"has the title {title!r}, and needs a text without brackets, commas and equals signs")
+    traits = getattr(factory, "traits", ())
+    declared = set(traits) if isinstance(traits, tuple | list | set | frozenset) else {traits}
+    if not declared <= set(_DECLARABLE):
+        known = ", ".join(f"Trait.{one.name}" for one in _DECLARABLE)
+        raise refuse(f"declares traits {traits!r}, and may declare {known}")
+    own = (Trait.THOUGHTS, Trait.SLOTS) if has_thoughts(factory) else ()
+    paths = _count(factory, "latent_paths", refuse) or (_DEFAULT_PATHS if Trait.PATHS in declared else 1)
+    if paths > 1 and Trait.PATHS not in declared:
+        raise refuse(f"has {paths} latent paths: add Trait.PATHS to its `traits`")
+    return MethodKind(name, title, frozenset((*own, *declared)), factory, paths, _count(factory, "soft_tokens", refuse))
+
+
+def _count(factory: Any, key: str, refuse: Callable[[str], UsageError]) -> int | None:
+    value = getattr(factory, key, None)
+    if value is not None and (type(value) is not int or value < 1):
+        raise refuse(f"has `{key}` {value!r}, and needs a whole number from 1")
+    return value
+
+
+def _refused(spec: str, why: str) -> UsageError:
+    return UsageError(f"`--method` {spec} {why}.")
+
+
+def known_method(given: str) -> str:
+    """The same. Raises UsageError for a word that names no method.
+
+    A user's own file is not looked at: who reads the settings of a run that is done may no longer have it.
+    """
+    if given not in KINDS and not is_plugin(given):
+        find_entry_point(given, option="--method", group=GROUP, known=KINDS)
+    return given

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from scaling.config import RunConfig
 from scaling.engines.base import SoftPrompt
-from scaling.methods.thoughts import Thoughts
+from scaling.methods import thinkers
+from scaling.methods.base import Method, Parts, Surroundings, Tell, model_identity
+from scaling.methods.perturbations import Gumbel, dropout, gaussian
+from scaling.methods.thoughts import (
+    CachedThoughts,
+    Constant,
+    Perturb,
+    Perturbed,
+    Thinking,
+    ThoughtSource,
+    controlled,
+    digest_of,
+    placeholders,
+    refuse_unfit_control,
+    think_ahead,
+)
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
+from scaling.records.errors import WARNING
 from scaling.records.records import PromptedQuestion, Question
+from scaling.tasks.catalogue import Task
 
 
 class SoftCoT:
     """Thoughts between the hint markers, path k those of the source's path k.
 
-    The source decides what the method is: a thinker, perturbed thoughts, placeholders (CoT-Unk) or a control. The words
-    around the slots are the same for all of them.
+    The source decides what the method is: a thinker, perturbed thoughts, placeholders (CoT-Unk), a control, or a user's own.
+    The words around the slots are the same for all of them.
     """
 
-    def __init__(self, backbone: LanguageModel, thoughts: Thoughts, *, kind: str, num_slots: int):
-        """num_slots: L of the prompt, also where a control leaves the slots empty."""
-        self._backbone = backbone
+    def __init__(self, backbone: LanguageModel, thoughts: ThoughtSource, *, kind: str, num_slots: int):
+        """
+        Args:
+            kind: of the task's answers.
+            num_slots: L of the prompt, also where a control leaves the slots empty.
+        """
+        self.backbone = backbone
+        self.thoughts = thoughts
         self._num_slots = num_slots
         self._prompts = PromptBuilder(backbone.tokenizer, kind=kind)
-        self.thoughts = thoughts
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:
         prompt = self._prompts.backbone(question, num_slots=self._num_slots)
@@ -37,6 +61,87 @@ class SoftCoT:
             question, prompt, num_slots=self.thoughts.num_tokens, assistant_tokens=self.thoughts.reads(question)
         )
 
+    def prepare(self, questions: Sequence[Question], tell: Tell) -> None:
+        think_ahead(self.thoughts, questions, tell)
+
+    def identity(self) -> dict[str, Any]:
+        return model_identity(self.backbone) | self.thoughts.identity()
+
     def costs(self) -> RunCosts:
         assistant = self.thoughts.assistant
-        return RunCosts(self._backbone.costs, assistant.costs if assistant else None, self.thoughts.projection)
+        return RunCosts(self.backbone.costs, assistant.costs if assistant else None, self.thoughts.projection)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SoftCoTParts(Parts):
+    """thinker: None for an untrained one."""
+
+    thinker: thinkers.SavedThinker | None
+
+    @classmethod
+    def read(cls, config: RunConfig, task: Task) -> SoftCoTParts:  # noqa: ARG003
+        refuse_unfit_control(config)
+        saved = thinkers.find(config)
+        return cls(thinkers.with_checkpoint(config, saved), thinker=saved)
+
+    def build(self, surroundings: Surroundings) -> Method:
+        config, backbone, assistant = self.config, surroundings.backbone, surroundings.assistant
+        thinker = thinkers.make_thinker(config, self.thinker, backbone, assistant)
+        num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
+        origin = self.identity()
+        if thinkers.has_no_token(self.thinker):
+            token = origin["initial_token"] = thinkers.placeholder(assistant)[0]
+            surroundings.tell(
+                f"{WARNING}the file {config.thinker} has no initial token, so the slots hold the assistant's {token}"
+            )
+        kind = surroundings.task.kind
+        own = Thinking(assistant, thinker, kind=kind, num_tokens=num_slots, apart=bool(config.exact), origin=origin)
+        thoughts: ThoughtSource = own
+        if config.engine != "transformers":
+            made_by = {
+                **{"assistant": assistant.computes, "dtype": config.dtype},
+                **{"thinker": digest_of(thinker), "soft_tokens": num_slots},
+            }
+            move = surroundings.to_thinking_device(assistant.model, thinker)
+            thoughts = CachedThoughts(own, made_by=made_by, to_device=move)
+        thoughts = controlled(config, self._with_noise(thoughts, backbone), backbone)
+        for warning in thinkers.mismatches(config, self.thinker, backbone, assistant) if self.thinker else []:
+            surroundings.tell(f"{WARNING}{warning}")
+        return SoftCoT(backbone, thoughts, kind=kind, num_slots=num_slots)
+
+    def _with_noise(self, thoughts: ThoughtSource, backbone: LanguageModel) -> ThoughtSource:
+        """The method's N paths: those of the thinker, or draws around the thought of its first one."""
+        config = self.config
+        if config.method not in _PERTURBATIONS:
+            return thoughts
+        perturb = _PERTURBATIONS[config.method](backbone)
+        num_paths, noise = config.latent_paths or 1, config.noise or 0.0
+        return Perturbed(thoughts, perturb, num_paths=num_paths, noise=noise, seed=config.seed)
+
+    def identity(self) -> dict[str, Any]:
+        return {"thinker_sha256": self.thinker.sha256 if self.thinker else None}
+
+    def refuse_unfit(self, backbone: LanguageModel, assistant: LanguageModel | None) -> None:
+        if self.thinker and assistant:
+            thinkers.check(self.config, self.thinker, backbone, assistant)
+
+
+_PERTURBATIONS: dict[str, Callable[[LanguageModel], Perturb]] = {
+    "softcot-p": lambda _: gaussian,
+    "softcot-dropout": lambda _: dropout,
+    "softcot-gumbel": lambda backbone: Gumbel(backbone.embeddings()),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceholderParts(Parts):
+    """Of CoT-Unk: nothing but the settings, as the rarest token fills the slots."""
+
+    @classmethod
+    def read(cls, config: RunConfig, task: Task) -> PlaceholderParts:  # noqa: ARG003
+        return cls(config.model_copy(update={"soft_tokens": config.soft_tokens or thinkers.SOFT_TOKENS}))
+
+    def build(self, surroundings: Surroundings) -> Method:
+        backbone, num_slots = surroundings.backbone, self.config.soft_tokens or 0
+        thoughts = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
+        return SoftCoT(backbone, thoughts, kind=surroundings.task.kind, num_slots=num_slots)

@@ -16,6 +16,7 @@ from contrastive import checkpoint
 from contrastive.checkpoint import ThinkerConfig
 from contrastive.thinker import Thinker
 from scaling.config import DEFAULT_THINKER, UNTRAINED, RunConfig
+from scaling.methods.kinds import kind_of
 from scaling.models import model_files
 from scaling.models.folders import unfit
 from scaling.models.loading import LanguageModel
@@ -27,15 +28,15 @@ _TRAINED = Path(__file__).parents[1] / "trained"
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """A thinker on disk. sha256: of its file."""
+class SavedThinker:
+    """A thinker that was read from disk. sha256: of its file."""
 
     thinker: Thinker
     config: ThinkerConfig
     sha256: str
 
 
-def find(config: RunConfig) -> Found | None:
+def find(config: RunConfig) -> SavedThinker | None:
     """What a resolved config names, None for an untrained thinker. Raises UsageError where it cannot be used."""
     if config.thinker in (None, UNTRAINED):
         return None
@@ -43,11 +44,11 @@ def find(config: RunConfig) -> Found | None:
     try:
         if place.is_file():
             made = checkpoint.import_published(place, prompt_version=PROMPT_VERSION, soft_tokens=SOFT_TOKENS)
-            return Found(*made, model_files.sha256(place))
+            return SavedThinker(*made, model_files.sha256(place))
         made = checkpoint.load(place)
     except checkpoint.CheckpointError as error:
         raise UsageError(f"`--thinker`: {error}: restore the file, or give another checkpoint.") from None
-    return Found(*made, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
+    return SavedThinker(*made, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
 
 
 def about(config: RunConfig) -> dict[str, Any] | None:
@@ -67,34 +68,36 @@ def _place(config: RunConfig) -> Path:
     """The folder or file of a thinker that is not untrained. Raises UsageError where it is something else."""
     name = str(config.thinker)
     if name == DEFAULT_THINKER:
-        return _TRAINED / ("softcot++" if config.method == "softcot++" else "softcot")
+        return _TRAINED / ("softcot++" if kind_of(config.method).trains_paths else "softcot")
     place = model_files.find_folder(name, option="--thinker", files=[checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE])
     lacking = [file for file in (checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE) if not (place / file).is_file()]
     if lacking and not place.is_file():
         known = nearest(name, [UNTRAINED, DEFAULT_THINKER]) if not place.exists() else ""
-        told = unfit(name, place, lacking=lacking, wanted="give the folder of a thinker that `scale-train` wrote")
-        raise UsageError(f"`--thinker` {name} {told}{known}")
+        why = unfit(name, place, lacking=lacking, wanted="give the folder of a thinker that `scale-train` wrote")
+        raise UsageError(f"`--thinker` {name} {why}{known}")
     return place
 
 
-def with_checkpoint(config: RunConfig, found: Found | None) -> RunConfig:
+def with_checkpoint(config: RunConfig, saved: SavedThinker | None) -> RunConfig:
     """N and L as asked, else those of the checkpoint, else the papers' 4 soft tokens."""
-    if found is None:
+    if saved is None:
         return config.model_copy(update={"soft_tokens": config.soft_tokens or SOFT_TOKENS})
-    saved = found.config
-    if config.soft_tokens and saved.vectors_per_path not in (1, config.soft_tokens):
+    trained = saved.config
+    if config.soft_tokens and trained.vectors_per_path not in (1, config.soft_tokens):
         raise UsageError(
             f"`--soft-tokens` {config.soft_tokens} does not fit `--thinker` {config.thinker}, which was trained with one "
-            f"vector for each of {saved.vectors_per_path} slots: leave the option out."
+            f"vector for each of {trained.vectors_per_path} slots: leave the option out."
         )
-    own = {"soft_tokens": saved.soft_tokens, "latent_paths": 8 if config.perturbed else saved.num_paths}
-    return config.model_copy(update={key: getattr(config, key) or value for key, value in own.items()})
+    sizes = {"soft_tokens": trained.soft_tokens, "latent_paths": 8 if config.perturbed else trained.num_paths}
+    return config.model_copy(update={key: getattr(config, key) or value for key, value in sizes.items()})
 
 
-def make_thinker(config: RunConfig, found: Found | None, backbone: LanguageModel, assistant: LanguageModel) -> Thinker:
+def make_thinker(
+    config: RunConfig, saved: SavedThinker | None, backbone: LanguageModel, assistant: LanguageModel
+) -> Thinker:
     """The thinker on the run's device, checked against the models and the asked number of paths."""
     num_paths = 1 if config.perturbed else config.latent_paths or 1
-    if found is None:
+    if saved is None:
         thinker = Thinker.untrained(
             assistant.rare_rows(),
             num_paths=num_paths,
@@ -102,22 +105,22 @@ def make_thinker(config: RunConfig, found: Found | None, backbone: LanguageModel
             scale=backbone.embedding_scale(),
         )
         return thinker.to(config.thinking_device)
-    check(config, found, backbone, assistant)
-    if has_no_token(found):
-        found.thinker.token_sets.vectors.data = placeholder(assistant)[1][None, None]
-    kept: Thinker = found.thinker.first_paths(num_paths).requires_grad_(False).to(config.thinking_device)
-    return kept
+    check(config, saved, backbone, assistant)
+    if has_no_token(saved):
+        saved.thinker.token_sets.vectors.data = placeholder(assistant)[1][None, None]
+    with_paths: Thinker = saved.thinker.first_paths(num_paths).requires_grad_(False).to(config.thinking_device)
+    return with_paths
 
 
-def check(config: RunConfig, found: Found, backbone: LanguageModel, assistant: LanguageModel) -> None:
+def check(config: RunConfig, saved: SavedThinker, backbone: LanguageModel, assistant: LanguageModel) -> None:
     """Raises UsageError unless the thinker fits the asked number of paths and the models, of which no weights are read."""
     num_paths = 1 if config.perturbed else config.latent_paths or 1
-    _check(config, found.config, num_paths, {"assistant": assistant, "backbone": backbone})
+    _check(config, saved.config, num_paths, {"assistant": assistant, "backbone": backbone})
 
 
-def has_no_token(found: Found | None) -> bool:
+def has_no_token(saved: SavedThinker | None) -> bool:
     """Whether it is a published projection without initial tokens: it was trained with placeholders in the slots."""
-    return found is not None and found.config.about.get(checkpoint.EMBEDDED) is False
+    return saved is not None and saved.config.about.get(checkpoint.EMBEDDED) is False
 
 
 @torch.no_grad()
@@ -155,14 +158,14 @@ def _check(config: RunConfig, saved: ThinkerConfig, num_paths: int, given: dict[
         )
 
 
-def doubts(config: RunConfig, found: Found, backbone: LanguageModel, assistant: LanguageModel) -> list[str]:
+def mismatches(config: RunConfig, saved: SavedThinker, backbone: LanguageModel, assistant: LanguageModel) -> list[str]:
     """Why the checkpoint may not do what it was trained for, in plain words."""
-    about: dict[str, Any] = found.config.about
-    said = []
+    about: dict[str, Any] = saved.config.about
+    reasons = []
     for role, model in (("backbone", backbone), ("assistant", assistant)):
         before = about.get(f"{role}_fingerprint")
         if before and before != model.fingerprint:
-            said.append(
+            reasons.append(
                 f"the thinker {config.thinker} was trained with another {role} ({about.get(role)}) of this width"
             )
-    return said
+    return reasons

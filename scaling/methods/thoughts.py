@@ -20,21 +20,30 @@ from transformers import PreTrainedModel
 
 from contrastive.thinker import Thinker
 from scaling.cache import cache_folder, made
+from scaling.config import RunConfig
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder
 from scaling.records.errors import UsageError
 from scaling.records.files import replaced
 from scaling.records.records import Question
 from scaling.records.seeds import stream_seed
+from scaling.tasks.catalogue import Task, task_of
 
 Perturb = Callable[[Tensor, float, torch.Generator], Tensor]
 
-_KEPT = "thoughts"
-_OF_THE_PATH = -1  # in place of a sample's number: the stream of the path's own noise
+_TENSOR = "thoughts"  # the name of the tensor in a file of the cache
+_PATH_STREAM = -1  # in place of a sample's number: the stream of the path's own noise
+_MEAN_OVER = 32  # questions of the mean thought
 
 
-class Thoughts(Protocol):
-    """Makes thoughts. num_tokens: L. assistant: the model run for them, None if none is. projection: FLOPs of a slot."""
+class ThoughtSource(Protocol):
+    """Makes thoughts.
+
+    Attributes:
+        num_tokens: L.
+        assistant: the model that is run for them, None where none is.
+        projection: FLOPs of a slot besides those of the assistant.
+    """
 
     num_tokens: int
     assistant: LanguageModel | None
@@ -48,15 +57,33 @@ class Thoughts(Protocol):
         """Tokens that the assistant reads before its slots."""
         ...
 
+    def identity(self) -> dict[str, Any]:
+        """What run.json says of the models and files that the thoughts are made with."""
+        ...
+
 
 class Thinking:
-    """A thinker's own thoughts: SoftCoT with one path, SoftCoT++ with several.
+    """A thinker's own thoughts: SoftCoT with one path, SoftCoT++ with several."""
 
-    apart: whether each path thinks in a pass of its own, so that not even the rounding of its thoughts depends on how many
-    paths there are.
-    """
-
-    def __init__(self, assistant: LanguageModel, thinker: Thinker, *, kind: str, num_tokens: int, apart: bool = False):
+    def __init__(
+        self,
+        assistant: LanguageModel,
+        thinker: Thinker,
+        *,
+        kind: str,
+        num_tokens: int,
+        apart: bool = False,
+        origin: Mapping[str, Any] | None = None,
+    ):
+        """
+        Args:
+            kind: of the task's answers.
+            num_tokens: L.
+            apart: whether each path thinks in a pass of its own, so that not even the rounding of its thoughts depends on
+                how many paths there are.
+            origin: what run.json says of the thinker, such as the SHA-256 of its file.
+        """
+        self._origin = dict(origin or {})
         self.assistant: LanguageModel | None = assistant
         self.num_tokens = num_tokens
         self.projection = 2 * thinker.projection.weight.numel()
@@ -84,6 +111,10 @@ class Thinking:
     def reads(self, question: Question) -> int:
         return len(self.prompt(question))
 
+    def identity(self) -> dict[str, Any]:
+        assert self.assistant is not None
+        return {"assistant_fingerprint": self.assistant.fingerprint} | self._origin
+
 
 class CachedThoughts:
     """A thinker's thoughts, made once and then read from the cache folder, so that the assistant may leave its device to an
@@ -92,37 +123,44 @@ class CachedThoughts:
     A file has the name of a hash of all that decides what is in it.
     """
 
-    def __init__(self, source: Thinking, *, made_by: Mapping[str, Any], wake: Callable[[], None]):
-        """made_by: what decides the thoughts besides the prompt. wake: brings the assistant to where it thinks."""
+    def __init__(self, source: Thinking, *, made_by: Mapping[str, Any], to_device: Callable[[], None]):
+        """
+        Args:
+            made_by: what decides the thoughts besides the prompt.
+            to_device: moves the assistant to where it thinks.
+        """
         self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
-        self._source, self._wake = source, wake
+        self._source, self._to_device = source, to_device
         self._folder = cache_folder() / "thoughts" / _digest(made_by)
 
     def __call__(self, question: Question) -> Tensor:
         """On the CPU."""
         file = self._folder / f"{_digest(self._source.prompt(question))}.safetensors"
         with suppress(FileNotFoundError, SafetensorError):
-            return load_file(file)[_KEPT]
-        self._wake()
+            return load_file(file)[_TENSOR]
+        self._to_device()
         thoughts = self._source(question).cpu().contiguous()
         made(file.parent)
         with replaced(file) as written:
-            save_file({_KEPT: thoughts}, written)
+            save_file({_TENSOR: thoughts}, written)
         return thoughts
 
     def reads(self, question: Question) -> int:
         return self._source.reads(question)
 
+    def identity(self) -> dict[str, Any]:
+        return self._source.identity()
 
-def think_ahead(thoughts: Thoughts, questions: Sequence[Question], tell: Callable[[str], None]) -> None:
-    """Makes the thoughts of all questions, so that what `CachedThoughts` keeps is there."""
+
+def think_ahead(thoughts: ThoughtSource, questions: Sequence[Question], tell: Callable[[str], None]) -> None:
+    """Makes the thoughts of all questions, for a source that keeps them."""
     for number, question in enumerate(questions):
         if not number % 50:
             tell(f"thinking about question {number + 1} of {len(questions)}")
         thoughts(question)
 
 
-def leave(model: PreTrainedModel) -> None:
+def release(model: PreTrainedModel) -> None:
     """Takes a model off its GPU, and frees what else this process has there; on the CPU it stays as it is."""
     model.to(torch.device("cpu"))
     torch.cuda.empty_cache()  # does nothing where there is no GPU
@@ -144,7 +182,7 @@ def _digest(of: Any) -> str:
 class Perturbed:
     """N draws around the thought of one path, each from a random stream of its own (run seed, question, path)."""
 
-    def __init__(self, source: Thoughts, perturb: Perturb, *, num_paths: int, noise: float, seed: int):
+    def __init__(self, source: ThoughtSource, perturb: Perturb, *, num_paths: int, noise: float, seed: int):
         self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
         self._source, self._perturb = source, perturb
         self._num_paths, self._noise, self._seed = num_paths, noise, seed
@@ -156,9 +194,12 @@ class Perturbed:
     def reads(self, question: Question) -> int:
         return self._source.reads(question)
 
+    def identity(self) -> dict[str, Any]:
+        return self._source.identity()
+
     def _draw(self, thought: Tensor, question: Question, path: int) -> Tensor:
         # on the CPU, so that the same seed is the same noise on every device
-        generator = torch.Generator().manual_seed(stream_seed(self._seed, question.id, path, _OF_THE_PATH))
+        generator = torch.Generator().manual_seed(stream_seed(self._seed, question.id, path, _PATH_STREAM))
         return self._perturb(thought.cpu(), self._noise, generator).to(thought.device)
 
 
@@ -168,8 +209,14 @@ class Constant:
     assistant: LanguageModel | None = None
     projection = 0
 
-    def __init__(self, thoughts: Tensor):
-        """thoughts: [N, L, D] float32."""
+    def __init__(self, thoughts: Tensor, *, replaces: ThoughtSource | None = None):
+        """
+        Args:
+            thoughts: [N, L, D] float32.
+            replaces: the source that these are a control of, None for a method of their own. A control's run.json names the
+                models of its method, so that the two can be compared.
+        """
+        self._replaces = replaces
         self.num_tokens = thoughts.shape[1]
         self._thoughts = thoughts
 
@@ -179,11 +226,14 @@ class Constant:
     def reads(self, question: Question) -> int:  # noqa: ARG002
         return 0
 
+    def identity(self) -> dict[str, Any]:
+        return self._replaces.identity() if self._replaces else {}
+
 
 class Shuffled:
     """Another question's thoughts: those of its partner, which is the same whatever else is asked."""
 
-    def __init__(self, source: Thoughts, partners: Mapping[str, Question]):
+    def __init__(self, source: ThoughtSource, partners: Mapping[str, Question]):
         """partners: for each question id another question."""
         self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
         self._source, self._partners = source, partners
@@ -194,16 +244,51 @@ class Shuffled:
     def reads(self, question: Question) -> int:
         return self._source.reads(self._partners[question.id])
 
+    def identity(self) -> dict[str, Any]:
+        return self._source.identity()
+
 
 def partners_of(questions: Sequence[Question]) -> dict[str, Question]:
     """Each question's next one; the last one's is the first. Raises UsageError for a single question."""
     if len(questions) < 2:
         raise UsageError("`--control shuffled` takes another question's thoughts, and there is only one question.")
-    following = [*questions[1:], questions[0]]
-    return {question.id: other for question, other in zip(questions, following, strict=True)}
+    others = [*questions[1:], questions[0]]
+    return {question.id: other for question, other in zip(questions, others, strict=True)}
 
 
 def placeholders(backbone: LanguageModel, *, num_paths: int, num_tokens: int) -> Tensor:
     """Raw embeddings of the backbone's rarest token in every slot, [N, L, D]: extra positions that say nothing ("pause
     tokens", arXiv 2310.02226)."""
     return backbone.rare_rows()[0].expand(num_paths, num_tokens, -1).to(backbone.model.device)
+
+
+def controlled(config: RunConfig, source: ThoughtSource, backbone: LanguageModel) -> ThoughtSource:
+    """The source, or what `--control` puts in its place. That does not depend on `--limit`, so a run can be extended."""
+    num_paths, num_tokens = config.latent_paths or 1, config.soft_tokens or 0
+    if config.control is None:
+        return source
+    if config.control == "shuffled":
+        return Shuffled(source, partners_of(shuffled_among(config).questions))
+    if config.control == "mean":
+        first = task_of(config, limit=_MEAN_OVER).questions
+        return Constant(torch.stack([source(question) for question in first]).mean(0), replaces=source)
+    if config.control == "unk":
+        return Constant(placeholders(backbone, num_paths=num_paths, num_tokens=num_tokens), replaces=source)
+    zeros = torch.zeros(num_paths, filled_slots(config), backbone.width, device=backbone.model.device)
+    return Constant(zeros, replaces=source)
+
+
+def refuse_unfit_control(config: RunConfig) -> None:
+    """Raises UsageError where `--control` asks for what the questions do not have."""
+    if config.control == "shuffled":
+        partners_of(shuffled_among(config).questions)
+
+
+def filled_slots(config: RunConfig) -> int:
+    """How many of a prompt's slots hold something: all but with `--control none`."""
+    return 0 if config.control == "none" else config.soft_tokens or 0
+
+
+def shuffled_among(config: RunConfig) -> Task:
+    """The questions of which each gets another one's thoughts."""
+    return task_of(config, limit=None if config.limit is None else config.limit + 1)

@@ -29,7 +29,7 @@ CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE = "adapter_config.json", "adapter_model.sa
 
 
 @dataclass(frozen=True)
-class Found:
+class AdapterFiles:
     """An adapter on disk. name: as the user gave it. sha256: of its weights. about: its train.json, if it has one."""
 
     name: str
@@ -38,14 +38,14 @@ class Found:
     about: dict[str, Any]
 
 
-def find(name: str) -> Found:
+def find(name: str) -> AdapterFiles:
     """The adapter in a folder or under a Hub id. Raises UsageError where there is none."""
     folder = find_folder(name, option="--adapter", files=[CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE])
     missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]
     if missing:
         told = unfit(name, folder, lacking=missing, wanted="give the folder of an adapter")
         raise UsageError(f"`--adapter` {name} {told}")
-    return Found(name, folder, sha256(folder / WEIGHTS_FILE), read_about(folder))
+    return AdapterFiles(name, folder, sha256(folder / WEIGHTS_FILE), read_about(folder))
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -60,23 +60,23 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def doubts(found: Found, backbone: LanguageModel) -> list[str]:
+def mismatches(found: AdapterFiles, backbone: LanguageModel) -> list[str]:
     """Why the adapter may not do what it was trained for, in plain words."""
-    said = []
+    reasons = []
     trained_on = found.about.get("backbone_fingerprint")
     if trained_on and trained_on != backbone.fingerprint:
-        said.append(
+        reasons.append(
             f"the adapter {found.name} was trained with another backbone ({found.about.get('backbone')}) of these shapes"
         )
     version = found.about.get("prompt_version")
     if version and version != PROMPT_VERSION:
-        said.append(
+        reasons.append(
             f"the adapter {found.name} was trained on prompts of version {version}, and these are {PROMPT_VERSION}"
         )
-    return said
+    return reasons
 
 
-def load(found: Found, backbone: LanguageModel) -> PeftModel:
+def load(found: AdapterFiles, backbone: LanguageModel) -> PeftModel:
     """Puts the adapter on the backbone, whose model changes in place. Raises UsageError unless every tensor fits."""
     config, tensors = read(found)
     try:
@@ -89,7 +89,7 @@ def load(found: Found, backbone: LanguageModel) -> PeftModel:
     return model
 
 
-def read(found: Found) -> tuple[LoraConfig, dict[str, Tensor]]:
+def read(found: AdapterFiles) -> tuple[LoraConfig, dict[str, Tensor]]:
     """The adapter's config and weights. Raises UsageError for a damaged one, and for one that is no LoRA adapter."""
     from peft import LoraConfig, PeftConfig
 
@@ -159,7 +159,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _unfit(found: Found, backbone: LanguageModel, reason: str) -> str:
+def _unfit(found: AdapterFiles, backbone: LanguageModel, reason: str) -> str:
     made_for = f" It was made for {found.about['backbone']}." if found.about.get("backbone") else ""
     return (
         f"`--adapter` {found.name} does not fit `--backbone` {backbone.name} ({reason}): give the backbone that it was "

@@ -63,7 +63,7 @@ UNREAD = "config-"  # how a model's fingerprint begins where its weights were no
 # Where something lies, and the key that says what it holds: two places that hold the same are one.
 _CONTENT = {
     **{"backbone": "backbone_fingerprint", "assistant": "assistant_fingerprint"},
-    **{"thinker": "thinker_sha256", "adapter": "adapter_sha256"},
+    **{"thinker": "thinker_sha256", "adapter": "adapter_sha256", "method": "method_sha256"},
 }
 _FIRST = "first_question"  # the digest that tells other questions, where there is no questions.jsonl to tell them by
 _WORKED_OUT = ("generated", "slot_occupancy")  # of a summary's figures: follow from others
@@ -92,6 +92,9 @@ _NO_OPTION = {
     "initial_token": "what fills the slots of a thinker without tokens of its own",
     "thinker_sha256": "the file of `--thinker` (its SHA-256)",
     "adapter_sha256": "the file of `--adapter` (its SHA-256)",
+    "method_sha256": "the code of `--method` (a SHA-256 of its file and name)",
+    "method_identity": "what the code of `--method` says of itself",
+    "decoder_fingerprint": "the model with which `--method` decodes (a fingerprint of its weights)",
 }
 
 

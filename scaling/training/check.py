@@ -65,18 +65,16 @@ def settings_of(config: TrainConfig, **method: str) -> RunConfig:
 
 def right_answers(built: Built, task: Task, watcher: Watcher, *, parent: Path) -> dict[str, bool]:
     """Whether each question is answered rightly, by id; the run's directory lies in `parent`. Raises Interrupted."""
-    asked = asked_of(built.method, task)
-    room = built.backbone.context - max(one.prompt_tokens for one in asked)
+    asked, backbone = asked_of(built.method, task), built.method.backbone
+    room = backbone.context - max(one.prompt_tokens for one in asked)
     if room < 1:
         raise UsageError(
-            f"a question of `--check-on` fills the backbone's context of {built.backbone.context} tokens: leave it out."
+            f"a question of `--check-on` fills the backbone's context of {backbone.context} tokens: leave it out."
         )
     longest = min(built.config.max_new_tokens or room, room)
     config = built.config.model_copy(update={"max_new_tokens": longest})
     try:
-        summary = carry_out(
-            Setup(config, task, built.backbone, built.method, asked, built.details), watcher, parent=parent
-        )
+        summary = carry_out(Setup(config, task, built.method, asked), watcher, parent=parent)
     except Interrupted:
         raise Interrupted("stopped in the check; the same command with `--resume` goes on with it.") from None
     ids = {question.id for question in task.questions}

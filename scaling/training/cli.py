@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scaling.cli import Version, examples, guarded, panel_option, refuse_small_limit
+from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _of_method(method: str) -> tuple[Any, Any]:
     """What trains, and what shows its result; `peft` is imported only where it is needed."""
     from scaling.training import display
 
-    if method == "lora":
+    if kind_of(method).has(Trait.ADAPTER):
         from scaling.training.lora import train_lora
 
         return train_lora, display.show_adapter

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from scaling.config import is_generated, option
+from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 
 FREE = ("out", "resume", "device", "log_with", "push_to_hub", "gradient_checkpointing", "grad_accumulation")
@@ -87,7 +88,9 @@ class TrainConfig(BaseModel):
             "epochs": self.epochs or (None if self.max_steps else 3),
             "lr": self.lr or _LR[self.method],
         }
-        return self.model_copy(update=common | (self._lora() if self.method == "lora" else self._thoughts()))
+        return self.model_copy(
+            update=common | (self._lora() if kind_of(self.method).has(Trait.ADAPTER) else self._thoughts())
+        )
 
     def _lora(self) -> dict[str, Any]:
         """The defaults of LoRA alone. Raises UsageError for an option that it would have to ignore."""

@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 
 from scaling.config import DEFAULT_MODEL
+from scaling.methods.kinds import Trait, kind_of
 from scaling.training.config import TrainConfig
 
 
 def command_for(config: TrainConfig, folder: Path) -> str:
     """For the thinker or adapter in `folder`. config: the resolved settings it was trained with."""
-    if config.method == "lora":
+    if kind_of(config.method).has(Trait.ADAPTER):
         parts = ["--method", "lora", "--adapter", str(folder)]
     else:
         parts = [*(["--method", "softcot"] if config.latent_paths == 1 else []), "--thinker", str(folder)]

@@ -20,8 +20,9 @@ from contrastive.parallel import Processes
 from contrastive.target_loss import Example
 from contrastive.train import STATE_FILE, Progress
 from scaling.config import RunConfig
-from scaling.methods.build import Built, adapted, details_of
+from scaling.methods.build import Built
 from scaling.methods.cot import ChainOfThought
+from scaling.methods.lora import with_adapter
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError
@@ -154,7 +155,7 @@ def _before(training: _Training, held: Task) -> dict[str, bool]:
     training.watcher.status(f"answering {len(held.questions)} questions of {held.name} before training")
     method = ChainOfThought(training.backbone, kind=held.kind)
     settings = settings_of(training.config, method="cot")
-    built = Built(training.backbone, method, settings, details_of(training.backbone))
+    built = Built(method, settings)
     return right_answers(built, held, training.watcher.sampling(), parent=training.folder / CHECKS)
 
 
@@ -180,8 +181,8 @@ def _after(training: _Training, held: Task, whole: LanguageModel) -> dict[str, b
     training.watcher.status(f"answering {len(held.questions)} questions of {held.name} after training")
     settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
     digest_of_weights = model_files.sha256(training.folder / adapters.WEIGHTS_FILE)
-    built = adapted(settings, held, training.backbone.fingerprint, whole, digest_of_weights)
-    return right_answers(built, held, training.watcher.sampling(), parent=training.folder / CHECKS)
+    method = with_adapter(whole, kind=held.kind, fingerprint=training.backbone.fingerprint, sha256=digest_of_weights)
+    return right_answers(Built(method, settings), held, training.watcher.sampling(), parent=training.folder / CHECKS)
 
 
 def _result(training: _Training, progress: Progress) -> LoraResult:

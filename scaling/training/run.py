@@ -28,6 +28,7 @@ from contrastive.token_sets import SoftTokenSets
 from contrastive.train import METRICS_FILE, STATE_FILE, DamagedFile, Loop, NotFinite, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
 from scaling.config import option
+from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PROMPT_VERSION, gold_text
@@ -163,7 +164,8 @@ def _health_of(folder: Path) -> Health:
 
 def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) -> dict[str, Any]:
     """What decides a training's result: settings, models by role, questions; nothing that is of another method alone."""
-    of_others = (*OF_THOUGHTS, "merge", "check_on", "check_limit") if config.method == "lora" else ("method", *OF_LORA)
+    adapted = kind_of(config.method).has(Trait.ADAPTER)
+    of_others = (*OF_THOUGHTS, "merge", "check_on", "check_limit") if adapted else ("method", *OF_LORA)
     settings = config.model_dump(mode="json", exclude={*FREE, *of_others})
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
     return {

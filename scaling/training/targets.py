@@ -143,7 +143,7 @@ def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watch
     }
     folder = made(cache_folder() / "targets") / config_hash(described)
     asked = [method.asked(question) for question in questions]
-    setup = Setup(settings, replace(split.task, questions=questions), backbone, method, asked, {})
+    setup = Setup(settings, replace(split.task, questions=questions), method, asked)
     with Journal.open(folder, config=described, environment=environment(backbone.model.device)) as journal:
         sample_all(setup, journal, folder, watcher)
         found = [done for _, done in sorted(journal.completions.items()) if done.correct and done.stop_reason == "end"]

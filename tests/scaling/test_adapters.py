@@ -103,11 +103,11 @@ def test_another_backbone_of_the_same_shapes_is_told(make_adapter, tiny_model_fo
     about = {"backbone": "another/model", "backbone_fingerprint": "0" * 12, "prompt_version": "0"}
     (folder / adapters.ABOUT_FILE).write_text(json.dumps(about))
     found, backbone = adapters.find(str(folder)), loaded(tiny_model_folder)
-    said = adapters.doubts(found, backbone)
+    said = adapters.mismatches(found, backbone)
     assert "trained with another backbone (another/model)" in said[0]
     assert "prompts of version 0" in said[1]
     (folder / adapters.ABOUT_FILE).unlink()
-    assert adapters.doubts(adapters.find(str(folder)), backbone) == []
+    assert adapters.mismatches(adapters.find(str(folder)), backbone) == []
 
 
 def test_a_hub_id_is_fetched(monkeypatch, make_adapter):

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from scaling.cli import app
 from scaling.config import RunConfig, load_config, option
+from scaling.methods.kinds import KINDS
 from scaling.records.errors import UsageError
 from scaling.tasks.files import read_questions
 from scaling.training.config import TrainConfig
@@ -152,7 +153,7 @@ FIXED = [  # of every option with a list of words: each of these
     if get_origin(part) is Literal
     for value in get_args(part)
     if len(value) > 3
-]
+] + [(RunConfig, "method", name) for name in KINDS if len(name) > 3]
 
 
 @pytest.mark.parametrize(("kind", "key", "value"), [*FIXED, (RunConfig, "method", "cot")])

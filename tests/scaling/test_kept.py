@@ -46,8 +46,8 @@ def folder(monkeypatch, tmp_path):
     return tmp_path / "thoughts"
 
 
-def kept(source, wake=lambda: None, **made_by):
-    return CachedThoughts(source, made_by={"assistant": "a", "dtype": "float32"} | made_by, wake=wake)
+def kept(source, to_device=lambda: None, **made_by):
+    return CachedThoughts(source, made_by={"assistant": "a", "dtype": "float32"} | made_by, to_device=to_device)
 
 
 def test_a_question_is_thought_about_once_whoever_asks(folder):
@@ -79,7 +79,7 @@ def test_two_that_keep_the_same_thoughts_at_once_do_not_meet(monkeypatch, folder
 def test_the_assistant_is_woken_for_what_is_missing_alone():
     woken = []
     for _ in range(2):
-        thoughts = kept(Source(), wake=lambda: woken.append("up"))
+        thoughts = kept(Source(), to_device=lambda: woken.append("up"))
         for question in QUESTIONS:
             thoughts(question)
     assert woken == ["up"] * len(QUESTIONS)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import get_args
 
 import pytest
 import torch
 
 from scaling.config import RunConfig, idle_options, load_config
 from scaling.methods import hints
+from scaling.methods.kinds import KINDS
 from scaling.methods.perturbations import Gumbel, dropout, gaussian, rms
 from scaling.methods.thoughts import partners_of
 from scaling.models import loading
@@ -21,7 +21,7 @@ from scaling.records.records import Question
 from scaling.run import execute, prepare
 from scaling.tasks.catalogue import load_task
 
-METHODS = get_args(RunConfig.model_fields["method"].annotation)
+METHODS = tuple(KINDS)
 PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")
 EMBEDDINGS = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
 CONTROLS = ("zero", "mean", "shuffled", "unk", "none")

@@ -14,7 +14,7 @@ from contrastive import checkpoint
 from scaling.config import DEFAULT_MODEL, DEFAULT_THINKER, UNTRAINED, RunConfig
 from scaling.display import rows
 from scaling.methods import thinkers
-from scaling.methods.thinkers import doubts, find, make_thinker, with_checkpoint
+from scaling.methods.thinkers import find, make_thinker, mismatches, with_checkpoint
 from scaling.models import adapters, loading, model_files
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError
@@ -57,7 +57,7 @@ def test_trained_defaults_are_of_the_bundled_model():
         config = RunConfig(method=method, device="cpu").resolved()
         found = find(config)
         config = with_checkpoint(config, found)
-        assert doubts(config, found, model, model) == []
+        assert mismatches(config, found, model, model) == []
         assert make_thinker(config, found, model, model).num_paths == config.latent_paths
 
 

@@ -425,7 +425,7 @@ def test_a_check_fits_the_backbones_context(settings, tmp_path, questions_at, mo
     """The tiny model's context is 512 tokens, and completions may have as many on other backbones."""
     config = settings(check_on=questions_at()).resolved()
     task, run_config = held_out(config, split_of(config)), settings_of(config, method="cot")
-    built = Built(model, ChainOfThought(model, kind=task.kind), run_config, {})
+    built = Built(ChainOfThought(model, kind=task.kind), run_config)
     seen = []
 
     def stop(setup, *_, **__):
