@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from softcotpp import rooms
 
 if TYPE_CHECKING:
-    from scaling.methods.base import Method
+    from scaling.methods.kinds import Trait
     from scaling.records.errors import UsageError
     from scaling.records.records import Question
     from scaling.tasks.catalogue import Task
+    from softcotpp.own_method import Method
     from softcotpp.pages import Report, report
     from softcotpp.runs import Run, load, run
     from softcotpp.trainings import Trained, train
@@ -32,13 +33,25 @@ _FROM = {
     **dict.fromkeys(("Trained", "train"), "softcotpp.trainings"),
     **dict.fromkeys(("Report", "report"), "softcotpp.pages"),
     "Task": "scaling.tasks.catalogue",
-    "Method": "scaling.methods.base",
+    "Method": "softcotpp.own_method",
+    "Trait": "scaling.methods.kinds",
     "Question": "scaling.records.records",
 }
 
 __all__ = [
-    *("Method", "Question", "Report", "Run", "Task", "Trained", "UsageError", "__version__"),
-    *("load", "report", "run", "train"),
+    "Method",
+    "Question",
+    "Report",
+    "Run",
+    "Task",
+    "Trained",
+    "Trait",
+    "UsageError",
+    "__version__",
+    "load",
+    "report",
+    "run",
+    "train",
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, get_type_hints
 
@@ -25,17 +25,24 @@ def settings_from(options: Mapping[str, Any], kind: type[Settings], *, call: str
     """Settings as the command would have them. Raises UsageError, as the command.
 
     Args:
-        options: by name, `_` for `-`; None is as if it were not given. Paths may be `Path`, numbers may be numpy's.
+        options: by name, `_` for `-`; None is as if it were not given. Paths may be `Path`, numbers may be numpy's, and
+            tasks, methods and voters may be classes and functions.
         call: what was called, for the message about an unknown keyword.
     """
     given = {key: _plain(value) for key, value in options.items() if value is not None}
-    known = (*kind.model_fields, _FILE, "quiet")
-    if unknown := [key for key in given if key not in known]:
-        raise UsageError(f"`{call}` has no option `{unknown[0]}`.{nearest(unknown[0], known)}")
+    refuse_unknown(given, (*kind.model_fields, _FILE, "quiet"), call=call)
     settings = load_config(given.pop(_FILE, None), given, kind)
     settings.resolved()  # clashes between options are told before torch is imported
     refuse_small_limit()
     return settings
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], *, call: str) -> None:
+    """Raises UsageError for the first keyword that a call does not have."""
+    known = tuple(known)
+    for key in given:
+        if key not in known:
+            raise UsageError(f"`{call}` has no option `{key}`.{nearest(key, known)}")
 
 
 def with_options_of(kind: type[BaseModel]) -> Callable[[Call], Call]:
@@ -68,6 +75,9 @@ def interruptible() -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
+    """As the command would get it: paths as texts, numpy's numbers as Python's, a class or function as `module:name`."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if callable(value):
+        return f"{value.__module__}:{value.__qualname__}"
     return value.item() if getattr(value, "shape", None) == () else value

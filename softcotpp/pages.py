@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from html import escape
@@ -11,63 +12,51 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from analysis.load import Run as Figures
-from analysis.load import load as read_figures
-from analysis.methods import group
-from analysis.results import Results, Settings, results
-from analysis.scores import scores
-from analysis.voters import Outside, chosen, lacking
-from analysis.write import write
-from scaling.records.errors import UsageError, nearest
+from analysis.make import make_report
+from analysis.results import Results
+from scaling.records.errors import UsageError
+from softcotpp.options import refuse_unknown
 from softcotpp.runs import Run
 
-_AXES = ("flops", "tokens", "chains", "seconds")
+RunLike = Run | str | os.PathLike[str]
+
 _HEIGHT = 600  # of the page in a notebook, in pixels
 
 
 def report(
-    *runs: Run | str | os.PathLike[str],
+    *runs: RunLike,
     out: str | os.PathLike[str] = "report",
-    names: Sequence[str | None] | None = None,
-    compute: str = "flops",
-    voters: str | Sequence[str] = "flat,hierarchical",
-    validation: Sequence[Run | str | os.PathLike[str]] = (),
-    scorer: str | None = None,
-    baseline: str | None = None,
-    common: bool = False,
-    browse: int = 200,
-    seed: int = 0,
+    names: Sequence[str] | None = None,
+    validation: Sequence[RunLike] = (),
     quiet: bool = False,
+    **options: Any,
 ) -> Report:
     """Compares runs, as `scale-report` does: curves over every smaller grid, intervals, and a verdict at equal compute.
 
     Args:
-        runs: of `sc.run` or `sc.load`, or run directories.
+        runs: of `sc.run` or `sc.load`, or run directories as the command takes them.
         out: folder for report.html, report.md, report.json and figures/.
-        names: one for each run, None for its method's; runs of one name are its seeds.
-        voters: votes to compare; the first makes curves and verdict.
+        names: one for each run; runs of one name are its seeds.
+        validation: runs of the methods on other questions, for the vote path-reliability.
         quiet: show no progress.
+        options: `compute`, `voters`, `scorer`, `baseline`, `common`, `browse` and `seed`, as the command's.
 
-    The others are the options of `scale-report`. Raises UsageError.
+    Raises:
+        UsageError: what the command would print.
     """
-    _refuse_unfit(runs, names, compute)
+    if not runs:
+        raise UsageError("`sc.report` needs at least one run, and none was given: give those to compare.")
+    if names is not None and len(names) != len(runs):
+        raise UsageError(f"`names` has {len(names)} names for {len(runs)} runs: give one for each.")
     console = Console(stderr=True, quiet=quiet)
 
     def tell(text: str) -> None:
         console.print(f"{text} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
 
-    told = voters if isinstance(voters, str) else ",".join(voters)
-    votes = chosen(told, validation=bool(validation), scorer=bool(scorer))
-    methods = group(list(zip(names or [None] * len(runs), map(_figures, runs), strict=True)), common=common)
-    own = [one for method in methods for one in method.runs]
-    left_out = lacking(votes, own) if told == "all" else ()
-    outside = Outside(
-        validation=[_figures(one) for one in validation],
-        scores={str(one.folder): scores(one, scorer) for one in own} if scorer else {},
-    )
-    kept = tuple(name for name in votes if name not in left_out)
-    found = results(methods, Settings(kept, left_out, compute, baseline, seed), tell, outside)
-    write(found, methods, Path(out), browse=browse, tell=tell)
+    places = list(map(_place, runs))
+    given = list(zip(names, places, strict=True)) if names else places
+    refuse_unknown(options, inspect.signature(make_report).parameters, call="sc.report")
+    found = make_report(given, Path(out), validation=list(map(_place, validation)), tell=tell, **options)
     return Report(Path(out), found)
 
 
@@ -101,14 +90,6 @@ class Report:
         return f'<iframe srcdoc="{page}" style="width: 100%; height: {_HEIGHT}px; border: 0"></iframe>'
 
 
-def _figures(one: Run | str | os.PathLike[str]) -> Figures:
-    return read_figures(one.folder if isinstance(one, Run) else Path(one))
-
-
-def _refuse_unfit(runs: Sequence[Any], names: Sequence[str | None] | None, compute: str) -> None:
-    if not runs:
-        raise UsageError("`sc.report` needs at least one run, and none was given: give those to compare.")
-    if names is not None and len(names) != len(runs):
-        raise UsageError(f"`names` has {len(names)} names for {len(runs)} runs: give one for each, None for its method's.")
-    if compute not in _AXES:
-        raise UsageError(f"`compute` is {compute!r}; choose one of {', '.join(_AXES)}.{nearest(compute, _AXES)}")
+def _place(one: RunLike) -> Path | str:
+    """Where it lies. A text may say more, as in `NAME=FOLDER`."""
+    return one if isinstance(one, str) else one.folder if isinstance(one, Run) else Path(one)

@@ -18,22 +18,20 @@ from analysis.estimators import vote as voted
 from analysis.load import Run as Figures
 from analysis.load import load as read_figures
 from analysis.statistics import Interval, seeded_mean
-from analysis.voters import Outside, chosen, rule
+from analysis.voters import Outside, rule
 from scaling.config import RunConfig
 from scaling.records.errors import UsageError, nearest
 from scaling.records.journal import load as read_journal
 from scaling.records.journal import load_questions, load_run, load_summary
-from scaling.records.records import Completion, PromptedQuestion
+from scaling.records.records import Completion, PromptedQuestion, Question
 from scaling.records.summary import right_answers
-from scaling.records.votes import VOTERS, flat_vote, hierarchical_vote
+from scaling.records.voters import Voter, Weigh, voter_of
 from softcotpp.options import interruptible, settings_from, with_options_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from scaling.run import Setup
-
-_VOTES = dict(zip(VOTERS, (flat_vote, hierarchical_vote), strict=True))
 
 
 @with_options_of(RunConfig)
@@ -124,10 +122,9 @@ class Run:
         """
         import torch
 
-        question_id = self._id_of(question)
+        asked = self._question(question)
         setup = self._setup()
-        own = next(one for one in setup.task.questions if one.id == question_id)
-        prompts = setup.method.prompts(own, range(setup.config.latent_paths or 1))
+        prompts = setup.method.prompts(asked, range(setup.config.latent_paths or 1))
         found = torch.stack([prompt.thoughts for prompt in prompts])
         if not found.numel():
             raise UsageError(
@@ -135,43 +132,41 @@ class Run:
             )
         return found
 
-    def vote(self, voter: str = "flat") -> pd.DataFrame:
+    def vote(self, voter: str | Weigh = "flat") -> pd.DataFrame:
         """The vote over all N x M completions of each question: question_id, answer, votes for it, whether it was tied with
         another, the gold answer, and whether it is correct.
 
         Args:
-            voter: flat (every completion votes) or hierarchical (each path votes, then the paths).
+            voter: as `scale-run --voter`, or a function of a question and its chains that returns a weight for each.
         """
-        if voter not in _VOTES:
-            raise UsageError(f"`voter` is {voter!r}; choose one of {', '.join(_VOTES)}.{nearest(voter, _VOTES)}")
+        own = _voter(voter)
         by_question: dict[str, list[Completion]] = {asked.id: [] for asked in self._asked}
         for one in self._completions:
             by_question[one.question_id].append(one)
         rows = []
         for asked in self._asked:
-            own = by_question[asked.id]
-            found = _VOTES[voter](asked.id, own)
+            chains = by_question[asked.id]
+            found = own.vote(asked, chains)
             told = {"answer": found.answer, "votes": found.counts.get(found.answer or "", 0), "tied": found.tied}
-            correct = found.answer in right_answers(own)
+            correct = found.answer in right_answers(chains)
             rows.append({"question_id": asked.id, **told, "gold": asked.answer, "correct": correct})
         return pd.DataFrame(rows)
 
-    def estimate(self, n: int | None = None, m: int | None = None, voter: str = "flat") -> Interval:
-        """The accuracy that a run of n paths x m samples would have, over all such parts of this one, with its interval
+    def estimate(self, n: int | None = None, m: int | None = None, voter: str | Weigh = "flat") -> Interval:
+        """The accuracy that a run of n paths x m samples would have, over all such parts of this one, with its 95 % interval
         over questions.
 
         Args:
             n: paths, up to N; all of them where it is not given.
             m: samples of each, up to M; all of them where it is not given.
-            voter: as `scale-report --voters`.
+            voter: as in `vote`. A function weighs each chain once, among all chains of its question.
         """
         figures = self._figures
         most = {"n": figures.num_paths, "m": figures.num_samples}
         for name, value in (("n", n), ("m", m)):
             if value is not None and not 1 <= value <= most[name]:
                 raise UsageError(f"`{name}` is {value}, and the run has {most[name]}: give a number from 1 to that.")
-        (name,) = chosen(voter, validation=False, scorer=False)
-        values = voted(figures.lenient, rule(name, figures, Outside())).values
+        values = voted(figures.lenient, rule(_voter(voter), figures, Outside())).values
         return seeded_mean([values[:, (n or most["n"]) - 1, (m or most["m"]) - 1]])
 
     def __repr__(self) -> str:
@@ -215,15 +210,15 @@ class Run:
     def _figures(self) -> Figures:
         return read_figures(self.folder)
 
-    def _id_of(self, question: str | int) -> str:
+    def _question(self, wanted: str | int) -> Question:
+        """As it was asked, by its id or its place."""
         ids = [asked.id for asked in self._asked]
-        if isinstance(question, str):
-            if question not in ids:
-                raise UsageError(f"the run has no question `{question}`.{nearest(question, ids)}")
-            return question
-        if not 0 <= question < len(ids):
-            raise UsageError(f"`thoughts` of question {question}, and the run has {len(ids)} questions: give one from 0.")
-        return ids[question]
+        if isinstance(wanted, str) and wanted not in ids:
+            raise UsageError(f"the run has no question `{wanted}`.{nearest(wanted, ids)}")
+        if not isinstance(wanted, str) and not 0 <= wanted < len(ids):
+            raise UsageError(f"`thoughts` of question {wanted}, and the run has {len(ids)} questions: give one from 0.")
+        asked = self._asked[ids.index(wanted) if isinstance(wanted, str) else wanted]
+        return Question(asked.id, asked.text, asked.answer, asked.choices)
 
     @property
     def _called(self) -> str:
@@ -250,13 +245,22 @@ def _prepared(folder: Path, recorded: dict[str, Any]) -> Setup:
     known = {key: value for key, value in recorded.items() if key in RunConfig.model_fields and value is not None}
     with Watch(Console(stderr=True), voter="flat") as watch:
         setup = prepare(settings_from(known, RunConfig, call="sc.load"), watch)
-    for key, value in setup.details.items():
+    for key, value in setup.method.identity().items():
         if recorded.get(key) != value and value is not None:
             raise UsageError(
-                f"the run in {folder} was made with another `{key}` ({recorded.get(key)}, now {value}), so its thoughts cannot "
-                f"be made again: bring back the models and the checkpoint that it was made with."
+                f"the run in {folder} was made with another `{key}` ({recorded.get(key)}, now {value}), so its thoughts "
+                f"cannot be made again: bring back the models and the checkpoint that it was made with."
             )
     return setup
+
+
+def _voter(given: str | Weigh) -> Voter:
+    found = voter_of(given, option="voter")
+    if found.needs:
+        raise UsageError(
+            f"`voter` {found.name} needs `{found.needs.removeprefix('--')}`: give both to `sc.report`, or use another."
+        )
+    return found
 
 
 def _percent(value: float | None) -> str:
