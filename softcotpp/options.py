@@ -29,7 +29,7 @@ def settings_from(options: Mapping[str, Any], kind: type[Settings], *, call: str
             tasks, methods and voters may be classes and functions.
         call: what was called, for the message about an unknown keyword.
     """
-    given = {key: _plain(value) for key, value in options.items() if value is not None}
+    given = {key: _plain(key, value) for key, value in options.items() if value is not None}
     refuse_unknown(given, (*kind.model_fields, _FILE, "quiet"), call=call)
     settings = load_config(given.pop(_FILE, None), given, kind)
     settings.resolved()  # clashes between options are told before torch is imported
@@ -66,18 +66,28 @@ def with_options_of(kind: type[BaseModel]) -> Callable[[Call], Call]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C, or a notebook's stop button, is a KeyboardInterrupt that says how to go on, and not an ordinary error."""
+def interruptible(*, kept: bool = True) -> Iterator[None]:
+    """Ctrl-C, or a notebook's stop button, is a KeyboardInterrupt that says how to go on, and not an ordinary error.
+
+    Args:
+        kept: whether what was done stays on disk.
+    """
     try:
         yield
     except Interrupted as error:
-        raise KeyboardInterrupt(str(error)) from None
+        raise KeyboardInterrupt(str(error) if kept else "stopped; without `out` nothing is kept.") from None
 
 
-def _plain(value: Any) -> Any:
+def _plain(key: str, value: Any) -> Any:
     """As the command would get it: paths as texts, numpy's numbers as Python's, a class or function as `module:name`."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if callable(value):
-        return f"{value.__module__}:{value.__qualname__}"
-    return value.item() if getattr(value, "shape", None) == () else value
+    if getattr(value, "shape", None) == ():
+        return value.item()
+    if isinstance(value, str | int | float | Mapping):
+        return value
+    name = getattr(value, "__qualname__", None)
+    if name is None or "<" in name:
+        what = f"{name} inside another function" if name else f"an object of type {type(value).__name__}"
+        raise UsageError(f"`{key}` is {what}: give a class or function that stands by itself, or a text.")
+    return f"{value.__module__}:{name}"

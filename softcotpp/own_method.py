@@ -10,11 +10,10 @@ if TYPE_CHECKING:
 
 
 class Method:
-    """A method of your own. Subclass it and write `thoughts(self, question)`, which returns a question's soft thoughts
-    [N, L, D]; then give the class, or where it stands, as `method`.
+    """A method of your own. Subclass it, write `thoughts(self, question)`, and give the class as `method`.
 
-    N is `self.surroundings.num_paths`, L `self.surroundings.soft_tokens`, D the width of the backbone. What else a method may
-    have, such as a decoder of its own, is in docs/methods.md.
+    `thoughts` returns a question's soft thoughts [N, L, D]: N is `self.surroundings.num_paths`, L
+    `self.surroundings.soft_tokens`, D the width of the backbone. docs/methods.md says what else a method may have.
 
     Attributes:
         name: what folders are called; the class's name where it is not given.

@@ -57,7 +57,7 @@ def run(*, quiet: bool = False, **options: Any) -> Run:
     temporary = Path(tempfile.mkdtemp(prefix="softcotpp-")) if settings.out is None else None
     settings = settings.model_copy(update={"out": temporary}) if temporary else settings
     try:
-        with interruptible(), Watch(Console(stderr=True, quiet=quiet), voter=settings.voter) as watch:
+        with interruptible(kept=not temporary), Watch(Console(stderr=True, quiet=quiet), voter=settings.voter) as watch:
             setup = prepare(settings, watch)
             carry_out(setup, watch)
     except BaseException:
@@ -185,14 +185,18 @@ class Run:
             "completions": told["num_completions"],
             "seconds": f"{told['seconds']:.1f}",
         }
-        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+        cells = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items()
+        )
         return f"<table><caption>{escape(self._called)}</caption>{cells}</table>"
 
     @cached_property
     def _summary(self) -> dict[str, Any]:
         found = load_summary(self.folder)
         if found is None:
-            raise UsageError(f"{self.folder} has no summary yet: the same `scale-run` command or call continues the run.")
+            raise UsageError(
+                f"{self.folder} has no summary yet: the same `scale-run` command or call continues the run."
+            )
         return found
 
     @cached_property

@@ -44,7 +44,9 @@ def scale_run(installed, tiny_model_folder, tmp_path):
 
 def test_the_example_method_and_voter_are_found_by_name(scale_run):
     options = ["--method", "question-words", "--method-args", "scale=0.5", "--voter", "concise"]
-    summary, folder = scale_run(*options, "--latent-paths", "2", "--samples", "2", "--limit", "2", "--max-new-tokens", "8")
+    summary, folder = scale_run(
+        *options, "--latent-paths", "2", "--samples", "2", "--limit", "2", "--max-new-tokens", "8"
+    )
     assert summary["num_completions"] == 8
     assert 0 <= summary["accuracy_voted"] <= 1
     described = json.loads((folder / "run.json").read_text())
