@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from scaling.methods.kinds import Trait
     from scaling.records.errors import UsageError
     from scaling.records.records import Question
-    from scaling.tasks.catalogue import Task
     from softcotpp.own_method import Method
     from softcotpp.pages import Report, report
     from softcotpp.runs import Run, load, run
@@ -32,7 +31,6 @@ _FROM = {
     **dict.fromkeys(("Run", "load", "run"), "softcotpp.runs"),
     **dict.fromkeys(("Trained", "train"), "softcotpp.trainings"),
     **dict.fromkeys(("Report", "report"), "softcotpp.pages"),
-    "Task": "scaling.tasks.catalogue",
     "Method": "softcotpp.own_method",
     "Trait": "scaling.methods.kinds",
     "Question": "scaling.records.records",
@@ -43,7 +41,6 @@ __all__ = [
     "Question",
     "Report",
     "Run",
-    "Task",
     "Trained",
     "Trait",
     "UsageError",
