@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel
 
@@ -30,7 +30,7 @@ def settings_from(options: Mapping[str, Any], kind: type[Settings], *, call: str
         call: what was called, for the message about an unknown keyword.
     """
     given = {key: _plain(key, value) for key, value in options.items() if value is not None}
-    refuse_unknown(given, (*kind.model_fields, _FILE, "quiet"), call=call)
+    refuse_unknown(given, (*cast(type[BaseModel], kind).model_fields, _FILE, "quiet"), call=call)
     settings = load_config(given.pop(_FILE, None), given, kind)
     settings.resolved()  # clashes between options are told before torch is imported
     refuse_small_limit()

@@ -76,7 +76,8 @@ class Report:
         """One method a row: its figures in per cent of 1, and the ends of their 95 % intervals."""
         rows: dict[str, dict[str, Any]] = {}
         for one in self.results.methods:
-            rows[one.method.name] = row = {"N": one.method.num_paths, "M": one.method.num_samples}
+            row: dict[str, Any] = {"N": one.method.num_paths, "M": one.method.num_samples}
+            rows[one.method.name] = row
             for name, interval in one.table.items():
                 row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
         return pd.DataFrame.from_dict(rows, orient="index")
