@@ -10,9 +10,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
+from scaling.notebook_bar import NotebookBar
 from scaling.records.adaptive import leading
 from scaling.records.errors import WARNING
 from scaling.records.names import UNKNOWN
@@ -31,7 +40,7 @@ class Watch:
     def __init__(self, console: Console, *, voter: str):
         self._console = console
         self._voter = voter_of(voter)
-        self._progress: Progress | None = None
+        self._progress: Progress | NotebookBar | None = None
         self._finished: dict[str, dict[Key, Completion]] = defaultdict(dict)  # of questions that are not decided
         self._decided: set[str] = set()
         self._tokens = self._right = self._done = 0
@@ -60,7 +69,7 @@ class Watch:
                 self._count(completion)
         self._held = self._done
         self._console.print(self._opening(folder), highlight=False, markup=False, soft_wrap=True)
-        if self._console.is_terminal and self._done < self._wanted:
+        if self._done < self._wanted:
             self._progress = self._bar()
 
     def completion(self, completion: Completion) -> None:
@@ -117,12 +126,20 @@ class Watch:
         seconds = int(spent / new * (self._wanted - self._done))
         return f"{seconds // 60}:{seconds % 60:02d}"
 
-    def _bar(self) -> Progress:
+    def _bar(self) -> Progress | NotebookBar | None:
         columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("samples, {task.fields[said]}"))
-        progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
-        self._task = progress.add_task("", total=self._wanted, completed=self._done, said=self._said())
-        progress.start()
+        progress = bar_on(self._console, *columns, TimeElapsedColumn(), TimeRemainingColumn())
+        if progress:
+            self._task = progress.add_task("", total=self._wanted, completed=self._done, said=self._said())
+            progress.start()
         return progress
+
+
+def bar_on(console: Console, *columns: ProgressColumn, transient: bool = False) -> Progress | NotebookBar | None:
+    """A bar for a terminal or a notebook; None elsewhere, where lines must do."""
+    if console.is_jupyter:
+        return None if console.quiet else NotebookBar(transient=transient)
+    return Progress(*columns, console=console, transient=transient) if console.is_terminal else None
 
 
 def say(console: Console, text: str) -> None:

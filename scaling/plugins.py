@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from scaling.records.errors import UsageError, listed, nearest, one_line, out_of_memory
@@ -66,9 +66,24 @@ def source_sha256(loaded: object) -> str:
     owner = loaded if hasattr(loaded, "__qualname__") else type(loaded)
     module = sys.modules[owner.__module__]
     source = getattr(module, _DIGEST, None)
-    if source is None:
+    if source is None and getattr(module, "__file__", None):
         source = hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+    elif source is None:  # of a notebook
+        source = hashlib.sha256("\0".join(_compiled(owner)).encode("utf-8", "surrogatepass")).hexdigest()
     return hashlib.sha256(f"{source}\0{getattr(owner, '__qualname__', '')}".encode()).hexdigest()
+
+
+def _compiled(value: Any) -> Iterator[str]:
+    """What a class or function without a source file does: its compiled code, and the plain values in it."""
+    if isinstance(value, type):
+        for name, part in sorted(vars(value).items()):
+            yield from (name, *_compiled(getattr(part, "__func__", part)))
+    elif isinstance(code := getattr(value, "__code__", value), CodeType):
+        yield from (code.co_code.hex(), repr(code.co_names))
+        for constant in code.co_consts:
+            yield from _compiled(constant)
+    elif isinstance(value, str | bytes | int | float | tuple | None):
+        yield repr(value)
 
 
 @contextmanager

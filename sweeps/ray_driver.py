@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ _START = 120.0  # seconds that a process of the cluster has to begin
 _MAX_EARLY_DEATHS = 5  # workers, each begun after the one before ended, that end with an error and no job
 _STORE = 100 * 2**20  # bytes of Ray's object store, which sweeps do not use
 _NAMESPACE, _OWNER = "softcotpp", "ray:"
+# Ray puts the current folder first on its workers' path. While a cluster is joined that is this one: a user's own may hold
+# modules that are named like ours.
+_HOME = Path(__file__).resolve().parents[1]
 _KEY = "; a cluster that was started with a key needs RAY_AUTH_MODE=token here, and one without RAY_AUTH_MODE=disabled"
 
 
@@ -90,7 +94,8 @@ def _join(ray: Any, address: str) -> None:
     given = own if address == "local" else {}
     on_term = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **given)
+        with chdir(_HOME):
+            ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **given)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         said = one_line(error, limit=300)
         if given:

@@ -15,13 +15,20 @@ from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.kinds import KINDS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ROOMS = ("contrastive", "scaling", "sweeps", "analysis")
-ARROWS = {"contrastive": (), "scaling": ("contrastive",), "sweeps": ("scaling", "contrastive"), "analysis": ()}
+ROOMS = ("softcotpp", "contrastive", "scaling", "sweeps", "analysis")
+ARROWS = {
+    "softcotpp": ("contrastive", "scaling", "sweeps", "analysis"),
+    "contrastive": (),
+    "scaling": ("contrastive",),
+    "sweeps": ("scaling", "contrastive"),
+    "analysis": (),
+}
 ALLOWED_PACKAGES = {"analysis": ("scaling.records",)}
 RECORDS = tuple(
     f"scaling.records.{path.stem}" for path in sorted((REPOSITORY / "scaling" / "records").glob("[a-z]*.py"))
 )
 LIGHT = (
+    "softcotpp",
     "scaling",
     *RECORDS,
     "scaling.tasks.numbers",

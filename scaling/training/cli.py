@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json as jsonlib
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from scaling.methods.kinds import Trait, kind_of
 from scaling.options import panel_option, takes
 from scaling.records.errors import UsageError
 from scaling.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXAMPLES = (
     "scale-train --latent-paths 8 --out my-thinker",
@@ -46,13 +49,29 @@ def scale_train(
 
 
 def _train(file: str | None, given: dict[str, Any], *, as_json: bool) -> None:
+    from rich.console import Console
+
     settings = load_config(file, given, TrainConfig)
+    result, first = carry_out(settings, Console(stderr=True))
+    if not first:
+        return
+    if as_json:
+        print(jsonlib.dumps(result.to_dict(), indent=2))
+    else:
+        _of_method(settings.method)[1](Console(), result)
+
+
+def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
+    """Trains as the settings say and shows progress on `console`. Raises UsageError and Interrupted.
+
+    Returns:
+        The result, and whether this process is the first of those that train, which alone should show it.
+    """
     settings.resolved()  # clashes between options are told before torch is imported
     refuse_small_limit()
     if settings.log_with and not importlib.util.find_spec(settings.log_with):
         raise UsageError(f"`--log-with` {settings.log_with} needs a package: `pip install {settings.log_with}`.")
     from accelerate import Accelerator
-    from rich.console import Console
 
     from contrastive.parallel import Processes
     from scaling.training.display import TrainWatch
@@ -66,17 +85,13 @@ def _train(file: str | None, given: dict[str, Any], *, as_json: bool) -> None:
         settings = settings.model_copy(update={"device": str(accelerator.device)})
     if settings.log_with:
         accelerator.init_trackers(TRACKED, config=settings.model_dump(mode="json"))
-    with TrainWatch(Console(stderr=True), accelerator) as watch:
-        train, show = _of_method(settings.method)
+    with TrainWatch(console, accelerator) as watch:
+        train, _ = _of_method(settings.method)
         result = train(settings, watch, Processes())
     accelerator.end_training()
-    if accelerator.is_main_process:
-        if settings.push_to_hub:
-            publish(result.folder, settings.push_to_hub)
-        if as_json:
-            print(jsonlib.dumps(result.to_dict(), indent=2))
-        else:
-            show(Console(), result)
+    if settings.push_to_hub and accelerator.is_main_process:
+        publish(result.folder, settings.push_to_hub)
+    return result, accelerator.is_main_process
 
 
 def _of_method(method: str) -> tuple[Any, Any]:

@@ -14,7 +14,8 @@ from rich.table import Table
 from contrastive.health import Health, Validation
 from contrastive.train import Progress as Training
 from contrastive.train import Schedule
-from scaling.display import Watch, say
+from scaling.display import Watch, bar_on, say
+from scaling.notebook_bar import NotebookBar
 from scaling.run import Watcher as RunWatcher
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class TrainWatch:
         self._console = console
         self._accelerator = accelerator
         self._silent = not accelerator.is_main_process
-        self._progress: Progress | None = None
+        self._progress: Progress | NotebookBar | None = None
         self._runs: list[Watch] = []
         self._printed = 0.0
 
@@ -70,14 +71,15 @@ class TrainWatch:
         self._schedule, self._began, self._first = schedule, time.monotonic(), progress.step
         if progress.step:
             self._print(f"going on from step {progress.step} of {schedule.max_steps}")
-        if self._console.is_terminal and not self._silent:
+        if not self._silent:
             columns = (
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[said]}"),
             )
-            self._progress = Progress(BarColumn(), *columns, console=self._console, transient=True)
+            self._progress = bar_on(self._console, BarColumn(), *columns, transient=True)
+        if self._progress:
             self._task = self._progress.add_task("", total=schedule.max_steps, completed=progress.step, said="")
             self._progress.start()
 

@@ -1,0 +1,52 @@
+"""A progress bar for notebooks. rich's own needs widgets there; this one needs nothing but the notebook."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from html import escape
+from typing import Any
+
+from rich.progress import TaskID
+
+_EVERY = 0.5  # seconds between updates: each one is sent to the browser
+
+
+class NotebookBar:
+    """One bar with a text beside it, used as `rich.progress.Progress` with one task.
+
+    transient: whether it is gone at the end.
+    """
+
+    def __init__(self, *, transient: bool = False) -> None:
+        self._transient = transient
+        self._shown = 0.0
+        self._values: dict[str, Any] = {}
+        self._handle: Any = None
+
+    def add_task(self, _description: str, *, total: int, completed: int, said: str) -> TaskID:
+        self._values = {"total": total, "completed": completed, "said": said}
+        return TaskID(0)
+
+    def start(self) -> None:
+        display = importlib.import_module("IPython.display")  # there wherever there is a notebook
+        self._html = display.HTML
+        self._handle = display.display(self._bar(), display_id=True)
+        self._shown = time.monotonic()
+
+    def update(self, _task: TaskID, **values: Any) -> None:
+        """values: those of `add_task` that have changed."""
+        self._values |= values
+        if self._handle and time.monotonic() - self._shown > _EVERY:
+            self._shown = time.monotonic()
+            self._handle.update(self._bar())
+
+    def stop(self) -> None:
+        if self._handle:
+            self._handle.update(self._html("") if self._transient else self._bar())
+            self._handle = None
+
+    def _bar(self) -> Any:
+        total, completed = self._values["total"], self._values["completed"]
+        said = escape(f"{completed}/{total} {self._values['said']}")
+        return self._html(f'<progress value="{completed}" max="{total}"></progress> <code>{said}</code>')

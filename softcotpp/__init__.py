@@ -1,0 +1,71 @@
+"""The toolkit from Python: runs, trainings and reports, with the options of the commands as keywords.
+
+    import softcotpp as sc
+    run = sc.run(task="arithmetic", limit=20, latent_paths=8, samples=4)
+    run.summary; run.completions; run.thoughts("test-0"); run.vote("flat")
+    sc.report(run, out="report")
+
+Importing this loads nothing else: each name is imported when it is first used. What a user can put right is a
+`UsageError`, with the sentence that the commands print.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from softcotpp import rooms
+
+if TYPE_CHECKING:
+    from scaling.methods.kinds import Trait
+    from scaling.records.errors import UsageError
+    from scaling.records.records import Question
+    from softcotpp.own_method import Method
+    from softcotpp.pages import Report, report
+    from softcotpp.runs import Run, load, run
+    from softcotpp.trainings import Trained, train
+
+    __version__: str
+
+_FROM = {
+    **dict.fromkeys(("Run", "load", "run"), "softcotpp.runs"),
+    **dict.fromkeys(("Trained", "train"), "softcotpp.trainings"),
+    **dict.fromkeys(("Report", "report"), "softcotpp.pages"),
+    "Method": "softcotpp.own_method",
+    "Trait": "scaling.methods.kinds",
+    "Question": "scaling.records.records",
+}
+
+__all__ = [
+    "Method",
+    "Question",
+    "Report",
+    "Run",
+    "Trained",
+    "Trait",
+    "UsageError",
+    "__version__",
+    "load",
+    "report",
+    "run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name of `__all__` when it is first used. Raises UsageError where a package of the toolkit is hidden."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("softcotpp")
+    if name == "UsageError":
+        return rooms.usage_error()
+    if name not in _FROM:
+        raise AttributeError(f"module 'softcotpp' has no attribute {name!r}")
+    rooms.refuse_foreign()
+    found = globals()[name] = getattr(importlib.import_module(_FROM[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,96 @@
+"""`sc.report`: what `scale-report` makes of runs, with its verdict, tables and page."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from analysis.make import make_report
+from analysis.results import Results
+from scaling.records.errors import UsageError
+from softcotpp.options import refuse_unknown
+from softcotpp.runs import Run
+
+RunLike = Run | str | os.PathLike[str]
+
+_HEIGHT = 600  # of the page in a notebook, in pixels
+
+
+def report(
+    *runs: RunLike,
+    out: str | os.PathLike[str] = "report",
+    names: Sequence[str] | None = None,
+    validation: Sequence[RunLike] = (),
+    quiet: bool = False,
+    **options: Any,
+) -> Report:
+    """Compares runs, as `scale-report` does: curves over every smaller grid, intervals, and a verdict at equal compute.
+
+    Args:
+        runs: of `sc.run` or `sc.load`, or run directories as the command takes them.
+        out: folder for report.html, report.md, report.json and figures/.
+        names: one for each run; runs of one name are its seeds.
+        validation: runs of the methods on other questions, for the vote path-reliability.
+        quiet: show no progress.
+        options: `compute`, `voters`, `scorer`, `baseline`, `common`, `browse` and `seed`, as the command's.
+
+    Raises:
+        UsageError: what the command would print.
+    """
+    if not runs:
+        raise UsageError("`sc.report` needs at least one run, and none was given: give those to compare.")
+    if names is not None and len(names) != len(runs):
+        raise UsageError(f"`names` has {len(names)} names for {len(runs)} runs: give one for each.")
+    console = Console(stderr=True, quiet=quiet)
+
+    def tell(text: str) -> None:
+        console.print(f"{text} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
+
+    places = list(map(_place, runs))
+    given = list(zip(names, places, strict=True)) if names else places
+    refuse_unknown(options, inspect.signature(make_report).parameters, call="sc.report")
+    found = make_report(given, Path(out), validation=list(map(_place, validation)), tell=tell, **options)
+    return Report(Path(out), found)
+
+
+class Report:
+    """A report that was written. folder: where report.html lies. results: all its figures."""
+
+    def __init__(self, folder: Path, results: Results) -> None:
+        self.folder, self.results = folder, results
+
+    @property
+    def verdict(self) -> list[str]:
+        """What can be said of each pair of methods, in sentences."""
+        return self.results.sentences
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One method a row: its figures in per cent of 1, and the ends of their 95 % intervals."""
+        rows: dict[str, dict[str, Any]] = {}
+        for one in self.results.methods:
+            row: dict[str, Any] = {"N": one.method.num_paths, "M": one.method.num_samples}
+            rows[one.method.name] = row
+            for name, interval in one.table.items():
+                row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def __repr__(self) -> str:
+        return "\n".join([f"<Report in {self.folder}>", *self.verdict])
+
+    def _repr_html_(self) -> str:
+        """The page, inside a notebook."""
+        page = escape((self.folder / "report.html").read_text(encoding="utf-8"), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: {_HEIGHT}px; border: 0"></iframe>'
+
+
+def _place(one: RunLike) -> Path | str:
+    """Where it lies. A text may say more, as in `NAME=FOLDER`."""
+    return one if isinstance(one, str) else one.folder if isinstance(one, Run) else Path(one)

@@ -1,0 +1,55 @@
+"""Whether the packages that the toolkit is made of are its own.
+
+Their names are common words, so a user's folder or file `analysis` may stand before ours on Python's path, as in a notebook
+that lies beside it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOMS = ("analysis", "contrastive", "scaling", "sweeps")
+_HOME = Path(__file__).resolve().parents[1]
+
+
+def refuse_foreign() -> None:
+    """Raises UsageError, which names the folder, where Python would import something else for one of ours."""
+    for room in ROOMS:
+        if (place := place_of(room)) != _own(room):
+            where = "nothing" if place is None else str(place.parent if place.name == "__init__.py" else place)
+            raise usage_error()(
+                f"softcotpp needs its own package `{room}`, and Python finds {where} in its place: rename that, or start "
+                f"Python in another folder."
+            )
+
+
+def place_of(room: str) -> Path | None:
+    """The file, or the folder without an `__init__.py`, that `import room` takes; None where there is none."""
+    loaded = sys.modules.get(room)
+    spec = getattr(loaded, "__spec__", None) if loaded else importlib.util.find_spec(room)
+    places = [getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or ())]
+    return next((Path(place).resolve() for place in (*places, getattr(loaded, "__file__", None)) if place), None)
+
+
+@cache
+def usage_error() -> type[Exception]:
+    """`scaling.records.errors.UsageError`; from our own file also where another `scaling` hides it."""
+    if place_of("scaling") == _own("scaling"):
+        from scaling.records.errors import UsageError
+
+        return UsageError
+    file = _own("scaling").parent / "records" / "errors.py"
+    spec = importlib.util.spec_from_file_location("softcotpp._errors", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is missing: install softcotpp anew")
+    errors = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(errors)
+    found: type[Exception] = errors.UsageError
+    return found
+
+
+def _own(room: str) -> Path:
+    return _HOME / room / "__init__.py"

@@ -1,0 +1,271 @@
+"""`sc.run` and `sc.load`: a run as an object with its completions, thoughts, votes and estimates."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from dataclasses import asdict
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console
+
+from analysis.estimators import vote as voted
+from analysis.load import Run as Figures
+from analysis.load import load as read_figures
+from analysis.statistics import Interval, seeded_mean
+from analysis.voters import Outside, rule
+from scaling.config import RunConfig
+from scaling.records.errors import UsageError, nearest
+from scaling.records.journal import load as read_journal
+from scaling.records.journal import load_questions, load_run, load_summary
+from scaling.records.records import Completion, PromptedQuestion, Question
+from scaling.records.summary import right_answers
+from scaling.records.voters import Voter, Weigh, voter_of
+from softcotpp.options import interruptible, settings_from, with_options_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scaling.run import Setup
+
+
+@with_options_of(RunConfig)
+def run(*, quiet: bool = False, **options: Any) -> Run:
+    """Samples N latent paths x M completions for every question and votes, as `scale-run` does.
+
+    The same call with the same `out` continues the run; more paths, samples or questions extend it. Stopped by Ctrl-C, it
+    raises KeyboardInterrupt, and what had finished stays in `out`.
+
+    Args:
+        quiet: show no progress.
+        options: those of `scale-run`, with `_` for `-`; `config` is a YAML file of them. Without `out` the run is kept in
+            a temporary folder, as long as the returned object lives.
+
+    Raises:
+        UsageError: what the command would print.
+    """
+    settings = settings_from(options, RunConfig, call="sc.run")
+    from scaling.display import Watch
+    from scaling.run import carry_out, prepare
+
+    _LATEST.clear()  # so that two runs' models are not in memory at once
+    temporary = Path(tempfile.mkdtemp(prefix="softcotpp-")) if settings.out is None else None
+    settings = settings.model_copy(update={"out": temporary}) if temporary else settings
+    try:
+        with interruptible(kept=not temporary), Watch(Console(stderr=True, quiet=quiet), voter=settings.voter) as watch:
+            setup = prepare(settings, watch)
+            carry_out(setup, watch)
+    except BaseException:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    found = Run(settings.out or Path())
+    if temporary:
+        weakref.finalize(found, shutil.rmtree, temporary, ignore_errors=True)
+    _LATEST[found.folder] = setup
+    return found
+
+
+def load(folder: str | Path) -> Run:
+    """The run in a directory that `scale-run` or `sc.run` wrote. Raises UsageError where there is none."""
+    load_run(Path(folder))
+    return Run(Path(folder))
+
+
+class Run:
+    """A run of N latent paths x M samples. Made by `sc.run` and `sc.load`.
+
+    folder: its directory; see "Where results lie" in the README.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What run.json says of settings, data and models."""
+        found: dict[str, Any] = load_run(self.folder)["config"]
+        return found
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """The figures of summary.json in one row, those of its parts as `tokens.generated`. Rows of several runs can be
+        put together by `pandas.concat`."""
+        return pd.json_normalize(self._summary).rename(index={0: self._called})
+
+    @cached_property
+    def completions(self) -> pd.DataFrame:
+        """One completion a row: question_id, path, sample, text, answer, correct and all else that samples.jsonl holds, in
+        the order of questions, paths and samples."""
+        rows = pd.DataFrame([asdict(one) for one in self._completions], columns=list(Completion.__dataclass_fields__))
+        return rows.reset_index(drop=True)
+
+    @cached_property
+    def questions(self) -> pd.DataFrame:
+        """One question a row, as it was asked: id, text, gold answer, prompt, and its lengths in tokens."""
+        return pd.DataFrame([asdict(one) for one in self._asked])
+
+    def thoughts(self, question: str | int) -> Tensor:
+        """A question's soft thoughts, [N, L, D] float32. Loads the models where they are not in memory.
+
+        Args:
+            question: its id, or its place among `questions`, from 0.
+
+        Raises:
+            UsageError: for an unknown question, a method without soft thoughts, and where models or checkpoint are no
+                longer those of the run.
+        """
+        import torch
+
+        asked = self._question(question)
+        setup = self._setup()
+        prompts = setup.method.prompts(asked, range(setup.config.latent_paths or 1))
+        found = torch.stack([prompt.thoughts for prompt in prompts])
+        if not found.numel():
+            raise UsageError(
+                f"`thoughts` are those of methods with soft thoughts, and this run's is `{setup.config.method}`."
+            )
+        return found
+
+    def vote(self, voter: str | Weigh = "flat") -> pd.DataFrame:
+        """The vote over all N x M completions of each question: question_id, answer, votes for it, whether it was tied with
+        another, the gold answer, and whether it is correct.
+
+        Args:
+            voter: as `scale-run --voter`, or a function of a question and its chains that returns a weight for each.
+        """
+        own = _voter(voter)
+        by_question: dict[str, list[Completion]] = {asked.id: [] for asked in self._asked}
+        for one in self._completions:
+            by_question[one.question_id].append(one)
+        rows = []
+        for asked in self._asked:
+            chains = by_question[asked.id]
+            found = own.vote(asked, chains)
+            told = {"answer": found.answer, "votes": found.counts.get(found.answer or "", 0), "tied": found.tied}
+            correct = found.answer in right_answers(chains)
+            rows.append({"question_id": asked.id, **told, "gold": asked.answer, "correct": correct})
+        return pd.DataFrame(rows)
+
+    def estimate(self, n: int | None = None, m: int | None = None, voter: str | Weigh = "flat") -> Interval:
+        """The accuracy that a run of n paths x m samples would have, over all such parts of this one, with its 95 % interval
+        over questions.
+
+        Args:
+            n: paths, up to N; all of them where it is not given.
+            m: samples of each, up to M; all of them where it is not given.
+            voter: as in `vote`. A function weighs each chain once, among all chains of its question.
+        """
+        figures = self._figures
+        most = {"n": figures.num_paths, "m": figures.num_samples}
+        for name, value in (("n", n), ("m", m)):
+            if value is not None and not 1 <= value <= most[name]:
+                raise UsageError(f"`{name}` is {value}, and the run has {most[name]}: give a number from 1 to that.")
+        values = voted(figures.lenient, rule(_voter(voter), figures, Outside())).values
+        return seeded_mean([values[:, (n or most["n"]) - 1, (m or most["m"]) - 1]])
+
+    def __repr__(self) -> str:
+        return f"<Run {self._called} in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        """The main figures, as notebooks show them."""
+        told = self._summary
+        interval = [f"{100 * told[key]:.1f}" for key in ("accuracy_low", "accuracy_high") if told[key] is not None]
+        rows = {
+            "accuracy, %": _percent(told["accuracy"]) + (f" ({' to '.join(interval)})" if interval else ""),
+            "accuracy, hierarchical vote, %": _percent(told["accuracy_hierarchical"]),
+            "pass@1, %": _percent(told["pass_at_1"]),
+            "coverage, %": _percent(told["coverage"]),
+            "questions": told["num_questions"],
+            "completions": told["num_completions"],
+            "seconds": f"{told['seconds']:.1f}",
+        }
+        cells = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items()
+        )
+        return f"<table><caption>{escape(self._called)}</caption>{cells}</table>"
+
+    @cached_property
+    def _summary(self) -> dict[str, Any]:
+        found = load_summary(self.folder)
+        if found is None:
+            raise UsageError(
+                f"{self.folder} has no summary yet: the same `scale-run` command or call continues the run."
+            )
+        return found
+
+    @cached_property
+    def _asked(self) -> list[PromptedQuestion]:
+        return load_questions(self.folder)
+
+    @cached_property
+    def _completions(self) -> list[Completion]:
+        """Of the questions that are asked, in order."""
+        place = {asked.id: number for number, asked in enumerate(self._asked)}
+        own = [one for one in read_journal(self.folder)[1] if one.question_id in place]
+        return sorted(own, key=lambda one: (place[one.question_id], one.path, one.sample))
+
+    @cached_property
+    def _figures(self) -> Figures:
+        return read_figures(self.folder)
+
+    def _question(self, wanted: str | int) -> Question:
+        """As it was asked, by its id or its place."""
+        ids = [asked.id for asked in self._asked]
+        if isinstance(wanted, str) and wanted not in ids:
+            raise UsageError(f"the run has no question `{wanted}`.{nearest(wanted, ids)}")
+        if not isinstance(wanted, str) and not 0 <= wanted < len(ids):
+            raise UsageError(f"`thoughts` of question {wanted}, and the run has {len(ids)} questions: give one from 0.")
+        asked = self._asked[ids.index(wanted) if isinstance(wanted, str) else wanted]
+        return Question(asked.id, asked.text, asked.answer, asked.choices)
+
+    @property
+    def _called(self) -> str:
+        config = self.settings
+        size = f"{config['latent_paths']} x {config['samples']}"
+        return f"{config['method']} on {config['task'] or config['data']}, {size}"
+
+    def _setup(self) -> Setup:
+        """Models, method and questions of this run. The last one asked for stays in memory."""
+        if self.folder not in _LATEST:
+            _LATEST.clear()
+            _LATEST[self.folder] = _prepared(self.folder, self.settings)
+        return _LATEST[self.folder]
+
+
+_LATEST: dict[Path, Setup] = {}  # of the run that was made, or asked for thoughts, last
+
+
+def _prepared(folder: Path, recorded: dict[str, Any]) -> Setup:
+    """A run set up again from its record. Raises UsageError where its models or its checkpoint have changed."""
+    from scaling.display import Watch
+    from scaling.run import prepare
+
+    known = {key: value for key, value in recorded.items() if key in RunConfig.model_fields and value is not None}
+    with Watch(Console(stderr=True), voter="flat") as watch:
+        setup = prepare(settings_from(known, RunConfig, call="sc.load"), watch)
+    for key, value in setup.method.identity().items():
+        if recorded.get(key) != value and value is not None:
+            raise UsageError(
+                f"the run in {folder} was made with another `{key}` ({recorded.get(key)}, now {value}), so its thoughts "
+                f"cannot be made again: bring back the models and the checkpoint that it was made with."
+            )
+    return setup
+
+
+def _voter(given: str | Weigh) -> Voter:
+    found = voter_of(given, option="voter")
+    if found.needs:
+        raise UsageError(
+            f"`voter` {found.name} needs `{found.needs.removeprefix('--')}`: give both to `sc.report`, or use another."
+        )
+    return found
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
