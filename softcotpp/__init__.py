@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from softcotpp import rooms
 
 if TYPE_CHECKING:
+    from scaling.tasks.task import Task
+
     from scaling.methods.kinds import Trait
     from scaling.records.errors import UsageError
     from scaling.records.records import Question
@@ -34,6 +36,7 @@ _FROM = {
     "Method": "softcotpp.own_method",
     "Trait": "scaling.methods.kinds",
     "Question": "scaling.records.records",
+    "Task": "scaling.tasks.task",
 }
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "Question",
     "Report",
     "Run",
+    "Task",
     "Trained",
     "Trait",
     "UsageError",

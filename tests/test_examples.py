@@ -54,8 +54,17 @@ def test_the_example_method_and_voter_are_found_by_name(scale_run):
     assert described["environment"]["voter"]["name"] == "concise"
 
 
+def test_the_example_task_is_asked_and_read_as_it_says(scale_run):
+    sizes = ["--latent-paths", "1", "--samples", "1", "--limit", "2", "--max-new-tokens", "8"]
+    summary, folder = scale_run("--task", "letter-count", "--method", "question-words", *sizes)
+    assert summary["task"] == "letter-count"
+    asked = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    assert [one["answer"] for one in asked] == ["3", "4"]
+    assert all("in square brackets, as in [4]." in one["prompt"] for one in asked)
+
+
 def test_the_examples_are_as_short_as_the_documentation_says():
-    longest = {"method.py": 40, "voter.py": 10}
+    longest = {"task.py": 30, "method.py": 40, "voter.py": 10}
     for name, lines in longest.items():
         assert len((EXAMPLES / "plugin" / "softcotpp_example" / name).read_text().splitlines()) <= lines
 

@@ -1,1 +1,1 @@
-"""A method and a voter that `scale-run --method question-words --voter concise` finds."""
+"""A task, a method and a voter that `scale-run --task letter-count --method question-words --voter concise` finds."""
