@@ -26,7 +26,7 @@ _HEIGHT = 600  # of the page in a notebook, in pixels
 def report(
     *runs: RunLike,
     out: str | os.PathLike[str] = "report",
-    names: Sequence[str] | None = None,
+    names: Sequence[str | None] | None = None,
     validation: Sequence[RunLike] = (),
     quiet: bool = False,
     **options: Any,
@@ -36,7 +36,7 @@ def report(
     Args:
         runs: of `sc.run` or `sc.load`, or run directories as the command takes them.
         out: folder for report.html, report.md, report.json and figures/.
-        names: one for each run; runs of one name are its seeds.
+        names: one for each run, None for the one it has; runs of one name are its seeds.
         validation: runs of the methods on other questions, for the vote path-reliability.
         quiet: show no progress.
         options: `compute`, `voters`, `scorer`, `baseline`, `common`, `browse` and `seed`, as the command's.
