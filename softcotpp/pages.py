@@ -54,7 +54,9 @@ def report(
         console.print(f"{text} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
 
     places = list(map(_place, runs))
-    given = list(zip(names, places, strict=True)) if names else places
+    given = [
+        (name, place) if name else place for name, place in zip(names or [None] * len(places), places, strict=True)
+    ]
     refuse_unknown(options, inspect.signature(make_report).parameters, call="sc.report")
     found = make_report(given, Path(out), validation=list(map(_place, validation)), tell=tell, **options)
     return Report(Path(out), found)
