@@ -125,10 +125,11 @@ _OPENING_LETTER = re.compile(
 _NAMED_LETTER = re.compile(
     rf"\b(?:[Oo]ption|[Cc]hoice)\s*(?:is\b)?{_SOME_HEDGES}:?[\s*]{{0,4}}\(?([A-Z])\b|\(([A-Z])\)"
     rf"|\b([A-Z])(?:\*\*)?\s(?:is|would be|must be){_SOME_HEDGES}\s(?:the\s)?(?:most\s)?(?:correct|right|best|answer)\b"
-    r"|\b(?:[Pp]ick|[Cc]hoose|[Ss]elect|go(?:ing)? with|[Ss]o,?(?=\s[A-Z][.!*)]*\s*(?:$|\n)))\s\(?([A-HJ-Z])\b(?!['’-]\w)"
+    r"|\b(?:[Pp]ick|[Cc]hoose|[Ss]elect|go(?:ing)? with"
+    r"|(?:[Ss]o|[Tt]hus|[Hh]ence|[Tt]herefore),?(?=\s[A-Z][.!*)]*\s*(?:$|\n)))\s\(?([A-HJ-Z])\b(?!['’-]\w)"
 )
 _OPTION_LABEL = re.compile(
-    r"(?:(?P<line>^[ \t>*_#-]{0,8})|(?<![^\s*,;|]))\(?(?P<letter>[A-Z])(?:[).:]|\Z)[*_]{0,2}", re.MULTILINE
+    r"(?:(?P<line>^[ \t>*_#-]{0,8})|(?<![^\s*,;|]))\(?(?P<letter>[A-Za-z])(?:[).:]|\Z)[*_]{0,2}", re.MULTILINE
 )
 _NEXT_LETTER = re.compile(r"[\s*,)]*(?:\b(?:or|and)\b|/|&)[\s*(]*")
 
@@ -436,7 +437,7 @@ def _without_options(text: str, choices: Sequence[str]) -> str:
     kept, place, first = [], 0, 0
     while first < len(labels):
         last = first
-        if labels[first]["letter"] == "A":
+        if labels[first]["letter"] in "Aa":
             while last + 1 < len(labels) and _is_next_option(text, labels[last], labels[last + 1], options):
                 last += 1
         if last > first:
@@ -447,22 +448,27 @@ def _without_options(text: str, choices: Sequence[str]) -> str:
 
 
 def _is_next_option(text: str, label: re.Match[str], after: re.Match[str], options: Sequence[str]) -> bool:
-    """Whether the second label is the next letter, and either both begin a line or the first option is between them."""
-    place = _LETTERS.index(label["letter"])
-    if _LETTERS.find(after["letter"]) != place + 1 or place >= len(options):
+    """Whether the second label is the next letter, and both begin a line or only the first option is between them.
+
+    The option may have a unit more, as in "(A) 10 km (B) 20 km".
+    """
+    place = _LETTERS.index(label["letter"].upper())
+    if _LETTERS.find(after["letter"].upper()) != place + 1 or place >= len(options):
         return False
     option = text[label.end() : after.start()].strip()
     if label["line"] is not None and after["line"] is not None:
         return "\n" not in option
+    if len(option) > len(options[place]) + 20:
+        return False
+    words = _words(re.sub(r"[,;|]?\s*(?:\b(?:or|and))?$", "", option))
     return (
-        len(option) <= len(options[place]) + 10
-        and _words(re.sub(r"[,;|]?\s*(?:or|and)?$", "", option)) == options[place]
+        words.startswith(options[place]) and re.fullmatch(r" ?[^\W\d_]{0,9}", words[len(options[place]) :]) is not None
     )
 
 
 def _end_of_option(text: str, label: re.Match[str], choices: Sequence[str]) -> int:
     """Where the option behind a label ends: its own text, or else its line."""
-    option = "".join(choices[_LETTERS.index(label["letter"]) :][:1])
+    option = "".join(choices[_LETTERS.index(label["letter"].upper()) :][:1])
     spelt = re.compile(r"\s*" + r"\s+".join(map(re.escape, option.split())) + r"(?!\w)", re.IGNORECASE)
     end = (spelt.match(text, label.end()) if option.strip() else None) or re.compile(".*").match(text, label.end())
     return end.end() if end else label.end()
