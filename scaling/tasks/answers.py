@@ -432,7 +432,12 @@ def _opening_or_named_letter(text: str, num_choices: int, choices: Sequence[str]
 
 def _without_options(text: str, choices: Sequence[str]) -> str:
     """The text with a line break for every list that repeats the options, from "A) 10 B) 20" on."""
-    labels = list(_OPTION_LABEL.finditer(text))
+    in_lines = [label for label in _OPTION_LABEL.finditer(text) if label["line"] is not None]
+    text = _without_lists(text, in_lines, choices)  # first, as an option may hold labels of its own: "A) a) 10"
+    return _without_lists(text, list(_OPTION_LABEL.finditer(text)), choices)
+
+
+def _without_lists(text: str, labels: Sequence[re.Match[str]], choices: Sequence[str]) -> str:
     options = [_forms(option)[0] for option in choices]
     kept, place, first = [], 0, 0
     while first < len(labels):
