@@ -1,22 +1,25 @@
 """Which answers to a question are equal, so that a vote counts them together. Standard library only.
 
 A class depends on the set of different answers to the question and on nothing else: not on how often or in which order
-they came, nor on which of them is right. It is made in three steps:
+they came, nor on which of them is right. It is made in four steps:
 
 1. *Numbers of one exact value* are one class: `12`, `12.0`, `24/2`, `5 + 7`. So are *formulas of one form* (see
    `scaling.tasks.formula_forms`; only for these is the checker's process started), which is a number where the formula is
    rational: `2\\sqrt{2}` and `\\sqrt{8}`. Any other answer, as a letter or "yes", is equal to nothing but itself; so is one
    in quotation marks, see `as_text`.
-2. *Rounded decimals* join the number that they are a rounding of: 0.33 and 0.333 are 1/3. A decimal with at least two
+2. *Printed floating-point numbers*, as the checker knows them, are the number whose printing they are: 17.999999999999996 is
+   18 and 0.30000000000000004 is 0.3. Of several such numbers it is the closest, and none where two are equally close. Where
+   there is none, they join the closest of the shorter ones among themselves that has joined none.
+3. *Rounded decimals* join the number that they are a rounding of: 0.33 and 0.333 are 1/3. A decimal with at least two
    places and two digits, as the checker wants them (at least six places of an irrational number, again as the checker),
    may join a number that is no integer, has more places, and differs by at most half a unit of the decimal's last place.
    Rounding is not transitive, so the decimals are looked at from the most to the least precise, and each joins a number
    that has itself joined none: the only such fraction or irrational number, or where there is none of these the only such
    decimal. Where two could claim it, it stays alone.
-3. Integers never join, and nothing joins an integer.
+4. Integers never join, and of decimals only printed ones join an integer.
 
-It follows that another spelling of a number that is there, or another rounding that joins a number that is there, changes
-no class of the others.
+It follows that another spelling or printing of a number that is there changes no class of the others. Nor does another
+rounding that joins a number that is there, except that its own printings follow it.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.equality import AnswerChecker, differ_by_printing, is_printed_float
 from scaling.tasks.numbers import number_or_formula, value, written
 
 _ANSWERS_HELD = 2**15
@@ -52,12 +55,13 @@ class AnswerClass(NamedTuple):
 
 class _Number(NamedTuple):
     """A number and its canonical form. places: behind the point, of a fraction more than any decimal has. rounded:
-    whether it may be the rounding of another one."""
+    whether it may be the rounding of another one. printed: whether it may be printed with rounding errors."""
 
     value: Fraction
     text: str
     places: int
     rounded: bool
+    printed: bool
 
 
 class _Read(NamedTuple):
@@ -94,7 +98,7 @@ def close() -> None:
 def may_be_rounded(answer: str) -> bool:
     """Whether it is a decimal that further answers could draw into another class."""
     number = _read(answer).number
-    return number is not None and number.rounded
+    return number is not None and (number.rounded or number.printed)
 
 
 @lru_cache(_SETS_HELD)
@@ -139,18 +143,21 @@ def _number(text: str) -> _Number | None:
     form = written(exact)
     places = _PLACES_OF_FRACTION if "/" in form else len(form.partition(".")[2])
     rounded = "/" not in form and places >= 2 and len(form.strip("-0.").replace(".", "")) >= 2
-    return _Number(exact, form, places, rounded)
+    return _Number(exact, form, places, rounded, is_printed_float(form))
 
 
 def _roots(numbers: Iterable[_Number], irrational: Mapping[str, AnswerClass]) -> dict[str, AnswerClass]:
     """The class of every number, by its canonical form. irrational: the classes of irrational numbers, by their form."""
     found = {number.text: AnswerClass(number.text, number.text) for number in numbers}
-    if not any(number.rounded for number in numbers):
+    if not any(number.rounded or number.printed for number in numbers):
         return found
     fractions: list[Fraction] = []
     decimals: list[Fraction] = []
     beyond = {Fraction(form.removeprefix(_IRRATIONAL)): own for form, own in irrational.items()}
+    printed = _printed(numbers, beyond)
     for number in sorted(numbers, key=lambda one: -one.places):  # fractions, then the longest decimals
+        if number.text in printed:
+            continue
         if number.rounded:
             exact = _near(fractions, number)
             exact += _near(sorted(beyond), number) if number.places >= _PLACES_OF_IRRATIONAL else []
@@ -160,7 +167,36 @@ def _roots(numbers: Iterable[_Number], irrational: Mapping[str, AnswerClass]) ->
                 continue
         if number.places:
             insort(fractions if number.places == _PLACES_OF_FRACTION else decimals, number.value)
+    for text, own in printed.items():
+        found[text] = beyond[own] if own in beyond else found[written(own)]
     return found
+
+
+def _printed(numbers: Iterable[_Number], beyond: Iterable[Fraction]) -> dict[str, Fraction]:
+    """Of printed floating-point numbers the number whose printing they are, where there is one.
+
+    beyond: the irrational numbers, to 20 digits.
+    """
+    found: dict[str, Fraction] = {}
+    exact = sorted(number.value for number in numbers if not number.printed)
+    with_irrational, floats = sorted([*exact, *beyond]), list[Fraction]()
+    for number in sorted((one for one in numbers if one.printed), key=lambda one: (len(one.text), one.text)):
+        roots = with_irrational if number.places >= _PLACES_OF_IRRATIONAL else exact
+        own = _closest(roots, number.value) or _closest(floats, number.value)
+        if own:
+            found[number.text] = own
+        else:
+            insort(floats, number.value)
+    return found
+
+
+def _closest(roots: list[Fraction], number: Fraction) -> Fraction | None:
+    """Of sorted numbers the closest to a printed one, None where it is no printing of it, or two are equally close."""
+    place = bisect_left(roots, number)
+    near = sorted(roots[max(0, place - 1) : place + 1], key=lambda one: abs(one - number))
+    if not near or (len(near) == 2 and abs(near[0] - number) == abs(near[1] - number)):
+        return None
+    return near[0] if differ_by_printing(near[0], number) else None
 
 
 def _near(roots: list[Fraction], number: _Number) -> list[Fraction]:
