@@ -371,9 +371,8 @@ def _resized(data: RunData, size: Size) -> tuple[dict[str, Any], str]:
     wanted = Size(*(mine if given is None else given for given, mine in zip(size, own, strict=True)))
     if wanted == own:
         return config, data.label
-    keys = ("latent_paths", "samples", "limit")
-    changed = {key: new for key, new, old in zip(keys, wanted, own, strict=True) if new != old}
-    limit = f"@{wanted.limit}" if "limit" in changed else ""
+    limit = "" if wanted.limit == own.limit else f"@{wanted.limit}"
+    changed = {"latent_paths": wanted.paths, "samples": wanted.samples, "limit": wanted.limit}
     return {**config, **changed}, f"{data.label}@{wanted.paths}x{wanted.samples}{limit}"
 
 

@@ -75,7 +75,9 @@ def test_models_are_loaded_to_where_the_engine_leaves_them_room(monkeypatch, set
     monkeypatch.setattr(loading, "locate", lambda name: name)
     monkeypatch.setattr(loading, "load", lambda *_, device, **__: places.append(device))
     monkeypatch.setattr(loading, "load_embeddings_only", lambda *_, **__: None)
-    devices.load_pair(config_on(device, **settings, backbone="a", assistant="b"), torch.float32)
+    config = config_on(device, **settings, backbone="a", assistant="b")
+    devices.load_backbone(config, torch.float32)
+    devices.load_assistant(config, torch.float32)
     assert places == expected
 
 

@@ -50,7 +50,7 @@ def head():
     on_term = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield cluster
-    ray_driver.shutdown()
+    cluster.shutdown()
     signal.signal(signal.SIGTERM, on_term)
 
 
