@@ -23,7 +23,7 @@ from typing import Any
 from scaling.records.errors import UsageError, listed, nearest, one_line, out_of_memory
 
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
-_DIGEST = "__source_sha256__"  # of a module: what was read, whatever its file holds later
+_DIGEST = "__source_sha256__"  # of a module or its spec: what was read, whatever its file holds later
 _OTHERS = (Path(__file__).parents[1], *(Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "platlib")))
 
 
@@ -181,7 +181,7 @@ def _from_module(name: str, given: str) -> ModuleType:
     """A module on Python's path, or in the current folder."""
     try:
         with _importable(Path.cwd()):
-            module = importlib.import_module(name)
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise UsageError(
@@ -189,22 +189,18 @@ def _from_module(name: str, given: str) -> ModuleType:
                 f"a file as `FILE.py:NAME`."
             ) from None
         raise
-    _digest_of(module)
-    return module
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
     """Modules in this folder can be imported within, unless others of their name come first."""
     added = str(folder)
-    if added in sys.path:
-        yield
-        return
-    sys.path.append(added)
+    is_there = added in sys.path
+    sys.path += [] if is_there else [added]
     try:
         yield
     finally:
-        if added in sys.path:
+        if not is_there and added in sys.path:
             sys.path.remove(added)
 
 
@@ -225,10 +221,11 @@ def _only(module: ModuleType, fits: Callable[[object], bool], given: str) -> str
 
 
 def _digest_of(module: ModuleType) -> str | None:
-    """Of the source as it was when this was asked first, which is when the module was imported for a user's option."""
-    if getattr(module, _DIGEST, None) is None and getattr(module, "__file__", None):
-        setattr(module, _DIGEST, _sha256(Path(str(module.__file__)).read_bytes()))
-    return getattr(module, _DIGEST, None)
+    """Of the source as it was when this was asked first after the module was loaded or, as in notebooks, loaded again."""
+    holder = getattr(module, "__spec__", None) or module  # a module that is loaded again has a new one
+    if not hasattr(holder, _DIGEST) and getattr(module, "__file__", None):
+        setattr(holder, _DIGEST, _sha256(Path(str(module.__file__)).read_bytes()))
+    return getattr(holder, _DIGEST, None)
 
 
 def _compiled(value: Any) -> Iterator[str]:

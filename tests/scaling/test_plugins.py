@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import json
 import sys
 
@@ -112,6 +113,18 @@ def test_a_file_is_run_once_and_again_when_it_has_changed(write):
     write("mine.py", "class Vote:\n    new = True\n")
     assert load("mine.py:Vote").object.new
     assert load("mine.py:Vote").sha256 != first.sha256
+
+
+def test_the_checksum_of_a_module_is_of_what_was_loaded(write):
+    write("module_of_mine.py", "own = 1\n")
+    before = load("module_of_mine:own")
+    write("module_of_mine.py", "own = 200\n")
+    assert load("module_of_mine:own") == before
+    sys.path.append(".")
+    importlib.reload(sys.modules["module_of_mine"])
+    sys.path.remove(".")
+    after = load("module_of_mine:own")
+    assert (after.object, after.sha256 == before.sha256) == (200, False)
 
 
 def test_a_file_alone_is_enough_where_one_object_fits(write):
