@@ -96,7 +96,7 @@ def scorer_of(spec: str) -> tuple[Score, str]:
     if Path(spec).is_dir() or not (is_spec(spec) or spec in installed(GROUP)):
         return reward_model(spec), f"{spec}\0{_weights_stamp(Path(spec))}"
     loaded = load_object(spec, option="--scorer", group=GROUP)
-    return loaded.object, f"{spec}\0{loaded.sha256 or hashlib.sha256(b'').hexdigest()}"
+    return loaded.object, f"{spec}\0{loaded.source_sha256}"
 
 
 def _weights_stamp(folder: Path) -> str:

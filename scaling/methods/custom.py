@@ -32,8 +32,8 @@ from scaling.methods.thinkers import SOFT_TOKENS
 from scaling.methods.thoughts import controlled, refuse_unfit_control
 from scaling.models import devices
 from scaling.models.loading import LanguageModel, fingerprint_of
-from scaling.plugins import file_of, refuse_unfit_arguments, users_code
 from scaling.records.errors import UsageError
+from scaling.records.plugins import refuse_unfit_arguments, users_code
 from scaling.records.records import Question
 from scaling.tasks.task import LoadedTask
 
@@ -183,7 +183,7 @@ class CustomParts(Parts):
         return identity
 
     def _call(self, function: Any, *values: Any, **named: Any) -> Any:
-        with users_code(self.config.method, option="--method", file=file_of(self.kind.factory)):
+        with users_code(self.config.method, option="--method", file=self.kind.file):
             return function(*values, **named)
 
     def _refused(self, why: str) -> UsageError:

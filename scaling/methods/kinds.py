@@ -13,9 +13,9 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any
 
-from scaling.plugins import find_entry_point, is_plugin, load_object, source_sha256
 from scaling.records.errors import UsageError
 from scaling.records.names import TITLES
+from scaling.records.plugins import load_object, refuse_unknown
 
 GROUP = "softcotpp.methods"  # of entry points
 
@@ -46,6 +46,7 @@ class MethodKind:
         traits: what it makes use of.
         factory: what makes a user's own method, None for one that comes with the package.
         latent_paths, soft_tokens: a user's own N and L where they are not asked for otherwise.
+        sha256, file: of the source of a user's own.
     """
 
     name: str
@@ -54,6 +55,8 @@ class MethodKind:
     factory: Callable[..., Any] | None = None
     latent_paths: int | None = None
     soft_tokens: int | None = None
+    sha256: str | None = None
+    file: str | None = None
 
     def has(self, trait: Trait) -> bool:
         return trait in self.traits
@@ -62,11 +65,6 @@ class MethodKind:
     def trains_paths(self) -> bool:
         """Whether a thinker is trained with as many paths as the method has, rather than with one."""
         return self.has(Trait.THINKER) and self.has(Trait.PATHS) and not self.has(Trait.PERTURBED)
-
-    @property
-    def sha256(self) -> str | None:
-        """Of the source of a user's own method, None for one that comes with the package."""
-        return source_sha256(self.factory) if self.factory else None
 
 
 def _kind(name: str, *traits: Trait) -> tuple[str, MethodKind]:
@@ -109,7 +107,8 @@ def _is_method(value: object) -> bool:
 
 
 def _own_kind(spec: str) -> MethodKind:
-    factory: Any = load_object(spec, option="--method", group=GROUP, fits=_is_method, known=KINDS)
+    loaded = load_object(spec, option="--method", group=GROUP, fits=_is_method, known=KINDS)
+    factory = loaded.object
     refuse = partial(_refused, spec)
     if not callable(factory):
         raise refuse(f"is a {type(factory).__name__}, and a class or function is needed, which makes the method")
@@ -135,6 +134,8 @@ def _own_kind(spec: str) -> MethodKind:
         factory,
         paths,
         _count(factory, "soft_tokens", refuse),
+        loaded.sha256,
+        loaded.file,
     )
 
 
@@ -154,6 +155,6 @@ def known_method(given: str) -> str:
 
     A user's own file is not looked at: who reads the settings of a run that is done may no longer have it.
     """
-    if given not in KINDS and not is_plugin(given):
-        find_entry_point(given, option="--method", group=GROUP, known=KINDS)
+    if given not in KINDS:
+        refuse_unknown(given, option="--method", group=GROUP, known=KINDS)
     return given

@@ -85,7 +85,7 @@ _NO_OPTION = {
     "method_sha256": "the code of `--method` (a SHA-256 of its file and name)",
     "method_identity": "what the code of `--method` says of itself",
     "decoder_fingerprint": "the model with which `--method` decodes (a fingerprint of its weights)",
-    "task_sha256": "what `--task` is (the SHA-256 of its file)",
+    "task_sha256": "what `--task` is (a SHA-256 of its file and name)",
 }
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from scaling.records.errors import UsageError, nearest
-from scaling.records.plugins import installed, is_spec, load_object, place_of_error
+from scaling.records.errors import UsageError
+from scaling.records.plugins import installed, is_spec, load_object, users_code
 from scaling.records.records import Completion, PromptedQuestion, Question, Vote
 from scaling.records.votes import flat_vote, hierarchical_vote, weighted_vote
 
@@ -69,7 +68,7 @@ class Voter:
     weigh: Weigh | None = None
     needs: str | None = None
     sha256: str | None = None
-    file: Path | None = None
+    file: str | None = None
     option: str = "--voter"
 
     def weights(self, question: Question | PromptedQuestion, chains: Sequence[Completion]) -> list[float] | None:
@@ -103,12 +102,8 @@ class Voter:
     def _checked(self, question: Question | PromptedQuestion, chains: Sequence[Chain]) -> list[float]:
         assert self.weigh
         given = f"`{self.option}` {self.name}"
-        try:
+        with users_code(f"{self.name} (question {question.id})", option=self.option, file=self.file):
             returned = self.weigh(VotedQuestion(question.id, question.text, tuple(question.choices)), chains)
-        except Exception as error:
-            raise UsageError(
-                f"{given} failed on question {question.id}; put it right: {place_of_error(error, self.file)}"
-            ) from None
         try:
             weights = [float(weight) for weight in returned]
         except (TypeError, ValueError):
@@ -186,10 +181,7 @@ def voter_of(given: str | Voter | Weigh, *, option: str = "--voter") -> Voter:
         return Voter(getattr(given, "__qualname__", "voter"), _meaning(given), weigh=given, option=option)
     if given in BUILT_IN:
         return BUILT_IN[given]
-    if not is_spec(given) and given not in installed(GROUP):
-        known = (*BUILT_IN, *installed(GROUP))
-        raise UsageError(f"`{option}` has {given!r}; choose of {', '.join(known)}.{nearest(given, known)}")
-    loaded = load_object(given, option=option, group=GROUP)
+    loaded = load_object(given, option=option, group=GROUP, known=BUILT_IN)
     if not callable(loaded.object):
         raise UsageError(
             f"`{option}` {given} is no function but {type(loaded.object).__name__}; a voter is called with a question and "

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.records.errors import UsageError, nearest
+from scaling.records.errors import UsageError
 from scaling.tasks import hub, own
 from scaling.tasks.arithmetic import Arithmetic
 from scaling.tasks.task import LoadedTask, PlainTask, Task, load_questions, unknown_split
@@ -90,12 +90,7 @@ def _defined(name: str | None, data: Path | None) -> tuple[Task, dict[str, str]]
     if name is None or name in TASKS:
         task = TASKS[name or "arithmetic"]()
         return (PlainTask(task.kind, name=task.name, data=data) if data is not None else task), {}
-    found = own.find(name)
-    if found is None:
-        known = [*TASKS, *own.entry_points()]
-        listed = ", ".join(f"`{task}`" for task in known)
-        raise UsageError(f"`--task` must be one of {listed}, not `{name}`: give one of these.{nearest(name, known)}")
-    task, identity = found
+    task, identity = own.find(name, known=TASKS)
     if data is not None:
         if not task.takes_data and type(task).questions is not Task.questions:
             raise UsageError(

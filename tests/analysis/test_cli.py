@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_report(folders, tmp_path):
     [
         (["nowhere"], "nowhere is no run directory"),
         (["--compute", "watts"], "`--compute` is 'watts'; choose one of flops, tokens, chains, seconds"),
-        (["--voters", "flat,self-certainy"], "`--voters` has 'self-certainy'; choose of flat, hierarchical"),
+        (["--voters", "flat,self-certainy"], "`--voters` is 'self-certainy': give flat, hierarchical"),
         (["--voters", "best-of-n"], "`--voters best-of-n` needs `--scorer`"),
         (["--voters", "flat,path-reliability"], "`--voters path-reliability` needs `--validation`"),
         (["--scorer", "judge:score"], "`--scorer` is for the vote best-of-n: add it to `--voters`"),

@@ -84,7 +84,7 @@ def test_a_benchmark_without_data_comes_from_the_hub(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("gsm", {}, ["`--task`", "`date-understanding`", "not `gsm`", "Did you mean `gsm8k`?"]),
+        ("gsm", {}, ["`--task` is 'gsm'", "date-understanding, ", "Did you mean `gsm8k`?"]),
         ("arithmetic", {"limit": 0}, ["`--limit`", "at least 1", "0"]),
         ("arithmetic", {"limit": -2}, ["`--limit`", "-2"]),
         ("arithmetic", {"split": "dev"}, ["`--split`", "`train`, `validation`, `test`", "`dev`"]),

@@ -90,8 +90,8 @@ def test_a_torn_line_of_the_cache_is_scored_again(run, tmp_path):
     [
         ("judge:few", "must return 2 finite numbers for 2 chains"),
         ("judge:endless", "must return 2 finite numbers"),
-        ("judge:nothing", "cannot be imported"),
-        ("nobody:score", "cannot be imported"),
+        ("judge:nothing", "has no `nothing`"),
+        ("nobody:score", "there is no module nobody"),
     ],
 )
 def test_what_a_scorer_may_get_wrong(run, tmp_path, spec, said):
