@@ -105,7 +105,15 @@ HOSTILE: tuple[Json, ...] = (None, -1, "x", 1e308, [], math.nan, {}, True, 10**9
 HOSTILE_SETTINGS: tuple[tuple[str, Json], ...] = (
     *(("samples", value) for value in (10**9, 0, -1, "x", None, [], 1.5, True)),
     *(("latent_paths", value) for value in (10**9, "x")),
-    *(("backbone", []), ("method", 5), ("method", "x"), ("task", []), ("temperature", "a"), ("seed", "x"), ("seed", None)),
+    *(
+        ("backbone", []),
+        ("method", 5),
+        ("method", "x"),
+        ("task", []),
+        ("temperature", "a"),
+        ("seed", "x"),
+        ("seed", None),
+    ),
 )
 
 

@@ -1,17 +1,17 @@
 """What run.json may say: the one check for whoever reads a run, be it to continue it, to judge it anew or to report it.
 
-A setting is what `RunConfig` says that it may be. A setting that is missing is none that is damaged, as runs of older versions
-lack some, and names of methods, tasks and voters are not looked up, as their files may be gone. What is said of the
-environment is checked as far as anything reads it.
+A setting is what `RunConfig` says that it may be. One that is missing is no damage: runs of older versions lack some. Names of
+methods, tasks and voters are not looked up, as their files may be gone. The environment is checked as far as it is read.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError
@@ -37,6 +37,8 @@ def _damaged(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if not _fits(key, value):
             yield key, value
     environment = run.get("environment", {})
+    if not isinstance(environment, dict):
+        yield "environment", environment
     yield from _damaged_environment(environment)
     shards = environment.get("shards")
     if not isinstance(shards or [], list):
@@ -58,7 +60,9 @@ def _damaged_environment(environment: Mapping[str, Any], name: str = "environmen
         yield f"{name}.overlap", overlap
     if overlap:
         fits = {"trained": _are_ids, "validated": _are_ids, "left_out": lambda value: type(value) is bool}
-        yield from ((f"{name}.overlap.{key}", overlap.get(key)) for key, fit in fits.items() if not fit(overlap.get(key)))
+        yield from (
+            (f"{name}.overlap.{key}", overlap.get(key)) for key, fit in fits.items() if not fit(overlap.get(key))
+        )
 
 
 def _are_ids(value: object) -> bool:
@@ -96,4 +100,4 @@ def _bare(kind: Any) -> Any:
         ranges = [mark for mark in marks if not hasattr(mark, "func")]
         return Annotated[(_bare(inner), *ranges)] if ranges else _bare(inner)
     parts = get_args(kind)
-    return Union[tuple(map(_bare, parts))] if type(None) in parts else kind
+    return reduce(or_, map(_bare, parts)) if type(None) in parts else kind

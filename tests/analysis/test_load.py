@@ -261,7 +261,10 @@ def test_a_report_reads_a_journal_by_the_same_rules_as_its_run(make_run, random_
 def test_a_journal_of_another_run_is_no_part_of_this_one(make_run, random_answers):
     answers = random_answers(9, 2, 2, 2)
     one = make_run(answers)
-    for changes in ({"seed": 1}, {"backbone": "other"}):  # streams tell runs of two seeds apart, and not those of two models
+    for changes in (
+        {"seed": 1},
+        {"backbone": "other"},
+    ):  # streams tell runs of two seeds apart, and not those of two models
         (one / "samples.jsonl").write_bytes((make_run(answers, **changes) / "samples.jsonl").read_bytes())
         with pytest.raises(UsageError, match=r"line 1 is of another run"):
             load(one)
