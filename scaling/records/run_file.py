@@ -1,7 +1,8 @@
 """What run.json may say: the one check for whoever reads a run, be it to continue it, to judge it anew or to report it.
 
-A setting is what `RunConfig` says that it may be. One that is missing is no damage: runs of older versions lack some. Names of
-methods, tasks and voters are not looked up, as their files may be gone. The environment is checked as far as it is read.
+A setting is what `RunConfig` says that it may be. One that is missing is no damage: runs of older versions lack some.
+Names of methods, tasks and voters are not looked up, as their files may be gone. The environment is checked as far as it
+is read.
 """
 
 from __future__ import annotations
@@ -58,11 +59,15 @@ def _damaged_environment(environment: Mapping[str, Any], name: str = "environmen
     overlap = environment.get("overlap")
     if overlap is not None and not isinstance(overlap, dict):
         yield f"{name}.overlap", overlap
-    if overlap:
-        fits = {"trained": _are_ids, "validated": _are_ids, "left_out": lambda value: type(value) is bool}
+    if isinstance(overlap, dict):
+        fits = {"trained": _are_ids, "validated": _are_ids, "left_out": _is_flag}
         yield from (
             (f"{name}.overlap.{key}", overlap.get(key)) for key, fit in fits.items() if not fit(overlap.get(key))
         )
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
 
 
 def _are_ids(value: object) -> bool:

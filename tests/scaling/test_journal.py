@@ -395,6 +395,7 @@ def test_a_setting_that_no_run_has_is_named(tmp_path, key, value):
         ({"overlap": {"trained": [], "validated": "x", "left_out": False}}, 'overlap.validated is "x"'),
         ({"overlap": {"trained": [], "validated": [], "left_out": 3}}, "overlap.left_out is 3"),
         ({"overlap": [1]}, r"overlap is \[1\]"),
+        ({"overlap": {}}, "overlap.trained is null"),
         ({"costs": {"backbone": 5}}, "costs is "),
         ({"shards": 5}, "shards is 5"),
         ({"shards": [{}, {"costs": 1}]}, r"shards\[1\].costs is 1"),
