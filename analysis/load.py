@@ -10,7 +10,6 @@ neither wrong nor without an answer.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -220,7 +219,7 @@ def load(folder: Path, size: Size = WHOLE) -> Run:
         cosines=_matrices(load_thoughts(folder).values()),
         label=str(folder),
         folder=folder,
-        strays=int((~table["question_id"].isin([asked.id for asked in stored_questions(folder)])).sum()),
+        strays=_strays(table, folder),
     )
     return _select(data, size)
 
@@ -305,6 +304,11 @@ def texts(folder: Path, ids: Collection[str]) -> list[Completion]:
     return wanted
 
 
+def _strays(table: pd.DataFrame, folder: Path) -> int:
+    held = table["question_id"].value_counts()
+    return int(held.drop([asked.id for asked in stored_questions(folder)], errors="ignore").sum())
+
+
 def _measured(summary: dict[str, Any], told: Costs, known: Costs, generated: int) -> dict[str, Any]:
     """The run's summary, brought up to its last completion where its lines tell costs.
 
@@ -325,7 +329,7 @@ def _select(data: RunData, size: Size) -> Run:
     config, label = _resized(data, size)
     questions = data.questions[: size.limit]
     shape = (len(questions), int(config.get("latent_paths") or 1), int(config["samples"]))
-    most = max(Counter(data.table["question_id"]).values(), default=0)
+    most = max(data.table["question_id"].value_counts(), default=0)
     if shape[1] * shape[2] > most:  # told before arrays of a size that somebody wrote into run.json are made
         _refuse_unfinished(label, config, 0, len(questions))
     cells, table = _inside(data.table, questions, shape)
