@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from scaling.records.journal import SAMPLES, read_samples
-from scaling.records.json_lines import CHECKSUM, may_be_torn
+from scaling.records.journal import ID, SAMPLES, read_samples
+from scaling.records.json_lines import CHECKSUM, may_be_torn, start_of
 from scaling.records.records import PEAKS, Completion, Costs
 from scaling.records.seeds import stream_seed
 
@@ -53,26 +53,27 @@ def table_of(completions: Iterable[Completion]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series([getattr(one, name) for one in rows], dtype=object) for name in _COLUMNS})
 
 
-def read_table(folder: Path, config: Mapping[str, Any]) -> tuple[pd.DataFrame, Costs]:
+def read_table(folder: Path, run: Mapping[str, Any]) -> tuple[pd.DataFrame, Costs]:
     """The completions in `folder`, and what its lines say that they cost.
 
     Args:
-        config: the run's. Its seed tells which random stream each completion must have.
+        run: run.json. The seed in its config tells which random stream each completion must have, and its id what the
+            checksums start from.
 
     Raises:
         UsageError: the journal is damaged, or holds lines of another run.
     """
     try:
-        return _read_with_arrow(folder / SAMPLES, config.get("seed"))
+        return _read_with_arrow(folder / SAMPLES, run["config"].get("seed"), start_of(run.get(ID)))
     except pa.ArrowInvalid:
         # Damage, which the slow reader reports by its line; or half a surrogate pair in a text, which it can read.
-        held = read_samples(folder, config)
+        held = read_samples(folder, run)
         return table_of(held.completions.values()), held.costs
 
 
-def _read_with_arrow(path: Path, seed: object) -> tuple[pd.DataFrame, Costs]:
+def _read_with_arrow(path: Path, seed: object, start: int) -> tuple[pd.DataFrame, Costs]:
     """Raises ArrowInvalid where a line is not exactly what a run writes. Which line it is remains unknown."""
-    end, num_lines, num_checksums = _whole_lines(path)
+    end, num_lines, num_checksums = _whole_lines(path, start)
     if not num_lines:
         return pd.DataFrame(columns=list(_COLUMNS)), {}
     parse = pj.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="infer")
@@ -88,7 +89,7 @@ def _read_with_arrow(path: Path, seed: object) -> tuple[pd.DataFrame, Costs]:
     return frame, costs
 
 
-def _whole_lines(path: Path) -> tuple[int, int, int]:
+def _whole_lines(path: Path, start: int) -> tuple[int, int, int]:
     """Bytes and number of the lines up to a torn last one, and how many of these lines have a checksum. Checks every one."""
     end = number = num_checksums = 0
     if not path.exists():
@@ -99,9 +100,11 @@ def _whole_lines(path: Path) -> tuple[int, int, int]:
                 break
             # A line with a checksum ends with `, "crc": "` (10 bytes), eight digits, `"}` and a newline (11 bytes).
             if line[-21:-11] == _CHECKSUM_FIELD:
-                if line[-11:] != b'%08x"}\n' % zlib.crc32(line[:-21]):
+                if line[-11:] != b'%08x"}\n' % zlib.crc32(line[:-21], start):
                     raise pa.ArrowInvalid("a wrong checksum")
                 num_checksums += 1
+            elif start:
+                raise pa.ArrowInvalid("a line of another run")
             elif not all(name in line for name in _NULLABLE_IN_0_1) or any(name in line for name in _SINCE_CHECKSUMS):
                 raise pa.ArrowInvalid("null where a field is missing, or as one that is never null")
             if not (line.startswith(b"{") and line.endswith(b"}\n") and line.isascii()):

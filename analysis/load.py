@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from analysis.arguments import WHOLE, Size
 from analysis.journal_table import read_table, table_of
 from scaling.records.answer_classes import classes_of
-from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError
 from scaling.records.journal import (
+    ID,
     RUN,
     SAMPLES,
     costs_so_far,
@@ -34,8 +34,9 @@ from scaling.records.journal import (
     load_summary,
     load_thoughts,
     read_shards,
+    stored_questions,
 )
-from scaling.records.json_lines import parsed
+from scaling.records.json_lines import parsed, start_of
 from scaling.records.records import Completion, Costs, PathCosines, PromptedQuestion, completion_from, cost_from
 from scaling.records.votes import tie_hash
 
@@ -88,7 +89,8 @@ class RunData:
 
     table: a row for each completion, see `analysis.journal_table`. questions: those that were asked, in their order.
     cosines: for each question that noted them, [N, N], the cosine of every two paths' thoughts. folder: the run directory,
-    None for a run in memory, whose texts are in `completions`. label: what messages call the run.
+    None for a run in memory, whose texts are in `completions`. label: what messages call the run. strays: rows of questions
+    that the run neither asks nor asked before, as far as it knows.
     """
 
     config: dict[str, Any]
@@ -100,6 +102,7 @@ class RunData:
     label: str
     folder: Path | None = None
     completions: tuple[Completion, ...] = ()
+    strays: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,11 +202,12 @@ def load(folder: Path, size: Size = WHOLE) -> Run:
     Raises UsageError where there is no run, none of its questions is complete, or a file is damaged.
     """
     described = load_run(folder, strict=False)
-    _check_described(described, folder)
+    if "samples" not in described["config"]:
+        raise UsageError(f"{folder / RUN} is damaged or not written by a run: it has no `samples`; restore it")
     questions = load_questions(folder)
     if not questions:
         raise UsageError(f"{folder} has no questions.jsonl, as runs of older versions; the same run again writes it")
-    table, costs = read_table(folder, described["config"])
+    table, costs = read_table(folder, described)
     data = RunData(
         config=described["config"],
         environment=described["environment"],
@@ -215,6 +219,7 @@ def load(folder: Path, size: Size = WHOLE) -> Run:
         cosines=_matrices(load_thoughts(folder).values()),
         label=str(folder),
         folder=folder,
+        strays=_strays(table, folder),
     )
     return _select(data, size)
 
@@ -281,7 +286,7 @@ def run_of(
 def texts(folder: Path, ids: Collection[str]) -> list[Completion]:
     """The completions of some questions with their texts, for a reader to look at."""
     wanted = []
-    begin = b'{"question_id": '
+    begin, start = b'{"question_id": ', start_of(load_run(folder, strict=False).get(ID))
     known = {json.dumps(one).encode("ascii") for one in ids}
     with (folder / SAMPLES).open("rb") as lines:
         for line in lines:
@@ -289,7 +294,7 @@ def texts(folder: Path, ids: Collection[str]) -> list[Completion]:
             if line.startswith(begin) and line[len(begin) : line.find(b', "path"')] not in known:
                 continue
             try:
-                fields = parsed(line)
+                fields = parsed(line, start)
                 cost_from(fields)
                 completion = completion_from(fields)
             except ValueError:
@@ -299,17 +304,9 @@ def texts(folder: Path, ids: Collection[str]) -> list[Completion]:
     return wanted
 
 
-def _check_described(described: Mapping[str, Any], folder: Path) -> None:
-    """Raises UsageError where run.json lacks the run's size, or its environment is not what a run writes."""
-    try:
-        described["config"]["samples"]
-        environment = described["environment"]
-        if coefficients := environment.get("costs"):
-            RunCosts.from_json(coefficients)
-        for shard in environment.get("shards") or []:
-            shard.keys()
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it") from None
+def _strays(table: pd.DataFrame, folder: Path) -> int:
+    held = table["question_id"].value_counts()
+    return int(held.drop([asked.id for asked in stored_questions(folder)], errors="ignore").sum())
 
 
 def _measured(summary: dict[str, Any], told: Costs, known: Costs, generated: int) -> dict[str, Any]:
@@ -332,6 +329,9 @@ def _select(data: RunData, size: Size) -> Run:
     config, label = _resized(data, size)
     questions = data.questions[: size.limit]
     shape = (len(questions), int(config.get("latent_paths") or 1), int(config["samples"]))
+    most = max(data.table["question_id"].value_counts(), default=0)
+    if shape[1] * shape[2] > most:  # told before arrays of a size that somebody wrote into run.json are made
+        _refuse_unfinished(label, config, 0, len(questions))
     cells, table = _inside(data.table, questions, shape)
     is_drawn = np.zeros(shape[0] * shape[1] * shape[2], dtype=bool)
     is_drawn[cells] = True

@@ -366,6 +366,12 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
         if run.unread
     ]
     notes += [
+        f"{run.label}: {run.data.strays} completions of questions that it does not ask are passed over."
+        for method in methods
+        for run in method.runs
+        if run.data.strays
+    ]
+    notes += [
         f"{run.label}: {run.summary['timeouts']} comparisons with gold answers ran out of time and count as wrong."
         for method in methods
         for run in method.runs

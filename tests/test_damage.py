@@ -102,6 +102,21 @@ NO_JSON = (
 HOSTILE: tuple[Json, ...] = (None, -1, "x", 1e308, [], math.nan, {}, True, 10**9, "1", [[1]], 0)
 
 
+HOSTILE_SETTINGS: tuple[tuple[str, Json], ...] = (
+    *(("samples", value) for value in (10**9, 0, -1, "x", None, [], 1.5, True)),
+    *(("latent_paths", value) for value in (10**9, "x")),
+    *(
+        ("backbone", []),
+        ("method", 5),
+        ("method", "x"),
+        ("task", []),
+        ("temperature", "a"),
+        ("seed", "x"),
+        ("seed", None),
+    ),
+)
+
+
 def _damage(path: Path, way: str) -> None:
     if way in BYTES:
         path.write_bytes(BYTES[way](path.read_bytes()))
@@ -436,6 +451,8 @@ def test_a_hostile_value_is_a_sentence_or_does_no_harm(kind, name, call, makers,
     [
         ("run", "run.json", ("environment", "versions"), "x", "reported"),
         ("run", "run.json", ("config",), 10**9, "continued"),
+        *(("run", "run.json", ("config", key), value, "reported") for key, value in HOSTILE_SETTINGS),
+        ("run", "run.json", ("environment", "overlap"), {"trained": None, "validated": "x", "left_out": 3}, "reported"),
         ("sweep", "runs/*/run.json", ("environment", "shards"), [0], "swept"),
         ("adapter", "adapter_config.json", ("alora_invocation_tokens",), 10**9, "adapted"),
         ("model", "tokenizer.json", ("model", "vocab", "Ġmany"), 10**9, "answered"),

@@ -8,6 +8,10 @@ is drawn again from its own seed, whereas completing the line would mean guessin
 anywhere else is never repaired, only reported: lines that end with another checksum than they had when they were written,
 lines of another run, whose seed is not the one that this run's completion would have, and values that no completion has.
 
+A run has an id, which is its hash at the time when it began, and keeps it when it is continued, extended or judged anew. The
+checksum of each line depends on the id, so that lines of another run are told apart even where both draw from the same
+streams. Runs that began before there were ids have none.
+
 What the run has cost stands in the lines, too: each holds what was added since the one before it.
 
 questions.jsonl holds the questions that are asked now, and of those asked before the ones that have completions. So a text
@@ -32,7 +36,7 @@ from typing import Any
 
 from scaling.records.errors import InUse, UsageError, listed
 from scaling.records.files import replaced
-from scaling.records.json_lines import parsed, whole_lines
+from scaling.records.json_lines import parsed, start_of, whole_lines
 from scaling.records.records import (
     PEAKS,
     TIMEOUTS,
@@ -57,6 +61,7 @@ THOUGHTS = "thoughts.jsonl"  # only where there are several latent paths
 UNREAD = "config-"  # how a model's fingerprint begins where its weights were not read: many have the same
 _FIRST = "first_question"  # the digest that tells other questions, where there is no questions.jsonl to tell them by
 _WORKED_OUT = ("generated", "slot_occupancy")  # of a summary's figures: follow from others
+ID = "id"  # in run.json
 _OTHER_OUT = "restore the file or choose another `--out`"
 
 
@@ -100,15 +105,18 @@ class Journal:
         self,
         folder: Path,
         *,
+        run_id: str | None,
         held: Held,
         questions: Sequence[PromptedQuestion],
         thoughts: dict[str, PathCosines],
         samples: int,
         lock: int,
     ) -> None:
-        """questions, thoughts: the lines of questions.jsonl and thoughts.jsonl. samples, lock: open file descriptors, which
-        the journal closes."""
+        """run_id: None for a run that has none. questions, thoughts: the lines of questions.jsonl and thoughts.jsonl.
+        samples, lock: open file descriptors, which the journal closes."""
         self.folder = folder
+        self._id = run_id
+        self._start = start_of(run_id)
         self.completions = held.completions
         self.costs = held.costs
         self.restated = [asked for asked in questions if not asked.judged]
@@ -143,7 +151,9 @@ class Journal:
         lock = _acquire(folder)
         try:
             other = _refuse_unfit(folder, config, questions)
-            held = read_samples(folder, config)
+            begun = _read_run(folder) if (folder / RUN).exists() else {}
+            held = read_samples(folder, {**begun, "config": config})
+            run_id = begun.get(ID) if held.size else config_hash(config)  # where nothing is drawn, it begins now
             asked = _brought_up_to_date(folder, [] if other else stored_questions(folder), questions, held.completions)
             if other:
                 for name in (SUMMARY, THOUGHTS):
@@ -151,8 +161,7 @@ class Journal:
             else:
                 costs_so_far(folder, {})  # a damaged summary is refused before anything is written
             thoughts = load_thoughts(folder)  # and so are damaged thoughts
-            run = {"config": config, "config_hash": config_hash(config), "environment": environment}
-            _write_json(folder / RUN, run)
+            _write_run(folder, config, environment, run_id)
             _write_lines(folder / QUESTIONS, asked)
             samples = _open_to_append(folder / SAMPLES)
             os.ftruncate(samples, held.size)
@@ -161,7 +170,7 @@ class Journal:
         except BaseException:
             os.close(lock)
             raise
-        return cls(folder, held=held, questions=asked, thoughts=thoughts, samples=samples, lock=lock)
+        return cls(folder, run_id=run_id, held=held, questions=asked, thoughts=thoughts, samples=samples, lock=lock)
 
     def append(self, completion: Completion, costs: Mapping[str, float] | None = None) -> None:
         """Add one line, handed to the operating system before this returns. Raises ValueError for a known key.
@@ -171,7 +180,7 @@ class Journal:
         if completion.key in self.completions:
             raise ValueError(f"{completion.key} is already in {self.folder / SAMPLES}")
         cost = _beyond(self.costs, costs or {})
-        line = to_json(completion, cost=cost).encode("ascii") + b"\n"
+        line = to_json(completion, cost=cost, start=self._start).encode("ascii") + b"\n"
         # One write of a whole line: a killed process leaves at most a torn last line, never two halves.
         if os.write(self._samples, line) != len(line):
             # A full disk takes part of a line. Were it left there, the next append would bury it in the middle.
@@ -190,20 +199,19 @@ class Journal:
         path = self.folder / SAMPLES
         with replaced(path, partial=_temporary(path), sync=True) as new:
             with path.open("rb") as lines, new.open("wb") as handle:
-                handle.writelines(_rejudged(line, judged, timeouts) for line in lines)
+                handle.writelines(_rejudged(line, judged, timeouts, self._start) for line in lines)
             samples = _open_to_append(new)
         os.close(self._samples)
         self._samples, self._size = samples, os.fstat(samples).st_size
         self.completions.update(judged)
-        self.costs = _costs_in(path)
+        self.costs = _costs_in(path, self._start)
         self._questions = [replace(asked, judged=True) for asked in self._questions]
         _write_lines(self.folder / QUESTIONS, self._questions)
         self.restated = []
 
     def restate(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
         """Replace what run.json says, as where all completions were read anew by an edited task."""
-        run = {"config": config, "config_hash": config_hash(config), "environment": environment}
-        _write_json(self.folder / RUN, run)
+        _write_run(self.folder, config, environment, self._id)
 
     def record_thoughts(self, thoughts: PathCosines) -> None:
         """Add a question's line to thoughts.jsonl, unless the same stands there."""
@@ -291,15 +299,16 @@ def refuse_unfit_folder(folder: Path, config: dict[str, Any], questions: Sequenc
         return
     if not folder.is_dir():
         raise UsageError(f"`--out` {folder} is a file; choose a folder")
-    there = _read_json(folder / RUN, "config")["config"] if (folder / RUN).exists() else {}
-    _refuse_unfit(folder, {**there, **config}, questions)
-    read_samples(folder, {**there, **config})
+    there = _read_run(folder) if (folder / RUN).exists() else {"config": {}}
+    known = {**there["config"], **config}
+    _refuse_unfit(folder, known, questions)
+    read_samples(folder, {**there, "config": known})
 
 
 def load(folder: Path) -> tuple[dict[str, Any], list[Completion]]:
     """run.json and the completions, read-only: a torn last line is passed over and left as it is."""
     run = load_run(folder)
-    return run, list(read_samples(folder, run["config"]).completions.values())
+    return run, list(read_samples(folder, run).completions.values())
 
 
 def load_run(folder: Path, *, strict: bool = True) -> dict[str, Any]:
@@ -310,8 +319,7 @@ def load_run(folder: Path, *, strict: bool = True) -> dict[str, Any]:
     """
     if not (folder / RUN).is_file():
         raise UsageError(f"{folder} is no run directory: it has no {RUN}; give the folder that a run was written to")
-    required = ("config", "environment") if strict else ("config",)
-    run = _read_json(folder / RUN, *required, nan=not strict)
+    run = _read_run(folder, *(["environment"] if strict else []), nan=not strict)
     run.setdefault("environment", {})
     return run
 
@@ -429,7 +437,7 @@ def _read_shards(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[Ke
         differing = _differences(run["config"], runs[0]["config"], there=folder / RUN, here=f"in {folders[0] / RUN}")
         if differing:
             raise UsageError(f"{differing}; merge only shards of one run")
-        held = read_samples(folder, run["config"])
+        held = read_samples(folder, run)
         for completion in held.completions.values():
             if found.setdefault(completion.key, completion) != completion:
                 raise UsageError(f"{folder} and an earlier shard differ in completion {completion.key}; leave one out")
@@ -471,7 +479,7 @@ def _refuse_unfit(folder: Path, config: dict[str, Any], questions: Sequence[Prom
     """Whether a run with another config is there that has drawn nothing, as one whose engine did not start."""
     path, samples = folder / RUN, folder / SAMPLES
     if path.exists():
-        old = _read_json(path, "config")["config"]
+        old = _read_run(folder)["config"]
         if old.get(_FIRST) != config.get(_FIRST) and {q.id for q in questions} & {
             q.id for q in stored_questions(folder)
         }:
@@ -544,10 +552,14 @@ def _acquire(folder: Path) -> int:
     return lock
 
 
-def read_samples(folder: Path, config: Mapping[str, Any]) -> Held:
-    """What samples.jsonl holds. config: of the run; every completion's stream follows from its seed, where it has one."""
-    path, seed, held = folder / SAMPLES, config.get("seed"), Held()
-    for number, line, (completion, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT):
+def read_samples(folder: Path, run: Mapping[str, Any]) -> Held:
+    """What samples.jsonl holds.
+
+    run: run.json. Every completion's stream follows from the seed in its config, where it has one, and every checksum from
+    its id, likewise.
+    """
+    path, seed, held, start = folder / SAMPLES, run["config"].get("seed"), Held(), start_of(run.get(ID))
+    for number, line, (completion, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT, start=start):
         if isinstance(seed, int) and completion.seed != (own := stream_seed(seed, *completion.key)):
             raise UsageError(
                 f"{path} line {number} is of another run: completion {completion.key} of `--seed` {seed} has the stream "
@@ -560,14 +572,14 @@ def read_samples(folder: Path, config: Mapping[str, Any]) -> Held:
     return held
 
 
-def _rejudged(line: bytes, judged: Mapping[Key, Completion], timeouts: Mapping[Key, int]) -> bytes:
-    told = parsed(line)
+def _rejudged(line: bytes, judged: Mapping[Key, Completion], timeouts: Mapping[Key, int], start: int) -> bytes:
+    told = parsed(line, start)
     completion, cost = _with_cost(told)
     if completion.key not in judged:
         return line
     cost = {name: value for name, value in cost.items() if name != TIMEOUTS}
     cost |= {TIMEOUTS: timeouts[completion.key]} if timeouts.get(completion.key) else {}
-    return to_json(judged[completion.key], cost=cost).encode("ascii") + b"\n"
+    return to_json(judged[completion.key], cost=cost, start=start).encode("ascii") + b"\n"
 
 
 def _with_cost(told: dict[str, Any]) -> tuple[Completion, Costs]:
@@ -575,9 +587,9 @@ def _with_cost(told: dict[str, Any]) -> tuple[Completion, Costs]:
     return completion_from(told), cost
 
 
-def _costs_in(path: Path) -> Costs:
+def _costs_in(path: Path, start: int) -> Costs:
     costs: Costs = {}
-    for _, _, (_, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT):
+    for _, _, (_, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT, start=start):
         costs = added(costs, cost)
     return costs
 
@@ -638,6 +650,20 @@ def _read_json(path: Path, *required: str, nan: bool = False) -> dict[str, Any]:
     if not isinstance(fields, dict) or not all(isinstance(fields.get(key), dict) for key in required):
         raise UsageError(f"{path} is damaged or not written by a run; restore it or choose another folder")
     return fields
+
+
+def _read_run(folder: Path, *required: str, nan: bool = False) -> dict[str, Any]:
+    """run.json. Raises UsageError where it is damaged. required, nan: as of `_read_json`."""
+    from scaling.records.run_file import refuse_damaged  # here, as checking settings takes more than reading records
+
+    run = _read_json(folder / RUN, "config", *required, nan=nan)
+    refuse_damaged(run, folder / RUN)
+    return run
+
+
+def _write_run(folder: Path, config: dict[str, Any], environment: dict[str, Any], run_id: str | None) -> None:
+    told = {"config": config, "config_hash": config_hash(config), "environment": environment}
+    _write_json(folder / RUN, {**told, ID: run_id} if run_id else told)
 
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:

@@ -22,14 +22,19 @@ class Unfit(ValueError):
     """Says of a journal line that was parsed what is wrong with it, as the end of a sentence: "is no completion: ..."."""
 
 
-def sealed(told: Mapping[str, Any]) -> str:
-    """The fields as one line that ends with the checksum of what stands before it."""
+def start_of(run_id: str | None) -> int:
+    """What the checksums of a run's lines begin from, so that no other run's lines fit; 0 for a run without an id."""
+    return zlib.crc32(run_id.encode("ascii")) if run_id else 0
+
+
+def sealed(told: Mapping[str, Any], start: int = 0) -> str:
+    """The fields as one line that ends with the checksum of what stands before it. start: see `start_of`."""
     body = json.dumps(told, ensure_ascii=True)[:-1]
-    return f'{body}{CHECKSUM}{zlib.crc32(body.encode("ascii")):08x}"}}'
+    return f'{body}{CHECKSUM}{zlib.crc32(body.encode("ascii"), start):08x}"}}'
 
 
-def parsed(line: bytes) -> dict[str, Any]:
-    """The fields of one line; the checksum is checked, where there is one, and left out.
+def parsed(line: bytes, start: int = 0) -> dict[str, Any]:
+    """The fields of one line; the checksum is checked and left out. Where it starts from 0, a line need not have one.
 
     Raises ValueError for what is no JSON object, as a line that was cut may be, and Unfit for a wrong checksum.
     """
@@ -40,28 +45,38 @@ def parsed(line: bytes) -> dict[str, Any]:
         raise ValueError("brackets in brackets") from None
     if not isinstance(told, dict):
         raise ValueError("no object")
-    if "crc" in told and not _matches(body):
-        raise Unfit("was changed after it was written: it does not match its checksum")
+    if "crc" in told and not _matches(body, start):
+        raise Unfit(_why_not(body, start))
+    if "crc" not in told and start and line.endswith(b"\n"):
+        raise Unfit("is of another run: it has no checksum, and every line of this run has one")
     told.pop("crc", None)
     return told
 
 
-def _matches(body: bytes) -> bool:
+def _matches(body: bytes, start: int) -> bool:
     end = len(CHECKSUM) + 10
-    return body[-end:] == f'{CHECKSUM}{zlib.crc32(body[:-end]):08x}"}}'.encode("ascii")
+    return body[-end:] == f'{CHECKSUM}{zlib.crc32(body[:-end], start):08x}"}}'.encode("ascii")
+
+
+def _why_not(body: bytes, start: int) -> str:
+    """What a line may be that does not match its checksum."""
+    if start and _matches(body, 0):
+        return "is of another run, whose lines have no part of this run's id in their checksums"
+    other = "is of another run, or " if start else ""
+    return f"{other}was changed after it was written: it does not match its checksum"
 
 
 def whole_lines(
-    path: Path, record: Callable[[dict[str, Any]], Line], name: str, advice: str, *, torn: bool = True
+    path: Path, record: Callable[[dict[str, Any]], Line], name: str, advice: str, *, torn: bool = True, start: int = 0
 ) -> Iterator[tuple[int, bytes, Line]]:
     """(number, line, record) of every line, but for a torn last one. No lines where there is no file.
 
-    name: what a line is. torn: whether the last line may be one. Raises UsageError for any other line that is none, with its
-    number.
+    name: what a line is. torn: whether the last line may be one. start: of the checksums, see `start_of`. Raises UsageError
+    for any other line that is none, with its number.
     """
     for number, line, last in _numbered(path):
         try:
-            told = parsed(line)
+            told = parsed(line, start)
             if line.endswith(b"\n"):
                 yield number, line, record(told)
                 continue

@@ -129,13 +129,16 @@ class Vote:
     tied: bool
 
 
-def to_json(record: Completion | PromptedQuestion | PathCosines, *, cost: Mapping[str, float] | None = None) -> str:
+def to_json(
+    record: Completion | PromptedQuestion | PathCosines, *, cost: Mapping[str, float] | None = None, start: int = 0
+) -> str:
     """One journal line with its checksum, without the newline. ASCII only.
 
-    cost: what the run has cost since the line before, where that is to stand in the line.
+    cost: what the run has cost since the line before, where that is to stand in the line. start: of the checksum, see
+    `scaling.records.json_lines.start_of`.
     """
     told = {key: value for key, value in vars(record).items() if not (key in _UNSAID and value == _UNSAID[key])}
-    return sealed({**told, "cost": cost} if cost else told)
+    return sealed({**told, "cost": cost} if cost else told, start)
 
 
 def completion_from(told: dict[str, Any]) -> Completion:

@@ -15,18 +15,23 @@ import pytest
 from analysis.arguments import Size
 from analysis.load import Run, load, load_shards, run_of, texts
 from scaling.records.errors import UsageError
-from scaling.records.journal import Journal, load_questions, load_thoughts, merge
+from scaling.records.journal import ID, Journal, load_questions, load_run, load_thoughts, merge
 from scaling.records.journal import load as load_completions
-from scaling.records.json_lines import parsed, sealed
+from scaling.records.json_lines import parsed, sealed, start_of
 from scaling.records.votes import tie_hash
 
 
+def start(folder: Path) -> int:
+    """Of the checksums of a run's lines."""
+    return start_of(load_run(folder).get(ID))
+
+
 def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [parsed(line) for line in (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)]
+    return [parsed(line, start(folder)) for line in (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)]
 
 
 def rewrite(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
-    (folder / "samples.jsonl").write_text("".join(f"{sealed(line)}\n" for line in lines))
+    (folder / "samples.jsonl").write_text("".join(f"{sealed(line, start(folder))}\n" for line in lines))
 
 
 def test_arrays_hold_what_the_journal_holds(make_run, random_answers):
@@ -193,11 +198,11 @@ def test_a_completion_held_twice_is_refused(make_run):
         load(folder)
 
 
-def damaged(lines: list[str], chance: random.Random) -> str:
+def damaged(lines: list[str], chance: random.Random, begin: int) -> str:
     """The lines of a journal with one of the things done to them that editors, disks and merges do."""
     number = chance.randrange(len(lines))
     line = lines[number]
-    told = parsed(line.encode())
+    told = parsed(line.encode(), begin)
     at = chance.randrange(len(line) + 1)
     value = chance.choice([-33, [5], "false", None, 1.5, True, "", {"a": 1}, 2**70, "\u00e9"])
     field = chance.choice([*told, "extra", "cost", "unread", "crc"])
@@ -211,7 +216,8 @@ def damaged(lines: list[str], chance: random.Random) -> str:
             json.dumps({key: own for key, own in told.items() if key != field}) + "\n",
             json.dumps({**told, field: value}) + "\n",
             json.dumps({**told, field: value}, ensure_ascii=False) + "\n",
-            sealed({**told, field: value}) + "\n",
+            sealed({**told, field: value}, begin) + "\n",
+            sealed(told) + "\n",
             json.dumps(told) + "\n",
             line + line,
             "",
@@ -220,16 +226,21 @@ def damaged(lines: list[str], chance: random.Random) -> str:
     return "".join(lines)
 
 
-@pytest.mark.parametrize("start", range(8))
-def test_a_report_reads_a_journal_by_the_same_rules_as_its_run(make_run, random_answers, start):
+@pytest.mark.parametrize("has_id", [True, False])
+@pytest.mark.parametrize("number", range(8))
+def test_a_report_reads_a_journal_by_the_same_rules_as_its_run(make_run, random_answers, number, has_id):
     """It refuses what the run refuses, with the same words, and counts the completions that the run counts."""
     folder = make_run(random_answers(8, 3, 2, 2), text='"She" has 5\n{}')
     file, run = folder / "samples.jsonl", json.loads((folder / "run.json").read_text())
+    if not has_id:  # as runs that began before there were ids
+        lines = lines_of(folder)
+        (folder / "run.json").write_text(json.dumps({key: value for key, value in run.items() if key != ID}))
+        rewrite(folder, lines)
     whole = file.read_text()
-    chance = random.Random(start)
+    chance = random.Random(number)
     refused = 0
     for _ in range(60):
-        content = damaged(whole.splitlines(keepends=True), chance)
+        content = damaged(whole.splitlines(keepends=True), chance, start(folder))
         file.write_bytes(content.encode("latin-1", "replace"))
         try:
             _, held = load_completions(folder)
@@ -249,10 +260,32 @@ def test_a_report_reads_a_journal_by_the_same_rules_as_its_run(make_run, random_
 
 def test_a_journal_of_another_run_is_no_part_of_this_one(make_run, random_answers):
     answers = random_answers(9, 2, 2, 2)
-    one, other = make_run(answers), make_run(answers, seed=1)
-    (one / "samples.jsonl").write_bytes((other / "samples.jsonl").read_bytes())
-    with pytest.raises(UsageError, match=r"line 1 is of another run: completion .* of `--seed` 0"):
-        load(one)
+    one = make_run(answers)
+    for changes in (
+        {"seed": 1},
+        {"backbone": "other"},
+    ):  # streams tell runs of two seeds apart, and not those of two models
+        (one / "samples.jsonl").write_bytes((make_run(answers, **changes) / "samples.jsonl").read_bytes())
+        with pytest.raises(UsageError, match=r"line 1 is of another run"):
+            load(one)
+
+
+@pytest.mark.parametrize("changes", [{"samples": 10**9}, {"latent_paths": 10**9}, {"latent_paths": 10**30}])
+@pytest.mark.parametrize("skip", [[], [("q0", 0, 0), ("q0", 0, 1)]])
+def test_a_grid_that_the_journal_cannot_hold_has_no_complete_question(make_run, changes, skip):
+    folder = make_run([[["1", "2"]]], skip=skip)
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "config": {**run["config"], **changes}}))
+    with pytest.raises(UsageError, match="no question with all its samples yet"):
+        load(folder)
+
+
+def test_completions_of_questions_that_are_not_asked_are_counted(make_run):
+    folder = make_run([[["1", "2"]], [["2", "2"]]])
+    assert load(folder).data.strays == 0
+    lines = (folder / "questions.jsonl").read_text().splitlines(keepends=True)
+    (folder / "questions.jsonl").write_text(lines[0])
+    assert (load(folder).data.strays, len(load(folder).questions)) == (2, 1)
 
 
 def test_a_run_that_was_killed_before_its_summary_knows_its_seconds_and_tokens(make_run, tmp_path):

@@ -170,6 +170,10 @@ def test_notes_say_what_a_reader_must_know(make_run, random_answers):
     assert "The verdict is on chains, as flops are not known for every run" in notes
     single = report([make_run([[["1", "2"]]])])
     assert "One question gives no interval and no verdict." in single.notes
+    lines = (other / "questions.jsonl").read_text().splitlines(keepends=True)
+    (other / "questions.jsonl").write_text("".join(lines[:-1]))
+    left = len((other / "samples.jsonl").read_text().splitlines()) - load(other).tokens.size
+    assert f"{other}: {left} completions of questions that it does not ask are passed over." in report([other]).notes
     assert single.methods[0].table["accuracy"].low is None
 
 

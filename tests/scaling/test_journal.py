@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from scaling.records.errors import InUse, UsageError
 from scaling.records.journal import (
+    ID,
     LOCK,
     QUESTIONS,
     RUN,
@@ -27,9 +29,11 @@ from scaling.records.journal import (
     config_hash,
     load,
     load_questions,
+    load_run,
     load_thoughts,
     merge,
 )
+from scaling.records.json_lines import start_of
 from scaling.records.records import Completion, PathCosines, PromptedQuestion, to_json
 from scaling.records.seeds import stream_seed
 from scaling.records.settings import Effect, run_names
@@ -56,6 +60,18 @@ def filled(folder: Path, *completions: Completion, **changes: object) -> Path:
     return folder
 
 
+def line_of(completion: Completion) -> str:
+    """As a run of CONFIG writes it."""
+    return to_json(completion, start=start_of(config_hash(CONFIG)))
+
+
+def without_id(folder: Path) -> Path:
+    """The run as one that began before runs had ids, with no lines."""
+    run = load_run(filled(folder))
+    (folder / RUN).write_text(json.dumps({key: value for key, value in run.items() if key != ID}))
+    return folder
+
+
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {entry.name: (entry.read_bytes(), entry.stat().st_mtime_ns) for entry in folder.iterdir()}
 
@@ -71,7 +87,8 @@ def start(program: str, folder: Path) -> subprocess.Popen[str]:
 def test_the_run_is_on_disk_before_the_first_sample(tmp_path):
     with opened(tmp_path / "runs" / "new"):
         run = json.loads((tmp_path / "runs" / "new" / RUN).read_text())
-    assert run == {"config": CONFIG, "config_hash": config_hash(CONFIG), "environment": ENVIRONMENT}
+    name = config_hash(CONFIG)
+    assert run == {"config": CONFIG, "config_hash": name, "environment": ENVIRONMENT, "id": name}
 
 
 def test_a_completion_is_with_the_operating_system_when_append_returns(tmp_path):
@@ -204,13 +221,15 @@ def test_an_unreadable_last_line_is_cut(tmp_path, torn):
     assert (tmp_path / SAMPLES).read_bytes() == whole
 
 
-@pytest.mark.parametrize("bad", ["", "{}", '{"question_id"', to_json(drawn("q0")) + to_json(drawn("q9"))])
+@pytest.mark.parametrize("bad", ["", "{}", '{"question_id"', line_of(drawn("q0")) + line_of(drawn("q9"))])
 def test_damage_in_the_middle_is_reported_and_left_alone(tmp_path, bad):
     filled(tmp_path, drawn("q0"))
-    lines = [to_json(drawn("q0")), bad, to_json(drawn("q2")), '{"torn']
+    lines = [line_of(drawn("q0")), bad, line_of(drawn("q2")), '{"torn']
     (tmp_path / SAMPLES).write_text("\n".join(lines))
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match=r"samples\.jsonl line 2 is no completion"):
+    with pytest.raises(
+        UsageError, match=r"samples\.jsonl line 2 is (no completion|of another run: it has no checksum)"
+    ):
         opened(tmp_path, latent_paths=9)
     with pytest.raises(UsageError, match="line 2"):
         load(tmp_path)
@@ -220,13 +239,13 @@ def test_damage_in_the_middle_is_reported_and_left_alone(tmp_path, bad):
 def test_a_repeated_key_in_the_file_is_reported(tmp_path):
     filled(tmp_path, drawn("q0"), drawn("q1"))
     with (tmp_path / SAMPLES).open("a") as handle:
-        handle.write(to_json(drawn("q0")) + "\n")
+        handle.write(line_of(drawn("q0")) + "\n")
     before = contents(tmp_path)
     with pytest.raises(UsageError, match=r"samples\.jsonl line 3 repeats completion \('q0', 0, 0\)"):
         opened(tmp_path)
     assert contents(tmp_path) == before
     # The refusal has let go of the lock: once the line is gone, the run goes on.
-    (tmp_path / SAMPLES).write_text(to_json(drawn("q0")) + "\n")
+    (tmp_path / SAMPLES).write_text(line_of(drawn("q0")) + "\n")
     filled(tmp_path)
 
 
@@ -278,7 +297,7 @@ def old_line(completion: Completion, **changes: object) -> str:
     ],
 )
 def test_a_line_that_no_run_writes_is_refused_wherever_it_stands(tmp_path, changes, said):
-    filled(tmp_path, drawn("q0"))
+    without_id(tmp_path)
     for lines in ([old_line(drawn("q1"), **changes), old_line(drawn("q2"))], [old_line(drawn("q1"), **changes)]):
         (tmp_path / SAMPLES).write_text("".join(f"{line}\n" for line in [to_json(drawn("q0")), *lines]))
         before = contents(tmp_path)
@@ -289,9 +308,112 @@ def test_a_line_that_no_run_writes_is_refused_wherever_it_stands(tmp_path, chang
 
 
 def test_lines_of_version_0_1_have_no_checksum_and_count(tmp_path):
-    filled(tmp_path)
+    without_id(tmp_path)
     (tmp_path / SAMPLES).write_text(f"{old_line(drawn('q0'))}\n{to_json(drawn('q1'))}\n")
     assert load(tmp_path)[1] == [drawn("q0"), drawn("q1")]
+
+
+@pytest.mark.parametrize("changes", [{"backbone": "other"}, {"temperature": 0.9}, {"first_question": "other"}])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_line_of_another_run_is_refused_though_its_stream_is_the_same(tmp_path, changes, place):
+    """Streams follow from the seed and the key alone, so that they do not tell one model's answers from another's."""
+    own = filled(tmp_path / "own", drawn("q0"), drawn("q1"))
+    foreign = filled(tmp_path / "foreign", drawn("q0"), drawn("q1"), **changes)
+    lines = (own / SAMPLES).read_text().splitlines(True)
+    lines[place] = (foreign / SAMPLES).read_text().splitlines(True)[place]
+    (own / SAMPLES).write_text("".join(lines))
+    before = contents(own)
+    for read in (opened, load, lambda folder: merge([folder], tmp_path / "all")):
+        with pytest.raises(UsageError, match=rf"samples\.jsonl line {place + 1} is of another run"):
+            read(own)
+    assert contents(own) == before
+
+
+@pytest.mark.parametrize("line", [to_json(drawn("q0")), json.dumps(dataclasses.asdict(drawn("q0")))])
+def test_a_line_of_a_run_without_an_id_is_none_of_a_run_that_has_one(tmp_path, line):
+    filled(tmp_path, drawn("q1"))
+    (tmp_path / SAMPLES).write_text(f"{line}\n")
+    with pytest.raises(UsageError, match="line 1 is of another run"):
+        load(tmp_path)
+
+
+def test_a_run_keeps_its_id_however_it_goes_on(tmp_path):
+    """Though it is extended, its questions are judged anew, and what it says of its task is another thing."""
+    place = {"task": "here.py:task", "task_sha256": "a"}
+    filled(tmp_path / "run", drawn("q0"), **place)
+    begun = load_run(tmp_path / "run")[ID]
+    moved = place | {"task": "there.py:task", "samples": 4}
+    with opened(tmp_path / "run", **moved) as journal:
+        journal.rejudge({drawn("q0").key: dataclasses.replace(drawn("q0"), correct=False)}, {})
+        journal.restate(CONFIG | moved | {"task_sha256": "b"}, ENVIRONMENT)
+        journal.append(drawn("q1"))
+    with opened(tmp_path / "run", **moved | {"task_sha256": "b"}) as journal:
+        journal.append(drawn("q2"))
+    run, completions = load(tmp_path / "run")
+    assert (run[ID], len(completions)) == (begun, 3)
+    assert run["config_hash"] != begun
+    merge([tmp_path / "run"], tmp_path / "all")
+    assert load(tmp_path / "all")[1] == completions
+
+
+def test_a_run_without_an_id_goes_on_without_one(tmp_path):
+    (without_id(tmp_path) / SAMPLES).write_text(f"{to_json(drawn('q0'))}\n")
+    filled(tmp_path, drawn("q1"))
+    assert ID not in load_run(tmp_path)
+    assert (tmp_path / SAMPLES).read_text() == "".join(f"{to_json(drawn(name))}\n" for name in ("q0", "q1"))
+    merge([tmp_path], tmp_path / "all")
+    assert load(tmp_path / "all")[1] == [drawn("q0"), drawn("q1")]
+
+
+DAMAGED = [
+    *(("samples", value) for value in (0, -1, "x", None, [], 1.5, True, 1e308, {}, "1")),
+    *(("latent_paths", value) for value in (0, -1, "x", [], 1.5, True)),
+    *(("seed", value) for value in ("x", None, 0.5)),
+    *(("temperature", value) for value in ("a", -1, None, True)),
+    *(("backbone", []), ("method", 5), ("task", []), ("data", 5), ("thinker", []), ("engine", "x"), ("adaptive", 99)),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), DAMAGED)
+def test_a_setting_that_no_run_has_is_named(tmp_path, key, value):
+    filled(tmp_path, drawn("q0"))
+    run = json.loads((tmp_path / RUN).read_text())
+    (tmp_path / RUN).write_text(json.dumps({**run, "config": {**run["config"], key: value}}))
+    before = contents(tmp_path)
+    for read in (opened, load):
+        with pytest.raises(
+            UsageError, match=rf"run\.json is damaged: {key} is {re.escape(json.dumps(value))}; restore it"
+        ):
+            read(tmp_path)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({"overlap": {"trained": None, "validated": [], "left_out": False}}, "overlap.trained is null"),
+        ({"overlap": {"trained": [], "validated": "x", "left_out": False}}, 'overlap.validated is "x"'),
+        ({"overlap": {"trained": [], "validated": [], "left_out": 3}}, "overlap.left_out is 3"),
+        ({"overlap": [1]}, r"overlap is \[1\]"),
+        ({"overlap": {}}, "overlap.trained is null"),
+        ({"costs": {"backbone": 5}}, "costs is "),
+        ({"shards": 5}, "shards is 5"),
+        ({"shards": [{}, {"costs": 1}]}, r"shards\[1\].costs is 1"),
+    ],
+)
+def test_an_environment_that_no_run_has_is_named(tmp_path, environment, name):
+    filled(tmp_path, drawn("q0"))
+    run = json.loads((tmp_path / RUN).read_text())
+    (tmp_path / RUN).write_text(json.dumps({**run, "environment": environment}))
+    for read in (opened, load):
+        with pytest.raises(UsageError, match=rf"run\.json is damaged: environment\.{name}"):
+            read(tmp_path)
+
+
+def test_what_cannot_be_looked_up_is_no_damage(tmp_path):
+    gone = {"method": "gone.py:Mine", "task": "gone.yaml", "voter": "nobody-has-it", "data": "gone.jsonl"}
+    filled(tmp_path, drawn("q0"), **gone)
+    assert load(tmp_path)[0]["config"] == CONFIG | gone
 
 
 @pytest.mark.parametrize("name", [SAMPLES, "thoughts.jsonl"])
@@ -316,7 +438,7 @@ def test_two_last_lines_without_a_line_end_between_them_are_not_one_torn_line(tm
     filled(tmp_path, drawn("q0"))
     whole = (tmp_path / SAMPLES).read_bytes()
     for end in (b"", b"\n"):
-        (tmp_path / SAMPLES).write_bytes(whole + to_json(drawn("q1")).encode() + to_json(drawn("q2")).encode() + end)
+        (tmp_path / SAMPLES).write_bytes(whole + line_of(drawn("q1")).encode() + line_of(drawn("q2")).encode() + end)
         with pytest.raises(UsageError, match="line 2 is no completion"):
             opened(tmp_path)
 
@@ -565,10 +687,18 @@ def test_every_differing_option_is_named_with_both_values(tmp_path):
     assert contents(tmp_path) == before
 
 
+OTHER_VALUES = {
+    **dict.fromkeys(("base_url", "assistant_device", "out"), ("a", "b", None)),
+    **dict.fromkeys(("batch_size", "max_batch_tokens"), (99, 1, "auto")),
+    **{"samples": (99, 1), "adaptive": (0.9, 1, None), "engine_args": ({"a": 1}, {}, None)},
+    **{"device": ("cpu", "cuda"), "voter": ("flat", "gone.py:mine")},
+}
+
+
 @pytest.mark.parametrize("key", MAY_CHANGE)
 def test_other_options_may_differ_and_keep_what_is_there(tmp_path, key):
     filled(tmp_path, drawn("q", 1, 1))
-    for value in (99, 1, None):
+    for value in OTHER_VALUES.get(key, (99, 1, None)):
         with opened(tmp_path, **{key: value}) as journal:
             assert list(journal.completions) == [("q", 1, 1)]
         assert load(tmp_path)[0]["config"] == CONFIG | {key: value}

@@ -116,6 +116,9 @@ def test_raising_extends_without_computing_again(tmp_path, run, silent, config_o
             lines = [json.loads(line) for line in (tmp_path / "grown" / name).read_text().splitlines()]
             old = [{k: v for k, v in line.items() if k not in ("crc", "cost", "kind")} for line in lines]
             (tmp_path / "grown" / name).write_text("".join(f"{json.dumps(line)}\n" for line in old))
+        described = json.loads((tmp_path / "grown" / "run.json").read_text())
+        del described["id"]
+        (tmp_path / "grown" / "run.json").write_text(json.dumps(described))
     before = (tmp_path / "grown" / "samples.jsonl").read_bytes()
     execute(config_of(out=tmp_path / "grown", **more), silent)
     after = (tmp_path / "grown" / "samples.jsonl").read_bytes()
