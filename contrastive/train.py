@@ -81,7 +81,7 @@ class Progress:
     stopped_early: bool = False
 
 
-class Watcher(Protocol):
+class StepObserver(Protocol):
     """Is told what happens."""
 
     def started(self, progress: Progress, schedule: Schedule) -> None: ...
@@ -101,7 +101,7 @@ class Loop(ABC, Generic[Judged]):
     schedule: Schedule
     folder: Path
     keep: Callable[[Judged], None]
-    watcher: Watcher
+    watcher: StepObserver
     processes: Processes = field(default_factory=Processes)
 
     @abstractmethod

@@ -34,7 +34,7 @@ _TELLING = 16  # completions before a time left means anything: the first ones i
 _LINE_EVERY = 10.0  # seconds between plain progress lines
 
 
-class Watch:
+class RunProgress:
     """Follows a run: a live bar on a terminal, a plain line every ten seconds elsewhere. Use as a context manager."""
 
     def __init__(self, console: Console, *, voter: str):
@@ -46,7 +46,7 @@ class Watch:
         self._tokens = self._right = self._done = 0
         self._printed = 0.0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> RunProgress:
         return self
 
     def __exit__(

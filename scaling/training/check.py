@@ -15,7 +15,7 @@ from scaling.methods.build import Built
 from scaling.records.errors import Interrupted, UsageError
 from scaling.records.journal import load
 from scaling.records.overlap import digest_of
-from scaling.run import Setup, Watcher, asked_of, carry_out
+from scaling.run import RunObserver, Setup, asked_of, carry_out
 from scaling.tasks.catalogue import load_task
 from scaling.tasks.task import LoadedTask
 from scaling.training.config import TrainConfig
@@ -64,7 +64,7 @@ def settings_of(config: TrainConfig, **method: str) -> RunConfig:
     return RunConfig.model_validate({**same, **greedy, **method}).resolved()
 
 
-def right_answers(built: Built, task: LoadedTask, watcher: Watcher, *, parent: Path) -> dict[str, bool]:
+def right_answers(built: Built, task: LoadedTask, watcher: RunObserver, *, parent: Path) -> dict[str, bool]:
     """Whether each question is answered rightly, by id; the run's directory lies in `parent`. Raises Interrupted."""
     asked, backbone = asked_of(built.method, task), built.method.backbone
     room = backbone.context - max(one.prompt_tokens for one in asked)

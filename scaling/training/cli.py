@@ -74,7 +74,7 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
     from accelerate import Accelerator
 
     from contrastive.parallel import Processes
-    from scaling.training.display import TrainWatch
+    from scaling.training.display import TrainingProgress
     from scaling.training.run import TRACKED, check_folder, publish
 
     if settings.out:  # told before models are loaded
@@ -85,7 +85,7 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
         settings = settings.model_copy(update={"device": str(accelerator.device)})
     if settings.log_with:
         accelerator.init_trackers(TRACKED, config=settings.model_dump(mode="json"))
-    with TrainWatch(console, accelerator) as watch:
+    with TrainingProgress(console, accelerator) as watch:
         train, _ = _of_method(settings.method)
         result = train(settings, watch, Processes())
     accelerator.end_training()

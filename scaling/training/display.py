@@ -14,9 +14,9 @@ from rich.table import Table
 from contrastive.health import Health, Validation
 from contrastive.train import Progress as Training
 from contrastive.train import Schedule
-from scaling.display import Watch, bar_on, say
+from scaling.display import RunProgress, bar_on, say
 from scaling.notebook_bar import NotebookBar
-from scaling.run import Watcher as RunWatcher
+from scaling.run import RunObserver
 
 if TYPE_CHECKING:
     from scaling.training.lora import LoraResult
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LINE_EVERY = 10.0  # seconds between plain progress lines
 
 
-class TrainWatch:
+class TrainingProgress:
     """A live bar on a terminal, plain lines elsewhere, and the same figures to the tracker that was asked for, if any.
 
     Only process 0 shows anything. Use as a context manager.
@@ -36,10 +36,10 @@ class TrainWatch:
         self._accelerator = accelerator
         self._silent = not accelerator.is_main_process
         self._progress: Progress | NotebookBar | None = None
-        self._runs: list[Watch] = []
+        self._runs: list[RunProgress] = []
         self._printed = 0.0
 
-    def __enter__(self) -> TrainWatch:
+    def __enter__(self) -> TrainingProgress:
         return self
 
     def __exit__(
@@ -59,10 +59,10 @@ class TrainWatch:
         if not self._silent:
             say(self._console, text)
 
-    def sampling(self) -> RunWatcher:
+    def sampling(self) -> RunObserver:
         """Follows a run: the sampling of own chains, or a check."""
         self._stop()
-        self._runs.append(Watch(Console(quiet=True) if self._silent else self._console, voter="flat"))
+        self._runs.append(RunProgress(Console(quiet=True) if self._silent else self._console, voter="flat"))
         return self._runs[-1]
 
     def started(self, progress: Training, schedule: Schedule) -> None:

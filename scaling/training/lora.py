@@ -1,7 +1,7 @@
 """One LoRA training from its settings to its adapter: the backbone itself learns the targets that a thinker would.
 
 A baseline for thoughts: the same questions, split and targets, the prompts of chain of thought, and low-rank changes to
-all linear layers (arXiv 2106.09685) by `peft`. Knows no terminal: what happens is told to a `Watcher`.
+all linear layers (arXiv 2106.09685) by `peft`. Knows no terminal: what happens is told to a `TrainingObserver`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from scaling.training.hint import command_for, command_for_merged
 from scaling.training.run import (
     CONFIG,
     RESTORE,
-    Watcher,
+    TrainingObserver,
     describe,
     digests_of_split,
     examples,
@@ -91,11 +91,11 @@ class _Training:
     backbone: LanguageModel
     folder: Path
     described: dict[str, Any]
-    watcher: Watcher
+    watcher: TrainingObserver
     processes: Processes
 
 
-def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> LoraResult:
+def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> LoraResult:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
     config, dtype = hardware.placed(config.resolved())
     split = told_split(config, watcher)

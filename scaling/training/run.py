@@ -1,6 +1,6 @@
 """One training from its settings to its checkpoint: questions, targets, examples, thinker, steps, checkpoint.
 
-The story of `scale-train`, top to bottom. Knows no terminal: what happens is told to a `Watcher`.
+The story of `scale-train`, top to bottom. Knows no terminal: what happens is told to a `TrainingObserver`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,17 @@ from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader, UnsupportedModel
 from contrastive.thinker import Thinker, state_statistics
 from contrastive.token_sets import SoftTokenSets
-from contrastive.train import METRICS_FILE, STATE_FILE, DamagedFile, Loop, NotFinite, Progress, Schedule, Trainer
-from contrastive.train import Watcher as StepWatcher
+from contrastive.train import (
+    METRICS_FILE,
+    STATE_FILE,
+    DamagedFile,
+    Loop,
+    NotFinite,
+    Progress,
+    Schedule,
+    StepObserver,
+    Trainer,
+)
 from scaling.config import option
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading
@@ -39,8 +48,7 @@ from scaling.records.journal import config_hash
 from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
 from scaling.records.settings import Effect, names
-from scaling.run import Watcher as RunWatcher
-from scaling.run import environment
+from scaling.run import RunObserver, environment
 from scaling.tasks.task import ask
 from scaling.training.card import write_card
 from scaling.training.config import TrainConfig
@@ -56,11 +64,11 @@ ROWS = 8  # targets x paths that go through the backbone together, unless asked 
 _VALIDATIONS = 10  # of a training, unless asked for otherwise
 
 
-class Watcher(StepWatcher, Protocol):
+class TrainingObserver(StepObserver, Protocol):
     """Is told what happens; a progress bar, plain lines or nothing."""
 
     def status(self, text: str) -> None: ...
-    def sampling(self) -> RunWatcher: ...
+    def sampling(self) -> RunObserver: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +86,7 @@ class Result:
         return {"folder": str(self.folder), **vars(self.progress), **vars(self.health)}
 
 
-def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result:
+def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> Result:
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
     config, dtype = hardware.placed(config.resolved())
     split = told_split(config, watcher)
@@ -116,7 +124,7 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     return Result(folder, progress, _health_of(folder), command_for(config, folder))
 
 
-def told_split(config: TrainConfig, watcher: Watcher) -> Split:
+def told_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
     """The questions of a training; what is wrong with them is told."""
     split = split_of(config)
     for warning in split.warnings(config.data):
@@ -277,7 +285,7 @@ def examples(
     split: Split,
     build: ExampleBuilder,
     backbone: LanguageModel,
-    watcher: Watcher,
+    watcher: TrainingObserver,
     processes: Processes,
 ) -> tuple[list[Example], list[Example]]:
     """Those to learn from and those to validate on. Raises UsageError where there is nothing to learn from."""

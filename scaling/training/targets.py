@@ -19,7 +19,7 @@ from scaling.records.errors import UsageError, listed
 from scaling.records.journal import Journal, config_hash
 from scaling.records.overlap import Learned, digest_of, overlap_of
 from scaling.records.records import Question
-from scaling.run import Setup, Watcher, digest, environment, sample_all
+from scaling.run import RunObserver, Setup, digest, environment, sample_all
 from scaling.tasks.catalogue import definition_of, load_task
 from scaling.tasks.task import LoadedTask, Task
 from scaling.training.config import TrainConfig
@@ -128,7 +128,9 @@ def end_token(backbone: LanguageModel) -> int:
     return backbone.end_tokens[0]
 
 
-def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watcher: Watcher) -> dict[str, list[str]]:
+def own_chains(
+    split: Split, config: TrainConfig, backbone: LanguageModel, watcher: RunObserver
+) -> dict[str, list[str]]:
     """The backbone's own chains of thought whose answer is right, by question id; none twice. Sampled once, then read from
     the cache folder, where an interrupted sampling goes on too.
     """

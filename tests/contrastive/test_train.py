@@ -22,7 +22,7 @@ OBJECTIVE = Objective(num_slots=2, weight=0.1, question_weight=0.1)
 SCHEDULE = Schedule(max_steps=7, batch_size=2, lr=0.02, warmup=2, validate_every=3)
 
 
-class Watch:
+class RecordingObserver:
     """Remembers, and raises where it is told to."""
 
     def __init__(self, *, die_at=None):
@@ -58,7 +58,7 @@ def trainer(make_model, new_thinker, some_examples, tmp_path):
             "objective": OBJECTIVE,
             "folder": tmp_path / folder,
             "keep": [].append,
-            "watcher": watcher or Watch(),
+            "watcher": watcher or RecordingObserver(),
         }
         return Trainer(**(settings | changes))
 
@@ -98,7 +98,7 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own(batch_size):
 def test_training_lowers_the_loss_and_changes_what_is_trained_and_nothing_else(trainer, new_thinker):
     thinker = new_thinker(offset=True)
     before = {name: tensor.clone() for name, tensor in thinker.state_dict().items()}
-    watch = Watch()
+    watch = RecordingObserver()
     training = trainer(thinker=thinker, watcher=watch, schedule=replace(SCHEDULE, max_steps=30, validate_every=10))
     frozen = [digest(training.assistant), digest(training.reader.backbone)]
     progress = training.run()
@@ -110,7 +110,7 @@ def test_training_lowers_the_loss_and_changes_what_is_trained_and_nothing_else(t
 
 
 def test_a_frozen_model_that_changes_is_a_bug_that_is_told(trainer):
-    watch = Watch()
+    watch = RecordingObserver()
     training = trainer(watcher=watch)
 
     def spoil(*_):
@@ -137,8 +137,8 @@ def test_a_resumed_training_ends_with_the_same_parameters(trainer, tmp_path, die
     whole = trainer("whole")
     whole.run()
     with pytest.raises(KeyboardInterrupt):
-        trainer("cut", watcher=Watch(die_at=die_at)).run()
-    watch = Watch()
+        trainer("cut", watcher=RecordingObserver(die_at=die_at)).run()
+    watch = RecordingObserver()
     again = trainer("cut", watcher=watch)
     progress = again.run()
     assert watch.first == (die_at - 1) // 3 * 3  # the last validation; step 6 dies before its own
@@ -150,7 +150,7 @@ def test_a_resumed_training_ends_with_the_same_parameters(trainer, tmp_path, die
 
 def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        trainer("cut", watcher=Watch(die_at=4)).run()
+        trainer("cut", watcher=RecordingObserver(die_at=4)).run()
     with (tmp_path / "cut" / METRICS_FILE).open("a") as file:
         file.write('{"step": 5, "langu')
     trainer("cut").run()
@@ -161,7 +161,7 @@ def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path):
 def test_a_finished_training_is_not_trained_again(trainer):
     first = trainer()
     first.run()
-    watch = Watch()
+    watch = RecordingObserver()
     again = trainer(watcher=watch)
     assert again.run().step == 7
     assert watch.rows == watch.healths == []
@@ -181,7 +181,7 @@ def test_early_stopping_and_the_best_thinker(trainer):
     """Where nothing moves, nothing gets better than it was before the first step."""
     kept = []
     schedule = replace(SCHEDULE, lr=1e-30, max_steps=20, validate_every=1, patience=2)
-    watch = Watch()
+    watch = RecordingObserver()
     progress = trainer(schedule=schedule, watcher=watch, keep=kept.append).run()
     assert progress.stopped_early
     assert (progress.step, progress.best_step, progress.waited) == (2, 0, 2)
@@ -190,7 +190,7 @@ def test_early_stopping_and_the_best_thinker(trainer):
 
 
 def test_the_best_thinker_is_kept(trainer):
-    kept, watch = [], Watch()
+    kept, watch = [], RecordingObserver()
     progress = trainer(schedule=replace(SCHEDULE, validate_every=1), watcher=watch, keep=kept.append).run()
     losses = [health.loss for _, health in watch.healths]
     assert progress.best == min(losses) == kept[-1].loss
@@ -200,7 +200,7 @@ def test_the_best_thinker_is_kept(trainer):
 
 def test_what_validation_says(trainer, plain, some_examples):
     """Losses against the plain loop; another question's thoughts are those of the next."""
-    watch = Watch()
+    watch = RecordingObserver()
     training = trainer(watcher=watch)
     training.run()
     step, health = watch.healths[-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scaling.display import Watch, rows
+from scaling.display import RunProgress, rows
 from scaling.records.records import Completion, Question
 from scaling.records.summary import summarise
 from scaling.sampler import Grid
@@ -22,9 +22,9 @@ def completion(question: str, path: int, answer: str | None, *, correct: bool) -
     )
 
 
-def watched(*before: Completion, grid: Grid = GRID) -> tuple[Watch, io.StringIO]:
+def watched(*before: Completion, grid: Grid = GRID) -> tuple[RunProgress, io.StringIO]:
     said = io.StringIO()
-    watch = Watch(Console(file=said, width=200), voter="flat")
+    watch = RunProgress(Console(file=said, width=200), voter="flat")
     watch.start(grid, {c.key: c for c in before}, Path("somewhere"))
     return watch, said
 
@@ -72,7 +72,7 @@ def test_a_question_decided_early_counts_at_once_and_its_other_samples_are_no_lo
 
 def test_a_live_bar_ends_at_what_was_drawn() -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
-    with Watch(console, voter="flat") as watch:
+    with RunProgress(console, voter="flat") as watch:
         watch.start(replace(GRID, num_samples=4, adaptive=0.95), {}, Path("somewhere"))
         for question in "ab":
             for number in range(4):
