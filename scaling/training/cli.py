@@ -1,4 +1,4 @@
-"""`scale-train`: options in, exit code out. Imports nothing heavy before a training begins."""
+"""The command `scale-train`. It imports no heavy package such as torch before a training begins."""
 
 from __future__ import annotations
 
@@ -62,12 +62,20 @@ def _train(file: str | None, given: dict[str, Any], *, as_json: bool) -> None:
 
 
 def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
-    """Trains as the settings say and shows progress on `console`. Raises UsageError and Interrupted.
+    """Trains as the settings say, and shows progress on the console.
+
+    Args:
+        settings: the settings, not yet resolved.
+        console: where progress is shown.
 
     Returns:
-        The result, and whether this process is the first of those that train, which alone should show it.
+        The result, and whether this is the first of the processes that train together: only that one should show it.
+
+    Raises:
+        UsageError: where the settings, or what they name, cannot be used.
+        Interrupted: on Ctrl-C.
     """
-    settings.resolved()  # clashes between options are told before torch is imported
+    settings.resolved()  # conflicts between options are reported before torch is imported
     refuse_small_limit()
     if settings.log_with and not importlib.util.find_spec(settings.log_with):
         raise UsageError(f"`--log-with` {settings.log_with} needs a package: `pip install {settings.log_with}`.")
@@ -77,7 +85,7 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
     from scaling.training.display import TrainingProgress
     from scaling.training.run import TRACKED, check_folder, publish
 
-    if settings.out:  # told before models are loaded
+    if settings.out:  # a problem with the folder is reported before models are loaded
         check_folder(settings.out, resume=settings.resume)
     folder = str(settings.out or "checkpoints")
     accelerator = Accelerator(cpu=settings.device == "cpu", log_with=settings.log_with, project_dir=folder)
@@ -95,7 +103,7 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
 
 
 def _of_method(method: str) -> tuple[Any, Any]:
-    """What trains, and what shows its result; `peft` is imported only where it is needed."""
+    """The function that trains with a method, and the one that shows its result. `peft` is only imported for LoRA."""
     from scaling.training import display
 
     if kind_of(method).has(Trait.ADAPTER):
