@@ -98,7 +98,7 @@ class TrainingProgress:
             paths = f"contrast {row['contrastive']:.3f}, cosine {_cosine(row['path_cosine'])}, "
         figures = f"loss {row['language']:.4f}, {paths}{row['tokens_per_second']:.0f} tokens/s"
         if self._progress:
-            self._progress.update(self._task, completed=progress.step, figures=figures)
+            self._progress.update(self._task, completed=progress.step, said=figures)
         elif time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
             self._print(f"step {progress.step}/{self._schedule.max_steps}: {figures}, {self._left(progress)} left")
