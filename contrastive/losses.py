@@ -51,18 +51,20 @@ class _TokenLosses(torch.autograd.Function):
             losses[at] = -log_probs.gather(1, targets[at, None])[:, 0]
             if ctx.needs_input_grad[0]:
                 # the derivative by the logits is softmax(logits) less the one-hot target; in place, to save memory
-                by_logits = log_probs.exp_()
-                by_logits.scatter_add_(1, targets[at, None], by_logits.new_full((1, 1), -1.0).expand(len(logits), 1))
+                logit_gradient = log_probs.exp_()
+                logit_gradient.scatter_add_(
+                    1, targets[at, None], logit_gradient.new_full((1, 1), -1.0).expand(len(logits), 1)
+                )
                 if cap:  # the derivative of cap * tanh(x / cap) is 1 - tanh(x / cap) ** 2
-                    by_logits *= 1 - (logits / cap).square()
-                gradient[at] = by_logits.to(head.dtype) @ head
+                    logit_gradient *= 1 - (logits / cap).square()
+                gradient[at] = logit_gradient.to(head.dtype) @ head
         ctx.save_for_backward(gradient)
         return losses
 
     @staticmethod
-    def backward(ctx: Any, by_losses: Tensor) -> Any:
+    def backward(ctx: Any, loss_gradient: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * by_losses[:, None].to(gradient.dtype), None, None, None, None
+        return gradient * loss_gradient[:, None].to(gradient.dtype), None, None, None, None
 
 
 def paper_loss(thoughts: Tensor, *, temperature: float = 1.0) -> Tensor:

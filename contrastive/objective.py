@@ -110,22 +110,22 @@ def backward(
     Returns:
         The parts of the loss over the whole batch.
     """
-    own = processes.share(batch)
+    share = processes.share(batch)
     with gradient_checkpointing(assistant, active=objective.recompute):
-        thoughts = think(thinker, assistant, own, objective.num_slots) if own else _nothing(thinker, objective)
-    everyone = processes.gather(thoughts, len(batch)).requires_grad_()
-    between_paths, between_questions = _contrasts(everyone, batch, objective, step)
+        thoughts = think(thinker, assistant, share, objective.num_slots) if share else _nothing(thinker, objective)
+    all_thoughts = processes.gather(thoughts, len(batch)).requires_grad_()
+    between_paths, between_questions = _contrasts(all_thoughts, batch, objective, step)
     # every process computes the contrastive losses over the thoughts of all, and keeps the gradient of its own thoughts
     weighted = objective.weight * between_paths + objective.question_weight * between_questions
-    (by_contrasts,) = torch.autograd.grad(weighted, everyone)
-    language, by_language = _language(reader, own, thoughts.detach(), batch, objective)
-    if own:
-        thoughts.backward(processes.share(by_contrasts) + by_language)  # type: ignore[no-untyped-call]
+    (contrast_gradient,) = torch.autograd.grad(weighted, all_thoughts)
+    language, language_gradient = _language(reader, share, thoughts.detach(), batch, objective)
+    if share:
+        thoughts.backward(processes.share(contrast_gradient) + language_gradient)  # type: ignore[no-untyped-call]
     trained = [parameter for parameter in thinker.parameters() if parameter.requires_grad]
     for parameter in trained:  # a process without questions has no gradient, and yet takes part in the sum
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     processes.add_up([parameter.grad for parameter in trained if parameter.grad is not None] + [language])
-    cosine = mean_off_diagonal(path_cosine(everyone.detach()))
+    cosine = mean_off_diagonal(path_cosine(all_thoughts.detach()))
     return Parts(float(language), float(between_paths.detach()), float(between_questions.detach()), cosine)
 
 
@@ -136,13 +136,13 @@ def _nothing(thinker: Thinker, objective: Objective) -> Tensor:
 
 
 def _language(
-    reader: Reader, own: Sequence[Example], thoughts: Tensor, batch: Sequence[Example], objective: Objective
+    reader: Reader, share: Sequence[Example], thoughts: Tensor, batch: Sequence[Example], objective: Objective
 ) -> tuple[Tensor, Tensor]:
     """The language loss of this process's examples, and its gradient with respect to their thoughts.
 
     Args:
         reader: computes losses with the frozen backbone.
-        own: this process's examples.
+        share: this process's examples.
         thoughts: [B, N, L, D] of these examples.
         batch: the examples of all processes. The loss is a mean over the paths and target tokens of all of them.
         objective: says how many questions are in the backbone at once.
@@ -152,11 +152,11 @@ def _language(
     """
     tokens = sum(len(example.target) for example in batch) * thoughts.shape[1]
     total, gradient = thoughts.new_zeros(()), torch.zeros_like(thoughts)
-    for start in range(0, len(own), objective.micro_batch):
+    for start in range(0, len(share), objective.micro_batch):
         at = slice(start, start + objective.micro_batch)
         rows = thoughts[at].clone().requires_grad_()
         with gradient_checkpointing(reader.backbone, active=objective.recompute):
-            loss = reader.losses(own[at], rows).sum() / tokens
+            loss = reader.losses(share[at], rows).sum() / tokens
             (gradient[at],) = torch.autograd.grad(loss, rows)
         total += loss.detach()
     return total, gradient

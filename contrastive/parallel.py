@@ -33,10 +33,10 @@ class Processes:
     def gather(self, own: Tensor, total: int) -> Tensor:
         """Collects the rows of all processes, [total, ...]. own: this process's share. No gradient passes through."""
         # each process fills in its own rows of zeros, and the sum holds them all: shares may differ in length
-        everyone = own.new_zeros(total, *own.shape[1:])
-        everyone[self.rank :: self.count] = own.detach()
-        self.add_up([everyone])
-        return everyone
+        rows = own.new_zeros(total, *own.shape[1:])
+        rows[self.rank :: self.count] = own.detach()
+        self.add_up([rows])
+        return rows
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
         """Replaces each tensor by its sum over the processes."""
@@ -46,11 +46,11 @@ class Processes:
 
     def collect(self, own: dict[Any, Any]) -> dict[Any, Any]:
         """Merges the dicts of all processes into one, sorted by key. own: this process's dict."""
-        every: list[Any] = [own]
+        parts: list[Any] = [own]
         if self.count > 1:
-            every = [None] * self.count
-            dist.all_gather_object(every, own)
-        return dict(sorted((item for part in every for item in part.items()), key=lambda item: item[0]))
+            parts = [None] * self.count
+            dist.all_gather_object(parts, own)
+        return dict(sorted((item for part in parts for item in part.items()), key=lambda item: item[0]))
 
     def wait(self) -> None:
         """Waits until all processes have come here."""

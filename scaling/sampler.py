@@ -37,8 +37,8 @@ class Grid:
 
     def missing(self, question: Question, done: Collection[Key]) -> list[tuple[int, int]]:
         """The (path, sample) of a question that are not in `done`, path by path. done: keys of completions."""
-        every = ((path, sample) for path in range(self.num_paths) for sample in range(self.num_samples))
-        return [cell for cell in every if (question.id, *cell) not in done]
+        cells = ((path, sample) for path in range(self.num_paths) for sample in range(self.num_samples))
+        return [cell for cell in cells if (question.id, *cell) not in done]
 
     def stopping(self, done: Iterable[Completion]) -> Stopping | None:
         """What decides that a question needs no more samples; None where every sample is wanted.

@@ -144,7 +144,7 @@ class _Count:
             self.classes[self._class_of[answer]] += 1
         else:
             self._class_of = classes_of(self._answers)
-            self.classes = Counter(self._class_of[one] for one in self._answers)
+            self.classes = Counter(self._class_of[earlier] for earlier in self._answers)
 
     def is_final(self, *, left: int) -> bool:
         """Whether further ballots can neither change nor tie the vote, whatever they are.

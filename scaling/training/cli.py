@@ -93,9 +93,9 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
         settings = settings.model_copy(update={"device": str(accelerator.device)})
     if settings.log_with:
         accelerator.init_trackers(TRACKED, config=settings.model_dump(mode="json"))
-    with TrainingProgress(console, accelerator) as watch:
+    with TrainingProgress(console, accelerator) as progress:
         train, _ = _of_method(settings.method)
-        result = train(settings, watch, Processes())
+        result = train(settings, progress, Processes())
     accelerator.end_training()
     if settings.push_to_hub and accelerator.is_main_process:
         publish(result.folder, settings.push_to_hub)
