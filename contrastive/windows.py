@@ -104,10 +104,12 @@ def _is_length(value: Any) -> bool:
 
 
 def _value(owner: Any, name: str) -> int:
+    """The length at a place."""
     return int(owner[name] if isinstance(owner, dict) else getattr(owner, name))
 
 
 def _set(owner: Any, name: str, value: int) -> None:
+    """Changes the length at a place."""
     if isinstance(owner, dict):
         owner[name] = value
     else:

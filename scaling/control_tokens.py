@@ -1,4 +1,4 @@
-"""Tokenises text from data so that no question or chain can smuggle in a control token, whatever it says.
+"""Tokenises text from data so that no question or chain becomes a control token, whatever it says.
 
 A control token is one that a tokenizer recognises by its name wherever the name stands in a text. An example is
 `<|im_end|>`, which ends a turn of a chat.

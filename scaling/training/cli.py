@@ -49,6 +49,7 @@ def scale_train(
 
 
 def _train(file: str | None, given: dict[str, Any], *, as_json: bool) -> None:
+    """Trains and prints the result. file: YAML file of options. given: options of the command line."""
     from rich.console import Console
 
     settings = load_config(file, given, TrainConfig)

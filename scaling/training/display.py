@@ -50,6 +50,7 @@ class TrainingProgress:
         self._stop()
 
     def _stop(self) -> None:
+        """Ends all bars."""
         for run in self._runs:
             run.__exit__(None, None, None)
         self._runs.clear()

@@ -149,6 +149,7 @@ def _trainer(
     versions["versions"]["peft"] = version("peft")
 
     def keep(figures: Figures) -> None:
+        """Saves the adapter with its figures, as it is the best so far."""
         about = {**training.described, **digests, "metrics": asdict(figures), "environment": versions}
         save_adapter(model, folder, backbone=config.backbone)
         write_about(folder, about)
@@ -210,6 +211,7 @@ def _after(training: _Training, check_task: LoadedTask, whole: LanguageModel) ->
 
 
 def _result(training: _Training, progress: Progress) -> LoraResult:
+    """Reads the result back from the folder, which all processes can do."""
     figures, check = _figures_of(training.folder)
     tensors = load_file(training.folder / adapters.WEIGHTS_FILE).values()
     merged = training.folder / MERGED if training.config.merge else None

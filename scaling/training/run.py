@@ -72,7 +72,7 @@ class TrainingObserver(StepObserver, Protocol):
         """Something begins that takes time. A text that begins with WARNING is a warning."""
 
     def sampling(self) -> RunObserver:
-        """A run begins, such as the sampling of targets. Returns what is to be told of it."""
+        """A run begins, such as the sampling of targets. Returns the observer of that run."""
         ...
 
 
@@ -123,6 +123,7 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     digests = digests_of_split(config, split, learn, validate)
 
     def keep(health: Health) -> None:
+        """Saves the thinker with its figures, as it is the best so far."""
         about = {**described, **digests, "metrics": asdict(health), "environment": environment(backbone.model.device)}
         checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
         write_card(folder, about)
