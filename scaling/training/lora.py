@@ -40,13 +40,13 @@ from scaling.training.run import (
     describe,
     digests_of_split,
     examples,
+    load_split,
     micro_batch,
     open_folder,
     read_about,
     reader_of,
     run_steps,
     schedule_of,
-    told_split,
     write_about,
 )
 from scaling.training.targets import ExampleBuilder
@@ -115,7 +115,7 @@ def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Proces
         Interrupted: on Ctrl-C.
     """
     config, dtype = hardware.placed(config.resolved())
-    split = told_split(config, watcher)
+    split = load_split(config, watcher)
     check_task = held_out(config, split)
     watcher.status(f"loading {config.backbone}")
     source = model_files.locate(config.backbone)

@@ -110,7 +110,7 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
         Interrupted: on Ctrl-C.
     """
     config, dtype = hardware.placed(config.resolved())
-    split = told_split(config, watcher)
+    split = load_split(config, watcher)
     watcher.status(f"loading {config.backbone} and {config.assistant}")
     backbone, assistant = loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     described = describe(config, split, {"backbone": backbone, "assistant": assistant})
@@ -146,8 +146,8 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     return Result(folder, progress, _health_of(folder), command_for(config, folder))
 
 
-def told_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
-    """Splits the questions of a training, and tells the watcher what is wrong with them."""
+def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
+    """Loads and splits the questions of a training, and warns the watcher of what is wrong with them."""
     split = split_of(config)
     for warning in split.warnings(config.data):
         watcher.status(f"{WARNING}{warning}")
