@@ -26,7 +26,7 @@ _HEIGHT = 600  # of the page in a notebook, in pixels
 def report(
     *runs: RunLike,
     out: str | os.PathLike[str] = "report",
-    names: Sequence[str] | None = None,
+    names: Sequence[str | None] | None = None,
     validation: Sequence[RunLike] = (),
     quiet: bool = False,
     **options: Any,
@@ -36,7 +36,7 @@ def report(
     Args:
         runs: of `sc.run` or `sc.load`, or run directories as the command takes them.
         out: folder for report.html, report.md, report.json and figures/.
-        names: one for each run; runs of one name are its seeds.
+        names: one for each run, None for the one it has; runs of one name are its seeds.
         validation: runs of the methods on other questions, for the vote path-reliability.
         quiet: show no progress.
         options: `compute`, `voters`, `scorer`, `baseline`, `common`, `browse` and `seed`, as the command's.
@@ -54,7 +54,9 @@ def report(
         console.print(f"{text} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
 
     places = list(map(_place, runs))
-    given = list(zip(names, places, strict=True)) if names else places
+    given = [
+        (name, place) if name else place for name, place in zip(names or [None] * len(places), places, strict=True)
+    ]
     refuse_unknown(options, inspect.signature(make_report).parameters, call="sc.report")
     found = make_report(given, Path(out), validation=list(map(_place, validation)), tell=tell, **options)
     return Report(Path(out), found)

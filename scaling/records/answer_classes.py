@@ -7,17 +7,21 @@ not on how often or in which order the answers came, nor on which of them is rig
    `2\\sqrt{2}` and `\\sqrt{8}`; the form of a rational formula is a number (see `scaling.tasks.formula_forms`; the checker's
    process is only started for formulas). Any other answer, such as a letter or "yes", is only equal to itself. The same
    holds for an answer in quotation marks, see `as_text`.
-2. *Rounded decimals* join the number that they are a rounding of: 0.33 and 0.333 join 1/3. To join, a decimal must have at
+2. *Printed floating-point numbers*, which show the rounding errors of binary arithmetic, are equal to the number that was
+   meant: 17.999999999999996 to 18, and 0.30000000000000004 to 0.3. The checker says what they look like. If they fit several
+   numbers, they join the closest one, and none if two are equally close. If they fit none, they join the closest of the
+   shorter printed numbers that has not joined another number itself.
+3. *Rounded decimals* join the number that they are a rounding of: 0.33 and 0.333 join 1/3. To join, a decimal must have at
    least two places and two digits, and at least six places where the other number is irrational; these are the checker's
    limits. The other number must not be an integer, must have more places, and may differ by at most half a unit of the
    decimal's last place.
    Rounding is not transitive. Therefore the decimals are treated from the most to the least precise, and each may only join
    a number that has not joined another one itself. If exactly one fraction or irrational number fits, the decimal joins it.
    If none of these fits and exactly one decimal does, it joins that one. If several fit, it stays alone.
-3. Integers never join a number, and nothing joins an integer.
+4. Integers never join a number, and of decimals only printed ones join an integer.
 
-It follows that the classes of the other answers stay the same when a number appears in another spelling, or when one more
-rounding of a number appears.
+It follows that another spelling or printing of a number that is there changes no class of the others. Nor does another
+rounding that joins a number that is there, except that its own printings follow it.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.equality import AnswerChecker, differ_by_printing, is_printed_float
 from scaling.tasks.numbers import number_or_formula, value, written
 
 _ANSWERS_HELD = 2**15  # answers whose reading is kept in memory
@@ -60,12 +64,14 @@ class _Number(NamedTuple):
         text: its canonical form.
         places: digits behind the point; of a fraction `_PLACES_OF_FRACTION`.
         rounded: whether it may be a rounding of another number.
+        printed: whether it may be a floating-point number printed with rounding errors.
     """
 
     value: Fraction
     text: str
     places: int
     rounded: bool
+    printed: bool
 
 
 class _Read(NamedTuple):
@@ -109,7 +115,7 @@ def close() -> None:
 def may_be_rounded(answer: str) -> bool:
     """Whether the answer is a decimal that may join another number, and so may change its class with further answers."""
     number = _read(answer).number
-    return number is not None and number.rounded
+    return number is not None and (number.rounded or number.printed)
 
 
 @lru_cache(_SETS_HELD)
@@ -158,11 +164,11 @@ def _number(text: str) -> _Number | None:
     form = written(exact)
     places = _PLACES_OF_FRACTION if "/" in form else len(form.partition(".")[2])
     rounded = "/" not in form and places >= 2 and len(form.strip("-0.").replace(".", "")) >= 2
-    return _Number(exact, form, places, rounded)
+    return _Number(exact, form, places, rounded, is_printed_float(form))
 
 
 def _roots(numbers: Iterable[_Number], irrational: Mapping[str, AnswerClass]) -> dict[str, AnswerClass]:
-    """Lets rounded decimals join other numbers: rule 2 of this module.
+    """Lets printed and rounded decimals join other numbers: rules 2 and 3 of this module.
 
     Args:
         numbers: the rational numbers among the answers.
@@ -172,12 +178,15 @@ def _roots(numbers: Iterable[_Number], irrational: Mapping[str, AnswerClass]) ->
         The class of each rational number, by its canonical form.
     """
     classes = {number.text: AnswerClass(number.text, number.text) for number in numbers}
-    if not any(number.rounded for number in numbers):
+    if not any(number.rounded or number.printed for number in numbers):
         return classes
     fractions: list[Fraction] = []  # sorted, as are the decimals: numbers that have not joined another one
     decimals: list[Fraction] = []
     irrationals = {Fraction(form.removeprefix(_IRRATIONAL)): answer_class for form, answer_class in irrational.items()}
+    printed = _printed(numbers, irrationals)
     for number in sorted(numbers, key=lambda number: -number.places):  # fractions, then the longest decimals
+        if number.text in printed:
+            continue
         if number.rounded:
             precise = _near(fractions, number)
             precise += _near(sorted(irrationals), number) if number.places >= _PLACES_OF_IRRATIONAL else []
@@ -187,7 +196,40 @@ def _roots(numbers: Iterable[_Number], irrational: Mapping[str, AnswerClass]) ->
                 continue
         if number.places:
             insort(fractions if number.places == _PLACES_OF_FRACTION else decimals, number.value)
+    # after the loop: a number that a printed one stands for may have joined another one itself
+    for text, meant in printed.items():
+        classes[text] = irrationals[meant] if meant in irrationals else classes[written(meant)]
     return classes
+
+
+def _printed(numbers: Iterable[_Number], irrationals: Iterable[Fraction]) -> dict[str, Fraction]:
+    """The numbers that printed floating-point numbers stand for, by canonical form of those that stand for one: rule 2.
+
+    Args:
+        numbers: the rational numbers among the answers.
+        irrationals: the irrational numbers, to 20 digits.
+    """
+    meant: dict[str, Fraction] = {}
+    exact = sorted(number.value for number in numbers if not number.printed)
+    with_irrational, floats = sorted([*exact, *irrationals]), list[Fraction]()
+    printed = [number for number in numbers if number.printed]
+    for number in sorted(printed, key=lambda number: (len(number.text), number.text)):
+        roots = with_irrational if number.places >= _PLACES_OF_IRRATIONAL else exact
+        closest = _closest(roots, number.value) or _closest(floats, number.value)
+        if closest:
+            meant[number.text] = closest
+        else:
+            insort(floats, number.value)
+    return meant
+
+
+def _closest(roots: list[Fraction], number: Fraction) -> Fraction | None:
+    """The closest of the sorted `roots` if a number is a printing of it; None if it is not, or two are equally close."""
+    place = bisect_left(roots, number)
+    near = sorted(roots[max(0, place - 1) : place + 1], key=lambda root: abs(root - number))
+    if not near or (len(near) == 2 and abs(near[0] - number) == abs(near[1] - number)):
+        return None
+    return near[0] if differ_by_printing(near[0], number) else None
 
 
 def _near(roots: list[Fraction], number: _Number) -> list[Fraction]:

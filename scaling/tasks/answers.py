@@ -4,9 +4,10 @@ What an answer may be is said by the kinds of answers in `scaling.tasks.kinds`, 
 
 Stated is the last `\\boxed{...}`, else the last "answer is X", "answer: X" or "#### X", with or without hedges ("most
 likely", "clearly"). A stated answer that cannot be read is no answer: the lenient reading then looks only at what follows,
-never at what was said before, and nowhere if it names several answers ("5 or 6") or an option that does not exist. Where
-nothing is stated it looks at the whole text. Refuses to know the gold answer: nothing is read because it would be right.
-Every pattern takes linear time on any text. Standard library only.
+never at what was said before, and nowhere if it names several answers ("5 or 6") or an option that does not exist. The same
+holds for one that is withdrawn ("5? No"). Where nothing is stated it looks at the whole text. Neither reading looks at what
+is denied ("not 5"), nor at what follows a new question behind a stated answer. Refuses to know the gold answer: nothing is
+read because it would be right. Every pattern takes linear time on any text. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 from scaling.tasks.number_words import SCALES
 from scaling.tasks.numbers import (
@@ -60,9 +62,37 @@ _STATEMENT = re.compile(
 _ONLY_IF_READ = re.compile(r"\b(?:hope|whether|if|sure|check|verify|what|why|how)\b[^.\n]*$", re.IGNORECASE)
 _NEXT_QUESTION = re.compile(r"\s*(?:$|Q:|Question)")
 _NUMBERED_HEADING = re.compile(r"\s*[0-9]+[.)]\s+\S")
+_NEW_QUESTION = re.compile(r"\n[ \t>*_#]{0,8}(?:Q|Question)\s?#?[0-9]{0,4}[*_]{0,3}:", re.IGNORECASE)
+_FILLED_BOX = re.compile(r"\\f?box(?:ed)?\s?\{\s*[^\s}]")
 _MARKUP = " \t\r\n*_:\"'`>$"
+_FIRST_ITEM = re.compile(r"[ \t*_:]*(?:\n[ \t]*)+(?:[-*+•]|1[.)])[ \t]+(?=\S)")
+_NEXT_ITEM = re.compile(r"\n[ \t]*(?:[-*+•]|[0-9]{1,2}[.)])[ \t]+(?=\S)")
+_OR_HEDGED = re.compile(
+    rf",?\s(or|and)\b(?:[\s,]*(?:more (?:precisely|exactly|accurately)|{_HEDGE}|rather|else|even)\b)+[\s,]+",
+    re.IGNORECASE,
+)
+_DOUBT = (
+    r"(?:(?:\b(?:I|we)\s(?:(?:really|seriously|strongly|highly|also|still|do)\s)?doubt"
+    r"|(?:n['’]t|\b(?:not|hardly|never))\s(?:think|believe|say|mean))(?:\s(?:that|whether|if))?"
+    r"|\b(?:not\s(?:true|possible|likely|the case)|unlikely|doubtful|impossible|wrong|false|incorrect)\s(?:that|whether|if))"
+    r"\s(?:(?:the|my|your|his|her|their|our)\s)?(?:\w{1,12}\s)?"
+)
+_DOUBTED = re.compile(rf"{_DOUBT}$", re.IGNORECASE)
+_DENIED = re.compile(
+    r"(?:\banswer\b[^.!?\n:=,0-9]{0,40}?\s(?:(?:is|was|can|ca|could|would|must)\s?(?:n['’]t|not|never)"
+    rf"|is\s(?:\w{{1,12}}\s)?(?:not|never|neither))\b|{_DOUBT}answer\b)"
+    r"(?:(?!\bbut\b)[^.!?;\n,—]|\.(?=[0-9])|,(?!\s(?:it|so|rather|instead|because|since|as|but)\b))*",
+    re.IGNORECASE,
+)
+_SUPPOSED = re.compile(r"\b(?:[Ii]f|[Uu]nless|[Oo]therwise)\b[^.\n]*$|(?:^|[.\n]\s?)(?:Had|Were)\b[^.\n]*$")
+_WITHDRAWN = re.compile(
+    r"\?|.?\s*(?:nope|no)[,.:!]\s*(?:wait|sorry|actually|make that|that['’]s (?:wrong|not)|\(?(?-i:[A-H])\b(?!['’])"
+    r"|[-$]{0,2}[0-9])"
+    r"|.?\s*(?:scratch that|correction)\b",
+    re.IGNORECASE,
+)
 _NO_ANSWER = re.compile(
-    r"(?:not|never|neither|correct|incorrect|right|wrong|clear|reasonable|consistent|accurate|verified|confirmed|valid"
+    r"(?:n['’]t|not|never|neither|correct|incorrect|right|wrong|clear|reasonable|consistent|accurate|verified|confirmed|valid"
     r"|plausible|sensible|logical|obvious|helpful|useful|above|below|shown|given|found|obtained|calculated|supposed"
     r"|expected|required|needed|rounded|expressed|complete|as|in)\b",
     re.IGNORECASE,
@@ -95,6 +125,11 @@ _OPENING_LETTER = re.compile(
 _NAMED_LETTER = re.compile(
     rf"\b(?:[Oo]ption|[Cc]hoice)\s*(?:is\b)?{_SOME_HEDGES}:?[\s*]{{0,4}}\(?([A-Z])\b|\(([A-Z])\)"
     rf"|\b([A-Z])(?:\*\*)?\s(?:is|would be|must be){_SOME_HEDGES}\s(?:the\s)?(?:most\s)?(?:correct|right|best|answer)\b"
+    r"|\b(?:[Pp]ick|[Cc]hoose|[Ss]elect|go(?:ing)? with"
+    r"|(?:[Ss]o|[Tt]hus|[Hh]ence|[Tt]herefore),?(?=\s[A-Z][.!*)]*\s*(?:$|\n)))\s\(?([A-HJ-Z])\b(?!['’-]\w)"
+)
+_OPTION_LABEL = re.compile(
+    r"(?:(?P<line>^[ \t>*_#-]{0,8})|(?<![^\s*,;|]))\(?(?P<letter>[A-Za-z])(?:[).:]|\Z)[*_]{0,2}", re.MULTILINE
 )
 _NEXT_LETTER = re.compile(r"[\s*,)]*(?:\b(?:or|and)\b|/|&)[\s*(]*")
 
@@ -180,6 +215,8 @@ def bare(answer: str) -> str:
 
 def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | None, str]:
     """What `read` makes of the last box, else of the last statement; and the text where else an answer may be found."""
+    read = cache(read)  # a text of many statements and questions is read once
+    text = _before_new_question(text, read)
     box = _last_box(text)
     for statement in [box] if box else _statements(text):
         answer = read(statement)
@@ -187,8 +224,19 @@ def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | 
             continue
         if answer == SEVERAL:
             return None, ""
-        return (answer, "") if answer is not None else (None, text[statement.start :])
-    return None, text
+        return (answer, "") if answer is not None else (None, _DENIED.sub("", text[statement.start :]))
+    return None, _DENIED.sub("", text)
+
+
+def _before_new_question(text: str, read: Callable[[_Statement], str | None]) -> str:
+    """The text up to the first question that it asks itself after it has stated an answer."""
+    if not _NEW_QUESTION.search(text):
+        return text
+    box = _FILLED_BOX.search(text)
+    stated = (one.start for one in reversed(list(_statements(text))) if read(one) not in one.skipped)
+    start = min(next(stated, len(text)), box.start() if box else len(text))
+    question = _NEW_QUESTION.search(text, start)
+    return text[: question.start()] if question else text
 
 
 def _last_box(text: str) -> _Statement | None:
@@ -211,7 +259,8 @@ def _last_box(text: str) -> _Statement | None:
 def _statements(text: str) -> Iterator[_Statement]:
     """What is said after "answer is" and the like, up to the next of them, the last first.
 
-    "####" may as well open a heading. "The answer is not 5" and "the answer is correct" state no answer.
+    "####" may as well open a heading. "The answer is not 5", "I doubt that the answer is 5", "if so, the answer would be 5"
+    and "the answer is correct" state no answer.
     """
     end = len(text)
     for match in reversed(list(_STATEMENT.finditer(text))):
@@ -225,8 +274,12 @@ def _statements(text: str) -> Iterator[_Statement]:
                 yield _Statement(line, match.end(), whole=True, skipped=(None,))
         elif match["weak"] and _SENTENCE_END.sub("", said.strip()) != said.strip().rstrip(".!"):
             continue  # "the answer could be 5. Let us see"
+        elif _is_doubted(text, match, said):
+            continue
+        elif (place := _withdrawn(said)) is not None:
+            yield _Statement("", match.end() + place)
         elif bare := said.strip(_MARKUP + ".,"):
-            bare = said.lstrip(_MARKUP + ",")
+            bare = _OR_HEDGED.sub(r" \1 ", _listed(said)).lstrip(_MARKUP + ",")
             hedges = _HEDGES.match(bare)
             bare = bare[hedges.end() :] if hedges else bare
             if not _NO_ANSWER.match(bare) or (hedges and _NOT.match(bare)):
@@ -240,6 +293,28 @@ def yes_or_no(text: str) -> str | None:
     return _TRUE_FALSE.get(text.lower())
 
 
+def _is_doubted(text: str, match: re.Match[str], said: str) -> bool:
+    """Whether a statement is doubted by what stands before it, or is about something that is only supposed."""
+    before = text[max(0, match.start() - 200) : match.start()]
+    if _DOUBTED.search(before[-60:]):
+        return True
+    sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
+    return "would" in match[0] and bool(_SUPPOSED.search(before) or re.search(r"\b(?:if|unless)\b", sentence))
+
+
+def _withdrawn(said: str) -> int | None:
+    """Where a statement ends that is a question ("5? No") or is taken back ("5. No, wait"), None for any other."""
+    start = len(said) - len(said.lstrip(_MARKUP))
+    end = re.search(r",(?=\sno,\s)", said) or _SENTENCE_END.search(said, start)
+    return end.end() if end and _WITHDRAWN.match(said, end.start()) else None
+
+
+def _listed(said: str) -> str:
+    """Of a list of one item the item, of several "5 or 6"; any other text as it is."""
+    first = _FIRST_ITEM.match(said)
+    return _NEXT_ITEM.sub(" or ", said[first.end() :]) if first else said
+
+
 def stated_yes_or_no(said: str) -> str | None:
     said = _EMPHATIC.sub("", said.strip(_MARKUP), count=1)
     if _BOTH.match(said):
@@ -251,8 +326,13 @@ def stated_yes_or_no(said: str) -> str | None:
 def stated_number(said: str) -> str | None:
     """The whole of what is said, its formula in dollar signs, its sentence, its clause or what it begins with."""
     said = said.strip()
-    in_dollars = re.match(r"[\s*:]*\$+([^$]*)\$", said)
+    if not said:
+        return None
     sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
+    left, _, right = sentence.partition("=")
+    if right and "=" not in right and re.search(r"\bof\b", left):  # "20% of 50 = 10"
+        said = sentence = right
+    in_dollars = re.match(r"[\s*:]*\$+([^$]*)\$", said)
     if is_choice_of_numbers(sentence) or re.match(r"(?:between|from)\s\S{0,3}[0-9]", sentence):
         return SEVERAL
     parts = [in_dollars[1] if in_dollars else "", sentence, re.split(r",\s", sentence, maxsplit=1)[0]]
@@ -265,8 +345,12 @@ def stated_number(said: str) -> str | None:
 
 def stated_choice(said: str, choices: Sequence[str]) -> str | None:
     said = said.strip(_MARKUP)
+    if not said:
+        return None
     sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
     option = _option_equal_to(sentence, choices)
+    if _without_options(said, choices).startswith("\n"):
+        return SEVERAL
     if _SEVERAL_LETTERS.match(said):
         return option or SEVERAL
     match = _LETTER.match(said)
@@ -306,11 +390,12 @@ def _joined_groups(match: re.Match[str]) -> str:
 
 
 def _is_label(text: str, match: re.Match[str]) -> bool:
-    """Whether a number counts or names something: "1." of a list, "Step 3", "4th", and both parts of "5:30"."""
+    """Whether a number counts or names something: "1." of a list, "Step 3", "4th", both parts of "5:30", 0x1F."""
     before, after = text[max(0, match.start() - 12) : match.start()], text[match.end() : match.end() + 30]
     in_list = _LINE_START.search(before) is not None and _LIST_MARK.match(after) is not None
     in_clock = re.match(r":[0-9]", after) or re.search(r"[0-9]:$", before)
-    return in_list or bool(in_clock or _STEP.search(before) or _ORDINAL.match(after))
+    in_base = match[0] == "0" and re.match("[xXbo][0-9A-Fa-f]", after)
+    return in_list or bool(in_clock or in_base or _STEP.search(before) or _ORDINAL.match(after))
 
 
 def letter_of(text: str, num_choices: int) -> str | None:
@@ -324,6 +409,7 @@ def opening_or_named_letter(text: str, choices: Sequence[str]) -> str | None:
 
     Else the only option that occurs in it. None where the last letter is one of two to choose from.
     """
+    text = _without_options(text, choices)
     opening, num_choices = _OPENING_LETTER.match(text), len(choices)
     first = letter_of(opening[1] or opening[2], num_choices) if opening else None
     named = [match for match in _NAMED_LETTER.finditer(text) if letter_of(_named(match), num_choices)]
@@ -334,18 +420,74 @@ def opening_or_named_letter(text: str, choices: Sequence[str]) -> str | None:
     return _named(named[-1])
 
 
+def _without_options(text: str, choices: Sequence[str]) -> str:
+    """The text with a line break for every list that repeats the options, from "A) 10 B) 20" on."""
+    in_lines = [label for label in _OPTION_LABEL.finditer(text) if label["line"] is not None]
+    text = _without_lists(text, in_lines, choices)  # first, as an option may hold labels of its own: "A) a) 10"
+    return _without_lists(text, list(_OPTION_LABEL.finditer(text)), choices)
+
+
+def _without_lists(text: str, labels: Sequence[re.Match[str]], choices: Sequence[str]) -> str:
+    options = [_forms(option)[0] for option in choices]
+    kept, place, first = [], 0, 0
+    while first < len(labels):
+        last = first
+        if labels[first]["letter"] in "Aa":
+            while last + 1 < len(labels) and _is_next_option(text, labels[last], labels[last + 1], options):
+                last += 1
+        if last > first:
+            kept += [text[place : labels[first].start()], "\n"]
+            place = _end_of_option(text, labels[last], choices)
+        first = last + 1
+    return "".join([*kept, text[place:]])
+
+
+def _is_next_option(text: str, label: re.Match[str], after: re.Match[str], options: Sequence[str]) -> bool:
+    """Whether the second label is the next letter, and both begin a line or only the first option is between them.
+
+    The option may have a unit more, as in "(A) 10 km (B) 20 km".
+    """
+    place = _LETTERS.index(label["letter"].upper())
+    if _LETTERS.find(after["letter"].upper()) != place + 1 or place >= len(options):
+        return False
+    option = text[label.end() : after.start()].strip()
+    if label["line"] is not None and after["line"] is not None:
+        return "\n" not in option
+    if len(option) > len(options[place]) + 20:
+        return False
+    words = _words(re.sub(r"[,;|]?\s*(?:\b(?:or|and))?$", "", option))
+    return (
+        words.startswith(options[place]) and re.fullmatch(r" ?[^\W\d_]{0,9}", words[len(options[place]) :]) is not None
+    )
+
+
+def _end_of_option(text: str, label: re.Match[str], choices: Sequence[str]) -> int:
+    """Where the option behind a label ends: its own text, or else its line."""
+    option = "".join(choices[_LETTERS.index(label["letter"].upper()) :][:1])
+    spelt = re.compile(r"\s*" + r"\s+".join(map(re.escape, option.split())) + r"(?!\w)", re.IGNORECASE)
+    end = (spelt.match(text, label.end()) if option.strip() else None) or re.compile(".*").match(text, label.end())
+    return end.end() if end else label.end()
+
+
 def _named(match: re.Match[str]) -> str:
-    return match[1] or match[2] or match[3]
+    return match[match.lastindex or 0]
 
 
 def _option_equal_to(said: str, choices: Sequence[str]) -> str | None:
     """The letter of the one option that has the same words, else of the one that is the same number."""
-    for form in (_words, number_or_formula):
-        wanted = form(said)
-        equal = [letter for letter, option in zip(_LETTERS, choices, strict=False) if wanted and form(option) == wanted]
+    for place, wanted in enumerate(_forms(said)):
+        equal = [
+            one for one, option in zip(_LETTERS, choices, strict=False) if wanted and _forms(option)[place] == wanted
+        ]
         if len(equal) == 1:
             return equal[0]
     return None
+
+
+@lru_cache(2**10)
+def _forms(option: str) -> tuple[str, str | None]:
+    """The words of an option, and its number or formula."""
+    return _words(option), number_or_formula(option)
 
 
 def _only_option_in(text: str, choices: Sequence[str]) -> str | None:

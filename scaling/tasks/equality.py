@@ -145,9 +145,18 @@ def _is_rounded_fraction(gold: str, answer: str) -> bool:
 
 def _is_printed(gold: str, answer: str) -> bool:
     """Whether one of two numbers was printed as a floating-point number, and they differ by its rounding errors only."""
-    if not any(_places(number) and _digits(number) >= _PRINTED_DIGITS for number in (gold, answer)):
+    if not (is_printed_float(gold) or is_printed_float(answer)):
         return False
-    first, second = value(gold) or Fraction(0), value(answer) or Fraction(0)
+    return differ_by_printing(value(gold) or Fraction(0), value(answer) or Fraction(0))
+
+
+def is_printed_float(number: str) -> bool:
+    """Whether a number in canonical form has as many digits as a printed floating-point number, some behind the point."""
+    return _places(number) > 0 and _digits(number) >= _PRINTED_DIGITS
+
+
+def differ_by_printing(first: Fraction, second: Fraction) -> bool:
+    """Whether two numbers, one of them printed as a floating-point number, differ by its rounding errors only."""
     return abs(first - second) <= _PRINTED_TOLERANCE * max(abs(first), abs(second))
 
 

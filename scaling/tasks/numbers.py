@@ -4,12 +4,14 @@ Canonical is the exact decimal without trailing zeros ("1200.5"), or the reduced
 ("1/3"). A formula of plain numbers is its value ("5 + 7" is "12"); other formulas are only told from prose. Refuses to
 know where in a text an answer stands (`answers`) and when two are equal (`equality`).
 
-Commas and points: groups of three digits are thousands ("5,500" is 5500; also "1 000", "1'000", "1,00,000"), any other
-single comma between digits is a decimal comma ("5,5", "0,125"), and of a comma and a point the last one is decimal
+Commas and points: groups of three digits are thousands ("5,500" is 5500; also "1 000", "1'000", "1_000", "1,00,000"), any
+other single comma between digits is a decimal comma ("5,5", "0,125"), and of a comma and a point the last one is decimal
 ("1.234,56"). A single point is always decimal ("1.000" is 1).
 
-A date, a time, a range and a choice between several numbers are no number. Every pattern takes linear time on any text.
-Standard library only.
+A letter may stand for thousands and millions ("$40k", "1.5M", "2k"), but none does in a formula ("2k + 1").
+
+A date, a time, a range and a choice between several numbers are no number, nor is 0x1F. Every pattern takes linear time on
+any text. Standard library only.
 """
 
 from __future__ import annotations
@@ -54,11 +56,13 @@ _MONTH = (
     r"|Nov(?:ember)?|Dec(?:ember)?)\b"
 )
 _GOES_ON = re.compile(
-    r"\s*[+/^=:×÷\\√<>]|\s*(?<!\*)\*(?!\*)\s?[\w(\\]|\s*\*\*[0-9(]|\s*-\s?[0-9]"
+    r"[xXbo][0-9A-Fa-f]|\s*[+/^=:×÷\\√<>]|\s*(?<!\*)\*(?!\*)\s?[\w(\\]|\s*\*\*[0-9(]|\s*-\s?[0-9]"
     r"|[^\W\d_]\b(?<![mgshlL])|,[0-9]|\.[0-9]| x ?[0-9]"
     r"|\s(?:\w{1,12}\s)?(?:more|less|fewer) than [$€£¥₹]?[0-9]"
     rf"|\s(?:to|and|plus|minus|times|over|divided by|multiplied by)\s[$€£¥₹]?[0-9]| {_MONTH}"
 )
+_PART_OF = re.compile(r"%?\s+of\s+[$€£¥₹]?[0-9]")
+_OTHER_BASE = re.compile(r"(?<![\w.])0[xXbo][0-9A-Fa-f]+\b")
 _CHAIN_OF_NUMBERS = re.compile(r"[\s({\[]*[0-9]+(?:(?:[-—][0-9]+)+|(?:\.[0-9]+){2,})[\s)}\]]*")  # date, range or score
 _RISING = re.compile(r"[\s({\[]*([0-9.]+) - ([0-9.]+)[\s)}\]]*")
 
@@ -104,6 +108,16 @@ def _joined(match: re.Match[str]) -> str:
     return re.sub("[^0-9]", "", match[0])
 
 
+def _in_thousands(match: re.Match[str]) -> str:
+    """ "3.5 thousand" for "3.5k", but not for the 2k of "1 + 2k"."""
+    before = match.string[max(0, match.start() - 4) : match.start()]
+    return (
+        match[0]
+        if re.search(r"[\w)}\]]\s?[-+]\s?$|[*/^(×·]\s?$", before)
+        else f"{match[1]} {_SUFFIXES[match[2].lower()]}"
+    )
+
+
 _SUFFIXES = {"k": "thousand", "m": "million", "bn": "billion", "b": "billion"}
 _VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
@@ -112,8 +126,8 @@ _TIDY: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] 
     (re.compile("(?<=[0-9])\u066b(?=[0-9])"), "."),  # the Arabic decimal and thousands separators
     (re.compile("(?<=[0-9])\u066c(?=[0-9])"), ","),
     (re.compile(f"(?:([0-9]) ?)?([{_VULGAR}])"), lambda match: f"{match[1] or ''} {_vulgar(match[2])}".lstrip()),
-    # groups of three behind a no-break or thin space or an apostrophe
-    (re.compile("(?<![0-9.,])[1-9][0-9]{0,2}(?:[\u00a0\u2009\u202f'\u2019][0-9]{3})+(?![0-9])"), _joined),
+    # groups of three behind a no-break or thin space, an apostrophe or an underscore
+    (re.compile("(?<![0-9.,])[1-9][0-9]{0,2}(?:[\u00a0\u2009\u202f'\u2019_][0-9]{3})+(?![0-9])"), _joined),
     (re.compile("[\u2212\u2013\ufe63\uff0d]"), "-"),
     (re.compile(r"\\(?:left|right)(?![a-z])|\\[!,]"), ""),
     (re.compile(r"\\[()\[\]]"), "$"),
@@ -123,6 +137,7 @@ _TIDY: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] 
         re.compile(r"([$€£¥₹] ?[0-9][0-9.,]*)(k|K|M|bn|B)\b(?!\$|\s?[-+*/^=\\<>(])"),  # not the 2k of "$2k + 1$"
         lambda match: f"{match[1]} {_SUFFIXES[match[2].lower()]}",
     ),
+    (re.compile(r"(?<![\w.,])([0-9][0-9,]*(?:\.[0-9]+)?)(k|K|M|bn)\b(?!\$|\s?[-+*/^=\\<>(])"), _in_thousands),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox)\s?\{([^{}]*)\}"), r" \1 "),
     # the space makes 2\frac{1}{2} the mixed number "2 1/2"
@@ -201,6 +216,8 @@ def leading_number(text: str) -> str | None:
     match = NUMBER.match(text)
     if match is None or _GOES_ON.match(text, match.end()):
         return None
+    if ("/" in match["chain"] or text.startswith("%", match.end())) and _PART_OF.match(text, match.end()):
+        return None  # "20% of 50" may be 20 or 10
     number = value_of(match)
     return None if number is None else written(number)
 
@@ -369,7 +386,13 @@ def _right_side(text: str) -> str:
 
 def _is_formula(text: str) -> bool:
     bare = _FUNCTIONS.sub(" ", text)
-    if len(text) > _MAX_FORMULA or _FOREIGN.search(text) or _WORD.search(bare) or _LABEL.match(text):
+    if (
+        len(text) > _MAX_FORMULA
+        or _FOREIGN.search(text)
+        or _WORD.search(bare)
+        or _LABEL.match(text)
+        or _OTHER_BASE.search(text)
+    ):
         return False
     if re.search(r"[0-9]:[0-9]|[?!]\s|/[0-9]+/", text) or ("\\" not in text and re.search("[0-9] [0-9]", text)):
         return False

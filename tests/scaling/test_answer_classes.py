@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +20,7 @@ from scaling.records.answer_classes import classes_of, may_be_rounded
 from scaling.records.records import Completion, Question
 from scaling.records.summary import summarise
 from scaling.records.votes import flat_vote, hierarchical_vote, majority, path_votes, tie_hash
-from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.equality import AnswerChecker, is_printed_float
 from scaling.tasks.numbers import written
 
 VOTES = {"flat": flat_vote, "hierarchical": hierarchical_vote}
@@ -32,7 +33,18 @@ DECIMALS = st.builds(
     st.integers(1, 5),
     st.sampled_from([0, 0, 0, -1, 1]),
 )
-NUMBERS = st.one_of(st.integers(-3, 3).map(Fraction), THIRDS, DECIMALS)
+PLAIN = st.one_of(st.integers(-3, 3).map(Fraction), THIRDS, DECIMALS)
+
+
+def printed(number: Fraction, towards: float) -> Fraction:
+    """As computers print it: the same number with an error of floating-point arithmetic."""
+    return Fraction(str(math.nextafter(float(number), towards)))
+
+
+NOT_ZERO = PLAIN.filter(bool)  # whose neighbour has no digits in common with it
+DIRECTIONS = st.sampled_from([-math.inf, math.inf])
+FLOATS = st.builds(printed, NOT_ZERO, DIRECTIONS)
+NUMBERS = st.one_of(PLAIN, FLOATS)
 WORDS = st.sampled_from(["A", "B", "C", "yes", "no"])
 
 
@@ -94,10 +106,21 @@ def test_another_rounding_of_a_number_that_is_there_changes_no_other_class(numbe
     texts = [written(number) for number in numbers]
     before, after = classes_of(texts), classes_of([*texts, rounded])
     if after[rounded].key in [own.key for own in before.values()]:
-        assert {text: after[text] for text in texts} == before
+        others = [text for text in texts if not is_printed_float(text)]  # these follow the number that they print
+        assert {text: after[text] for text in others} == {text: before[text] for text in others}
 
 
-@given(st.lists(st.one_of(NUMBERS, WORDS), max_size=8))
+@given(st.lists(NOT_ZERO, min_size=1, max_size=7), st.data())
+def test_another_printing_of_a_number_that_is_there_is_in_its_class_and_changes_no_other(numbers, data):
+    number = data.draw(st.sampled_from(numbers))
+    more = written(printed(number, data.draw(DIRECTIONS)))
+    texts = [written(number) for number in numbers]
+    before, after = classes_of(texts), classes_of([*texts, more])
+    assert {text: after[text] for text in texts} == before
+    assert after[more] == before[written(number)]
+
+
+@given(st.lists(st.one_of(PLAIN, WORDS), max_size=8))
 def test_words_and_integers_are_equal_to_nothing_else(answers):
     classes = classes_of(map(read, answers))
     for one, other in itertools.combinations(answers, 2):
@@ -139,6 +162,14 @@ def test_only_decimals_that_may_be_rounded_change_their_class_when_more_answers_
         ["A", "B", "yes", "no"],
         ["~abc", "1/3 0.33", "=", "\ud800"],
         ["3.14 22/7", "3.142", "3.1"],
+        ["18 17.999999999999996 18.000000000000004", "17.9999", "-18"],
+        ["0.3 0.30000000000000004 0.29999999999999998", "0.31"],
+        ["0.30000000000000004 0.3000000000000001", "0.31"],  # two printings of a number that is not there
+        ["2/3 0.6666666666666666 0.6666666667 0.67", "0.66"],
+        ["0.67 0.6666666666666666 0.6666666666666667"],
+        ["1/3 0.33 0.33000000000000002", "0.34"],  # a printing of what is itself a rounding
+        ["1000000000000", "1000000000001", "1000000000000.5"],  # as close to the one as to the other
+        ["2k 2000 2.0k 1999.9999999999998"],
         ["-1/3 -0.33", "1/3 0.33"],
     ],
 )
@@ -148,7 +179,7 @@ def test_classes_worked_out_by_hand(classes):
 
 FORMULAS = [
     ["5 + 7", "{12}", "[12]", "12", "12.0", "\\frac{24}{2}", "\\sqrt{144}"],
-    ["\\sqrt{8}", "2\\sqrt{2}", "2.828427", "\\frac{4}{\\sqrt{2}}"],
+    ["\\sqrt{8}", "2\\sqrt{2}", "2.828427", "\\frac{4}{\\sqrt{2}}", "2.8284271247461896"],
     ["2.83"],  # an irrational number is rounded to six places at least
     ["\\frac{\\pi}{2}", "\\pi/2", "0.5\\pi"],
     ["x+1", "1+x", "\\frac{x^2-1}{x-1}"],
@@ -253,6 +284,13 @@ def test_answers_without_equals_are_voted_on_as_they_were(ballots):
 def test_four_ways_to_write_twelve_win_against_two_thirteens():
     vote = flat_vote("q", completions([["5 + 7", "13", "{12}"], ["[12]", "13", "12"]]))
     assert (vote.answer, vote.counts, vote.tied) == ("12", {"12": 4, "13": 2}, False)
+
+
+@pytest.mark.parametrize(("whole", "printed"), [("18", "17.999999999999996"), ("0.3", "0.30000000000000004")])
+def test_a_printed_float_votes_for_the_number_that_it_prints(whole, printed):
+    vote = majority("q", list(enumerate([printed, whole, whole, "20", "20", "20"])))
+    assert (vote.counts, vote.tied) == ({whole: 3, "20": 3}, True)
+    assert majority("q", [(0, one) for one in [printed, whole, whole, "20", "20"]]).answer == whole
 
 
 @pytest.mark.parametrize("voter", sorted(VOTES))
