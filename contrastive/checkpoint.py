@@ -1,4 +1,8 @@
-"""A thinker on disk: `config.json` and `thinker.safetensors`, never a frozen model, never a pickle. Strict on loading."""
+"""Saves a thinker to a folder and loads it again.
+
+The folder holds `config.json` and `thinker.safetensors`. It never holds a frozen model, and nothing in it is a pickle.
+Loading is strict: a file that does not fit the other one exactly is refused.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,25 @@ from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "thinker.safetensors", "README.md"
-IMPORTED, EMBEDDED = "imported_from", "has_embedding"  # in `about` of a published file: its name, whether it has tokens
-MOST_SOFT_TOKENS = 1 << 16  # more fill the context of any model
+# keys of `about` for a thinker imported from a published file: the file's name, and whether it held initial tokens
+IMPORTED, EMBEDDED = "imported_from", "has_embedding"
+MOST_SOFT_TOKENS = 1 << 16  # more than that would fill the context of any model
 
 
 class Checkpoint(ModelHubMixin):
     """A thinker with its config, for the Hugging Face Hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
 
-    The Hub's plain mixin and not its PyTorch one, as that one names the weights' file itself.
+    It is built on the Hub's plain mixin. The Hub's PyTorch mixin would choose the name of the weights' file itself.
     """
 
     def __init__(self, thinker: Thinker, config: ThinkerConfig, *, files: dict[str, bytes] | None = None) -> None:
-        """files: others that belong to it, such as the model card, by name."""
+        """Joins a thinker and its config.
+
+        Args:
+            thinker: the thinker.
+            config: what `describe` says of it.
+            files: other files to save beside it, such as the model card; their content by name.
+        """
         self.thinker, self.thinker_config, self._files = thinker, config, files or {}
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -49,23 +60,34 @@ class Checkpoint(ModelHubMixin):
         folder = Path(model_id)
         if not folder.is_dir():
             known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-            wanted = {key: options[key] for key in known if key in options}
-            folder = Path(snapshot_download(model_id, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE], **wanted))
+            # the mixin passes on more options than `snapshot_download` takes
+            download_options = {key: options[key] for key in known if key in options}
+            folder = Path(
+                snapshot_download(model_id, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE], **download_options)
+            )
         card = folder / CARD_FILE
         return cls(*load(folder), files={CARD_FILE: card.read_bytes()} if card.is_file() else {})
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be used; the message says why, in the user's words."""
+    """A checkpoint that cannot be used. The message tells the user why."""
 
 
 @dataclass(frozen=True)
 class ThinkerConfig:
-    """What a checkpoint says of itself.
+    """The content of a checkpoint's `config.json`.
 
-    num_paths: N. soft_tokens: L it was trained with. vectors_per_path: K, 1 or L. normalise, standardise, path_offset: see
-    `Thinker`. prompt_version: version of the prompts it was trained on. about: how it came to be, for people and for
-    warnings: models with their fingerprints, task, losses, metrics.
+    Attributes:
+        num_paths: N, the latent paths.
+        soft_tokens: L, the soft tokens that it was trained with.
+        assistant_width: D_a, the width of the assistant's hidden states.
+        backbone_width: D, the width of the backbone's embeddings.
+        vectors_per_path: K, learned vectors in each initial token set: 1 or L.
+        normalise: see `Thinker`.
+        standardise: whether it has statistics of the assistant's states, see `Thinker`.
+        path_offset: whether each path has a learned offset, see `Thinker`.
+        prompt_version: version of the prompts that it was trained with.
+        about: how it was made, for readers and for warnings: models and their fingerprints, task, losses, metrics.
     """
 
     num_paths: int
@@ -81,7 +103,7 @@ class ThinkerConfig:
 
 
 def describe(thinker: Thinker, *, soft_tokens: int, prompt_version: str, about: dict[str, Any]) -> ThinkerConfig:
-    """The config of a thinker, as its shapes are."""
+    """Makes the config of a thinker from the shapes of its tensors. The arguments are those of `ThinkerConfig`."""
     num_paths, per_path, assistant_width = thinker.token_sets.vectors.shape
     return ThinkerConfig(
         num_paths=num_paths,
@@ -100,7 +122,17 @@ def describe(thinker: Thinker, *, soft_tokens: int, prompt_version: str, about: 
 def save(
     thinker: Thinker, folder: Path, *, soft_tokens: int, prompt_version: str, about: dict[str, Any] | None = None
 ) -> None:
-    """Writes the thinker to `folder`. Each file replaces its predecessor in one step."""
+    """Writes a thinker to a folder, which is created where it is missing.
+
+    Each file replaces the one before it in one step, so that an interruption never leaves half a file.
+
+    Args:
+        thinker: what is saved.
+        folder: where it is saved.
+        soft_tokens: L, the soft tokens that it was trained with.
+        prompt_version: version of the prompts that it was trained with.
+        about: how it was made, see `ThinkerConfig`.
+    """
     config = describe(thinker, soft_tokens=soft_tokens, prompt_version=prompt_version, about=about or {})
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in thinker.state_dict().items()}
@@ -111,7 +143,7 @@ def save(
 
 
 def read_config(folder: Path) -> ThinkerConfig:
-    """The checkpoint's config. Raises CheckpointError where it is missing, broken, or not of our keys and types."""
+    """Reads a checkpoint's config. Raises CheckpointError where it is missing or damaged, or has other keys or types."""
     path = folder / CONFIG_FILE
     if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"{folder} holds no checkpoint: {CONFIG_FILE} and {WEIGHTS_FILE} are required")
@@ -127,7 +159,8 @@ def read_config(folder: Path) -> ThinkerConfig:
     if wrong:
         raise CheckpointError(f"{path} has values that make no sense: {', '.join(f'{n}={values[n]!r}' for n in wrong)}")
     config = ThinkerConfig(**values)
-    # other sizes are those of tensors; this one would only be missed where thoughts are made
+    # The other sizes are compared with the tensors' shapes. No tensor has L in its shape unless K = L, so that a wrong
+    # value would only be noticed when thoughts are computed.
     per_slot = config.vectors_per_path > 1
     if config.soft_tokens != config.vectors_per_path if per_slot else config.soft_tokens > MOST_SOFT_TOKENS:
         most = f"as many as vectors_per_path={config.vectors_per_path}" if per_slot else f"at most {MOST_SOFT_TOKENS}"
@@ -136,12 +169,12 @@ def read_config(folder: Path) -> ThinkerConfig:
 
 
 def _is_valid(kind: str, value: object) -> bool:
-    """Whether a JSON value is of the annotated type; numbers here are counts and start at one."""
+    """Whether a JSON value has the annotated type. All whole numbers of the config are counts, so they start at one."""
     return type(value).__name__ == kind.split("[")[0] and (kind != "int" or (isinstance(value, int) and value > 0))
 
 
 def load(folder: Path) -> tuple[Thinker, ThinkerConfig]:
-    """The thinker in `folder`, float32 on the CPU. Raises CheckpointError unless every tensor fits the config."""
+    """Loads the thinker in `folder`, float32 on the CPU. Raises CheckpointError unless every tensor fits the config."""
     config = read_config(folder)
     _check_sizes(folder, config)
     statistics = torch.zeros(2, config.num_paths, config.assistant_width) if config.standardise else None
@@ -163,13 +196,13 @@ def load(folder: Path) -> tuple[Thinker, ThinkerConfig]:
 
 
 def _check_sizes(folder: Path, config: ThinkerConfig) -> None:
-    """Compares the config with the shapes in the weights' header, so that nothing is allocated by what one of them claims.
+    """Compares the config with the shapes in the header of the weights' file.
 
-    Raises CheckpointError.
+    This comes before any tensor is made: a damaged file may claim sizes that no memory can hold. Raises CheckpointError.
     """
     path = folder / WEIGHTS_FILE
     paths, width, out = config.num_paths, config.assistant_width, config.backbone_width
-    wanted = {
+    expected_shapes = {
         "token_sets.vectors": [paths, config.vectors_per_path, width],
         "projection.weight": [out, width],
         "projection.bias": [out],
@@ -178,23 +211,34 @@ def _check_sizes(folder: Path, config: ThinkerConfig) -> None:
     }
     try:
         with safe_open(path, framework="pt") as file:
-            held = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+            stored_shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
-    for name in sorted({*wanted, *held}):
-        if wanted.get(name) != held.get(name):
+    for name in sorted({*expected_shapes, *stored_shapes}):
+        if expected_shapes.get(name) != stored_shapes.get(name):
             raise CheckpointError(
-                f"{path} does not fit its {CONFIG_FILE}: {name} has shape {held.get(name, 'none')}, and by the config "
-                f"{wanted.get(name, 'none')}"
+                f"{path} does not fit its {CONFIG_FILE}: {name} has shape {stored_shapes.get(name, 'none')}, "
+                f"and by the config {expected_shapes.get(name, 'none')}"
             )
 
 
 def import_published(path: Path, *, prompt_version: str, soft_tokens: int = 4) -> tuple[Thinker, ThinkerConfig]:
-    """The thinker of a `projection.bin` as the papers' authors publish it: tensors weight [D, D_a], bias [D] and, where
-    there are several paths, embedding [N, D_a]. Never runs what a pickle may contain. Raises CheckpointError.
+    """Imports a thinker from a `projection.bin` as the papers' authors publish it.
 
-    Without an embedding it was trained with the assistant's placeholder token in the slots, which is not in the file: the
-    single path's initial token is then a zero vector that the caller replaces, and `about` says so under EMBEDDED.
+    The file holds the tensors weight [D, D_a], bias [D] and, where there are several paths, embedding [N, D_a]. It is read
+    without running any code that a pickle may contain.
+
+    A file without an embedding was trained with the assistant's placeholder token in the slots, and that token is not in
+    the file. The initial token of its single path is then a zero vector, which the caller has to replace; `about` says
+    under EMBEDDED whether there was an embedding.
+
+    Args:
+        path: the file.
+        prompt_version: version of the prompts that the thinker will be used with.
+        soft_tokens: L, which the file does not say.
+
+    Raises:
+        CheckpointError: for a file that cannot be read, or holds other tensors.
     """
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
@@ -210,11 +254,15 @@ def import_published(path: Path, *, prompt_version: str, soft_tokens: int = 4) -
 
 
 def _published(path: Path, tensors: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """weight, bias and embedding, checked against each other."""
+    """Weight [D, D_a], bias [D] and embedding [N, D_a] of a published file; zeros [1, D_a] where it has no embedding.
+
+    Raises CheckpointError where they do not fit each other.
+    """
     known = isinstance(tensors, dict) and {"weight", "bias"} <= set(tensors) <= {"weight", "bias", "embedding"}
     if not known or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        found = ", ".join(map(str, tensors)) if isinstance(tensors, dict) else type(tensors).__name__
-        raise CheckpointError(f"{path} must hold the tensors weight, bias and perhaps embedding, and holds: {found}")
+        content = ", ".join(map(str, tensors)) if isinstance(tensors, dict) else type(tensors).__name__
+        raise CheckpointError(f"{path} must hold the tensors weight, bias and perhaps embedding, and holds: {content}")
+    # a damaged file can describe a large tensor over a small storage: reading it would take all memory
     if any(tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes() for tensor in tensors.values()):
         raise CheckpointError(f"{path} is damaged: a tensor claims more values than the file holds")
     weight, bias = tensors["weight"], tensors["bias"]

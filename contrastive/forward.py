@@ -1,5 +1,6 @@
-"""What a forward pass of a transformers model takes and gives: masks, hidden states, keys and values, and how two ways of
-computing the same are compared. Knows no thoughts and no engine.
+"""Helpers for the forward pass of a transformers model: masks, hidden states, keys and values.
+
+`agree` compares two ways of computing the same states. This module knows nothing of thoughts or engines.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from contrastive.windows import setting
 
-# what a model's own code raises where it does not take what it is given
+# what a model's code may raise for a kind of input that it does not support
 MODEL_ERRORS = (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError, LookupError, AssertionError)
 
 
 class CaptureCache(Cache):
-    """A cache that only keeps what passes through it. keys, values: [B, H, T, d] a layer."""
+    """A cache that records the keys and values of one forward pass and changes nothing.
+
+    Attributes:
+        keys: of each layer, [B, H, T, d], with H heads of width d.
+        values: the same for values.
+    """
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -43,21 +49,21 @@ class CaptureCache(Cache):
 
 
 def decoder_of(model: PreTrainedModel) -> Any:
-    """The part of a model that computes its last hidden states: the model itself where it has no such part."""
-    found = model.base_model
-    return model.get_decoder() if found is model else found
+    """The part of a model that computes its last hidden states. A model without such a part is returned itself."""
+    part = model.base_model
+    return model.get_decoder() if part is model else part
 
 
 def hidden_states(model: PreTrainedModel, **inputs: Any) -> Tensor:
-    """A model's last hidden states, [B, S, D]."""
-    found: Tensor | None = getattr(decoder_of(model)(**inputs), "last_hidden_state", None)
-    if found is None:
-        found = model(**inputs, output_hidden_states=True).hidden_states[-1]
-    return found
+    """Computes a model's last hidden states, [B, S, D]. inputs: as of the model's own forward pass."""
+    states: Tensor | None = getattr(decoder_of(model)(**inputs), "last_hidden_state", None)
+    if states is None:
+        states = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    return states
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, [B, T] int64, padded on the right, where causal attention never looks."""
+    """Pads token ids on the right, where causal attention never looks. Returns ids and mask, both [B, T] int64."""
     ids = [torch.tensor(row, dtype=torch.long) for row in rows]
     mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
     return pad_sequence(ids, batch_first=True).to(device), mask.to(device)
@@ -66,10 +72,20 @@ def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tens
 def attention_masks(
     config: Any, allowed: Tensor, positions: Tensor, dtype: torch.dtype, key_positions: Tensor | None = None
 ) -> Any:
-    """The additive masks [B, 1, Q, K] that a transformers model takes, one per kind of layer where it has several.
+    """Makes the additive attention masks [B, 1, Q, K] that a transformers model takes.
 
-    allowed: [B, Q, K] bool; positions: [B, Q] of the queries; key_positions: [B, K], or None for 0 .. K-1. Layers with a
-    sliding window see only keys less than a window behind, and those with chunks only keys of the query's own chunk.
+    Layers with a sliding window see only keys that are less than a window behind the query. Layers with chunks see only
+    keys of the query's own chunk.
+
+    Args:
+        config: the model's config, which says what kinds of layers it has.
+        allowed: [B, Q, K] bool, True where a query may see a key, apart from windows and chunks.
+        positions: [B, Q] int64, positions of the queries.
+        dtype: of the masks.
+        key_positions: [B, K] int64, positions of the keys; None for 0 .. K-1.
+
+    Returns:
+        One mask, or a dict with one mask for each kind of layer where the model has several kinds.
     """
     config = config.get_text_config()
     lowest = torch.finfo(dtype).min
@@ -91,7 +107,10 @@ def attention_masks(
 
 @contextmanager
 def gradient_checkpointing(model: PreTrainedModel, *, active: bool) -> Iterator[None]:
-    """While entered, each layer's activations are computed again in the backward pass instead of being kept."""
+    """While entered, layers compute their activations again in the backward pass instead of keeping them in memory.
+
+    active: False changes nothing.
+    """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if active else []
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -102,20 +121,21 @@ def gradient_checkpointing(model: PreTrainedModel, *, active: bool) -> Iterator[
             del layer.forward
 
 
-def agree(found: Tensor, expected: Tensor) -> bool:
+def agree(actual: Tensor, expected: Tensor) -> bool:
     """Whether two ways of computing the rows [R, S, *] differ by no more than rounding explains.
 
-    In half precision a single row may be thrown far off by rounding alone, whichever way it is computed.
+    In half precision, rounding alone can throw a single row far off, whichever way it is computed. So the worst row does
+    not count there, if there are at least three.
     """
-    off = differences(found, expected)
+    off = differences(actual, expected)
     if expected.dtype.itemsize >= 4:
         return float(off.max()) < 1e-3
     by_row = off.mean(dim=1).sort().values
     return float(by_row[-2 if len(by_row) > 2 else -1]) < 0.05
 
 
-def differences(found: Tensor, expected: Tensor) -> Tensor:
-    """How far off the vectors of the rows [R, S, *] are, relative to the expected ones' lengths, [R, S] float32."""
-    found, expected = found.float(), expected.float()
-    off: Tensor = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
+def differences(actual: Tensor, expected: Tensor) -> Tensor:
+    """Distance of each vector of the rows [R, S, *] from the expected one, relative to its length, [R, S] float32."""
+    actual, expected = actual.float(), expected.float()
+    off: Tensor = (actual - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
     return off.nan_to_num(nan=torch.inf)

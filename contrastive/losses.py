@@ -1,7 +1,7 @@
-"""What training minimises: the language loss, and losses that drive thoughts apart. Pure functions, float32 or wider.
+"""The losses that training minimises: the language loss, and contrastive losses that drive thoughts apart.
 
-Every loss is a mean, so that its size depends neither on the number of questions nor on the number of paths. Letters as in
-`contrastive.thinker`.
+All functions are pure and compute in float32 or wider. Every contrastive loss is a mean, so that its size depends neither
+on the number of questions nor on the number of paths. The letters of the shapes are explained in `contrastive.thinker`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,23 @@ def token_losses(
 ) -> Tensor:
     """Negative log-likelihood of each target token, [T] float32, in nats.
 
-    states: [T, D] last hidden states of a frozen model; head: [V, D], bias: [V], its output layer; targets: [T] int64;
-    cap: soft limit of the logits, cap * tanh(logits / cap), where the model has one. The gradient by the states is worked
-    out chunk by chunk in the forward pass, so that no more than a chunk's logits ever exist.
+    The gradient with respect to the states is computed in the forward pass, chunk by chunk. So the logits of no more than
+    one chunk are in memory at once, where those of all tokens would take T x V values.
+
+    Args:
+        states: [T, D] last hidden states of a frozen model.
+        head: [V, D] weight of its output layer.
+        bias: [V] bias of its output layer, None where it has none.
+        targets: [T] int64, the token that follows each state.
+        cap: soft limit of the logits where the model has one: they become cap * tanh(logits / cap).
     """
     losses: Tensor = _TokenLosses.apply(states, head, bias, targets, cap)  # type: ignore[no-untyped-call]
     return losses
 
 
 class _TokenLosses(torch.autograd.Function):
+    """`token_losses` for autograd. Only the states get a gradient: the model is frozen."""
+
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float | None
@@ -42,24 +50,33 @@ class _TokenLosses(torch.autograd.Function):
             log_probs = logits.log_softmax(-1)
             losses[at] = -log_probs.gather(1, targets[at, None])[:, 0]
             if ctx.needs_input_grad[0]:
-                by_logits = log_probs.exp_()
-                by_logits.scatter_add_(1, targets[at, None], by_logits.new_full((1, 1), -1.0).expand(len(logits), 1))
-                if cap:
-                    by_logits *= 1 - (logits / cap).square()
-                gradient[at] = by_logits.to(head.dtype) @ head
+                # the derivative by the logits is softmax(logits) less the one-hot target; in place, to save memory
+                logit_gradient = log_probs.exp_()
+                logit_gradient.scatter_add_(
+                    1, targets[at, None], logit_gradient.new_full((1, 1), -1.0).expand(len(logits), 1)
+                )
+                if cap:  # the derivative of cap * tanh(x / cap) is 1 - tanh(x / cap) ** 2
+                    logit_gradient *= 1 - (logits / cap).square()
+                gradient[at] = logit_gradient.to(head.dtype) @ head
         ctx.save_for_backward(gradient)
         return losses
 
     @staticmethod
-    def backward(ctx: Any, by_losses: Tensor) -> Any:
+    def backward(ctx: Any, loss_gradient: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * by_losses[:, None].to(gradient.dtype), None, None, None, None
+        return gradient * loss_gradient[:, None].to(gradient.dtype), None, None, None, None
 
 
 def paper_loss(thoughts: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """- mean_k log( exp(T^k . T^k / t) / sum_j exp(T^k . T^j / t) ), arXiv 2505.11484, section 3; [B].
+    """The contrastive loss of SoftCoT++ for each question, [B] (arXiv 2505.11484, section 3).
 
-    thoughts: [B, N, L, D], of which a path's L x D values are one vector. One path has nothing to differ from: zero.
+    - mean_k log( exp(T^k . T^k / t) / sum_j exp(T^k . T^j / t) )
+
+    The loss of a single path is zero.
+
+    Args:
+        thoughts: [B, N, L, D]; a path's L x D values are one vector T^k.
+        temperature: t.
     """
     flat = thoughts.float().flatten(2)
     logits = flat @ flat.transpose(1, 2) / temperature
@@ -67,10 +84,17 @@ def paper_loss(thoughts: Tensor, *, temperature: float = 1.0) -> Tensor:
 
 
 def view_loss(thoughts: Tensor, kept: Tensor, *, temperature: float = 0.05) -> Tensor:
-    """Each path's thought against its own view under dropout and those of the other paths, by cosine; [B].
+    """A contrastive loss with dropout views for each question, [B], in the form of SimCSE (arXiv 2104.08821).
 
-    The form of SimCSE (arXiv 2104.08821). thoughts: [B, N, L, D]; kept: [B, N, L, D] bool, what dropout leaves. A cosine to
-    the own view is about the root of the kept share, so the loss ends once the others' cosines are well below it.
+    A *view* of a thought is the thought with some of its values set to zero. Each thought is to be more similar, by cosine,
+    to its own view than to the views of the other paths. Its cosine with its own view is about the square root of the
+    share of values that dropout keeps. The loss is therefore near zero once the other cosines are well below that root,
+    and does not go on pushing the paths apart.
+
+    Args:
+        thoughts: [B, N, L, D]; a path's L x D values are one vector.
+        kept: [B, N, L, D] bool, the values that dropout keeps.
+        temperature: divides the cosines.
     """
     flat, views = thoughts.float().flatten(2), (thoughts * kept).float().flatten(2)
     logits = cosine_similarity(flat[:, :, None], views[:, None], dim=-1) / temperature
@@ -78,33 +102,45 @@ def view_loss(thoughts: Tensor, kept: Tensor, *, temperature: float = 0.05) -> T
 
 
 def uniform_loss(thoughts: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """log mean_{j != k} exp(cos(T^k, T^j) / t), the uniformity of arXiv 2005.10242 on the sphere; [B].
+    """The uniformity of the paths of each question, [B] (arXiv 2005.10242, on the unit sphere).
 
-    thoughts: [B, N, L, D]. Falls until the paths point in directions that lie as far apart as N can. One path: zero.
+    log mean_{j != k} exp( cos(T^k, T^j) / t )
+
+    It is smallest where the paths' directions are as far apart as N directions can be. That of a single path is zero.
+
+    Args:
+        thoughts: [B, N, L, D]; a path's L x D values are one vector T^k.
+        temperature: t.
     """
     return _uniformity(thoughts.float().flatten(2), temperature)
 
 
 def question_loss(thoughts: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """The same across questions: log mean_{b != c} exp(cos(T_b, T_c) / t) for each path; [N].
+    """The uniformity of the questions on each path, [N]: `uniform_loss` with questions in the place of paths.
 
-    thoughts: [B, N, L, D]. One question: zero.
+    log mean_{b != c} exp( cos(T_b, T_c) / t )
+
+    That of a single question is zero.
+
+    Args:
+        thoughts: [B, N, L, D]; a path's L x D values are one vector.
+        temperature: t.
     """
     return _uniformity(thoughts.float().flatten(2).transpose(0, 1), temperature)
 
 
 def _against_the_diagonal(logits: Tensor) -> Tensor:
-    """Cross-entropy of each row of [B, N, N] against its own column, mean over the rows."""
+    """Cross-entropy of logits [B, N, N] where the right class of row k is column k; a mean over the rows, [B]."""
     batch, paths, _ = logits.shape
-    own = torch.arange(paths, device=logits.device).repeat(batch)
-    return cross_entropy(logits.flatten(0, 1), own, reduction="none").view(batch, paths).mean(1)
+    diagonal = torch.arange(paths, device=logits.device).repeat(batch)
+    return cross_entropy(logits.flatten(0, 1), diagonal, reduction="none").view(batch, paths).mean(1)
 
 
 def _uniformity(flat: Tensor, temperature: float) -> Tensor:
-    """flat: [G, n, d]; over the pairs of n, for each group."""
+    """Uniformity of the n vectors of each group, [G]. flat: [G, n, d]."""
     number = flat.shape[1]
     if number < 2:
-        return flat.sum(dim=(1, 2)) * 0.0
+        return flat.sum(dim=(1, 2)) * 0.0  # zero, and still connected to the thoughts for autograd
     cosines = cosine_similarity(flat[:, :, None], flat[:, None], dim=-1)
     others = ~torch.eye(number, dtype=torch.bool, device=flat.device)
     pairs = torch.tensor(float(number * (number - 1)), device=flat.device)

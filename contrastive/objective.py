@@ -1,8 +1,13 @@
-"""One optimiser step's loss and gradients, for any split of its questions over micro-batches and processes.
+"""The loss of one optimiser step and its gradients, the same for every split over micro-batches and processes.
 
-Thoughts of all questions come first; the backbone's share of their gradient is worked out a few questions at a time; then
-one backward pass goes through projection, token sets and assistant (the gradient cache of arXiv 2101.06983). So contrasts
-over the whole batch are exact, and the backbone's activations take the memory of a micro-batch.
+A step has three stages (the gradient cache of arXiv 2101.06983):
+
+1. The thoughts of all questions of the batch are computed.
+2. The gradient of the loss with respect to these thoughts is computed; the backbone's part of it a few questions at a time.
+3. One backward pass takes it through the projection, the assistant and the token sets.
+
+The contrastive losses are thus exact over the whole batch, while the backbone's activations only take the memory of one
+micro-batch.
 """
 
 from __future__ import annotations
@@ -25,16 +30,24 @@ from contrastive.thinker import Thinker
 
 Form = Literal["paper", "view", "uniform", "none"]
 TEMPERATURES: dict[str, float] = {"paper": 1.0, "view": 0.05, "uniform": 0.5, "none": 1.0}
-_DROPOUT = 0.5  # of the view form
+_DROPOUT = 0.5  # share of the values that the view form sets to zero
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Language loss + weight * contrast of paths + question_weight * contrast of questions, each of them a mean.
+    """What training minimises, and how it is computed.
 
-    num_slots: L. contrastive: form of the contrast of paths; temperature: its temperature, None for the form's own.
-    micro_batch: questions whose activations in the backbone are kept at once. recompute: layers' activations are computed
-    twice and not kept. seed: of the view form's dropout.
+    loss = language loss + weight * contrastive loss of paths + question_weight * contrastive loss of questions
+
+    Attributes:
+        num_slots: L, soft tokens of each path.
+        contrastive: which contrastive loss drives the paths apart, see `contrastive.losses`; "none" for no such loss.
+        weight: of the contrastive loss of paths.
+        temperature: of the contrastive loss of paths; None for the default of its form.
+        question_weight: of the contrastive loss of questions.
+        micro_batch: questions whose activations in the backbone are in memory at once.
+        recompute: compute activations again in the backward pass instead of keeping them (gradient checkpointing).
+        seed: of the view form's dropout.
     """
 
     num_slots: int
@@ -49,8 +62,14 @@ class Objective:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a step's loss was made of: language in nats a token, both contrasts without their weights, and the mean cosine
-    between paths, None for a single one."""
+    """The parts of a step's loss.
+
+    Attributes:
+        language: the language loss, in nats a token.
+        contrastive: the contrastive loss of paths, without its weight.
+        questions: the contrastive loss of questions, without its weight.
+        path_cosine: mean cosine between paths, None for a single path.
+    """
 
     language: float
     contrastive: float
@@ -59,7 +78,7 @@ class Parts:
 
 
 def think(thinker: Thinker, assistant: PreTrainedModel, examples: Sequence[Example], num_slots: int) -> Tensor:
-    """Thoughts [B, N, L, D] of the examples' questions."""
+    """Computes the thoughts [B, N, L, D] of the examples' questions. num_slots: L."""
     ids, mask = pad_right([example.assistant for example in examples], assistant.device)
     thoughts: Tensor = thinker(assistant, ids, mask, num_slots)
     return thoughts
@@ -75,52 +94,76 @@ def backward(
     step: int,
     processes: Processes,
 ) -> Parts:
-    """Adds the gradient of the loss over `batch`, the questions of all processes together, to the thinker's parameters.
+    """Computes the gradient of a step's loss and adds it to the gradients of the thinker's parameters.
 
-    Afterwards every process has the whole gradient. step: tells this step's dropout from that of others.
+    Every process calls this with the same batch and takes its share of it. Afterwards each has the whole gradient.
+
+    Args:
+        thinker: what is trained.
+        assistant: the frozen model that the thinker reads questions with.
+        reader: computes the language loss with the frozen backbone.
+        batch: the examples of this step, those of all processes.
+        objective: the loss.
+        step: number of the step; every step has a dropout mask of its own.
+        processes: those that train together.
+
+    Returns:
+        The parts of the loss over the whole batch.
     """
-    own = processes.share(batch)
+    share = processes.share(batch)
     with gradient_checkpointing(assistant, active=objective.recompute):
-        thoughts = think(thinker, assistant, own, objective.num_slots) if own else _nothing(thinker, objective)
-    everyone = processes.gather(thoughts, len(batch)).requires_grad_()
-    between_paths, between_questions = _contrasts(everyone, batch, objective, step)
+        thoughts = think(thinker, assistant, share, objective.num_slots) if share else _nothing(thinker, objective)
+    all_thoughts = processes.gather(thoughts, len(batch)).requires_grad_()
+    between_paths, between_questions = _contrasts(all_thoughts, batch, objective, step)
+    # every process computes the contrastive losses over the thoughts of all, and keeps the gradient of its own thoughts
     weighted = objective.weight * between_paths + objective.question_weight * between_questions
-    (by_contrasts,) = torch.autograd.grad(weighted, everyone)
-    language, by_language = _language(reader, own, thoughts.detach(), batch, objective)
-    if own:
-        thoughts.backward(processes.share(by_contrasts) + by_language)  # type: ignore[no-untyped-call]
+    (contrast_gradient,) = torch.autograd.grad(weighted, all_thoughts)
+    language, language_gradient = _language(reader, share, thoughts.detach(), batch, objective)
+    if share:
+        thoughts.backward(processes.share(contrast_gradient) + language_gradient)  # type: ignore[no-untyped-call]
     trained = [parameter for parameter in thinker.parameters() if parameter.requires_grad]
-    for parameter in trained:
+    for parameter in trained:  # a process without questions has no gradient, and yet takes part in the sum
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     processes.add_up([parameter.grad for parameter in trained if parameter.grad is not None] + [language])
-    cosine = mean_off_diagonal(path_cosine(everyone.detach()))
+    cosine = mean_off_diagonal(path_cosine(all_thoughts.detach()))
     return Parts(float(language), float(between_paths.detach()), float(between_questions.detach()), cosine)
 
 
 def _nothing(thinker: Thinker, objective: Objective) -> Tensor:
-    """The thoughts of no question, [0, N, L, D]."""
+    """The thoughts of a process that has no question of this batch: an empty tensor [0, N, L, D]."""
     weight = thinker.projection.weight
     return weight.new_zeros(0, thinker.num_paths, objective.num_slots, len(weight))
 
 
 def _language(
-    reader: Reader, own: Sequence[Example], thoughts: Tensor, batch: Sequence[Example], objective: Objective
+    reader: Reader, share: Sequence[Example], thoughts: Tensor, batch: Sequence[Example], objective: Objective
 ) -> tuple[Tensor, Tensor]:
-    """This process's share of the mean over all paths and tokens of the batch, and its gradient by its thoughts."""
+    """The language loss of this process's examples, and its gradient with respect to their thoughts.
+
+    Args:
+        reader: computes losses with the frozen backbone.
+        share: this process's examples.
+        thoughts: [B, N, L, D] of these examples.
+        batch: the examples of all processes. The loss is a mean over the paths and target tokens of all of them.
+        objective: says how many questions are in the backbone at once.
+
+    Returns:
+        This process's part of the mean, a scalar, and the gradient [B, N, L, D].
+    """
     tokens = sum(len(example.target) for example in batch) * thoughts.shape[1]
     total, gradient = thoughts.new_zeros(()), torch.zeros_like(thoughts)
-    for start in range(0, len(own), objective.micro_batch):
+    for start in range(0, len(share), objective.micro_batch):
         at = slice(start, start + objective.micro_batch)
         rows = thoughts[at].clone().requires_grad_()
         with gradient_checkpointing(reader.backbone, active=objective.recompute):
-            loss = reader.losses(own[at], rows).sum() / tokens
+            loss = reader.losses(share[at], rows).sum() / tokens
             (gradient[at],) = torch.autograd.grad(loss, rows)
         total += loss.detach()
     return total, gradient
 
 
 def _contrasts(thoughts: Tensor, batch: Sequence[Example], objective: Objective, step: int) -> tuple[Tensor, Tensor]:
-    """Between paths, mean over questions, and between questions, mean over paths; both without their weights."""
+    """The contrastive losses of paths and of questions, two scalars without their weights. thoughts: [B, N, L, D]."""
     form = objective.contrastive
     temperature = TEMPERATURES[form] if objective.temperature is None else objective.temperature
     if form == "paper":
@@ -132,12 +175,15 @@ def _contrasts(thoughts: Tensor, batch: Sequence[Example], objective: Objective,
     elif form == "uniform":
         paths = losses.uniform_loss(thoughts, temperature=temperature)
     else:
-        paths = thoughts.flatten(1).sum(1) * 0.0
+        paths = thoughts.flatten(1).sum(1) * 0.0  # zero, and still connected to the thoughts for autograd
     return paths.mean(), losses.question_loss(thoughts).mean()
 
 
 def _kept(name: str, shape: torch.Size) -> Tensor:
-    """What dropout leaves of one question's thoughts, the same in every process and for every split of the batch."""
+    """A dropout mask for one question's thoughts, bool, True for the values that are kept.
+
+    It is drawn from a hash of `name`, so that it is the same in every process and for every split of the batch.
+    """
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     return torch.rand(shape, generator=generator) >= _DROPOUT

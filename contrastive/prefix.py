@@ -1,8 +1,9 @@
-"""A frozen model reads a prefix once, without gradient, and continues it with gradient for what follows.
+"""Runs a frozen model on a prefix once, without gradient, and continues after it with gradient.
 
-Only what stands after the soft tokens depends on what is trained. The keys and values of everything before are computed
-once for a question and shared by its paths. That takes a model with plain keys and values, and masks from outside;
-`can_extend` tries whether one is. `states_after` serves every other causal model, too: it reads the prefix anew each time.
+Only the soft tokens and what follows them depend on the trained parameters. The keys and values of everything before are
+therefore computed once for a question and shared by its paths. This works for models with an ordinary key-value cache that
+accept an attention mask from outside; `can_extend` finds out by a trial. `states_after` works for every causal model: for
+the others it runs the prefix again each time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ Output = Callable[..., Tensor]  # a model's forward pass: (model, inputs_embeds=
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """keys, values: [B, H, P, d] a layer, without gradient; seen: [B, P] bool, False for padding, which is on the right."""
+    """The keys and values of prefixes that a model has read.
+
+    Attributes:
+        keys: of each layer, [B, H, P, d], with H heads of width d, without gradient.
+        values: the same for values.
+        seen: [B, P] bool, False for padding, which is on the right.
+    """
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -38,7 +45,10 @@ class Prefix:
 
 
 class _PrefixCache(Cache):
-    """Gives every row its prefix's keys before its own, and keeps nothing: a layer computed again sees the same."""
+    """A cache that puts the prefix's keys and values before those of each row, and stores nothing.
+
+    As it stores nothing, a layer that is computed again in gradient checkpointing gets the same keys and values.
+    """
 
     def __init__(self, prefix: Prefix) -> None:
         super().__init__(layers=[])
@@ -54,14 +64,20 @@ class _PrefixCache(Cache):
 
 
 def _after(prefix: Tensor, own: Tensor) -> Tensor:
-    """prefix: [B, H, P, d], own: [B * n, H, S, d], n rows of each in turn; [B * n, H, P + S, d]."""
+    """Joins prefixes [B, H, P, d] and the n rows that follow each, [B * n, H, S, d], to [B * n, H, P + S, d]."""
     times = len(own) // len(prefix)
     return torch.cat([prefix.repeat_interleave(times, dim=0) if times > 1 else prefix, own], dim=2)
 
 
 @torch.no_grad()
 def prefill(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Prefix:
-    """Keys and values of a frozen model for input_ids [B, P] int64, padded on the right; attention_mask: [B, P] int64."""
+    """Runs a frozen model on prefixes and returns their keys and values.
+
+    Args:
+        model: the frozen model.
+        input_ids: [B, P] int64, padded on the right.
+        attention_mask: [B, P] int64, 0 for padding.
+    """
     capture = CaptureCache()
     decoder_of(model)(
         inputs_embeds=model.get_input_embeddings()(input_ids),
@@ -82,10 +98,18 @@ def extend(
     *,
     output: Output | None = None,
 ) -> Tensor:
-    """What `output` makes of what follows the prefixes, [B * n, S, *], n rows of each in turn, with gradient by the inputs.
+    """Runs a model on n rows of inputs after each prefix, with gradient for the inputs.
 
-    inputs: [B * n, S, D] embeddings; positions: [B * n, S] int64; allowed: [S, S] bool, True where a query (row) may see a
-    key (column) of its own row. The whole prefix is seen by all. output: `hidden_states`, unless another is given.
+    Args:
+        model: the frozen model.
+        prefix: B prefixes that it has read.
+        inputs: [B * n, S, D] embeddings; first the n rows of the first prefix, then those of the second, and so on.
+        positions: [B * n, S] int64.
+        allowed: [S, S] bool, True where a query (row) may see a key (column) of its own row. All see the whole prefix.
+        output: what is computed for each position; `hidden_states` by default.
+
+    Returns:
+        [B * n, S, *], whatever `output` computes.
     """
     rows, length = inputs.shape[:2]
     before = prefix.seen.repeat_interleave(rows // len(prefix.seen), dim=0)
@@ -110,10 +134,19 @@ def states_after(
     *,
     output: Output | None = None,
 ) -> Tensor:
-    """What `output` makes of n continuations of each prefix, [B, n, S, *], with gradient by the inputs.
+    """Runs a model on n continuations of each prefix, with gradient for the inputs. Works for every causal model.
 
-    prefixes: token ids; inputs: [B, n, S, D] embeddings, padded on the right where a continuation is shorter. Right for
-    every causal model: the sequences of one prefix have one length, so nothing is padded on the left, and none is masked.
+    A model that cannot `extend` gets the sequences of one prefix at a time. These have one length, so that they need no
+    padding on the left and no mask, which some models do not support.
+
+    Args:
+        model: the frozen model.
+        prefixes: token ids of the B prefixes.
+        inputs: [B, n, S, D] embeddings, padded on the right where a continuation is shorter.
+        output: what is computed for each position; `hidden_states` by default.
+
+    Returns:
+        [B, n, S, *], whatever `output` computes.
     """
     batch, times, length, width = inputs.shape
     longest = max(map(len, prefixes)) + length
@@ -123,27 +156,33 @@ def states_after(
         steps = torch.arange(length, device=inputs.device)
         positions = (before.lengths[:, None] + steps).repeat_interleave(times, dim=0)
         causal = torch.ones(length, length, dtype=torch.bool, device=inputs.device).tril()
-        found = extend(model, before, inputs.view(-1, length, width), positions, causal, output=output)
-        return found.view(batch, times, length, -1)
+        outputs = extend(model, before, inputs.view(-1, length, width), positions, causal, output=output)
+        return outputs.view(batch, times, length, -1)
     return torch.stack(
         [_without_cache(model, *each, output or hidden_states) for each in zip(prefixes, inputs, strict=True)]
     )
 
 
 def _without_cache(model: PreTrainedModel, prefix: Sequence[int], inputs: Tensor, output: Output) -> Tensor:
-    """[n, S, *] for the continuations [n, S, D] of one prefix, without any cache."""
+    """Output [n, S, *] for n continuations [n, S, D] of one prefix, computed without a cache."""
     ids = torch.tensor([prefix], dtype=torch.long, device=inputs.device)
     before = model.get_input_embeddings()(ids).to(inputs.dtype).expand(len(inputs), -1, -1)
     return output(model, inputs_embeds=torch.cat([before, inputs], dim=1), use_cache=False)[:, len(prefix) :]
 
 
+# results of trials, by model and by the lengths at which it changes that a trial had to exceed
 _trials: WeakKeyDictionary[PreTrainedModel, dict[frozenset[int], bool]] = WeakKeyDictionary()
 
 
 def can_extend(model: PreTrainedModel, *, longest: int | None = None) -> bool:
-    """Whether `prefill` and `extend` give a model's own states for sequences of at most `longest` tokens.
+    """Whether `prefill` and `extend` compute the same states as the model does by itself.
 
-    Tried once on a few tokens, beyond the model's windows where `longest` is, against a forward pass without cache.
+    This is tried once, on a few tokens, against a forward pass without a cache. Where sequences of `longest` tokens exceed
+    a window of the model, the trial exceeds it, too.
+
+    Args:
+        model: the frozen model.
+        longest: tokens of the longest sequence that the answer is to hold for; None for any length.
     """
     known = _trials.setdefault(model, {})
     beyond = lengths(model, longest=longest)
@@ -154,11 +193,11 @@ def can_extend(model: PreTrainedModel, *, longest: int | None = None) -> bool:
 
 @torch.no_grad()
 def _try_extending(model: PreTrainedModel, longest: int | None) -> bool:
-    """Two prefixes of different lengths, and after each two paths in one row, as the thinker lays them out."""
+    """The trial of `can_extend`: two prefixes of different lengths, and after each two paths in one row, as in a thinker."""
     paths, steps = 2, 3
     size = model.config.get_text_config().vocab_size
     ids = (torch.arange(3, 300, 7, device=model.device) % size).tolist()
-    prefixes = [ids[:11], ids[11:14]]  # beyond a window of the trial, and within it
+    prefixes = [ids[:11], ids[11:14]]  # one is longer than TRIAL_WINDOW, the other is shorter
     inputs = model.get_input_embeddings()(torch.tensor(ids[14 : 14 + 2 * paths * steps], device=model.device))
     inputs = inputs.view(2, paths, steps, -1)
     with narrowed(model, longest=longest):
@@ -168,17 +207,20 @@ def _try_extending(model: PreTrainedModel, longest: int | None) -> bool:
         try:
             before = prefill(model, *pad_right(prefixes, model.device))
             positions = before.lengths[:, None] + torch.arange(steps, device=model.device).repeat(paths)
-            found = extend(
+            extended = extend(
                 model, before, inputs.flatten(1, 2), positions, path_mask(paths, steps, model.device)
             ).view_as(expected)
         except MODEL_ERRORS as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return False
-    return agree(found.flatten(0, 1), expected.flatten(0, 1))
+    return agree(extended.flatten(0, 1), expected.flatten(0, 1))
 
 
 def path_mask(num_paths: int, num_slots: int, device: torch.device) -> Tensor:
-    """[N * L, N * L] bool, True where a slot (row) may see a slot (column): those of its own path up to itself."""
+    """Attention mask of N paths of L slots in one row, [N * L, N * L] bool.
+
+    True where a slot (row) may see a slot (column): it sees the slots of its own path up to itself.
+    """
     path = torch.arange(num_paths, device=device).repeat_interleave(num_slots)
     return (path[:, None] == path).tril()

@@ -1,6 +1,6 @@
-"""N learned initial token sets: what makes one latent path differ from another. Knows vectors only, no tokenizer.
+"""The initial token sets: N learned sets of vectors, which make one latent path differ from another.
 
-Letters as in `contrastive.thinker`.
+Knows vectors, no tokenizer. The letters of the shapes are explained in `contrastive.thinker`.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# two rows closer than this in cosine would start two paths at the same place
+# with a larger cosine than this, two rows point the same way, and two paths would start out alike
 _SAME_DIRECTION = 0.99
 
 
 class SoftTokenSets(nn.Module):
     """The specialised initial tokens `[INI]^k` of SoftCoT++ (arXiv 2505.11484, section 3).
 
-    vectors: [N, K, D_a] float32 in the assistant's input embedding space. K = 1 is the paper's form, one vector repeated
-    over the L slots of its path; otherwise K = L, one vector a slot.
+    Attributes:
+        vectors: [N, K, D_a] float32, in the space of the assistant's input embeddings. K = 1 is the paper's form: one
+            vector, repeated in all L slots of its path. With K = L each slot has a vector of its own.
     """
 
     def __init__(self, vectors: Tensor):
@@ -27,11 +28,15 @@ class SoftTokenSets(nn.Module):
 
     @classmethod
     def from_rows(cls, rows: Tensor, num_paths: int) -> SoftTokenSets:
-        """One vector a path, taken from rarely used vocabulary rows [C, D_a], rarest first.
+        """Makes untrained sets with one vector a path, taken from embeddings of rarely used tokens.
 
-        Rows of zeros and rows that point the same way as one already taken are skipped (unused rows are often copies of
-        each other). Where the rows run out, Gaussian vectors around the rows' mean follow. The first n sets do not depend
-        on N.
+        Skipped are rows of zeros, and rows that point the same way as one that was taken: the embeddings of unused tokens
+        are often copies of each other. If there are too few rows, the other paths get random vectors around the rows' mean.
+        The sets of the first n paths do not depend on N.
+
+        Args:
+            rows: [C, D_a] input embeddings, of the rarest token first.
+            num_paths: N.
         """
         rows = rows.detach().float()
         taken: list[Tensor] = []
@@ -52,7 +57,9 @@ class SoftTokenSets(nn.Module):
 
 
 def _gaussian_like(rows: Tensor, path: int) -> Tensor:
+    """A random vector [D_a] around the mean of `rows`. The number of the path is the seed."""
     generator = torch.Generator().manual_seed(path)
     noise = torch.randn(rows.shape[1], generator=generator)
-    # the root mean square, not the deviation: that of near copies is nearly zero, and all paths would start as one
+    # Scaled by the root mean square and not by the standard deviation: the latter is nearly zero where the rows are nearly
+    # copies of each other, and all paths would start out alike.
     return rows.mean(0) + noise * rows.pow(2).mean(0).sqrt()

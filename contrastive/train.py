@@ -1,8 +1,10 @@
-"""The training loop: steps, validation, early stopping, and a state on disk from which the very same training goes on.
+"""The training loop: optimiser steps, validation, early stopping, and a state on disk from which a training continues.
 
-Deterministic: the order of questions, dropout and learning rate are functions of seed and step, so what is kept is what
-was learned, the optimiser's moments and a few numbers. `Loop` knows no more than that; `Trainer` trains a thinker with it.
-Knows token ids, no texts, no terminal.
+Training is deterministic. The order of questions, dropout and the learning rate are functions of seed and step. The state on
+disk is therefore small: the learned tensors, the optimiser's moments and a few numbers. A training that was interrupted
+continues from it exactly as if it had not been.
+
+`Loop` is what all trainings have in common. `Trainer` trains a thinker. Knows token ids, no texts and no terminal.
 """
 
 from __future__ import annotations
@@ -32,16 +34,25 @@ from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
 
 STATE_FILE, METRICS_FILE = "training.safetensors", "metrics.jsonl"
-_OPTIMISER = "optimiser."
+_OPTIMISER = "optimiser."  # begins the names of the optimiser's tensors in the state
 
 Judged = TypeVar("Judged", bound=Validation)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """batch_size: questions of an optimiser step. warmup: steps. clip: largest norm of the gradient. validate_every: steps.
+    """How long a training takes, and with what steps.
 
-    patience: validations without a better loss after which training stops, 0 for never.
+    Attributes:
+        max_steps: optimiser steps in all.
+        batch_size: examples of an optimiser step.
+        lr: the highest learning rate, see `lr_at`.
+        weight_decay: of AdamW.
+        warmup: steps of rising learning rate.
+        clip: largest norm of the gradient; a longer gradient is scaled down to it.
+        validate_every: steps between validations.
+        patience: validations without a better loss after which training stops, 0 for never.
+        seed: of the order of examples.
     """
 
     max_steps: int
@@ -55,13 +66,13 @@ class Schedule:
     seed: int = 0
 
     def lr_at(self, step: int) -> float:
-        """Linear warm-up, then linear decay to zero after the last step; step counts from 0."""
+        """Learning rate of a step, counted from 0: a linear warm-up, then a linear decay to zero at max_steps."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         return self.lr * (self.max_steps - step) / max(1, self.max_steps - self.warmup)
 
     def batch(self, examples: Sequence[Example], step: int) -> list[Example]:
-        """The questions of a step: every epoch has each example once, in an order of its own."""
+        """The examples of a step, counted from 0. Every epoch takes each example once, in an order of its own."""
         per_epoch = math.ceil(len(examples) / self.batch_size)
         epoch, number = divmod(step, per_epoch)
         order = list(range(len(examples)))
@@ -71,7 +82,16 @@ class Schedule:
 
 @dataclass
 class Progress:
-    """How far training is. best: lowest validation loss so far, at step best_step; waited: validations since."""
+    """How far a training has come.
+
+    Attributes:
+        step: optimiser steps taken so far.
+        best: lowest validation loss so far, in nats a token.
+        best_step: the step of that validation.
+        waited: validations since then.
+        seconds: time spent so far, earlier sessions included.
+        stopped_early: whether training has stopped because no validation was better.
+    """
 
     step: int = 0
     best: float = math.inf
@@ -81,19 +101,31 @@ class Progress:
     stopped_early: bool = False
 
 
-class Watcher(Protocol):
-    """Is told what happens."""
+class StepObserver(Protocol):
+    """Is called as a training goes on, for example to show a progress bar."""
 
-    def started(self, progress: Progress, schedule: Schedule) -> None: ...
-    def stepped(self, progress: Progress, row: dict[str, Any]) -> None: ...
-    def examined(self, progress: Progress, health: Any) -> None: ...
+    def started(self, progress: Progress, schedule: Schedule) -> None:
+        """Training begins, or continues from `progress`."""
+
+    def stepped(self, progress: Progress, row: dict[str, Any]) -> None:
+        """A step was taken. row: its line of metrics.jsonl."""
+
+    def examined(self, progress: Progress, health: Any) -> None:
+        """A validation is done. health: its figures, of the type that the training's `examine` returns."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Loop(ABC, Generic[Judged]):
-    """What every training has. keep: called with what validation said whenever it is better than before.
+    """A training without what is trained: that is for subclasses to say.
 
-    folder: where state and metrics go; only process 0 writes.
+    Attributes:
+        train: the examples to learn from.
+        validation: the examples to validate on.
+        schedule: steps and optimiser.
+        folder: where state and metrics are written; only process 0 writes.
+        keep: is called with the figures of every validation that is better than all before, to save a checkpoint.
+        watcher: is told what happens.
+        processes: those that train together.
     """
 
     train: Sequence[Example]
@@ -101,7 +133,7 @@ class Loop(ABC, Generic[Judged]):
     schedule: Schedule
     folder: Path
     keep: Callable[[Judged], None]
-    watcher: Watcher
+    watcher: StepObserver
     processes: Processes = field(default_factory=Processes)
 
     @abstractmethod
@@ -110,31 +142,39 @@ class Loop(ABC, Generic[Judged]):
 
     @abstractmethod
     def frozen(self) -> Sequence[tuple[int, ...]]:
-        """Digests of what a training must not change."""
+        """Digests of the weights that training must not change."""
 
     @abstractmethod
     def learned(self) -> dict[str, Tensor]:
-        """What the state on disk holds besides the optimiser's moments, by name."""
+        """The tensors, by name, that the state on disk holds besides the optimiser's moments."""
 
     @abstractmethod
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Takes back what `learned` gave."""
+        """Puts back tensors that `learned` has returned."""
 
     @abstractmethod
     def backward(self, batch: Sequence[Example], *, step: int) -> tuple[dict[str, Any], int]:
-        """Adds the gradient over `batch`, the questions of all processes, so that every process has the whole of it.
+        """Computes the gradient of the loss over a batch and adds it to the gradients of the trained parameters.
 
-        Returns what the loss was made of, and how many target tokens were predicted.
+        Args:
+            batch: the examples of this step, those of all processes. Afterwards every process has the whole gradient.
+            step: number of the step, from 0.
+
+        Returns:
+            The parts of the loss by name, and how many target tokens were predicted.
         """
 
     @abstractmethod
     def examine(self) -> Judged:
-        """What the validation questions say now."""
+        """Computes the figures of the validation examples."""
 
     def run(self) -> Progress:
-        """Trains to the end, from the state in the folder where there is one.
+        """Trains to the end. Where the folder holds a state, it continues from there.
 
-        Raises DamagedFile, NotFinite and ModelChanged.
+        Raises:
+            DamagedFile: for a state or metrics that were changed since they were written.
+            NotFinite: where losses are not finite before anything was learned.
+            ModelChanged: where a frozen model has changed, which is a bug.
         """
         self._optimiser = torch.optim.AdamW(
             self.trained(), lr=self.schedule.lr, weight_decay=self.schedule.weight_decay
@@ -154,6 +194,7 @@ class Loop(ABC, Generic[Judged]):
         return progress
 
     def _step(self, progress: Progress) -> None:
+        """Takes one optimiser step and writes its line of metrics."""
         began = time.monotonic()
         batch = self.schedule.batch(self.train, progress.step)
         lr = self.schedule.lr_at(progress.step)
@@ -166,12 +207,13 @@ class Loop(ABC, Generic[Judged]):
         progress.step += 1
         took = time.monotonic() - began
         progress.seconds += took
-        told = {"lr": lr, "gradient_norm": float(norm), "tokens_per_second": tokens / took}
-        row = {"step": progress.step, **parts, **told, "seconds": progress.seconds}
+        rates = {"lr": lr, "gradient_norm": float(norm), "tokens_per_second": tokens / took}
+        row = {"step": progress.step, **parts, **rates, "seconds": progress.seconds}
         self._write(row)
         self.watcher.stepped(progress, row)
 
     def _examine(self, progress: Progress) -> None:
+        """Validates, keeps what was learned if it is the best so far, and saves the state."""
         began = time.monotonic()
         health = self.examine()
         progress.seconds += time.monotonic() - began
@@ -190,27 +232,29 @@ class Loop(ABC, Generic[Judged]):
         self.watcher.examined(progress, health)
 
     def _write(self, row: dict[str, Any]) -> None:
+        """Appends a line to metrics.jsonl."""
         if self.processes.rank == 0:
             with (self.folder / METRICS_FILE).open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
     def _save(self, progress: Progress) -> None:
-        """One file, replaced in one step: a kill at any moment leaves this state or the one before."""
+        """Writes the state. The file is replaced in one step, so that a kill leaves either this state or the one before."""
         tensors = dict(self.learned())
         for number, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"{_OPTIMISER}{number}.{name}": tensor for name, tensor in state.items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         partial = self.folder / f"{STATE_FILE}.tmp"
-        told = {"progress": json.dumps(asdict(progress)), "digest": _digest_of(tensors)}
-        save_file(tensors, partial, metadata=told)
+        metadata = {"progress": json.dumps(asdict(progress)), "digest": _digest_of(tensors)}
+        save_file(tensors, partial, metadata=metadata)
         partial.replace(self.folder / STATE_FILE)
 
     def _resumed(self) -> Progress:
+        """Reads the state in the folder, if there is one, and puts it back. Raises DamagedFile."""
         path = self.folder / STATE_FILE
         if not path.is_file():
             (self.folder / METRICS_FILE).unlink(missing_ok=True)
             return Progress()
-        metrics = self._metrics()  # read first, so that a damaged file is named before anything is taken over
+        metrics = self._metrics()  # read first: a damaged file is to be reported before anything is changed
         try:
             progress, tensors = self._state(path)
             self.restore({name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMISER)})
@@ -218,22 +262,24 @@ class Loop(ABC, Generic[Judged]):
         except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
             raise DamagedFile(f"{path} is damaged ({' '.join(str(error).split())[:200]})") from None
         if metrics is not None and self.processes.rank == 0:
-            # steps after the saved state are taken again, so their rows would stand twice
+            # the steps after the saved state are taken again, so that their lines would be there twice
             partial = self.folder / f"{METRICS_FILE}.tmp"
             partial.write_text("".join(f"{line}\n" for step, line in metrics if step <= progress.step))
             partial.replace(self.folder / METRICS_FILE)
         return progress
 
     def _state(self, path: Path) -> tuple[Progress, dict[str, Tensor]]:
-        """What `_save` wrote. Raises ValueError, or what reading a damaged file raises."""
+        """Reads what `_save` wrote. Raises ValueError, or whatever reading a damaged file raises."""
         with safe_open(path, framework="pt") as file:
-            told = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        progress = Progress(**json.loads(told["progress"]))
-        if told.get("digest", _digest_of(tensors)) != _digest_of(tensors):  # states of older versions have none
+        progress = Progress(**json.loads(metadata["progress"]))
+        if metadata.get("digest", _digest_of(tensors)) != _digest_of(
+            tensors
+        ):  # states of older versions have no digest
             raise ValueError("it is not what was written")
-        kinds = {name: type(value) for name, value in asdict(Progress()).items()}
-        if not all(type(value) is kinds[name] for name, value in asdict(progress).items()):
+        types = {name: type(value) for name, value in asdict(Progress()).items()}
+        if not all(type(value) is types[name] for name, value in asdict(progress).items()):
             raise ValueError("its progress holds values of other types")
         if math.isnan(progress.best) or not math.isfinite(progress.seconds):
             raise ValueError("its progress is not a number")
@@ -242,11 +288,12 @@ class Loop(ABC, Generic[Judged]):
         return progress, tensors
 
     def _moments(self, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-        """The optimiser's state by number of the parameter. Raises ValueError where it is not that of these parameters."""
+        """The optimiser's state, by number of the parameter. Raises ValueError where it does not fit the parameters."""
         trained = self.trained()
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in under(_OPTIMISER, tensors).items():
             number, key = name.split(".")
+            # a moment has the shape of its parameter; the count of steps is a scalar
             fits = int(number) < len(trained) and tensor.shape in (trained[int(number)].shape, torch.Size())
             if not fits:
                 raise ValueError(f"{_OPTIMISER}{name} fits no parameter")
@@ -254,9 +301,10 @@ class Loop(ABC, Generic[Judged]):
         return states
 
     def _metrics(self) -> list[tuple[int, str]] | None:
-        """(step, line) of every row of metrics.jsonl but a torn last one; None where there is no such file.
+        """(step, line) of every line of metrics.jsonl; None where there is no such file.
 
-        Raises DamagedFile for a line in the middle that is none.
+        A last line that is not complete is left out: the process may have been killed while it wrote. Raises DamagedFile
+        for a complete line that is no step of a training.
         """
         path = self.folder / METRICS_FILE
         if self.processes.rank or not path.is_file():
@@ -277,7 +325,14 @@ class Loop(ABC, Generic[Judged]):
 
 @dataclass(eq=False, kw_only=True)
 class Trainer(Loop[Health]):
-    """Trains a thinker between two frozen models."""
+    """Trains a thinker between two frozen models.
+
+    Attributes:
+        thinker: what is trained.
+        assistant: the frozen model that it reads questions with.
+        reader: computes losses with the frozen backbone.
+        objective: the loss.
+    """
 
     thinker: Thinker
     assistant: PreTrainedModel
@@ -297,42 +352,42 @@ class Trainer(Loop[Health]):
         self.thinker.load_state_dict(under("thinker.", tensors))
 
     def backward(self, batch: Sequence[Example], *, step: int) -> tuple[dict[str, Any], int]:
-        given = (self.thinker, self.assistant, self.reader, batch, self.objective)
-        parts = backward(*given, step=step, processes=self.processes)
+        arguments = (self.thinker, self.assistant, self.reader, batch, self.objective)
+        parts = backward(*arguments, step=step, processes=self.processes)
         return asdict(parts), sum(len(example.target) for example in batch) * self.thinker.num_paths
 
     def examine(self) -> Health:
-        given = (self.thinker, self.assistant, self.reader, self.validation, self.objective)
+        arguments = (self.thinker, self.assistant, self.reader, self.validation, self.objective)
         try:
-            return examine(*given, processes=self.processes)
-        except LinAlgError:  # of the thoughts' rank
+            return examine(*arguments, processes=self.processes)
+        except LinAlgError:  # the singular values of thoughts that are not finite
             raise NotFinite("the thoughts of the validation questions are not numbers") from None
 
 
 class DamagedFile(Exception):
-    """A file of a training that was changed since it was written; the message names it and says how it shows."""
+    """A file of a training that was changed since it was written. The message names the file and what is wrong."""
 
 
 class NotFinite(Exception):
-    """Losses that are no numbers, so that nothing can be learned from them."""
+    """Losses or thoughts that are not finite, so that nothing can be learned."""
 
 
 class ModelChanged(Exception):
-    """A frozen model is not what it was before: a bug."""
+    """A frozen model was changed by training, which is a bug."""
 
 
 def digest(model: PreTrainedModel, *, but: Collection[str] = ()) -> tuple[int, ...]:
-    """Tells whether any bit of any weight or buffer has changed. but: names of tensors that may."""
-    held = (tensor for name, tensor in model.state_dict().items() if name not in but)
-    return tuple(int(torch.hash_tensor(tensor).view(torch.int64)) for tensor in held)
+    """A hash of each weight and buffer of a model: equal before and after if no bit has changed. but: names to leave out."""
+    tensors = (tensor for name, tensor in model.state_dict().items() if name not in but)
+    return tuple(int(torch.hash_tensor(tensor).view(torch.int64)) for tensor in tensors)
 
 
 def _digest_of(tensors: dict[str, Tensor]) -> str:
-    """16 hex digits for each tensor, in the order of their names: tells whether any bit is another one."""
+    """Hashes of the tensors, 16 hex digits each, in the order of their names: equal if no bit has changed."""
     hashes = (torch.hash_tensor(tensor).view(torch.int64) for _, tensor in sorted(tensors.items()))
     return "".join(f"{int(value) % 2**64:016x}" for value in hashes)
 
 
 def under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose name begins so, without that beginning."""
+    """The tensors whose names begin with `start`, under the rest of their names."""
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

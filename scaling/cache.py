@@ -1,4 +1,4 @@
-"""The cache folder, and values in it that are computed once and then read from a file by every run that needs them."""
+"""The cache folder, and files in it with values that are computed once and then read by all runs that need them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
 
 def made(folder: Path) -> Path:
-    """The folder, created if it does not exist. Raises UsageError where that fails, or no file can be written there."""
+    """Creates a folder if it does not exist, and returns it. Raises UsageError where no file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -35,21 +35,21 @@ def made(folder: Path) -> Path:
 
 
 class Cache(Generic[Value]):
-    """A file of values by key, a line of JSON each."""
+    """Values by key, kept in a file with a line of JSON for each of them."""
 
     def __init__(self, path: Path, read: Callable[[dict[str, Any]], tuple[str, Value]]) -> None:
-        """Reads what the file holds.
+        """Reads the values in a file.
 
         Args:
             path: the file, which need not exist.
-            read: turns a line into a key and a value. Lines on which it fails are skipped, as the last line of a process
-                that was killed while it wrote.
+            read: turns a line's JSON into a key and a value. Lines on which it fails are skipped: the last line may be
+                incomplete, where a process was killed while it wrote.
         """
         self._path, self._read = path, read
         self._known: dict[str, Value] = {}
         for line in path.read_bytes().splitlines() if path.exists() else []:
             with suppress(ValueError, KeyError, TypeError, RecursionError):
-                self._hold(json.loads(line))
+                self._take(json.loads(line))
 
     def __contains__(self, key: str) -> bool:
         return key in self._known
@@ -58,17 +58,17 @@ class Cache(Generic[Value]):
         return self._known[key]
 
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Appends lines at once, so that an interruption loses none; a line that was cut off before is ended first. Raises
-        UsageError where the folder cannot be written."""
+        """Appends lines to the file and takes over their values. Raises UsageError where the folder cannot be written."""
         made(self._path.parent)
         with self._path.open("ab+") as file:
+            # an incomplete last line is ended first, or the next line would become a part of it
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             if file.read(1) not in (b"", b"\n"):
                 file.write(b"\n")
             for line in lines:
                 file.write(json.dumps(line).encode("ascii") + b"\n")
-                self._hold(line)
+                self._take(line)
 
-    def _hold(self, line: dict[str, Any]) -> None:
+    def _take(self, line: dict[str, Any]) -> None:
         key, value = self._read(line)
         self._known[key] = value

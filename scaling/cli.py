@@ -99,7 +99,7 @@ def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bo
         resolved, prompts = preview(settings)
         print(jsonlib.dumps(resolved, indent=2) if as_json else f"{jsonlib.dumps(resolved, indent=2)}\n\n{prompts}")
         return
-    from scaling.display import Watch, show_summary
+    from scaling.display import RunProgress, show_summary
 
     if rescored:
         from scaling.rescore import rescore
@@ -109,7 +109,7 @@ def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bo
     else:
         from scaling.run import execute
 
-        with Watch(Console(stderr=True), voter=settings.voter) as watch:
+        with RunProgress(Console(stderr=True), voter=settings.voter) as watch:
             summary = execute(settings, watch)
     if as_json:
         print(jsonlib.dumps(summary, indent=2))

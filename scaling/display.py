@@ -1,4 +1,4 @@
-"""What the user sees: progress while a run goes on, and the table at its end. Knows the records, no models."""
+"""Shows a run to the user: its progress, and a table at its end. Knows records, no models."""
 
 from __future__ import annotations
 
@@ -30,23 +30,28 @@ from scaling.records.summary import right_answers
 from scaling.records.voters import voter_of
 from scaling.sampler import Grid
 
-_TELLING = 16  # completions before a time left means anything: the first ones include the prompts
+_TIME_LEFT_AFTER = 16  # completions before a time left is shown: the first ones take longer, as prompts are read
 _LINE_EVERY = 10.0  # seconds between plain progress lines
 
 
-class Watch:
-    """Follows a run: a live bar on a terminal, a plain line every ten seconds elsewhere. Use as a context manager."""
+class RunProgress:
+    """Shows how far a run is: a live bar on a terminal, a plain line every ten seconds elsewhere.
+
+    It is a `RunObserver`, and a context manager.
+    """
 
     def __init__(self, console: Console, *, voter: str):
+        """console: where to show it. voter: name of the vote that the running accuracy is of."""
         self._console = console
         self._voter = voter_of(voter)
         self._progress: Progress | NotebookBar | None = None
-        self._finished: dict[str, dict[Key, Completion]] = defaultdict(dict)  # of questions that are not decided
+        # completions of questions whose vote is not decided yet, by question
+        self._finished: dict[str, dict[Key, Completion]] = defaultdict(dict)
         self._decided: set[str] = set()
         self._tokens = self._right = self._done = 0
         self._printed = 0.0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> RunProgress:
         return self
 
     def __exit__(
@@ -56,9 +61,17 @@ class Watch:
             self._progress.stop()
 
     def status(self, text: str) -> None:
+        """Shows a line about what begins now."""
         say(self._console, text)
 
     def start(self, grid: Grid, done: dict[Key, Completion], folder: Path) -> None:
+        """Sampling begins.
+
+        Args:
+            grid: the samples that the run wants.
+            done: completions that are already there; some may be outside the grid.
+            folder: the run's directory.
+        """
         self._grid, self._started = grid, time.monotonic()
         self._printed = self._started
         self._wanted = len(grid.questions) * grid.num_paths * grid.num_samples
@@ -67,83 +80,94 @@ class Watch:
             inside = completion.path < grid.num_paths and completion.sample < grid.num_samples
             if inside and completion.question_id in self._questions:
                 self._count(completion)
-        self._held = self._done
+        self._already_there = self._done
         self._console.print(self._opening(folder), highlight=False, markup=False, soft_wrap=True)
         if self._done < self._wanted:
             self._progress = self._bar()
 
     def completion(self, completion: Completion) -> None:
+        """One more completion is there."""
         if completion.unread:
             self._console.print(unread(completion), highlight=False, markup=False, soft_wrap=True)
         self._count(completion)
         self._tokens += completion.num_tokens
         if self._progress:
-            self._progress.update(self._task, total=self._wanted, completed=self._done, said=self._said())
+            self._progress.update(self._task, total=self._wanted, completed=self._done, said=self._figures())
         elif time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
             self._console.print(
-                f"{self._done}/{self._wanted} samples, {self._said()}, {self._left()} left",
+                f"{self._done}/{self._wanted} samples, {self._figures()}, {self._left()} left",
                 highlight=False,
                 soft_wrap=True,
             )
 
     def _count(self, completion: Completion) -> None:
+        """Counts a completion, and its question's vote if that is now decided."""
         self._done += 1
         question_id = completion.question_id
         if question_id in self._decided:
-            self._wanted += 1  # drawn although it was given up: it had finished by then
+            self._wanted += 1  # its question was decided early, but by then this completion had already finished
             return
-        found = self._finished[question_id]
-        found[completion.key] = completion
+        completions = self._finished[question_id]
+        completions[completion.key] = completion
         size = {"num_paths": self._grid.num_paths, "num_samples": self._grid.num_samples}
-        counted = leading(question_id, found, **size, confidence=self._grid.adaptive)
+        counted = leading(question_id, completions, **size, confidence=self._grid.adaptive)
         if counted is None:
             return
         vote = self._voter.vote(self._questions[question_id], counted)
         self._decided.add(question_id)
         self._right += vote.answer in right_answers(counted)
-        self._wanted -= self._grid.num_paths * self._grid.num_samples - len(found)
+        self._wanted -= self._grid.num_paths * self._grid.num_samples - len(completions)
         del self._finished[question_id]
 
     def _opening(self, folder: Path) -> str:
+        """The line at the beginning: how many completions the run wants, and how many are already there."""
         grid = self._grid
         size = f"{len(grid.questions)} questions x {grid.num_paths} paths x {grid.num_samples} samples"
         whole = len(grid.questions) * grid.num_paths * grid.num_samples
         most = "at most " if grid.adaptive is not None else ""
-        held = f", {self._done} of {most}{self._wanted} already there" if self._done else ""
-        return f"{size} = {most}{whole} completions in {folder}{held}"
+        already = f", {self._done} of {most}{self._wanted} already there" if self._done else ""
+        return f"{size} = {most}{whole} completions in {folder}{already}"
 
-    def _said(self) -> str:
-        """Questions, speed and running accuracy."""
+    def _figures(self) -> str:
+        """Decided questions, speed and running accuracy, for the text beside the bar."""
         speed = self._tokens / max(1e-9, time.monotonic() - self._started)
         accuracy = f"{self._right / len(self._decided):.1%}" if self._decided else "-"
         return f"{len(self._decided)}/{len(self._grid.questions)} questions, {speed:.0f} tokens/s, accuracy {accuracy}"
 
     def _left(self) -> str:
-        spent, new = time.monotonic() - self._started, self._done - self._held
-        if new < _TELLING:
+        """The time left, as minutes and seconds; a dash while it is not known."""
+        spent, new = time.monotonic() - self._started, self._done - self._already_there
+        if new < _TIME_LEFT_AFTER:
             return "-"
         seconds = int(spent / new * (self._wanted - self._done))
         return f"{seconds // 60}:{seconds % 60:02d}"
 
     def _bar(self) -> Progress | NotebookBar | None:
+        """Starts a live bar where there can be one."""
         columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("samples, {task.fields[said]}"))
         progress = bar_on(self._console, *columns, TimeElapsedColumn(), TimeRemainingColumn())
         if progress:
-            self._task = progress.add_task("", total=self._wanted, completed=self._done, said=self._said())
+            self._task = progress.add_task("", total=self._wanted, completed=self._done, said=self._figures())
             progress.start()
         return progress
 
 
 def bar_on(console: Console, *columns: ProgressColumn, transient: bool = False) -> Progress | NotebookBar | None:
-    """A bar for a terminal or a notebook; None elsewhere, where lines must do."""
+    """Makes a progress bar for a terminal or a notebook; None elsewhere, where plain lines are printed instead.
+
+    Args:
+        console: where it is shown.
+        columns: what a bar on a terminal consists of.
+        transient: whether it disappears at the end.
+    """
     if console.is_jupyter:
         return None if console.quiet else NotebookBar(transient=transient)
     return Progress(*columns, console=console, transient=transient) if console.is_terminal else None
 
 
 def say(console: Console, text: str) -> None:
-    """What goes on, as a dim line; a warning stands out."""
+    """Prints a line about what begins now: dim, and a warning in bold."""
     if text.startswith(WARNING):
         console.print(f"{text}.", style="bold", highlight=False, markup=False, soft_wrap=True)
     else:
@@ -151,7 +175,7 @@ def say(console: Console, text: str) -> None:
 
 
 def show_summary(console: Console, summary: dict[str, Any]) -> None:
-    """The table at the end of a run."""
+    """Prints the table at the end of a run. summary: the content of summary.json."""
     table = Table(title=escape(f"{summary['method']} on {summary['task']}"), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -168,7 +192,7 @@ def show_summary(console: Console, summary: dict[str, Any]) -> None:
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, value, remark) of each line; a rate that cannot be computed shows as a dash."""
+    """The lines of the table: (name, value, remark). A rate that cannot be computed is shown as a dash."""
     tokens, engine, seconds = summary["tokens"], summary["engine"], summary["seconds"]
     flat = ("accuracy, flat vote", _percent(summary["accuracy"]), _interval(summary))
     hierarchical = (
@@ -205,23 +229,23 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def unread(completion: Completion) -> str:
-    """Says which completion could not be read, and why."""
+    """A sentence that says which completion could not be read, and why."""
     where = f"question {completion.question_id}, path {completion.path}, sample {completion.sample}"
     return f"{where} could not be read and has no answer ({completion.unread})"
 
 
 def _doubtful(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Texts and comparisons that the answer reader gave up, where there are any."""
-    found = []
+    """Lines on texts that could not be read and comparisons that took too long, where there are any."""
+    lines = []
     if summary.get("unread"):
-        found.append(("texts not readable", f"{summary['unread']:,}", "the reader failed on them: no answer"))
+        lines.append(("texts not readable", f"{summary['unread']:,}", "the reader failed on them: no answer"))
     if summary.get("timeouts"):
-        found.append(("comparisons timed out", f"{summary['timeouts']:,}", "with the gold answer: counted as wrong"))
-    return found
+        lines.append(("comparisons timed out", f"{summary['timeouts']:,}", "with the gold answer: counted as wrong"))
+    return lines
 
 
 def _decoded(engine: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What only the in-process engine can tell."""
+    """Lines on decoding, which only the in-process engine can measure."""
     if not engine["decode_steps"]:
         return []
     shared = f"{_bytes(engine['kv_bytes_avoided'])} more were shared, at the peak"
@@ -231,28 +255,32 @@ def _decoded(engine: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _training(told: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What a reader must know of the thinker or adapter; nothing where it was trained on other questions of this task."""
-    found = []
+def _training(training: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Lines on what the thinker or adapter was trained on. None if that is the usual case: other questions of this task.
+
+    training: `training` of summary.json, empty where a run has no such part.
+    """
+    lines = []
     for role in ("thinker", "adapter"):
-        trained_on = told.get(f"{role}_trained_on", told["task"]) if told else None
-        if f"{role}_trained_on" in told and trained_on is None:
-            found.append((role, "untrained", "its thoughts mean nothing to the backbone"))
-        elif told and trained_on == UNKNOWN:
-            found.append((role, "not known", "it does not say what it was trained on"))
-        elif told and trained_on != told["task"]:
-            found.append((f"{role} trained on", str(trained_on), f"these questions are of {told['task']}"))
-    if told.get("thinker_imported_from"):
-        found.append(("prompts", "ours", "not worded as those the thinker was trained with"))
-    if overlap := told.get("overlap"):
+        trained_on = training.get(f"{role}_trained_on", training["task"]) if training else None
+        if f"{role}_trained_on" in training and trained_on is None:
+            lines.append((role, "untrained", "its thoughts mean nothing to the backbone"))
+        elif training and trained_on == UNKNOWN:
+            lines.append((role, "not known", "it does not say what it was trained on"))
+        elif training and trained_on != training["task"]:
+            lines.append((f"{role} trained on", str(trained_on), f"these questions are of {training['task']}"))
+    if training.get("thinker_imported_from"):
+        lines.append(("prompts", "ours", "not worded as those the thinker was trained with"))
+    if overlap := training.get("overlap"):
         for key in ("trained", "validated"):
             if overlap[key]:
                 label = f"left out, {key} on" if overlap["left_out"] else f"questions {key} on"
-                found.append((label, f"{overlap[key]} of {overlap['of']}", overlap[f"first_{key}"]))
-    return found
+                lines.append((label, f"{overlap[key]} of {overlap['of']}", overlap[f"first_{key}"]))
+    return lines
 
 
 def _saved(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The line on samples that an adaptive run has saved."""
     if "adaptive" not in summary:
         return []
     adaptive = summary["adaptive"]

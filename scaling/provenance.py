@@ -1,6 +1,7 @@
-"""What the parts of a run were trained on, and which of the run's questions were among it. Reads no weights.
+"""Finds out what the parts of a run were trained on, and which of the run's questions they have already seen.
 
-Parts are the thinker or the adapter, and backbone or assistant where an adapter was merged into them.
+The parts are the thinker or the adapter, and a backbone or an assistant into which an adapter was merged. No weights are
+read.
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ from scaling.tasks.task import LoadedTask
 
 @dataclass(frozen=True)
 class Part:
-    """role: thinker, adapter, backbone or assistant. name: as it was given. about: what it says of its training, None where
-    it had none. overlap: of its questions with the run's, None where it does not say what they were."""
+    """A part of a run that was trained.
+
+    Attributes:
+        role: thinker, adapter, backbone or assistant.
+        name: its name as the user gave it.
+        about: what its files say of its training, None where it was not trained.
+        overlap: the run's questions that it was trained on, None where its files do not say which these were.
+    """
 
     role: str
     name: str
@@ -33,7 +40,7 @@ class Part:
 
     @property
     def trained_on(self) -> str | None:
-        """What its questions are called, UNKNOWN where it does not say, None where it was not trained."""
+        """Name of the questions that it was trained on; UNKNOWN where its files do not say, None if it was not trained."""
         if self.about is None:
             return None
         if learned := learned_from(self.about):
@@ -45,8 +52,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Of a run. task: what its questions are called. asked: how many there are. dropped: whether those of the overlap are
-    left out of the run. models: the options that name them."""
+    """What the parts of a run were trained on.
+
+    Attributes:
+        task: name of the run's questions.
+        asked: number of the run's questions.
+        parts: the parts of the run that were trained.
+        dropped: whether questions that a part was trained on are left out of the run.
+        models: the options of the command line that name the run's models.
+    """
 
     task: str
     asked: int
@@ -56,16 +70,16 @@ class Provenance:
 
     @property
     def overlap(self) -> Overlap | None:
-        """With all parts together, None where no part says what it was trained on."""
+        """The run's questions that any part was trained on, None where no part says what it was trained on."""
         known = [part.overlap for part in self.parts if part.overlap is not None]
         if not known:
             return None
-        trained = dict.fromkeys(name for one in known for name in one.trained)
-        validated = dict.fromkeys(name for one in known for name in one.validated if name not in trained)
+        trained = dict.fromkeys(name for overlap in known for name in overlap.trained)
+        validated = dict.fromkeys(name for overlap in known for name in overlap.validated if name not in trained)
         return Overlap(tuple(trained), tuple(validated))
 
     def to_dict(self) -> dict[str, Any]:
-        """For the environment in run.json."""
+        """What run.json says of it, in `environment`."""
         fields: dict[str, Any] = {"task": self.task}
         for part in self.parts:
             if part.role in ("thinker", "adapter"):
@@ -78,7 +92,7 @@ class Provenance:
         return fields
 
     def summary(self) -> dict[str, Any]:
-        """For summary.json and the final table: the same, with the overlap's numbers and first questions."""
+        """What summary.json and the final table say of it: of the overlap, only numbers and the first questions."""
         overlap = self.overlap or Overlap()
         counts: dict[str, Any] = {"of": self.asked, "left_out": self.dropped}
         for kind, ids in (("trained", overlap.trained), ("validated", overlap.validated)):
@@ -86,10 +100,11 @@ class Provenance:
         return {"training": {**self.to_dict(), "overlap": counts if overlap.ids else None}}
 
     def warnings(self) -> list[str]:
-        """What a reader must know before believing a figure, in plain words."""
+        """Sentences about what one must know before believing a figure of this run."""
         return [text for part in self.parts for text in (*self._about_training(part), *self._about_overlap(part))]
 
     def _about_training(self, part: Part) -> list[str]:
+        """Warnings about what a part was trained on."""
         if part.about is None:
             return [
                 "the thinker is untrained, so its thoughts mean nothing to the backbone: train one with "
@@ -113,6 +128,7 @@ class Provenance:
         return warnings
 
     def _about_overlap(self, part: Part) -> list[str]:
+        """Warnings about the run's questions that a part was trained on."""
         overlap = part.overlap or Overlap()
         todo = "they are left out" if self.dropped else "`--overlap drop` leaves them out, `--overlap refuse` stops"
         return [
@@ -124,10 +140,18 @@ class Provenance:
 
 
 def provenance_of(config: RunConfig, task: LoadedTask) -> tuple[LoadedTask, Provenance]:
-    """The questions that are to be asked, and where they and the run's parts come from.
+    """Compares a run's questions with what its parts were trained on.
 
-    config: a resolved one. Raises UsageError where questions were trained on and `--overlap` refuses them, where it leaves
-    none, and for a thinker or adapter that cannot be used.
+    Args:
+        config: the resolved settings of the run.
+        task: its questions.
+
+    Returns:
+        The questions that are to be asked, without those that `--overlap drop` leaves out, and the provenance.
+
+    Raises:
+        UsageError: where questions were trained on and `--overlap` refuses that, where `--overlap drop` leaves no question,
+            and for a thinker or adapter that cannot be used.
     """
     parts = tuple(
         replace(part, overlap=overlap_of(task.questions, learned))
@@ -136,42 +160,44 @@ def provenance_of(config: RunConfig, task: LoadedTask) -> tuple[LoadedTask, Prov
         for part in _parts(config)
     )
     models = shlex.join(["--backbone", config.backbone, "--assistant", config.assistant])
-    known = Provenance(name_of(task, config.data), len(task.questions), parts, config.overlap == "drop", models)
-    shared = (known.overlap or Overlap()).ids
+    provenance = Provenance(name_of(task, config.data), len(task.questions), parts, config.overlap == "drop", models)
+    shared = (provenance.overlap or Overlap()).ids
     if shared and config.overlap == "refuse":
         raise UsageError(
-            f"`--overlap refuse`: {_whose(parts)} was trained or validated on {len(shared)} of the {known.asked} questions "
-            f"({listed(shared, shown=3)}): ask others, or leave these out with `--overlap drop`."
+            f"`--overlap refuse`: {_whose(parts)} was trained or validated on {len(shared)} of the {provenance.asked} "
+            f"questions ({listed(shared, shown=3)}): ask others, or leave these out with `--overlap drop`."
         )
-    if not known.dropped:
-        return task, known
+    if not provenance.dropped:
+        return task, provenance
     left_out = set(shared)
     kept = tuple(question for question in task.questions if question.id not in left_out)
     if not kept:
         raise UsageError(
-            f"`--overlap drop` leaves no question, as {_whose(parts)} was trained or validated on all {known.asked}: ask "
-            f"others."
+            f"`--overlap drop` leaves no question, as {_whose(parts)} was trained or validated on all {provenance.asked}: "
+            f"ask others."
         )
-    return replace(task, questions=kept), known
+    return replace(task, questions=kept), provenance
 
 
 def name_of(task: LoadedTask, data: Path | None) -> str:
-    """What the questions of a task are called, where `data` is its file or folder."""
+    """Name of the questions of a task. data: their file or folder, None for a built-in task."""
     return questions_called(task.name, data.expanduser().resolve() if data else None)
 
 
 def _whose(parts: Iterable[Part]) -> str:
+    """The parts that were trained on questions of the run, for a sentence."""
     named = [f"the {part.role} {part.name}" for part in parts if part.overlap and part.overlap.ids]
     return " or ".join(named)
 
 
 def _parts(config: RunConfig) -> list[Part]:
+    """The trained parts of a run, an untrained thinker included. Their overlap is not yet filled in."""
     parts = []
     if config.soft:
         parts.append(Part("thinker", str(config.thinker), thinkers.about(config), None))
     if config.adapter:
         parts.append(Part("adapter", config.adapter, adapters.find(config.adapter).about, None))
-    models = {config.backbone: "backbone"}
+    models = {config.backbone: "backbone"}  # where both are one model, it is the backbone
     if config.assisted:
         models.setdefault(config.assistant, "assistant")
     for name, role in models.items():

@@ -1,6 +1,6 @@
 """One run from its settings to its summary: questions, prompts, thoughts, completions, answers, votes, journal.
 
-The story of `scale-run`, top to bottom. Knows no terminal: what happens is told to a `Watcher`.
+The story of `scale-run`, top to bottom. Knows no terminal: what happens is told to a `RunObserver`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from scaling.tasks.task import LoadedTask, Task
 _SUMMARY_EVERY = 30.0  # seconds
 
 
-class Watcher(Protocol):
+class RunObserver(Protocol):
     """Is told what happens; a progress bar, plain lines or nothing. A status that begins with WARNING is to be read."""
 
     def status(self, text: str) -> None: ...
@@ -78,12 +78,12 @@ class Setup:
         return self.method.backbone
 
 
-def execute(config: RunConfig, watcher: Watcher) -> dict[str, Any]:
+def execute(config: RunConfig, watcher: RunObserver) -> dict[str, Any]:
     """Runs `config`, or continues it, and returns its summary. Raises UsageError and Interrupted."""
     return carry_out(prepare(config, watcher), watcher)
 
 
-def carry_out(setup: Setup, watcher: Watcher, *, parent: Path = Path("runs")) -> dict[str, Any]:
+def carry_out(setup: Setup, watcher: RunObserver, *, parent: Path = Path("runs")) -> dict[str, Any]:
     """Runs what is set up, or continues it. parent: where its directory lies, unless `out` names one."""
     config = setup.config
     kind = kind_of(config.method)
@@ -144,7 +144,7 @@ def _verdicts(one: Completion) -> tuple[bool, bool]:
     return one.correct, one.correct_strict
 
 
-def prepare(config: RunConfig, watcher: Watcher) -> Setup:
+def prepare(config: RunConfig, watcher: RunObserver) -> Setup:
     """Loads task and models and checks that they fit each other. Raises UsageError; writes nothing."""
     config, task, dtype, provenance = begin(config)
     for warning in provenance.warnings():
@@ -213,7 +213,7 @@ def _installed(package: str) -> bool:
         return False
 
 
-def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -> dict[str, Any]:
+def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: RunObserver) -> dict[str, Any]:
     config = setup.config
     grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed, config.adaptive)
     stopping = grid.stopping(journal.completions.values())
@@ -239,7 +239,7 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: Watcher) -
     return summary
 
 
-def _leave_room(setup: Setup, missing: Sequence[Question], watcher: Watcher) -> None:
+def _leave_room(setup: Setup, missing: Sequence[Question], watcher: RunObserver) -> None:
     """Where the engine takes the device that thoughts are made on: makes all thoughts first, and frees the device."""
     if not devices.engine_takes_gpus(setup.config):
         return
@@ -255,7 +255,7 @@ def _sample_missing(
     journal: Journal,
     account: _Account,
     folder: Path,
-    watcher: Watcher,
+    watcher: RunObserver,
     stopping: Stopping | None,
 ) -> None:
     config = setup.config
@@ -302,7 +302,7 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
     return f"{held} of at most {held + sum(left for key, left in missing.items() if not stopping.decided(key))}"
 
 
-def _engine(setup: Setup, watcher: Watcher, *, drawn: int) -> Engine:
+def _engine(setup: Setup, watcher: RunObserver, *, drawn: int) -> Engine:
     longest = max(setup.asked, key=lambda asked: asked.prompt_tokens)
     tokens = longest.prompt_tokens + (setup.config.max_new_tokens or 1)
     workload = Workload(tokens, slots=longest.soft_tokens > 0, drawn=drawn)

@@ -1,4 +1,7 @@
-"""Fans questions out into N paths x M samples over an engine and reads each completion as it comes back."""
+"""Draws the samples of a run: asks an engine for N paths x M samples of every question, and reads what comes back.
+
+Knows the engine's interface and the method's, but neither files nor tasks.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,15 @@ from scaling.records.seeds import stream_seed
 
 @dataclass(frozen=True)
 class Grid:
-    """The samples a run wants: every question, paths 0 .. N-1, samples 0 .. M-1, with streams of `seed`.
+    """The samples that a run wants: of every question, on paths 0 .. N-1, the samples 0 .. M-1.
 
-    adaptive: the confidence with which a question's vote is decided and its other samples are not wanted, None for never.
+    Attributes:
+        questions: the questions.
+        num_paths: N.
+        num_samples: M.
+        seed: the run's seed, which the random stream of every sample depends on.
+        adaptive: the confidence at which a question's vote counts as decided, so that its other samples are not wanted.
+            None for wanting all.
     """
 
     questions: Sequence[Question]
@@ -27,12 +36,15 @@ class Grid:
     adaptive: float | None = None
 
     def missing(self, question: Question, done: Collection[Key]) -> list[tuple[int, int]]:
-        """(path, sample) of a question that are not in `done`, path by path."""
-        every = ((path, sample) for path in range(self.num_paths) for sample in range(self.num_samples))
-        return [cell for cell in every if (question.id, *cell) not in done]
+        """The (path, sample) of a question that are not in `done`, path by path. done: keys of completions."""
+        cells = ((path, sample) for path in range(self.num_paths) for sample in range(self.num_samples))
+        return [cell for cell in cells if (question.id, *cell) not in done]
 
     def stopping(self, done: Iterable[Completion]) -> Stopping | None:
-        """What stops questions early, told the completions that there are; None where every sample is wanted."""
+        """What decides that a question needs no more samples; None where every sample is wanted.
+
+        done: the completions that are already there, which count.
+        """
         if self.adaptive is None:
             return None
         stopping = Stopping(num_paths=self.num_paths, num_samples=self.num_samples, confidence=self.adaptive)
@@ -41,7 +53,7 @@ class Grid:
         return stopping
 
 
-ReadCompletion = Callable[[Question, Generated], Completion]
+ReadCompletion = Callable[[Question, Generated], Completion]  # finds the answers in what an engine has generated
 
 
 def sample(
@@ -55,16 +67,27 @@ def sample(
     stopping: Stopping | None = None,
     window: int = 1,
 ) -> Iterator[Completion]:
-    """Yields the completions of the grid that are not done yet, in the order in which they finish.
+    """Draws the samples of a grid that are still missing.
 
-    stopping: has been told the completions in `done`; a question that it calls decided is given up at once. window:
-    questions whose samples are then drawn by turns.
+    Args:
+        grid: the samples that the run wants.
+        done: keys of the completions that are already there.
+        method: makes the prompts.
+        engine: generates the tokens.
+        decoding: how tokens are sampled.
+        read: turns generated tokens into a completion with its answers.
+        stopping: decides when a question needs no more samples; it knows the completions in `done`. None draws them all.
+        window: with `stopping`, the number of questions whose samples are drawn in turn.
+
+    Yields:
+        The new completions, in the order in which they finish.
     """
     by_id = {question.id: question for question in grid.questions}
     if stopping is None:
         results = engine.generate(_Lasting(lambda seen: requests(grid, seen, method), done), decoding)
     else:
-        # a path's next sample is one wave away: seen two ahead, it still finds its prompt in memory
+        # The next sample of a path is requested one wave later. An engine that looks two waves ahead sees it in time to keep
+        # the prompt of that path in memory.
         wave = window * grid.num_paths
         source = _Lasting(lambda seen: waves(grid, seen, method, stopping, window), done)
         results = engine.generate(source, decoding, lookahead=2 * wave)
@@ -76,11 +99,14 @@ def sample(
 
 
 class _Lasting(Iterator[Request]):
-    """Requests that can go on after an error, where a generator would be at its end: thoughts take memory, and where it
-    runs out, the engine makes room and asks again."""
+    """An iterator over requests that can continue after an error.
+
+    Thoughts are computed while requests are made, and may run out of memory. The engine then frees some and asks again. A
+    generator would have ended with the error; here a new one is made that leaves out the requests already given.
+    """
 
     def __init__(self, make: Callable[[Collection[Key]], Iterator[Request]], done: Collection[Key]) -> None:
-        """make: the requests that are not among some keys."""
+        """make: makes the requests whose keys are not in a collection. done: the first such collection."""
         self._make, self._seen = make, set(done)
         self._requests = make(self._seen)
 
@@ -95,7 +121,15 @@ class _Lasting(Iterator[Request]):
 
 
 def requests(grid: Grid, done: Collection[Key], method: PromptSource) -> Iterator[Request]:
-    """The requests still to be made, question by question; thoughts are computed as the engine asks for them."""
+    """The missing requests of a grid, question by question.
+
+    Thoughts are computed when the engine asks for the first request of their question.
+
+    Args:
+        grid: the samples that the run wants.
+        done: keys of the samples that are not missing.
+        method: makes the prompts.
+    """
     for question in grid.questions:
         missing = grid.missing(question, done)
         if not missing:
@@ -108,16 +142,24 @@ def requests(grid: Grid, done: Collection[Key], method: PromptSource) -> Iterato
 def waves(
     grid: Grid, done: Collection[Key], method: PromptSource, stopping: Stopping, window: int
 ) -> Iterator[Request]:
-    """The requests still to be made of undecided questions: `window` questions at a time, their first samples first.
+    """The missing requests of questions that are not decided, several questions at a time.
 
-    While one question's samples are drawn, those of the others come back and may decide what is still to be asked.
+    First come the first samples of these questions, then their second ones, and so on. While the samples of one question
+    are drawn, those of the others come back, and may decide that no more are needed.
+
+    Args:
+        grid: the samples that the run wants.
+        done: keys of the samples that are not missing.
+        method: makes the prompts.
+        stopping: says which questions are decided.
+        window: number of questions at a time.
     """
     questions = [q for q in grid.questions if grid.missing(q, done) and not stopping.decided(q.id)]
     for start in range(0, len(questions), window):
         prompts: dict[str, dict[int, SoftPrompt]] = {}
         together = questions[start : start + window]
         for number, question, path in product(range(grid.num_samples), together, range(grid.num_paths)):
-            # looked up only now, as the engine asks for this very request
+            # checked as late as possible, when the engine asks for this request: the question may just have been decided
             if (question.id, path, number) in done or stopping.decided(question.id):
                 continue
             if question.id not in prompts:
@@ -126,8 +168,10 @@ def waves(
 
 
 def _prompts(question: Question, paths: Collection[int], method: PromptSource) -> dict[int, SoftPrompt]:
+    """The prompts of some paths of a question, by path."""
     return dict(zip(sorted(paths), method.prompts(question, sorted(paths)), strict=True))
 
 
 def _request(grid: Grid, prompt: SoftPrompt, number: int) -> Request:
+    """The request for a sample, with the seed of its random stream."""
     return Request(prompt, number, stream_seed(grid.seed, prompt.question_id, prompt.path, number))

@@ -50,14 +50,17 @@ def run(*, quiet: bool = False, **options: Any) -> Run:
         UsageError: what the command would print.
     """
     settings = settings_from(options, RunConfig, call="sc.run")
-    from scaling.display import Watch
+    from scaling.display import RunProgress
     from scaling.run import carry_out, prepare
 
     _LATEST.clear()  # so that two runs' models are not in memory at once
     temporary = Path(tempfile.mkdtemp(prefix="softcotpp-")) if settings.out is None else None
     settings = settings.model_copy(update={"out": temporary}) if temporary else settings
     try:
-        with interruptible(kept=not temporary), Watch(Console(stderr=True, quiet=quiet), voter=settings.voter) as watch:
+        with (
+            interruptible(kept=not temporary),
+            RunProgress(Console(stderr=True, quiet=quiet), voter=settings.voter) as watch,
+        ):
             setup = prepare(settings, watch)
             carry_out(setup, watch)
     except BaseException:
@@ -243,11 +246,11 @@ _LATEST: dict[Path, Setup] = {}  # of the run that was made, or asked for though
 
 def _prepared(folder: Path, recorded: dict[str, Any]) -> Setup:
     """A run set up again from its record. Raises UsageError where its models or its checkpoint have changed."""
-    from scaling.display import Watch
+    from scaling.display import RunProgress
     from scaling.run import prepare
 
     known = {key: value for key, value in recorded.items() if key in RunConfig.model_fields and value is not None}
-    with Watch(Console(stderr=True), voter="flat") as watch:
+    with RunProgress(Console(stderr=True), voter="flat") as watch:
         setup = prepare(settings_from(known, RunConfig, call="sc.load"), watch)
     for key, value in setup.method.identity().items():
         if recorded.get(key) != value and value is not None:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import softcotpp as sc
 from scaling.cli import app
 from scaling.config import RunConfig
-from scaling.display import Watch
+from scaling.display import RunProgress
 from scaling.records.journal import load as load_journal
 from scaling.training.config import TrainConfig
 
@@ -187,7 +187,7 @@ def test_more_samples_extend_a_run(options, tmp_path):
 def test_a_stopped_run_is_continued_by_the_same_call(options, tmp_path, monkeypatch):
     options = {**options, "out": tmp_path / "run"}
     with monkeypatch.context() as patched:
-        patched.setattr(Watch, "completion", stop)
+        patched.setattr(RunProgress, "completion", stop)
         with pytest.raises(KeyboardInterrupt, match=r"1 of 8 samples are in .*run; the same command continues the run"):
             sc.run(**options)
     assert len(sc.load(tmp_path / "run").completions) == 1
@@ -195,7 +195,7 @@ def test_a_stopped_run_is_continued_by_the_same_call(options, tmp_path, monkeypa
 
 
 def test_a_stopped_run_without_out_says_that_it_is_gone(options, monkeypatch):
-    monkeypatch.setattr(Watch, "completion", stop)
+    monkeypatch.setattr(RunProgress, "completion", stop)
     with pytest.raises(KeyboardInterrupt, match="without `out` nothing is kept"):
         sc.run(**options)
 

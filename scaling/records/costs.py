@@ -1,8 +1,9 @@
-"""What a run costs in floating-point operations and bytes of keys and values. Formulas only: standard library, no models.
+"""Computes what a run costs: floating-point operations (FLOPs), and bytes of keys and values. Standard library only.
 
-A multiplication and an addition count as two operations, as in torch's FLOP counter. Counted are matrix products and
-attention; norms, activations, embeddings and sampling are not (well below 2 % of a forward pass). A query attends to the
-keys that it may see: a causal prefix of T tokens has T (T + 1) / 2 pairs of query and key, fewer in a layer with a window.
+These are formulas over lengths; no model is needed. A multiplication and an addition count as two operations, as in torch's
+FLOP counter. Counted are matrix products and attention. Norms, activations, embeddings and sampling are not counted: they
+are well below 2 % of a forward pass. A query attends only to the keys that it may see. A causal prefix of T tokens therefore
+has T (T + 1) / 2 pairs of query and key, and fewer in a layer with a sliding window.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from scaling.records.records import PromptedQuestion
 
 @dataclass(frozen=True)
 class ModelCosts:
-    """A decoder-only model's costs.
+    """The costs of a decoder-only model.
 
-    layers: FLOPs of all layers' matrix products for one token; head: of the output layer for one position whose logits are
-    needed. attention: FLOPs of one query with one key in one layer. windows: for each layer the keys a query sees at most,
-    0 for all of them. kv_bytes: of one token in all layers.
+    Attributes:
+        layers: FLOPs of the matrix products of all layers for one token.
+        head: FLOPs of the output layer for one position whose logits are needed.
+        attention: FLOPs of one query with one key in one layer.
+        windows: for each layer, the largest number of keys that a query sees; 0 for all keys.
+        kv_bytes: bytes of the keys and values of one token in all layers.
     """
 
     layers: int
@@ -31,20 +35,23 @@ class ModelCosts:
     kv_bytes: int
 
     def forward(self, tokens: int, *, behind: int = 0) -> int:
-        """FLOPs of reading `tokens` tokens after `behind` others that are already held; no logits."""
+        """FLOPs of reading tokens, without logits. behind: tokens before them whose keys and values are already there."""
         return tokens * self.layers + self.attention * self._pairs(behind, tokens)
 
     def decode(self, tokens: int, *, behind: int) -> int:
-        """FLOPs of generating `tokens` tokens after a prompt of `behind`: the last one is not read again."""
+        """FLOPs of generating tokens after a prompt of `behind` tokens. The last token generated is never read."""
         return tokens * self.head + (self.forward(tokens - 1, behind=behind) if tokens else 0)
 
     def _pairs(self, behind: int, tokens: int) -> int:
-        """Pairs of query and key, summed over layers."""
+        """Pairs of a query and a key that it sees, summed over layers."""
         return sum(layers * _seen(behind, tokens, window) for window, layers in Counter(self.windows).items())
 
 
 def _seen(behind: int, tokens: int, window: int) -> int:
-    """Keys that the queries at positions behind .. behind + tokens - 1 see, themselves included."""
+    """Pairs of a query and a key that it sees in one layer, for the queries at positions behind .. behind + tokens - 1.
+
+    window: the largest number of keys that a query sees, its own included; 0 for all.
+    """
     whole = tokens * behind + tokens * (tokens + 1) // 2
     if not window or behind + tokens <= window:
         return whole
@@ -54,7 +61,13 @@ def _seen(behind: int, tokens: int, window: int) -> int:
 
 @dataclass(frozen=True)
 class RunCosts:
-    """What turns a run's lengths into FLOPs. projection: of one slot. assistant: None without soft tokens."""
+    """Computes the FLOPs of a run from the lengths of its prompts and completions.
+
+    Attributes:
+        backbone: costs of the model that decodes.
+        assistant: costs of the model that thinks, None without soft tokens or hints.
+        projection: FLOPs of the projection for one slot.
+    """
 
     backbone: ModelCosts
     assistant: ModelCosts | None = None
@@ -62,29 +75,42 @@ class RunCosts:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> RunCosts:
-        """What `dataclasses.asdict` made of it, read back from run.json.
+        """Makes it from the dict in run.json, which `dataclasses.asdict` had made of it.
 
-        Raises TypeError, KeyError or ValueError for what that has not made.
+        Raises TypeError, KeyError or ValueError for any other dict.
         """
         models = {role: _model_costs(fields[role]) for role in ("backbone", "assistant") if fields.get(role)}
         _refuse_no_count(fields["projection"])
         return cls(**models, projection=fields["projection"])
 
     def question(self, asked: PromptedQuestion) -> int:
-        """What all paths share: the assistant reads the question once and may write a hint, the backbone the prefix."""
+        """FLOPs that a question costs once, for all paths together.
+
+        The assistant reads the question and may write a hint, and the backbone reads the prompt's prefix.
+        """
         return self._hint(asked) + self._assistant(asked.assistant_tokens) + self.backbone.forward(asked.prefix_tokens)
 
     def path(self, asked: PromptedQuestion) -> int:
-        """What each path adds: its slots in the assistant, the projection, its segment of the prompt."""
-        own = self._assistant(asked.soft_tokens, behind=asked.assistant_tokens) + asked.soft_tokens * self.projection
-        return own + self.backbone.forward(asked.soft_tokens + asked.suffix_tokens, behind=asked.prefix_tokens)
+        """FLOPs that each path of a question adds.
+
+        These are its slots in the assistant, the projection, and the soft tokens and the suffix in the backbone.
+        """
+        thinking = self._assistant(asked.soft_tokens, behind=asked.assistant_tokens)
+        thinking += asked.soft_tokens * self.projection
+        return thinking + self.backbone.forward(asked.soft_tokens + asked.suffix_tokens, behind=asked.prefix_tokens)
 
     def completion(self, asked: PromptedQuestion, tokens: int) -> int:
-        """What each completion of `tokens` generated tokens adds."""
+        """FLOPs that each completion adds. tokens: number of its generated tokens."""
         return self.backbone.decode(tokens, behind=asked.prompt_tokens)
 
     def unshared(self, asked: PromptedQuestion, tokens: Sequence[int], *, paths: int) -> int:
-        """The same grid when nothing is shared: every completion reads its whole prompt, every path its question."""
+        """FLOPs of a question if nothing were shared: each path reads its question, each completion its whole prompt.
+
+        Args:
+            asked: the question.
+            tokens: number of generated tokens of each completion.
+            paths: number of paths.
+        """
         thinking = self._assistant(asked.assistant_tokens + asked.soft_tokens) + asked.soft_tokens * self.projection
         prefill = self.backbone.forward(asked.prompt_tokens)
         thinking += self._hint(asked)
@@ -106,7 +132,7 @@ def _model_costs(fields: dict[str, Any]) -> ModelCosts:
 
 
 def _refuse_no_count(*values: Any) -> None:
-    """Raises ValueError for a value that is no whole number from 0."""
+    """Raises ValueError for a value that is not a whole number of at least 0."""
     for value in values:
         if type(value) is not int or value < 0:
             raise ValueError(f"{value!r} is no count")

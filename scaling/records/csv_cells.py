@@ -1,4 +1,4 @@
-"""Texts in the cells of CSV files, which spreadsheets open. Standard library only."""
+"""Keeps texts in CSV files from being run as formulas by spreadsheets. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _QUOTE = "'"
 
 
 def quoted(cell: Any) -> Any:
-    """A cell to write: a text that a spreadsheet would run as a formula begins with a single quote, as OWASP advises."""
+    """The cell as it is written: a text that looks like a formula gets a single quote before it, as OWASP advises."""
     return f"{_QUOTE}{cell}" if _is_formula(cell) else cell
 
 
 def unquoted(cell: Any) -> Any:
-    """What `quoted` was given."""
+    """The reverse of `quoted`: the cell as it was before."""
     return cell[len(_QUOTE) :] if _is_formula(cell) and cell.startswith(_QUOTE) else cell
 
 
 def _is_formula(cell: Any) -> bool:
-    """Whether a text is a formula, or would be taken for a quoted one."""
+    """Whether a cell is a text that looks like a formula, with single quotes before it or without."""
     return isinstance(cell, str) and cell.lstrip(_QUOTE).startswith(_FORMULA)

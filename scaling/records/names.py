@@ -1,4 +1,4 @@
-"""What a run's method is called, as the papers call it, and what its questions are called. Standard library only."""
+"""Names for tables and plots: those of a run's method, as in the papers, and of its questions. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,33 +7,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TITLE = "method_title"  # in a run's environment: of a method that does not come with the package
-UNKNOWN = "unknown"  # what a thinker or an adapter was trained on that does not say
-TITLES = {  # of the methods that come with the package, as the papers call them
+TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package
+UNKNOWN = "unknown"  # stands for the training questions of a thinker or adapter whose files do not name them
+TITLES = {  # names of the methods that come with the package, as in the papers
     **{"cot": "CoT", "cot-unk": "CoT-Unk", "assist-cot": "Assist-CoT", "lora": "LoRA", "softcot": "SoftCoT"},
     **{"softcot-p": "SoftCoT-P", "softcot-dropout": "SoftCoT-Dropout", "softcot-gumbel": "SoftCoT-Gumbel"},
     "softcot++": "SoftCoT++",
 }
-_SPLITS = ("train", "test", "validation", "dev", "valid")
+_SPLITS = ("train", "test", "validation", "dev", "valid")  # names of files that say nothing about their questions
+# the part of a method's name that says how it was trained, and what else is in the same brackets
 _TRAINING = re.compile(r" \[(?:untrained|trained on [^\],]+)(?:, ([^\]]+))?\]")
 
 
 def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = None) -> str:
-    """-SC for self-consistency, several samples of one path; in brackets how it was trained, unless that was on the run's
-    own questions, and a control. environment: of run.json; without it only what the config says is known."""
+    """The name of a run's method, such as `CoT-SC` or `SoftCoT++ [untrained]`.
+
+    -SC stands for self-consistency: several samples of a single path. Brackets say how the method was trained, unless that
+    was on questions of the run's own task, and name a control.
+
+    Args:
+        config: the settings in run.json.
+        environment: the environment in run.json. Without it, only what the settings say is known.
+    """
     method = str(config.get("method"))
     title = (environment or {}).get(TITLE) or TITLES.get(method, method)
     several = "-SC" if int(config.get("latent_paths") or 1) == 1 and int(config.get("samples") or 1) > 1 else ""
     shots = f", {config['shots']}-shot" if config.get("shots") else ""
-    details = [str(one) for one in (training_of(config, environment or {}), config.get("control")) if one]
+    details = [str(detail) for detail in (training_of(config, environment or {}), config.get("control")) if detail]
     brackets = f" [{', '.join(details)}]" if details else ""
     return f"{title}{several}{shots}{brackets}"
 
 
 def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    """`untrained`, `trained on X` where that is another task than the run's own, else empty.
+    """How a run's method was trained: `untrained`, `trained on X` where X is not the run's own task, or an empty text.
 
-    Runs of version 0.1 say nothing of it in their environment, but their config tells the thinkers that it had names for.
+    Runs of version 0.1 do not say this in their environment. Their settings still show it for the thinkers that came with
+    that version, as these were chosen by name.
+
+    Args:
+        config: the settings in run.json.
+        environment: the environment in run.json.
     """
     thinker = config.get("thinker")
     if thinker == "untrained":
@@ -49,12 +62,17 @@ def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> st
 
 
 def without_training(name: str) -> str:
-    """The name that a method of `called` would have had it been trained on the run's own questions."""
+    """A name from `called` without what it says about training."""
     return _TRAINING.sub(lambda match: f" [{match[1]}]" if match[1] else "", name)
 
 
 def questions_called(task: str | None, data: Any) -> str:
-    """The task, or what the file or folder of its questions is called; for a file like train.jsonl that is its folder."""
+    """The name of questions: that of their task, or of their file or folder.
+
+    Args:
+        task: name of the task, None where it was not given.
+        data: file or folder of the questions, None for a built-in task. A file like train.jsonl is called like its folder.
+    """
     place = Path(str(data)) if data else None
     stem = place.stem if place and place.suffix == ".jsonl" else place.name if place else ""
     if place is None or task not in (None, stem):

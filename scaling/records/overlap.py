@@ -1,6 +1,7 @@
-"""Which questions two sets share: a short digest of each question, small enough to be kept with what was trained on it.
+"""Finds out which questions of a run something was trained on, by a short digest of each question.
 
-Texts are compared after white space and case were made equal, never by their ids. Standard library only.
+Digests are small enough to be kept with a checkpoint. Questions are compared by their texts, without regard to white space
+and case, and never by their ids. Standard library only.
 """
 
 from __future__ import annotations
@@ -13,14 +14,21 @@ from typing import Any
 
 from scaling.records.records import Question
 
-KEY = "question_digests"  # of the digests in what a checkpoint says of itself
-_BYTES = 6  # of a digest: a chance match among 100,000 trained and 1,000 asked questions has a probability below 1e-6
+KEY = "question_digests"  # the key of the digests in a checkpoint's config
+_BYTES = (
+    6  # length of a digest: a chance match among 100,000 trained and 1,000 asked questions has a probability below 1e-6
+)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """Digests of the questions that something was trained on, and of those that its best step was chosen by. name: what
-    these questions are called."""
+    """The questions that something was trained with.
+
+    Attributes:
+        name: name of these questions.
+        trained: digests of the questions that it learned from.
+        validated: digests of the questions that its best step was chosen by.
+    """
 
     name: str
     trained: frozenset[str]
@@ -29,24 +37,37 @@ class Learned:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Ids of questions that are asked although they were trained on, or validated on and not trained on."""
+    """Questions of a run that something was trained with.
+
+    Attributes:
+        trained: ids of those that it learned from.
+        validated: ids of those that it was only validated on.
+    """
 
     trained: tuple[str, ...] = ()
     validated: tuple[str, ...] = ()
 
     @property
     def ids(self) -> tuple[str, ...]:
+        """All of them."""
         return self.trained + self.validated
 
 
 def question_digest(text: str, choices: Sequence[str] = ()) -> str:
-    """8 characters that stand for a question, whatever its white space, its case and the order of its options."""
-    said = "\0".join([_normal(text), *sorted(map(_normal, choices))])
-    digest = blake2b(said.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest()
+    """A digest of a question, 8 characters: the same whatever its white space, its case and the order of its options.
+
+    Args:
+        text: the question.
+        choices: its options, if it has any.
+    """
+    content = "\0".join([_normal(text), *sorted(map(_normal, choices))])
+    # surrogatepass: a text may hold half of a surrogate pair, and that must not fail
+    digest = blake2b(content.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest()
     return base64.urlsafe_b64encode(digest).decode("ascii")
 
 
 def digest_of(question: Question) -> str:
+    """The digest of a question with its options."""
     return question_digest(question.text, question.choices)
 
 
@@ -55,7 +76,13 @@ def _normal(text: str) -> str:
 
 
 def digests_of(name: str, trained: Iterable[Question], validated: Iterable[Question]) -> dict[str, dict[str, str]]:
-    """What a checkpoint keeps of its questions, to be merged into what it says of itself. name: what they are called."""
+    """The digests for a checkpoint's config, under `KEY`.
+
+    Args:
+        name: name of the questions.
+        trained: questions to learn from.
+        validated: questions to validate on.
+    """
     return {KEY: {"of": name, "train": _joined(trained), "validation": _joined(validated)}}
 
 
@@ -64,7 +91,7 @@ def _joined(questions: Iterable[Question]) -> str:
 
 
 def learned_from(about: Mapping[str, Any]) -> Learned | None:
-    """What a checkpoint was trained on, None where it does not say. about: what it says of itself."""
+    """Reads the digests in a checkpoint's config; None where it has none. about: the part of the config that holds them."""
     kept = about.get(KEY)
     parts = [kept.get("of"), kept.get("train"), kept.get("validation")] if isinstance(kept, dict) else []
     if not parts or not all(isinstance(part, str) for part in parts):
@@ -74,7 +101,7 @@ def learned_from(about: Mapping[str, Any]) -> Learned | None:
 
 
 def overlap_of(questions: Iterable[Question], learned: Learned) -> Overlap:
-    """The questions among those learned from, in their order."""
+    """The questions that something was trained with, in their order."""
     digests = [(question.id, digest_of(question)) for question in questions]
     trained = tuple(name for name, digest in digests if digest in learned.trained)
     validated = learned.validated - learned.trained

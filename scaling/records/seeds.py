@@ -1,7 +1,7 @@
-"""Which random numbers belong to which completion. Knows no tensors and no models.
+"""Gives every completion a random stream of its own. Knows no tensors and no models.
 
-Every (run seed, question, path, sample) has a stream of its own, a stable hash of these four and of nothing else: not of
-rank, batch, order, N or M. Adding paths, samples or questions therefore leaves the earlier ones' random numbers as they are.
+The seed of a stream is a stable hash of (run seed, question id, path, sample) and of nothing else: not of rank, batch,
+order, N or M. Adding paths, samples or questions therefore never changes the random numbers of the others.
 """
 
 from __future__ import annotations
@@ -10,12 +10,30 @@ import hashlib
 
 
 def stream_seed(run_seed: int, question_id: str, path: int, sample: int) -> int:
-    """Start of one completion's stream, 0 <= seed < 2**63 (so that it fits a signed 64-bit tensor)."""
+    """The seed of one completion's random stream.
+
+    Args:
+        run_seed: the seed of the run.
+        question_id: id of the question.
+        path: number of the latent path, from 0.
+        sample: number of the sample on that path, from 0.
+
+    Returns:
+        0 <= seed < 2**63, so that it fits a signed 64-bit tensor.
+    """
     name = f"{run_seed}\x1f{question_id}\x1f{path}\x1f{sample}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 1
 
 
 def engine_seed(seed: int, number: int) -> int:
-    """Of an engine whose completions have no streams of their own, 0 <= seed < 2**32. Another one for every number, be it of
-    completions drawn before or of restarts: with the same one it would draw them again."""
+    """The seed of an engine that cannot give every completion a stream of its own.
+
+    Args:
+        seed: the seed of the run.
+        number: is to differ between calls of one run, such as the number of completions drawn before. With the same seed,
+            the engine would draw the same completions again.
+
+    Returns:
+        0 <= seed < 2**32.
+    """
     return stream_seed(seed, "engine", 0, number) % 2**32

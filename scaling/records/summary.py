@@ -1,11 +1,13 @@
-"""The figures of summary.json, from the completions of a run.
+"""Computes the figures of summary.json from the completions of a run.
 
-Only the asked grid counts (the given questions, paths below N, samples below M), and of it only the complete questions,
-whose whole N x M grid is there: a missing completion is neither wrong nor without an answer. In an adaptive run a question
-is also complete once its vote is decided, and then only the completions that decided it count. Nothing is rounded, and a
-rate over nothing is None, never 0.0. Knows nothing of files, tasks or how a reading was made; takes correctness as recorded,
-where an answer is right if any completion with an equal one was judged so: a comparison that ran out of time counted as
-wrong, and that may happen in one session and not in the next.
+What counts: the given questions, paths below N and samples below M. Of these, only complete questions count, whose whole
+N x M grid is there: a missing completion is neither wrong nor without an answer. In an adaptive run a question is also
+complete once its vote is decided; then only the completions that decided it count. Nothing is rounded. A rate over nothing
+is None, never 0.0.
+
+This module knows nothing of files and tasks, and does not read or judge answers itself. An answer is right if any completion
+with an equal answer was judged right. One judgement is not enough: a comparison with the gold answer that runs out of time
+counts as wrong, which may happen in one session and not in the next.
 """
 
 from __future__ import annotations
@@ -36,12 +38,17 @@ def run_summary(
     folder: Path,
     **options: Any,
 ) -> dict[str, Any]:
-    """What summary.json says of a run: the figures of its completions, and what they cost.
+    """Makes the content of summary.json: the figures of a run's completions, and what they cost.
 
     Args:
+        questions: the run's questions.
+        completions: its completions by key.
         costs: of all sessions, or all parts, of the run together, as `scaling.records.records.added` adds them.
         counters: names of the engine's counters among the costs.
-        options: as of `summarise`.
+        task: name of the task.
+        method: name of the method.
+        folder: the run's directory.
+        options: the other arguments of `summarise`.
     """
     engine = {key: costs.get(key, 0) for key in counters if not key.startswith("prefill")}
     capacity = engine.get("row_capacity")
@@ -71,13 +78,24 @@ def summarise(
     voter: str | Voter,
     adaptive: float | None = None,
 ) -> dict[str, Any]:
-    """Accuracies by vote, with a 95 % interval for the flat one, and the rates behind them.
+    """Computes the accuracy of votes, with a 95 % interval for the flat vote, and the rates behind it.
 
-    accuracy, accuracy_low, accuracy_high, accuracy_strict and ties are of the flat vote, whatever `voter` says;
-    accuracy_voted is of the vote that `voter` names. num_completions are the completions of complete questions that
-    count, over which every rate is taken; unread are those of them that the answer reader failed on. adaptive: the
-    confidence that decides a vote early, None for never. Raises ValueError for an empty grid, or a name that is none of a
-    built-in voter, and UsageError where a voter cannot weigh a chain.
+    Args:
+        questions: the questions that count.
+        completions: completions by key; those of other questions, paths or samples are ignored.
+        num_paths: N.
+        num_samples: M.
+        voter: the vote of `accuracy_voted`: a built-in voter's name, or a voter.
+        adaptive: the confidence at which a vote is decided early, None for never.
+
+    Returns:
+        The figures by name. accuracy, accuracy_low, accuracy_high, accuracy_strict and ties are those of the flat vote,
+        whatever `voter` says. num_completions is the number of completions that count, and all rates of completions are
+        shares of it; unread is the number of those that the answer reader failed on.
+
+    Raises:
+        ValueError: for an empty grid, or a name that is not a built-in voter's.
+        UsageError: where a voter cannot weigh a chain.
     """
     if (isinstance(voter, str) and voter not in OF_RUNS) or num_paths < 1 or num_samples < 1:
         raise ValueError(f"cannot summarise {num_paths} paths x {num_samples} samples with voter {voter!r}")
@@ -107,9 +125,9 @@ def _savings(
     num_samples: int,
     confidence: float,
 ) -> dict[str, Any]:
-    """How many questions were decided early, and the samples of complete questions that were for this reason not drawn.
+    """How many questions were decided early, and how many samples of complete questions were therefore not drawn.
 
-    Samples that were drawn are not saved, even if they came too late to count.
+    A sample that was drawn is not saved, even if it came too late to count.
     """
     cells = list(product((question_id for question_id, _ in whole), range(num_paths), range(num_samples)))
     saved = sum(cell not in completions for cell in cells)
@@ -122,9 +140,16 @@ def _savings(
 
 
 def right_answers(completions: Iterable[Completion], *, strict: bool = False) -> set[str | None]:
-    """The right answers among those of one question, as `Vote.answer` gives them; never None.
+    """The right answers to one question, written as in `Vote.answer`.
 
-    Of several equal answers one that was judged right is enough. strict: of the strict reading.
+    Of several equal answers, it is enough that one was judged right.
+
+    Args:
+        completions: of the question.
+        strict: take the strict reading of each completion instead of the lenient one.
+
+    Returns:
+        A set that never contains None.
     """
     read = [(c.answer_strict, c.correct_strict) if strict else (c.answer, c.correct) for c in completions]
     classes = classes_of(answer for answer, _ in read)
@@ -132,12 +157,13 @@ def right_answers(completions: Iterable[Completion], *, strict: bool = False) ->
 
 
 def right_completions(grid: Grid) -> list[bool]:
-    """Of each completion of one question whether its answer is right."""
+    """For each completion of one question, whether its answer is right."""
     right, classes = right_answers(grid), classes_of(completion.answer for completion in grid)
     return [completion.answer is not None and classes[completion.answer].shown in right for completion in grid]
 
 
 def _vote_figures(whole: Sequence[tuple[str, Grid]]) -> dict[str, Any]:
+    """Figures of votes. whole: id and completions of each complete question."""
     flat_right = hierarchical_right = strict_right = ties = 0
     for question_id, grid in whole:
         lenient, strict = right_answers(grid), right_answers(grid, strict=True)
@@ -158,6 +184,7 @@ def _vote_figures(whole: Sequence[tuple[str, Grid]]) -> dict[str, Any]:
 
 
 def _completion_figures(grids: Sequence[Grid]) -> dict[str, Any]:
+    """Figures of single completions. grids: the completions of each complete question."""
     drawn = [completion for grid in grids for completion in grid]
     return {
         "pass_at_1": _share(sum(sum(right_completions(grid)) for grid in grids), len(drawn)),
@@ -171,4 +198,5 @@ def _completion_figures(grids: Sequence[Grid]) -> dict[str, Any]:
 
 
 def _share(count: int, total: int) -> float | None:
+    """A rate; None over nothing."""
     return count / total if total else None

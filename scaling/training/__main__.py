@@ -1,4 +1,4 @@
-"""So that `accelerate launch -m scaling.training` starts `scale-train` in several processes."""
+"""Makes `accelerate launch -m scaling.training` start `scale-train` in several processes."""
 
 from scaling.training.cli import main
 

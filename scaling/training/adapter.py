@@ -1,4 +1,7 @@
-"""An adapter while it is trained: how it begins, a step's gradient, what validation says, its files. Knows no questions."""
+"""Trains a LoRA adapter: its initial weights, the gradient of a step, its validation, and its files.
+
+Knows examples as token ids, no questions and no tasks.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,30 @@ from scaling.models import adapters, loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError, one_line
 
-_ADAPTER = "adapter."
+_ADAPTER = "adapter."  # begins the names of the adapter's tensors in the state of a training
 
 
 @dataclass(frozen=True)
 class Figures(Validation):
-    """before: the loss before the first step, when the adapter changes nothing, nats a token."""
+    """Figures of an adapter over the validation examples.
+
+    Attributes:
+        before: the loss before the first step, when the adapter changes nothing yet, in nats a token.
+    """
 
     before: float
 
 
 @dataclass(eq=False, kw_only=True)
 class LoraTrainer(Loop[Figures]):
-    """Trains an adapter on a frozen backbone. reader: of the backbone that the adapter is on.
+    """Trains an adapter on a frozen backbone.
 
-    micro_batch: targets whose activations are kept at once. recompute: layers' activations are computed twice, not kept.
+    Attributes:
+        model: the backbone with the adapter.
+        reader: computes losses with that same backbone.
+        micro_batch: targets whose activations are in memory at once.
+        recompute: compute activations again in the backward pass instead of keeping them (gradient checkpointing).
+        loss_before: the validation loss before the first step, in nats a token; NaN until it is known.
     """
 
     model: PeftModel
@@ -51,7 +63,7 @@ class LoraTrainer(Loop[Figures]):
         return list(self._named().values())
 
     def _named(self) -> dict[str, Parameter]:
-        """By their names in the backbone."""
+        """The adapter's parameters, by their names in the backbone."""
         named = self.reader.backbone.named_parameters()
         return {name: parameter for name, parameter in named if parameter.requires_grad}
 
@@ -70,22 +82,22 @@ class LoraTrainer(Loop[Figures]):
             parameter.copy_(saved[name])
 
     def backward(self, batch: Sequence[Example], *, step: int) -> tuple[dict[str, Any], int]:  # noqa: ARG002
-        """The loss is a mean over the target tokens of the whole batch, however it is split."""
-        own, tokens = self.processes.share(batch), sum(len(example.target) for example in batch)
+        """See `Loop.backward`. The loss is a mean over the target tokens of the whole batch, however the batch is split."""
+        examples, tokens = self.processes.share(batch), sum(len(example.target) for example in batch)
         total = torch.zeros((), device=self.reader.backbone.device)
-        for start in range(0, len(own), self.micro_batch):
+        for start in range(0, len(examples), self.micro_batch):
             with gradient_checkpointing(self.reader.backbone, active=self.recompute):
-                loss = self.reader.whole(own[start : start + self.micro_batch]).sum() / tokens
+                loss = self.reader.whole(examples[start : start + self.micro_batch]).sum() / tokens
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        for parameter in self.trained():
+        for parameter in self.trained():  # a process without examples has no gradient, and yet takes part in the sum
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         self.processes.add_up([*(p.grad for p in self.trained() if p.grad is not None), total])
         return {"language": float(total)}, tokens
 
     @torch.no_grad()
     def examine(self) -> Figures:
-        """Takes one example at a time, so that the result depends neither on batches nor on processes."""
+        """Computes the validation loss, one example at a time: it depends neither on batch size nor on processes."""
         places = self.processes.share(range(len(self.validation)))
         sums = self.processes.collect({n: float(self.reader.whole([self.validation[n]])) for n in places})
         loss = math.fsum(sums.values()) / sum(len(example.target) for example in self.validation)
@@ -96,9 +108,18 @@ class LoraTrainer(Loop[Figures]):
 
 @torch.no_grad()
 def new_adapter(backbone: LanguageModel, *, rank: int, seed: int) -> PeftModel:
-    """An adapter on all linear layers but the output layer that changes nothing yet: A is random by `seed`, B is zero.
+    """Puts an adapter on all linear layers of a backbone but the output layer.
 
-    The backbone's model changes in place. Raises UsageError for one without linear layers.
+    The adapter changes nothing yet: of its two matrices (arXiv 2106.09685, section 4.1), A is random and B is zero. The
+    backbone's model is changed in place.
+
+    Args:
+        backbone: the model that gets the adapter.
+        rank: of the adapter; alpha is twice that.
+        seed: of the random matrices.
+
+    Raises:
+        UsageError: for a model without linear layers.
     """
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -110,13 +131,22 @@ def new_adapter(backbone: LanguageModel, *, rank: int, seed: int) -> PeftModel:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_A" in name:
-            drawn = torch.empty(parameter.shape)
-            parameter.copy_(torch.nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator))
+            # drawn on the CPU and as `peft` does, so that the same seed gives the same weights on every device
+            weights = torch.empty(parameter.shape)
+            parameter.copy_(torch.nn.init.kaiming_uniform_(weights, a=math.sqrt(5), generator=generator))
     return model
 
 
 def save_adapter(model: PeftModel, folder: Path, *, backbone: str) -> None:
-    """Weights and config as `peft` reads them. Each file replaces its predecessor in one step. backbone: as it was named."""
+    """Writes an adapter's weights and config in the format of `peft`.
+
+    Each file replaces the one before it in one step, so that an interruption never leaves half a file.
+
+    Args:
+        model: the backbone with the adapter.
+        folder: where the files are written.
+        backbone: the backbone's name as the user gave it, for the config.
+    """
     work = folder / f".{adapters.CONFIG_FILE}"
     work.mkdir(exist_ok=True)
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -131,7 +161,10 @@ def save_adapter(model: PeftModel, folder: Path, *, backbone: str) -> None:
 
 
 def save_merged(whole: LanguageModel, folder: Path) -> None:
-    """The merged model with its tokenizer, as it was before this program added anything; replaces what was there."""
+    """Writes a merged model and its tokenizer to a folder, in the place of what was there.
+
+    The tokenizer is loaded again: that of `whole` may have been changed by this program.
+    """
     work = folder.with_name(f".{folder.name}")
     shutil.rmtree(work, ignore_errors=True)
     whole.model.save_pretrained(work)

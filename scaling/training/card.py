@@ -1,4 +1,4 @@
-"""The model card beside a checkpoint: what it is, for which models, how it was made, how good it was."""
+"""Writes the model card of a checkpoint: what it is, for which models, how it was made, and its figures."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from contrastive.checkpoint import CARD_FILE
 
 
 def write_card(folder: Path, about: dict[str, Any]) -> None:
-    """about: as in the checkpoint's config."""
+    """Writes the card of a thinker to its folder. about: `ThinkerConfig.about` of its checkpoint."""
     (folder / CARD_FILE).write_text(card(about))
 
 
 def write_lora_card(folder: Path, about: dict[str, Any]) -> None:
-    """about: what is in train.json."""
+    """Writes the card of an adapter to its folder. about: the content of its train.json."""
     (folder / CARD_FILE).write_text(lora_card(about))
 
 
 def lora_card(about: dict[str, Any]) -> str:
+    """The card of an adapter, in Markdown. about: the content of its train.json."""
     metrics = about["metrics"]
     return f"""---
 library_name: peft
@@ -51,6 +52,7 @@ scale-run --method lora --backbone {about["backbone"]} --adapter FOLDER
 
 
 def _check(check: dict[str, Any] | None) -> str:
+    """The section on questions of another task; empty without `--check-on`."""
     if check is None:
         return ""
     return f"""
@@ -69,10 +71,12 @@ Greedy chain of thought on {check["questions"]} questions of {check["task"]}, wh
 
 
 def _settings(about: dict[str, Any]) -> str:
+    """Rows of a table of the settings: of all values that fit one cell."""
     return "\n".join(f"| `{key}` | {value} |" for key, value in about.items() if isinstance(value, str | int | float))
 
 
 def card(about: dict[str, Any]) -> str:
+    """The card of a thinker, in Markdown. about: `ThinkerConfig.about` of its checkpoint."""
     metrics = about["metrics"]
     information = metrics["another"] - metrics["loss"]
     return f"""---

@@ -1,7 +1,8 @@
-"""Does a fine-tuned backbone forget? Greedy chains of thought on questions it never learned from, before and after.
+"""Checks what a fine-tuned backbone has forgotten or learned elsewhere.
 
-Both are ordinary runs with directories of their own, so they go on after an interruption and can be reported on. Knows
-nothing of how the backbone was changed.
+It answers questions that it was not trained on, with one greedy chain of thought each, before the training and after it.
+Both are ordinary runs with directories of their own: they continue after an interruption and can be reported on. This
+module knows nothing of how the backbone was changed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from scaling.methods.build import Built
 from scaling.records.errors import Interrupted, UsageError
 from scaling.records.journal import load
 from scaling.records.overlap import digest_of
-from scaling.run import Setup, Watcher, asked_of, carry_out
+from scaling.run import RunObserver, Setup, asked_of, carry_out
 from scaling.tasks.catalogue import load_task
 from scaling.tasks.task import LoadedTask
 from scaling.training.config import TrainConfig
@@ -24,8 +25,17 @@ from scaling.training.targets import Split
 
 @dataclass(frozen=True)
 class Check:
-    """before, after: shares of the questions answered rightly. only_before, only_after: questions that are right in one
-    of the two alone; p: exact two-sided p-value of McNemar's test on these."""
+    """The result of a check.
+
+    Attributes:
+        task: name of the task that was checked on.
+        questions: number of questions.
+        before: share of right answers before training.
+        after: share of right answers after training.
+        only_before: questions that were right only before training.
+        only_after: questions that were right only after training.
+        p: exact two-sided p-value of McNemar's test on the last two.
+    """
 
     task: str
     questions: int
@@ -37,7 +47,7 @@ class Check:
 
 
 def held_out(config: TrainConfig, split: Split) -> LoadedTask | None:
-    """The questions of `--check-on`, None without it. Raises UsageError where any of them decides the training."""
+    """Loads the questions of `--check-on`; None without it. Raises UsageError if the training uses any of them."""
     place = config.check_on
     if place is None:
         return None
@@ -58,22 +68,37 @@ def held_out(config: TrainConfig, split: Split) -> LoadedTask | None:
 
 
 def settings_of(config: TrainConfig, **method: str) -> RunConfig:
-    """Of the check's runs: one greedy chain a question. method: `method`, and `adapter` where it has one."""
-    same = {"backbone": config.backbone, "seed": config.seed, "device": config.device, "dtype": config.dtype}
+    """Settings of a run of the check: one greedy chain for each question. method: `method`, and `adapter` if it has one."""
+    shared = {"backbone": config.backbone, "seed": config.seed, "device": config.device, "dtype": config.dtype}
     greedy = {"data": config.check_on, "limit": config.check_limit, "samples": 1, "temperature": 0}
-    return RunConfig.model_validate({**same, **greedy, **method}).resolved()
+    return RunConfig.model_validate({**shared, **greedy, **method}).resolved()
 
 
-def right_answers(built: Built, task: LoadedTask, watcher: Watcher, *, parent: Path) -> dict[str, bool]:
-    """Whether each question is answered rightly, by id; the run's directory lies in `parent`. Raises Interrupted."""
+def right_answers(built: Built, task: LoadedTask, watcher: RunObserver, *, parent: Path) -> dict[str, bool]:
+    """Runs a method on the questions of the check.
+
+    Args:
+        built: the method and its settings.
+        task: the questions.
+        watcher: is told how far the run is.
+        parent: the folder in which the run's directory lies.
+
+    Returns:
+        For each question, by id, whether its answer is right.
+
+    Raises:
+        UsageError: where a question fills the backbone's context.
+        Interrupted: on Ctrl-C.
+    """
     asked, backbone = asked_of(built.method, task), built.method.backbone
-    room = backbone.context - max(one.prompt_tokens for one in asked)
+    room = backbone.context - max(question.prompt_tokens for question in asked)
     if room < 1:
         raise UsageError(
             f"a question of `--check-on` fills the backbone's context of {backbone.context} tokens: leave it out."
         )
-    longest = min(built.config.max_new_tokens or room, room)
-    config = built.config.model_copy(update={"max_new_tokens": longest})
+    # where a question is long, all chains get a lower token limit; a run would be refused
+    max_new_tokens = min(built.config.max_new_tokens or room, room)
+    config = built.config.model_copy(update={"max_new_tokens": max_new_tokens})
     try:
         summary = carry_out(Setup(config, task, built.method, asked), watcher, parent=parent)
     except Interrupted:
@@ -84,7 +109,7 @@ def right_answers(built: Built, task: LoadedTask, watcher: Watcher, *, parent: P
 
 
 def compare(task: str, before: Mapping[str, bool], after: Mapping[str, bool]) -> Check:
-    """before, after: by question id, of the same questions."""
+    """Compares right answers before and after training. before, after: by question id, of the same questions."""
     from scipy.stats import binomtest  # here, as importing it takes longer than all the rest
 
     only_before = sum(before[key] and not after[key] for key in before)

@@ -1,4 +1,4 @@
-"""`scale-train`: options in, exit code out. Imports nothing heavy before a training begins."""
+"""The command `scale-train`. It imports no heavy package such as torch before a training begins."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def scale_train(
 
 
 def _train(file: str | None, given: dict[str, Any], *, as_json: bool) -> None:
+    """Trains and prints the result. file: YAML file of options. given: options of the command line."""
     from rich.console import Console
 
     settings = load_config(file, given, TrainConfig)
@@ -62,22 +63,30 @@ def _train(file: str | None, given: dict[str, Any], *, as_json: bool) -> None:
 
 
 def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
-    """Trains as the settings say and shows progress on `console`. Raises UsageError and Interrupted.
+    """Trains as the settings say, and shows progress on the console.
+
+    Args:
+        settings: the settings, not yet resolved.
+        console: where progress is shown.
 
     Returns:
-        The result, and whether this process is the first of those that train, which alone should show it.
+        The result, and whether this is the first of the processes that train together: only that one should show it.
+
+    Raises:
+        UsageError: where the settings, or what they name, cannot be used.
+        Interrupted: on Ctrl-C.
     """
-    settings.resolved()  # clashes between options are told before torch is imported
+    settings.resolved()  # conflicts between options are reported before torch is imported
     refuse_small_limit()
     if settings.log_with and not importlib.util.find_spec(settings.log_with):
         raise UsageError(f"`--log-with` {settings.log_with} needs a package: `pip install {settings.log_with}`.")
     from accelerate import Accelerator
 
     from contrastive.parallel import Processes
-    from scaling.training.display import TrainWatch
+    from scaling.training.display import TrainingProgress
     from scaling.training.run import TRACKED, check_folder, publish
 
-    if settings.out:  # told before models are loaded
+    if settings.out:  # a problem with the folder is reported before models are loaded
         check_folder(settings.out, resume=settings.resume)
     folder = str(settings.out or "checkpoints")
     accelerator = Accelerator(cpu=settings.device == "cpu", log_with=settings.log_with, project_dir=folder)
@@ -85,9 +94,9 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
         settings = settings.model_copy(update={"device": str(accelerator.device)})
     if settings.log_with:
         accelerator.init_trackers(TRACKED, config=settings.model_dump(mode="json"))
-    with TrainWatch(console, accelerator) as watch:
+    with TrainingProgress(console, accelerator) as progress:
         train, _ = _of_method(settings.method)
-        result = train(settings, watch, Processes())
+        result = train(settings, progress, Processes())
     accelerator.end_training()
     if settings.push_to_hub and accelerator.is_main_process:
         publish(result.folder, settings.push_to_hub)
@@ -95,7 +104,7 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
 
 
 def _of_method(method: str) -> tuple[Any, Any]:
-    """What trains, and what shows its result; `peft` is imported only where it is needed."""
+    """The function that trains with a method, and the one that shows its result. `peft` is only imported for LoRA."""
     from scaling.training import display
 
     if kind_of(method).has(Trait.ADAPTER):

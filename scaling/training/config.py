@@ -1,4 +1,4 @@
-"""The settings of a training: one model for command line and YAML file. Imports no torch."""
+"""The settings of a training, for the command line and for YAML files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Setting, Tag, names
 
-_LR = {"softcot++": 2e-3, "lora": 2e-4}
-_RANK, _CHECKED = 16, 50
+_LR = {"softcot++": 2e-3, "lora": 2e-4}  # default learning rates
+_RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
 
 # groups of options, in the order of the help
 _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths and thoughts", "Loss", "Steps"
@@ -27,8 +27,11 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class TrainConfig(BaseModel):
-    """Every option of `scale-train`; names as on the command line with `_` for `-`, and as in `RunConfig` where they mean
-    the same. None means "chosen by `resolved`"."""
+    """Every option of `scale-train`.
+
+    Names are those of the command line with `_` for `-`. An option that `scale-run` has, too, has the same name in
+    `RunConfig`. None means that `resolved` chooses the value.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -171,8 +174,8 @@ class TrainConfig(BaseModel):
     ] = None
 
     def resolved(self) -> TrainConfig:
-        """The same settings with every default that depends on others filled in. Raises UsageError where they clash."""
-        own_task = is_generated(self.task, self.data)
+        """The same settings with all defaults that depend on other settings. Raises UsageError where settings contradict."""
+        generated = is_generated(self.task, self.data)
         if self.epochs and self.max_steps:
             raise UsageError(f"`--epochs` {self.epochs} and `--max-steps` {self.max_steps}: give one of them.")
         if self.grad_accumulation and self.grad_accumulation > self.batch_size:
@@ -181,8 +184,8 @@ class TrainConfig(BaseModel):
                 f"{self.batch_size}: lower the one or raise the other."
             )
         common = {
-            "task": self.task or ("arithmetic" if own_task else None),
-            "limit": self.limit or (512 if own_task else None),
+            "task": self.task or ("arithmetic" if generated else None),
+            "limit": self.limit or (512 if generated else None),
             "epochs": self.epochs or (None if self.max_steps else 3),
             "lr": self.lr or _LR[self.method],
         }
@@ -191,7 +194,7 @@ class TrainConfig(BaseModel):
         )
 
     def _lora(self) -> dict[str, Any]:
-        """The defaults of LoRA alone. Raises UsageError for an option that it would have to ignore."""
+        """Defaults that only LoRA has. Raises UsageError for an option that it would have to ignore."""
         given = [key for key in names(TrainConfig, Trait.THINKER) if key in self.model_fields_set]
         if given:
             raise UsageError(
@@ -206,7 +209,7 @@ class TrainConfig(BaseModel):
         return {"rank": self.rank or _RANK, "check_limit": self.check_limit or (_CHECKED if self.check_on else None)}
 
     def _thoughts(self) -> dict[str, Any]:
-        """The defaults of a thinker alone. Raises UsageError where options clash, or are of LoRA."""
+        """Defaults that only a thinker has. Raises UsageError where options contradict each other, or are for LoRA only."""
         given = [key for key in names(TrainConfig, Trait.ADAPTER) if getattr(self, key)]
         if given:
             raise UsageError(

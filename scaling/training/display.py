@@ -1,4 +1,4 @@
-"""What the user of `scale-train` sees: progress with the parts of the loss, a line a validation, a table at the end."""
+"""Shows a training to the user: a progress bar, a line for each validation, and a table at the end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.table import Table
 from contrastive.health import Health, Validation
 from contrastive.train import Progress as Training
 from contrastive.train import Schedule
-from scaling.display import Watch, bar_on, say
+from scaling.display import RunProgress, bar_on, say
 from scaling.notebook_bar import NotebookBar
-from scaling.run import Watcher as RunWatcher
+from scaling.run import RunObserver
 
 if TYPE_CHECKING:
     from scaling.training.lora import LoraResult
@@ -25,21 +25,23 @@ if TYPE_CHECKING:
 _LINE_EVERY = 10.0  # seconds between plain progress lines
 
 
-class TrainWatch:
-    """A live bar on a terminal, plain lines elsewhere, and the same figures to the tracker that was asked for, if any.
+class TrainingProgress:
+    """Shows how far a training is: a live bar on a terminal, plain lines elsewhere.
 
-    Only process 0 shows anything. Use as a context manager.
+    It is a `TrainingObserver`, and a context manager. The tracker of `--log-with` gets the same figures. Only process 0
+    shows anything.
     """
 
     def __init__(self, console: Console, accelerator: Accelerator) -> None:
+        """console: where to show it. accelerator: passes figures on to the tracker, if there is one."""
         self._console = console
         self._accelerator = accelerator
         self._silent = not accelerator.is_main_process
         self._progress: Progress | NotebookBar | None = None
-        self._runs: list[Watch] = []
+        self._runs: list[RunProgress] = []
         self._printed = 0.0
 
-    def __enter__(self) -> TrainWatch:
+    def __enter__(self) -> TrainingProgress:
         return self
 
     def __exit__(
@@ -48,6 +50,7 @@ class TrainWatch:
         self._stop()
 
     def _stop(self) -> None:
+        """Ends all bars."""
         for run in self._runs:
             run.__exit__(None, None, None)
         self._runs.clear()
@@ -56,16 +59,18 @@ class TrainWatch:
             self._progress = None
 
     def status(self, text: str) -> None:
+        """Shows a line about what begins now."""
         if not self._silent:
             say(self._console, text)
 
-    def sampling(self) -> RunWatcher:
-        """Follows a run: the sampling of own chains, or a check."""
+    def sampling(self) -> RunObserver:
+        """Shows a run that is part of a training: the sampling of targets, or a check."""
         self._stop()
-        self._runs.append(Watch(Console(quiet=True) if self._silent else self._console, voter="flat"))
+        self._runs.append(RunProgress(Console(quiet=True) if self._silent else self._console, voter="flat"))
         return self._runs[-1]
 
     def started(self, progress: Training, schedule: Schedule) -> None:
+        """Starts the bar, after the runs that came before are done."""
         for run in self._runs:
             run.__exit__(None, None, None)
         self._schedule, self._began, self._first = schedule, time.monotonic(), progress.step
@@ -84,6 +89,7 @@ class TrainWatch:
             self._progress.start()
 
     def stepped(self, progress: Training, row: dict[str, Any]) -> None:
+        """Shows a step's loss and speed. row: its line of metrics.jsonl."""
         self._accelerator.log(
             {f"train/{key}": value for key, value in row.items() if key != "step" and value is not None},
             step=progress.step,
@@ -91,14 +97,15 @@ class TrainWatch:
         paths = ""
         if "contrastive" in row:
             paths = f"contrast {row['contrastive']:.3f}, cosine {_cosine(row['path_cosine'])}, "
-        said = f"loss {row['language']:.4f}, {paths}{row['tokens_per_second']:.0f} tokens/s"
+        figures = f"loss {row['language']:.4f}, {paths}{row['tokens_per_second']:.0f} tokens/s"
         if self._progress:
-            self._progress.update(self._task, completed=progress.step, said=said)
+            self._progress.update(self._task, completed=progress.step, said=figures)
         elif time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
-            self._print(f"step {progress.step}/{self._schedule.max_steps}: {said}, {self._left(progress)} left")
+            self._print(f"step {progress.step}/{self._schedule.max_steps}: {figures}, {self._left(progress)} left")
 
     def examined(self, progress: Training, health: Validation) -> None:
+        """Shows a line with the figures of a validation."""
         figures = {key: value for key, value in vars(health).items() if isinstance(value, float)}
         self._accelerator.log({f"validation/{key}": value for key, value in figures.items()}, step=progress.step)
         best = ", best so far" if progress.best_step == progress.step else ""
@@ -108,6 +115,7 @@ class TrainWatch:
             self._print(f"stopped early: no better validation since step {progress.best_step}")
 
     def _left(self, progress: Training) -> str:
+        """The time left, as minutes and seconds."""
         done = progress.step - self._first
         seconds = (time.monotonic() - self._began) / max(1, done) * (self._schedule.max_steps - progress.step)
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
@@ -118,7 +126,7 @@ class TrainWatch:
 
 
 def show_result(console: Console, result: Result) -> None:
-    """The kept thinker's figures, and warnings in plain words."""
+    """Prints the figures of the thinker in the checkpoint, warnings about them, and the command that uses it."""
     health, folder, progress = result.health, result.folder, result.progress
     table = Table(title=f"thinker of step {progress.best_step}", show_header=False, title_justify="left")
     for row in (
@@ -140,7 +148,7 @@ def show_result(console: Console, result: Result) -> None:
 
 
 def show_adapter(console: Console, result: LoraResult) -> None:
-    """The kept adapter's figures, and what it did to other questions."""
+    """Prints the figures of the adapter, the result of the check, and the command that uses it."""
     figures, progress, check = result.figures, result.progress, result.check
     table = Table(title=f"adapter of step {progress.best_step}", show_header=False, title_justify="left")
     rows = [
@@ -165,11 +173,12 @@ def show_adapter(console: Console, result: LoraResult) -> None:
 
 
 def _use(console: Console, what: str, command: str) -> None:
-    """Where something is, and the command that uses it, which can be typed as it stands."""
+    """Prints where something is and the command that uses it. what: what it is, and its folder."""
     console.print(f"{what}  use it with: {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _of_thoughts(health: Health) -> str:
+    """The part of a validation's line that only a thinker has."""
     return (
         f" (without thoughts {health.without:.4f}, with another question's {health.another:.4f}), cosine of paths "
         f"{_cosine(health.path_cosine)}, of questions {_cosine(health.question_cosine)}, rank {health.effective_rank:.1f}"

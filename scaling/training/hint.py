@@ -1,4 +1,4 @@
-"""The `scale-run` command that uses what a training made, to be typed as it stands."""
+"""Writes the `scale-run` command that uses the result of a training, ready to be copied into a shell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scaling.training.config import TrainConfig
 
 
 def command_for(config: TrainConfig, folder: Path) -> str:
-    """For the thinker or adapter in `folder`. config: the resolved settings it was trained with."""
+    """The command for the thinker or adapter in `folder`. config: the resolved settings of its training."""
     if kind_of(config.method).has(Trait.ADAPTER):
         parts = ["--method", "lora", "--adapter", str(folder)]
     else:
@@ -21,7 +21,7 @@ def command_for(config: TrainConfig, folder: Path) -> str:
 
 
 def command_for_merged(config: TrainConfig, folder: Path) -> str:
-    """For the whole model in `folder`, which reads the prompts of chain of thought."""
+    """The command for the merged model in `folder`, which is used with the prompts of chain of thought."""
     return _joined(["--method", "cot", "--backbone", str(folder), *_questions(config)])
 
 
@@ -34,7 +34,10 @@ def _unless_default(option: str, value: str) -> list[str]:
 
 
 def _questions(config: TrainConfig) -> list[str]:
-    """The test questions of what was trained on, where there are any: a single file has none beside the trained ones."""
+    """Options for the test questions of the task that was trained on.
+
+    There are none where the data was a single file, or a folder without test questions.
+    """
     if config.data is None:
         difficulty = [] if config.difficulty == 1 else ["--difficulty", str(config.difficulty)]
         return ([] if config.task == "arithmetic" else ["--task", str(config.task)]) + difficulty

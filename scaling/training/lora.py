@@ -1,7 +1,7 @@
 """One LoRA training from its settings to its adapter: the backbone itself learns the targets that a thinker would.
 
-A baseline for thoughts: the same questions, split and targets, the prompts of chain of thought, and low-rank changes to
-all linear layers (arXiv 2106.09685) by `peft`. Knows no terminal: what happens is told to a `Watcher`.
+It is a baseline for thoughts. It has the same questions, split and targets, and the prompts of chain of thought. All linear
+layers get low-rank changes (arXiv 2106.09685), by `peft`. Knows no terminal: a `TrainingObserver` is told what happens.
 """
 
 from __future__ import annotations
@@ -36,30 +36,37 @@ from scaling.training.hint import command_for, command_for_merged
 from scaling.training.run import (
     CONFIG,
     RESTORE,
-    Watcher,
+    TrainingObserver,
     describe,
     digests_of_split,
     examples,
+    load_split,
     micro_batch,
     open_folder,
     read_about,
     reader_of,
     run_steps,
     schedule_of,
-    told_split,
     write_about,
 )
 from scaling.training.targets import ExampleBuilder
 
-MERGED, CHECKS = "merged", "checks"  # folders in the training's own
+MERGED, CHECKS = "merged", "checks"  # folders in the folder of the training: the whole model, and runs of the check
 
 
 @dataclass(frozen=True, eq=False)
 class LoraResult:
-    """folder: of the adapter of the best validation, whose figures these are. parameters: how many were trained.
+    """The result of training an adapter.
 
-    check: None without `--check-on`. merged: folder of the whole model, None without `--merge`.
-    command, merged_command: the `scale-run` that uses either.
+    Attributes:
+        folder: the folder of the adapter, which is that of the best validation.
+        progress: how far the training came.
+        figures: of that adapter over the validation questions.
+        parameters: number of trained parameters.
+        check: the result of the check, None without `--check-on`.
+        merged: folder of the whole model, None without `--merge`.
+        command: the `scale-run` command that uses the adapter.
+        merged_command: the one that uses the whole model, None without `--merge`.
     """
 
     folder: Path
@@ -72,7 +79,7 @@ class LoraResult:
     merged_command: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The values that `scale-train --json` prints."""
         return {
             "folder": str(self.folder),
             **vars(self.progress),
@@ -85,21 +92,31 @@ class LoraResult:
 
 @dataclass(frozen=True, eq=False)
 class _Training:
-    """What all parts of a training need. described: what decides its result."""
+    """What all steps of a training need. described: all that decides its result, from `describe`."""
 
     config: TrainConfig
     backbone: LanguageModel
     folder: Path
     described: dict[str, Any]
-    watcher: Watcher
+    watcher: TrainingObserver
     processes: Processes
 
 
-def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> LoraResult:
-    """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
+def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> LoraResult:
+    """Trains an adapter, or continues a training with `--resume`.
+
+    Args:
+        config: the settings.
+        watcher: is told what happens.
+        processes: those that train together.
+
+    Raises:
+        UsageError: where settings, data, models or the folder cannot be used.
+        Interrupted: on Ctrl-C.
+    """
     config, dtype = hardware.placed(config.resolved())
-    split = told_split(config, watcher)
-    held = held_out(config, split)
+    split = load_split(config, watcher)
+    check_task = held_out(config, split)
     watcher.status(f"loading {config.backbone}")
     source = model_files.locate(config.backbone)
     backbone = loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
@@ -108,7 +125,7 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     if (folder / STATE_FILE).is_file():
         _refuse_damaged(folder)
     training = _Training(config, backbone, folder, described, watcher, processes)
-    before = _before(training, held) if held and processes.rank == 0 else {}
+    before = _before(training, check_task) if check_task and processes.rank == 0 else {}
     processes.wait()
     build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
@@ -116,7 +133,7 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     progress = run_steps(trainer)
     processes.wait()
     if processes.rank == 0:
-        _finish(training, trainer.model, held, before)
+        _finish(training, trainer.model, check_task, before)
     processes.wait()
     return _result(training, progress)
 
@@ -124,6 +141,7 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
 def _trainer(
     training: _Training, learn: Sequence[Example], validate: Sequence[Example], digests: dict[str, Any]
 ) -> LoraTrainer:
+    """Puts an adapter on the backbone and makes what trains it. digests: of the questions, for train.json."""
     config, folder = training.config, training.folder
     reader = reader_of(training.backbone)
     model = new_adapter(training.backbone, rank=config.rank or 1, seed=config.seed)
@@ -131,6 +149,7 @@ def _trainer(
     versions["versions"]["peft"] = version("peft")
 
     def keep(figures: Figures) -> None:
+        """Saves the adapter with its figures, as it is the best so far."""
         about = {**training.described, **digests, "metrics": asdict(figures), "environment": versions}
         save_adapter(model, folder, backbone=config.backbone)
         write_about(folder, about)
@@ -151,17 +170,18 @@ def _trainer(
     )
 
 
-def _before(training: _Training, held: LoadedTask) -> dict[str, bool]:
-    training.watcher.status(f"answering {len(held.questions)} questions of {held.name} before training")
-    method = ChainOfThought(training.backbone, task=held.definition)
+def _before(training: _Training, check_task: LoadedTask) -> dict[str, bool]:
+    """The check before training: for each of the questions, by id, whether its answer is right."""
+    training.watcher.status(f"answering {len(check_task.questions)} questions of {check_task.name} before training")
+    method = ChainOfThought(training.backbone, task=check_task.definition)
     settings = settings_of(training.config, method="cot")
     built = Built(method, settings)
-    return right_answers(built, held, training.watcher.sampling(), parent=training.folder / CHECKS)
+    return right_answers(built, check_task, training.watcher.sampling(), parent=training.folder / CHECKS)
 
 
-def _finish(training: _Training, model: PeftModel, held: LoadedTask | None, before: dict[str, bool]) -> None:
-    """What needs the best adapter in the backbone's weights: `--merge` and the check's second half."""
-    if held is None and not training.config.merge:
+def _finish(training: _Training, model: PeftModel, check_task: LoadedTask | None, before: dict[str, bool]) -> None:
+    """Merges the best adapter into the backbone's weights, for `--merge` and for the second half of the check."""
+    if check_task is None and not training.config.merge:
         return
     adapters.set_weights(model, load_file(training.folder / adapters.WEIGHTS_FILE))
     whole = adapters.merged(model, training.backbone)
@@ -169,25 +189,29 @@ def _finish(training: _Training, model: PeftModel, held: LoadedTask | None, befo
         training.watcher.status(f"writing {training.folder / MERGED}")
         save_merged(whole, training.folder / MERGED)
         write_about(training.folder / MERGED, read_about(training.folder))
-    if held:
-        after = _after(training, held, whole)
+    if check_task:
+        after = _after(training, check_task, whole)
         about = read_about(training.folder)
-        about["metrics"]["check"] = asdict(compare(held.name, before, after))
+        about["metrics"]["check"] = asdict(compare(check_task.name, before, after))
         write_about(training.folder, about)
         write_lora_card(training.folder, about)
 
 
-def _after(training: _Training, held: LoadedTask, whole: LanguageModel) -> dict[str, bool]:
-    training.watcher.status(f"answering {len(held.questions)} questions of {held.name} after training")
+def _after(training: _Training, check_task: LoadedTask, whole: LanguageModel) -> dict[str, bool]:
+    """The check after training. whole: the backbone with the adapter merged in."""
+    training.watcher.status(f"answering {len(check_task.questions)} questions of {check_task.name} after training")
     settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
     digest_of_weights = model_files.sha256(training.folder / adapters.WEIGHTS_FILE)
     method = with_adapter(
-        whole, task=held.definition, fingerprint=training.backbone.fingerprint, sha256=digest_of_weights
+        whole, task=check_task.definition, fingerprint=training.backbone.fingerprint, sha256=digest_of_weights
     )
-    return right_answers(Built(method, settings), held, training.watcher.sampling(), parent=training.folder / CHECKS)
+    return right_answers(
+        Built(method, settings), check_task, training.watcher.sampling(), parent=training.folder / CHECKS
+    )
 
 
 def _result(training: _Training, progress: Progress) -> LoraResult:
+    """Reads the result back from the folder, which all processes can do."""
     figures, check = _figures_of(training.folder)
     tensors = load_file(training.folder / adapters.WEIGHTS_FILE).values()
     merged = training.folder / MERGED if training.config.merge else None
@@ -204,7 +228,7 @@ def _result(training: _Training, progress: Progress) -> LoraResult:
 
 
 def _figures_of(folder: Path) -> tuple[Figures, Check | None]:
-    """What validation and the check said of the adapter. Raises UsageError where train.json does not hold it."""
+    """The figures of validation and of the check in train.json. Raises UsageError where they are missing."""
     try:
         metrics = read_about(folder)["metrics"]
         check = metrics.get("check")
@@ -214,7 +238,7 @@ def _figures_of(folder: Path) -> tuple[Figures, Check | None]:
 
 
 def _refuse_damaged(folder: Path) -> None:
-    """Raises UsageError where the best adapter so far, which lies in the folder alone, cannot be read."""
+    """Raises UsageError where the best adapter so far cannot be read: it is nowhere but in the folder."""
     _figures_of(folder)
     try:
         adapters.read(adapters.find(str(folder)))

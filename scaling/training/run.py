@@ -1,6 +1,7 @@
-"""One training from its settings to its checkpoint: questions, targets, examples, thinker, steps, checkpoint.
+"""One training of a thinker from its settings to its checkpoint: questions, targets, examples, thinker, steps, checkpoint.
 
-The story of `scale-train`, top to bottom. Knows no terminal: what happens is told to a `Watcher`.
+This is the story of `scale-train`, to be read from top to bottom. `scaling.training.lora` shares most of its steps. It knows
+no terminal: a `TrainingObserver` is told what happens.
 """
 
 from __future__ import annotations
@@ -25,8 +26,17 @@ from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader, UnsupportedModel
 from contrastive.thinker import Thinker, state_statistics
 from contrastive.token_sets import SoftTokenSets
-from contrastive.train import METRICS_FILE, STATE_FILE, DamagedFile, Loop, NotFinite, Progress, Schedule, Trainer
-from contrastive.train import Watcher as StepWatcher
+from contrastive.train import (
+    METRICS_FILE,
+    STATE_FILE,
+    DamagedFile,
+    Loop,
+    NotFinite,
+    Progress,
+    Schedule,
+    StepObserver,
+    Trainer,
+)
 from scaling.config import option
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading
@@ -39,34 +49,43 @@ from scaling.records.journal import config_hash
 from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
 from scaling.records.settings import Effect, names
-from scaling.run import Watcher as RunWatcher
-from scaling.run import environment
+from scaling.run import RunObserver, environment
 from scaling.tasks.task import ask
 from scaling.training.card import write_card
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 
-CONFIG = "train.json"
-TRACKED = "softcotpp"  # the name that trackers know a training by, and the folder where TensorBoard's files are
-FOUND = ("metrics", "environment", DIGESTS)  # in it besides what decides a training
-RESTORE = "restore the file, or begin again with another `--out`"  # what to do where a training's file is damaged
-_REFERENCE = 64  # questions over which states are standardised
-ROWS = 8  # targets x paths that go through the backbone together, unless asked for otherwise
-_VALIDATIONS = 10  # of a training, unless asked for otherwise
+CONFIG = "train.json"  # in the training's folder: what decides its result
+TRACKED = "softcotpp"  # name of a training in a tracker, and of the folder with TensorBoard's files
+FOUND = ("metrics", "environment", DIGESTS)  # keys of train.json that do not decide the result of a training
+RESTORE = "restore the file, or begin again with another `--out`"  # the advice for a damaged file
+_REFERENCE = 64  # questions whose states give the mean and deviation for standardising
+ROWS = 8  # targets x paths that go through the backbone together by default
+_VALIDATIONS = 10  # of a training by default
 
 
-class Watcher(StepWatcher, Protocol):
-    """Is told what happens; a progress bar, plain lines or nothing."""
+class TrainingObserver(StepObserver, Protocol):
+    """Is called as a training goes on, for example to show a progress bar."""
 
-    def status(self, text: str) -> None: ...
-    def sampling(self) -> RunWatcher: ...
+    def status(self, text: str) -> None:
+        """Something begins that takes time. A text that begins with WARNING is a warning."""
+
+    def sampling(self) -> RunObserver:
+        """A run begins, such as the sampling of targets. Returns the observer of that run."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """folder: of the checkpoint. health: of the thinker that was kept, the best that there was. command: the
-    `scale-run` that uses it."""
+    """The result of training a thinker.
+
+    Attributes:
+        folder: the folder of the checkpoint.
+        progress: how far the training came.
+        health: figures of the thinker in the checkpoint, the best of all validations.
+        command: the `scale-run` command that uses it.
+    """
 
     folder: Path
     progress: Progress
@@ -74,26 +93,37 @@ class Result:
     command: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The values that `scale-train --json` prints."""
         return {"folder": str(self.folder), **vars(self.progress), **vars(self.health)}
 
 
-def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result:
-    """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
+def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> Result:
+    """Trains a thinker, or continues a training with `--resume`.
+
+    Args:
+        config: the settings.
+        watcher: is told what happens.
+        processes: those that train together.
+
+    Raises:
+        UsageError: where settings, data, models or the folder cannot be used.
+        Interrupted: on Ctrl-C.
+    """
     config, dtype = hardware.placed(config.resolved())
-    split = told_split(config, watcher)
+    split = load_split(config, watcher)
     watcher.status(f"loading {config.backbone} and {config.assistant}")
     backbone, assistant = loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     described = describe(config, split, {"backbone": backbone, "assistant": assistant})
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
-        _health_of(folder)  # the best thinker so far lies there alone: a damaged one is told before training goes on
+        _health_of(folder)  # the best thinker so far is only there: a damaged one is reported before training goes on
     build = ExampleBuilder(backbone, assistant, task=split.task.definition, num_slots=config.soft_tokens)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     thinker = new_thinker(config, backbone, assistant, learn)
     digests = digests_of_split(config, split, learn, validate)
 
     def keep(health: Health) -> None:
+        """Saves the thinker with its figures, as it is the best so far."""
         about = {**described, **digests, "metrics": asdict(health), "environment": environment(backbone.model.device)}
         checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
         write_card(folder, about)
@@ -116,8 +146,8 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     return Result(folder, progress, _health_of(folder), command_for(config, folder))
 
 
-def told_split(config: TrainConfig, watcher: Watcher) -> Split:
-    """The questions of a training; what is wrong with them is told."""
+def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
+    """Loads and splits the questions of a training, and warns the watcher of what is wrong with them."""
     split = split_of(config)
     for warning in split.warnings(config.data):
         watcher.status(f"{WARNING}{warning}")
@@ -127,14 +157,29 @@ def told_split(config: TrainConfig, watcher: Watcher) -> Split:
 def digests_of_split(
     config: TrainConfig, split: Split, learn: Sequence[Example], validate: Sequence[Example]
 ) -> dict[str, Any]:
-    """What the checkpoint keeps of the questions that it was made from: of those that gave a target."""
+    """Digests of the questions that a training uses, for the checkpoint: only of questions that have a target.
+
+    Args:
+        config: the settings.
+        split: all questions of the training.
+        learn: the examples to learn from.
+        validate: the examples to validate on.
+    """
     used = [{example.question for example in examples} for examples in (learn, validate)]
     parts = zip((split.train, split.validation), used, strict=True)
-    return digests_of(name_of(split.task, config.data), *([one for one in own if one.id in ids] for own, ids in parts))
+    return digests_of(
+        name_of(split.task, config.data),
+        *([question for question in questions if question.id in ids] for questions, ids in parts),
+    )
 
 
 def run_steps(trainer: Loop[Any]) -> Progress:
-    """Trains to the end. Raises Interrupted on Ctrl-C, and UsageError where the folder is damaged or cannot be written."""
+    """Trains to the end, with errors in the user's words.
+
+    Raises:
+        UsageError: where a file is damaged, a loss is not finite, or the folder cannot be written.
+        Interrupted: on Ctrl-C.
+    """
     folder = trainer.folder
     try:
         return trainer.run()
@@ -142,7 +187,7 @@ def run_steps(trainer: Loop[Any]) -> Progress:
         raise UsageError(f"{error}: {RESTORE}.") from None
     except NotFinite as error:
         raise UsageError(f"{error}: try `--dtype float32` or a lower `--lr`, and check the models' files.") from None
-    except (OSError, SafetensorError) as error:  # safetensors says in an error of its own that a disk is full
+    except (OSError, SafetensorError) as error:  # on a full disk, safetensors raises an error of its own
         raise UsageError(
             f"the training in {folder} could not be written ({one_line(error)}): make that possible, and the same command "
             f"with `--resume` goes on from the last validation."
@@ -154,7 +199,7 @@ def run_steps(trainer: Loop[Any]) -> Progress:
 
 
 def _health_of(folder: Path) -> Health:
-    """What validation said of the checkpoint. Raises UsageError for a damaged one."""
+    """The figures of the thinker in a checkpoint. Raises UsageError for a damaged checkpoint."""
     try:
         _, config = checkpoint.load(folder)
         return TypeAdapter(Health).validate_python(config.about["metrics"])
@@ -165,8 +210,16 @@ def _health_of(folder: Path) -> Health:
 
 
 def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) -> dict[str, Any]:
-    """What decides a training's result: settings, models by role, questions; nothing that is of another method alone."""
-    adapted = kind_of(config.method).has(Trait.ADAPTER)  # folders of earlier trainings of thinkers say no method
+    """All that decides the result of a training, for train.json: settings, models and questions.
+
+    Settings that only concern another method are left out.
+
+    Args:
+        config: the resolved settings.
+        split: the questions.
+        used: the models by their role.
+    """
+    adapted = kind_of(config.method).has(Trait.ADAPTER)  # a thinker's train.json from earlier versions names no method
     of_others = names(TrainConfig, Trait.THINKER) if adapted else ("method", *names(TrainConfig, Trait.ADAPTER))
     settings = config.model_dump(mode="json", exclude={*names(TrainConfig, Effect.FREE), *of_others})
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
@@ -181,9 +234,16 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Raises UsageError for a folder that holds something else than a training, and where `--resume` finds none.
+    """Checks that a folder can be used for a training.
 
-    A training's folder is one with a train.json, which is written before all else.
+    A training's folder is one with a train.json, which is written before everything else.
+
+    Args:
+        folder: the folder, which may be missing.
+        resume: whether it has to hold a training.
+
+    Raises:
+        UsageError: for a folder that holds something else, and where `resume` finds no training.
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"`--out` {folder} is no folder, and a training needs one: give another name.")
@@ -198,7 +258,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
             f"`--resume` goes on with a training, and {folder} holds none (no {CONFIG}): leave `--resume` out to begin one, "
             f"or give the `--out` and the settings that it was begun with."
         )
-    left = (f"{CONFIG}.tmp", TRACKED)  # of a training that ended before its train.json was there
+    left = (f"{CONFIG}.tmp", TRACKED)  # left by a training that ended before its train.json was written
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in left) if folder.exists() else []
     if foreign:
         raise UsageError(
@@ -208,8 +268,11 @@ def check_folder(folder: Path, *, resume: bool) -> None:
 
 
 def _refuse_lost_state(folder: Path) -> None:
-    """Raises UsageError where a training has taken steps and what it goes on from is gone: it would begin anew, and replace
-    what it had learned. The state is written before the first step."""
+    """Raises UsageError for a folder of a training that has taken steps and whose state is missing.
+
+    The state is written before the first step, so it must have been lost. The training would begin anew and replace the
+    checkpoint that it had made.
+    """
     metrics = folder / METRICS_FILE
     if not (folder / STATE_FILE).is_file() and metrics.is_file() and metrics.read_bytes().count(b"\n") > 1:
         raise UsageError(
@@ -219,7 +282,16 @@ def _refuse_lost_state(folder: Path) -> None:
 
 
 def open_folder(config: TrainConfig, described: dict[str, Any], *, processes: Processes) -> Path:
-    """Makes the training's folder, or checks that what is in it is this very training. Raises UsageError."""
+    """Creates the folder of a training, or checks that it holds this very training.
+
+    Args:
+        config: the settings.
+        described: what decides the training's result, from `describe`.
+        processes: those that train together; only process 0 writes.
+
+    Raises:
+        UsageError: where the folder holds something else or cannot be written, or `--resume` is missing.
+    """
     folder = folder_of(config, described)
     check_folder(folder, resume=config.resume)
     if (folder / CONFIG).is_file():
@@ -249,12 +321,12 @@ def open_folder(config: TrainConfig, described: dict[str, Any], *, processes: Pr
 
 
 def folder_of(config: TrainConfig, described: dict[str, Any]) -> Path:
-    """Where the training lies: `--out`, else a folder that is named by what decides its result."""
+    """The folder of a training: `--out`, else one under checkpoints/ whose name is a hash of all that decides the result."""
     return config.out or Path("checkpoints") / f"{described['task']}-{config_hash(described)}"
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What is in train.json. Raises UsageError where it is damaged."""
+    """Reads train.json. Raises UsageError where it is damaged."""
     try:
         about = json.loads((folder / CONFIG).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -267,7 +339,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
-    """train.json, replaced in one step."""
+    """Writes train.json. The file is replaced in one step."""
     with replaced(folder / CONFIG, partial=folder / f"{CONFIG}.tmp") as partial:
         partial.write_text(json.dumps(about, indent=2) + "\n")
 
@@ -277,10 +349,25 @@ def examples(
     split: Split,
     build: ExampleBuilder,
     backbone: LanguageModel,
-    watcher: Watcher,
+    watcher: TrainingObserver,
     processes: Processes,
 ) -> tuple[list[Example], list[Example]]:
-    """Those to learn from and those to validate on. Raises UsageError where there is nothing to learn from."""
+    """Makes the examples of a training.
+
+    Args:
+        config: the settings.
+        split: the questions.
+        build: turns questions and targets into token ids.
+        backbone: samples its own chains with `--targets self`.
+        watcher: is told what happens.
+        processes: those that train together; only process 0 samples.
+
+    Returns:
+        The examples to learn from, and those to validate on.
+
+    Raises:
+        UsageError: where one of the two is empty.
+    """
     texts: Callable[[Any], Sequence[str]] = lambda question: [ask(split.task.definition, "solution", question)]  # noqa: E731
     if config.targets == "self":
         if processes.rank == 0:
@@ -303,7 +390,14 @@ def examples(
 def new_thinker(
     config: TrainConfig, backbone: LanguageModel, assistant: LanguageModel, examples: Sequence[Example]
 ) -> Thinker:
-    """The thinker before its first step; standardised over the first questions where that is wanted."""
+    """Makes the thinker as it is before its first step.
+
+    Args:
+        config: the settings.
+        backbone: gives the scale and the width of thoughts.
+        assistant: gives the initial tokens.
+        examples: with `--standardise`, the questions of the first of them are the reference set.
+    """
     scale = backbone.embedding_scale()
     start = Thinker.untrained(
         assistant.rare_rows(), num_paths=config.latent_paths, backbone_width=backbone.width, scale=scale
@@ -323,12 +417,13 @@ def new_thinker(
 
 
 def _states(thinker: Thinker, assistant: LanguageModel, example: Example, num_slots: int) -> torch.Tensor:
+    """The assistant's states [1, N, L, D_a] for one question."""
     ids = torch.tensor([example.assistant], device=assistant.model.device)
     return thinker.states(assistant.model, ids, torch.ones_like(ids), num_slots)
 
 
 def reader_of(backbone: LanguageModel) -> Reader:
-    """Raises UsageError for a backbone whose losses cannot be worked out."""
+    """What computes losses with the backbone. Raises UsageError for a model with which that is not possible."""
     try:
         return Reader(backbone.model)
     except UnsupportedModel as error:
@@ -336,15 +431,16 @@ def reader_of(backbone: LanguageModel) -> Reader:
 
 
 def schedule_of(config: TrainConfig, num_examples: int) -> Schedule:
-    """Steps and optimiser as the settings say."""
+    """The number of steps and the optimiser's settings. num_examples: examples to learn from."""
     per_epoch = math.ceil(num_examples / config.batch_size)
     max_steps = config.max_steps or (config.epochs or 1) * per_epoch
-    every = config.validate_every or max(1, math.ceil(max_steps / _VALIDATIONS))
-    same = config.model_dump(include={one.name for one in fields(Schedule)})
-    return Schedule(**{**same, "max_steps": max_steps, "validate_every": every})
+    validate_every = config.validate_every or max(1, math.ceil(max_steps / _VALIDATIONS))
+    shared = config.model_dump(include={field.name for field in fields(Schedule)})
+    return Schedule(**{**shared, "max_steps": max_steps, "validate_every": validate_every})
 
 
 def _objective(config: TrainConfig) -> Objective:
+    """The loss that the settings describe."""
     return Objective(
         num_slots=config.soft_tokens,
         contrastive=config.contrastive,
@@ -358,13 +454,24 @@ def _objective(config: TrainConfig) -> Objective:
 
 
 def micro_batch(config: TrainConfig, *, paths: int) -> int:
-    """Targets that go through the backbone together: fewer rows than `ROWS` leave the products slow."""
+    """Targets that go through the backbone together. paths: rows that each of them takes.
+
+    By default they are so many that there are at least `ROWS` rows: matrix products of fewer rows are slow.
+    """
     parts = config.grad_accumulation
     return math.ceil(config.batch_size / parts) if parts else math.ceil(ROWS / paths)
 
 
 def publish(folder: Path, repository: str) -> None:
-    """Puts the checkpoint's files, or those of an adapter, on the Hub. Raises UsageError where the Hub refuses."""
+    """Uploads a thinker or an adapter to the Hugging Face Hub.
+
+    Args:
+        folder: the folder of the training.
+        repository: owner/name; an adapter's repository is created where it is missing.
+
+    Raises:
+        UsageError: where the upload fails.
+    """
     adapter = [adapters.CONFIG_FILE, adapters.WEIGHTS_FILE, adapters.ABOUT_FILE, checkpoint.CARD_FILE]
     try:
         if (folder / adapters.WEIGHTS_FILE).is_file():

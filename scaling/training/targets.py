@@ -1,4 +1,7 @@
-"""What the backbone is to say after the thoughts: gold rationales, or the backbone's own right chains, as token ids."""
+"""Makes the examples of a training: which questions, and what the backbone is to say after them, as token ids.
+
+Targets are gold rationales, or chains of thought that the backbone has sampled itself and that reach the right answer.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,28 @@ from scaling.records.errors import UsageError, listed
 from scaling.records.journal import Journal, config_hash
 from scaling.records.overlap import Learned, digest_of, overlap_of
 from scaling.records.records import Question
-from scaling.run import Setup, Watcher, digest, environment, sample_all
+from scaling.run import RunObserver, Setup, digest, environment, sample_all
 from scaling.tasks.catalogue import definition_of, load_task
 from scaling.tasks.task import LoadedTask, Task
 from scaling.training.config import TrainConfig
 
-_SPLIT_SEED = "validation"
-_TEMPERATURE = 0.7  # of own chains: high enough that they differ, low enough that many are right
+_SPLIT_SEED = "validation"  # part of the hash that picks validation questions
+_TEMPERATURE = 0.7  # for sampling chains: high enough that they differ, low enough that many are right
 
 
 @dataclass(frozen=True)
 class Split:
-    """Questions to learn from and questions to validate on; no question is in both, by its id or its text, and none is of
-    the test split. repeated: training questions that are left out, as they say what one to validate on says. named: what
-    `--task` says."""
+    """Questions to learn from and questions to validate on.
+
+    No question is in both, neither by its id nor by its text. None is from the test split.
+
+    Attributes:
+        task: the task that they are from.
+        train: questions to learn from.
+        validation: questions to validate on.
+        repeated: number of training questions left out because their text is that of a validation question.
+        named: the value of `--task`, None where it was not given.
+    """
 
     task: LoadedTask
     train: tuple[Question, ...]
@@ -41,27 +52,31 @@ class Split:
     named: str | None = None
 
     def warnings(self, data: Path | None) -> list[str]:
-        """What is wrong with the questions, in plain words. data: where they are from."""
-        said = []
+        """Sentences about what is wrong with the questions. data: their file or folder, None for a generated task."""
+        warnings = []
         if self.repeated:
-            said.append(f"{self.repeated} training questions say the same as one to validate on, and are left out")
+            warnings.append(f"{self.repeated} training questions say the same as one to validate on, and are left out")
         tested: tuple[Question, ...] = ()
         if data is not None and (data / "test.jsonl").is_file():
-            with suppress(UsageError):  # what is wrong with them is told to those who run them
+            with suppress(UsageError):  # unusable test questions are no problem of a training: a run reports them
                 tested = load_task(self.named, data=data).questions
         if data is not None and tested:
             digests = frozenset(map(digest_of, (*self.train, *self.validation)))
             shared = overlap_of(tested, Learned("", digests, frozenset())).ids
             if shared:
-                said.append(
+                warnings.append(
                     f"{len(shared)} of the {len(tested)} questions in {data / 'test.jsonl'} are trained or validated on "
                     f"({listed(shared, shown=3)}): leave them out of train.jsonl, or run with `--overlap drop`"
                 )
-        return said
+        return warnings
 
 
 def split_of(config: TrainConfig) -> Split:
-    """The task's own validation split where it is generated; else a part of its train split, picked by hash of the id."""
+    """Splits the questions of a training.
+
+    A generated task has a validation split. From other tasks' train split, validation questions are picked by a hash of
+    their ids, so that the same questions are picked whatever the order. Raises UsageError where nothing is left to train on.
+    """
     if definition_of(config.task, config.data).generated:
         task = load_task(config.task, split="train", limit=config.limit, difficulty=config.difficulty)
         validation = load_task(config.task, split="validation", limit=config.validation, difficulty=config.difficulty)
@@ -74,63 +89,94 @@ def split_of(config: TrainConfig) -> Split:
             f"`--validation` {config.validation} leaves nothing to train on: there are {len(task.questions)} questions."
         )
     held_ids = {q.id for q in sorted(task.questions, key=_hash)[: config.validation]}
-    held = tuple(q for q in task.questions if q.id in held_ids)
+    held_out = tuple(q for q in task.questions if q.id in held_ids)
     others = [q for q in task.questions if q.id not in held_ids]
-    texts = set(map(digest_of, held))
+    texts = set(map(digest_of, held_out))
     train = [q for q in others if digest_of(q) not in texts]
     if not train:
         raise UsageError(
             f"`--validation` {config.validation} leaves nothing to train on: the other questions repeat the held-out ones."
         )
-    return Split(task, tuple(train[: config.limit]), held, len(others) - len(train), config.task)
+    return Split(task, tuple(train[: config.limit]), held_out, len(others) - len(train), config.task)
 
 
 def _hash(question: Question) -> str:
+    """A hash by which validation questions are picked."""
     return hashlib.sha256(f"{_SPLIT_SEED}\0{question.id}".encode()).hexdigest()
 
 
 class ExampleBuilder:
-    """Token ids of examples, with the very prompts of runs. assistant: None where nothing but the backbone reads."""
+    """Turns questions and targets into token ids, with exactly the prompts that runs use."""
 
     def __init__(self, backbone: LanguageModel, assistant: LanguageModel | None, *, task: Task, num_slots: int) -> None:
+        """Prepares the prompts of both models.
+
+        Args:
+            backbone: the model that is to say the targets.
+            assistant: the model that reads the questions for the thinker; None where only the backbone reads.
+            task: how questions are put into words.
+            num_slots: L, soft tokens in the backbone's prompt.
+        """
         self._tokenizer = backbone.tokenizer
         self._end = end_token(backbone)
-        # not what a template names besides special tokens, as `<think>`: a model's own chain may begin with a thought
-        self._said = DataEncoder(backbone.tokenizer, also_of_template=False)
+        # Other tokens that the chat template names, such as `<think>`, are allowed in targets: a chain that a model has
+        # sampled itself may begin with such a thought.
+        self._target_encoder = DataEncoder(backbone.tokenizer, also_of_template=False)
         self._backbone = PromptBuilder(backbone.tokenizer, task=task)
         self._assistant = PromptBuilder(assistant.tokenizer, task=task) if assistant else None
         self._num_slots = num_slots
         self._context = backbone.context
 
     def __call__(self, question: Question, text: str) -> Example:
-        """text: what the backbone should say; the end token is added. Raises UsageError where it does not fit."""
+        """Makes an example of a question and a target.
+
+        Args:
+            question: the question.
+            text: what the backbone is to say; the end token is added.
+
+        Raises:
+            UsageError: where prompt and target are longer than the backbone's context.
+        """
         prompt = self._backbone.backbone(question, num_slots=self._num_slots)
         # a prompt without chat format ends with "Answer:", after which a word begins with a space
-        said = text if self._tokenizer.chat_template else f" {text}"
-        target = (*self._said.text_ids(said), self._end)
+        target_text = text if self._tokenizer.chat_template else f" {text}"
+        target = (*self._target_encoder.text_ids(target_text), self._end)
         length = len(prompt.prefix) + self._num_slots + len(prompt.suffix) + len(target)
         if length > self._context:
             raise UsageError(
                 f"question {question.id} needs {length} tokens with its target, more than the backbone's context of "
                 f"{self._context}: leave the question out of the data, or take a backbone with a longer context."
             )
-        read = self._assistant.assistant(question) if self._assistant else ()
-        return Example(question.id, read, prompt.prefix, prompt.suffix, target)
+        assistant_prompt = self._assistant.assistant(question) if self._assistant else ()
+        return Example(question.id, assistant_prompt, prompt.prefix, prompt.suffix, target)
 
 
 def end_token(backbone: LanguageModel) -> int:
-    """The token that ends a completion: the tokenizer's own where the model stops at it."""
-    own = backbone.tokenizer.eos_token_id
-    if own in backbone.end_tokens:
-        return int(own)
+    """The token that ends a target: the tokenizer's end token if the model stops there, else the first one that it stops at.
+
+    Raises UsageError for a model that stops at no token.
+    """
+    tokenizers_end = backbone.tokenizer.eos_token_id
+    if tokenizers_end in backbone.end_tokens:
+        return int(tokenizers_end)
     if not backbone.end_tokens:
         raise UsageError(f"the backbone {backbone.name} has no end token, so it cannot learn where to stop.")
     return backbone.end_tokens[0]
 
 
-def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watcher: Watcher) -> dict[str, list[str]]:
-    """The backbone's own chains of thought whose answer is right, by question id; none twice. Sampled once, then read from
-    the cache folder, where an interrupted sampling goes on too.
+def own_chains(
+    split: Split, config: TrainConfig, backbone: LanguageModel, watcher: RunObserver
+) -> dict[str, list[str]]:
+    """Chains of thought that the backbone has sampled and whose answer is right, by question id, without repetitions.
+
+    They are sampled once, with a journal in the cache folder. Later calls read them from there, and a sampling that was
+    interrupted continues.
+
+    Args:
+        split: the questions; chains are sampled for training and for validation.
+        config: says how many chains are sampled for each question, and with which seed.
+        backbone: the model that samples them.
+        watcher: is told how far the sampling is.
     """
     questions = (*split.train, *split.validation)
     method = ChainOfThought(backbone, task=split.task.definition)
@@ -152,9 +198,9 @@ def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watch
     setup = Setup(settings, replace(split.task, questions=questions), method, asked)
     with Journal.open(folder, config=described, environment=environment(backbone.model.device)) as journal:
         sample_all(setup, journal, folder, watcher)
-        found = [done for _, done in sorted(journal.completions.items()) if done.correct and done.stop_reason == "end"]
+        right = [done for _, done in sorted(journal.completions.items()) if done.correct and done.stop_reason == "end"]
     chains: dict[str, list[str]] = {question.id: [] for question in questions}
-    for completion in found:
+    for completion in right:
         if completion.text not in chains[completion.question_id]:
             chains[completion.question_id].append(completion.text)
     return chains
@@ -163,5 +209,5 @@ def own_chains(split: Split, config: TrainConfig, backbone: LanguageModel, watch
 def examples_of(
     questions: Sequence[Question], texts: Callable[[Question], Sequence[str]], build: ExampleBuilder
 ) -> list[Example]:
-    """One example for each text of each question."""
+    """Makes one example for each text of each question. texts: gives the targets of a question."""
     return [build(question, text) for question in questions for text in texts(question)]

@@ -1,4 +1,4 @@
-"""A thinker, frozen models and examples of different lengths; and the plain way to the same losses."""
+"""Fixtures: a thinker, examples of different lengths, and a plain computation of the losses to compare with."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def some_examples() -> Callable[..., list[Example]]:
 
 
 def plain_losses(thinker, assistant, backbone, example):
-    """[N] sums over the target, by the definition: every path's whole sequence alone through both models, with gradient."""
+    """Losses summed over the target, [N], by definition: each path runs alone through both models, with gradient."""
     losses = []
     for path in range(thinker.num_paths):
         embed = assistant.get_input_embeddings()

@@ -239,8 +239,8 @@ def test_statistics_and_offset_are_part_of_a_checkpoint(tmp_path):
 
 def test_from_pretrained_and_save_pretrained(saved, tmp_path):
     (saved / "README.md").write_text("a card")
-    found = checkpoint.Checkpoint.from_pretrained(saved)
-    found.save_pretrained(tmp_path / "copy")
+    loaded = checkpoint.Checkpoint.from_pretrained(saved)
+    loaded.save_pretrained(tmp_path / "copy")
     assert checkpoint.read_config(tmp_path / "copy") == checkpoint.read_config(saved)
     assert (tmp_path / "copy" / "README.md").read_text() == "a card"
     for name, tensor in load_file(saved / WEIGHTS_FILE).items():
@@ -290,16 +290,16 @@ def test_a_published_projection_is_plain(tmp_path, paths):
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "message"),
     [
         ({"bias": torch.zeros(5)}, "do not fit each other"),
         ({"embedding": torch.zeros(2, 9)}, "do not fit each other"),
         ({"other": torch.zeros(2)}, "weight, bias and perhaps embedding"),
     ],
 )
-def test_a_published_file_that_makes_no_sense(tmp_path, tensors, said):
+def test_a_published_file_that_makes_no_sense(tmp_path, tensors, message):
     published(tmp_path / "projection.bin", **tensors)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         checkpoint.import_published(tmp_path / "projection.bin", prompt_version="7")
 
 

@@ -44,20 +44,20 @@ def test_token_losses_and_their_gradient_equal_the_plain_ones(tokens, biased, ca
     targets = torch.randint(0, 11, (tokens,), generator=generator)
     weights = torch.rand(tokens, generator=generator)
     ours, plain = states.clone().requires_grad_(), states.clone().requires_grad_()
-    found = token_losses(ours, head, bias, targets, cap=cap)
+    actual = token_losses(ours, head, bias, targets, cap=cap)
     logits = torch.nn.functional.linear(plain, head, bias)
     logits = cap * torch.tanh(logits / cap) if cap else logits
     expected = cross_entropy(logits, targets, reduction="none")
-    torch.testing.assert_close(found, expected)
-    (found * weights).sum().backward()
+    torch.testing.assert_close(actual, expected)
+    (actual * weights).sum().backward()
     (expected * weights).sum().backward()
     torch.testing.assert_close(ours.grad, plain.grad)
 
 
 def test_a_token_loss_by_hand():
     """Two tokens of equal logits: each is as probable as the other, ln 2."""
-    found = token_losses(torch.ones(1, 3), torch.ones(2, 3), None, torch.tensor([1]))
-    assert found.item() == pytest.approx(math.log(2))
+    actual = token_losses(torch.ones(1, 3), torch.ones(2, 3), None, torch.tensor([1]))
+    assert actual.item() == pytest.approx(math.log(2))
 
 
 # ---- contrasts
@@ -73,8 +73,8 @@ def test_the_paper_form_by_hand():
 def test_the_view_form_by_hand():
     """Orthogonal paths whose views are whole: cosines 1 and 0, so ln(1 + exp(-1 / t)); equal paths: ln 2."""
     orthogonal, equal = torch.eye(2)[None, :, None], torch.ones(1, 2, 1, 2)
-    found = view_loss(orthogonal, everything(orthogonal.shape), temperature=0.5)
-    assert found.item() == pytest.approx(math.log(1 + math.exp(-2)))
+    actual = view_loss(orthogonal, everything(orthogonal.shape), temperature=0.5)
+    assert actual.item() == pytest.approx(math.log(1 + math.exp(-2)))
     assert view_loss(equal, everything(equal.shape)).item() == pytest.approx(math.log(2))
 
 

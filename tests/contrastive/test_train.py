@@ -22,8 +22,8 @@ OBJECTIVE = Objective(num_slots=2, weight=0.1, question_weight=0.1)
 SCHEDULE = Schedule(max_steps=7, batch_size=2, lr=0.02, warmup=2, validate_every=3)
 
 
-class Watch:
-    """Remembers, and raises where it is told to."""
+class RecordingObserver:
+    """Records what it is told, and raises KeyboardInterrupt at step `die_at`."""
 
     def __init__(self, *, die_at=None):
         self.rows, self.healths, self._die_at = [], [], die_at
@@ -58,7 +58,7 @@ def trainer(make_model, new_thinker, some_examples, tmp_path):
             "objective": OBJECTIVE,
             "folder": tmp_path / folder,
             "keep": [].append,
-            "watcher": watcher or Watch(),
+            "watcher": watcher or RecordingObserver(),
         }
         return Trainer(**(settings | changes))
 
@@ -98,26 +98,26 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own(batch_size):
 def test_training_lowers_the_loss_and_changes_what_is_trained_and_nothing_else(trainer, new_thinker):
     thinker = new_thinker(offset=True)
     before = {name: tensor.clone() for name, tensor in thinker.state_dict().items()}
-    watch = Watch()
-    training = trainer(thinker=thinker, watcher=watch, schedule=replace(SCHEDULE, max_steps=30, validate_every=10))
+    observer = RecordingObserver()
+    training = trainer(thinker=thinker, watcher=observer, schedule=replace(SCHEDULE, max_steps=30, validate_every=10))
     frozen = [digest(training.assistant), digest(training.reader.backbone)]
     progress = training.run()
     assert (progress.step, progress.stopped_early) == (30, False)
-    assert watch.rows[-1]["language"] < watch.rows[0]["language"] - 0.05
+    assert observer.rows[-1]["language"] < observer.rows[0]["language"] - 0.05
     assert all(not torch.equal(tensor, before[name]) for name, tensor in thinker.state_dict().items())
     assert all((t != before["token_sets.vectors"][k]).all() for k, t in enumerate(thinker.token_sets.vectors))
     assert [digest(training.assistant), digest(training.reader.backbone)] == frozen
 
 
 def test_a_frozen_model_that_changes_is_a_bug_that_is_told(trainer):
-    watch = Watch()
-    training = trainer(watcher=watch)
+    observer = RecordingObserver()
+    training = trainer(watcher=observer)
 
     def spoil(*_):
         with torch.no_grad():
             training.reader.backbone.lm_head.weight[0, 0] += 1e-6
 
-    watch.stepped = spoil
+    observer.stepped = spoil
     with pytest.raises(ModelChanged):
         training.run()
 
@@ -137,11 +137,11 @@ def test_a_resumed_training_ends_with_the_same_parameters(trainer, tmp_path, die
     whole = trainer("whole")
     whole.run()
     with pytest.raises(KeyboardInterrupt):
-        trainer("cut", watcher=Watch(die_at=die_at)).run()
-    watch = Watch()
-    again = trainer("cut", watcher=watch)
+        trainer("cut", watcher=RecordingObserver(die_at=die_at)).run()
+    observer = RecordingObserver()
+    again = trainer("cut", watcher=observer)
     progress = again.run()
-    assert watch.first == (die_at - 1) // 3 * 3  # the last validation; step 6 dies before its own
+    assert observer.first == (die_at - 1) // 3 * 3  # the last validation; step 6 dies before its own
     for name, tensor in whole.thinker.state_dict().items():
         assert torch.equal(again.thinker.state_dict()[name], tensor), name
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
@@ -150,7 +150,7 @@ def test_a_resumed_training_ends_with_the_same_parameters(trainer, tmp_path, die
 
 def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        trainer("cut", watcher=Watch(die_at=4)).run()
+        trainer("cut", watcher=RecordingObserver(die_at=4)).run()
     with (tmp_path / "cut" / METRICS_FILE).open("a") as file:
         file.write('{"step": 5, "langu')
     trainer("cut").run()
@@ -161,10 +161,10 @@ def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path):
 def test_a_finished_training_is_not_trained_again(trainer):
     first = trainer()
     first.run()
-    watch = Watch()
-    again = trainer(watcher=watch)
+    observer = RecordingObserver()
+    again = trainer(watcher=observer)
     assert again.run().step == 7
-    assert watch.rows == watch.healths == []
+    assert observer.rows == observer.healths == []
     assert torch.equal(again.thinker.projection.weight, first.thinker.projection.weight)
 
 
@@ -181,18 +181,18 @@ def test_early_stopping_and_the_best_thinker(trainer):
     """Where nothing moves, nothing gets better than it was before the first step."""
     kept = []
     schedule = replace(SCHEDULE, lr=1e-30, max_steps=20, validate_every=1, patience=2)
-    watch = Watch()
-    progress = trainer(schedule=schedule, watcher=watch, keep=kept.append).run()
+    observer = RecordingObserver()
+    progress = trainer(schedule=schedule, watcher=observer, keep=kept.append).run()
     assert progress.stopped_early
     assert (progress.step, progress.best_step, progress.waited) == (2, 0, 2)
-    assert len({health.loss for _, health in watch.healths}) == 1
+    assert len({health.loss for _, health in observer.healths}) == 1
     assert [health.loss for health in kept] == [progress.best]
 
 
 def test_the_best_thinker_is_kept(trainer):
-    kept, watch = [], Watch()
-    progress = trainer(schedule=replace(SCHEDULE, validate_every=1), watcher=watch, keep=kept.append).run()
-    losses = [health.loss for _, health in watch.healths]
+    kept, observer = [], RecordingObserver()
+    progress = trainer(schedule=replace(SCHEDULE, validate_every=1), watcher=observer, keep=kept.append).run()
+    losses = [health.loss for _, health in observer.healths]
     assert progress.best == min(losses) == kept[-1].loss
     assert losses[progress.best_step] == progress.best
     assert [health.loss for health in kept] == sorted((health.loss for health in kept), reverse=True)
@@ -200,10 +200,10 @@ def test_the_best_thinker_is_kept(trainer):
 
 def test_what_validation_says(trainer, plain, some_examples):
     """Losses against the plain loop; another question's thoughts are those of the next."""
-    watch = Watch()
-    training = trainer(watcher=watch)
+    observer = RecordingObserver()
+    training = trainer(watcher=observer)
     training.run()
-    step, health = watch.healths[-1]
+    step, health = observer.healths[-1]
     examples = some_examples(7)[5:]
     tokens = sum(len(example.target) for example in examples)
     with torch.no_grad():
@@ -258,11 +258,11 @@ def test_two_processes_end_with_the_parameters_of_one(trainer, tmp_path):
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
     for process in running:
-        said, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, said
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
     alone = trainer("alone")
     alone.run()
-    found = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
+    checkpoints = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
     for name, tensor in alone.thinker.state_dict().items():
-        assert torch.equal(found[0][name], found[1][name]), name
-        torch.testing.assert_close(found[0][name], tensor, atol=2e-5, rtol=1e-4)
+        assert torch.equal(checkpoints[0][name], checkpoints[1][name]), name
+        torch.testing.assert_close(checkpoints[0][name], tensor, atol=2e-5, rtol=1e-4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scaling.display import Watch, rows
+from scaling.display import RunProgress, rows
 from scaling.records.records import Completion, Question
 from scaling.records.summary import summarise
 from scaling.sampler import Grid
@@ -22,70 +22,70 @@ def completion(question: str, path: int, answer: str | None, *, correct: bool) -
     )
 
 
-def watched(*before: Completion, grid: Grid = GRID) -> tuple[Watch, io.StringIO]:
-    said = io.StringIO()
-    watch = Watch(Console(file=said, width=200), voter="flat")
-    watch.start(grid, {c.key: c for c in before}, Path("somewhere"))
-    return watch, said
+def started(*before: Completion, grid: Grid = GRID) -> tuple[RunProgress, io.StringIO]:
+    printed = io.StringIO()
+    progress = RunProgress(Console(file=printed, width=200), voter="flat")
+    progress.start(grid, {c.key: c for c in before}, Path("somewhere"))
+    return progress, printed
 
 
 def test_the_running_accuracy_is_over_decided_questions_only() -> None:
-    watch, _ = watched()
-    assert "0/2 questions" in watch._said()
-    assert "accuracy -" in watch._said()
-    watch.completion(completion("a", 0, "1", correct=True))
-    assert "accuracy -" in watch._said()
-    watch.completion(completion("a", 1, None, correct=False))
-    assert "1/2 questions" in watch._said()
-    assert "accuracy 100.0%" in watch._said()
+    progress, _ = started()
+    assert "0/2 questions" in progress._figures()
+    assert "accuracy -" in progress._figures()
+    progress.completion(completion("a", 0, "1", correct=True))
+    assert "accuracy -" in progress._figures()
+    progress.completion(completion("a", 1, None, correct=False))
+    assert "1/2 questions" in progress._figures()
+    assert "accuracy 100.0%" in progress._figures()
     for path in range(2):
-        watch.completion(completion("b", path, "7", correct=False))
-    assert "accuracy 50.0%" in watch._said()
+        progress.completion(completion("b", path, "7", correct=False))
+    assert "accuracy 50.0%" in progress._figures()
 
 
 def test_what_was_there_before_counts_but_not_as_speed() -> None:
     held = [completion("a", path, "1", correct=True) for path in range(2)]
-    watch, said = watched(*held, completion("a", 5, "1", correct=True), completion("z", 0, "1", correct=True))
-    assert "4 completions in somewhere, 2 of 4 already there" in said.getvalue()
-    assert "1/2 questions, 0 tokens/s" in watch._said()
+    progress, printed = started(*held, completion("a", 5, "1", correct=True), completion("z", 0, "1", correct=True))
+    assert "4 completions in somewhere, 2 of 4 already there" in printed.getvalue()
+    assert "1/2 questions, 0 tokens/s" in progress._figures()
 
 
 def test_a_question_decided_early_counts_at_once_and_its_other_samples_are_no_longer_wanted() -> None:
     grid = replace(GRID, num_samples=4, adaptive=0.95)  # four of one answer are enough
-    watch, said = watched(grid=grid)
-    assert "= at most 16 completions" in said.getvalue()
+    progress, printed = started(grid=grid)
+    assert "= at most 16 completions" in printed.getvalue()
     same = [replace(completion("a", n % 2, "1", correct=True), sample=n // 2) for n in range(8)]
     for drawn in [*same[:2], *same[3:5]]:
-        watch.completion(drawn)
-    assert "0/2 questions" in watch._said()  # the third is still being drawn
-    assert (watch._done, watch._wanted) == (4, 16)
-    watch.completion(same[2])
-    assert "1/2 questions" in watch._said()
-    assert "accuracy 100.0%" in watch._said()
-    assert (watch._done, watch._wanted) == (5, 5 + 8)
-    watch.completion(same[6])  # had finished by then
-    assert (watch._done, watch._wanted) == (6, 6 + 8)
-    assert "1/2 questions" in watch._said()
-    _, resumed = watched(*same[:5], grid=grid)
+        progress.completion(drawn)
+    assert "0/2 questions" in progress._figures()  # the third is still being drawn
+    assert (progress._done, progress._wanted) == (4, 16)
+    progress.completion(same[2])
+    assert "1/2 questions" in progress._figures()
+    assert "accuracy 100.0%" in progress._figures()
+    assert (progress._done, progress._wanted) == (5, 5 + 8)
+    progress.completion(same[6])  # had finished by then
+    assert (progress._done, progress._wanted) == (6, 6 + 8)
+    assert "1/2 questions" in progress._figures()
+    _, resumed = started(*same[:5], grid=grid)
     assert "5 of at most 13 already there" in resumed.getvalue()
 
 
 def test_a_live_bar_ends_at_what_was_drawn() -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
-    with Watch(console, voter="flat") as watch:
-        watch.start(replace(GRID, num_samples=4, adaptive=0.95), {}, Path("somewhere"))
+    with RunProgress(console, voter="flat") as progress:
+        progress.start(replace(GRID, num_samples=4, adaptive=0.95), {}, Path("somewhere"))
         for question in "ab":
             for number in range(4):
-                watch.completion(replace(completion(question, number % 2, "1", correct=True), sample=number // 2))
-        assert watch._progress is not None
-        task = watch._progress.tasks[0]
+                progress.completion(replace(completion(question, number % 2, "1", correct=True), sample=number // 2))
+        assert progress._progress is not None
+        task = progress._progress.tasks[0]
         assert (task.completed, task.total) == (8, 8)
 
 
 def test_no_time_left_is_told_from_a_few_completions() -> None:
-    watch, _ = watched()
-    watch.completion(completion("a", 0, "1", correct=True))
-    assert watch._left() == "-"
+    progress, _ = started()
+    progress.completion(completion("a", 0, "1", correct=True))
+    assert progress._left() == "-"
 
 
 def test_a_rate_over_nothing_is_a_dash_and_never_a_number() -> None:

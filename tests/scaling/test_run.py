@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from scaling.display import Watch, rows
+from scaling.display import RunProgress, rows
 from scaling.models import loading
 from scaling.prompts import PromptBuilder
 from scaling.records.costs import RunCosts
@@ -288,7 +288,7 @@ def test_a_completion_on_which_the_reader_fails_is_kept_and_the_run_goes_on(
     assert (summary["complete"], summary["num_completions"], summary["unread"]) == (True, 8, 1)
     assert ("texts not readable", "1") in [row[:2] for row in rows(summary)]
     said = io.StringIO()
-    watch = Watch(Console(file=said, width=300), voter="flat")
+    watch = RunProgress(Console(file=said, width=300), voter="flat")
     watch.start(Grid([], 1, 1, 0), {}, tmp_path)
     watch.completion(unread)
     where = f"question {unread.question_id}, path {unread.path}, sample {unread.sample} could not be read"
