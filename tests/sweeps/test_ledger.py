@@ -13,7 +13,7 @@ import pytest
 
 from scaling.records.errors import UsageError
 from sweeps import ledger as ledger_module
-from sweeps.ledger import DONE, FAILED, LEASE, PENDING, RUNNING, Ledger
+from sweeps.ledger import DONE, FAILED, LEASE, LEDGER, PENDING, RUNNING, Ledger
 from sweeps.plan import Job
 
 REPOSITORY = Path(__file__).resolve().parents[2]
