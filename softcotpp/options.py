@@ -56,7 +56,7 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], *, call: str) -> 
 
 
 def with_options_of(kind: type[BaseModel]) -> Callable[[Call], Call]:
-    """A decorator that shows the options of `kind` in the signature of a function with `**options`, for editors and `help`."""
+    """A decorator for functions with `**options`: their signature shows the options of `kind`, for editors and `help`."""
     types = get_type_hints(kind)
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=types[name])
