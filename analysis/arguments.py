@@ -1,6 +1,6 @@
-"""Reads what a report is asked for: run directories, their names and how much of each, as in `NAME=FOLDER@8x4@100`.
+"""Parses the arguments of `scale-report`: run directories, their names and sizes, as in `NAME=FOLDER@8x4@100`.
 
-Opens no run directory.
+It checks which folders exist but opens none of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _SIZE = re.compile(r"(?P<place>.*)@(?P<paths>\d+)x(?P<samples>\d+)(@(?P<limit>\d
 
 
 class Size(NamedTuple):
-    """How much of a run is meant. None: as much as the run's own settings say."""
+    """How much of a run to use. None stands for as much as the run's settings say."""
 
     paths: int | None = None
     samples: int | None = None
@@ -24,10 +24,12 @@ WHOLE = Size()
 
 
 class RunArgument(NamedTuple):
-    """What one argument names.
+    """One argument, parsed.
 
-    name: the method's name in the report, None to have it named. folders: one run directory, or those of a run's shards.
-    size: how much of the run.
+    Attributes:
+        name: the method's name in the report; None where the user gave none.
+        folders: one run directory, or the directories of a run's shards.
+        size: how much of the run to use.
     """
 
     name: str | None
@@ -36,9 +38,9 @@ class RunArgument(NamedTuple):
 
 
 def parse_run(text: str) -> RunArgument:
-    """Takes `[NAME=]FOLDER[,FOLDER ...][@PATHSxSAMPLES[@QUESTIONS]]` apart.
+    """Parses `[NAME=]FOLDER[,FOLDER ...][@PATHSxSAMPLES[@QUESTIONS]]`.
 
-    A folder that exists is a folder, whatever its name looks like.
+    The name of a folder may itself contain `=`, `,` or `@`. So a reading that names an existing folder comes first.
     """
     name, equals, place = text.partition("=")
     readings = [(None, text), (name, place)] if equals else [(None, text)]
@@ -46,15 +48,16 @@ def parse_run(text: str) -> RunArgument:
         for folder, size in ((whole, WHOLE), _without_size(whole)):
             if Path(folder).exists():
                 return RunArgument(named, (Path(folder),), size)
-    # Nothing of that name is there: it names shards, or a folder that loading will not find.
+    # no such folder exists, so the text lists shards, or loading will report the missing folder
     named, whole = readings[-1]
     folders, size = _without_size(whole)
     return RunArgument(named, tuple(map(Path, folders.split(","))), size)
 
 
 def _without_size(text: str) -> tuple[str, Size]:
-    found = _SIZE.fullmatch(text)
-    if not found:
+    """Splits the size off the end of a text. It is `WHOLE` where there is none."""
+    match = _SIZE.fullmatch(text)
+    if not match:
         return text, WHOLE
-    limit = int(found["limit"]) if found["limit"] else None
-    return found["place"], Size(int(found["paths"]), int(found["samples"]), limit)
+    limit = int(match["limit"]) if match["limit"] else None
+    return match["place"], Size(int(match["paths"]), int(match["samples"]), limit)

@@ -1,6 +1,6 @@
-"""The data of the report's question browser: prompts, grids of answers, and each completion's text, as JSON holds them.
+"""Collects the data of the report's question browser: prompts, grids of answers, and the texts of completions.
 
-Texts come from models and are never trusted: nothing here makes HTML of them.
+All of it consists of JSON's types. The texts come from models and are not trusted, so nothing here turns them into HTML.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scaling.records.votes import flat_vote, hierarchical_vote, path_votes
 
 
 def browser(methods: Sequence[Method], *, limit: int) -> dict[str, Any]:
-    """The first `limit` questions, with the grid of every method's first run."""
+    """The first `limit` questions, each with the grid of answers of every method's first run."""
     first = methods[0].runs[0].questions[:limit]
     return {
         "total": len(methods[0].runs[0].questions),
@@ -40,7 +40,16 @@ def _method(method: Method, ids: list[str]) -> dict[str, Any]:
 
 
 def _grid(completions: list[Completion], run: Run, prompt: str) -> dict[str, Any]:
-    """cells: [N][M]; vote and path_votes: answers, None for none."""
+    """The answers to one question.
+
+    Args:
+        completions: all of the question.
+        run: the run that they come from.
+        prompt: the question's prompt.
+
+    Returns:
+        The prompt, both votes, and under "cells" the completions as [N][M]. An answer is None where there is none.
+    """
     question_id = completions[0].question_id
     right = right_answers(completions)
     cells: list[list[Any]] = [[None] * run.num_samples for _ in range(run.num_paths)]
@@ -50,8 +59,8 @@ def _grid(completions: list[Completion], run: Run, prompt: str) -> dict[str, Any
             "stop": one.stop_reason,
         }
     flat, paths = flat_vote(question_id, completions), hierarchical_vote(question_id, completions)
-    own = [answer for _, answer in sorted(path_votes(question_id, completions).items())]
+    answers = [answer for _, answer in sorted(path_votes(question_id, completions).items())]
     return {
         **{"prompt": prompt, "vote": flat.answer, "vote_right": flat.answer in right, "tied": flat.tied},
-        **{"hierarchical": paths.answer, "path_votes": own, "covered": bool(right), "cells": cells},
+        **{"hierarchical": paths.answer, "path_votes": answers, "covered": bool(right), "cells": cells},
     }

@@ -1,7 +1,6 @@
-"""What a grid of n paths x m samples costs a question: chains, tokens, FLOPs, seconds; and the bytes of the whole grid.
+"""Computes what each grid of n paths x m samples costs for a question: chains, tokens, FLOPs, seconds; and memory.
 
-Formulas are those of `scaling.records.costs`, filled in with a run's own prompt lengths and generated
-tokens.
+The formulas are those of `scaling.records.costs`. Prompt lengths and numbers of generated tokens are those of the run.
 """
 
 from __future__ import annotations
@@ -27,13 +26,16 @@ AXES = {
 
 @dataclass(frozen=True, eq=False)
 class Compute:
-    """A run's costs. axes: for each name of AXES that is known, [N, M]: mean over questions of what n x m costs, at
-    [n - 1, m - 1]. Tokens and FLOPs of a completion are the mean over the question's N x M.
+    """The costs of a run, as means over its questions. What is not known is None.
 
-    seconds: those that the run took, the whole grid's share by tokens and within it by FLOPs; so only the last cell was
-    measured, and that only where nothing outside the grid was drawn. unshared: FLOPs of a
-    question whose completions share nothing. kv_bytes: keys and values of a question's whole grid, were all of it held at
-    once. peak_bytes: of the process, as the run measured it. None where unknown.
+    Attributes:
+        axes: for each name in AXES that is known, [N, M]: the cost of a grid of n x m, at [n - 1, m - 1]. A completion
+            counts the mean tokens and mean FLOPs of the question's N x M completions. "seconds" are the measured seconds of
+            the whole grid, divided among smaller grids in proportion to FLOPs. So only the last cell is measured, and only
+            where the run drew nothing outside the grid.
+        unshared: FLOPs of the whole grid if its completions shared no prompt.
+        kv_bytes: bytes of the keys and values of the whole grid, if all of it were in memory at once.
+        peak_bytes: peak memory that the run measured.
     """
 
     axes: dict[str, Floats]
@@ -43,7 +45,7 @@ class Compute:
 
 
 def compute(run: Run) -> Compute:
-    """The costs of `run`; FLOPs only where run.json holds the models' coefficients."""
+    """The costs of `run`. FLOPs are known only where run.json holds the coefficients of the models."""
     paths = np.arange(1, run.num_paths + 1)[:, None]
     chains = (paths * np.arange(1, run.num_samples + 1)).astype(float)
     axes = {"chains": chains, "tokens": chains * run.tokens.mean()}
@@ -52,10 +54,10 @@ def compute(run: Run) -> Compute:
     if coefficients is None:
         return Compute(axes, None, None, peak)
     costs = RunCosts.from_json(coefficients)
-    question = float(np.mean([costs.question(asked) for asked in run.questions]))
-    path = float(np.mean([costs.path(asked) for asked in run.questions]))
-    completion, unshared = _completions(run, costs)
-    axes["flops"] = question + paths * path + chains * completion
+    per_question = float(np.mean([costs.question(asked) for asked in run.questions]))
+    per_path = float(np.mean([costs.path(asked) for asked in run.questions]))
+    per_completion, unshared = _completions(run, costs)
+    axes["flops"] = per_question + paths * per_path + chains * per_completion
     seconds = _seconds(run)
     if seconds is not None:
         axes["seconds"] = seconds * axes["flops"] / axes["flops"][-1, -1]
@@ -63,33 +65,37 @@ def compute(run: Run) -> Compute:
 
 
 def _completions(run: Run, costs: RunCosts) -> tuple[float, float]:
-    """Mean FLOPs of one completion, and of a question's whole grid when nothing is shared."""
+    """The mean FLOPs of one completion, and those of a question's whole grid if its completions shared nothing."""
 
     @cache  # few prompts and completions differ in length
     def decode(behind: int, tokens: int) -> int:
         return costs.backbone.decode(tokens, behind=behind)
 
-    totals = [
-        sum(decode(asked.prompt_tokens, tokens) for tokens in own.ravel().tolist())
-        for asked, own in zip(run.questions, run.tokens, strict=True)
+    decoding = [
+        sum(decode(asked.prompt_tokens, tokens) for tokens in grid.ravel().tolist())
+        for asked, grid in zip(run.questions, run.tokens, strict=True)
     ]
     size = run.num_paths * run.num_samples
     prompts = [
         costs.unshared(asked, [], paths=run.num_paths) + size * costs.backbone.forward(asked.prompt_tokens)
         for asked in run.questions
     ]
-    return float(np.mean(totals)) / size, float(np.mean(totals) + np.mean(prompts))
+    return float(np.mean(decoding)) / size, float(np.mean(decoding) + np.mean(prompts))
 
 
 def _seconds(run: Run) -> float | None:
-    """Seconds of a question's whole grid. Measured are those of all tokens that the run ever generated, also for
-    questions and samples that are no longer asked for; the grid has its share of them."""
+    """The seconds of a question's whole grid; None where the run did not measure them.
+
+    The run measures the time of all tokens that it ever generated, also for questions and samples that are no longer part
+    of it. The grid gets the share of its tokens.
+    """
     seconds, generated = run.summary.get("seconds"), run.summary.get("tokens", {}).get("generated")
     return seconds * float(run.tokens.sum(axis=(1, 2)).mean()) / generated if seconds and generated else None
 
 
 def _kv_bytes(run: Run, costs: RunCosts) -> float:
-    own = run.tokens.sum(axis=(1, 2)) - run.num_paths * run.num_samples  # the last token of each is never read
-    path = np.array([asked.soft_tokens + asked.suffix_tokens for asked in run.questions]) * run.num_paths
+    """Bytes of the keys and values of a question's whole grid: the shared prefix, each path, and each completion."""
+    completions = run.tokens.sum(axis=(1, 2)) - run.num_paths * run.num_samples  # a last token is never fed back
+    paths = np.array([asked.soft_tokens + asked.suffix_tokens for asked in run.questions]) * run.num_paths
     prefix = np.array([asked.prefix_tokens for asked in run.questions])
-    return float(np.mean(prefix + path + own)) * costs.backbone.kv_bytes
+    return float(np.mean(prefix + paths + completions)) * costs.backbone.kv_bytes

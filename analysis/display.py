@@ -1,4 +1,4 @@
-"""What `scale-report` prints: the verdict, the notes and the tables of the report."""
+"""Prints a report in a terminal for `scale-report`: tables, notes and the verdict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from analysis.tables import Table, headline, overview, tables
 
 
 def show(console: Console, results: Results, folder: Path) -> None:
-    """Verdict last, as it is what one looks for where the output ends."""
+    """Prints the report. The verdict comes last, because one looks for it at the end of the output.
+
+    Args:
+        console: where to print.
+        results: all figures.
+        folder: where the files of the report are.
+    """
     console.print(headline(results), style="bold", highlight=False, markup=False)
     short = overview(results)
     if short:
@@ -22,8 +28,8 @@ def show(console: Console, results: Results, folder: Path) -> None:
         console.print(_rich(table), highlight=False)
     for note in results.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    for said in results.sentences:
-        console.print(said, style="bold", highlight=False, markup=False, soft_wrap=True)
+    for sentence in results.sentences:
+        console.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"report: {folder / 'report.html'}  (report.md, report.json, figures/)",
         highlight=False,
@@ -33,21 +39,21 @@ def show(console: Console, results: Results, folder: Path) -> None:
 
 
 def _rich(table: Table) -> RichTable:
-    """A method a column, so that it fits a terminal however many figures there are."""
-    found = RichTable(title=table.title, title_justify="left")
-    found.add_column(table.columns[0])
+    """The table with a column for each method, so that it fits a terminal however many figures there are."""
+    printed = RichTable(title=table.title, title_justify="left")
+    printed.add_column(table.columns[0])
     for row in table.rows:
-        found.add_column(escape(row[0]), justify="right")  # what stands in brackets is part of a name
+        printed.add_column(escape(row[0]), justify="right")  # rich would take brackets in a name for markup
     for place, column in enumerate(table.columns[1:], start=1):
-        found.add_row(column, *(escape(row[place]) for row in table.rows))
-    return found
+        printed.add_row(column, *(escape(row[place]) for row in table.rows))
+    return printed
 
 
 def _lines(table: Table) -> RichTable:
-    """A method a line."""
-    found = RichTable(title=table.title, title_justify="left")
+    """The table with a row for each method."""
+    printed = RichTable(title=table.title, title_justify="left")
     for place, column in enumerate(table.columns):
-        found.add_column(column, justify="right" if place else "left")
+        printed.add_column(column, justify="right" if place else "left")
     for row in table.rows:
-        found.add_row(*map(escape, row))
-    return found
+        printed.add_row(*map(escape, row))
+    return printed

@@ -1,11 +1,16 @@
-"""What every smaller grid would have scored, from one N x M run: pass@(n, m) and majority votes for all n <= N, m <= M.
+"""Estimates from one N x M run what every smaller grid n x m would have scored: pass@(n, m) and votes.
 
-A sub-grid is n of the N paths, and of each of them m of its M samples, chosen independently and all equally likely. An
-estimate is the mean over sub-grids, for each question on its own: unbiased for a run of that size. pass@(n, m) has a closed
-form (`pass_at`). Votes are averaged over all sub-grids where there are few enough, else over random ones, and then carry
-the standard error of that choice. Votes are those of `scaling.records.votes`: no answer no vote, ties to the answer that
-more paths support, then to the smallest hash. Chains may have weights, of which `analysis.voters` knows. Knows nothing
-of files, intervals or costs.
+A sub-grid consists of n of the N paths, and of m of the M samples of each of these paths. The samples of each path are
+chosen independently, and all choices are equally likely. An estimate is the mean over sub-grids, for each question by
+itself. It is unbiased for a run of that size. pass@(n, m) has a closed form (see `pass_at`). Votes are averaged over all
+sub-grids where these are few enough. Elsewhere they are averaged over random sub-grids, and come with the standard error of
+this choice.
+
+Votes follow the rules of `scaling.records.votes`: a completion without an answer does not vote. Ties go to the answer that
+more paths support, then to the one with the smallest hash. Chains may have weights, which `analysis.voters` computes. This
+module knows nothing of files, intervals or costs.
+
+Shapes: Q questions, N paths, M samples, R random sub-grids, K different answers to a question.
 """
 
 from __future__ import annotations
@@ -24,18 +29,21 @@ from scaling.records.votes import ALIKE
 
 Floats = NDArray[np.float64]
 
-_CHUNK = 4_000_000  # votes counted at once
-_WORK = 10_000_000  # completions x random sub-grids of each size
+_CHUNK = 4_000_000  # most votes counted at once
+_WORK = 10_000_000  # most completions x random sub-grids of each size
 _FEWEST, _MOST = 16, 1000  # sub-grids of each size for a question
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """How answers become a vote.
+    """How the answers of chains become a vote.
 
-    weights: [Q, N, M] from 0, what each chain counts, None for 1; a chain of weight 0 does not vote. hierarchical: paths
-    vote, then their winners. best: the answer of the heaviest chain wins, not that of the heaviest sum. logs: weights are
-    logarithms of what chains count, for where these are too far apart for one scale.
+    Attributes:
+        weights: [Q, N, M], the weight of each chain, at least 0; None for a weight of 1 each. A chain of weight 0 does not
+            vote.
+        hierarchical: whether each path votes by itself first, and then the winners of the paths vote.
+        best: whether the answer of the chain with the largest weight wins, instead of the answer with the largest sum.
+        logs: whether `weights` are logarithms, for weights that differ by too many orders of magnitude for a float.
     """
 
     weights: Floats | None = None
@@ -45,16 +53,16 @@ class Rule:
 
     @property
     def add(self) -> np.ufunc:
-        """How the weights of two chains with one answer come together."""
+        """The operation that combines the weights of two chains with the same answer."""
         return np.maximum if self.best else np.logaddexp if self.logs else np.add
 
     @property
     def nothing(self) -> float:
-        """What an answer counts that no chain gives."""
+        """The weight of an answer that no chain gives."""
         return -np.inf if self.logs else 0
 
     def of(self, rows: NDArray[np.int64]) -> Rule:
-        """That of some questions."""
+        """The same rule for some of the questions. rows: their places among the Q."""
         return self if self.weights is None else replace(self, weights=self.weights[rows])
 
 
@@ -63,10 +71,13 @@ FLAT, HIERARCHICAL = Rule(), Rule(hierarchical=True)
 
 @dataclass(frozen=True, eq=False)
 class VoteEstimate:
-    """Of all n x m, at [n - 1, m - 1]. values: [Q, N, M], the chance that a vote over such a sub-grid is right.
+    """What a vote scores over sub-grids of each size n x m, at [n - 1, m - 1].
 
-    error: [N, M], standard error of the mean over questions that is due to choosing sub-grids at random, 0 where all of
-    them were counted (`exact`, [N, M] bool). It is no sampling error of the questions.
+    Attributes:
+        values: [Q, N, M], the chance that a vote over a sub-grid of that size is right.
+        error: [N, M], the standard error of the mean over questions that comes from choosing sub-grids at random. It does
+            not include the sampling error of the questions.
+        exact: [N, M] bool, whether all sub-grids of that size were counted, so that `error` is 0.
     """
 
     values: Floats
@@ -75,10 +86,11 @@ class VoteEstimate:
 
 
 def pass_at(ballots: Ballots) -> Floats:
-    """[Q, N, M]: the chance that n paths with m samples each hold a right answer, at [n - 1, m - 1].
+    """pass@(n, m): the chance that n paths with m samples each contain a right answer, [Q, N, M] at [n - 1, m - 1].
 
-    A path with c right samples misses with q = C(M - c, m) / C(M, m) (arXiv 2107.03374, equation 1); n paths of N all miss
-    with e_n(q_1 .. q_N) / C(N, n), the elementary symmetric polynomial being the sum over all choices of n paths.
+    If c of the M samples of a path are right, m of them are all wrong with probability q = C(M - c, m) / C(M, m)
+    (arXiv 2107.03374, equation 1). Then n of the N paths are all wrong with probability e_n(q_1 .. q_N) / C(N, n). Here e_n
+    is the elementary symmetric polynomial: the sum, over all choices of n paths, of the product of their q.
     """
     right = ballots.right
     questions, num_paths, num_samples = right.shape
@@ -96,13 +108,19 @@ def pass_at(ballots: Ballots) -> Floats:
 
 
 def whole_vote(ballots: Ballots) -> Floats:
-    """[Q], 1 where the flat vote over the whole grid is right, else 0."""
+    """Whether the flat vote over the whole grid is right, for each question 1 or 0, [Q]."""
     votes = _winners(ballots.counts()[:, None], FLAT)[:, 0, -1]
     return ballots.judged(votes).astype(float)
 
 
 def vote(ballots: Ballots, rule: Rule = FLAT, *, seed: int = 0) -> VoteEstimate:
-    """What a vote by `rule` over n paths x m samples scores; by default a majority over all n x m answers."""
+    """What a vote over n paths x m samples scores, for all n and m.
+
+    Args:
+        ballots: the answers of the whole grid.
+        rule: how they become a vote; by default the majority of all n x m answers.
+        seed: of the random sub-grids.
+    """
     questions, num_paths, num_samples = ballots.codes.shape
     draws = int(np.clip(_WORK // ballots.codes.size, _FEWEST, _MOST))
     rng = np.random.default_rng(seed)
@@ -111,24 +129,27 @@ def vote(ballots: Ballots, rule: Rule = FLAT, *, seed: int = 0) -> VoteEstimate:
     exact = np.array([[sub_grids(ballots, n, m) <= draws for m in range(num_samples)] for n in range(num_paths)])
     if not ballots.verdicts.shape[1]:  # no answer at all
         return VoteEstimate(values, variance, np.ones_like(exact))
-    for rows in _alike(ballots, draws):
-        some, own = ballots.of(rows), rule.of(rows)
-        mean, spread = _by_chance(some, draws, rng, own)
+    for rows in _batches(ballots, draws):
+        batch, batch_rule = ballots.of(rows), rule.of(rows)
+        mean, spread = _over_random_sub_grids(batch, draws, rng, batch_rule)
         for n, m in np.argwhere(exact):
-            mean[:, n, m], spread[:, n, m] = _by_counting(some, n + 1, m + 1, own), 0
+            mean[:, n, m], spread[:, n, m] = _over_all_sub_grids(batch, n + 1, m + 1, batch_rule), 0
         values[rows] = mean
         variance += spread.sum(axis=0)
     return VoteEstimate(values, np.sqrt(variance / draws) / questions, exact)
 
 
 def sub_grids(ballots: Ballots, n: int, m: int) -> int:
-    """How many different sub-grids of n + 1 paths x m + 1 samples there are."""
+    """The number of different sub-grids of n + 1 paths x m + 1 samples."""
     _, num_paths, num_samples = ballots.codes.shape
     return int(comb(num_paths, n + 1) * comb(num_samples, m + 1) ** (n + 1))
 
 
-def _alike(ballots: Ballots, draws: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of questions, those with the most different answers first, as many at once as there is room for."""
+def _batches(ballots: Ballots, draws: int) -> Iterator[NDArray[np.int64]]:
+    """The places of the questions in batches that fit into memory, those with the most different answers first.
+
+    Questions with similar numbers of answers so come together, and arrays with K answers waste little room.
+    """
     _, num_paths, num_samples = ballots.codes.shape
     order = np.argsort(-ballots.sizes, kind="stable")
     start = 0
@@ -139,8 +160,17 @@ def _alike(ballots: Ballots, draws: int) -> Iterator[NDArray[np.int64]]:
         start = stop
 
 
-def _by_chance(ballots: Ballots, draws: int, rng: np.random.Generator, rule: Rule) -> tuple[Floats, Floats]:
-    """Mean and variance over random sub-grids, [Q, N, M]: paths and samples in random order, cut after n and m."""
+def _over_random_sub_grids(ballots: Ballots, draws: int, rng: np.random.Generator, rule: Rule) -> tuple[Floats, Floats]:
+    """The mean and the variance of right votes over random sub-grids, [Q, N, M] each.
+
+    Puts paths and samples into a random order. The first n paths with the first m samples of each are a random sub-grid.
+
+    Args:
+        ballots: the answers of the whole grid.
+        draws: R, the number of random orders.
+        rng: the generator that draws them.
+        rule: how answers become a vote.
+    """
     questions, num_paths, num_samples = ballots.codes.shape
     paths = rng.random((questions, draws, num_paths), dtype=np.float32).argsort(axis=2)
     samples = rng.random((questions, draws, num_paths, num_samples), dtype=np.float32).argsort(axis=3)
@@ -157,13 +187,20 @@ def _by_chance(ballots: Ballots, draws: int, rng: np.random.Generator, rule: Rul
 
 
 def _no_votes(shape: tuple[int, ...], ballots: Ballots, rule: Rule) -> NDArray[Any]:
-    """[*shape, K]; K is at least 1, as these may be questions without any answer."""
+    """An array of counts without any vote yet, [*shape, K]. K is at least 1, also where no question has an answer."""
     answers = max(1, int(ballots.sizes.max()))
     return np.full((*shape, answers), rule.nothing, dtype=np.int32 if rule.weights is None else np.float64)
 
 
 def _count(counts: NDArray[Any], codes: NDArray[np.int32], rule: Rule = FLAT, at: Any = ...) -> None:
-    """Adds to counts [..., K] a vote for each code, -1 for none. at: where the codes stand in [Q, N, M]."""
+    """Adds the vote of each chain to `counts`, in place.
+
+    Args:
+        counts: [..., K].
+        codes: [...], the number of each chain's answer, -1 for none.
+        rule: whose weights the votes have.
+        at: the index that took `codes` out of an array [Q, N, M]; it takes their weights from `rule.weights`.
+    """
     voters = np.nonzero(codes >= 0)
     places: Any = (*voters, codes[voters])
     if rule.weights is None:
@@ -173,14 +210,20 @@ def _count(counts: NDArray[Any], codes: NDArray[np.int32], rule: Rule = FLAT, at
 
 
 def _winners(counts: NDArray[Any], rule: Rule) -> NDArray[np.int64]:
-    """The vote after each path, [Q, R, N], -1 for none; counts: [Q, R, N, K], each path's own."""
+    """The winner among the first 1, 2 .. N paths, [Q, R, N]: the number of an answer, -1 for none.
+
+    Args:
+        counts: [Q, R, N, K], the votes of each path.
+        rule: how they become a vote.
+    """
     num_paths = counts.shape[2]
     if rule.hierarchical:
-        ballots = np.where(counts.any(axis=3), counts.argmax(axis=3), -1)
-        each = np.zeros(counts.shape, dtype=np.int32)
-        _count(each, ballots)
-        scores = each.cumsum(axis=2, dtype=np.int32)
+        path_winners = np.where(counts.any(axis=3), counts.argmax(axis=3), -1)
+        path_votes = np.zeros(counts.shape, dtype=np.int32)
+        _count(path_votes, path_winners)
+        scores = path_votes.cumsum(axis=2, dtype=np.int32)
     elif rule.weights is None:
+        # votes decide; among equal ones the number of supporting paths, which is at most N
         scores = (counts * (num_paths + 1) + (counts > 0)).cumsum(axis=2, dtype=np.int32)
     else:
         sums = rule.add.accumulate(counts, axis=2)
@@ -190,18 +233,18 @@ def _winners(counts: NDArray[Any], rule: Rule) -> NDArray[np.int64]:
     return np.where(scores.any(axis=3), scores.argmax(axis=3), -1)
 
 
-def _by_counting(ballots: Ballots, n: int, m: int, rule: Rule) -> Floats:
+def _over_all_sub_grids(ballots: Ballots, n: int, m: int, rule: Rule) -> Floats:
     """The share of all sub-grids of n paths x m samples whose vote is right, [Q]."""
     questions, num_paths, num_samples = ballots.codes.shape
-    single = list(combinations(range(num_samples), m))
-    # what each choice of m samples counts on each path, [choices, Q, N, K]
-    counted = _no_votes((len(single), questions, num_paths), ballots, rule)
-    for choice, picked in zip(counted, single, strict=True):
-        for sample in picked:
-            _count(choice, ballots.codes[:, :, sample], rule, np.s_[:, :, sample])
+    sample_choices = list(combinations(range(num_samples), m))
+    # the votes of each path for each choice of m of its samples, [choices, Q, N, K]
+    counted = _no_votes((len(sample_choices), questions, num_paths), ballots, rule)
+    for counts, samples in zip(counted, sample_choices, strict=True):
+        for sample in samples:
+            _count(counts, ballots.codes[:, :, sample], rule, np.s_[:, :, sample])
     right = np.zeros(questions)
     for paths in combinations(range(num_paths), n):
-        for choices in product(range(len(single)), repeat=n):
+        for choices in product(range(len(sample_choices)), repeat=n):
             counts = counted[list(choices), :, list(paths)].transpose(1, 0, 2)  # [Q, n, K]
             right += ballots.judged(_winners(counts[:, None], rule)[:, 0, -1])
     return right / sub_grids(ballots, n - 1, m - 1)

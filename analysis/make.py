@@ -1,4 +1,4 @@
-"""Makes a report from runs: the story of `scale-report`, top to bottom, for the command line and for Python alike."""
+"""Makes a report from runs, step by step. The command `scale-report` and `softcotpp.report` both call it."""
 
 from __future__ import annotations
 
@@ -38,18 +38,19 @@ def make_report(
     """Writes report.html, report.md, report.json and figures/ into `out`, and returns all figures in them.
 
     Args:
-        runs: runs that are loaded, or where they lie, as `analysis.arguments.parse_run` reads it; a pair names the run. Runs
-            of one name are seeds of one method.
-        out: a folder, which may hold an older report.
-        compute: what is equal in the verdict: flops, tokens, chains or seconds.
-        voters: by comma, the first makes curves and verdict; "all" for those that every run has what they need for.
-        baseline: name of the method that the others are compared with, None for every pair.
+        runs: loaded runs, or where they are in the form that `analysis.arguments.parse_run` reads. A pair gives the run a
+            name. Runs with the same name are the seeds of one method.
+        out: a folder, which may contain an older report.
+        compute: the cost that is equal in the verdict: flops, tokens, chains or seconds.
+        voters: names by comma, of which the first makes curves and verdict. "all" stands for every voter that all runs can
+            use.
+        baseline: name of the method that the others are compared with; None for every pair.
         validation: runs of the methods on other questions, for the vote path-reliability.
         scorer: for the vote best-of-n: `module:function`, or a folder or Hub id of a reward model.
-        common: compare on the questions that all runs hold, rather than refuse runs on different ones.
-        browse: questions whose completions the page holds.
-        seed: start of the random draws of sub-grids and resamples.
-        tell: is told what is being worked on.
+        common: whether to compare on the questions that all runs have, instead of refusing runs with different questions.
+        browse: number of questions whose completions the page shows.
+        seed: of the random sub-grids and the resamples.
+        tell: is called with a short text whenever a new step begins.
 
     Raises:
         UsageError: a run cannot be read, runs cannot be compared, or `out` cannot be written.
@@ -58,11 +59,11 @@ def make_report(
         raise UsageError(f"`--compute` is {compute!r}; choose one of {', '.join(_AXES)}.{nearest(compute, _AXES)}")
     wanted = chosen(voters, validation=bool(validation), scorer=bool(scorer))
     methods = group([_named_run(run, tell) for run in runs], common=common)
-    own = [run for method in methods for run in method.runs]
-    left_out = lacking(wanted, own) if voters == "all" else ()
+    cut_runs = [run for method in methods for run in method.runs]  # on the questions that are compared
+    left_out = lacking(wanted, cut_runs) if voters == "all" else ()
     outside = Outside(
         validation=[_named_run(run, tell)[1] for run in validation],
-        scores={run.label: _scores(run, scorer) for run in own} if scorer else {},
+        scores={run.label: _scores(run, scorer) for run in cut_runs} if scorer else {},
     )
     kept = tuple(name for name in wanted if name not in left_out)
     settings = Settings(voters=kept, left_out=left_out, axis=compute, baseline=baseline, seed=seed)
@@ -72,6 +73,7 @@ def make_report(
 
 
 def _named_run(given: RunLike | tuple[str, RunLike], tell: Tell) -> tuple[str | None, Run]:
+    """The run, loaded where it is not yet, and the name that the user gave it, if any."""
     name, run = given if isinstance(given, tuple) else (None, given)
     if isinstance(run, Run):
         return name, run
@@ -85,7 +87,7 @@ def _named_run(given: RunLike | tuple[str, RunLike], tell: Tell) -> tuple[str | 
 
 
 def _refuse_parent(folder: Path) -> None:
-    """Raises UsageError, which names the runs inside, for a folder of run directories."""
+    """Raises UsageError for a folder that contains run directories but is none. The message names them."""
     if not folder.is_dir() or (folder / RUN).exists():
         return
     inside = sorted(str(file.parent) for file in folder.glob(f"*/{RUN}"))
@@ -99,6 +101,7 @@ def _refuse_parent(folder: Path) -> None:
 
 
 def _scores(run: Run, scorer: str) -> Floats:
+    """The scores of the run's chains, [Q, N, M]. Raises UsageError where their texts are not on disk."""
     if run.folder is None:
         raise UsageError(
             f"`--scorer` reads the texts of a run directory, and {run.label} has none; give runs by folder"

@@ -1,7 +1,7 @@
 """Groups runs into the methods of a report, names the methods, and refuses runs that cannot be compared.
 
-Runs of one name are the seeds of one method: they are equal but for `--seed` and the thinker that they were given. Methods
-are compared on the same questions.
+Runs with the same name are the seeds of one method. They may differ only in `--seed` and in the checkpoint that they use.
+Methods are compared on the same questions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scaling.records.settings import Differs, Effect, run_names, run_settings
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A method of the report. runs: one for each seed, all of N x M on the same questions."""
+    """A method of the report. runs: one for each seed; all have the same N x M and the same questions."""
 
     name: str
     runs: tuple[Run, ...]
@@ -36,37 +36,49 @@ class Method:
 
 
 def group(runs: Sequence[tuple[str | None, Run]], *, common: bool) -> list[Method]:
-    """Methods in the given order. runs: each with the name that the user gave it, or None.
+    """Groups runs into methods, in the given order.
 
-    common: keep the questions that all runs hold, rather than refuse runs on different ones. Raises UsageError.
+    Args:
+        runs: each with the name that the user gave it, or None.
+        common: whether to keep only the questions that all runs have, instead of refusing runs with different questions.
+
+    Raises:
+        UsageError: the runs cannot be compared.
     """
     shared = _on_the_same_questions([run for _, run in runs], common=common)
     names = _names([name for name, _ in runs], shared)
     methods: dict[str, list[Run]] = {}
     for name, run in zip(names, shared, strict=True):
         methods.setdefault(name, []).append(run)
-    for name, own in methods.items():
-        _refuse_unlike(name, own)
-    return [Method(name, tuple(own)) for name, own in methods.items()]
+    for name, seeds in methods.items():
+        _refuse_unlike(name, seeds)
+    return [Method(name, tuple(seeds)) for name, seeds in methods.items()]
 
 
 @cache
 def may_differ(between: Differs) -> frozenset[str]:
-    """Keys of run.json that may differ between the methods of a report, or the seeds of a method, without a word."""
-    found = set(run_names(Effect.FREE))
-    for name, own in run_settings().items():
-        found |= {name, *own.facts} if own.differs >= between else set()
-    return frozenset(found)
+    """The keys of run.json that may differ without a note or refusal.
+
+    Args:
+        between: whether they differ between the methods of a report, or between the seeds of one method.
+    """
+    keys = set(run_names(Effect.FREE))
+    for name, setting in run_settings().items():
+        keys |= {name, *setting.facts} if setting.differs >= between else set()
+    return frozenset(keys)
 
 
 def unlike_settings(methods: Sequence[Method]) -> dict[str, list[Any]]:
-    """Settings that should not differ between rivals and do, with their values."""
+    """The settings that differ between methods although they should not, with all their values."""
     configs = _with_fingerprints([run.config for method in methods for run in method.runs])
     return {key: values for key, values in _differing(configs).items() if key not in may_differ(Differs.METHODS)}
 
 
 def _with_fingerprints(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A run that has not read its backbone's weights gets the fingerprint of one that has."""
+    """Fills in the backbone's fingerprint of runs that did not read its weights.
+
+    They get the fingerprint from a run with the same backbone that did.
+    """
     key = "backbone_fingerprint"
     read = {config.get("backbone"): config.get(key) for config in configs if not _unread(config)}
     return [
@@ -80,62 +92,77 @@ def _unread(config: dict[str, Any]) -> bool:
 
 
 def controls(methods: Sequence[Method]) -> dict[tuple[str, str], str]:
-    """Which control it is, at (method, control), for every control whose own method, equal in all else, is given too."""
+    """The methods that are controls of another method: for (method, control), the kind of control.
+
+    A control belongs to a method where both are equal in every other setting.
+    """
     kinds = [(method, method.runs[0].config.get("control")) for method in methods]
     return {
-        (own.name, control.name): kind
+        (method.name, control.name): kind
         for control, kind in kinds
-        for own, its in kinds
-        if kind and not its and _alike(own.runs[0], control.runs[0])
+        for method, other_kind in kinds
+        if kind and not other_kind and _differ_in_control_alone(method.runs[0], control.runs[0])
     }
 
 
-def _alike(own: Run, control: Run) -> bool:
-    apart = _differing([own.config, control.config])
-    return apart.keys() <= {*run_names(Effect.FREE, Effect.SIZE), "control", "seed"}
+def _differ_in_control_alone(run: Run, control: Run) -> bool:
+    differing = _differing([run.config, control.config])
+    return differing.keys() <= {*run_names(Effect.FREE, Effect.SIZE), "control", "seed"}
 
 
 def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
-    """The user's name, else the method's with whatever tells it from the other unnamed runs of that method."""
+    """A name for each run: the one that the user gave, or else the method's.
+
+    Where unnamed runs of one method differ, the settings in which they differ are added.
+    """
     bases = [name or called(run.config, run.environment) for name, run in zip(given, runs, strict=True)]
     names = []
     for name, base, run in zip(given, bases, runs, strict=True):
         rivals = [
-            other.config for own, its, other in zip(given, bases, runs, strict=True) if own is None and its == base
+            other.config
+            for other_name, other_base, other in zip(given, bases, runs, strict=True)
+            if other_name is None and other_base == base
         ]
-        apart = {} if name else _differing(rivals)
-        told = [f"{key} {_short(run.config.get(key))}" for key in _telling(apart)]
-        names.append(f"{base} ({', '.join(told)})" if told else base)
+        differing = {} if name else _differing(rivals)
+        details = [f"{key} {_short(run.config.get(key))}" for key in _readable(differing)]
+        names.append(f"{base} ({', '.join(details)})" if details else base)
     return names
 
 
-def _telling(apart: dict[str, list[Any]]) -> list[str]:
-    """Of the keys that differ those that a reader can read; a fingerprint only where nothing else differs."""
-    keys = [key for key in apart if key not in (*run_names(Effect.FREE), "seed", "limit")]
+def _readable(differing: dict[str, list[Any]]) -> list[str]:
+    """The differing keys that help a reader; checksums and fingerprints only where nothing else differs."""
+    keys = [key for key in differing if key not in (*run_names(Effect.FREE), "seed", "limit")]
     readable = [key for key in keys if not key.endswith(("sha256", "fingerprint"))]
     return readable or keys
 
 
 def _short(value: Any) -> str:
+    """The value as a text; of a path only the last part."""
     return Path(value).name if isinstance(value, str) and "/" in value else str(value)
 
 
 def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The keys that do not have the same value in all configs, with their values as texts, each once."""
     keys = sorted({key for config in configs for key in config})
-    values = {key: [config.get(key) for config in configs] for key in keys}
-    return {key: list(dict.fromkeys(map(str, own))) for key, own in values.items() if any(v != own[0] for v in own)}
+    columns = {key: [config.get(key) for config in configs] for key in keys}
+    return {
+        key: list(dict.fromkeys(map(str, values)))
+        for key, values in columns.items()
+        if any(value != values[0] for value in values)
+    }
 
 
 def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
-    apart = [key for key in _differing([run.config for run in runs]) if key not in may_differ(Differs.SEEDS)]
-    if apart:
+    """Raises UsageError where runs of one name are not different seeds of one method."""
+    differing = [key for key in _differing([run.config for run in runs]) if key not in may_differ(Differs.SEEDS)]
+    if differing:
         raise UsageError(
-            f"the runs named {name} differ in {', '.join(apart)}, so they are no seeds of one method; "
+            f"the runs named {name} differ in {', '.join(differing)}, so they are no seeds of one method; "
             f"give them different names, as in `NAME=FOLDER`"
         )
-    tells_seeds = [key for key in run_names(Differs.SEEDS) if key not in run_names(Effect.SIZE)]
-    apart_by = [run_settings()[key].content or key for key in tells_seeds]
-    seeds = [tuple(str(run.config.get(key)) for key in apart_by) for run in runs]
+    seed_settings = [key for key in run_names(Differs.SEEDS) if key not in run_names(Effect.SIZE)]
+    seed_keys = [run_settings()[key].content or key for key in seed_settings]
+    seeds = [tuple(str(run.config.get(key)) for key in seed_keys) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UsageError(
             f"{', '.join(run.label for run in runs)} are the same run with the same seed; give each run once, "
@@ -144,6 +171,15 @@ def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
 
 
 def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
+    """The runs, all with the same questions in the order of the first run.
+
+    Args:
+        runs: at least one.
+        common: whether questions that some run lacks are left out. Otherwise they are refused.
+
+    Raises:
+        UsageError: one id stands for different questions, no question is in all runs, or some run lacks a question.
+    """
     everywhere = set.intersection(*({asked.id for asked in run.questions} for run in runs))
     first = {asked.id: asked for asked in runs[0].questions}
     for run in runs:
@@ -169,19 +205,24 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
 
 
 def _content(asked: Any) -> tuple[str, str, tuple[str, ...]]:
+    """What makes a question the same one: its text, its gold answer and its choices."""
     return asked.text, asked.answer, asked.choices
 
 
 def trained_questions(run: Run) -> tuple[list[str], list[str], bool]:
-    """Ids of the run's questions that its thinker, adapter or models were trained on, and of those they were validated on;
-    and whether such questions were left out of the run. Nothing where the run did not look."""
+    """The questions that the run's thinker, adapter or models have seen in training.
+
+    Returns:
+        The ids of those that they were trained on, the ids of those that they were validated on, and whether such questions
+        were left out of the run. Both lists are empty where the run did not check this.
+    """
     environments = [run.environment, *(run.environment.get("shards") or [])]
-    looked = [one["overlap"] for one in environments if isinstance(one.get("overlap"), dict)]
-    left_out = any(own["left_out"] for own in looked)
+    overlaps = [one["overlap"] for one in environments if isinstance(one.get("overlap"), dict)]
+    left_out = any(overlap["left_out"] for overlap in overlaps)
     asked = {question.id for question in run.questions}
 
     def ids(kind: str) -> list[str]:
-        found = dict.fromkeys(name for own in looked for name in own[kind])
-        return [name for name in found if left_out or name in asked]
+        unique = dict.fromkeys(question_id for overlap in overlaps for question_id in overlap[kind])
+        return [question_id for question_id in unique if left_out or question_id in asked]
 
     return ids("trained"), ids("validated"), left_out

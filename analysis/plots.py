@@ -1,6 +1,7 @@
-"""The figures, as SVG, and the numbers in each as CSV. Told apart by colour, marker and dash, so also in grey.
+"""Draws the figures of a report as SVG, and writes the numbers in each as CSV.
 
-Colours are Okabe and Ito's, made for colour-blind readers.
+Lines differ in colour, marker and dash, so that they can also be told apart in grey. The colours are those of Okabe and Ito,
+which were made for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from analysis.results import MethodResults, Results
 from analysis.verdict import amount
 from scaling.records.csv_cells import quoted
 
-INK = "#111113"  # of all lines and letters that are not data; the report swaps it for the page's own
+INK = "#111113"  # colour of all lines and letters that are not data; the report puts the page's colour in its place
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
-_ENTRY = "legend: "
+_ENTRY = "legend: "  # prefix of labels, removed from the legend; see `entry`
 _MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":")
 _STYLE: dict[Any, Any] = {
@@ -40,7 +41,15 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure. name: of its files. caption: a sentence on what it shows. svg: a whole document. data: the numbers drawn."""
+    """A figure.
+
+    Attributes:
+        name: of its files, without an ending.
+        title: heading of the figure.
+        caption: a sentence on what it shows.
+        svg: a complete SVG document.
+        data: the numbers that are drawn.
+    """
 
     name: str
     title: str
@@ -50,27 +59,28 @@ class Plot:
 
 
 def plots(results: Results) -> list[Plot]:
-    """All figures of a report; those of paths only for methods that have several."""
-    found = [_accuracy(results, axis) for axis in results.comparisons]
-    found += [_coverage(results), _pareto(results), _calibration(results)]
+    """All figures of a report. Figures on the diversity of paths are only for methods with several paths."""
+    figures = [_accuracy(results, axis) for axis in results.comparisons]
+    figures += [_coverage(results), _pareto(results), _calibration(results)]
     for number, method in enumerate(results.methods):
         if len(results.settings.voters) > 2:
-            found.append(_votes(method, results.settings.voters, f"{number + 1}"))
+            figures.append(_votes(method, results.settings.voters, f"{number + 1}"))
         if method.method.num_paths > 1:
-            found += _of_paths(method, results.settings.voter, f"{number + 1}")
-    return found
+            figures += _of_paths(method, results.settings.voter, f"{number + 1}")
+    return figures
 
 
-def save(found: Sequence[Plot], folder: Path) -> None:
-    """NAME.svg and NAME.csv of each."""
+def save(figures: Sequence[Plot], folder: Path) -> None:
+    """Writes NAME.svg and NAME.csv of each figure into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for plot in found:
+    for plot in figures:
         light = plot.svg.replace('<style type="text/css">', '<style type="text/css">svg{background:white}', 1)
         (folder / f"{plot.name}.svg").write_text(light, encoding="utf-8")
         plot.data.map(quoted).to_csv(folder / f"{plot.name}.csv", index=False)
 
 
 def _accuracy(results: Results, axis: str) -> Plot:
+    """Accuracy of the report's first voter against a cost, a line for each method."""
     rows = [
         {
             **{"method": one.method.name, "n": point.n, "m": point.m, axis: point.costs[axis]},
@@ -83,10 +93,10 @@ def _accuracy(results: Results, axis: str) -> Plot:
     data = pd.DataFrame(rows)
 
     def draw(ax: Axes) -> None:
-        for number, (name, own) in enumerate(data.groupby("method", sort=False)):
-            low, high = (own[side].astype(float) for side in ("low", "high"))
-            ax.fill_between(own[axis], low, high, color=COLOURS[number % 8], alpha=0.15, linewidth=0)
-            ax.plot(own[axis], own["accuracy"], label=entry(str(name)), markevery=_doublings(own), **look(number))
+        for number, (name, line) in enumerate(data.groupby("method", sort=False)):
+            low, high = (line[side].astype(float) for side in ("low", "high"))
+            ax.fill_between(line[axis], low, high, color=COLOURS[number % 8], alpha=0.15, linewidth=0)
+            ax.plot(line[axis], line["accuracy"], label=entry(str(name)), markevery=_doublings(line), **look(number))
         share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
 
     caption = (
@@ -126,9 +136,9 @@ def _pareto(results: Results) -> Plot:
     data = pd.DataFrame(rows)
 
     def draw(ax: Axes) -> None:
-        for number, (name, own) in enumerate(data.groupby("method", sort=False)):
-            style = {**look(number), "linestyle": "", "alpha": 0.35}
-            ax.plot(own[axis], own["accuracy"], label=entry(str(name)), **style)
+        for number, (name, points) in enumerate(data.groupby("method", sort=False)):
+            style = {**look(number), "linestyle": "", "alpha": 0.35}  # markers without a line
+            ax.plot(points[axis], points["accuracy"], label=entry(str(name)), **style)
         best = data[data["on_front"]].sort_values(axis)
         ax.plot(
             best[axis], best["accuracy"], color=INK, linewidth=1, label=entry("Pareto front"), drawstyle="steps-post"
@@ -142,29 +152,34 @@ def _pareto(results: Results) -> Plot:
 def _calibration(results: Results) -> Plot:
     rows = [
         {
-            **{"method": one.method.name, "share_above": own.low, "share_to": own.high, "mean_share": own.mean_share},
-            **{"accuracy": own.accuracy.value, "low": own.accuracy.low, "high": own.accuracy.high},
-            "questions": own.num_questions,
+            **{
+                "method": one.method.name,
+                "share_above": part.low,
+                "share_to": part.high,
+                "mean_share": part.mean_share,
+            },
+            **{"accuracy": part.accuracy.value, "low": part.accuracy.low, "high": part.accuracy.high},
+            "questions": part.num_questions,
         }
         for one in results.methods
-        for own in one.calibration
+        for part in one.calibration
     ]
     data = pd.DataFrame(rows)
-    said = ", ".join(f"{one.method.name} {100 * one.calibration_error:.1f}" for one in results.methods)
+    errors = ", ".join(f"{one.method.name} {100 * one.calibration_error:.1f}" for one in results.methods)
 
     def draw(ax: Axes) -> None:
         ax.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5)
-        for number, (name, own) in enumerate(data.groupby("method", sort=False)):
-            ax.plot(own["mean_share"], own["accuracy"], label=entry(str(name)), **look(number))
-            low, high = (own[side].astype(float) for side in ("low", "high"))
-            ax.vlines(own["mean_share"], low, high, color=COLOURS[number % 8], alpha=0.4)
+        for number, (name, bins) in enumerate(data.groupby("method", sort=False)):
+            ax.plot(bins["mean_share"], bins["accuracy"], label=entry(str(name)), **look(number))
+            low, high = (bins[side].astype(float) for side in ("low", "high"))
+            ax.vlines(bins["mean_share"], low, high, color=COLOURS[number % 8], alpha=0.4)
         share_axis(ax, "share of chains behind the vote", "share of such votes that are right", log=False)
         ax.xaxis.set_major_formatter(PercentFormatter(1))
         ax.set_ylim(-0.02, 1.02)
 
     caption = (
         f"How far the share of a vote may be read as its chance to be right; bars are 95 % intervals. "
-        f"Expected calibration error in points: {said}."
+        f"Expected calibration error in points: {errors}."
     )
     return figure("calibration", "Vote share and correctness", caption, data, draw)
 
@@ -182,17 +197,24 @@ def _votes(one: MethodResults, voters: Sequence[str], number: str) -> Plot:
 
 
 def _over_chains(data: pd.DataFrame, keys: tuple[str, str], up: str) -> Callable[[Axes], None]:
-    """Draws a line for each value of the first key: the second against chains. up: what stands beside it."""
+    """A function that draws a share against the number of chains, a line for each group.
+
+    Args:
+        data: the numbers.
+        keys: the column that groups the rows, and the column with the share.
+        up: label of the vertical axis.
+    """
 
     def draw(ax: Axes) -> None:
-        for number, (name, own) in enumerate(data.groupby(keys[0], sort=False)):
-            ax.plot(own["chains"], own[keys[1]], label=entry(str(name)), markevery=_doublings(own), **look(number))
+        for number, (name, line) in enumerate(data.groupby(keys[0], sort=False)):
+            ax.plot(line["chains"], line[keys[1]], label=entry(str(name)), markevery=_doublings(line), **look(number))
         share_axis(ax, AXES["chains"], up)
 
     return draw
 
 
 def _of_paths(one: MethodResults, voter: str, number: str) -> list[Plot]:
+    """The figures of one method that show matrices: accuracy of every grid, agreement, and cosines of thoughts."""
     name, paths = one.method.name, (("path", "other"), ("path", "path"))
     grid = f"Accuracy of the {voter} vote over n paths x m samples, mean over sub-grids of that size, in percent."
     agreement = (
@@ -200,13 +222,13 @@ def _of_paths(one: MethodResults, voter: str, number: str) -> list[Plot]:
     )
     cosines = "Cosine of the soft thoughts of two paths, in hundredths, mean over questions: 100 is the same direction."
     axes = (("n", "m"), ("latent paths n", "samples m"))
-    found = [
+    figures = [
         _matrix(f"grid-{number}", f"{name}: accuracy of every grid", grid, one.grids[voter], *axes),
         _matrix(f"agreement-{number}", f"{name}: agreement of answers", agreement, one.paths.agreement, *paths),
     ]
     if one.cosines is not None:
-        found.append(_matrix(f"thoughts-{number}", f"{name}: diversity of the paths", cosines, one.cosines, *paths))
-    return found
+        figures.append(_matrix(f"thoughts-{number}", f"{name}: diversity of the paths", cosines, one.cosines, *paths))
+    return figures
 
 
 def _matrix(
@@ -217,6 +239,16 @@ def _matrix(
     keys: tuple[str, str],
     labels: tuple[str, str],
 ) -> Plot:
+    """A matrix as a heat map, with its numbers in hundredths where there is room for them.
+
+    Args:
+        name: of the files.
+        title: heading.
+        caption: a sentence on what it shows.
+        values: the matrix.
+        keys: columns of the CSV for the row and the column of a value.
+        labels: of the vertical and the horizontal axis.
+    """
     rows = [{keys[0]: i + 1, keys[1]: j + 1, "value": float(value)} for (i, j), value in np.ndenumerate(values)]
     down, across = values.shape
 
@@ -240,7 +272,7 @@ def _matrix(
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour, marker and dash of the line with this number."""
+    """Colour, marker and dash of line number `number`, as keywords of matplotlib."""
     return {
         **{
             "color": COLOURS[number % 8],
@@ -251,14 +283,21 @@ def look(number: int) -> dict[str, Any]:
     }
 
 
-def _doublings(own: pd.DataFrame) -> list[int]:
-    """Places of the points with 1, 2, 4 ... chains and of the last: a marker on each would hide the line."""
-    chains = (own["n"] * own["m"]).tolist()
+def _doublings(line: pd.DataFrame) -> list[int]:
+    """The places of the points with 1, 2, 4 ... chains, and of the last point. Only these get markers."""
+    chains = (line["n"] * line["m"]).tolist()
     return [place for place, number in enumerate(chains) if number & (number - 1) == 0 or place == len(chains) - 1]
 
 
 def share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
-    """A share of questions upwards, and what it is drawn against."""
+    """Formats axes that show a share of questions against something else, and writes the legend.
+
+    Args:
+        ax: the axes.
+        across: label of the horizontal axis. Numbers of chains get a logarithmic scale to base 2, all others to base 10.
+        up: label of the vertical axis, which shows percent.
+        log: whether the horizontal axis is logarithmic.
+    """
     if log:
         chains = across.startswith("chains")
         ax.set_xscale("log", base=2 if chains else 10)
@@ -273,7 +312,10 @@ def share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
 
 
 def entry(name: object) -> str:
-    """The label of a line that is to stand in the legend under this name: matplotlib leaves out those beginning with _."""
+    """The label of a line that the legend shows under `name`.
+
+    It has a prefix because matplotlib leaves labels that begin with _ out of the legend. `share_axis` removes the prefix.
+    """
     return f"{_ENTRY}{name}"
 
 
@@ -286,8 +328,17 @@ def figure(
     *,
     size: tuple[float, float] = (6.4, 4.0),
 ) -> Plot:
-    """A figure of one panel. size: inches."""
-    # the salt keeps ids apart when several figures stand in one page, and the same from run to run
+    """Draws a figure with a single panel.
+
+    Args:
+        name: of the files.
+        title: heading.
+        caption: a sentence on what it shows.
+        data: the numbers that are drawn.
+        draw: draws them on axes.
+        size: width and height in inches.
+    """
+    # the salt makes ids in the SVG differ between the figures of a page, and stay the same from run to run
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         canvas = Figure(figsize=size, layout="constrained")
         draw(canvas.add_subplot())

@@ -1,4 +1,4 @@
-"""Draws the figures of a sweep: accuracy against every setting of numbers that it varies, from its points.csv.
+"""Draws the figures of a sweep from its points.csv: accuracy against every numeric setting that the sweep varies.
 
 `python -m analysis.points TABLE --across KEY ... --apart KEY ... --out FOLDER` is started by `scale-sweep report`.
 """
@@ -17,25 +17,43 @@ from scaling.records.csv_cells import unquoted
 from scaling.records.settings import Effect, run_names, run_settings
 
 _SIZES = sorted(run_names(Effect.SIZE), key="limit".__eq__)  # N and M before the number of questions
-_LINES = 8  # more cannot be told apart
+_LINES = 8  # most lines in a figure; readers cannot distinguish more
 
 
 def figures(table: pd.DataFrame, across: Sequence[str], apart: Sequence[str]) -> list[Plot]:
-    """A figure for each setting of `across`: numbers. apart: what else is varied, seeds not among it; each combination is a
-    line, at the largest grid that it has. Points without a result are left out, and so is a figure that has no line."""
+    """A figure for each numeric setting, with accuracy against it.
+
+    Each combination of the other settings is a line, at the largest grid that it has. Points without a result are left out,
+    and so are figures without a line.
+
+    Args:
+        table: the content of points.csv.
+        across: the numeric settings.
+        apart: the other settings that are varied, without the seed.
+    """
     known = table[table["accuracy"].notna()]
-    found = [_against(known, key, [one for one in (*apart, *across) if one != key]) for key in across]
-    return [plot for plot in found if plot is not None]
+    plots = [_against(known, key, [other for other in (*apart, *across) if other != key]) for key in across]
+    return [plot for plot in plots if plot is not None]
 
 
 def _against(table: pd.DataFrame, key: str, others: Sequence[str]) -> Plot | None:
-    own = table
+    """The figure of accuracy against one setting.
+
+    Args:
+        table: the points with a result.
+        key: the setting.
+        others: all other settings that are varied.
+
+    Returns:
+        None where no line has two values of the setting.
+    """
+    drawn = table
     for size in _SIZES:
         if size in others:
-            own = _largest(own, size, [one for one in (*others, key) if one not in _SIZES or one == key])
+            drawn = _largest(drawn, size, [one for one in (*others, key) if one not in _SIZES or one == key])
     apart = [one for one in others if one not in _SIZES]
-    groups = [(name, rows.sort_values(key)) for name, rows in _lines(own, apart) if rows[key].nunique() > 1]
-    level = [(name, rows) for name, rows in _lines(own, apart) if rows[key].nunique() <= 1]
+    groups = [(name, rows.sort_values(key)) for name, rows in _lines(drawn, apart) if rows[key].nunique() > 1]
+    level = [(name, rows) for name, rows in _lines(drawn, apart) if rows[key].nunique() <= 1]
     if not groups:
         return None
     left_out = max(0, len(groups) + len(level) - _LINES)
@@ -51,41 +69,42 @@ def _against(table: pd.DataFrame, key: str, others: Sequence[str]) -> Plot | Non
         ax.set_xticks(sorted({value for _, rows in groups for value in rows[key]}))
         share_axis(ax, _title(key), "accuracy, flat vote", log=False)
 
-    several = "seed" in own and own["seed"].nunique() > 1
+    several = "seed" in drawn and drawn["seed"].nunique() > 1
     caption = f"Accuracy of the flat vote against {_title(key)}, each line at its largest grid."
     caption += " Lines are means over seeds, dots are seeds." if several else " Bars are 95 % intervals over questions."
     caption += " Dotted: methods without this setting." if level else ""
     caption += f" {left_out} more lines are in the table alone." if left_out else ""
-    kept = [*apart, key, *(size for size in _SIZES if size in own and size != key), "accuracy", "accuracy_low"]
-    data = own[[*kept, "accuracy_high", *(["seed"] if "seed" in own else [])]]
+    columns = [*apart, key, *(size for size in _SIZES if size in drawn and size != key), "accuracy", "accuracy_low"]
+    data = drawn[[*columns, "accuracy_high", *(["seed"] if "seed" in drawn else [])]]
     return figure(f"accuracy-{key}", f"Accuracy against {_title(key)}", caption, data, draw)
 
 
 def _title(key: str) -> str:
-    own = run_settings().get(key)
-    return f"{key.replace('_', ' ')} {own.symbol}" if own and own.symbol else key
+    """What a figure calls a setting."""
+    setting = run_settings().get(key)
+    return f"{key.replace('_', ' ')} {setting.symbol}" if setting and setting.symbol else key
 
 
 def _largest(table: pd.DataFrame, size: str, keys: Sequence[str]) -> pd.DataFrame:
-    """The rows of largest `size` among those that agree in `keys`."""
+    """Of all rows with the same values of `keys`, those with the largest value of `size`."""
     most = table.groupby(list(keys), dropna=False)[size].transform("max") if keys else table[size].max()
     return table.loc[(table[size] == most) | table[size].isna()]
 
 
 def _lines(table: pd.DataFrame, apart: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
-    """Rows by their values of `apart`, under a name of these."""
+    """The rows of each combination of the settings `apart`, with a name for the combination."""
     if not apart:
         return [("all points", table)]
-    found = []
+    lines = []
     values: tuple[object, ...]
     for values, rows in table.groupby(list(apart), dropna=False, sort=False):
-        told = [
+        parts = [
             str(value) if key == "method" else f"{key.removeprefix('train.')} {_short(value)}"
             for key, value in zip(apart, values, strict=True)
             if value == value  # a point that has no use for a setting has no number there
         ]
-        found.append((", ".join(told), rows))
-    return found
+        lines.append((", ".join(parts), rows))
+    return lines
 
 
 def _short(value: object) -> str:

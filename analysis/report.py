@@ -1,7 +1,8 @@
-"""One self-contained HTML file: verdict, figures, tables, settings, and a browser of questions. Works offline.
+"""Writes the report as one HTML file that works offline: verdict, figures, tables, settings, and a browser of questions.
 
-Everything that is shown goes through jinja2's autoescape, or as JSON through its `tojson`, which leaves no character that
-could end a script. The page's policy lets no other script run and nothing be fetched.
+Names and texts in a report may hold anything, also HTML. So everything goes through jinja2's autoescape, or as JSON through
+its `tojson`, which escapes every character that could end a script. The page's content security policy lets no other script
+run and nothing be fetched.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 def html(results: Results, figures: Sequence[Plot], questions: dict[str, Any]) -> str:
-    """The page. questions: as of `analysis.browser`."""
+    """The page as a text.
+
+    Args:
+        results: all figures of the report.
+        figures: as `analysis.plots` draws them.
+        questions: as `analysis.browser` collects them.
+    """
     source = _TEMPLATE.read_text(encoding="utf-8")
     script = _SCRIPT.search(source)
     assert script, "the template has lost its script"
@@ -34,7 +41,7 @@ def html(results: Results, figures: Sequence[Plot], questions: dict[str, Any]) -
     return environment.from_string(source).render(
         title=headline(results),
         script_hash=digest,
-        verdicts=[(one.decision, said) for one, said in _verdicts(results)],
+        verdicts=[(comparison.decision, sentence) for comparison, sentence in _verdicts(results)],
         results=results,
         figures=[(figure, _inline(figure.svg)) for figure in figures],
         tables=tables(results),
@@ -44,16 +51,16 @@ def html(results: Results, figures: Sequence[Plot], questions: dict[str, Any]) -
 
 
 def settings_table(results: Results) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Column heads, one for each run, and rows of settings and environment."""
+    """The heads of the columns, one for each run, and the rows: a setting, and its value in each run."""
     runs = [(method.method.name, run) for method in results.methods for run in method.method.runs]
     known: list[dict[str, Any]] = []
     for _, run in runs:
         environment = {key: value for key, value in run.environment.items() if key not in ("costs", "overlap")}
         versions = environment.get("versions")
-        named = {}
+        numbers = {}
         if isinstance(versions, dict):  # run.json may have been edited
-            named = {f"version of {name}": number for name, number in environment.pop("versions").items()}
-        known.append({"directory": run.folder or run.label, **run.config, **environment, **named})
+            numbers = {f"version of {name}": number for name, number in environment.pop("versions").items()}
+        known.append({"directory": run.folder or run.label, **run.config, **environment, **numbers})
     keys = list(dict.fromkeys(key for one in known for key in one))
     return [name for name, _ in runs], [(key, [_shown(one.get(key)) for one in known]) for key in keys]
 
@@ -67,8 +74,8 @@ def _shown(value: Any) -> str:
 
 
 def _inline(svg: str) -> Markup:
-    """A figure for the page: without its XML head, and its ink in the colour of the page's text.
+    """A figure to be put into the page: without its XML head, and with lines and letters in the colour of the page's text.
 
-    Safe as it is: matplotlib wrote it, and escapes whatever stands in labels.
+    It needs no further escaping: matplotlib wrote it and escapes whatever stands in labels.
     """
     return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))

@@ -1,7 +1,7 @@
-"""All figures of a report as plain records: what its tables, plots, JSON and page show.
+"""Computes all figures of a report, as plain records that its tables, plots, JSON and page show.
 
-`results` asks `estimators`, `compute`, `statistics` and `verdict` for each figure and puts them together. How they are shown
-is decided elsewhere.
+`results` computes each figure with `estimators`, `compute`, `statistics` and `verdict`, and puts them together. How they are
+shown is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a report is asked for.
+    """The settings of a report.
 
-    voters: votes to compare, of which the first makes the curves and the verdict. left_out: votes that were asked for by
-    "all" and that some run lacks the signals for. axis: what is equal in the verdict. baseline: name of the method that all
-    others are compared with, None for every pair. seed: of the random draws of sub-grids and resamples.
+    Attributes:
+        voters: names of the votes to compare. The first makes the curves and the verdict.
+        left_out: votes that "all" would include, but that need figures which some run lacks.
+        axis: the cost that is equal in the verdict.
+        baseline: name of the method that all others are compared with; None for every pair.
+        seed: of the random sub-grids and the resamples.
     """
 
     voters: tuple[str, ...] = ("flat", "hierarchical")
@@ -54,7 +57,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Point:
-    """A grid of n x m on a method's curve. costs: of a question, on each axis. mc_error: of the random sub-grids."""
+    """A grid of n paths x m samples on a method's curve.
+
+    Attributes:
+        n: number of paths.
+        m: samples of each path.
+        accuracy: share of questions that the report's first voter gets right.
+        coverage: share of questions with a right completion.
+        mc_error: standard error of the accuracy from choosing sub-grids at random.
+        costs: for each axis, the cost of a question.
+    """
 
     n: int
     m: int
@@ -66,8 +78,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Voted:
-    """One vote over a method's whole grid. difference: to the report's first voter on the same chains, None where both are
-    one vote. p_holm: adjusted for all such differences of the report."""
+    """One vote over a method's whole grid.
+
+    Attributes:
+        voter: name of the voter.
+        accuracy: share of questions that it gets right.
+        difference: this voter minus the report's first voter, on the same chains; None where both are the same vote.
+        p_holm: p-value of the difference, adjusted for all such differences of the report.
+    """
 
     voter: str
     accuracy: Interval
@@ -77,8 +95,21 @@ class Voted:
 
 @dataclass(frozen=True, eq=False)
 class MethodResults:
-    """One method. table: the whole grid's figures. votes: one for each voter. grids: [N, M] means over questions (and seeds)
-    of "pass" and of every voter, and VOTER_error, the standard error from random sub-grids."""
+    """All figures of one method.
+
+    Attributes:
+        method: its name and runs.
+        table: figures of the whole grid, by name.
+        votes: one for each voter of the report.
+        grids: by name [N, M]. "pass" and the name of each voter hold means over questions and seeds. VOTER_error holds the
+            standard error from choosing sub-grids at random.
+        points: the curve, which grows by paths first and then by samples.
+        compute: costs, mean over seeds.
+        paths: figures on the diversity of paths.
+        calibration: how often votes of a given share are right.
+        calibration_error: expected calibration error.
+        cosines: [N, N], cosines between the thoughts of two paths; None where no run holds them.
+    """
 
     method: Method
     table: dict[str, Interval]
@@ -96,9 +127,16 @@ class MethodResults:
 class Results:
     """All figures of a report.
 
-    comparisons: of methods, on every axis that all of them have. controls: the kind of control, by (method, control).
-    pareto: (method, n, m) of each grid that no other one beats in both cost and accuracy. notes: what a reader must know
-    before believing a figure.
+    Attributes:
+        settings: what the report was asked for.
+        task: name of the task, or of the file or folder of the questions.
+        num_questions: how many questions all runs have.
+        methods: figures of each method.
+        comparisons: for each axis that all methods have, the comparisons of methods.
+        controls: for (method, control), the kind of control.
+        pareto: (method, n, m) of each grid that is on the Pareto front of cost and accuracy.
+        notes: sentences on what may be wrong or misleading about the figures.
+        version: of the toolkit.
     """
 
     settings: Settings
@@ -113,39 +151,40 @@ class Results:
 
     @property
     def axis(self) -> str:
-        """The axis of the verdict: the one asked for, or chains where it is unknown."""
+        """The cost that is equal in the verdict: the one that was asked for, or chains where some run does not know it."""
         return self.settings.axis if self.settings.axis in self.comparisons else "chains"
 
     @property
     def sentences(self) -> list[str]:
         """The verdicts, in the order of the comparisons."""
         sentences = []
-        for one in self.comparisons[self.axis]:
-            control = self.controls.get((one.first, one.second))
-            sentences.append(control_sentence(one, control) if control else sentence(one))
+        for comparison in self.comparisons[self.axis]:
+            control = self.controls.get((comparison.first, comparison.second))
+            sentences.append(control_sentence(comparison, control) if control else sentence(comparison))
         return sentences
 
 
 def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: Outside | None = None) -> Results:
-    """All figures of these methods.
+    """Computes all figures of these methods.
 
     Args:
-        tell: is told what is being worked on.
-        outside: what votes know beyond the runs themselves.
+        methods: at least one.
+        settings: what the report is asked for.
+        tell: is called with a short text whenever a new step begins.
+        outside: what votes need besides the runs; None where nothing is needed.
 
     Raises:
         UsageError: the baseline is none of the methods, or a run lacks what a vote needs.
     """
     of_controls = controls(methods)
     settings = replace(settings, baseline=_baseline(settings.baseline, [method.name for method in methods]))
-    against = _pairs([method.name for method in methods], of_controls, settings.baseline)
-    found, curves = [], {}
+    pairs = _pairs([method.name for method in methods], of_controls, settings.baseline)
+    figures, curves = [], {}
     for method in methods:
         tell(f"{method.name}: votes over all sub-grids of {method.num_paths} x {method.num_samples}")
-        one, own = _method(method, settings, outside or Outside())
-        found.append(one)
-        curves[method.name] = own
-    axes = [axis for axis in AXES if all(axis in one.compute.axes for one in found)]
+        method_figures, curves[method.name] = _method(method, settings, outside or Outside())
+        figures.append(method_figures)
+    axes = [axis for axis in AXES if all(axis in one.compute.axes for one in figures)]
     if len(methods) > 1:
         tell("comparing methods at equal compute")
     first = methods[0].runs[0]
@@ -153,74 +192,88 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
         settings=settings,
         task=_questions_name(first.config),
         num_questions=len(first.questions),
-        methods=_with_holm(found),
-        comparisons={axis: compare_all(curves, axis, pairs=against, seed=settings.seed) for axis in axes},
+        methods=_with_holm(figures),
+        comparisons={axis: compare_all(curves, axis, pairs=pairs, seed=settings.seed) for axis in axes},
         controls=of_controls,
-        pareto=pareto(found, "flops" if "flops" in axes else "chains", settings.voter),
-        notes=_notes(methods, found, settings, axes),
+        pareto=pareto(figures, "flops" if "flops" in axes else "chains", settings.voter),
+        notes=_notes(methods, figures, settings, axes),
         version=version("softcotpp"),
     )
 
 
 def _baseline(given: str | None, names: Sequence[str]) -> str | None:
-    """The baseline's full name: it may be given without the part that says how the thinker was trained."""
-    plain = [name for name in names if without_training(name) == given]
-    return plain[0] if given not in names and len(plain) == 1 else given
+    """The full name of the baseline, which may be given without the part that says how the thinker was trained."""
+    matching = [name for name in names if without_training(name) == given]
+    return matching[0] if given not in names and len(matching) == 1 else given
 
 
 def _questions_name(config: Mapping[str, Any]) -> str:
-    """What titles call the questions: the task, or the name of the file or folder that they came from."""
+    """What titles call the questions: the task, or else the name of the file or folder that they come from."""
     data = str(config.get("data") or "")
     return str(config.get("task") or Path(data).name or data or "questions")
 
 
-def _pairs(names: Sequence[str], against: Collection[tuple[str, str]], baseline: str | None) -> list[tuple[str, str]]:
-    """All pairs, a method always before its control; or those with the baseline and those of controls."""
+def _pairs(
+    names: Sequence[str], control_pairs: Collection[tuple[str, str]], baseline: str | None
+) -> list[tuple[str, str]]:
+    """The pairs of methods to compare. A method always stands before its control.
+
+    Args:
+        names: of all methods.
+        control_pairs: each a method and its control. These are always compared.
+        baseline: compare the others with this method only; None for every pair.
+
+    Raises:
+        UsageError: the baseline is none of the methods.
+    """
     if baseline is not None and baseline not in names:
         raise UsageError(
             f"`--baseline` {baseline!r} is none of the methods ({', '.join(names)}).{nearest(baseline, names)}"
         )
     pairs = []
     for first, second in combinations(names, 2):
-        own = next((pair for pair in against if set(pair) == {first, second}), None)
-        if own is None and baseline is not None:
-            own = (first, second) if second == baseline else (second, first) if first == baseline else None
-        if own or baseline is None:
-            pairs.append(own or (first, second))
+        ordered = next((pair for pair in control_pairs if set(pair) == {first, second}), None)
+        if ordered is None and baseline is not None:
+            ordered = (first, second) if second == baseline else (second, first) if first == baseline else None
+        if ordered or baseline is None:
+            pairs.append(ordered or (first, second))
     return pairs
 
 
-def _with_holm(found: Sequence[MethodResults]) -> list[MethodResults]:
-    """Adds the p-values of the votes' differences that are adjusted for all such differences of the report."""
-    p_values = [v.difference.p_value if v.difference else None for one in found for v in one.votes]
-    adjusted = iter(holm(p_values))
-    return [replace(one, votes=[replace(v, p_holm=next(adjusted)) for v in one.votes]) for one in found]
+def _with_holm(methods: Sequence[MethodResults]) -> list[MethodResults]:
+    """Fills in `Voted.p_holm`, adjusted for all differences between votes in the report."""
+    votes = [vote for method in methods for vote in method.votes]
+    adjusted = iter(holm([vote.difference.p_value if vote.difference else None for vote in votes]))
+    return [
+        replace(method, votes=[replace(vote, p_holm=next(adjusted)) for vote in method.votes]) for method in methods
+    ]
 
 
 def _method(method: Method, settings: Settings, outside: Outside) -> tuple[MethodResults, list[Curve]]:
+    """All figures of one method, and the curve of each of its seeds."""
     grids = [_grids(run, settings, outside) for run in method.runs]
     costs = [compute(run) for run in method.runs]
     shape = paths_first(method.num_paths, method.num_samples)
     at = (np.array([n - 1 for n, _ in shape]), np.array([m - 1 for _, m in shape]))
     curves = [
-        Curve(shape, own[settings.voter].values[:, *at], {axis: its.axes[axis][at] for axis in its.axes})
-        for own, its in zip(grids, costs, strict=True)
+        Curve(shape, grid[settings.voter].values[:, *at], {axis: cost.axes[axis][at] for axis in cost.axes})
+        for grid, cost in zip(grids, costs, strict=True)
     ]
-    means = {name: np.mean([own[name].values.mean(axis=0) for own in grids], axis=0) for name in grids[0]}
+    means = {name: np.mean([grid[name].values.mean(axis=0) for grid in grids], axis=0) for name in grids[0]}
     errors = {
-        f"{name}_error": np.sqrt(sum(own[name].error ** 2 for own in grids)) / len(grids) for name in settings.voters
+        f"{name}_error": np.sqrt(sum(grid[name].error ** 2 for grid in grids)) / len(grids) for name in settings.voters
     }
-    shared = _mean_costs(costs)
+    mean_costs = _mean_costs(costs)
     ballots = [run.lenient for run in method.runs]
     votes = _votes(method, grids, settings)
-    bins, error = calibration(ballots, [whole_vote(own) for own in ballots])
+    bins, error = calibration(ballots, [whole_vote(seed) for seed in ballots])
     figures = MethodResults(
         method=method,
         table={"accuracy": votes[0].accuracy, **_table(method, grids, settings)},
         votes=votes,
         grids={**means, **errors},
-        points=_points(curves, means["pass"][at], errors[f"{settings.voter}_error"][at], shared, settings),
-        compute=shared,
+        points=_points(curves, means["pass"][at], errors[f"{settings.voter}_error"][at], mean_costs, settings),
+        compute=mean_costs,
         paths=path_figures(ballots, seed=settings.seed),
         calibration=bins,
         calibration_error=error,
@@ -230,6 +283,7 @@ def _method(method: Method, settings: Settings, outside: Outside) -> tuple[Metho
 
 
 def _grids(run: Run, settings: Settings, outside: Outside) -> dict[str, VoteEstimate]:
+    """Estimates over all sub-grids of one run: "pass", and one for each voter by its name."""
     values = pass_at(run.lenient)
     none = np.zeros(values.shape[1:])
     votes = {name: vote(run.lenient, rule(name, run, outside), seed=settings.seed) for name in settings.voters}
@@ -237,35 +291,36 @@ def _grids(run: Run, settings: Settings, outside: Outside) -> dict[str, VoteEsti
 
 
 def _votes(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> list[Voted]:
-    whole = {name: [own[name].values[:, -1, -1] for own in grids] for name in settings.voters}
+    """The votes over the whole grid. grids: one for each seed."""
+    whole = {name: [grid[name].values[:, -1, -1] for grid in grids] for name in settings.voters}
     first = whole[settings.voter]
 
     def to_first(values: Sequence[Floats]) -> Difference:
-        # in each seed on the same chains, so what moves both votes of a seed is no difference between them
-        gaps = [own - its for own, its in zip(values, first, strict=True)]
+        # both votes of a seed use the same chains, so subtract within each seed: what the seed does to both cancels out
+        gaps = [seed_values - seed_first for seed_values, seed_first in zip(values, first, strict=True)]
         return paired_difference(gaps, [np.zeros_like(first[0])], seed=settings.seed)
 
     return [
         Voted(
             name,
             seeded_mean(values, seed=settings.seed),
-            None if _the_same(name, settings.voter, method) else to_first(values),
+            None if _always_equal(name, settings.voter, method) else to_first(values),
             None,
         )
         for name, values in whole.items()
     ]
 
 
-def _the_same(voter: str, other: str, method: Method) -> bool:
-    """Whether two votes are one on such a grid, whatever the chains say: no difference to test."""
-    plain = {"flat"}
-    plain |= {"hierarchical"} if 1 in (method.num_paths, method.num_samples) else set()
-    plain |= {"path-reliability"} if method.num_paths == 1 else set()
-    return voter == other or {voter, other} <= plain
+def _always_equal(voter: str, other: str, method: Method) -> bool:
+    """Whether two votes always agree on a grid of this size, so that there is no difference to test."""
+    like_flat = {"flat"}
+    like_flat |= {"hierarchical"} if 1 in (method.num_paths, method.num_samples) else set()
+    like_flat |= {"path-reliability"} if method.num_paths == 1 else set()
+    return voter == other or {voter, other} <= like_flat
 
 
 def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> dict[str, Interval]:
-    """Figures of the whole grid besides the accuracy of its votes."""
+    """Figures of the whole grid, except the accuracy of its votes."""
 
     def mean(values: Sequence[Floats]) -> Interval:
         return seeded_mean(values, seed=settings.seed)
@@ -273,8 +328,8 @@ def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: S
     runs = method.runs
     return {
         "strict": mean([whole_vote(run.strict) for run in runs]),
-        "pass_at_1": mean([own["pass"].values[:, 0, 0] for own in grids]),
-        "coverage": mean([own["pass"].values[:, -1, -1] for own in grids]),
+        "pass_at_1": mean([grid["pass"].values[:, 0, 0] for grid in grids]),
+        "coverage": mean([grid["pass"].values[:, -1, -1] for grid in grids]),
         "no_answer": mean([(run.lenient.codes < 0).mean(axis=(1, 2)) for run in runs]),
         "truncated": mean([run.truncated.mean(axis=(1, 2)) for run in runs]),
         "mean_tokens": bootstrap(np.mean([run.tokens.mean(axis=(1, 2)) for run in runs], axis=0)[:, None])[0],
@@ -284,11 +339,20 @@ def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: S
 def _points(
     curves: Sequence[Curve], coverage: Floats, errors: Floats, costs: Compute, settings: Settings
 ) -> list[Point]:
+    """The points of a method's curve.
+
+    Args:
+        curves: one for each seed, of P grids.
+        coverage: of each grid, [P].
+        errors: standard errors from random sub-grids, [P].
+        costs: mean over seeds.
+        settings: of the report.
+    """
     columns = [curve.values for curve in curves]
     if len(curves) == 1:
         intervals = bootstrap_shares(columns[0], seed=settings.seed)
     else:
-        intervals = [seeded_mean([own[:, place] for own in columns]) for place in range(columns[0].shape[1])]
+        intervals = [seeded_mean([values[:, place] for values in columns]) for place in range(columns[0].shape[1])]
     return [
         Point(
             n,
@@ -296,14 +360,14 @@ def _points(
             interval,
             float(covered),
             float(error),
-            {axis: float(of[n - 1, m - 1]) for axis, of in costs.axes.items()},
+            {axis: float(cost[n - 1, m - 1]) for axis, cost in costs.axes.items()},
         )
         for (n, m), interval, covered, error in zip(curves[0].grids, intervals, coverage, errors, strict=True)
     ]
 
 
 def _mean_costs(costs: Sequence[Compute]) -> Compute:
-    """Of a method's seeds; an axis that one of them lacks is left out."""
+    """The mean costs of a method's seeds. An axis that one of them lacks is left out."""
     known = [axis for axis in costs[0].axes if all(axis in one.axes for one in costs)]
 
     def mean(values: list[float | None]) -> float | None:
@@ -320,31 +384,42 @@ def _mean_costs(costs: Sequence[Compute]) -> Compute:
 
 
 def _mean_cosines(runs: Sequence[Run]) -> Floats | None:
-    """Of the seeds that noted them."""
+    """The mean over the seeds that hold cosines of their paths' thoughts; None where no seed does."""
     known = [run.cosines for run in runs if run.cosines is not None]
     return np.mean(known, axis=0) if known else None
 
 
-def pareto(found: Sequence[MethodResults], axis: str, voter: str) -> list[tuple[str, int, int]]:
-    """Grids of all methods, every n x m, that no other one beats: cheaper ones are all less accurate. By rising cost."""
+def pareto(methods: Sequence[MethodResults], axis: str, voter: str) -> list[tuple[str, int, int]]:
+    """The grids on the Pareto front: every cheaper grid, of any method, is less accurate.
+
+    Args:
+        methods: whose grids n x m are all considered.
+        axis: the cost.
+        voter: the vote whose accuracy counts.
+
+    Returns:
+        The name of the method, n and m, by rising cost.
+    """
     cells = [
         (float(one.compute.axes[axis][n, m]), -float(one.grids[voter][n, m]), one.method.name, n + 1, m + 1)
-        for one in found
+        for one in methods
         for n, m in np.ndindex(one.grids[voter].shape)
     ]
     front, best = [], math.inf
-    for _, missed, name, n, m in sorted(cells):
-        if missed < best - 1e-12:
-            best = missed
+    for _, negative_accuracy, name, n, m in sorted(cells):
+        if negative_accuracy < best - 1e-12:
+            best = negative_accuracy
             front.append((name, n, m))
     return front
 
 
-def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: Settings, axes: list[str]) -> list[str]:
-    """What a reader must know before believing a figure."""
+def _notes(
+    methods: Sequence[Method], figures: Sequence[MethodResults], settings: Settings, axes: list[str]
+) -> list[str]:
+    """Sentences on what may be wrong or misleading about the figures. axes: the costs that all methods have."""
     notes = [_incomplete(run) for method in methods for run in method.runs if run.incomplete]
     notes += list(
-        dict.fromkeys(said for method in methods for run in method.runs for said in _of_training(method, run))
+        dict.fromkeys(note for method in methods for run in method.runs for note in _training_notes(method, run))
     )
     for key, values in unlike_settings(methods).items():
         notes.append(f"The runs differ in {key} ({', '.join(values)}): their difference may come from that alone.")
@@ -380,7 +455,7 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
     single = [method.name for method in methods if len(method.runs) == 1]
     if single and len(single) < len(methods):
         notes.append(f"Only one seed of {', '.join(single)}: what another seed would give is not in its intervals.")
-    worst = max(float(one.grids[f"{settings.voter}_error"].max()) for one in found)
+    worst = max(float(one.grids[f"{settings.voter}_error"].max()) for one in figures)
     if worst > 0:
         notes.append(
             f"Accuracies of grids with too many sub-grids to count come from random ones; that adds a standard error of at "
@@ -389,8 +464,8 @@ def _notes(methods: Sequence[Method], found: Sequence[MethodResults], settings: 
     return notes
 
 
-def _of_training(method: Method, run: Run) -> list[str]:
-    """What a run knows of its thinker's or adapter's training that puts its figures in doubt."""
+def _training_notes(method: Method, run: Run) -> list[str]:
+    """Sentences on the training of a run's thinker, adapter or models that puts its figures in doubt."""
     trained, validated, left_out = trained_questions(run)
     notes = []
     for ids, verb in ((trained, "trained"), (validated, "validated")):

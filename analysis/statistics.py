@@ -1,7 +1,7 @@
-"""Intervals, tests and power. The unit is the question: completions of one question are never counted as independent.
+"""Confidence intervals, tests and power. The unit is the question: its completions never count as independent.
 
-All values are shares or differences of shares, as fractions of 1. One question gives no interval. Intervals have 95 %
-confidence. Knows nothing of runs, votes or costs.
+All values are shares, or differences of shares, as fractions of 1. Intervals have 95 % confidence. One question alone gives
+no interval. This module knows nothing of runs, votes or costs.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from scaling.records.intervals import wilson_interval
 Floats = NDArray[np.float64]
 Method = Literal["BCa", "percentile"]
 
-LEVEL = 0.95
+LEVEL = 0.95  # confidence of intervals
 POWER = 0.8
-_WORK = 200_000_000  # values drawn for one interval or test
+_WORK = 200_000_000  # most values drawn for one interval or test
 _FEWEST, _MOST = 999, 9999  # resamples
-_AT_ONCE = 20_000_000  # values held at once
-_BCA_UP_TO = 1000  # questions; above, the correction is far below the width of a line, and its jackknife too slow
-_T_BELOW = 100  # questions; with fewer, resamples of differences that are mostly zero spread too little
-_ALIKE = 1e-12  # deviation up to which values are one value: they were added in another order
+_AT_ONCE = 20_000_000  # most values in memory at once
+_BCA_UP_TO = 1000  # questions; with more, the correction is too small to see in a plot, and its jackknife too slow
+_T_BELOW = 100  # questions; with fewer, resamples of differences that are mostly zero vary too little
+_ALIKE = 1e-12  # values that deviate less than this are equal: sums in another order differ by rounding
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with a 95 % interval; low and high are None where one question, or no variation, tells of no spread."""
+    """A value with a 95 % interval. low and high are None where there is one question only, or no variation."""
 
     value: float
     low: float | None
@@ -41,8 +41,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class SeedPart:
-    """What the seeds of one method add to the variance of a mean over Q questions: lasting + passing / Q, the one because
-    seeds differ, the other because they answer each question differently. freedom: number of seeds - 1."""
+    """What the seeds of one method add to the variance of a mean over Q questions: lasting + passing / Q.
+
+    Attributes:
+        lasting: the part that more questions do not reduce, because some seeds are better than others.
+        passing: the part that more questions do reduce, because seeds answer each question differently.
+        freedom: degrees of freedom, the number of seeds - 1.
+    """
 
     lasting: float
     passing: float
@@ -51,8 +56,15 @@ class SeedPart:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of means, its interval and two-sided p-value; deviation: standard deviation of a question's
-    difference, 0 where all are alike. num_questions: pairs. seeds: one for each method that has several."""
+    """A paired difference of two means over the same questions.
+
+    Attributes:
+        interval: the difference with its interval.
+        p_value: two-sided; None for a single question.
+        deviation: standard deviation of the questions' differences; 0 where all are equal.
+        num_questions: number of pairs.
+        seeds: what the seeds add to the variance, for each method that has several.
+    """
 
     interval: Interval
     p_value: float | None
@@ -62,15 +74,23 @@ class Difference:
 
 
 def wilson(successes: int, total: int) -> Interval:
-    """Share of questions with the Wilson score interval."""
+    """The share successes / total of questions, with the Wilson score interval."""
     return Interval(successes / total, *wilson_interval(successes, total))
 
 
 def bootstrap(values: ArrayLike, *, method: Method | None = None, seed: int = 0) -> list[Interval]:
-    """Mean over questions of each column of values [Q, C], with a bootstrap interval over questions (Efron 1987).
+    """The mean over questions of each column, with a bootstrap interval over questions (Efron 1987).
 
-    method: None is BCa up to 1,000 questions and percentile above. The same questions are drawn for all columns. A
-    column without variation, whose resamples are all alike, gets no interval.
+    The same questions are drawn for all columns. A column without variation gets no interval, because all its resamples are
+    equal.
+
+    Args:
+        values: [Q, C].
+        method: None for BCa up to 1,000 questions and percentile above.
+        seed: of the resamples.
+
+    Returns:
+        One interval for each of the C columns.
     """
     data = np.asarray(values, dtype=float)
     questions = len(data)
@@ -78,8 +98,8 @@ def bootstrap(values: ArrayLike, *, method: Method | None = None, seed: int = 0)
     varied = data.std(axis=0) > _ALIKE
     low, high = np.full((2, data.shape[1]), np.nan)
     if questions > 1 and varied.any():
-        found = _resampled(data[:, varied], method or ("BCa" if questions <= _BCA_UP_TO else "percentile"), seed)
-        low[varied], high[varied] = found
+        method = method or ("BCa" if questions <= _BCA_UP_TO else "percentile")
+        low[varied], high[varied] = _bootstrap_ends(data[:, varied], method, seed)
     return [
         Interval(float(mean), float(low[c]), float(high[c]))
         if varied[c] and questions > 1
@@ -89,17 +109,20 @@ def bootstrap(values: ArrayLike, *, method: Method | None = None, seed: int = 0)
 
 
 def bootstrap_shares(values: ArrayLike, *, seed: int = 0) -> list[Interval]:
-    """As `bootstrap`, of shares; a column of zeros or ones alone gets the Wilson interval."""
+    """As `bootstrap`, for shares: a column of zeros only, or of ones only, gets the Wilson interval."""
     questions = len(np.asarray(values))
     return [
-        wilson(int(one.value) * questions, questions) if one.low is None and one.value in (0.0, 1.0) else one
-        for one in bootstrap(values, seed=seed)
+        wilson(int(interval.value) * questions, questions)
+        if interval.low is None and interval.value in (0.0, 1.0)
+        else interval
+        for interval in bootstrap(values, seed=seed)
     ]
 
 
-def _resampled(data: Floats, method: Method, seed: int) -> tuple[Floats, Floats]:
+def _bootstrap_ends(data: Floats, method: Method, seed: int) -> tuple[Floats, Floats]:
+    """The lower and the upper ends of the intervals of the columns of `data` [Q, C], [C] each."""
     resamples = int(np.clip(_WORK // data.size, _FEWEST, _MOST))
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         (data,),
         np.mean,
         axis=0,
@@ -109,11 +132,20 @@ def _resampled(data: Floats, method: Method, seed: int) -> tuple[Floats, Floats]
         method=method,
         rng=np.random.default_rng(seed),
     )
-    return found.confidence_interval.low, found.confidence_interval.high
+    return result.confidence_interval.low, result.confidence_interval.high
 
 
 def interval_of_ratio(above: Floats, below: Floats, *, seed: int = 0) -> Interval | None:
-    """mean(above) / mean(below) over questions with a percentile bootstrap interval; None where the denominator is 0."""
+    """The ratio mean(above) / mean(below) over questions, with a percentile bootstrap interval.
+
+    Args:
+        above: the numerators, [Q].
+        below: the denominators, [Q].
+        seed: of the resamples.
+
+    Returns:
+        None where the mean of the denominators is 0.
+    """
     if below.mean() == 0:
         return None
     value = float(above.mean() / below.mean())
@@ -132,13 +164,20 @@ def interval_of_ratio(above: Floats, below: Floats, *, seed: int = 0) -> Interva
 
 
 def paired_difference(first: Sequence[Floats], second: Sequence[Floats], *, seed: int = 0) -> Difference:
-    """Mean of first - second over the same questions. Each is a list of [Q] arrays, one for every seed of its method.
+    """The mean of first - second over the same questions, with its interval and test.
 
-    One seed each: a t interval below 100 questions and a bootstrap interval from there, and a sign-flip permutation test of
-    the questions' differences. Several: seeds are drawn as well as questions, both crossed, so the variance of the mean is
-    that of the questions' differences plus that of the seeds' means of each method, and interval and test are t with
-    Satterthwaite's degrees of freedom. (It counts the residual twice, so it errs on the wide side.) A method with one seed
-    adds no variance of its own: its seed is taken as given.
+    With one seed each, the test is a sign-flip permutation test of the questions' differences. The interval is a t interval
+    below 100 questions and a bootstrap interval from there on.
+
+    With several seeds, both questions and seeds are random, and crossed. The variance of the mean is then the variance from
+    the questions' differences plus the variance from the means of each method's seeds. Interval and test are those of a t
+    distribution with Satterthwaite's degrees of freedom. This counts the residual twice, so intervals are rather too wide
+    than too narrow. A method with a single seed adds no variance of its own: its seed is taken as given.
+
+    Args:
+        first: for each seed of the first method its values, [Q].
+        second: likewise of the second method.
+        seed: of the resamples and sign flips.
     """
     gaps = np.mean(first, axis=0) - np.mean(second, axis=0)
     questions = len(gaps)
@@ -151,15 +190,20 @@ def paired_difference(first: Sequence[Floats], second: Sequence[Floats], *, seed
 
 
 def interval_of_difference(gaps: Floats, *, seed: int = 0) -> Interval:
-    """Mean of [Q] differences of shares, of one seed each, two questions or more. Neither end is beyond 1.
+    """The mean of the questions' differences with its interval, whose ends lie between -1 and 1.
 
-    Where all are the same, of questions with another difference there may still be a share u = 1 - 0.05^(1 / Q): with more,
-    Q questions without one are rarer than 5 %. Those would lie between -1 and 1, so the mean within u of (1 - u) value.
+    Even if the differences of all Q questions are equal, a share u of all possible questions may have another difference.
+    The interval takes u = 1 - 0.05^(1 / Q): if the share was larger, Q questions would all miss it with a chance below 5 %.
+    The other differences lie between -1 and 1, so the true mean lies within u of (1 - u) * value.
+
+    Args:
+        gaps: differences of shares, [Q] with Q >= 2, for one seed of each method.
+        seed: of the resamples.
     """
     value, deviation, questions = float(gaps.mean()), _deviation(gaps), len(gaps)
     if not deviation:
-        others = float(1 - (1 - LEVEL) ** (1 / questions))
-        return Interval(value, (1 - others) * value - others, (1 - others) * value + others)
+        unseen = float(1 - (1 - LEVEL) ** (1 / questions))
+        return Interval(value, (1 - unseen) * value - unseen, (1 - unseen) * value + unseen)
     if questions >= _T_BELOW:
         return bootstrap(gaps[:, None], seed=seed)[0]
     margin = _t(questions - 1) * deviation / questions**0.5
@@ -167,7 +211,12 @@ def interval_of_difference(gaps: Floats, *, seed: int = 0) -> Interval:
 
 
 def seeded_mean(runs: Sequence[Floats], *, seed: int = 0) -> Interval:
-    """Mean share over questions, and over seeds where a method has several; see `paired_difference`."""
+    """The mean share over questions and seeds, with its interval; see `paired_difference`.
+
+    Args:
+        runs: for each seed its values, [Q].
+        seed: of the resamples.
+    """
     mean = np.mean(runs, axis=0)
     several = _over_seeds(mean, [runs]) if len(mean) > 1 else None
     if several:
@@ -177,16 +226,26 @@ def seeded_mean(runs: Sequence[Floats], *, seed: int = 0) -> Interval:
 
 
 def _deviation(gaps: Floats) -> float:
-    found = float(gaps.std(ddof=1))
-    return found if found > _ALIKE else 0.0
+    """The standard deviation, exactly 0 where all values are equal but for rounding."""
+    deviation = float(gaps.std(ddof=1))
+    return deviation if deviation > _ALIKE else 0.0
 
 
 def _t(freedom: float) -> float:
+    """The half-width of an interval in standard errors."""
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def _over_seeds(gaps: Floats, methods: Sequence[Sequence[Floats]]) -> Difference | None:
-    """gaps: [Q], the mean over seeds. None where no method has several, or neither questions nor seeds vary."""
+    """A difference whose interval and test include the variance from seeds.
+
+    Args:
+        gaps: the questions' differences, mean over seeds, [Q].
+        methods: for each method, for each seed, its values [Q].
+
+    Returns:
+        None where no method has several seeds, or neither questions nor seeds vary.
+    """
     seeds = tuple(_seed_part(np.array(runs)) for runs in methods if len(runs) > 1)
     value, deviation, questions = float(gaps.mean()), _deviation(gaps), len(gaps)
     variance, freedom = _variance(deviation, questions, seeds)
@@ -198,7 +257,10 @@ def _over_seeds(gaps: Floats, methods: Sequence[Sequence[Floats]]) -> Difference
 
 
 def _seed_part(runs: Floats) -> SeedPart:
-    """runs: [S, Q]. The variance of the seeds' means over S, of which the residual of seeds and questions is the passing."""
+    """Splits the variance of the mean over S seeds into its two parts. runs: [S, Q].
+
+    The passing part is estimated from the residual that neither the seed nor the question explains.
+    """
     number, questions = runs.shape
     means = runs.mean(axis=1)
     residual = runs - means[:, None] - runs.mean(axis=0) + means.mean()
@@ -209,7 +271,13 @@ def _seed_part(runs: Floats) -> SeedPart:
 
 
 def _variance(deviation: float, questions: int, seeds: Sequence[SeedPart]) -> tuple[float, float]:
-    """Of a mean over so many questions, with its degrees of freedom (Satterthwaite); without seeds those of a normal."""
+    """The variance of a mean over `questions`, and its degrees of freedom (Satterthwaite), infinite without seeds.
+
+    Args:
+        deviation: standard deviation of the questions' values.
+        questions: number of questions.
+        seeds: for each method that has several seeds.
+    """
     parts = [(deviation**2 / questions, questions - 1)]
     parts += [(one.lasting + one.passing / questions, one.freedom) for one in seeds]
     variance = sum(part for part, _ in parts)
@@ -218,26 +286,39 @@ def _variance(deviation: float, questions: int, seeds: Sequence[SeedPart]) -> tu
 
 
 def sign_flip(gaps: Floats, *, seed: int = 0) -> float:
-    """Two-sided p-value of a zero mean, by flipping the signs of the questions' differences [Q]; exact where few differ."""
-    told = gaps[np.abs(gaps) > 1e-12]  # a zero stays zero whatever its sign
-    if len(told) < 2:
-        return 1.0  # one difference is as large with either sign
-    resamples = int(np.clip(_WORK // len(told), _FEWEST, _MOST))
-    found = stats.permutation_test(
-        (told,),
+    """The two-sided p-value of a permutation test for a mean of zero, which flips the signs of the differences.
+
+    It is exact where few questions differ, and by random flips elsewhere.
+
+    Args:
+        gaps: the questions' differences, [Q].
+        seed: of the random flips.
+    """
+    nonzero = gaps[np.abs(gaps) > _ALIKE]  # flipping the sign of a zero changes nothing
+    if len(nonzero) < 2:
+        return 1.0  # a single difference is equally far from zero with either sign
+    resamples = int(np.clip(_WORK // len(nonzero), _FEWEST, _MOST))
+    result = stats.permutation_test(
+        (nonzero,),
         np.mean,
         permutation_type="samples",
         n_resamples=resamples,
-        batch=max(1, _AT_ONCE // len(told)),
+        batch=max(1, _AT_ONCE // len(nonzero)),
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(result.pvalue)
 
 
 def mcnemar(first: Floats, second: Floats) -> tuple[int, int, float]:
-    """Questions that only the first gets right, only the second, and the exact two-sided p-value (a binomial test).
+    """McNemar's exact test of two methods on the same questions.
 
-    first, second: [Q], 0 or 1.
+    Args:
+        first: [Q], 1 where the first method is right, else 0.
+        second: [Q], likewise of the second method.
+
+    Returns:
+        The number of questions that only the first gets right, the number that only the second gets right, and the
+        two-sided p-value of a binomial test.
     """
     only_first, only_second = int(((first == 1) & (second == 0)).sum()), int(((first == 0) & (second == 1)).sum())
     differing = only_first + only_second
@@ -245,7 +326,7 @@ def mcnemar(first: Floats, second: Floats) -> tuple[int, int, float]:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted for that many comparisons at once (Holm 1979); those without a p-value are none."""
+    """The p-values, adjusted for testing all of them at once (Holm 1979). None stays None and does not count as a test."""
     given = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -256,14 +337,28 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def questions_needed(difference: float, deviation: float, seeds: Sequence[SeedPart] = ()) -> int | None:
-    """Questions for a two-sided paired test at 5 % to find `difference` with 80 % probability, with as many seeds. None for
-    0, and where 10 million do not suffice, as where the seeds alone forbid it."""
+    """The number of questions with which a two-sided paired test at 5 % finds a true difference with 80 % probability.
+
+    Args:
+        difference: the true difference.
+        deviation: standard deviation of the questions' differences.
+        seeds: for each method that has several seeds; their number is taken to stay the same.
+
+    Returns:
+        None where 10 million questions do not suffice: for a difference of 0, or where the variance from seeds is too large.
+    """
     numbers = range(2, 10_000_001)
     place = bisect_left(numbers, True, key=lambda number: detectable(deviation, number, seeds) <= abs(difference))
     return numbers[place] if place < len(numbers) else None
 
 
 def detectable(deviation: float, questions: int, seeds: Sequence[SeedPart] = ()) -> float:
-    """The smallest true difference that so many questions and these seeds find with 80 % probability, tested at 5 %."""
+    """The smallest true difference that a two-sided paired test at 5 % finds with 80 % probability.
+
+    Args:
+        deviation: standard deviation of the questions' differences.
+        questions: number of questions.
+        seeds: for each method that has several seeds.
+    """
     variance, freedom = _variance(deviation, questions, seeds)
     return float((_t(freedom) + stats.t.ppf(POWER, freedom)) * variance**0.5)

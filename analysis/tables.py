@@ -1,4 +1,4 @@
-"""The report's tables: as rows of text, from which page and terminal are made, as Markdown and as JSON."""
+"""Makes the tables of a report as rows of text, which the page and the terminal show, and writes Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ from analysis.statistics import Interval
 from analysis.verdict import Comparison, amount, p_text
 from scaling.records.voters import voter_of, voter_record
 
-_FEW = 2  # voters that stand in the table of accuracies; more have their own
+_FEW = 2  # voters that the table of accuracies shows; where there are more, they get a table of their own
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>&|~$]|^[-+#=](?=\s|$)|(?<=^\d)[.)]")
-_MANY = 5  # methods that are named in a headline, and fit side by side in a terminal
+_MANY = 5  # most methods that a headline names, and that fit side by side in a terminal
 
 
 @dataclass(frozen=True)
 class Table:
-    """title, what the columns mean, and cells as text; the first column names the row."""
+    """A table whose cells are texts.
+
+    Attributes:
+        title: heading.
+        remark: what the columns mean.
+        columns: heads of the columns. The first column holds the names of the rows.
+        rows: the cells.
+    """
 
     title: str
     remark: str
@@ -31,18 +38,23 @@ class Table:
 
 
 def tables(results: Results, *, every_axis: bool = True) -> list[Table]:
-    """All tables of a report, the most asked for first. every_axis: compare on all axes, else on that of the verdict."""
-    found = [_accuracy(results), _compute(results)]
+    """All tables of a report, the most important first.
+
+    Args:
+        results: figures of the report.
+        every_axis: whether comparisons are shown for every cost, or only for the one of the verdict.
+    """
+    all_tables = [_accuracy(results), _compute(results)]
     if len(results.settings.voters) > _FEW:
-        found.insert(1, _votes(results))
+        all_tables.insert(1, _votes(results))
     if len(results.methods) > 1:
-        found.append(_comparisons(results, every_axis=every_axis))
-    found.append(_paths(results))
-    return found
+        all_tables.append(_comparisons(results, every_axis=every_axis))
+    all_tables.append(_paths(results))
+    return all_tables
 
 
 def overview(results: Results) -> Table | None:
-    """One table of a line a method, for a terminal, where there are too many to stand side by side; else None."""
+    """A short table with a row for each method, for a terminal. None where all methods fit side by side."""
     if len(results.methods) <= _MANY:
         return None
 
@@ -64,32 +76,33 @@ def overview(results: Results) -> Table | None:
 
 def markdown(results: Results) -> str:
     """The report as Markdown: verdict, notes, tables."""
-    lines = [f"# {_plainly(headline(results))}", "", *(f"**{_plainly(said)}**\n" for said in results.sentences)]
-    lines += [f"- {_plainly(note)}" for note in results.notes]
+    lines = [f"# {_escaped(headline(results))}", "", *(f"**{_escaped(text)}**\n" for text in results.sentences)]
+    lines += [f"- {_escaped(note)}" for note in results.notes]
     for table in tables(results):
-        lines += ["", f"## {table.title}", "", *_markdown_rows(table), "", _plainly(table.remark)]
+        lines += ["", f"## {table.title}", "", *_markdown_rows(table), "", _escaped(table.remark)]
     return "\n".join(lines) + "\n"
 
 
 def _markdown_rows(table: Table) -> list[str]:
-    """A table alone, as the lines of a Markdown one."""
-    head, *rows = [f"| {' | '.join(map(_plainly, row))} |" for row in (table.columns, *table.rows)]
+    """The lines of a table in Markdown, without its title."""
+    head, *rows = [f"| {' | '.join(map(_escaped, row))} |" for row in (table.columns, *table.rows)]
     return [head, f"|{'---|' * len(table.columns)}", *rows]
 
 
-def _plainly(text: str) -> str:
-    """A text that Markdown shows as it is, on one line: names may hold anything."""
+def _escaped(text: str) -> str:
+    """The text on one line, escaped so that Markdown shows it unchanged. Names of methods may hold any character."""
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def headline(results: Results) -> str:
+    """The title of a report: its methods, the task and the number of questions."""
     questions = f"{results.num_questions} question{'s' * (results.num_questions != 1)}"
     names = [one.method.name for one in results.methods]
     return f"{', '.join(names) if len(names) <= _MANY else f'{len(names)} methods'} on {results.task}, {questions}"
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """Everything in the report but the questions, numbers unrounded; what is unknown is null."""
+    """All figures of the report for JSON, not rounded. What is unknown is null. The questions are not included."""
     return {
         "softcotpp": results.version,
         "task": results.task,
@@ -101,7 +114,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "axis": results.axis,
         "verdicts": results.sentences,
         "notes": results.notes,
-        "comparisons": {axis: [_comparison(one) for one in own] for axis, own in results.comparisons.items()},
+        "comparisons": {axis: [_comparison(one) for one in pairs] for axis, pairs in results.comparisons.items()},
         "pareto": [{"method": name, "n": n, "m": m} for name, n, m in results.pareto],
         "methods": [_method(one) for one in results.methods],
     }
@@ -131,20 +144,20 @@ def _method(one: MethodResults) -> dict[str, Any]:
         "curve": [asdict(point) for point in one.points],
         "compute": _plain(asdict(one.compute)),
         "paths": _plain(asdict(one.paths)),
-        "calibration": [asdict(own) for own in one.calibration],
+        "calibration": [asdict(part) for part in one.calibration],
         "calibration_error": one.calibration_error,
         "thought_cosines": _plain(one.cosines),
     }
 
 
 def _plain(value: Any) -> Any:
-    """Arrays as lists, NaN as None."""
+    """The value with arrays as lists and NaN as None, as JSON needs it."""
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, dict):
-        return {key: _plain(own) for key, own in value.items()}
+        return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(own) for own in value]
+        return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -186,8 +199,8 @@ def _votes(results: Results) -> Table:
 
 
 def _sources(voters: Sequence[str]) -> dict[str, Any]:
-    """Name and checksum of the voters that are not built in, where there are any."""
-    sources = [own["voter"] for own in map(voter_record, map(voter_of, voters)) if own]
+    """The names and checksums of the voters that are not built in; empty where there are none."""
+    sources = [record["voter"] for record in map(voter_record, map(voter_of, voters)) if record]
     return {"voter_sources": sources} if sources else {}
 
 
@@ -243,7 +256,10 @@ def _comparisons(results: Results, *, every_axis: bool) -> Table:
         "were as found.",
         ("pair", "equal", "budget", "difference", "p", "p, Holm", "McNemar", "questions needed", "decision"),
         tuple(
-            row(one) for axis, own in results.comparisons.items() for one in own if every_axis or axis == results.axis
+            row(comparison)
+            for axis, comparisons in results.comparisons.items()
+            for comparison in comparisons
+            if every_axis or axis == results.axis
         ),
     )
 

@@ -1,9 +1,12 @@
-"""What each chain of a run weighs in the votes that a report compares. All from one journal: no vote needs a new sample.
+"""Computes the weight of each chain of a run in the votes that a report compares.
 
-The voters themselves are those of `scaling.records.voters`. A weighted vote adds the weights of the chains with the same
-answer; best-of-n takes the answer of the heaviest one. A vote over a smaller grid takes the weights that the chains have in
-the whole one. Those of built-in voters belong to a chain alone, never to its neighbours, so there it is what a run of that
-size would vote; a user's voter sees all chains of a question.
+All weights come from the journal of a run, so no vote needs new samples. The voters are those of `scaling.records.voters`. A
+weighted vote adds up the weights of all chains with the same answer. Best-of-n takes the answer of the chain with the
+largest weight.
+
+A vote over a smaller grid uses the weights that the chains have in the whole grid. A built-in voter weighs each chain by
+itself, so this equals the vote of a run of that smaller size. A user's voter sees all chains of a question at once, so there
+it may differ.
 """
 
 from __future__ import annotations
@@ -23,20 +26,33 @@ from scaling.records.voters import BUILT_IN, Voter, Weigh, voter_of
 
 Floats = NDArray[np.float64]
 
-_ARRAYS = {"log_prob": "log_probs", "self_certainty": "self_certainty"}  # of a run, by the field of a chain
+_ARRAYS = {"log_prob": "log_probs", "self_certainty": "self_certainty"}  # field of a completion: attribute of `Run`
 
 
 @dataclass(frozen=True, eq=False)
 class Outside:
-    """What votes know beyond the journal. validation: runs that path reliability is learned from. scores: by label of a
-    run, [Q, N, M] of a scorer, higher is better."""
+    """What votes need besides the run itself.
+
+    Attributes:
+        validation: runs on other questions, from which the reliability of each path is estimated.
+        scores: for the label of each run, the scores of its chains, [Q, N, M]; higher is better.
+    """
 
     validation: Sequence[Run] = ()
     scores: dict[str, Floats] = field(default_factory=dict)
 
 
 def chosen(given: str, *, validation: bool, scorer: bool) -> tuple[str, ...]:
-    """The voters of a list by comma; `all` are the built-in ones for which there is what they need. Raises UsageError."""
+    """The names of the voters that `--voters` asks for.
+
+    Args:
+        given: names by comma, or "all" for every built-in voter that can be used.
+        validation: whether `--validation` is given.
+        scorer: whether `--scorer` is given.
+
+    Raises:
+        UsageError: an unknown voter, a voter without the option that it needs, or such an option without its voter.
+    """
     has = {"--validation": validation, "--scorer": scorer}
     if given == "all":
         return tuple(voter.name for voter in BUILT_IN.values() if voter.needs is None or has[voter.needs])
@@ -53,7 +69,7 @@ def chosen(given: str, *, validation: bool, scorer: bool) -> tuple[str, ...]:
 
 
 def lacking(voters: Sequence[str], runs: Sequence[Run]) -> tuple[str, ...]:
-    """Those of the voters whose signal one of the runs does not hold of every chain."""
+    """The voters that cannot be used because some chain of some run lacks the figure that they weigh chains by."""
     signals = {name: voter_of(name, option="--voters").signal for name in voters}
     return tuple(
         name
@@ -63,57 +79,76 @@ def lacking(voters: Sequence[str], runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def rule(voter: str | Voter | Weigh, run: Run, outside: Outside) -> Rule:
-    """How `voter` votes over the chains of `run`. Raises UsageError where the run lacks what it needs."""
-    own = voter_of(voter, option="--voters")
-    if own.needs == "--validation":
+    """The rule by which `voter` votes over the chains of `run`.
+
+    Args:
+        voter: name of a voter, a voter, or a function that returns a weight for each chain of a question.
+        run: the run whose chains vote.
+        outside: validation runs and scores, for voters that need them.
+
+    Raises:
+        UsageError: the run lacks what the voter needs.
+    """
+    voter = voter_of(voter, option="--voters")
+    if voter.needs == "--validation":
         weights = np.array(reliability(validation_of(run, outside.validation).lenient))
         return Rule(np.broadcast_to(weights[:, None], run.tokens.shape))
-    if own.needs == "--scorer":
+    if voter.needs == "--scorer":
         return Rule(_ranks(outside.scores[run.label]), best=True)
-    if own.weigh:
-        return Rule(_asked_of(own, run))
-    if own.signal is None:
-        return HIERARCHICAL if own.by_paths else FLAT
-    if lacking([own.name], [run]):
+    if voter.weigh:
+        return Rule(_user_weights(voter, run))
+    if voter.signal is None:
+        return HIERARCHICAL if voter.by_paths else FLAT
+    if lacking([voter.name], [run]):
         raise UsageError(
-            f"`--voters {own.name}`: {run.label} does not hold {_ARRAYS[own.signal]} of every chain, as runs of older "
+            f"`--voters {voter.name}`: {run.label} does not hold {_ARRAYS[voter.signal]} of every chain, as runs of older "
             f"versions or other engines; leave that vote out, or sample anew into another folder"
         )
-    chains = zip(getattr(run, _ARRAYS[own.signal]).ravel().tolist(), run.tokens.ravel().tolist(), strict=True)
-    return Rule(np.array([own.weight(*chain) for chain in chains]).reshape(run.tokens.shape), logs=own.logs)
+    chains = zip(getattr(run, _ARRAYS[voter.signal]).ravel().tolist(), run.tokens.ravel().tolist(), strict=True)
+    return Rule(np.array([voter.weight(*chain) for chain in chains]).reshape(run.tokens.shape), logs=voter.logs)
 
 
-def _asked_of(voter: Voter, run: Run) -> Floats:
-    """[Q, N, M]: what the voter makes of each question's chains, which it gets path by path, as for a run's summary."""
-    held = {one.key: one for one in run.completions([asked.id for asked in run.questions])}
+def _user_weights(voter: Voter, run: Run) -> Floats:
+    """The weights that a user's voter gives to the chains of each question, [Q, N, M].
+
+    The voter gets the chains path by path, in the same order as for a run's summary.
+    """
+    completions = {one.key: one for one in run.completions([asked.id for asked in run.questions])}
     cells = list(np.ndindex(run.tokens.shape[1:]))
-    rows = [voter.weights(asked, [held[asked.id, path, sample] for path, sample in cells]) for asked in run.questions]
+    rows = [
+        voter.weights(asked, [completions[asked.id, path, sample] for path, sample in cells]) for asked in run.questions
+    ]
     return np.array(rows, dtype=float).reshape(run.tokens.shape)
 
 
 def _ranks(scores: Floats) -> Floats:
-    """[Q, N, M] from 1, the lowest, within each question; equal scores have one rank."""
-    order = np.sort(scores.reshape(len(scores), -1), axis=1)
-    ranks = [np.searchsorted(row, own.ravel()) for row, own in zip(order, scores, strict=True)]
+    """The rank of each score within its question, [Q, N, M]. The lowest is 1, and equal scores have equal ranks."""
+    in_order = np.sort(scores.reshape(len(scores), -1), axis=1)
+    ranks = [np.searchsorted(row, grid.ravel()) for row, grid in zip(in_order, scores, strict=True)]
     return np.array(ranks, dtype=float).reshape(scores.shape) + 1
 
 
 def validation_of(run: Run, validation: Sequence[Run]) -> Run:
-    """The validation run of the same method with the same thinker and as many paths. Raises UsageError."""
-    keys = [own.content or name for name, own in run_settings().items() if own.has(Tag.VALIDATION)]
-    mine = [run.config.get(key) for key in keys]
-    found = [other for other in validation if [other.config.get(key) for key in keys] == mine]
-    if len(found) != 1:
-        many = "several of its kind" if found else "none of its kind"
+    """The validation run that has the method, the thinker and the number of paths of `run`.
+
+    Raises:
+        UsageError: there is none or more than one such run, or it shares questions with `run`.
+    """
+    keys = [setting.content or name for name, setting in run_settings().items() if setting.has(Tag.VALIDATION)]
+    values = [run.config.get(key) for key in keys]
+    matching = [other for other in validation if [other.config.get(key) for key in keys] == values]
+    if len(matching) != 1:
+        many = "several of its kind" if matching else "none of its kind"
         raise UsageError(
             f"`--voters path-reliability`: of {run.label}, `--validation` gives {many}; give one run of the same method, "
             f"thinker and number of paths on other questions"
         )
-    _refuse_shared(run, found[0])
-    return found[0]
+    _refuse_shared(run, matching[0])
+    return matching[0]
 
 
 def _refuse_shared(run: Run, validation: Run) -> None:
+    """Raises UsageError where the validation run asks a question of the run."""
     known = {asked.text for asked in run.questions}
     shared = next((asked.id for asked in validation.questions if asked.text in known), None)
     if shared is not None:
@@ -124,11 +159,12 @@ def _refuse_shared(run: Run, validation: Run) -> None:
 
 
 def reliability(ballots: Ballots) -> list[float]:
-    """What a vote of each path is worth, N of them, in nats of log odds, at least 0.
+    """The weight of a vote of each of the N paths: log odds in nats, above 0.
 
-    With p the accuracy of a path's answers (one right and one wrong added) and c the chance that two wrong answers to a
-    question agree, an answer that the path gives has log odds log(p / ((1 - p) c)) over one that it does not: the weights of
-    an optimal vote of independent voters (Nitzan and Paroush 1982) with 1 / c wrong answers instead of one.
+    Let p be the accuracy of a path's answers, with one right and one wrong answer added. Let c be the chance that two wrong
+    answers to a question agree. Then an answer that the path gives has log odds log(p / ((1 - p) c)) over an answer that it
+    does not give. These are the weights of an optimal vote of independent voters (Nitzan and Paroush 1982), for 1 / c
+    possible wrong answers instead of one.
     """
     right, given = ballots.right, ballots.codes >= 0
     collide = wrong_agreement(ballots)
@@ -137,7 +173,10 @@ def reliability(ballots: Ballots) -> list[float]:
 
 
 def wrong_agreement(ballots: Ballots) -> float:
-    """Chance that two wrong answers to one question are the same one (one pair that agrees and one that does not added)."""
+    """The chance that two wrong answers to the same question agree.
+
+    One pair that agrees and one pair that does not are added to the counts, so that the chance is never 0 or 1.
+    """
     counts = ballots.counts().sum(axis=1)
     if ballots.verdicts.shape[1]:
         counts = np.where(ballots.verdicts, 0, counts)

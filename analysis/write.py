@@ -1,4 +1,7 @@
-"""The files of a report: report.html, report.md, report.json and figures/, each replaced in one step."""
+"""Writes the files of a report: report.html, report.md, report.json and figures/.
+
+A file that is already there is replaced in one step, so nobody reads half a file.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,18 @@ from scaling.records.files import write_whole
 def write(
     results: Results, methods: Sequence[Method], folder: Path, *, browse: int, tell: Callable[[str], None]
 ) -> None:
-    """Everything into `folder`, which may hold an older report. Raises UsageError where it cannot be written."""
+    """Writes all files of the report.
+
+    Args:
+        results: all figures.
+        methods: the runs, for the question browser.
+        folder: where to write; it may contain an older report.
+        browse: number of questions whose completions the page shows.
+        tell: is called with a short text whenever a new step begins.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
     tell("drawing figures")
     figures = plots(results)
     tell("writing the page")
@@ -34,6 +48,5 @@ def write(
 
 
 def _replace(path: Path, text: str) -> None:
-    write_whole(
-        path, text, errors="backslashreplace"
-    )  # half of a surrogate pair, as a model may write it, stops no report
+    # models may write half of a surrogate pair, which is no valid Unicode and must not stop the report
+    write_whole(path, text, errors="backslashreplace")

@@ -5,8 +5,8 @@
     run.summary; run.completions; run.thoughts("test-0"); run.vote("flat")
     sc.report(run, out="report")
 
-Importing this loads nothing else: each name is imported when it is first used. What a user can put right is a
-`UsageError`, with the sentence that the commands print.
+Importing `softcotpp` is quick: each name is imported when it is first used. Mistakes that a user can correct raise
+`UsageError`, with the message that the commands print.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a name of `__all__` when it is first used. Raises UsageError where a package of the toolkit is hidden."""
+    """Imports a name of `__all__` when it is first used.
+
+    Raises:
+        UsageError: another package hides one of the toolkit's, because it has the same name and comes first on the path.
+    """
     if name == "__version__":
         from importlib.metadata import version
 
@@ -66,8 +70,8 @@ def __getattr__(name: str) -> Any:
     if name not in _FROM:
         raise AttributeError(f"module 'softcotpp' has no attribute {name!r}")
     rooms.refuse_foreign()
-    found = globals()[name] = getattr(importlib.import_module(_FROM[name]), name)
-    return found
+    value = globals()[name] = getattr(importlib.import_module(_FROM[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Keywords of Python calls as settings of a command: the same names, meanings, defaults and refusals."""
+"""Turns the keywords of Python calls into the settings of a command: with the same names, defaults and error messages."""
 
 from __future__ import annotations
 
@@ -18,27 +18,37 @@ from scaling.training.config import TrainConfig
 Settings = TypeVar("Settings", RunConfig, TrainConfig)
 Call = TypeVar("Call", bound=Callable[..., Any])
 
-_FILE = "config"  # the YAML file with options, itself one of the keywords
+_FILE = "config"  # the keyword for a YAML file with options
 
 
 def settings_from(options: Mapping[str, Any], kind: type[Settings], *, call: str) -> Settings:
-    """Settings as the command would have them. Raises UsageError, as the command.
+    """The settings that the command would have with the same options.
 
     Args:
-        options: by name, `_` for `-`; None is as if it were not given. Paths may be `Path`, numbers may be numpy's, and
-            tasks, methods and voters may be classes and functions.
-        call: what was called, for the message about an unknown keyword.
+        options: values by name, with `_` for `-`. An option that is None counts as not given. Paths may be `Path`, numbers
+            may be numpy's, and tasks, methods and voters may be classes and functions.
+        kind: the class of the settings.
+        call: name of the function that was called, for the message about an unknown keyword.
+
+    Raises:
+        UsageError: where the command would refuse the options.
     """
     given = {key: _plain(key, value) for key, value in options.items() if value is not None}
     refuse_unknown(given, (*cast(type[BaseModel], kind).model_fields, _FILE, "quiet"), call=call)
     settings = load_config(given.pop(_FILE, None), given, kind)
-    settings.resolved()  # clashes between options are told before torch is imported
+    settings.resolved()  # reports options that contradict each other before the slow import of torch
     refuse_small_limit()
     return settings
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], *, call: str) -> None:
-    """Raises UsageError for the first keyword that a call does not have."""
+    """Raises UsageError for the first keyword that a function does not accept.
+
+    Args:
+        given: the keywords.
+        known: the keywords that it accepts.
+        call: name of the function, for the message.
+    """
     known = tuple(known)
     for key in given:
         if key not in known:
@@ -46,20 +56,20 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], *, call: str) -> 
 
 
 def with_options_of(kind: type[BaseModel]) -> Callable[[Call], Call]:
-    """Gives a function that takes `**options` the signature that editors and `help` show."""
+    """A decorator for functions with `**options`: their signature shows the options of `kind`, for editors and `help`."""
     types = get_type_hints(kind)
-    own = [
+    options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=types[name])
         for name, field in kind.model_fields.items()
     ]
-    first = [
+    extra = [
         inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool),
         inspect.Parameter(_FILE, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=str | None),
     ]
 
     def with_signature(call: Call) -> Call:
         returned = inspect.signature(call).return_annotation
-        call.__signature__ = inspect.Signature([*own, *first], return_annotation=returned)  # type: ignore[attr-defined]
+        call.__signature__ = inspect.Signature([*options, *extra], return_annotation=returned)  # type: ignore[attr-defined]
         return call
 
     return with_signature
@@ -67,10 +77,10 @@ def with_options_of(kind: type[BaseModel]) -> Callable[[Call], Call]:
 
 @contextmanager
 def interruptible(*, kept: bool = True) -> Iterator[None]:
-    """Ctrl-C, or a notebook's stop button, is a KeyboardInterrupt that says how to go on, and not an ordinary error.
+    """Turns an interruption by Ctrl-C, or by a notebook's stop button, into a KeyboardInterrupt.
 
     Args:
-        kept: whether what was done stays on disk.
+        kept: whether the finished part stays on disk. The message then says how to continue.
     """
     try:
         yield
@@ -79,7 +89,10 @@ def interruptible(*, kept: bool = True) -> Iterator[None]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """As the command would get it: paths as texts, numpy's numbers as Python's, a class or function as `module:name`."""
+    """The value as the command would get it.
+
+    Paths become texts, numpy's numbers become Python's, and a class or function becomes `module:name`.
+    """
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if getattr(value, "shape", None) == ():

@@ -1,4 +1,4 @@
-"""The base class of a method of your own."""
+"""The base class of methods that users write themselves."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ if TYPE_CHECKING:
 
 
 class Method:
-    """A method of your own. Subclass it, write `thoughts(self, question)`, and give the class as `method`.
+    """The base class of your own methods. Write `thoughts(self, question)` in a subclass, and pass the class as `method`.
 
-    `thoughts` returns a question's soft thoughts [N, L, D]: N is `self.surroundings.num_paths`, L
-    `self.surroundings.soft_tokens`, D the width of the backbone. docs/methods.md says what else a method may have.
+    `thoughts` returns the soft thoughts of a question, [N, L, D]. N is `self.surroundings.num_paths`, L is
+    `self.surroundings.soft_tokens`, and D is the hidden size of the backbone. docs/methods.md says what else a method may
+    have.
 
     Attributes:
-        name: what folders are called; the class's name where it is not given.
-        title: what reports call it; the name where it is not given.
-        traits: `Trait.PATHS` for several latent paths, `Trait.ASSISTANT` for an assistant, `Trait.LOCAL` for the backbone's
-            weights in this process.
+        name: the method's name in folders; by default the name of the class.
+        title: the method's name in reports; by default `name`.
+        traits: what the method needs. `Trait.PATHS` for several latent paths, `Trait.ASSISTANT` for an assistant,
+            `Trait.LOCAL` for the backbone's weights in this process.
     """
 
     traits: tuple[Trait, ...] = ()
 
     def __init__(self, surroundings: Surroundings) -> None:
-        """surroundings: the run's models, settings and questions. Further parameters are those of `method_args`, by name."""
+        """Keeps the surroundings. A subclass may take further parameters, which get the values of `method_args` by name.
+
+        Args:
+            surroundings: models, settings and questions of the run.
+        """
         self.surroundings = surroundings

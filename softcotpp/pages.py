@@ -1,4 +1,4 @@
-"""`sc.report`: what `scale-report` makes of runs, with its verdict, tables and page."""
+"""`sc.report`: compares runs as `scale-report` does, and returns the verdict, the table and the page."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def report(
     """Compares runs, as `scale-report` does: curves over every smaller grid, intervals, and a verdict at equal compute.
 
     Args:
-        runs: of `sc.run` or `sc.load`, or run directories as the command takes them.
+        runs: runs from `sc.run` or `sc.load`, or run directories in the form that the command takes.
         out: folder for report.html, report.md, report.json and figures/.
-        names: one for each run, None for the one it has; runs of one name are its seeds.
+        names: a name for each run, or None for the one that it has. Runs with the same name are the seeds of one method.
         validation: runs of the methods on other questions, for the vote path-reliability.
-        quiet: show no progress.
-        options: `compute`, `voters`, `scorer`, `baseline`, `common`, `browse` and `seed`, as the command's.
+        quiet: whether to show no progress.
+        options: `compute`, `voters`, `scorer`, `baseline`, `common`, `browse` and `seed`, as for the command.
 
     Raises:
-        UsageError: what the command would print.
+        UsageError: where the command would print an error.
     """
     if not runs:
         raise UsageError("`sc.report` needs at least one run, and none was given: give those to compare.")
@@ -58,24 +58,29 @@ def report(
         (name, place) if name else place for name, place in zip(names or [None] * len(places), places, strict=True)
     ]
     refuse_unknown(options, inspect.signature(make_report).parameters, call="sc.report")
-    found = make_report(given, Path(out), validation=list(map(_place, validation)), tell=tell, **options)
-    return Report(Path(out), found)
+    results = make_report(given, Path(out), validation=list(map(_place, validation)), tell=tell, **options)
+    return Report(Path(out), results)
 
 
 class Report:
-    """A report that was written. folder: where report.html lies. results: all its figures."""
+    """A report that was written.
+
+    Attributes:
+        folder: where report.html is.
+        results: all figures of the report.
+    """
 
     def __init__(self, folder: Path, results: Results) -> None:
         self.folder, self.results = folder, results
 
     @property
     def verdict(self) -> list[str]:
-        """What can be said of each pair of methods, in sentences."""
+        """The verdict on each pair of methods, a sentence each."""
         return self.results.sentences
 
     @property
     def table(self) -> pd.DataFrame:
-        """One method a row: its figures in per cent of 1, and the ends of their 95 % intervals."""
+        """A row for each method: its figures as fractions of 1, and the ends of their 95 % intervals."""
         rows: dict[str, dict[str, Any]] = {}
         for one in self.results.methods:
             row: dict[str, Any] = {"N": one.method.num_paths, "M": one.method.num_samples}
@@ -88,11 +93,11 @@ class Report:
         return "\n".join([f"<Report in {self.folder}>", *self.verdict])
 
     def _repr_html_(self) -> str:
-        """The page, inside a notebook."""
+        """The page in a frame, as notebooks show it."""
         page = escape((self.folder / "report.html").read_text(encoding="utf-8"), quote=True)
         return f'<iframe srcdoc="{page}" style="width: 100%; height: {_HEIGHT}px; border: 0"></iframe>'
 
 
 def _place(one: RunLike) -> Path | str:
-    """Where it lies. A text may say more, as in `NAME=FOLDER`."""
+    """Where a run is on disk. A text is left as it is, because it may hold more, as in `NAME=FOLDER`."""
     return one if isinstance(one, str) else one.folder if isinstance(one, Run) else Path(one)

@@ -1,7 +1,7 @@
-"""Whether the packages that the toolkit is made of are its own.
+"""Checks that Python finds the toolkit's own packages and not others with the same names.
 
-Their names are common words, so a user's folder or file `analysis` may stand before ours on Python's path, as in a notebook
-that lies beside it.
+The names of these packages are common words. A user's folder or file `analysis` may come before ours on Python's path, for
+example beside a notebook.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ _HOME = Path(__file__).resolve().parents[1]
 
 
 def refuse_foreign() -> None:
-    """Raises UsageError, which names the folder, where Python would import something else for one of ours."""
+    """Raises UsageError where Python would import something else under the name of one of our packages.
+
+    The message names the folder in the way.
+    """
     for room in ROOMS:
         if (place := place_of(room)) != _own(room):
             where = "nothing" if place is None else str(place.parent if place.name == "__init__.py" else place)
@@ -27,7 +30,7 @@ def refuse_foreign() -> None:
 
 
 def place_of(room: str) -> Path | None:
-    """The file, or the folder without an `__init__.py`, that `import room` takes; None where there is none."""
+    """The file that `import room` would load. A folder where it has no `__init__.py`, and None where there is neither."""
     loaded = sys.modules.get(room)
     spec = getattr(loaded, "__spec__", None) if loaded else importlib.util.find_spec(room)
     places = [getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or ())]
@@ -36,7 +39,7 @@ def place_of(room: str) -> Path | None:
 
 @cache
 def usage_error() -> type[Exception]:
-    """`scaling.records.errors.UsageError`; from our own file also where another `scaling` hides it."""
+    """The class `scaling.records.errors.UsageError`. It is read from our own file where another `scaling` hides ours."""
     if place_of("scaling") == _own("scaling"):
         from scaling.records.errors import UsageError
 
@@ -47,9 +50,10 @@ def usage_error() -> type[Exception]:
         raise ImportError(f"{file} is missing: install softcotpp anew")
     errors = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(errors)
-    found: type[Exception] = errors.UsageError
-    return found
+    error: type[Exception] = errors.UsageError
+    return error
 
 
 def _own(room: str) -> Path:
+    """The file of our own package."""
     return _HOME / room / "__init__.py"

@@ -1,4 +1,4 @@
-"""`sc.run` and `sc.load`: a run as an object with its completions, thoughts, votes and estimates."""
+"""`sc.run` and `sc.load`: make or read a run, as an object with completions, thoughts, votes and estimates."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 def run(*, quiet: bool = False, **options: Any) -> Run:
     """Samples N latent paths x M completions for every question and votes, as `scale-run` does.
 
-    The same call with the same `out` continues the run; more paths, samples or questions extend it. Stopped by Ctrl-C, it
-    raises KeyboardInterrupt, and what had finished stays in `out`.
+    The same call with the same `out` continues the run. More paths, samples or questions extend it.
 
     Args:
-        quiet: show no progress.
-        options: those of `scale-run`, with `_` for `-`; `config` is a YAML file of them. Without `out` the run is kept in
-            a temporary folder, as long as the returned object lives.
+        quiet: whether to show no progress.
+        options: options of `scale-run`, with `_` for `-`. `config` is a YAML file with options. Without `out` the run is in
+            a temporary folder, which is deleted together with the returned object.
 
     Raises:
-        UsageError: what the command would print.
+        UsageError: where the command would print an error.
+        KeyboardInterrupt: after Ctrl-C. Completions that were finished stay in `out`.
     """
     settings = settings_from(options, RunConfig, call="sc.run")
     from scaling.display import RunProgress
@@ -67,11 +67,11 @@ def run(*, quiet: bool = False, **options: Any) -> Run:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
-    found = Run(settings.out or Path())
+    result = Run(settings.out or Path())
     if temporary:
-        weakref.finalize(found, shutil.rmtree, temporary, ignore_errors=True)
-    _LATEST[found.folder] = setup
-    return found
+        weakref.finalize(result, shutil.rmtree, temporary, ignore_errors=True)
+    _LATEST[result.folder] = setup
+    return result
 
 
 def load(folder: str | Path) -> Run:
@@ -81,9 +81,10 @@ def load(folder: str | Path) -> Run:
 
 
 class Run:
-    """A run of N latent paths x M samples. Made by `sc.run` and `sc.load`.
+    """A run of N latent paths x M samples, from `sc.run` or `sc.load`.
 
-    folder: its directory; see "Where results lie" in the README.
+    Attributes:
+        folder: its directory; see "Where results lie" in the README.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,78 +92,87 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What run.json says of settings, data and models."""
-        found: dict[str, Any] = load_run(self.folder)["config"]
-        return found
+        """The settings of the run, with fingerprints of its data and models, from run.json."""
+        config: dict[str, Any] = load_run(self.folder)["config"]
+        return config
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """The figures of summary.json in one row, those of its parts as `tokens.generated`. Rows of several runs can be
-        put together by `pandas.concat`."""
+        """The figures of summary.json in one row.
+
+        Nested figures have names like `tokens.generated`. `pandas.concat` puts the rows of several runs together.
+        """
         return pd.json_normalize(self._summary).rename(index={0: self._called})
 
     @cached_property
     def completions(self) -> pd.DataFrame:
-        """One completion a row: question_id, path, sample, text, answer, correct and all else that samples.jsonl holds, in
-        the order of questions, paths and samples."""
+        """A row for each completion, in the order of questions, paths and samples.
+
+        The columns are those of samples.jsonl: question_id, path, sample, text, answer, correct and others.
+        """
         rows = pd.DataFrame([asdict(one) for one in self._completions], columns=list(Completion.__dataclass_fields__))
         return rows.reset_index(drop=True)
 
     @cached_property
     def questions(self) -> pd.DataFrame:
-        """One question a row, as it was asked: id, text, gold answer, prompt, and its lengths in tokens."""
+        """A row for each question: id, text, gold answer, the prompt, and its lengths in tokens."""
         return pd.DataFrame([asdict(one) for one in self._asked])
 
     def thoughts(self, question: str | int) -> Tensor:
-        """A question's soft thoughts, [N, L, D] float32. Loads the models where they are not in memory.
+        """The soft thoughts of a question, [N, L, D] float32. Loads the models where they are not in memory.
 
         Args:
             question: its id, or its place among `questions`, from 0.
 
         Raises:
-            UsageError: for an unknown question, a method without soft thoughts, and where models or checkpoint are no
-                longer those of the run.
+            UsageError: the question is unknown, the method has no soft thoughts, or the models or the checkpoint have
+                changed since the run.
         """
         import torch
 
         asked = self._question(question)
         setup = self._setup()
         prompts = setup.method.prompts(asked, range(setup.config.latent_paths or 1))
-        found = torch.stack([prompt.thoughts for prompt in prompts])
-        if not found.numel():
+        thoughts = torch.stack([prompt.thoughts for prompt in prompts])
+        if not thoughts.numel():
             raise UsageError(
                 f"`thoughts` are those of methods with soft thoughts, and this run's is `{setup.config.method}`."
             )
-        return found
+        return thoughts
 
     def vote(self, voter: str | Weigh = "flat") -> pd.DataFrame:
-        """The vote over all N x M completions of each question: question_id, answer, votes for it, whether it was tied with
-        another, the gold answer, and whether it is correct.
+        """The vote over all N x M completions of each question.
 
         Args:
-            voter: as `scale-run --voter`, or a function of a question and its chains that returns a weight for each.
+            voter: as for `scale-run --voter`, or a function of a question and its completions that returns a weight for
+                each of them.
+
+        Returns:
+            A row for each question: question_id, answer, votes for this answer, whether it was tied with another, the gold
+            answer, and whether the answer is correct.
         """
-        own = _voter(voter)
+        chosen = _voter(voter)
         by_question: dict[str, list[Completion]] = {asked.id: [] for asked in self._asked}
         for one in self._completions:
             by_question[one.question_id].append(one)
         rows = []
         for asked in self._asked:
             chains = by_question[asked.id]
-            found = own.vote(asked, chains)
-            told = {"answer": found.answer, "votes": found.counts.get(found.answer or "", 0), "tied": found.tied}
-            correct = found.answer in right_answers(chains)
-            rows.append({"question_id": asked.id, **told, "gold": asked.answer, "correct": correct})
+            vote = chosen.vote(asked, chains)
+            columns = {"answer": vote.answer, "votes": vote.counts.get(vote.answer or "", 0), "tied": vote.tied}
+            correct = vote.answer in right_answers(chains)
+            rows.append({"question_id": asked.id, **columns, "gold": asked.answer, "correct": correct})
         return pd.DataFrame(rows)
 
     def estimate(self, n: int | None = None, m: int | None = None, voter: str | Weigh = "flat") -> Interval:
-        """The accuracy that a run of n paths x m samples would have, over all such parts of this one, with its 95 % interval
-        over questions.
+        """The accuracy that a run of n paths x m samples would have, with its 95 % interval over questions.
+
+        It is the mean over all choices of n paths and m samples from this run.
 
         Args:
-            n: paths, up to N; all of them where it is not given.
-            m: samples of each, up to M; all of them where it is not given.
-            voter: as in `vote`. A function weighs each chain once, among all chains of its question.
+            n: number of paths, up to N; None for N.
+            m: samples of each path, up to M; None for M.
+            voter: as in `vote`. A function is called once for each question, with all its completions.
         """
         figures = self._figures
         most = {"n": figures.num_paths, "m": figures.num_samples}
@@ -177,16 +187,18 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The main figures, as notebooks show them."""
-        told = self._summary
-        interval = [f"{100 * told[key]:.1f}" for key in ("accuracy_low", "accuracy_high") if told[key] is not None]
+        summary = self._summary
+        interval = [
+            f"{100 * summary[key]:.1f}" for key in ("accuracy_low", "accuracy_high") if summary[key] is not None
+        ]
         rows = {
-            "accuracy, %": _percent(told["accuracy"]) + (f" ({' to '.join(interval)})" if interval else ""),
-            "accuracy, hierarchical vote, %": _percent(told["accuracy_hierarchical"]),
-            "pass@1, %": _percent(told["pass_at_1"]),
-            "coverage, %": _percent(told["coverage"]),
-            "questions": told["num_questions"],
-            "completions": told["num_completions"],
-            "seconds": f"{told['seconds']:.1f}",
+            "accuracy, %": _percent(summary["accuracy"]) + (f" ({' to '.join(interval)})" if interval else ""),
+            "accuracy, hierarchical vote, %": _percent(summary["accuracy_hierarchical"]),
+            "pass@1, %": _percent(summary["pass_at_1"]),
+            "coverage, %": _percent(summary["coverage"]),
+            "questions": summary["num_questions"],
+            "completions": summary["num_completions"],
+            "seconds": f"{summary['seconds']:.1f}",
         }
         cells = "".join(
             f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items()
@@ -195,12 +207,13 @@ class Run:
 
     @cached_property
     def _summary(self) -> dict[str, Any]:
-        found = load_summary(self.folder)
-        if found is None:
+        """The content of summary.json. Raises UsageError where there is none, as the run is not complete."""
+        summary = load_summary(self.folder)
+        if summary is None:
             raise UsageError(
                 f"{self.folder} has no summary yet: the same `scale-run` command or call continues the run."
             )
-        return found
+        return summary
 
     @cached_property
     def _asked(self) -> list[PromptedQuestion]:
@@ -208,17 +221,20 @@ class Run:
 
     @cached_property
     def _completions(self) -> list[Completion]:
-        """Of the questions that are asked, in order."""
+        """The completions of this run's questions, in the order of questions, paths and samples.
+
+        The journal may hold completions of further questions, which an earlier and larger run asked.
+        """
         place = {asked.id: number for number, asked in enumerate(self._asked)}
-        own = [one for one in read_journal(self.folder)[1] if one.question_id in place]
-        return sorted(own, key=lambda one: (place[one.question_id], one.path, one.sample))
+        completions = [one for one in read_journal(self.folder)[1] if one.question_id in place]
+        return sorted(completions, key=lambda one: (place[one.question_id], one.path, one.sample))
 
     @cached_property
     def _figures(self) -> Figures:
         return read_figures(self.folder)
 
     def _question(self, wanted: str | int) -> Question:
-        """As it was asked, by its id or its place."""
+        """A question by its id or its place. Raises UsageError where there is none."""
         ids = [asked.id for asked in self._asked]
         if isinstance(wanted, str) and wanted not in ids:
             raise UsageError(f"the run has no question `{wanted}`.{nearest(wanted, ids)}")
@@ -234,18 +250,23 @@ class Run:
         return f"{config['method']} on {config['task'] or config['data']}, {size}"
 
     def _setup(self) -> Setup:
-        """Models, method and questions of this run. The last one asked for stays in memory."""
+        """Models, method and questions of this run. Those of one run at a time stay in memory."""
         if self.folder not in _LATEST:
             _LATEST.clear()
             _LATEST[self.folder] = _prepared(self.folder, self.settings)
         return _LATEST[self.folder]
 
 
-_LATEST: dict[Path, Setup] = {}  # of the run that was made, or asked for thoughts, last
+_LATEST: dict[Path, Setup] = {}  # at most one: the run that was last made, or last asked for thoughts
 
 
 def _prepared(folder: Path, recorded: dict[str, Any]) -> Setup:
-    """A run set up again from its record. Raises UsageError where its models or its checkpoint have changed."""
+    """Loads the models and questions of a run again. Raises UsageError where models or checkpoint have changed.
+
+    Args:
+        folder: the run directory, for messages.
+        recorded: the settings in its run.json.
+    """
     from scaling.display import RunProgress
     from scaling.run import prepare
 
@@ -262,12 +283,13 @@ def _prepared(folder: Path, recorded: dict[str, Any]) -> Setup:
 
 
 def _voter(given: str | Weigh) -> Voter:
-    found = voter_of(given, option="voter")
-    if found.needs:
+    """The voter. Raises UsageError where it needs more than the run itself."""
+    voter = voter_of(given, option="voter")
+    if voter.needs:
         raise UsageError(
-            f"`voter` {found.name} needs `{found.needs.removeprefix('--')}`: give both to `sc.report`, or use another."
+            f"`voter` {voter.name} needs `{voter.needs.removeprefix('--')}`: give both to `sc.report`, or use another."
         )
-    return found
+    return voter
 
 
 def _percent(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`sc.train`: a training as a call, and what it made as an object that `sc.run` takes for `thinker` or `adapter`."""
+"""`sc.train`: trains a thinker or an adapter, and returns an object that `sc.run` takes as `thinker` or `adapter`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from softcotpp.options import interruptible, settings_from, with_options_of
 def train(*, quiet: bool = False, **options: Any) -> Trained:
     """Trains a thinker, or with `method="lora"` an adapter of the backbone, as `scale-train` does.
 
-    Stopped by Ctrl-C it raises KeyboardInterrupt; the same call with `resume=True` goes on from the last validation.
-
     Args:
-        quiet: show no progress.
-        options: those of `scale-train`, with `_` for `-`; `config` is a YAML file of them.
+        quiet: whether to show no progress.
+        options: options of `scale-train`, with `_` for `-`. `config` is a YAML file with options.
 
     Raises:
-        UsageError: what the command would print.
+        UsageError: where the command would print an error.
+        KeyboardInterrupt: after Ctrl-C. The same call with `resume=True` continues from the last validation.
     """
     settings = settings_from(options, TrainConfig, call="sc.train")
     from scaling.training.cli import carry_out
@@ -36,9 +35,12 @@ def train(*, quiet: bool = False, **options: Any) -> Trained:
 
 
 class Trained(os.PathLike[str]):
-    """A trained thinker or adapter. Give it to `sc.run` as `thinker` or `adapter`.
+    """A trained thinker or adapter. Pass it to `sc.run` as `thinker` or `adapter`.
 
-    folder: of the checkpoint. figures: what validation said of it. command: the `scale-run` that uses it.
+    Attributes:
+        folder: of the checkpoint.
+        figures: results of the training and its validation.
+        command: a `scale-run` command that uses the checkpoint.
     """
 
     def __init__(self, folder: Path, figures: dict[str, Any], command: str) -> None:
@@ -46,7 +48,7 @@ class Trained(os.PathLike[str]):
 
     @property
     def history(self) -> pd.DataFrame:
-        """A row for each step and each validation, from metrics.jsonl."""
+        """The content of metrics.jsonl: a row for each step and each validation."""
         with (self.folder / "metrics.jsonl").open() as lines:
             return pd.DataFrame([json.loads(line) for line in lines])
 

@@ -108,7 +108,7 @@ def _add_run(cost: Expected, job: Job, counts: Counts, rate: Rate | None, drawn:
     if asked is None:
         cost.unread += 1
         return
-    completions = _samples(job, [*job.boxes, *drawn], asked) - _samples(job, drawn, asked)
+    completions = _samples(job, [*job.extents, *drawn], asked) - _samples(job, drawn, asked)
     cost.completions += completions
     cost.tokens_at_most += completions * _max_new_tokens(job)
     if rate is None:
@@ -122,16 +122,16 @@ def _add_run(cost: Expected, job: Job, counts: Counts, rate: Rate | None, drawn:
 
 def _questions(job: Job, counts: Counts) -> int | None:
     """Questions of the largest extent; None where they would have to be downloaded to be counted."""
-    limit, settings = max_limit(job.boxes), job.settings
+    limit, settings = max_limit(job.extents), job.settings
     here = task_of_settings(settings.get("task"), settings.get("data")).local
     return counts.of(settings, limit) if here else limit
 
 
-def _samples(job: Job, boxes: Sequence[Extent], asked: int) -> int:
+def _samples(job: Job, extents: Sequence[Extent], asked: int) -> int:
     """Completions in the extents, of the questions of the job's part."""
     start, stop = job.part or (0, asked)
-    within = [(min(asked if box[0] is None else box[0], asked, stop) - start, *box[1:]) for box in boxes]
-    return samples_of([box for box in within if box[0] > 0], asked)
+    within = [(min(asked if extent[0] is None else extent[0], asked, stop) - start, *extent[1:]) for extent in extents]
+    return samples_of([extent for extent in within if extent[0] > 0], asked)
 
 
 def _max_new_tokens(job: Job) -> int:
@@ -218,7 +218,7 @@ def measure(plan: Plan, root: Path, tell: Any) -> None:
 
 def _probe(job: Job) -> RunConfig:
     """The job at a small size; an untrained thinker or no adapter costs as much as the one that is still to be trained."""
-    limit = max_limit(job.boxes)
+    limit = max_limit(job.extents)
     samples = 1 if job.settings.get("temperature") == 0 else _PROBE[2]
     size = {"limit": min(_PROBE[0], limit or _PROBE[0]), "latent_paths": 1, "samples": samples}
     settings = job.settings

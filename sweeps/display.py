@@ -178,7 +178,7 @@ def _some(values: Sequence[str]) -> str:
 
 
 def _sizes(job: Job) -> str:
-    return "" if job.kind == "train" else " and ".join(f"{paths} x {samples}" for _, paths, samples in job.boxes)
+    return "" if job.kind == "train" else " and ".join(f"{paths} x {samples}" for _, paths, samples in job.extents)
 
 
 def _more(job: Job) -> str:

@@ -1,4 +1,7 @@
-"""A grid file as written: YAML, a recipe's small variant, changes from the command line. Makes no points, runs nothing."""
+"""Reads and checks grid files: the YAML, the small variant of a recipe, and changes from the command line.
+
+`sweeps.points` makes the points of what is read here.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,24 @@ from scaling.records.settings import settings_of
 from scaling.tasks.catalogue import check_name
 from scaling.training.config import TrainConfig
 
-TRAIN = "train."  # begins a setting of the training among settings of the run
+TRAIN = "train."  # prefix of a setting of the training where it stands among settings of the run
 
 
 class GridFile(BaseModel):
-    """A sweep as written.
+    """The content of a grid file.
 
-    run, train: settings of every run and training, as options of `scale-run` and `scale-train` with `_` for `-`. axes: what
-    is combined; an axis `train.X` is of the training, and a value that is a mapping sets several settings at once. include:
-    points beside the grid, a list standing for each of its values. exclude: what is left out, where every key has the
-    value or one of the list. retries: of a job that fails. shard: questions of a run that are one job, None for all.
-    small: what `--scale small` changes; an axis there replaces the one of that name.
+    Attributes:
+        name: name of the sweep, and of its folder.
+        title: what the report calls it.
+        run: settings of every run: options of `scale-run`, with `_` for `-`.
+        train: settings of every training: options of `scale-train`, with `_` for `-`.
+        axes: values of each setting that are combined. An axis `train.X` belongs to the training. A value that is a mapping
+            sets several settings at once.
+        include: points besides the combinations of `axes`. A list stands for each of its values.
+        exclude: rules that leave points out. A rule holds where each of its settings has the value, or one of the list.
+        retries: how often a job that fails is tried again.
+        shard: questions of a run that make one job; None for all of them.
+        small: what `--scale small` changes. An axis there replaces the axis of the same name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +63,16 @@ def recipes() -> dict[str, Path]:
 
 
 def read_grid(name: str, *, scale: str | None = None, changes: Sequence[str] = ()) -> GridFile:
-    """The grid file `name`, or the recipe of that name. changes: `key=value`, a list making an axis. Raises UsageError."""
+    """Reads a grid file or a recipe.
+
+    Args:
+        name: path of a grid file, or name of a recipe.
+        scale: "small" for the small variant; None or "paper" for the whole grid.
+        changes: each `key=value`, as after `--set`. A value that is a list makes an axis.
+
+    Raises:
+        UsageError: there is no such file, or its content or a change is not allowed.
+    """
     path = Path(name)
     if not path.is_file():
         known = recipes()
@@ -90,12 +109,12 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 def _name_of(path: Path) -> str:
-    """What a grid is called whose file does not say."""
+    """The name of a grid whose file gives none."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "grid"
 
 
 def _refuse_unfit(written: dict[str, Any], path: Path, *, within: str = "") -> None:
-    """Raises UsageError for an unknown key, and for a part that is no mapping."""
+    """Raises UsageError for an unknown key, and for a part that should be a mapping and is none."""
     for key in written:
         if key not in GridFile.model_fields:
             raise UsageError(f"unknown key `{within}{key}` in {path}.{nearest(str(key), GridFile.model_fields)}")
@@ -105,6 +124,7 @@ def _refuse_unfit(written: dict[str, Any], path: Path, *, within: str = "") -> N
 
 
 def _smaller(written: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The grid with the changes of its part `small`."""
     small = written.get("small")
     if not isinstance(small, dict):
         raise UsageError(f"{path} has no part `small`, which `--scale small` asks for: leave the option out.")
@@ -117,6 +137,7 @@ def _smaller(written: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _change(written: dict[str, Any], change: str) -> None:
+    """Makes one change of `--set` in the grid `written`."""
     key, equals, text = change.partition("=")
     key = key.strip().replace("-", "_")
     if not equals or not key:
@@ -124,8 +145,8 @@ def _change(written: dict[str, Any], change: str) -> None:
     value = _value_of(key, text.strip())
     axes = {name: _overruled(values, key, {}) for name, values in (written.get("axes") or {}).items() if name != key}
     written["axes"] = axes
-    instead = {key: value} if isinstance(value, list) else {}
-    written["include"] = _overruled(written.get("include") or [], key, instead)
+    replacement = {key: value} if isinstance(value, list) else {}
+    written["include"] = _overruled(written.get("include") or [], key, replacement)
     part, name = ("train", key.removeprefix(TRAIN)) if key.startswith(TRAIN) else ("run", key)
     if key in ("name", "title", "shard", "retries"):
         written[key] = value
@@ -136,7 +157,7 @@ def _change(written: dict[str, Any], change: str) -> None:
 
 
 def _value_of(key: str, text: str) -> Any:
-    """What a change says: YAML where it is some, and of a name or title the text, without quotes around it."""
+    """The value of a change, read as YAML where that is possible. A name or title stays a text."""
     try:
         value = yaml.safe_load(text) if text else None
     except (yaml.YAMLError, ValueError):
@@ -145,19 +166,26 @@ def _value_of(key: str, text: str) -> Any:
     return text if key in ("name", "title") and text and not quoted else value
 
 
-def _overruled(values: Any, key: str, instead: dict[str, Any]) -> Any:
-    """The values of an axis, or the points beside the grid; what one of them says on `key` gives way to `instead`."""
+def _overruled(values: Any, key: str, replacement: dict[str, Any]) -> Any:
+    """Replaces the setting `key` wherever it stands inside a value.
+
+    Args:
+        values: the values of an axis, or the points of `include`. Only those that are mappings can hold settings.
+        key: the setting that `--set` changes.
+        replacement: what takes its place; empty to remove it.
+    """
     if not isinstance(values, list):
         return values
     return [
-        {name: own for name, own in one.items() if name != key} | instead
-        if isinstance(one, dict) and key in one
-        else one
-        for one in values
+        {name: setting for name, setting in value.items() if name != key} | replacement
+        if isinstance(value, dict) and key in value
+        else value
+        for value in values
     ]
 
 
 def _parsed(written: dict[str, Any], path: Path, *, within: str = "") -> GridFile:
+    """The grid, checked. within: what stands before a key in messages. Raises UsageError."""
     _refuse_unnamed(written, path)
     try:
         file = GridFile(**{key: value for key, value in written.items() if value is not None or key == "train"})
@@ -176,33 +204,33 @@ def _parsed(written: dict[str, Any], path: Path, *, within: str = "") -> GridFil
 
 
 def _refuse_unnamed(part: Any, path: Path, *, levels: int = 5) -> None:
-    """Raises UsageError for a key that is no text. levels: how deep it looks, as YAML has lists that hold themselves."""
+    """Raises UsageError for a key that is no text. levels: how deep to look, because a list in YAML can contain itself."""
     for key in part if isinstance(part, dict) else ():
         if not isinstance(key, str):
             raise UsageError(
                 f"the key {key!r} in {path} is no text, as numbers and yes, no, on and off are in YAML: put it in quotes, "
                 f"or name a setting."
             )
-    held = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    for one in held if levels else ():
-        _refuse_unnamed(one, path, levels=levels - 1)
+    values = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    for value in values if levels else ():
+        _refuse_unnamed(value, path, levels=levels - 1)
 
 
 def _check_small(small: dict[str, Any], path: Path) -> None:
-    """Raises UsageError for what `--scale small` would refuse by its name or kind."""
+    """Raises UsageError for a setting in `small` whose name or type `--scale small` would refuse."""
     file = _parsed({"name": "small", **small, "small": None}, path, within="small.")
     for key in (*file.run, *(f"{TRAIN}{name}" for name in file.train or {}), *named(file)):
         check_key(key)
 
 
 def named(file: GridFile) -> list[str]:
-    """The settings that axes and points beside the grid name, each once."""
+    """The names of all settings under `axes` and `include`, each once."""
     named = [list(one) if isinstance(one, dict) else [key] for key, values in file.axes.items() for one in values]
     return list(dict.fromkeys(chain(*named, *file.include)))
 
 
 def chosen(file: GridFile) -> list[tuple[str, Any]]:
-    """(setting, value) of axes and points beside the grid, each value of a list and of a mapping on its own."""
+    """All pairs of a setting and a value under `axes` and `include`. Lists and mappings are taken apart."""
     sides = chain(file.axes.items(), *(entry.items() for entry in file.include))
     each = [(key, one) for key, values in sides for one in (values if isinstance(values, list) else [values])]
     return [pair for key, one in each for pair in (one.items() if isinstance(one, dict) else [(key, one)])]
@@ -210,7 +238,7 @@ def chosen(file: GridFile) -> list[tuple[str, Any]]:
 
 @cache
 def check_key(key: str) -> None:
-    """Raises UsageError where `key` is no setting of a run, or `train.X` none of a training, or not a sweep's to set."""
+    """Raises UsageError for a setting that does not exist or that a grid may not set. One of trainings is `train.X`."""
     kind: type[BaseModel] = TrainConfig if key.startswith(TRAIN) else RunConfig
     name = key.removeprefix(TRAIN)
     if name not in kind.model_fields:
@@ -226,7 +254,7 @@ def check_key(key: str) -> None:
 
 
 def check_value(key: str, value: Any) -> Any:
-    """The value as the settings hold it, in JSON's types. Raises UsageError where it is not allowed."""
+    """The value as the settings hold it, as one of JSON's types. Raises UsageError where it is not allowed."""
     check_key(key)
     kind: type[BaseModel] = TrainConfig if key.startswith(TRAIN) else RunConfig
     name = key.removeprefix(TRAIN)

@@ -1,4 +1,4 @@
-"""Points in words: which settings tell them apart, what these are worth to a reader, and how they are shortened."""
+"""Names points for people: finds the settings in which points differ, and writes their values as short texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeps.points import RUN_DEFAULTS, TRAIN_DEFAULTS, Point, Settings, idle_in
 
 
 def varied(points: Sequence[Point]) -> list[str]:
-    """The settings that are not the same in all points, those of the training with its prefix; in the order they come."""
+    """The settings that differ between points, in the order in which they appear; those of trainings have a prefix."""
     seen: dict[str, Any] = {}
     counts: dict[str, int] = {}
     differ: set[str] = set()
@@ -24,13 +24,13 @@ def varied(points: Sequence[Point]) -> list[str]:
 
 
 def axes_of(file: GridFile, points: Sequence[Point]) -> list[str]:
-    """What the file combines: its axes and the settings of points beside the grid, where points differ in them."""
+    """The settings that the file names under `axes` or `include` and in which its points differ."""
     differ = set(varied(points))
     return [key for key in named(file) if key in differ]
 
 
 def value_of(point: Point, key: str) -> Any:
-    """The value of a setting, its default where none is given; None where the point has no use for it."""
+    """The value of a setting, or its default where none is given. None where the point has no use for the setting."""
     method = point.run["method"]
     if key.startswith(TRAIN):
         name, train = key.removeprefix(TRAIN), point.train
@@ -42,7 +42,7 @@ def value_of(point: Point, key: str) -> Any:
 
 
 class Words:
-    """Settings of these points in words, as short as they can be without two values looking alike."""
+    """Writes the settings of these points as texts. Paths are as short as they can be while all of them differ."""
 
     def __init__(self, points: Sequence[Point]) -> None:
         self._points = points
@@ -50,62 +50,65 @@ class Words:
         self._values: dict[str, list[str]] = {}
 
     def of(self, key: str, value: Any) -> str:
-        """A value of a setting; `-` where there is none."""
+        """The value of a setting as a text; `-` for None."""
         if isinstance(value, dict):
-            return " ".join(f"{name} {own}" for name, own in value.items())
+            return " ".join(f"{name} {entry}" for name, entry in value.items())
         if not isinstance(value, str) or "/" not in value:
             return "-" if value is None else str(value)
         if key not in self._short:
             values = (value_of(point, key) for point in self._points)
-            self._short[key] = _shortened({own for own in values if isinstance(own, str)})
+            self._short[key] = _shortened({value for value in values if isinstance(value, str)})
         return self._short[key].get(value, value)
 
     def values(self, key: str) -> list[str]:
-        """The values of a setting that points have, each once, in their order."""
+        """The texts of all values that a setting has in the points, each once, in the order of the points."""
         if key not in self._values:
-            found: dict[Any, str] = {}
+            texts: dict[Any, str] = {}
             for point in self._points:
                 value = value_of(point, key)
-                known = repr(value) if isinstance(value, dict | list) else value
-                if value is not None and known not in found:
-                    found[known] = self.of(key, value)
-            self._values[key] = list(dict.fromkeys(found.values()))
+                hashable = repr(value) if isinstance(value, dict | list) else value
+                if value is not None and hashable not in texts:
+                    texts[hashable] = self.of(key, value)
+            self._values[key] = list(dict.fromkeys(texts.values()))
         return self._values[key]
 
     def label(self, point: Point, keys: Sequence[str]) -> str:
-        """What tells a point apart, where `keys` are varied."""
-        told = []
+        """The values that a point has of the settings `keys`, by comma, each with the name of its setting."""
+        parts = []
         for key in keys:
             if (value := value_of(point, key)) is not None:
-                name, said = key.removeprefix(TRAIN), self.of(key, value)
-                told.append(said if key in ("method", "task") else f"{key if name in keys else name} {said}")
-        return ", ".join(told)
+                name, text = key.removeprefix(TRAIN), self.of(key, value)
+                parts.append(text if key in ("method", "task") else f"{key if name in keys else name} {text}")
+        return ", ".join(parts)
 
 
 def unmet(file: GridFile, words: Words) -> list[tuple[str, str]]:
-    """Values that the file names and no point has, in words, of settings that some point has a use for. Paths of data and
-    values that are left to the toolkit are passed over, as points have others in their place."""
+    """The values that the file asks for and no point has, as pairs of a setting and the value's text.
+
+    Settings that no point uses are left out. So are paths of data and values of null, because points hold other values in
+    their place.
+    """
     wanted: dict[str, dict[str, None]] = {}
     for key, value in chosen(file):
         if value is not None and key != "data":
             wanted.setdefault(key, {})[words.of(key, check_value(key, value))] = None
-    left = []
+    missing = []
     for key, values in wanted.items():
-        had = words.values(key)
-        left += [(key, value) for value in values if had and value not in had]
-    return left
+        present = words.values(key)
+        missing += [(key, value) for value in values if present and value not in present]
+    return missing
 
 
 def _shortened(values: set[str]) -> dict[str, str]:
-    """The last parts of paths, as many as tell them apart."""
+    """For each path its last parts, as few as are needed for all paths to differ."""
     parts = {value: value.rstrip("/").split("/") for value in values}
     for number in range(1, max(map(len, parts.values()), default=1)):
-        short = {value: "/".join(own[-number:]) for value, own in parts.items()}
+        short = {value: "/".join(names[-number:]) for value, names in parts.items()}
         if len(set(short.values())) == len(values):
             return short
     return {value: value for value in values}
 
 
 def flat(point: Point) -> Settings:
-    """A point's settings in one mapping, those of the training with its prefix."""
+    """All settings of a point in one mapping; those of the training have their prefix."""
     return {**point.run, **{f"{TRAIN}{key}": value for key, value in (point.train or {}).items()}}

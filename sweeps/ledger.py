@@ -336,7 +336,7 @@ class Ledger:
 
 def _covers(covered: str | None, job: Job) -> bool:
     """Whether the extents that were drawn hold all that the job is to draw now. Trainings have no extents."""
-    return covers(_extents(covered), job.boxes)
+    return covers(_extents(covered), job.extents)
 
 
 def _unnamed(text: str) -> dict[str, Any]:

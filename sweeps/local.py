@@ -58,7 +58,7 @@ def run_local(root: Path, *, workers: int | None, retries: int, on_poll: OnPoll)
     """
     devices = gpus()
     count = workers or len(devices) or max(1, cores() // _CORES)
-    pool = [_Worker(root, number, _environment(number, count, devices), retries) for number in range(count)]
+    pool = [_Worker(root, number, worker_environment(number, count, devices), retries) for number in range(count)]
     ledger = Ledger(root, retries=retries)
     try:
         while ledger.unfinished():
@@ -71,7 +71,7 @@ def run_local(root: Path, *, workers: int | None, retries: int, on_poll: OnPoll)
         ledger.close()
 
 
-def _environment(number: int, count: int, devices: list[str]) -> dict[str, str]:
+def worker_environment(number: int, count: int, devices: list[str]) -> dict[str, str]:
     """The environment of worker `number` of `count`: its share of the cores and of the GPUs."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, cores() // count)

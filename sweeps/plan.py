@@ -1,7 +1,9 @@
-"""From points to jobs: what is trained once, which points one run serves, what is split. Reads questions, loads no models.
+"""Turns the points of a sweep into jobs: trainings, runs, parts of runs, and merges of such parts.
 
-Points that differ in questions, N or M alone share a run directory: a sample has the same place and the same stream in a
-large grid as in a small one. A job draws the boxes that no other box of its points holds, and so nothing twice.
+Points that need the same checkpoint share one training. Points that differ only in the number of questions, in N or in M
+share one run directory, because a sample has the same place and the same random stream in a large grid as in a small one.
+How much of a run a point needs is its extent. A job draws only extents that no other extent contains, so no sample is drawn
+twice. This module may read questions to count them. It loads no models.
 """
 
 from __future__ import annotations
@@ -18,45 +20,65 @@ from scaling.methods.kinds import kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Tag, names
 from scaling.tasks.catalogue import task_of
-from scaling.tasks.own import label
+from scaling.tasks.own import label as task_label
 from sweeps.grid import TRAIN, GridFile
 from sweeps.labels import Words, axes_of
 from sweeps.points import INHERITED, SIZE, Point, Settings, trained_role
 
-Extent = tuple[int | None, int, int]  # questions, None for all; latent paths; samples
-_TRAINED = "trained-for-it"  # stands for a checkpoint that is not there yet
+Extent = tuple[int | None, int, int]  # how much of a run: questions (None for all), latent paths, samples of each path
+_TRAINED = "trained-for-it"  # placeholder for the folder of a checkpoint that is not there yet
+_EXTENTS = "boxes"  # the key of `Job.extents` in JSON, which ledgers of every version hold
 
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work of one process. kind: train, run or merge. folder: below the sweep's own. needs: ids of jobs that
-    come first. boxes: of a run, most questions last. part: questions from, below; None for all. models: what it loads.
-    label: what tells it apart from others of its kind."""
+    """A piece of work of one process.
+
+    Attributes:
+        id: unique in the sweep.
+        kind: "train", "run" or "merge".
+        settings: options of the training or the run, without those that say its size.
+        folder: where the result lies, relative to the sweep's folder.
+        needs: ids of the jobs that must be done first.
+        extents: what a run draws, the extent with most questions last.
+        part: the first question of this part of a run, and the first one after it; None for the whole run.
+        models: the models that it loads, as one text. Jobs with the same text can share loaded models.
+        label: the settings that tell it from other jobs of its kind, for people to read.
+    """
 
     id: str
     kind: str
     settings: Settings
     folder: str
     needs: tuple[str, ...] = ()
-    boxes: tuple[Extent, ...] = ()
+    extents: tuple[Extent, ...] = ()
     part: tuple[int, int] | None = None
     models: str = ""
     label: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return asdict(self)
+        """The job as a mapping that JSON can hold, as the ledger stores it."""
+        return {_EXTENTS if key == "extents" else key: value for key, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Job:
-        boxes = tuple((box[0], box[1], box[2]) for box in fields["boxes"])
+        """The job that `to_dict` wrote."""
+        extents = tuple((extent[0], extent[1], extent[2]) for extent in fields[_EXTENTS])
         part = (fields["part"][0], fields["part"][1]) if fields["part"] else None
-        return cls(**{**fields, "needs": tuple(fields["needs"]), "boxes": boxes, "part": part})
+        others = {key: value for key, value in fields.items() if key != _EXTENTS}
+        return cls(**{**others, "needs": tuple(fields["needs"]), "extents": extents, "part": part})
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """points, and the jobs that serve them, those that others need first. serves: id of the job at the id of its point."""
+    """The points of a sweep and the jobs that make their results.
+
+    Attributes:
+        file: the grid file that the points come from.
+        points: all points, in the order of the file.
+        jobs: all jobs; each stands after those that it needs.
+        serves: for the id of each point, the id of the run that holds its samples.
+    """
 
     file: GridFile
     points: list[Point]
@@ -65,7 +87,11 @@ class Plan:
 
 
 def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
-    """Raises UsageError where settings of a point clash, or where its questions are wanted and cannot be read."""
+    """Plans the jobs for these points of `file`.
+
+    Raises:
+        UsageError: settings of a point clash, or runs are to be split and their questions cannot be read.
+    """
     trainings: dict[str, Job] = {}
     groups: dict[str, list[Point]] = {}
     keys = [key for key in axes_of(file, points) if key not in SIZE]
@@ -78,26 +104,34 @@ def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
     counts = Counts()
     runs: list[Job] = []
     serves: dict[str, str] = {}
-    for own in groups.values():
-        whole = _run(own, words.label(own[0], keys))
+    for group in groups.values():
+        whole = _run(group, words.label(group[0], keys))
         runs += [whole] if file.shard is None else _sharded(whole, file.shard, counts)
-        serves |= dict.fromkeys((point.id for point in own), whole.id)
+        serves |= dict.fromkeys((point.id for point in group), whole.id)
     in_order = sorted(trainings.values(), key=_by_models) + sorted(runs, key=_by_models)
     return Plan(file, list(points), in_order, serves)
 
 
 class Counts:
-    """How many questions runs ask. Each file is read once."""
+    """Counts the questions that runs ask. Remembers each count, so that the same questions are read only once."""
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
 
     def of(self, settings: Settings, limit: int | None) -> int:
-        """Questions of the first `limit`, None for all. Raises UsageError where they cannot be read."""
-        asked = {key: settings[key] for key in names(RunConfig, Tag.QUESTIONS) if settings.get(key)}
-        key = json.dumps([asked, limit])
+        """The number of questions of a run that asks at most `limit` of them.
+
+        Args:
+            settings: options of the run; those that choose the questions are used.
+            limit: None for all questions.
+
+        Raises:
+            UsageError: the questions cannot be read.
+        """
+        selection = {key: settings[key] for key in names(RunConfig, Tag.QUESTIONS) if settings.get(key)}
+        key = json.dumps([selection, limit])
         if key not in self._known:
-            self._known[key] = len(task_of(RunConfig(**asked), limit=limit).questions)
+            self._known[key] = len(task_of(RunConfig(**selection), limit=limit).questions)
         return self._known[key]
 
 
@@ -105,44 +139,48 @@ def _by_models(job: Job) -> str:
     return job.models
 
 
-def _training(point: Point, told: str) -> Job:
+def _training(point: Point, label: str) -> Job:
+    """The job that trains the checkpoint of this point."""
     settings = point.train or {}
     method = settings.get("method", "softcot++")
     name, folder = f"train-{point.training}", f"checkpoints/{method}-{point.training}"
-    return Job(name, "train", settings, folder, models=_models(settings), label=told)
+    return Job(name, "train", settings, folder, models=_models(settings), label=label)
 
 
 def _models(settings: Settings) -> str:
+    """The models that these settings load, as one text."""
     return "|".join(
         str(settings.get(key) or RunConfig.model_fields[key].default) for key in names(RunConfig, Tag.LOADED)
     )
 
 
-def _run(points: Sequence[Point], told: str) -> Job:
-    """The run that serves these points. told: what tells it apart. Raises UsageError where its settings clash."""
+def _run(points: Sequence[Point], label: str) -> Job:
+    """The run that serves these points, which differ in size alone. Raises UsageError where its settings clash."""
     first = points[0]
     settings = {name: value for name, value in first.run.items() if name not in SIZE}
     key, data = first.group, settings.get("data")
-    task = label(settings["task"]) if settings.get("task") else Path(data).stem if data else "arithmetic"
+    task = task_label(settings["task"]) if settings.get("task") else Path(data).stem if data else "arithmetic"
     folder = f"runs/{kind_of(settings['method']).name}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
-    boxes = largest(map(extent_of, points))
-    whole = Job(f"run-{key}", "run", settings, folder, needs, boxes, models=_models(settings), label=told)
-    for box in boxes:
-        config_of(whole, box, trained=_TRAINED if needs else None).resolved()
+    extents = largest(map(extent_of, points))
+    whole = Job(f"run-{key}", "run", settings, folder, needs, extents, models=_models(settings), label=label)
+    for extent in extents:
+        config_of(whole, extent, trained=_TRAINED if needs else None).resolved()
     return whole
 
 
 def _sharded(whole: Job, shard: int, counts: Counts) -> list[Job]:
-    """The parts of a run, and last the job that merges them. A part's questions are in its name, so that parts of another
-    size are other parts."""
+    """The jobs that draw a run in parts of `shard` questions each, and last the job that merges the parts.
+
+    The name of a part holds its first and last question. So parts of another size have other names.
+    """
     if whole.settings.get("overlap") == "drop":
         raise UsageError(
             "`overlap: drop` leaves out questions that are only known once a thinker is there, and `shard` counts them "
             "before: leave one of the two out of the grid."
         )
     key = whole.id.removeprefix("run-")
-    starts = range(0, counts.of(whole.settings, max_limit(whole.boxes)), shard)
+    starts = range(0, counts.of(whole.settings, max_limit(whole.extents)), shard)
     shards = [
         replace(whole, id=f"{whole.id}.{span}", folder=f"shards/{key}/{span}", part=(start, start + shard))
         for start in starts
@@ -151,12 +189,18 @@ def _sharded(whole: Job, shard: int, counts: Counts) -> list[Job]:
     return [*shards, replace(whole, kind="merge", needs=tuple(one.id for one in shards))]
 
 
-def config_of(job: Job, box: Extent, *, trained: str | None) -> RunConfig:
-    """The settings of one box of a run. trained: the checkpoint that was made for it, None where it needs none."""
-    limit, paths, samples = box
+def config_of(job: Job, extent: Extent, *, trained: str | None) -> RunConfig:
+    """The options with which a job draws one extent of its run.
+
+    Args:
+        job: a run, or the part of one.
+        extent: how much to draw.
+        trained: folder of the checkpoint that the sweep trains for this run; None where it trains none.
+    """
+    limit, paths, samples = extent
     role = trained_role(job.settings["method"])
-    own = {role: trained} if role and trained else {}
-    return RunConfig(**{**job.settings, **own, "limit": limit, "latent_paths": paths, "samples": samples})
+    checkpoint = {role: trained} if role and trained else {}
+    return RunConfig(**{**job.settings, **checkpoint, "limit": limit, "latent_paths": paths, "samples": samples})
 
 
 def extent_of(point: Point) -> Extent:
@@ -164,40 +208,49 @@ def extent_of(point: Point) -> Extent:
     return (point.run.get("limit"), point.run["latent_paths"], point.run["samples"])
 
 
-def largest(boxes: Iterable[Extent]) -> tuple[Extent, ...]:
-    """Those that no other holds, by rising number of questions: a run directory keeps the questions of the last."""
+def largest(extents: Iterable[Extent]) -> tuple[Extent, ...]:
+    """The extents that no other one contains, by rising number of questions.
+
+    The order matters: a run directory keeps the questions of the extent that is drawn last.
+    """
     front: list[Extent] = []
-    for box in sorted(set(boxes), key=_size, reverse=True):
-        if not any(holds(other, box) for other in front):
-            front.append(box)
+    for extent in sorted(set(extents), key=_size, reverse=True):
+        if not any(holds(other, extent) for other in front):
+            front.append(extent)
     return tuple(sorted(front, key=_size))
 
 
 def holds(outer: Extent, inner: Extent) -> bool:
-    """Whether every sample of `inner` is one of `outer`."""
+    """Whether the extent `outer` contains every sample of the extent `inner`."""
     return all(a >= b for a, b in zip(_size(outer), _size(inner), strict=True))
 
 
 def covers(drawn: Iterable[Extent], wanted: Iterable[Extent]) -> bool:
-    """Whether every wanted box lies in one of those drawn."""
+    """Whether each wanted extent is contained in one of those that were drawn."""
     drawn = list(drawn)
     return all(any(holds(old, new) for old in drawn) for new in wanted)
 
 
-def _size(box: Extent) -> tuple[float, int, int]:
-    return (math.inf if box[0] is None else box[0], box[1], box[2])
+def _size(extent: Extent) -> tuple[float, int, int]:
+    """The extent as numbers that can be compared: all questions are infinitely many."""
+    return (math.inf if extent[0] is None else extent[0], extent[1], extent[2])
 
 
-def max_limit(boxes: Iterable[Extent]) -> int | None:
-    """Questions of the box with most of them, None for all."""
-    most = max(_size(box)[0] for box in boxes)
+def max_limit(extents: Iterable[Extent]) -> int | None:
+    """The number of questions of the extent that has most of them; None for all questions."""
+    most = max(_size(extent)[0] for extent in extents)
     return None if most == math.inf else int(most)
 
 
-def samples_of(boxes: Sequence[Extent], questions: int) -> int:
-    """Completions of the union of the boxes, of a task with so many questions."""
+def samples_of(extents: Sequence[Extent], questions: int) -> int:
+    """The number of completions in the union of these extents.
+
+    Args:
+        extents: at least one.
+        questions: how many questions the run has in all.
+    """
     cells: dict[tuple[int, int], int] = {}
-    for limit, paths, samples in boxes:
+    for limit, paths, samples in extents:
         asked = questions if limit is None else min(limit, questions)
         for path in range(paths):
             cells[path, samples] = max(cells.get((path, samples), 0), asked)
@@ -205,10 +258,14 @@ def samples_of(boxes: Sequence[Extent], questions: int) -> int:
 
 
 def _column(cells: dict[tuple[int, int], int], path: int) -> int:
-    """Samples of one path: for each number of samples the questions that have at least so many."""
-    own = sorted(((samples, asked) for (at, samples), asked in cells.items() if at == path), reverse=True)
-    total, most, above = 0, 0, own[0][0]
-    for samples, asked in own:
+    """The number of completions of one path. cells: for (path, samples), how many questions have so many samples.
+
+    Goes through the numbers of samples from the largest down. Sample number s is drawn for as many questions as the largest
+    count among all cells with at least s samples.
+    """
+    counts = sorted(((samples, asked) for (at, samples), asked in cells.items() if at == path), reverse=True)
+    total, most, above = 0, 0, counts[0][0]
+    for samples, asked in counts:
         total += most * (above - samples)
         most, above = max(most, asked), samples
     return total + most * above

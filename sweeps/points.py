@@ -1,7 +1,9 @@
-"""From a grid to its points: every combination, with what each method has no use for left out. Knows no jobs and no disk.
+"""Turns a grid file into points: one for each combination of values.
 
-A point is a run's settings and, where its thinker or adapter is trained for it, the training's. Its id is a hash of both
-without what is at its default, so the same point has the same id in every file, and an axis that grows keeps its points.
+A point holds the settings of a run. Where the sweep trains the run's thinker or adapter, it also holds the settings of that
+training. Settings that the point's method does not use are left out. The id of a point is a hash of its settings without
+those at their default. So the same point has the same id in every grid file, and adding values to an axis keeps the ids of
+the points that were there before. This module knows nothing of jobs or of results on disk.
 """
 
 from __future__ import annotations
@@ -33,25 +35,32 @@ from sweeps.grid import TRAIN, GridFile, check_value, named
 
 Settings = dict[str, Any]
 
-# of a run: change no result, so no part of an id; of engine_args, those that `engine_changes` leaves out
+# settings that change no result and are therefore no part of an id; of `engine_args`, those that `engine_changes` leaves out
 FREE = names(RunConfig, Effect.FREE)
 TRAIN_FREE = tuple(key for key in names(TrainConfig, Effect.FREE) if key not in names(TrainConfig, Tag.AFTERWARDS))
 SIZE = names(RunConfig, Effect.SIZE)  # how much of a run a point needs
 INHERITED = names(TrainConfig, Tag.INHERITED)  # from the run that a training is for
 _NO_PART = frozenset((*FREE, *SIZE))
-_ALWAYS = ("method", *SIZE)  # said even at their default
+_ALWAYS = ("method", *SIZE)  # kept in a point even at their default
 _CONTRAST = names(TrainConfig, Tag.CONTRAST)
 RUN_DEFAULTS = {key: field.default for key, field in RunConfig.model_fields.items()}
 TRAIN_DEFAULTS = {key: field.default for key, field in TrainConfig.model_fields.items()}
-_IDLE = object()
-_CONFIG = "config.json"  # of a thinker
-_PATHS = 8
+_IDLE = object()  # the value of a setting that a point has no use for
+_CONFIG = "config.json"  # in the folder of a thinker
+_PATHS = 8  # latent paths where nothing else says how many
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """run: settings of `scale-run`. train: those of `scale-train`, None where nothing is trained for it. group: the same for
-    points that differ in size alone, in questions, N or M. training: the same for points of one checkpoint, or None."""
+    """One combination of a grid's values.
+
+    Attributes:
+        id: a hash of all settings that decide the result.
+        run: options of `scale-run`.
+        train: options of `scale-train`; None where nothing is trained for this point.
+        group: a hash that is the same for points that differ only in the number of questions, in N or in M.
+        training: a hash that is the same for points that use the same checkpoint; None where nothing is trained.
+    """
 
     id: str
     run: Settings
@@ -61,24 +70,31 @@ class Point:
 
 
 def points_of(file: GridFile) -> list[Point]:
-    """All points in the order of the file, each once. Raises UsageError for a setting or value that is not allowed."""
+    """All points of the file in its order, each once. Raises UsageError for a setting or value that is not allowed."""
     maker = _Maker(file)
-    found: dict[str, Point] = {}
-    alike: dict[str, Settings] = {}
+    points: dict[str, Point] = {}
+    first_of: dict[str, Settings] = {}  # the settings of the first point of each group and of each training
     for run, train in maker.combinations():
         point = maker.point(run, train)
-        found.setdefault(point.id, point)
-        _refuse_varied(FREE, alike.setdefault(point.group, point.run), point.run)
+        points.setdefault(point.id, point)
+        _refuse_varied(FREE, first_of.setdefault(point.group, point.run), point.run)
         if point.training:
-            own = point.train or {}
-            _refuse_varied(TRAIN_FREE, alike.setdefault(point.training, own), own, prefix=TRAIN)
-    if not found:
+            training = point.train or {}
+            _refuse_varied(TRAIN_FREE, first_of.setdefault(point.training, training), training, prefix=TRAIN)
+    if not points:
         raise UsageError(f"the grid {file.name} has no points: every combination is excluded.")
-    return list(found.values())
+    return list(points.values())
 
 
 def _refuse_varied(keys: Sequence[str], one: Settings, other: Settings, *, prefix: str = "") -> None:
-    """Raises UsageError where two points that have the same result are to be carried out in two ways."""
+    """Raises UsageError where two points with the same result differ in a setting that changes no result.
+
+    Args:
+        keys: the settings that change no result.
+        one: settings of a point.
+        other: settings of another point with the same result.
+        prefix: what the grid file writes before these settings.
+    """
     for key in keys if one is not other else ():
         if one.get(key) != other.get(key):
             part = prefix.rstrip(".") or "run"
@@ -89,7 +105,7 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def hashed(value: Any) -> str:
-    """12 hex digits over a value of JSON's types."""
+    """A hash of 12 hex digits of a value that consists of JSON's types."""
     return _digest(_canonical(value))
 
 
@@ -114,10 +130,11 @@ class _Maker:
         ]
         self._defaults = RUN_DEFAULTS | {f"{TRAIN}{key}": default for key, default in TRAIN_DEFAULTS.items()}
         paths = self._fixed.get(f"{TRAIN}latent_paths", _PATHS)
-        self._told = {**self._defaults, "task": "arithmetic", "latent_paths": paths}  # as rules see what is not said
+        # the values that rules of `exclude` see for settings that are not given
+        self._unset = {**self._defaults, "task": "arithmetic", "latent_paths": paths}
 
     def combinations(self) -> Iterator[tuple[Settings, Settings]]:
-        """Settings of the run and of the training of every point, before idle ones are left out."""
+        """Settings of the run and of the training of every point, still with those that its method does not use."""
         grids: list[Mapping[str, Sequence[Any]]] = (
             [self._file.axes] if self._file.axes or not self._file.include else []
         )
@@ -127,6 +144,7 @@ class _Maker:
                 yield run, train
 
     def _expand(self, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Settings, Settings]]:
+        """All combinations of the values of these axes, as settings of the run and of the training."""
         sides = [
             [_apart(self._check(value if isinstance(value, dict) else {key: value})) for value in values]
             for key, values in axes.items()
@@ -134,15 +152,16 @@ class _Maker:
         fixed = _apart(self._fixed)
         for chosen in product(*sides):
             run, train = dict(fixed[0]), fixed[1]
-            for own, its in chosen:
-                run.update(own)
-                train = {**train, **its} if its else train
+            for run_changes, train_changes in chosen:
+                run.update(run_changes)
+                train = {**train, **train_changes} if train_changes else train
             yield run, train
 
     def _check(self, settings: Mapping[str, Any]) -> Settings:
         return {key: self._one(key, value) for key, value in settings.items()}
 
     def _one(self, key: str, value: Any) -> Any:
+        """The value as the settings hold it. Raises UsageError where it is not allowed."""
         known = (key, repr(value))
         if known not in self._checked:
             self._checked[known] = check_value(key, value)
@@ -152,7 +171,10 @@ class _Maker:
         return all(self._seen(run, train, key) in wanted for key, wanted in rule.items())
 
     def _seen(self, run: Settings, train: Settings, key: str) -> Any:
-        """A setting as rules see it: its default where nothing is said, `_IDLE` where the point has no use for it."""
+        """The value of a setting as rules of `exclude` see it.
+
+        It is the default where none is given, and `_IDLE` where the point has no use for the setting.
+        """
         method = run.get("method") or DEFAULT
         if key.startswith(TRAIN):
             name, value = key.removeprefix(TRAIN), train.get(key.removeprefix(TRAIN))
@@ -161,9 +183,18 @@ class _Maker:
         else:
             value = 1 if key == "samples" and run.get("temperature") == 0 else run.get(key)
             idle = key in idle_options(method) or (key == "task" and value is None and run.get("data") is not None)
-        return _IDLE if idle else self._told[key] if value is None else value
+        return _IDLE if idle else self._unset[key] if value is None else value
 
     def point(self, settings: Settings, train_settings: Settings) -> Point:
+        """The point of one combination.
+
+        Args:
+            settings: of the run.
+            train_settings: of the training, without their prefix.
+
+        Raises:
+            UsageError: more paths than the thinker has, or a training on the file that the run is tested on.
+        """
         method = settings.get("method") or DEFAULT
         idle = idle_options(method)
         run = {key: value for key, value in settings.items() if key not in idle}
@@ -180,7 +211,10 @@ class _Maker:
         return Point(_digest(f"{group}/{size}"), kept, train, group, training)
 
     def _group(self, run: Settings, training: str | None) -> str:
-        """A hash of what decides a result but for its size, the same whether a default is written down or not."""
+        """A hash of all settings that decide the result, without those of size.
+
+        It is the same whether a default is written down or not.
+        """
         given = {key: value for key, value in run.items() if key not in SIZE}
         known = (training, repr(given))
         if known not in self._groups:
@@ -188,20 +222,27 @@ class _Maker:
             settings |= filled_in(settings) | {"engine_args": engine_changes(settings["engine_args"])}
             decides = {key: value for key, value in settings.items() if key not in _NO_PART or key == "engine_args"}
             changed = {key: value for key, value in decides.items() if value != RUN_DEFAULTS[key]}
-            if code := kind_of(settings["method"]).sha256:  # of a user's own, wherever its file lies
+            if code := kind_of(settings["method"]).sha256:  # a user's own method is identified by its code
                 changed["method"] = code
             self._groups[known] = hashed([changed, training])
         return self._groups[known]
 
     def _sized(self, run: Settings, method: str, trained: int | None) -> Settings:
-        """N, M and questions in numbers: one path where the method has one, one sample where decoding is greedy, as all
-        would be equal. trained: paths of the thinker that is trained for it, None where none is."""
+        """Fills in N, M and the number of questions.
+
+        A method with a single path gets N = 1. Greedy decoding gets M = 1, because all its samples would be equal.
+
+        Args:
+            run: settings of the run; changed and returned.
+            method: name of the method.
+            trained: number of paths of the thinker that the sweep trains for the run; None where it trains none.
+        """
         run["method"] = method
         if "latent_paths" in idle_options(method):
             run["latent_paths"] = 1
         elif not run.get("latent_paths"):
-            drawn = kind_of(method).latent_paths or (_PATHS if kind_of(method).has(Trait.PERTURBED) else None)
-            run["latent_paths"] = drawn or trained or _paths_of(run.get("thinker"))
+            default = kind_of(method).latent_paths or (_PATHS if kind_of(method).has(Trait.PERTURBED) else None)
+            run["latent_paths"] = default or trained or _paths_of(run.get("thinker"))
         run["samples"] = 1 if run.get("temperature") == 0 else run.get("samples") or RUN_DEFAULTS["samples"]
         if run.get("limit") is None and (limit := task_of_settings(run.get("task"), run.get("data")).limit):
             run["limit"] = limit
@@ -213,6 +254,7 @@ class _Maker:
         return self._trains and role is not None and not run.get(role)
 
     def _training(self, settings: Settings, run: Settings, method: str) -> tuple[Settings, str]:
+        """Settings of the training for a run, and the hash of those that decide its checkpoint."""
         known = (method, run.get("overlap"), *map(run.get, INHERITED), *settings.items())
         if known not in self._trainings:
             train = self._trained({key: run[key] for key in INHERITED if run.get(key) is not None} | settings, method)
@@ -223,33 +265,40 @@ class _Maker:
         return self._trainings[known]
 
     def _trained(self, given: Settings, method: str) -> Settings:
-        """Settings of a training without those that its method has no use for, and those at their default."""
+        """Settings of a training, without those that its method does not use and without those at their default."""
         kind = kind_of(method)
         if kind.has(Trait.THINKER) and not kind.trains_paths:  # one path, around which others are drawn
             given = given | {"latent_paths": 1}
         idle = idle_in_training(method, given.get("contrastive"))
-        found = {key: value for key, value in given.items() if key not in idle}
-        found |= {"method": method} if kind.has(Trait.ADAPTER) else {}
-        found = {key: value for key, value in found.items() if value != TRAIN_DEFAULTS[key]}
-        _place(found)
-        return found
+        train = {key: value for key, value in given.items() if key not in idle}
+        train |= {"method": method} if kind.has(Trait.ADAPTER) else {}
+        train = {key: value for key, value in train.items() if value != TRAIN_DEFAULTS[key]}
+        _place(train)
+        return train
 
 
 def _apart(settings: Settings) -> tuple[Settings, Settings]:
-    """Those of the run, and those of the training without their prefix."""
+    """Splits settings into those of the run and those of the training, the latter without their prefix."""
     train = {key[len(TRAIN) :]: value for key, value in settings.items() if key.startswith(TRAIN)}
     return {key: value for key, value in settings.items() if not key.startswith(TRAIN)}, train
 
 
 def trained_role(method: str) -> str | None:
-    """The option that names what is trained for a method; None where nothing is."""
+    """The option of `scale-run` that takes the checkpoint which is trained for a method; None where nothing is trained."""
     kind = kind_of(method)
     return "thinker" if kind.has(Trait.THINKER) else "adapter" if kind.has(Trait.ADAPTER) else None
 
 
 @cache
 def idle_in_training(method: str, contrastive: str | None) -> frozenset[str]:
-    """Settings that the training for a method has no use for: with one path there is nothing to contrast."""
+    """Options of `scale-train` that the training for a method does not use.
+
+    With a single path there is nothing to contrast, so none of the options of the contrastive loss is used.
+
+    Args:
+        method: name of the run's method.
+        contrastive: value of the option `contrastive`; None for its default.
+    """
     idle = idle_options(method, TrainConfig)
     if not kind_of(method).trains_paths:
         return idle.union(_CONTRAST)
@@ -257,7 +306,7 @@ def idle_in_training(method: str, contrastive: str | None) -> frozenset[str]:
 
 
 def _paths_of(thinker: str | None) -> int:
-    """Latent paths of a thinker that is given. Raises UsageError where it is not here."""
+    """The number of latent paths of a thinker that is given. Raises UsageError where its folder cannot be read."""
     if thinker in (None, DEFAULT_THINKER, UNTRAINED):
         return _PATHS
     try:
@@ -269,7 +318,12 @@ def _paths_of(thinker: str | None) -> int:
 
 
 def _refuse_too_many(run: Settings, train: Settings | None) -> None:
-    """Raises UsageError where a thinker has fewer paths than are asked for; one that is not here yet is not looked at."""
+    """Raises UsageError where a thinker has fewer paths than the run asks for. A thinker without a folder is not checked.
+
+    Args:
+        run: settings of the run.
+        train: settings of the training of its thinker; None where it is not trained in this sweep.
+    """
     if train is not None:
         has = train.get("latent_paths", TRAIN_DEFAULTS["latent_paths"])
         whose, todo = f"{has} are trained", f"add `latent_paths: {run['latent_paths']}` under `train`"
@@ -287,14 +341,19 @@ def _refuse_too_many(run: Settings, train: Settings | None) -> None:
 
 @cache
 def _paths_here(thinker: str) -> int | None:
-    """Latent paths of a thinker that is here; None for any other, and for an untrained one, which has what is asked."""
+    """The number of latent paths of a thinker whose folder is there.
+
+    None for any other thinker, and for an untrained one, which gets as many paths as are asked for.
+    """
     there = thinker == DEFAULT_THINKER or (Path(thinker) / _CONFIG).is_file()
     return _paths_of(thinker) if there and thinker != UNTRAINED else None
 
 
 def _refuse_tested(run: Settings, train: Settings) -> None:
-    """Raises UsageError where a training would learn from the very file that the run is tested on, as a file has no splits,
-    unless `overlap` says what is to become of what both have."""
+    """Raises UsageError where a training would learn from the very file that the run is tested on.
+
+    A file has no splits. It is allowed where the option `overlap` says what happens to questions that both have.
+    """
     _place(run)
     data, tested = train.get("data"), run.get("data")
     if data and tested and run.get("overlap") in (None, "refuse") and _are_one_file(Path(data), Path(tested)):
@@ -310,7 +369,7 @@ def _are_one_file(one: Path, other: Path) -> bool:
 
 
 def _place(settings: Settings) -> None:
-    """`{task}` in a data path is the task's name."""
+    """Puts the task's name in place of `{task}` in the path `data`, and the home folder in place of `~`."""
     if settings.get("data"):
         data = str(settings["data"]).replace("{task}", str(settings.get("task") or "arithmetic"))
         settings["data"] = str(Path(data).expanduser())

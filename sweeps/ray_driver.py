@@ -28,7 +28,7 @@ _POLL = 0.5  # seconds
 _GRACE = 30.0  # seconds that workers have to give back what they have
 _ANSWER = 10.0  # seconds that the head of a cluster has to answer
 _START = 120.0  # seconds that a process of the cluster has to begin
-_MAX_EARLY_DEATHS = 5  # workers, each begun after the one before ended, that end with an error and no job
+MAX_EARLY_DEATHS = 5  # workers, each begun after the one before ended, that end with an error and no job
 _STORE = 100 * 2**20  # bytes of Ray's object store, which sweeps do not use
 _NAMESPACE, _OWNER = "softcotpp", "ray:"
 # Ray puts the current folder first on its workers' path. While a cluster is joined that is this one: a user's own may hold
@@ -68,7 +68,7 @@ def run_ray(
     ray = _ray()
     _join(ray, address)
     try:
-        _drive(ray, root, _share(_nodes(ray), cpus_per_worker, gpus_per_worker), workers, retries, on_poll)
+        _drive(ray, root, share_of(_nodes(ray), cpus_per_worker, gpus_per_worker), workers, retries, on_poll)
     finally:
         ray.shutdown()
 
@@ -142,7 +142,7 @@ def _nodes(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _share(nodes: list[dict[str, float]], cpus: float | None, gpus: float | None) -> Share:
+def share_of(nodes: list[dict[str, float]], cpus: float | None, gpus: float | None) -> Share:
     """What a worker gets: what is asked for, else a GPU and a core, else 8 cores or as many as every node has that has any.
 
     Raises UsageError where no node has so much.
@@ -247,7 +247,7 @@ class _WorkerPool:
             self._early_deaths = 0
         elif born > self._last_early_death:  # many that end at once, as those of one node do, count once
             self._early_deaths, self._last_early_death = self._early_deaths + 1, time.monotonic()
-        if self._early_deaths >= _MAX_EARLY_DEATHS:
+        if self._early_deaths >= MAX_EARLY_DEATHS:
             said = f"{type(why).__name__}: {one_line(why, limit=300)}"
             raise UsageError(f"workers end before they have a job; the same command goes on once they can: {said}")
 

@@ -128,7 +128,7 @@ class Sweep:
     def done(self, entries: Sequence[Entry]) -> set[str]:
         """Ids of the plan's jobs that have drawn all that the plan wants of them."""
         held = {entry.job.id: entry.job for entry in entries if entry.state == DONE}
-        return {job.id for job in self.plan.jobs if job.id in held and covers(held[job.id].boxes, job.boxes)}
+        return {job.id for job in self.plan.jobs if job.id in held and covers(held[job.id].extents, job.extents)}
 
     def held(self, entries: Sequence[Entry]) -> dict[str, Sequence[Extent]]:
         """The extents that can be read of each run that serves points, by id of the job.
@@ -140,14 +140,14 @@ class Sweep:
         covered = {entry.job.id: entry.covered for entry in entries}
         readable: dict[str, Sequence[Extent]] = {}
         for job in serving(self.plan):
-            if extents := job.boxes if job.id in done else self._still_there(job, covered.get(job.id, ())):
+            if extents := job.extents if job.id in done else self._still_there(job, covered.get(job.id, ())):
                 readable[job.id] = extents
         return readable
 
     def _still_there(self, job: Job, drawn: Sequence[Extent]) -> Sequence[Extent]:
         """The extents of which the run's folder has all questions; it keeps only those of the extent that is drawn now."""
         asked = num_asked(self.root / job.folder) if drawn else 0
-        limited = any(limit is not None for limit, _, _ in job.boxes)
+        limited = any(limit is not None for limit, _, _ in job.extents)
         return [extent for extent in drawn if (asked and not limited if extent[0] is None else extent[0] <= asked)]
 
     def results(self, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:

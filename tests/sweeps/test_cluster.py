@@ -88,9 +88,11 @@ def expected(sweep, tmp_path, samples, drawn_before):
     """What bare runs draw, by the folder that the sweep gives them."""
     if not drawn_before:
         for job in sweep.plan.jobs:
-            (box,) = job.boxes
+            (extent,) = job.extents
             out = tmp_path / "bare" / Path(job.folder).name
-            execute(config_of(job, box, trained=None).model_copy(update={"out": out}), ProgressReporter(lambda _: None))
+            execute(
+                config_of(job, extent, trained=None).model_copy(update={"out": out}), ProgressReporter(lambda _: None)
+            )
             drawn_before[out.name] = samples(out)
     return drawn_before
 
@@ -259,7 +261,7 @@ def run_here(sweep, monkeypatch):
     ],
 )
 def test_workers_that_cannot_begin_end_the_sweep_with_the_reason(run_here, head, monkeypatch, worker, told):
-    monkeypatch.setattr(ray_driver, "_MAX_EARLY_DEATHS", 2)
+    monkeypatch.setattr(ray_driver, "MAX_EARLY_DEATHS", 2)
     on_term = signal.getsignal(signal.SIGTERM)
     with pytest.raises(UsageError, match=told):
         run_here(worker(), address=head.address, workers=1)
@@ -342,7 +344,7 @@ CPU, GPUS, HEAD = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 4.0}, {"memory": 1.0}
     ],
 )
 def test_what_a_worker_gets_and_how_many_fit(nodes_there, cpus, gpus, share, room):
-    found = ray_driver._share(nodes_there, cpus, gpus)
+    found = ray_driver.share_of(nodes_there, cpus, gpus)
     assert (found.cpus, found.gpus) == share
     assert [found.fits(node) for node in nodes_there] == room
 
@@ -352,7 +354,7 @@ def test_what_a_worker_gets_and_how_many_fit(nodes_there, cpus, gpus, share, roo
 )
 def test_a_share_that_no_node_has_or_that_means_nothing_is_refused(cpus, gpus):
     with pytest.raises(UsageError, match="`--cpus-per-worker`"):
-        ray_driver._share([CPU, GPUS], cpus, gpus)
+        ray_driver.share_of([CPU, GPUS], cpus, gpus)
 
 
 def test_two_nodes_share_the_parts_of_runs_and_one_ends_what_the_other_lost(

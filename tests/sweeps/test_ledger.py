@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,14 +13,14 @@ import pytest
 
 from scaling.records.errors import UsageError
 from sweeps import ledger as ledger_module
-from sweeps.ledger import DONE, FAILED, LEASE, PENDING, RUNNING, Ledger
+from sweeps.ledger import DONE, FAILED, LEASE, LEDGER, PENDING, RUNNING, Ledger
 from sweeps.plan import Job
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def a_job(name, *, needs=(), models="m", boxes=((2, 1, 1),)):
-    return Job(name, "run", {"method": "cot"}, f"runs/{name}", tuple(needs), boxes, models=models)
+def a_job(name, *, needs=(), models="m", extents=((2, 1, 1),)):
+    return Job(name, "run", {"method": "cot"}, f"runs/{name}", tuple(needs), extents, models=models)
 
 
 @pytest.fixture
@@ -193,11 +194,11 @@ def test_a_done_job_runs_again_only_where_it_must_draw_more(book):
         claimed = book.claim("x")
         return claimed is not None and book.done(claimed, "x", {})
 
-    job = a_job("a", boxes=((2, 4, 4),))
+    job = a_job("a", extents=((2, 4, 4),))
     assert finish(job)
     assert not finish(job)
-    assert not finish(replace(job, boxes=((2, 4, 2),))), "less of it is there"
-    assert finish(replace(job, boxes=((2, 8, 4),)))
+    assert not finish(replace(job, extents=((2, 4, 2),))), "less of it is there"
+    assert finish(replace(job, extents=((2, 8, 4),)))
     assert not finish(job)
 
 
@@ -205,9 +206,9 @@ def test_a_job_that_grows_while_it_runs_is_not_done(book):
     job = a_job("a")
     book.take([job])
     running = book.claim("x")
-    book.take([replace(job, boxes=((2, 1, 8),))])
+    book.take([replace(job, extents=((2, 1, 8),))])
     assert not book.done(running, "x", {})
-    assert book.claim("x").boxes == ((2, 1, 8),)
+    assert book.claim("x").extents == ((2, 1, 8),)
 
 
 def test_a_job_that_is_no_longer_wanted_is_kept_and_not_run(book):
@@ -285,14 +286,16 @@ def test_parts_of_a_run_that_is_done_are_done(book):
     book.done(book.claim("x"), "x", {})
     book.take([*parts, merged])
     assert set(states(book).values()) == {DONE}
-    more = [replace(job, boxes=((2, 1, 5),)) for job in (*parts, merged)]
+    more = [replace(job, extents=((2, 1, 5),)) for job in (*parts, merged)]
     book.take(more)
     assert set(states(book).values()) == {PENDING}
 
 
-def test_thousands_of_jobs_that_wait_do_not_slow_a_claim(book):
+def test_thousands_of_jobs_that_wait_do_not_slow_a_claim(tmp_path, monkeypatch):
     """Counted in steps of SQLite's machine rather than in seconds: what a claim looks at must not grow with what waits."""
-    steps = []
+    connection = sqlite3.connect(tmp_path / LEDGER, isolation_level=None)
+    monkeypatch.setattr(sqlite3, "connect", lambda *_, **__: connection)
+    book, steps = Ledger(tmp_path), []
     for number in (100, 4000):
         book.take([a_job(f"{number}-{place}", models=str(place % 3)) for place in range(number)])
         counted = 0
@@ -301,9 +304,9 @@ def test_thousands_of_jobs_that_wait_do_not_slow_a_claim(book):
             nonlocal counted
             counted += 1
 
-        book._db.set_progress_handler(step, 10)
+        connection.set_progress_handler(step, 10)
         book.give_back(book.claim("x", loaded="1"), "x")
-        book._db.set_progress_handler(None, 0)
+        connection.set_progress_handler(None, 0)
         steps.append(counted)
     assert steps[1] < 3 * steps[0]
 

@@ -158,15 +158,15 @@ def test_ctrl_c_stops_at_once_and_the_same_command_continues(sweep, file, comman
 def test_cores_and_gpus_are_shared_out(monkeypatch):
     monkeypatch.setattr(local, "cores", lambda: 16)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    shares = [local._environment(number, 4, ["0", "2"]) for number in range(4)]
+    shares = [local.worker_environment(number, 4, ["0", "2"]) for number in range(4)]
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0", "2", "0", "2"]
     assert {share["OMP_NUM_THREADS"] for share in shares} == {"4"}
-    few = [local._environment(number, 2, ["0", "1", "2"])["CUDA_VISIBLE_DEVICES"] for number in range(2)]
+    few = [local.worker_environment(number, 2, ["0", "1", "2"])["CUDA_VISIBLE_DEVICES"] for number in range(2)]
     assert few == ["0,2", "1"], "no GPU lies idle where workers are fewer"
-    assert local._environment(0, 99, [])["OMP_NUM_THREADS"] == "1"
+    assert local.worker_environment(0, 99, [])["OMP_NUM_THREADS"] == "1"
     for asked, given in (("2", "2"), ("99", "4"), ("", "4")):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
-        assert local._environment(0, 4, [])["OMP_NUM_THREADS"] == given, (
+        assert local.worker_environment(0, 4, [])["OMP_NUM_THREADS"] == given, (
             "fewer are the user's to ask for, more are others'"
         )
 
@@ -183,7 +183,7 @@ def test_workers_that_cannot_begin_end_the_sweep_with_the_place_of_the_reason(pl
     sweep = planned(run=tiny, axes={"method": ["cot"]})
     sweep.begin()
     broken = {**os.environ, "PYTHONPATH": os.pathsep.join(["/", str(Path(__file__).parent)]), "PYTHONHOME": "/nowhere"}
-    monkeypatch.setattr(local, "_environment", lambda *_: broken)
+    monkeypatch.setattr(local, "worker_environment", lambda *_: broken)
     with pytest.raises(local.UsageError, match=r"logs/worker-0\.log"):
         local.run_local(sweep.root, workers=1, retries=0, on_poll=lambda: None)
 

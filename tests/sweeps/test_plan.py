@@ -25,30 +25,30 @@ def planned(**parts):
     return plan_of(file, points_of(file))
 
 
-def keys(box):
-    """Every (question, path, sample) of a box, of a task of three questions."""
-    limit, paths, samples = box
+def keys(extent):
+    """Every (question, path, sample) of a extent, of a task of three questions."""
+    limit, paths, samples = extent
     asked = QUESTIONS if limit is None else min(limit, QUESTIONS)
     return set(product(range(asked), range(paths), range(samples)))
 
 
-def union(boxes):
-    return set().union(*map(keys, boxes))
+def union(extents):
+    return set().union(*map(keys, extents))
 
 
 @settings(deadline=None)
 @given(BOXES)
-def test_the_largest_boxes_hold_the_same_samples_and_none_holds_another(boxes):
-    front = largest(boxes)
-    assert union(front) == union(boxes)
+def test_the_largest_extents_hold_the_same_samples_and_none_holds_another(extents):
+    front = largest(extents)
+    assert union(front) == union(extents)
     assert not any(holds(a, b) for a, b in product(front, front) if a != b)
-    assert set(front) <= set(boxes)
+    assert set(front) <= set(extents)
 
 
 @settings(deadline=None)
 @given(BOXES)
-def test_samples_are_counted_as_by_hand(boxes):
-    assert samples_of(largest(boxes), QUESTIONS) == len(union(boxes))
+def test_samples_are_counted_as_by_hand(extents):
+    assert samples_of(largest(extents), QUESTIONS) == len(union(extents))
 
 
 AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2, 8], "samples": [1, 2, 4], "seed": [0, 1]}
@@ -58,7 +58,7 @@ def test_points_that_differ_in_size_alone_are_one_run():
     plan = planned(axes=AXES)
     assert len(plan.points) == 2 * (3 + 9)
     assert len(plan.jobs) == 4, "two methods and two seeds"
-    assert {job.boxes for job in plan.jobs} == {((20, 1, 4),), ((20, 8, 4),)}
+    assert {job.extents for job in plan.jobs} == {((20, 1, 4),), ((20, 8, 4),)}
 
 
 def test_every_point_lies_in_a_box_of_the_job_that_serves_it():
@@ -66,12 +66,12 @@ def test_every_point_lies_in_a_box_of_the_job_that_serves_it():
     jobs = {job.id: job for job in plan.jobs}
     assert plan.serves.keys() == {point.id for point in plan.points}
     for point in plan.points:
-        box = (point.run["limit"], point.run["latent_paths"], point.run["samples"])
-        assert any(holds(own, box) for own in jobs[plan.serves[point.id]].boxes)
+        extent = (point.run["limit"], point.run["latent_paths"], point.run["samples"])
+        assert any(holds(own, extent) for own in jobs[plan.serves[point.id]].extents)
     wanted = {
         (p.group, key) for p in plan.points for key in keys((p.run["limit"], p.run["latent_paths"], p.run["samples"]))
     }
-    drawn = {(job.id.removeprefix("run-"), key) for job in plan.jobs for key in union(job.boxes)}
+    drawn = {(job.id.removeprefix("run-"), key) for job in plan.jobs for key in union(job.extents)}
     assert drawn == wanted
 
 
@@ -81,7 +81,7 @@ def test_one_by_many_and_many_by_one_draw_no_square():
         axes={"size": [{"latent_paths": 8, "samples": 1}, {"latent_paths": 1, "samples": 8}]},
     )
     (job,) = plan.jobs
-    assert samples_of(job.boxes, 1) == 8 + 7
+    assert samples_of(job.extents, 1) == 8 + 7
 
 
 def test_trainings_stand_before_the_runs_that_need_them_and_once():
@@ -171,6 +171,7 @@ def test_settings_that_clash_are_refused_before_anything_runs():
 def test_a_job_survives_json():
     for job in planned(run={"limit": 4, "method": "softcot"}, train={}, shard=3).jobs:
         assert Job.from_json(job.to_dict()) == job
+        assert "boxes" in job.to_dict(), "ledgers of earlier versions have this key"
 
 
 def test_a_hundred_thousand_points_are_five_hundred_runs():
@@ -185,7 +186,7 @@ def test_a_hundred_thousand_points_are_five_hundred_runs():
 
 @settings(deadline=None)
 @given(BOXES)
-def test_the_box_with_most_questions_is_drawn_last(boxes):
+def test_the_extent_with_most_questions_is_drawn_last(extents):
     """A run directory keeps the questions of what was drawn last."""
-    last = largest(boxes)[-1]
-    assert all(last[0] is None or (box[0] is not None and box[0] <= last[0]) for box in boxes)
+    last = largest(extents)[-1]
+    assert all(last[0] is None or (extent[0] is not None and extent[0] <= last[0]) for extent in extents)

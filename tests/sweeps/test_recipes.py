@@ -51,8 +51,8 @@ def trainings(plan: Plan) -> dict[str, TrainConfig]:
 
 
 def asked(job: Job) -> RunConfig:
-    """The largest box of a run, with all defaults."""
-    return config_of(job, job.boxes[-1], trained="made-for-it" if job.needs else None).resolved()
+    """The largest extent of a run, with all defaults."""
+    return config_of(job, job.extents[-1], trained="made-for-it" if job.needs else None).resolved()
 
 
 def runs(plan: Plan) -> list[RunConfig]:

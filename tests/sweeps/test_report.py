@@ -11,7 +11,7 @@ from sweeps.report import draw_axes, reports, write_reports
 
 
 def given(sweep, **options):
-    held = {job.id: job.boxes for job in sweep.plan.jobs}
+    held = {job.id: job.extents for job in sweep.plan.jobs}
     return reports(sweep.plan, held, sweep.root, by=options.get("by", []))
 
 
@@ -65,8 +65,8 @@ def test_settings_that_are_mappings_are_no_axis_of_a_figure(planned, tiny):
 def test_a_run_that_is_not_done_is_left_out_and_none_is_an_error(planned, tiny):
     sweep = planned(run=tiny, axes={"method": ["cot"], "seed": [0, 1]})
     first, _ = sweep.plan.jobs
-    (runs,) = reports(sweep.plan, {first.id: first.boxes}, sweep.root, by=[]).values()
-    limit, paths, samples = first.boxes[0]
+    (runs,) = reports(sweep.plan, {first.id: first.extents}, sweep.root, by=[]).values()
+    limit, paths, samples = first.extents[0]
     assert runs == [f"CoT-SC={sweep.root / first.folder}@{paths}x{samples}@{limit}"]
     with pytest.raises(UsageError, match="no run of this sweep is done yet"):
         reports(sweep.plan, {}, sweep.root, by=[])

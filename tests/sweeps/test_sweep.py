@@ -21,7 +21,7 @@ from sweeps.labels import value_of
 from sweeps.ledger import DONE, FAILED, PENDING, Ledger
 from sweeps.results import write_table
 from sweeps.sweep import Sweep
-from sweeps.worker import _carry_out
+from sweeps.worker import carry_out
 
 AXES = {"method": ["cot", "softcot++"], "latent_paths": [1, 2], "samples": [1, 3], "seed": [0, 1]}
 TRAIN = {"max_steps": 2, "limit": 4, "validation": 2, "batch_size": 2, "latent_paths": 2}
@@ -164,7 +164,7 @@ def test_parts_of_another_size_lose_no_question(planned, drain, tiny, samples, c
     assert counted == [], "what is there as a whole is not drawn again in parts"
 
 
-def test_boxes_of_one_run_draw_their_union(planned, drain, tiny, samples):
+def test_extents_of_one_run_draw_their_union(planned, drain, tiny, samples):
     sizes = [{"latent_paths": 3, "samples": 1}, {"latent_paths": 1, "samples": 3}]
     sweep = planned(run=tiny | {"method": "softcot++"}, axes={"size": sizes})
     drain(sweep)
@@ -511,7 +511,7 @@ def test_a_job_whose_server_is_away_is_tried_again_later(planned, tiny, monkeypa
     for _ in range(2):
         job = book.claim("me")
         monkeypatch.setattr(book, "failed", lambda *a, wait, **k: waited.append(wait) or Ledger.failed(book, *a, **k))
-        _carry_out(book, job, "me", away)
+        carry_out(book, job, "me", away)
     (entry,) = book.entries()
     assert (entry.state, entry.attempts, entry.reason) == (FAILED, 2, "the server does not answer")
     assert min(waited) > 0, "not at once"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from scaling.models import devices
 from sweeps import execute as carrying_out
 from sweeps.plan import Job
-from sweeps.worker import Pulse, work
+from sweeps.worker import Heartbeat, work
 
 
-class Book:
+class MemoryLedger:
     """A ledger in memory: hands out these jobs in turn."""
 
     def __init__(self, jobs):
@@ -77,9 +78,9 @@ def test_vllm_stays_for_runs_of_the_same_models_and_leaves_for_all_others(happen
         job("fifth", engine="vllm"),
         job("other", engine="vllm", models="c|b"),
     ]
-    book = Book(jobs)
-    work(lambda: book, "here", root=None)
-    assert book.ended == [one.id for one in jobs]
+    ledger = MemoryLedger(jobs)
+    work(lambda: ledger, "here", root=None)
+    assert ledger.ended == [one.id for one in jobs]
     shared = ["started", "first", "second", "merged", "third", "closed", "training"]
     assert happened == [
         *shared,
@@ -94,11 +95,11 @@ def test_an_engine_ends_with_a_worker_that_is_interrupted(happened, monkeypatch)
         devices.keep_or_close(Process(happened))
         raise KeyboardInterrupt
 
-    book = Book([job("first", engine="vllm")])
-    book.give_back = lambda *_, **__: happened.append("given back")
+    ledger = MemoryLedger([job("first", engine="vllm")])
+    ledger.give_back = lambda *_, **__: happened.append("given back")
     monkeypatch.setattr(carrying_out, "perform", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        work(lambda: book, "here", root=None)
+        work(lambda: ledger, "here", root=None)
     assert happened == ["given back", "closed"]
     devices.keep_or_close(Process(happened))
     assert happened[-2:] == ["closed", "closed"], "without a worker nothing is kept"
@@ -106,20 +107,20 @@ def test_an_engine_ends_with_a_worker_that_is_interrupted(happened, monkeypatch)
 
 @pytest.mark.usefixtures("happened")
 def test_an_interrupted_worker_ends_although_its_job_is_no_longer_its_own(monkeypatch):
-    """The pulse may beat between the job's return and the worker's end."""
+    """The lease may be renewed between the job's return and the worker's end."""
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     beaten = threading.Event()
-    book = Book([job("first"), job("second")])
-    book.renew = lambda *_: beaten.set()  # no: it was given back
-    book.give_back = lambda *_, **__: beaten.wait(60)
+    ledger = MemoryLedger([job("first"), job("second")])
+    ledger.renew = lambda *_: beaten.set()  # no: it was given back
+    ledger.give_back = lambda *_, **__: beaten.wait(60)
     monkeypatch.setattr(carrying_out, "perform", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        work(lambda: book, "here", root=None)
+        work(lambda: ledger, "here", root=None)
     assert beaten.is_set()
-    assert [one.id for one in book.left] == ["second"]
+    assert [one.id for one in ledger.left] == ["second"]
 
 
 @pytest.mark.usefixtures("happened")
@@ -130,23 +131,30 @@ def test_a_worker_whose_job_was_taken_goes_on_with_another(monkeypatch):
         while True:
             tell({})
 
-    book = Book([job("first"), job("second")])
-    book.renew = lambda job, *_: job.id == "second"
-    book.give_back = lambda *_, **__: None
+    ledger = MemoryLedger([job("first"), job("second")])
+    ledger.renew = lambda job, *_: job.id == "second"
+    ledger.give_back = lambda *_, **__: None
     monkeypatch.setattr(carrying_out, "perform", told)
-    work(lambda: book, "here", root=None)
-    assert book.ended == ["second"]
+    work(lambda: ledger, "here", root=None)
+    assert ledger.ended == ["second"]
 
 
 def test_a_job_whose_lease_cannot_be_renewed_is_left():
     """Its lease ends, and another worker gets it: two would write into one folder."""
 
-    class Gone(Book):
+    class Unreachable(MemoryLedger):
         def renew(self, job, owner, progress):  # noqa: ARG002
             raise OSError("the ledger is away")
 
-    with Pulse(lambda: Gone([]), job("a"), "me", lambda: True) as pulse:
-        pulse._thread.join(30)
-        with pytest.raises(KeyboardInterrupt):
-            pulse.tell({})
-    assert pulse.taken
+    def tell_for(seconds):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            heartbeat.tell({})
+            time.sleep(0.05)
+
+    with (
+        Heartbeat(lambda: Unreachable([]), job("a"), "me", lambda: True) as heartbeat,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        tell_for(30)
+    assert heartbeat.taken
