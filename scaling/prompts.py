@@ -160,8 +160,12 @@ def stop_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
 def own_words(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """What a model says in answer: the text before the first of its stop strings."""
-    stops = stop_strings(tokenizer)
-    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+    return before_first(stop_strings(tokenizer), text)
+
+
+def before_first(ends: Sequence[str], text: str) -> str:
+    """The text before the first of these in it."""
+    return text[: min((text.find(end) for end in ends if end in text), default=len(text))]
 
 
 def prompt_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from softcotpp import rooms
 
 if TYPE_CHECKING:
-    from scaling.tasks.task import Task
-
     from scaling.methods.kinds import Trait
     from scaling.records.errors import UsageError
     from scaling.records.records import Question
+    from scaling.tasks.task import Task
     from softcotpp.own_method import Method
     from softcotpp.pages import Report, report
     from softcotpp.runs import Run, load, run

@@ -78,12 +78,12 @@ class Surroundings:
     @property
     def num_paths(self) -> int:
         """N, the number of latent paths."""
-        return self.config.latent_paths or 1
+        return self.config.num_paths
 
     @property
     def soft_tokens(self) -> int:
         """L, the number of slots in the prompt."""
-        return self.config.soft_tokens or 0
+        return self.config.num_slots
 
     @property
     def device(self) -> torch.device:

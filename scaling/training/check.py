@@ -72,7 +72,7 @@ def right_answers(built: Built, task: LoadedTask, watcher: Watcher, *, parent: P
         raise UsageError(
             f"a question of `--check-on` fills the backbone's context of {backbone.context} tokens: leave it out."
         )
-    longest = min(built.config.max_new_tokens or room, room)
+    longest = min(built.config.longest, room)
     config = built.config.model_copy(update={"max_new_tokens": longest})
     try:
         summary = carry_out(Setup(config, task, built.method, asked), watcher, parent=parent)

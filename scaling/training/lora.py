@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example
 from contrastive.train import STATE_FILE, Progress
-from scaling.config import RunConfig
+from scaling.config import RunConfig, decided
 from scaling.methods.build import Built
 from scaling.methods.cot import ChainOfThought
 from scaling.methods.lora import with_adapter
@@ -126,7 +126,7 @@ def _trainer(
 ) -> LoraTrainer:
     config, folder = training.config, training.folder
     reader = reader_of(training.backbone)
-    model = new_adapter(training.backbone, rank=config.rank or 1, seed=config.seed)
+    model = new_adapter(training.backbone, rank=decided(config, "rank"), seed=config.seed)
     versions = environment(training.backbone.model.device)
     versions["versions"]["peft"] = version("peft")
 

@@ -20,14 +20,14 @@ from safetensors import SafetensorError
 
 from contrastive import checkpoint
 from contrastive.health import Health
-from contrastive.objective import TEMPERATURES, Objective
+from contrastive.objective import Objective
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader, UnsupportedModel
 from contrastive.thinker import Thinker, state_statistics
 from contrastive.token_sets import SoftTokenSets
 from contrastive.train import METRICS_FILE, STATE_FILE, DamagedFile, Loop, NotFinite, Progress, Schedule, Trainer
 from contrastive.train import Watcher as StepWatcher
-from scaling.config import option
+from scaling.config import decided, option
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading
 from scaling.models.loading import LanguageModel
@@ -338,7 +338,7 @@ def reader_of(backbone: LanguageModel) -> Reader:
 def schedule_of(config: TrainConfig, num_examples: int) -> Schedule:
     """Steps and optimiser as the settings say."""
     per_epoch = math.ceil(num_examples / config.batch_size)
-    max_steps = config.max_steps or (config.epochs or 1) * per_epoch
+    max_steps = config.max_steps or decided(config, "epochs") * per_epoch
     every = config.validate_every or max(1, math.ceil(max_steps / _VALIDATIONS))
     same = config.model_dump(include={one.name for one in fields(Schedule)})
     return Schedule(**{**same, "max_steps": max_steps, "validate_every": every})
@@ -349,7 +349,7 @@ def _objective(config: TrainConfig) -> Objective:
         num_slots=config.soft_tokens,
         contrastive=config.contrastive,
         weight=config.contrastive_weight,
-        temperature=config.contrastive_temperature or TEMPERATURES[config.contrastive],
+        temperature=config.contrastive_temperature,
         question_weight=config.question_weight,
         micro_batch=micro_batch(config, paths=config.latent_paths),
         recompute=config.gradient_checkpointing,
