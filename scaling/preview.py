@@ -86,9 +86,9 @@ def _asked(
 ) -> list[PromptedQuestion]:
     """The questions with the lengths of their prompts, the assistant's notes as short as they can be."""
     config = parts.config
-    builder = PromptBuilder(backbone.tokenizer, task=task.definition, exemplars=parts.exemplars)
+    builder = PromptBuilder.of(backbone, task=task.definition, exemplars=parts.exemplars)
     notes = "." if _writes_notes(config) else ""
-    thinking = PromptBuilder(assistant.tokenizer, task=task.definition) if assistant else None
+    thinking = PromptBuilder.of(assistant, task=task.definition) if assistant else None
     asked = []
     for question in task.questions:
         read = 0
@@ -104,7 +104,7 @@ def _asked(
 
 def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
     config, question = parts.config, task.questions[0]
-    builder = PromptBuilder(backbone.tokenizer, task=task.definition, exemplars=parts.exemplars)
+    builder = PromptBuilder.of(backbone, task=task.definition, exemplars=parts.exemplars)
     num_slots = config.num_slots
     prompt = builder.backbone(question, num_slots=num_slots, notes=_NOTES if _writes_notes(config) else "")
     length = len(prompt.prefix) + num_slots + len(prompt.suffix)
@@ -114,7 +114,7 @@ def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
 
 def _assistant(config: RunConfig, task: LoadedTask, assistant: LanguageModel) -> str:
     question = task.questions[0]
-    builder = PromptBuilder(assistant.tokenizer, task=task.definition)
+    builder = PromptBuilder.of(assistant, task=task.definition)
     num_slots = config.num_slots
     if not num_slots:
         ids, then, slots = builder.hint_request(question), f"it writes at most {MAX_HINT_TOKENS}", ""

@@ -29,7 +29,7 @@ from scaling.methods.build import build
 from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.methods.kinds import Trait, kind_of
 from scaling.methods.measured import Measured
-from scaling.models import devices, hardware
+from scaling.models import devices, hardware, model_files
 from scaling.models.hardware import cpu_name, peak_memory
 from scaling.models.loading import LanguageModel
 from scaling.prompts import check_assistant_lengths, check_lengths, stop_strings
@@ -149,7 +149,8 @@ def prepare(config: RunConfig, watcher: Watcher) -> Setup:
     config, task, dtype, provenance = begin(config)
     for warning in provenance.warnings():
         watcher.status(f"{WARNING}{warning}")
-    watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
+    for line in model_files.before_loading(config.backbone, *([config.assistant] if config.assisted else [])):
+        watcher.status(line)
     built = build(config, task, dtype, watcher.status)
     asked = asked_of(built.method, task)
     refuse_too_long(asked, built.config, built.method.backbone, built.assistant)

@@ -196,7 +196,9 @@ class SoftCoTModel(LM):
     def _target(self, continuation: str) -> list[int]:
         tokenizer = self._backbone.tokenizer
         text = continuation.lstrip() if tokenizer.chat_template else continuation
-        return DataEncoder(tokenizer).text_ids(text)
+        ids = DataEncoder(tokenizer).text_ids(text)
+        self._backbone.refuse_unknown(ids)
+        return ids
 
     @torch.inference_mode()
     def _likelihood(self, prompts: Sequence[SoftPrompt], target: list[int]) -> tuple[float, bool]:

@@ -126,7 +126,7 @@ class Surroundings:
 
     @cached_property
     def _prompts(self) -> PromptBuilder:
-        return PromptBuilder(self.backbone.tokenizer, task=self.task.definition)
+        return PromptBuilder.of(self.backbone, task=self.task.definition)
 
     def to_thinking_device(self, *modules: torch.nn.Module) -> Callable[[], None]:
         """A function that moves these to where the assistant thinks, after it has ended an engine that holds that device."""

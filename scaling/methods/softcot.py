@@ -49,7 +49,7 @@ class SoftCoT:
         self.backbone = backbone
         self.thoughts = thoughts
         self._num_slots = num_slots
-        self._prompts = PromptBuilder(backbone.tokenizer, task=task)
+        self._prompts = PromptBuilder.of(backbone, task=task)
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:
         prompt = self._prompts.backbone(question, num_slots=self._num_slots)

@@ -88,7 +88,7 @@ class Thinking:
         self.num_tokens = num_tokens
         self.projection = 2 * thinker.projection.weight.numel()
         self._model, self._thinker, self._apart = assistant.model, thinker, apart
-        self._prompts = PromptBuilder(assistant.tokenizer, task=task)
+        self._prompts = PromptBuilder.of(assistant, task=task)
 
     @torch.inference_mode()
     def __call__(self, question: Question) -> Tensor:

@@ -100,7 +100,8 @@ def train_lora(config: TrainConfig, watcher: Watcher, processes: Processes) -> L
     config, dtype = hardware.placed(config.resolved())
     split = told_split(config, watcher)
     held = held_out(config, split)
-    watcher.status(f"loading {config.backbone}")
+    for line in model_files.before_loading(config.backbone):
+        watcher.status(line)
     source = model_files.locate(config.backbone)
     backbone = loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
     described = describe(config, split, {"backbone": backbone})

@@ -29,7 +29,7 @@ from contrastive.train import METRICS_FILE, STATE_FILE, DamagedFile, Loop, NotFi
 from contrastive.train import Watcher as StepWatcher
 from scaling.config import decided, option
 from scaling.methods.kinds import Trait, kind_of
-from scaling.models import adapters, hardware, loading
+from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PROMPT_VERSION
 from scaling.provenance import name_of
@@ -82,7 +82,8 @@ def train(config: TrainConfig, watcher: Watcher, processes: Processes) -> Result
     """Trains as `config` says, or goes on with it. Raises UsageError and Interrupted."""
     config, dtype = hardware.placed(config.resolved())
     split = told_split(config, watcher)
-    watcher.status(f"loading {config.backbone} and {config.assistant}")
+    for line in model_files.before_loading(config.backbone, config.assistant):
+        watcher.status(line)
     backbone, assistant = loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     described = describe(config, split, {"backbone": backbone, "assistant": assistant})
     folder = open_folder(config, described, processes=processes)

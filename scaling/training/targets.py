@@ -97,10 +97,10 @@ class ExampleBuilder:
         self._end = end_token(backbone)
         # not what a template names besides special tokens, as `<think>`: a model's own chain may begin with a thought
         self._said = DataEncoder(backbone.tokenizer, also_of_template=False)
-        self._backbone = PromptBuilder(backbone.tokenizer, task=task)
-        self._assistant = PromptBuilder(assistant.tokenizer, task=task) if assistant else None
+        self._backbone = PromptBuilder.of(backbone, task=task)
+        self._assistant = PromptBuilder.of(assistant, task=task) if assistant else None
         self._num_slots = num_slots
-        self._context = backbone.context
+        self._context, self._check = backbone.context, backbone.refuse_unknown
 
     def __call__(self, question: Question, text: str) -> Example:
         """text: what the backbone should say; the end token is added. Raises UsageError where it does not fit."""
@@ -108,6 +108,7 @@ class ExampleBuilder:
         # a prompt without chat format ends with "Answer:", after which a word begins with a space
         said = text if self._tokenizer.chat_template else f" {text}"
         target = (*self._said.text_ids(said), self._end)
+        self._check(target)
         length = len(prompt.prefix) + self._num_slots + len(prompt.suffix) + len(target)
         if length > self._context:
             raise UsageError(
