@@ -439,8 +439,7 @@ def test_a_hostile_value_is_a_sentence_or_does_no_harm(kind, name, call, makers,
         ("sweep", "runs/*/run.json", ("environment", "shards"), [0], "swept"),
         ("adapter", "adapter_config.json", ("alora_invocation_tokens",), 10**9, "adapted"),
         ("model", "tokenizer.json", ("model", "vocab", "Ġmany"), 10**9, "answered"),
-        ("model", "tokenizer.json", ("added_tokens", 2, "id"), 10**9, "answered"),  # <|im_start|>, in every prompt
-        ("model", "tokenizer.json", ("added_tokens", 2, "id"), 10**9, "answered_dry"),
+        ("model", "tokenizer.json", ("model", "vocab", "<|im_start|>"), 10**9, "answered"),  # in every prompt
     ],
 )
 def test_a_hostile_value_that_once_ended_in_a_traceback_is_a_sentence(kind, name, place, value, call, makers, tmp_path):

@@ -226,7 +226,7 @@ def test_a_target_with_a_token_that_the_backbone_does_not_know_is_refused(tiny_m
     backbone.tokenizer.add_tokens(["zzz"])
     build = ExampleBuilder(backbone, None, task=PlainTask("number"), num_slots=0)
     assert build(QUESTIONS["number"], "So be it.").target
-    with pytest.raises(UsageError, match="`zzz` is number .*not of one model"):
+    with pytest.raises(UsageError, match=r"`zzz` is number .*not of one model"):
         build(QUESTIONS["number"], "So zzz.")
 
 
