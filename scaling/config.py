@@ -302,6 +302,26 @@ class RunConfig(BaseModel):
         return kind_of(self.method).has(Trait.PERTURBED)
 
     @property
+    def num_paths(self) -> int:
+        """N, the number of latent paths. Raises ValueError before it is decided, as are the three that follow."""
+        return int(decided(self, "latent_paths"))
+
+    @property
+    def num_slots(self) -> int:
+        """L, the number of slots in a prompt; 0 for a method without."""
+        return int(decided(self, "soft_tokens")) if self.slots else 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest completion."""
+        return int(decided(self, "max_new_tokens"))
+
+    @property
+    def noise_size(self) -> float:
+        """Of the changes of a method that perturbs thoughts."""
+        return float(decided(self, "noise"))
+
+    @property
     def thinking_device(self) -> str:
         """Where the assistant and the thinker run, once `device` is chosen."""
         return self.assistant_device or self.device
@@ -394,6 +414,16 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "overlap": None if settings["overlap"] == "warn" else settings["overlap"],
         "exact": settings["exact"] or None,  # as runs have it that were made before there was a choice
     }
+
+
+def decided(settings: BaseModel, key: str) -> Any:
+    """A setting's value. Raises ValueError where it is still None: `resolved` decides it, or the method's checkpoint."""
+    value = getattr(settings, key)
+    if value is None:
+        raise ValueError(
+            f"`{key}` is not decided yet: resolve the settings, and read the checkpoint, before it is used"
+        )
+    return value
 
 
 def idle_options(method: str, model: type[BaseModel] = RunConfig) -> frozenset[str]:

@@ -74,7 +74,7 @@ def _refuse_unfit(parts: Parts, task: LoadedTask, backbone: LanguageModel, assis
     config = parts.config
     asked = _asked(parts, task, backbone, assistant)
     refuse_too_long(asked, config, backbone, assistant)
-    longest = max(one.prompt_tokens for one in asked) + (config.max_new_tokens or 1)
+    longest = max(one.prompt_tokens for one in asked) + config.longest
     refuse_unfit(config, backbone, Workload(longest, slots=filled_slots(config) > 0))
     if config.out:
         known = {**described_by(config, task), **prompt_identity(backbone.tokenizer), **parts.identity()}
@@ -86,9 +86,9 @@ def _asked(
 ) -> list[PromptedQuestion]:
     """The questions with the lengths of their prompts, the assistant's notes as short as they can be."""
     config = parts.config
-    builder = PromptBuilder(backbone.tokenizer, task=task.definition, exemplars=parts.exemplars)
+    builder = PromptBuilder.of(backbone, task=task.definition, exemplars=parts.exemplars)
     notes = "." if _writes_notes(config) else ""
-    thinking = PromptBuilder(assistant.tokenizer, task=task.definition) if assistant else None
+    thinking = PromptBuilder.of(assistant, task=task.definition) if assistant else None
     asked = []
     for question in task.questions:
         read = 0
@@ -96,7 +96,7 @@ def _asked(
             read = len(thinking.assistant(question))
         elif thinking and notes:
             read = len(thinking.hint_request(question))
-        prompt = builder.backbone(question, num_slots=config.soft_tokens or 0, notes=notes)
+        prompt = builder.backbone(question, num_slots=config.num_slots, notes=notes)
         one = as_asked(question, prompt, num_slots=filled_slots(config), assistant_tokens=read)
         asked.append(replace(one, kind=task.kind))
     return asked
@@ -104,8 +104,8 @@ def _asked(
 
 def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
     config, question = parts.config, task.questions[0]
-    builder = PromptBuilder(backbone.tokenizer, task=task.definition, exemplars=parts.exemplars)
-    num_slots = config.soft_tokens or 0
+    builder = PromptBuilder.of(backbone, task=task.definition, exemplars=parts.exemplars)
+    num_slots = config.num_slots
     prompt = builder.backbone(question, num_slots=num_slots, notes=_NOTES if _writes_notes(config) else "")
     length = len(prompt.prefix) + num_slots + len(prompt.suffix)
     counted = "" if _writes_notes(config) else f", {length} tokens"
@@ -114,8 +114,8 @@ def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
 
 def _assistant(config: RunConfig, task: LoadedTask, assistant: LanguageModel) -> str:
     question = task.questions[0]
-    builder = PromptBuilder(assistant.tokenizer, task=task.definition)
-    num_slots = config.soft_tokens or 0
+    builder = PromptBuilder.of(assistant, task=task.definition)
+    num_slots = config.num_slots
     if not num_slots:
         ids, then, slots = builder.hint_request(question), f"it writes at most {MAX_HINT_TOKENS}", ""
     else:

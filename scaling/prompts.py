@@ -7,7 +7,7 @@ and no text can contain them unnoticed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizers import AddedToken
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from contrastive.checkpoint import MOST_SOFT_TOKENS
 from scaling.control_tokens import DataEncoder, tokens_before
+from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError, one_line
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import Task, ask
@@ -50,7 +51,16 @@ class PromptBuilder:
     exemplars: questions with rationale that stand solved before every question the backbone reads.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, task: Task, exemplars: Sequence[Question] = ()):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        task: Task,
+        exemplars: Sequence[Question] = (),
+        check: Callable[[Sequence[int]], None] = lambda _: None,
+    ):
+        """check: gets the token ids of each prompt, without slots, and raises UsageError for those that cannot be read."""
+        self._check = check
         self._tokenizer = tokenizer
         self._task = task
         self._solved = [(user_turn(one, task=task, num_slots=0), ask(task, "solution", one)) for one in exemplars]
@@ -60,6 +70,11 @@ class PromptBuilder:
         # a chat template writes its own beginning-of-sequence token
         self._before = [] if tokenizer.chat_template else tokens_before(tokenizer)
         self._own_control: dict[int, list[int]] = {}  # by the number of solved questions
+
+    @classmethod
+    def of(cls, model: LanguageModel, *, task: Task, exemplars: Sequence[Question] = ()) -> PromptBuilder:
+        """Prompts for this model, which refuses those with a token that it does not know."""
+        return cls(model.tokenizer, task=task, exemplars=exemplars, check=model.refuse_unknown)
 
     def backbone(self, question: Question, *, num_slots: int, notes: str = "") -> Prompt:
         """What the backbone reads, the assistant header included. Raises UsageError unless it holds exactly L slots.
@@ -86,6 +101,7 @@ class PromptBuilder:
         found = [place for place, token in enumerate(ids) if token == self._slot_id]
         if len(found) != num_slots or (found and found[-1] - found[0] != num_slots - 1):
             raise UsageError(f"question {question.id} contains the reserved text {SLOT}; remove it from the data.")
+        self._check([token for token in ids if token != self._slot_id])
         if not found:
             return Prompt(tuple(ids), (), text)
         return Prompt(tuple(ids[: found[0]]), tuple(ids[found[-1] + 1 :]), text)
@@ -160,8 +176,12 @@ def stop_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
 def own_words(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """What a model says in answer: the text before the first of its stop strings."""
-    stops = stop_strings(tokenizer)
-    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+    return before_first(stop_strings(tokenizer), text)
+
+
+def before_first(ends: Sequence[str], text: str) -> str:
+    """The text before the first of these in it."""
+    return text[: min((text.find(end) for end in ends if end in text), default=len(text))]
 
 
 def prompt_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:

@@ -5,13 +5,18 @@ Called by runs, by `--rescore` and by the lm-evaluation-harness alike. Knows no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from transformers import PreTrainedTokenizerBase
+
 from scaling.engines.base import Generated
+from scaling.prompts import before_first, own_words
 from scaling.records.answer_classes import as_text, from_text
 from scaling.records.errors import UsageError, one_line
 from scaling.records.records import Completion, Question
+from scaling.sampler import ReadCompletion
 from scaling.tasks.answers import Reading
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.task import Task, read_answer
@@ -39,8 +44,35 @@ def equality(checker: AnswerChecker, task: Task) -> Equal:
     return equal
 
 
-def drawn(question: Question, generated: Generated, text: str) -> Completion:
-    """The completion without any answer yet."""
+def reader(
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    *,
+    equal: Equal,
+    until: Sequence[str] = (),
+    asked: Callable[[Question], Question] = lambda question: question,
+) -> ReadCompletion:
+    """What turns generated tokens into a completion with its answers.
+
+    Args:
+        tokenizer: of the model that wrote them.
+        task: whose answers are read.
+        equal: whether an answer is the question's gold answer.
+        until: a completion ends before the first of these texts in it, so that its answer is read from what is kept.
+        asked: a question as the reader of answers is to know it.
+    """
+
+    def read(question: Question, generated: Generated) -> Completion:
+        text = generated.text
+        if text is None:
+            text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
+        text = before_first(until, own_words(text, tokenizer).strip())
+        return answered(_unanswered(question, generated, text), asked(question), said=text, task=task, equal=equal)
+
+    return read
+
+
+def _unanswered(question: Question, generated: Generated, text: str) -> Completion:
     return Completion(
         question_id=question.id,
         path=generated.request.prompt.path,
@@ -53,9 +85,14 @@ def drawn(question: Question, generated: Generated, text: str) -> Completion:
         num_tokens=generated.num_tokens or len(generated.tokens),
         stop_reason=generated.stop_reason,
         seed=generated.request.seed,
-        log_prob=generated.log_prob,
-        self_certainty=generated.self_certainty,
+        log_prob=_rounded(generated.log_prob),
+        self_certainty=_rounded(generated.self_certainty),
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    """To four decimals: the rest is rounding of the machine. None for what is no number, which JSON does not have."""
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 def answered(

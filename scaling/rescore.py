@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from scaling.config import RunConfig, option
+from scaling.config import RunConfig, decided, option
 from scaling.display import unread
 from scaling.models.loading import load_tokenizer
 from scaling.models.model_files import locate
@@ -117,6 +117,7 @@ def _stored(folder: Path) -> Stored:
     known = {key: value for key, value in run["config"].items() if key in RunConfig.model_fields}
     try:
         config = RunConfig.model_validate(known)
+        decided(config, "latent_paths")  # as it is in every run
     except ValueError:
         raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it") from None
     return Stored(folder, run, config, stored_questions(folder))

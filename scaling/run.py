@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from scaling.config import RunConfig
-from scaling.engines.base import Counters, Decoding, Engine, Generated, Workload
+from scaling.engines.base import Counters, Decoding, Engine, Workload
 from scaling.engines.build import at_server, build_engine
 from scaling.engines.engine_args import engine_changes, refuse_missing
 from scaling.engines.kinds import KINDS as ENGINES
@@ -29,12 +29,12 @@ from scaling.methods.build import build
 from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.methods.kinds import Trait, kind_of
 from scaling.methods.measured import Measured
-from scaling.models import devices, hardware
+from scaling.models import devices, hardware, model_files
 from scaling.models.hardware import cpu_name, peak_memory
 from scaling.models.loading import LanguageModel
-from scaling.prompts import check_assistant_lengths, check_lengths, own_words, stop_strings
+from scaling.prompts import check_assistant_lengths, check_lengths, stop_strings
 from scaling.provenance import Provenance, provenance_of
-from scaling.reading import Equal, answered, drawn, equality, judged
+from scaling.reading import Equal, equality, judged, reader
 from scaling.records.adaptive import Stopping
 from scaling.records.errors import WARNING, Interrupted
 from scaling.records.journal import Journal, place_of
@@ -42,7 +42,7 @@ from scaling.records.names import TITLE
 from scaling.records.records import TIMEOUTS, Completion, Costs, Key, PromptedQuestion, Question, added
 from scaling.records.summary import run_summary
 from scaling.records.voters import Voter, voter_of, voter_record
-from scaling.sampler import Grid, ReadCompletion, sample
+from scaling.sampler import Grid, sample
 from scaling.tasks.catalogue import task_of
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.task import LoadedTask, Task
@@ -149,7 +149,8 @@ def prepare(config: RunConfig, watcher: RunObserver) -> Setup:
     config, task, dtype, provenance = begin(config)
     for warning in provenance.warnings():
         watcher.status(f"{WARNING}{warning}")
-    watcher.status(f"loading {config.backbone}" + (f" and {config.assistant}" if config.assisted else ""))
+    for line in model_files.before_loading(config.backbone, *([config.assistant] if config.assisted else [])):
+        watcher.status(line)
     built = build(config, task, dtype, watcher.status)
     asked = asked_of(built.method, task)
     refuse_too_long(asked, built.config, built.method.backbone, built.assistant)
@@ -179,10 +180,9 @@ def refuse_too_long(
     asked: Sequence[PromptedQuestion], config: RunConfig, backbone: LanguageModel, assistant: LanguageModel | None
 ) -> None:
     """Raises UsageError for the first question that does not fit the context of a model that reads it."""
-    new_tokens = config.max_new_tokens or 1
-    check_lengths(asked, context=backbone.context, max_new_tokens=new_tokens, shots=config.shots)
+    check_lengths(asked, context=backbone.context, max_new_tokens=config.longest, shots=config.shots)
     if assistant:
-        then = MAX_HINT_TOKENS if kind_of(config.method).has(Trait.NOTES) else config.soft_tokens or 0
+        then = MAX_HINT_TOKENS if kind_of(config.method).has(Trait.NOTES) else config.num_slots
         tokens = {one.id: one.assistant_tokens + then for one in asked if one.assistant_tokens}
         check_assistant_lengths(tokens, context=assistant.context)
 
@@ -215,7 +215,7 @@ def _installed(package: str) -> bool:
 
 def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: RunObserver) -> dict[str, Any]:
     config = setup.config
-    grid = Grid(setup.task.questions, config.latent_paths or 1, config.samples, config.seed, config.adaptive)
+    grid = Grid(setup.task.questions, config.num_paths, config.samples, config.seed, config.adaptive)
     stopping = grid.stopping(journal.completions.values())
     missing = [
         question
@@ -259,12 +259,12 @@ def _sample_missing(
     stopping: Stopping | None,
 ) -> None:
     config = setup.config
-    tokenizer = setup.backbone.tokenizer
+    tokenizer, task = setup.backbone.tokenizer, setup.task.definition
     decoding = Decoding(
         config.temperature,
         config.top_p,
         config.top_k,
-        config.max_new_tokens or 1,
+        config.longest,
         log_probs=True,
         stop=stops_for(stop_strings(tokenizer), tokenizer),
     )
@@ -277,7 +277,7 @@ def _sample_missing(
             method=Measured(setup.method, num_paths=grid.num_paths, record=journal.record_thoughts),
             engine=engine,
             decoding=decoding,
-            read=reader(setup, account.checker),
+            read=reader(tokenizer, task, equal=equality(account.checker, task)),
             stopping=stopping,
             window=math.ceil(2 * engine.batch_size / grid.num_paths),
         ):
@@ -304,34 +304,9 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
 
 def _engine(setup: Setup, watcher: RunObserver, *, drawn: int) -> Engine:
     longest = max(setup.asked, key=lambda asked: asked.prompt_tokens)
-    tokens = longest.prompt_tokens + (setup.config.max_new_tokens or 1)
+    tokens = longest.prompt_tokens + setup.config.longest
     workload = Workload(tokens, slots=longest.soft_tokens > 0, drawn=drawn)
     return build_engine(setup.config, setup.backbone, workload, watcher.status)
-
-
-def reader(setup: Setup, checker: AnswerChecker) -> ReadCompletion:
-    """How this run turns generated tokens into a completion with its answers."""
-    tokenizer, task = setup.backbone.tokenizer, setup.task.definition
-    equal = equality(checker, task)
-
-    def read(question: Question, generated: Generated) -> Completion:
-        text = generated.text
-        if text is None:
-            text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
-        text = own_words(text, tokenizer).strip()
-        one = replace(
-            drawn(question, generated, text),
-            log_prob=_rounded(generated.log_prob),
-            self_certainty=_rounded(generated.self_certainty),
-        )
-        return answered(one, question, said=text, task=task, equal=equal)
-
-    return read
-
-
-def _rounded(value: float | None) -> float | None:
-    """To four decimals: the rest is rounding of the machine. None for what is no number, which JSON does not have."""
-    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 class _Account:
@@ -348,13 +323,10 @@ class _Account:
     def costs(self) -> Costs:
         """Of all sessions together."""
         counters = self._counters
-        worked = counters.prefill_computed or counters.prefill_avoided
-        now = {
-            **asdict(counters),
-            "seconds": time.monotonic() - self._started if worked else 0.0,
-            TIMEOUTS: self.checker.timeouts,
-        }
-        if ENGINES[self._setup.config.engine].in_process:  # elsewhere it cannot be measured
+        now = {**asdict(counters), TIMEOUTS: self.checker.timeouts}
+        drew = bool(counters.prefill_computed or counters.prefill_avoided)  # else the run was complete
+        now["seconds"] = time.monotonic() - self._started if drew else 0.0
+        if drew and ENGINES[self._setup.config.engine].in_process:  # elsewhere it cannot be measured
             now["peak_memory_bytes"] = peak_memory(torch.device(self._setup.config.device))
         return added(self._before, now)
 
@@ -383,7 +355,7 @@ def summary_of(
         task=task.name,
         method=config.method,
         folder=folder,
-        num_paths=config.latent_paths or 1,
+        num_paths=config.num_paths,
         num_samples=config.samples,
         voter=voter,
         adaptive=config.adaptive,

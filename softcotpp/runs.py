@@ -132,7 +132,7 @@ class Run:
 
         asked = self._question(question)
         setup = self._setup()
-        prompts = setup.method.prompts(asked, range(setup.config.latent_paths or 1))
+        prompts = setup.method.prompts(asked, range(setup.config.num_paths))
         thoughts = torch.stack([prompt.thoughts for prompt in prompts])
         if not thoughts.numel():
             raise UsageError(

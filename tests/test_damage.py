@@ -456,6 +456,7 @@ def test_a_hostile_value_is_a_sentence_or_does_no_harm(kind, name, call, makers,
         ("sweep", "runs/*/run.json", ("environment", "shards"), [0], "swept"),
         ("adapter", "adapter_config.json", ("alora_invocation_tokens",), 10**9, "adapted"),
         ("model", "tokenizer.json", ("model", "vocab", "Ġmany"), 10**9, "answered"),
+        ("model", "tokenizer.json", ("model", "vocab", "<|im_start|>"), 10**9, "answered"),  # in every prompt
     ],
 )
 def test_a_hostile_value_that_once_ended_in_a_traceback_is_a_sentence(kind, name, place, value, call, makers, tmp_path):
@@ -503,7 +504,9 @@ def test_weights_that_are_not_numbers(makers, model, tmp_path):
     weights = load_file(model / "model.safetensors")
     weights["model.norm.weight"][0] = math.nan
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    _refused(makers.answered(model), "not numbers (NaN)", "check the backbone's")
+    result = makers.answered(model)
+    _refused(result, "not numbers (NaN)", "check the backbone's")
+    assert "inf%" not in result.stderr
     training = makers.resumed(tmp_path / "trained", assistant=model, resume=False)
     _refused(training, "validation questions are not numbers", "--dtype float32")
 

@@ -24,22 +24,22 @@ from torch import Tensor
 from scaling.config import RunConfig, load_config
 from scaling.control_tokens import DataEncoder
 from scaling.display import say
-from scaling.engines.base import Decoding, Generated, SoftPrompt
+from scaling.engines.base import Decoding, SoftPrompt
 from scaling.engines.embedded import embedded
 from scaling.engines.local.build import engine_of
 from scaling.engines.stops import stops_for
 from scaling.methods.build import build
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import hardware
-from scaling.prompts import own_words, stop_strings
+from scaling.prompts import stop_strings
 from scaling.provenance import provenance_of
-from scaling.reading import answered, drawn
+from scaling.reading import reader
 from scaling.records.answer_classes import classes_of
 from scaling.records.errors import WARNING, UsageError, nearest
 from scaling.records.records import Completion, Question
 from scaling.records.settings import Tag, run_names
 from scaling.records.voters import voter_of
-from scaling.sampler import Grid, ReadCompletion, sample
+from scaling.sampler import Grid, sample
 from scaling.tasks.kinds import KINDS, unknown_kind
 from scaling.tasks.task import LoadedTask, PlainTask
 
@@ -87,7 +87,7 @@ class SoftCoTModel(LM):
             say(console, f"{WARNING}{warning}")
         built = build(config, task, dtype, console.print)
         self.config, self._task = built.config, task
-        self._limit = [built.config.max_new_tokens or _LONGEST] if "max_new_tokens" in options else []
+        self._limit = [built.config.longest] if "max_new_tokens" in options else []
         self._backbone, self._method = built.method.backbone, built.method
         self._device = self._backbone.model.device
 
@@ -147,14 +147,15 @@ class SoftCoTModel(LM):
     def _voted(self, questions: Sequence[Question], longest: int, until: Sequence[str]) -> list[Completion]:
         """Of each question the first chain, by path, then sample, that gave the voted answer; where none has, the first."""
         config = self.config
-        grid = Grid(questions, config.latent_paths or 1, config.samples, config.seed)
+        grid = Grid(questions, config.num_paths, config.samples, config.seed)
         room = max(self._method.asked(question).prompt_tokens for question in questions) + longest
         self._refuse_longer(room)
         engine = engine_of(self._backbone, config, tokens_per_row=room)
         tokenizer = self._backbone.tokenizer
         stop = stops_for(stop_strings(tokenizer), tokenizer)
         decoding = Decoding(config.temperature, config.top_p, config.top_k, longest, stop=stop)
-        found = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=self._reader(until))
+        read = reader(tokenizer, self._task.definition, equal=_left_to_the_harness, until=until, asked=self._as_read)
+        found = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=read)
         chains: dict[str, list[Completion]] = {question.id: [] for question in questions}
         number = len(questions) * grid.num_paths * grid.num_samples
         for completion in track(found, "sampling", total=number, console=Console(stderr=True), transient=True):
@@ -168,22 +169,10 @@ class SoftCoTModel(LM):
                 f"{self._backbone.context}: lower `max_new_tokens`, or the harness's `--num_fewshot`."
             )
 
-    def _reader(self, until: Sequence[str]) -> ReadCompletion:
-        """A chain is cut before its answer is read, so that the task finds the answer that was voted on."""
-        tokenizer = self._backbone.tokenizer
-        task = self._task.definition
-        choices = ("\0",) * _LETTERS if task.answers.has_choices else ()
-
-        def read(question: Question, generated: Generated) -> Completion:
-            text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
-            said = _cut(own_words(text, tokenizer).strip(), until)
-            one = drawn(question, generated, said)
-            asked = replace(
-                question, text="", choices=choices
-            )  # a context may hold several questions, so none tells units
-            return answered(one, asked, said=said, task=task, equal=_left_to_the_harness)
-
-        return read
+    def _as_read(self, question: Question) -> Question:
+        """A context may hold several questions, so none tells units."""
+        choices = ("\0",) * _LETTERS if self._task.definition.answers.has_choices else ()
+        return replace(question, text="", choices=choices)
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Log, in nats, of the continuation's probability, the mean over the N paths, and whether each of its tokens is the
@@ -196,7 +185,7 @@ class SoftCoTModel(LM):
         for one in track(requests, "likelihoods", console=Console(stderr=True), transient=True):
             context, continuation = map(str, one.args)
             if context != prompts[0] or not prompts[1]:  # the options of a question come one after the other
-                paths = range(self.config.latent_paths or 1)
+                paths = range(self.config.num_paths)
                 prompts = (context, self._method.prompts(_question(context), paths))
             target = self._target(continuation)
             self._refuse_longer(len(prompts[1][0]) + len(target))
@@ -207,7 +196,9 @@ class SoftCoTModel(LM):
     def _target(self, continuation: str) -> list[int]:
         tokenizer = self._backbone.tokenizer
         text = continuation.lstrip() if tokenizer.chat_template else continuation
-        return DataEncoder(tokenizer).text_ids(text)
+        ids = DataEncoder(tokenizer).text_ids(text)
+        self._backbone.refuse_unknown(ids)
+        return ids
 
     @torch.inference_mode()
     def _likelihood(self, prompts: Sequence[SoftPrompt], target: list[int]) -> tuple[float, bool]:
@@ -282,8 +273,3 @@ def _left_to_the_harness(question: Question, answer: str | None) -> bool:  # noq
 def _ends(arguments: dict[str, Any]) -> tuple[str, ...]:
     until = arguments.get("until") or ()
     return tuple(end for end in ((until,) if isinstance(until, str) else until) if end)
-
-
-def _cut(text: str, until: Sequence[str]) -> str:
-    """The text before the first of the strings in it."""
-    return text[: min((text.find(end) for end in until if end in text), default=len(text))]

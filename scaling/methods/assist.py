@@ -34,8 +34,8 @@ class AssistCoT:
     ):
         """questions: all that will be asked. write: the hints for the assistant's prompts, both by question id."""
         self.backbone, self._assistant = backbone, assistant
-        self._builder = PromptBuilder(backbone.tokenizer, task=task)
-        builder = PromptBuilder(assistant.tokenizer, task=task)
+        self._builder = PromptBuilder.of(backbone, task=task)
+        builder = PromptBuilder.of(assistant, task=task)
         self._requests = {question.id: builder.hint_request(question) for question in questions}
         self._hints = write(self._requests)
         self._empty = torch.empty(0, backbone.width)

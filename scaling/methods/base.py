@@ -78,12 +78,12 @@ class Surroundings:
     @property
     def num_paths(self) -> int:
         """N, the number of latent paths."""
-        return self.config.latent_paths or 1
+        return self.config.num_paths
 
     @property
     def soft_tokens(self) -> int:
         """L, the number of slots in the prompt."""
-        return self.config.soft_tokens or 0
+        return self.config.num_slots
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +126,7 @@ class Surroundings:
 
     @cached_property
     def _prompts(self) -> PromptBuilder:
-        return PromptBuilder(self.backbone.tokenizer, task=self.task.definition)
+        return PromptBuilder.of(self.backbone, task=self.task.definition)
 
     def to_thinking_device(self, *modules: torch.nn.Module) -> Callable[[], None]:
         """A function that moves these to where the assistant thinks, after it has ended an engine that holds that device."""

@@ -39,7 +39,7 @@ class ChainOfThought:
             identity: what run.json says besides prompts and backbone.
         """
         self.backbone = backbone
-        self._prompts = PromptBuilder(backbone.tokenizer, task=task, exemplars=exemplars)
+        self._prompts = PromptBuilder.of(backbone, task=task, exemplars=exemplars)
         self._identity = dict(identity or {})
         self._empty = torch.empty(0, backbone.width)
 

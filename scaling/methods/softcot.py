@@ -49,7 +49,7 @@ class SoftCoT:
         self.backbone = backbone
         self.thoughts = thoughts
         self._num_slots = num_slots
-        self._prompts = PromptBuilder(backbone.tokenizer, task=task)
+        self._prompts = PromptBuilder.of(backbone, task=task)
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:
         prompt = self._prompts.backbone(question, num_slots=self._num_slots)
@@ -88,7 +88,7 @@ class SoftCoTParts(Parts):
     def build(self, surroundings: Surroundings) -> Method:
         config, backbone, assistant = self.config, surroundings.backbone, surroundings.assistant
         thinker = thinkers.make_thinker(config, self.thinker, backbone, assistant)
-        num_slots = config.soft_tokens or thinkers.SOFT_TOKENS
+        num_slots = config.num_slots
         origin = self.identity()
         if thinkers.has_no_token(self.thinker):
             token = origin["initial_token"] = thinkers.placeholder(assistant)[0]
@@ -116,8 +116,7 @@ class SoftCoTParts(Parts):
         if config.method not in _PERTURBATIONS:
             return thoughts
         perturb = _PERTURBATIONS[config.method](backbone)
-        num_paths, noise = config.latent_paths or 1, config.noise or 0.0
-        return Perturbed(thoughts, perturb, num_paths=num_paths, noise=noise, seed=config.seed)
+        return Perturbed(thoughts, perturb, num_paths=config.num_paths, noise=config.noise_size, seed=config.seed)
 
     def identity(self) -> dict[str, Any]:
         return {"thinker_sha256": self.thinker.sha256 if self.thinker else None}
@@ -143,6 +142,6 @@ class PlaceholderParts(Parts):
         return cls(config.model_copy(update={"soft_tokens": config.soft_tokens or thinkers.SOFT_TOKENS}))
 
     def build(self, surroundings: Surroundings) -> Method:
-        backbone, num_slots = surroundings.backbone, self.config.soft_tokens or 0
+        backbone, num_slots = surroundings.backbone, self.config.num_slots
         thoughts = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
         return SoftCoT(backbone, thoughts, task=surroundings.task.definition, num_slots=num_slots)

@@ -96,7 +96,7 @@ def make_thinker(
     config: RunConfig, saved: SavedThinker | None, backbone: LanguageModel, assistant: LanguageModel
 ) -> Thinker:
     """The thinker on the run's device, checked against the models and the asked number of paths."""
-    num_paths = 1 if config.perturbed else config.latent_paths or 1
+    num_paths = 1 if config.perturbed else config.num_paths
     if saved is None:
         thinker = Thinker.untrained(
             assistant.rare_rows(),
@@ -114,7 +114,7 @@ def make_thinker(
 
 def check(config: RunConfig, saved: SavedThinker, backbone: LanguageModel, assistant: LanguageModel) -> None:
     """Raises UsageError unless the thinker fits the asked number of paths and the models, of which no weights are read."""
-    num_paths = 1 if config.perturbed else config.latent_paths or 1
+    num_paths = 1 if config.perturbed else config.num_paths
     _check(config, saved.config, num_paths, {"assistant": assistant, "backbone": backbone})
 
 

@@ -88,7 +88,7 @@ class Thinking:
         self.num_tokens = num_tokens
         self.projection = 2 * thinker.projection.weight.numel()
         self._model, self._thinker, self._apart = assistant.model, thinker, apart
-        self._prompts = PromptBuilder(assistant.tokenizer, task=task)
+        self._prompts = PromptBuilder.of(assistant, task=task)
 
     @torch.inference_mode()
     def __call__(self, question: Question) -> Tensor:
@@ -258,7 +258,7 @@ def placeholders(backbone: LanguageModel, *, num_paths: int, num_tokens: int) ->
 
 def controlled(config: RunConfig, source: ThoughtSource, backbone: LanguageModel) -> ThoughtSource:
     """The source, or what `--control` puts in its place. That does not depend on `--limit`, so a run can be extended."""
-    num_paths, num_tokens = config.latent_paths or 1, config.soft_tokens or 0
+    num_paths, num_tokens = config.num_paths, config.num_slots
     if config.control is None:
         return source
     if config.control == "shuffled":
@@ -280,7 +280,7 @@ def refuse_unfit_control(config: RunConfig) -> None:
 
 def filled_slots(config: RunConfig) -> int:
     """How many of a prompt's slots hold something: all but with `--control none`."""
-    return 0 if config.control == "none" else config.soft_tokens or 0
+    return 0 if config.control == "none" else config.num_slots
 
 
 def shuffled_among(config: RunConfig) -> LoadedTask:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -41,6 +41,7 @@ from scaling.records.errors import UsageError, one_line, out_of_memory
 from scaling.records.journal import UNREAD
 
 _RARE_ROWS = 1024
+_NOT_OF_ONE_MODEL = "they are not of one model; fetch or copy the tokenizer's files again."
 _COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config
 
 
@@ -138,9 +139,24 @@ class LanguageModel:
         sparse: int = sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
         return dense + sparse
 
+    def refuse_unknown(self, ids: Sequence[int]) -> None:
+        """Raises UsageError for a token of a text that the model has no embedding of. Tokens beyond the embeddings do no
+        harm as long as no text has them."""
+        number = max(ids, default=0)
+        if number >= self.rows:
+            raise UsageError(
+                f"`{self.name}` has a tokenizer whose token `{self.tokenizer.convert_ids_to_tokens(number)}` is number "
+                f"{number}, and a model that knows {self.rows}: {_NOT_OF_ONE_MODEL}"
+            )
+
+    @property
+    def rows(self) -> int:
+        """How many tokens have an input embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
     @property
     def _vocabulary(self) -> int:
-        return min(int(self.tokenizer.vocab_size), int(self.model.get_input_embeddings().weight.shape[0]))
+        return min(int(self.tokenizer.vocab_size), self.rows)
 
 
 def load_pair(backbone: str, assistant: str, *, device: str, dtype: torch.dtype) -> tuple[LanguageModel, LanguageModel]:
@@ -211,11 +227,10 @@ def _read_usable(source: str, name: str, device: str, dtype: torch.dtype) -> Lan
     found = _read(source, name, device, dtype)
     if why := why_not_usable(found.model):
         raise UsageError(f"{name} ({type(found.model).__name__}) cannot be used here: {why}. Take another model.")
-    rows, tokens = int(found.model.get_input_embeddings().weight.shape[0]), _size_of_vocabulary(found.tokenizer)
-    if tokens > rows:
+    tokens = _size_of_vocabulary(found.tokenizer)
+    if tokens > found.rows:
         raise UsageError(
-            f"`{name}` has a tokenizer of {tokens} tokens and a model that knows {rows}: they are not of one model; fetch "
-            f"or copy the tokenizer's files again."
+            f"`{name}` has a tokenizer of {tokens} tokens and a model that knows {found.rows}: {_NOT_OF_ONE_MODEL}"
         )
     return found
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
@@ -59,12 +59,34 @@ def locate(name: str) -> str:
             raise UsageError(f"the folder {path} is no model folder: {advice(name, path, wanted='')}")
         _refuse_damaged(path)
         return str(path.resolve())
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if _may_be_on_hub(name):
         return name
     raise UsageError(
         f"`{name}` is neither a model folder, a GGUF file, a Hub id (owner/name) nor a bundled model "
         f"({', '.join(BUNDLED)}).{nearest(name, BUNDLED) or _neighbour(path)}"
     )
+
+
+def _may_be_on_hub(name: str) -> bool:
+    """Whether a name that is no place here has the form of a Hub id."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def before_loading(*names: str) -> list[str]:
+    """What is told before these models are loaded: which the Hub is asked for, as that may take long, and their names."""
+    asked = [name for name in dict.fromkeys(names) if _is_elsewhere(name)]
+    return [*(f"looking for {name} on the Hugging Face Hub" for name in asked), f"loading {' and '.join(names)}"]
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether a model is neither a folder nor a file, nor in the local cache of the Hub."""
+    path = Path(name).expanduser()
+    if path.exists() or path.suffix == ".gguf" or not _may_be_on_hub(name):
+        return False
+    try:
+        return not isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no repository can have this name
+        return False
 
 
 def _refuse_damaged(folder: Path) -> None:
@@ -90,7 +112,7 @@ def _are_tokens(value: object) -> bool:
 def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
     """A path as it is, whether or not something is there; of a Hub id these files, fetched. Raises UsageError."""
     place = Path(name).expanduser()
-    if place.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if place.exists() or not _may_be_on_hub(name):
         return place
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))

@@ -97,7 +97,7 @@ def right_answers(built: Built, task: LoadedTask, watcher: RunObserver, *, paren
             f"a question of `--check-on` fills the backbone's context of {backbone.context} tokens: leave it out."
         )
     # where a question is long, all chains get a lower token limit; a run would be refused
-    max_new_tokens = min(built.config.max_new_tokens or room, room)
+    max_new_tokens = min(built.config.longest, room)
     config = built.config.model_copy(update={"max_new_tokens": max_new_tokens})
     try:
         summary = carry_out(Setup(config, task, built.method, asked), watcher, parent=parent)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example
 from contrastive.train import STATE_FILE, Progress
-from scaling.config import RunConfig
+from scaling.config import RunConfig, decided
 from scaling.methods.build import Built
 from scaling.methods.cot import ChainOfThought
 from scaling.methods.lora import with_adapter
@@ -117,7 +117,8 @@ def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Proces
     config, dtype = hardware.placed(config.resolved())
     split = load_split(config, watcher)
     check_task = held_out(config, split)
-    watcher.status(f"loading {config.backbone}")
+    for line in model_files.before_loading(config.backbone):
+        watcher.status(line)
     source = model_files.locate(config.backbone)
     backbone = loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
     described = describe(config, split, {"backbone": backbone})
@@ -144,7 +145,7 @@ def _trainer(
     """Puts an adapter on the backbone and makes what trains it. digests: of the questions, for train.json."""
     config, folder = training.config, training.folder
     reader = reader_of(training.backbone)
-    model = new_adapter(training.backbone, rank=config.rank or 1, seed=config.seed)
+    model = new_adapter(training.backbone, rank=decided(config, "rank"), seed=config.seed)
     versions = environment(training.backbone.model.device)
     versions["versions"]["peft"] = version("peft")
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from contrastive import checkpoint
 from contrastive.health import Health
-from contrastive.objective import TEMPERATURES, Objective
+from contrastive.objective import Objective
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader, UnsupportedModel
 from contrastive.thinker import Thinker, state_statistics
@@ -37,9 +37,9 @@ from contrastive.train import (
     StepObserver,
     Trainer,
 )
-from scaling.config import option
+from scaling.config import decided, option
 from scaling.methods.kinds import Trait, kind_of
-from scaling.models import adapters, hardware, loading
+from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PROMPT_VERSION
 from scaling.provenance import name_of
@@ -111,7 +111,8 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     """
     config, dtype = hardware.placed(config.resolved())
     split = load_split(config, watcher)
-    watcher.status(f"loading {config.backbone} and {config.assistant}")
+    for line in model_files.before_loading(config.backbone, config.assistant):
+        watcher.status(line)
     backbone, assistant = loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     described = describe(config, split, {"backbone": backbone, "assistant": assistant})
     folder = open_folder(config, described, processes=processes)
@@ -433,7 +434,7 @@ def reader_of(backbone: LanguageModel) -> Reader:
 def schedule_of(config: TrainConfig, num_examples: int) -> Schedule:
     """The number of steps and the optimiser's settings. num_examples: examples to learn from."""
     per_epoch = math.ceil(num_examples / config.batch_size)
-    max_steps = config.max_steps or (config.epochs or 1) * per_epoch
+    max_steps = config.max_steps or decided(config, "epochs") * per_epoch
     validate_every = config.validate_every or max(1, math.ceil(max_steps / _VALIDATIONS))
     shared = config.model_dump(include={field.name for field in fields(Schedule)})
     return Schedule(**{**shared, "max_steps": max_steps, "validate_every": validate_every})
@@ -445,7 +446,7 @@ def _objective(config: TrainConfig) -> Objective:
         num_slots=config.soft_tokens,
         contrastive=config.contrastive,
         weight=config.contrastive_weight,
-        temperature=config.contrastive_temperature or TEMPERATURES[config.contrastive],
+        temperature=config.contrastive_temperature,
         question_weight=config.question_weight,
         micro_batch=micro_batch(config, paths=config.latent_paths),
         recompute=config.gradient_checkpointing,

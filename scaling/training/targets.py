@@ -122,10 +122,10 @@ class ExampleBuilder:
         # Other tokens that the chat template names, such as `<think>`, are allowed in targets: a chain that a model has
         # sampled itself may begin with such a thought.
         self._target_encoder = DataEncoder(backbone.tokenizer, also_of_template=False)
-        self._backbone = PromptBuilder(backbone.tokenizer, task=task)
-        self._assistant = PromptBuilder(assistant.tokenizer, task=task) if assistant else None
+        self._backbone = PromptBuilder.of(backbone, task=task)
+        self._assistant = PromptBuilder.of(assistant, task=task) if assistant else None
         self._num_slots = num_slots
-        self._context = backbone.context
+        self._context, self._check = backbone.context, backbone.refuse_unknown
 
     def __call__(self, question: Question, text: str) -> Example:
         """Makes an example of a question and a target.
@@ -141,6 +141,7 @@ class ExampleBuilder:
         # a prompt without chat format ends with "Answer:", after which a word begins with a space
         target_text = text if self._tokenizer.chat_template else f" {text}"
         target = (*self._target_encoder.text_ids(target_text), self._end)
+        self._check(target)
         length = len(prompt.prefix) + self._num_slots + len(prompt.suffix) + len(target)
         if length > self._context:
             raise UsageError(

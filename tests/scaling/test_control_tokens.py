@@ -260,7 +260,7 @@ def test_white_space_and_single_signs_are_text_whatever_the_tokenizer_calls_them
 
 
 def language_model(tokenizer, make_model) -> LanguageModel:
-    model = make_model("llama")
+    model = make_model("llama", vocab_size=len(tokenizer))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return LanguageModel("tiny", "0", model, tokenizer)
 

@@ -221,3 +221,9 @@ def test_a_lack_of_memory_is_no_misfit(make_model: MakeModel, monkeypatch: pytes
     monkeypatch.setattr(model, "forward", none_left)
     with pytest.raises(torch.OutOfMemoryError):
         why_not_shared(model)
+
+
+def test_a_model_whose_logits_are_no_numbers_is_said_to_be_one(make_model: MakeModel) -> None:
+    model = make_model("llama")
+    model.get_output_embeddings().weight.data[0] = torch.nan
+    assert why_not_shared(model) == "its logits are not numbers (NaN or infinite)"

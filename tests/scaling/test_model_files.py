@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import constants
 from safetensors import SafetensorError
 
 from scaling.models import model_files
@@ -180,3 +181,25 @@ def test_a_file_that_is_no_gguf(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"text\.gguf cannot be read"):
         model_files.locate(str(tmp_path / "text.gguf"))
     assert list((tmp_path / "cache" / "models").iterdir()) == []
+
+
+# ---- what is told before a model is loaded
+
+
+def test_only_a_model_that_is_not_here_is_looked_for_on_the_hub(tiny_model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "folder").mkdir(parents=True)
+    kept = tmp_path / "cache" / "models--a--kept"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    (kept / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (kept / "snapshots" / ("0" * 40) / "config.json").write_text("{}")
+    here = [str(tiny_model_folder), "a/folder", "a/kept", "a/file.gguf", "smollm2-135m"]
+    for name in here:
+        assert model_files.before_loading(name) == [f"loading {name}"]
+    assert model_files.before_loading("a/b", here[0]) == [
+        "looking for a/b on the Hugging Face Hub",
+        f"loading a/b and {here[0]}",
+    ]
+    assert model_files.before_loading("a/b", "a/b")[:-1] == ["looking for a/b on the Hugging Face Hub"]

@@ -57,7 +57,7 @@ def test_the_example_is_short_and_runs_with_its_own_prompt_and_reader(tmp_path, 
     question = Question("Peru", "?", "lima")
     assert task.read("Not Rome, but Lima.", question) == "lima"
     assert task.read("no idea", question) is None
-    monkeypatch.setattr("scaling.run.own_words", lambda text, _: f"{text} Paris.")
+    monkeypatch.setattr("scaling.reading.own_words", lambda text, _: f"{text} Paris.")
     summary = execute(config_of(task=str(EXAMPLE), out=tmp_path / "run", max_new_tokens=None, shots=1, method="cot",
                                 latent_paths=1, assistant="smollm2-135m"), silent)  # fmt: skip
     asked = load_questions(tmp_path / "run")

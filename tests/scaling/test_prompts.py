@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.util
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from scaling.models import loading, model_files
@@ -216,3 +218,16 @@ def test_a_prompt_that_leaves_no_room_is_to_be_left_out(length):
     with pytest.raises(UsageError, match="leave the question out") as error:
         check_lengths([long("a", length)], context=100, max_new_tokens=1)
     assert "lower" not in str(error.value)
+
+
+def test_a_token_that_the_model_does_not_know_is_refused_where_a_prompt_has_it(tiny_model_folder):
+    model = loading.load_shapes_only(str(tiny_model_folder), dtype=torch.float32)
+    build = functools.partial(PromptBuilder.of, model, task=PlainTask("number"))
+    known = build().backbone(NUMBER, num_slots=2)  # the slots themselves have no embedding
+    used = max(*known.prefix, *known.suffix)
+    model.model.resize_token_embeddings(used + 1)
+    assert build().backbone(NUMBER, num_slots=2) == known
+    model.model.resize_token_embeddings(used)
+    for prompt in (lambda: build().backbone(NUMBER, num_slots=2), lambda: build().assistant(NUMBER)):
+        with pytest.raises(UsageError, match=rf"{tiny_model_folder.name}.* is number {used}, .*not of one model"):
+            prompt()

@@ -200,3 +200,12 @@ def test_runs_of_version_0_1_are_judged_anew(tmp_path, told, name, monkeypatch):
     assert [one.key for one in load(folder)[1]] == [one.key for one in completions]
     same = ("seconds", "tokens", "engine", "peak_memory_bytes", "num_questions")
     assert {key: after[key] for key in same} == {key: before[key] for key in same}
+
+
+def test_a_run_that_does_not_say_its_paths_is_damaged(tmp_path, a_run, told):
+    folder = a_run(tmp_path / "run", "a")
+    run = json.loads((folder / "run.json").read_text())
+    run["config"]["latent_paths"] = None
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(UsageError, match="is damaged"):
+        rescore(RunConfig(out=folder), told.append)

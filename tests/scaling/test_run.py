@@ -233,7 +233,7 @@ def says(monkeypatch):
 
     def put(*texts):
         turn = cycle(texts)
-        monkeypatch.setattr("scaling.run.own_words", lambda *_: next(turn))
+        monkeypatch.setattr("scaling.reading.own_words", lambda *_: next(turn))
 
     return put
 

@@ -150,3 +150,28 @@ def test_names_are_asked_for_by_any_mark():
     assert run_names(Effect.SIZE) == ("limit", "latent_paths", "samples")
     assert run_names(Trait.SHOTS) == ("shots",)
     assert set(run_names(Effect.SIZE, Trait.SHOTS)) == {"limit", "latent_paths", "samples", "shots"}
+
+
+# ---- values that a run decides
+
+
+@pytest.mark.parametrize("key", ["num_paths", "num_slots", "longest", "noise_size"])
+def test_a_value_that_is_not_decided_yet_is_not_made_up(key):
+    with pytest.raises(ValueError, match="is not decided yet"):
+        getattr(RunConfig(method="softcot-p"), key)
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_what_depends_on_no_checkpoint_is_decided_by_resolving(method):
+    given = {"adapter": "a"} if method == "lora" else {}
+    config = RunConfig(method=method, thinker="untrained" if method.startswith("softcot") else None, **given).resolved()
+    assert config.longest == config.max_new_tokens
+    assert config.num_paths == config.latent_paths
+    if config.perturbed:
+        assert config.noise_size == config.noise
+    if not config.slots:
+        assert config.num_slots == 0
+
+
+def test_no_noise_is_a_size_too():
+    assert RunConfig(method="softcot-p", noise=0).resolved().noise_size == 0

@@ -84,6 +84,8 @@ def _why_not(model: PreTrainedModel, kind: Kind | type[SharedPrefixDecoder], exp
         return f"its attention does not fit: {one_line(error, limit=100)}"
     if agree(found, expected):
         return None
+    if not bool(found.isfinite().all() and expected.isfinite().all()):
+        return "its logits are not numbers (NaN or infinite)"
     return f"its logits would differ by {float(differences(found, expected).max()):.1%}"
 
 

@@ -221,6 +221,15 @@ def test_a_target_ends_with_the_end_token(model):
     assert not set(example.target[:-1]) & set(model.end_tokens)
 
 
+def test_a_target_with_a_token_that_the_backbone_does_not_know_is_refused(tiny_model_folder):
+    backbone = loading.load_shapes_only(str(tiny_model_folder), dtype=torch.float32)
+    backbone.tokenizer.add_tokens(["zzz"])
+    build = ExampleBuilder(backbone, None, task=PlainTask("number"), num_slots=0)
+    assert build(QUESTIONS["number"], "So be it.").target
+    with pytest.raises(UsageError, match=r"`zzz` is number .*not of one model"):
+        build(QUESTIONS["number"], "So zzz.")
+
+
 def test_a_target_that_does_not_fit_is_refused(model):
     with pytest.raises(UsageError, match="context"):
         ExampleBuilder(model, model, task=PlainTask("number"), num_slots=3)(QUESTIONS["number"], "word " * 600)
