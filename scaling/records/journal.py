@@ -26,6 +26,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -595,12 +596,15 @@ def _costs_in(path: Path, start: int) -> Costs:
 
 
 def _beyond(told: Mapping[str, float], costs: Mapping[str, float]) -> Costs:
-    """What `costs` are more than is told already; seconds to the millisecond, and nothing that is zero."""
+    """What `costs` are more than is told already; seconds in whole milliseconds, and nothing that is zero.
+
+    Milliseconds are rounded down, so that lines never tell of more than the summary that is written after them.
+    """
     more: Costs = {}
     for key, value in costs.items():
         known = told.get(key, 0)
         beyond = (value if key in PEAKS else value - known) if value > known else 0
-        if beyond := round(beyond, 3):
+        if beyond := beyond if isinstance(beyond, int) else math.floor(beyond * 1000) / 1000:
             more[key] = beyond
     return more
 
