@@ -610,6 +610,7 @@ def test_seconds_are_rounded_down_in_each_line_and_not_in_their_sum(tmp_path):
     with opened(tmp_path) as journal:
         for i in range(len(steps)):
             journal.append(drawn("q", 0, i), {"seconds": sum(steps[: i + 1])})
+            assert journal.costs.get("seconds", 0) < sum(steps[: i + 1]) + 1e-12
     with opened(tmp_path) as journal:
         assert sum(steps) - 1e-3 < journal.costs_so_far()["seconds"] < sum(steps) + 1e-12
 
