@@ -54,7 +54,7 @@ def prompts(built):
 @pytest.fixture(scope="module")
 def engine(built, prompts):
     longest = max(map(len, prompts)) + 300
-    started = build_engine(built.config, built.backbone, Workload(longest, slots=True), print)
+    started = build_engine(built.config, built.method.backbone, Workload(longest, slots=True), print)
     yield started
     started.close()
 
