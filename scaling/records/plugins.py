@@ -125,15 +125,19 @@ def users_code(spec: str, *, option: str, file: str | None = None) -> Iterator[N
     except (Exception, SystemExit) as error:
         if out_of_memory(error):
             raise
-        said = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
-        raise UsageError(f"`{option}` {spec} failed at {_line_of(error, file)} ({said}): mend it there.") from error
+        reason = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
+        raise UsageError(f"`{option}` {spec} failed at {_line_of(error, file)} ({reason}): mend it there.") from error
 
 
 def refuse_unfit_arguments(factory: Any, given: dict[str, Any], spec: str, *, option: str, positional: int = 1) -> None:
     """Raises UsageError if a factory does not accept these keyword arguments, or needs one that is missing.
 
-    See the signature for the arguments: `option` gave the keyword arguments, for example `--method-args`, and `positional`
-    is the number of positional arguments that the factory gets before them.
+    Args:
+        factory: a class or function.
+        given: the keyword arguments.
+        spec: the name under which the user gave the factory, for the message.
+        option: the option that gave the arguments, such as `--method-args`.
+        positional: how many positional arguments the factory gets before them.
     """
     try:
         signature = inspect.signature(factory)
