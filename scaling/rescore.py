@@ -174,14 +174,14 @@ def _with_settings(stored: Stored, settings: RunConfig) -> Stored:
     These are the voter, `adaptive`, and a user's task. Raises UsageError if another given setting is not that of the run.
     """
     given = settings.model_fields_set - {"out"}
-    recorded = stored.run["config"]
-    moved = {"task"} & given if recorded.get(IDENTITY) and identity_of(settings.task) else set()
+    old = stored.run["config"]
+    moved = {"task"} & given if old.get(IDENTITY) and identity_of(settings.task) else set()
     given -= moved
-    extended = [key for key in run_names(Effect.SIZE) if key in given and getattr(settings, key) != recorded.get(key)]
-    if apart := [*_apart(recorded, settings, given), *extended]:
+    extended = [key for key in run_names(Effect.SIZE) if key in given and getattr(settings, key) != old.get(key)]
+    if apart := [*_apart(old, settings, given), *extended]:
         key = apart[0]
         raise UsageError(
-            f"`{option(key)}` is {recorded.get(key)} in {stored.folder / RUN} and {getattr(settings, key)} now, and `--rescore` "
+            f"`{option(key)}` is {old.get(key)} in {stored.folder / RUN} and {getattr(settings, key)} now, and `--rescore` "
             f"judges what is there: leave it out, or give the run's value."
         )
     changed = {key: getattr(settings, key) for key in (*_DECIDES_FIGURES, *moved) if key in given | moved}
