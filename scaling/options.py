@@ -45,9 +45,11 @@ def takes(model: type[BaseModel]) -> Callable[[Command], Command]:
     """
 
     def decorate(command: Command) -> Command:
-        own = inspect.signature(command, eval_str=True).parameters.values()
+        declared = inspect.signature(command, eval_str=True).parameters.values()
         named = [
-            parameter.replace(kind=_BY_NAME) for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+            parameter.replace(kind=_BY_NAME)
+            for parameter in declared
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
         parameters = [*_parameters(model), *named]
         described: Any = command  # typer reads the options from the signature and the annotations

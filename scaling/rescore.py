@@ -154,11 +154,11 @@ def _only_match(settings: RunConfig, parent: Path) -> Path:
 
     Only settings are compared. Fingerprints of models are not, because no model is loaded.
     """
-    wanted = settings.resolved()
+    resolved = settings.resolved()
     matches = []
     for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
         with suppress(UsageError):  # a folder without a run, or with a damaged one, does not match
-            if not _apart(load_run(folder)["config"], wanted, RunConfig.model_fields):
+            if not _apart(load_run(folder)["config"], resolved, RunConfig.model_fields):
                 matches.append(folder)
     if len(matches) == 1:
         return matches[0]

@@ -180,10 +180,14 @@ class Journal:
         lock = _acquire(folder)
         try:
             other = _refuse_unfit(folder, config, questions)
-            begun = _read_run(folder) if (folder / RUN).exists() else {}
-            held = read_samples(folder, {**begun, "config": config})
-            run_id = begun.get(ID) if held.size else config_hash(config)  # without completions the run begins now
-            asked = _brought_up_to_date(folder, [] if other else stored_questions(folder), questions, held.completions)
+            recorded = _read_run(folder) if (folder / RUN).exists() else {}
+            contents = read_samples(folder, {**recorded, "config": config})
+            run_id = (
+                recorded.get(ID) if contents.size else config_hash(config)
+            )  # without completions the run begins now
+            asked = _brought_up_to_date(
+                folder, [] if other else stored_questions(folder), questions, contents.completions
+            )
             if other:
                 for name in (SUMMARY, THOUGHTS):
                     (folder / name).unlink(missing_ok=True)
@@ -193,13 +197,13 @@ class Journal:
             _write_run(folder, config, environment, run_id)
             _write_lines(folder / QUESTIONS, asked)
             samples = _open_to_append(folder / SAMPLES)
-            os.ftruncate(samples, held.size)
+            os.ftruncate(samples, contents.size)
             if (folder / THOUGHTS).exists():  # written anew: without a torn last line
                 _write_lines(folder / THOUGHTS, thoughts.values())
         except BaseException:
             os.close(lock)
             raise
-        return cls(folder, run_id=run_id, held=held, questions=asked, thoughts=thoughts, samples=samples, lock=lock)
+        return cls(folder, run_id=run_id, held=contents, questions=asked, thoughts=thoughts, samples=samples, lock=lock)
 
     def append(self, completion: Completion, costs: Mapping[str, float] | None = None) -> None:
         """Appends one completion to samples.jsonl. The operating system has the line before this returns.
@@ -347,10 +351,10 @@ def refuse_unfit_folder(folder: Path, config: dict[str, Any], questions: Sequenc
         return
     if not folder.is_dir():
         raise UsageError(f"`--out` {folder} is a file; choose a folder")
-    there = _read_run(folder) if (folder / RUN).exists() else {"config": {}}
-    known = {**there["config"], **config}
+    recorded = _read_run(folder) if (folder / RUN).exists() else {"config": {}}
+    known = {**recorded["config"], **config}
     _refuse_unfit(folder, known, questions)
-    read_samples(folder, {**there, "config": known})
+    read_samples(folder, {**recorded, "config": known})
 
 
 def load(folder: Path) -> tuple[dict[str, Any], list[Completion]]:
@@ -505,11 +509,11 @@ def _read_shards(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[Ke
         differing = _differences(run["config"], runs[0]["config"], there=folder / RUN, here=f"in {folders[0] / RUN}")
         if differing:
             raise UsageError(f"{differing}; merge only shards of one run")
-        held = read_samples(folder, run)
-        for completion in held.completions.values():
+        contents = read_samples(folder, run)
+        for completion in contents.completions.values():
             if completions.setdefault(completion.key, completion) != completion:
                 raise UsageError(f"{folder} and an earlier shard differ in completion {completion.key}; leave one out")
-        costs = added(costs, costs_so_far(folder, held.costs))
+        costs = added(costs, costs_so_far(folder, contents.costs))
     return runs, completions, costs
 
 
@@ -654,18 +658,18 @@ def read_samples(folder: Path, run: Mapping[str, Any]) -> Held:
     Raises:
         UsageError: a line is damaged, is of another run, or repeats a completion.
     """
-    path, seed, held, start = folder / SAMPLES, run["config"].get("seed"), Held(), start_of(run.get(ID))
+    path, seed, contents, start = folder / SAMPLES, run["config"].get("seed"), Held(), start_of(run.get(ID))
     for number, line, (completion, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT, start=start):
         if isinstance(seed, int) and completion.seed != (expected := stream_seed(seed, *completion.key)):
             raise UsageError(
                 f"{path} line {number} is of another run: completion {completion.key} of `--seed` {seed} has the stream "
                 f"{expected}, and this one {completion.seed}; {_OTHER_OUT}"
             )
-        if held.completions.setdefault(completion.key, completion) is not completion:
+        if contents.completions.setdefault(completion.key, completion) is not completion:
             raise UsageError(f"{path} line {number} repeats completion {completion.key}; delete one of the two lines")
-        held.size += len(line)
-        held.costs = added(held.costs, cost) if cost else held.costs
-    return held
+        contents.size += len(line)
+        contents.costs = added(contents.costs, cost) if cost else contents.costs
+    return contents
 
 
 def _rejudged(line: bytes, judged: Mapping[Key, Completion], timeouts: Mapping[Key, int], start: int) -> bytes:

@@ -109,10 +109,10 @@ def _file_of(path: Path, *, split: str) -> Path:
             f"`--data` must be a file or a folder, but `{path}` does not exist.{nearest(path.name, siblings)}"
         )
     names = [split, "dev"] if split == "validation" else [split]
-    found = [path / f"{name}.jsonl" for name in names if (path / f"{name}.jsonl").is_file()]
-    if not found:
+    files = [path / f"{name}.jsonl" for name in names if (path / f"{name}.jsonl").is_file()]
+    if not files:
         raise UsageError(_no_such_split(path, split=split))
-    return found[0]
+    return files[0]
 
 
 def _no_such_split(folder: Path, *, split: str) -> str:

@@ -106,6 +106,6 @@ def _read(file: Path, place: str) -> dict[str, Any]:
 def _texts(entries: Mapping[str, Any], key: str, place: str) -> dict[str, str]:
     """The entry `key`, which must map texts to texts; empty if there is none."""
     value = entries.get(key, {})
-    if not isinstance(value, dict) or not all(isinstance(one, str) for pair in value.items() for one in pair):
+    if not isinstance(value, dict) or not all(isinstance(text, str) for pair in value.items() for text in pair):
         raise UsageError(f"{place}: `{key}` is {value!r:.60}: give `name: name` pairs.")
     return value
