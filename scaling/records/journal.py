@@ -28,6 +28,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -697,12 +698,15 @@ def _costs_in(path: Path, start: int) -> Costs:
 
 
 def _beyond(recorded: Mapping[str, float], costs: Mapping[str, float]) -> Costs:
-    """The part of `costs` that is not recorded yet. Rounded to 3 decimals (milliseconds); without what is then zero."""
+    """The part of `costs` that is not recorded yet, without what is zero. Seconds are in whole milliseconds.
+
+    Milliseconds are rounded down, so that the lines never record more than the summary that is written after them.
+    """
     more: Costs = {}
     for key, value in costs.items():
         known = recorded.get(key, 0)
         beyond = (value if key in PEAKS else value - known) if value > known else 0
-        if beyond := round(beyond, 3):
+        if beyond := beyond if isinstance(beyond, int) else math.floor(beyond * 1000) / 1000:
             more[key] = beyond
     return more
 
