@@ -1,4 +1,7 @@
-"""The settings of a run: one model for command line and YAML file. Imports no torch, so that help and errors are fast."""
+"""The settings of a run: one pydantic model for the command line and the YAML file.
+
+torch is not imported, so that help and error messages appear at once.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ if TYPE_CHECKING:
     from scaling.tasks.task import Task
 
 DEFAULT_MODEL = "smollm2-135m"
-DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # names beside folders, files and Hub ids
+DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # values of `--thinker` that are no folder, file or Hub id
 
-# groups of options, in the order of the help
+# the groups of options, in the order in which the help shows them
 _RUN, _MODELS, _PATHS, _DECODING = "What to run", "Models", "Paths and samples", "Decoding"
 OUTPUT, _ENGINE = "Where and how", "Engines"
 _SIZE, _FREE, _METHODS, _SEEDS = Effect.SIZE, Effect.FREE, Differs.METHODS, Differs.SEEDS
@@ -34,16 +37,17 @@ _Place = Annotated[str, BeforeValidator(str)]
 
 
 def known_voter(name: str) -> str:
-    """The name, of a built-in voter or of something that can be loaded; nothing is loaded yet."""
+    """The name itself, if it may be that of a voter. A pydantic error if not. No voter is loaded."""
     if not is_voter(name):
         raise PydanticCustomError("voter", f"input should be {what_a_voter_is()}")
     return name
 
 
 class RunConfig(BaseModel):
-    """Every option of `scale-run`; the names are those of the command line with `_` for `-`.
+    """All options of `scale-run`. Their names are those of the command line, with `_` for `-`.
 
-    None means "chosen by `resolved`", which fills in what depends on other settings, or by the checkpoint.
+    None means that the value is not decided yet. `resolved` decides it if it follows from other settings, and the
+    checkpoint of thinker or adapter decides the rest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -283,51 +287,51 @@ class RunConfig(BaseModel):
 
     @property
     def soft(self) -> bool:
-        """Whether the method has a thinker, hence an assistant and soft thoughts."""
+        """Whether the method has a thinker, and so an assistant and soft thoughts."""
         return kind_of(self.method).has(Trait.THINKER)
 
     @property
     def assisted(self) -> bool:
-        """Whether an assistant is needed."""
+        """Whether the method has an assistant."""
         return kind_of(self.method).has(Trait.ASSISTANT)
 
     @property
     def slots(self) -> bool:
-        """Whether prompts have soft tokens: thoughts, or placeholders."""
+        """Whether the prompts have slots, for thoughts or for placeholders."""
         return kind_of(self.method).has(Trait.SLOTS)
 
     @property
     def perturbed(self) -> bool:
-        """Whether the latent paths are random draws around the thought of one."""
+        """Whether the latent paths are random changes of the thoughts of one path."""
         return kind_of(self.method).has(Trait.PERTURBED)
 
     @property
     def num_paths(self) -> int:
-        """N, the number of latent paths. Raises ValueError before it is decided, as are the three that follow."""
+        """N, the number of latent paths. Raises ValueError if it is not decided yet, as the next three properties do."""
         return int(decided(self, "latent_paths"))
 
     @property
     def num_slots(self) -> int:
-        """L, the number of slots in a prompt; 0 for a method without."""
+        """L, the number of slots in a prompt; 0 if the method has none."""
         return int(decided(self, "soft_tokens")) if self.slots else 0
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest completion."""
+        """The most new tokens of a completion."""
         return int(decided(self, "max_new_tokens"))
 
     @property
     def noise_size(self) -> float:
-        """Of the changes of a method that perturbs thoughts."""
+        """The size of the changes of a method that perturbs thoughts, relative to the thoughts."""
         return float(decided(self, "noise"))
 
     @property
     def thinking_device(self) -> str:
-        """Where the assistant and the thinker run, once `device` is chosen."""
+        """The device of the assistant and the thinker. Valid once `device` is no longer "auto"."""
         return self.assistant_device or self.device
 
     def resolved(self) -> RunConfig:
-        """The same settings with every default that depends on others filled in. Raises UsageError where they clash."""
+        """The same settings with the defaults that depend on other settings. Raises UsageError if settings contradict."""
         if self.latent_paths not in (None, 1) and "latent_paths" in idle_options(self.method):
             raise UsageError(
                 f"`--latent-paths` {self.latent_paths} needs a method with several paths, and `{self.method}` has one: "
@@ -350,13 +354,13 @@ class RunConfig(BaseModel):
         return self.model_copy(update=filled_in(dict(self)))
 
     def _refuse_idle(self) -> None:
-        """Raises UsageError for an option that the method would have to ignore."""
+        """Raises UsageError for a given option that the method does not use."""
         for key in self._given(idle_options(self.method)):
             if whose := settings_of(RunConfig)[key].whose:
                 raise UsageError(f"`{option(key)}` is for {whose}, and `--method` is `{self.method}`: leave it out.")
 
     def _refuse_unfit_engine(self) -> None:
-        """Raises UsageError for an option that the engine would have to ignore, or lacks."""
+        """Raises UsageError for an option that the engine does not use, or for a method that it cannot run."""
         engine = ENGINES[self.engine]
         for key in self._given(type(self).model_fields):
             if why := engine.does_not_take(key):
@@ -368,7 +372,7 @@ class RunConfig(BaseModel):
             refuse_unfit_address(self.base_url)
 
     def _given(self, keys: Collection[str]) -> list[str]:
-        """Those of the options that have another value than their default."""
+        """The options, out of `keys`, whose value is not the default."""
         fields = type(self).model_fields
         return [key for key in fields if key in keys and getattr(self, key) != fields[key].default]
 
@@ -377,24 +381,31 @@ _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on valid
 
 
 def task_of_settings(task: str | None, data: Any) -> Task:
-    """What the questions of a run are, with what a run does unless it is told otherwise. Raises UsageError."""
-    from scaling.tasks.catalogue import definition_of  # here, as tasks read YAML by this module
+    """The task of a run's settings `task` and `data`, without its questions. Raises UsageError if there is none."""
+    from scaling.tasks.catalogue import definition_of  # imported here, because tasks import this module to read YAML
 
     return definition_of(task, Path(data) if data else None)
 
 
 def is_generated(task: str | None, data: Any) -> bool:
-    """Whether a run's questions are a stream without end, which is there without any file."""
+    """Whether a run's questions are generated without end and need no file."""
     return task_of_settings(task, data).generated
 
 
 def default_thinker(backbone: str, assistant: str) -> str:
-    """The thinker where none is given: there is a trained one for the bundled model."""
+    """The default of `--thinker`: the trained one that comes with the default models, else an untrained one."""
     return DEFAULT_THINKER if backbone == assistant == DEFAULT_MODEL else UNTRAINED
 
 
 def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands for settings of a run that were not given, where that depends on others. settings: all of RunConfig's."""
+    """The values of settings whose defaults depend on other settings. A setting that was given keeps its value.
+
+    Args:
+        settings: all settings of a `RunConfig`, by name.
+
+    Returns:
+        The new values by name, of these settings only.
+    """
     kind = kind_of(settings["method"])
     task = task_of_settings(settings["task"], settings["data"])
     soft = kind.has(Trait.THINKER)
@@ -408,16 +419,16 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "latent_paths": settings["latent_paths"] or paths,
         "max_new_tokens": settings["max_new_tokens"] or task.max_new_tokens,
         "noise": _NOISE if settings["noise"] is None and kind.has(Trait.PERTURBED) else settings["noise"],
-        # where nothing is said the engine decides, as it knows whether the device must be shared
+        # None lets the engine decide, because it knows whether it must share the device
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],
         "engine_seeds": settings["engine_seeds"] or seeds,
         "overlap": None if settings["overlap"] == "warn" else settings["overlap"],
-        "exact": settings["exact"] or None,  # as runs have it that were made before there was a choice
+        "exact": settings["exact"] or None,  # None is left out of the hash, so runs from before this option keep theirs
     }
 
 
 def decided(settings: BaseModel, key: str) -> Any:
-    """A setting's value. Raises ValueError where it is still None: `resolved` decides it, or the method's checkpoint."""
+    """The value of a setting. Raises ValueError if it is still None, that is, before `resolved` or the checkpoint set it."""
     value = getattr(settings, key)
     if value is None:
         raise ValueError(
@@ -427,13 +438,15 @@ def decided(settings: BaseModel, key: str) -> Any:
 
 
 def idle_options(method: str, model: type[BaseModel] = RunConfig) -> frozenset[str]:
-    """Keys of the settings, of a run or of a training, that a method has no use for."""
+    """The names of the settings that a method does not use. model: the settings of a run, or of a training."""
     return _idle(kind_of(method), model)
 
 
 @cache
 def _idle(kind: MethodKind, model: type[BaseModel]) -> frozenset[str]:
-    return frozenset(key for key, own in settings_of(model).items() if own.used_by and not kind.has(own.used_by))
+    return frozenset(
+        key for key, setting in settings_of(model).items() if setting.used_by and not kind.has(setting.used_by)
+    )
 
 
 def option(key: str) -> str:
@@ -445,7 +458,16 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def load_config(file: str | Path | None, given: dict[str, Any], kind: type[Settings]) -> Settings:
-    """Settings from a YAML file, overridden by what was given on the command line. Raises UsageError."""
+    """Makes settings of a YAML file and the command line, which overrides the file.
+
+    Args:
+        file: the YAML file; None for none.
+        given: the values from the command line, by name.
+        kind: the class of the settings.
+
+    Raises:
+        UsageError: the file cannot be read, or a key or a value is wrong. The message names the option.
+    """
     if isinstance(file, str) and not file.strip():
         raise UsageError("`--config` is empty: give a file, or leave it out.")
     values = {**(_read_yaml(Path(file)) if file else {}), **given}
@@ -462,19 +484,20 @@ def load_config(file: str | Path | None, given: dict[str, Any], kind: type[Setti
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        several = len(error.errors()) > 1 and all(str(one["loc"][0]) == key for one in error.errors())
-        said = "give a whole number from 1, or `auto`" if several else _said(first["msg"])
+        # a union of types, as of `--batch-size`, gives one error for each type
+        several = len(error.errors()) > 1 and all(str(entry["loc"][0]) == key for entry in error.errors())
+        advice = "give a whole number from 1, or `auto`" if several else _said(first["msg"])
         shown = without_secrets(repr(values[key]))
         known = settings_of(kind)[key].values or _fixed_values(kind.model_fields[key].annotation)
         meant = nearest(str(values[key]), known)
-        raise UsageError(f"`{option(key)}` is {shown}: {said}.{meant}") from None
+        raise UsageError(f"`{option(key)}` is {shown}: {advice}.{meant}") from None
 
 
-_MAY_BE_EMPTY = "engine_args"  # pairs, of which there may be none
+_MAY_BE_EMPTY = "engine_args"  # an empty text means no arguments
 
 
 def _fixed_values(annotation: Any) -> list[str]:
-    """What a setting may be, as far as that is a list of words."""
+    """The words that an annotation lists as possible values."""
     inner = get_args(annotation)
     if get_origin(annotation) is Literal:
         return [str(value) for value in inner]
@@ -489,10 +512,10 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses a mapping with one key twice, of which the first would be passed over."""
+    """A YAML loader that refuses a mapping with the same key twice. YAML would silently take the last value."""
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)  # as it is written: `<<` is not yet replaced by what it merges
+        node = super().compose_mapping_node(anchor)  # before `<<` is replaced by the keys that it merges
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
         twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
         if twice is not None:
@@ -503,7 +526,12 @@ class _Strict(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML file says. Raises yaml.YAMLError, also for one key twice, and ValueError for a day that no month has."""
+    """Parses the text of a YAML file.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or has the same key twice.
+        ValueError: it has an impossible date.
+    """
     try:
         return yaml.load(text, _Strict)
     except RecursionError:
@@ -511,6 +539,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
+    """The settings in a YAML file by name, not checked yet. Raises UsageError if the file cannot be read."""
     try:
         values = parse_yaml(file.read_text()) or {}
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The options of a command line, and their page in the documentation, made from the settings' declarations.
+"""Makes the options of the command lines, and their page in the documentation, from the declarations of the settings.
 
 `python -m scaling.options > docs/options.md` writes the page.
 """
@@ -21,51 +21,61 @@ from scaling.records.settings import Setting, settings_of
 
 Command = TypeVar("Command", bound=Callable[..., None])
 _BY_NAME = inspect.Parameter.KEYWORD_ONLY
-_TYPED = (bool, int, float)  # what a command line reads; all else is text, which the settings read
+_TYPED = (bool, int, float)  # types that the command line parses; other options are texts, which pydantic parses
 _SHOWN = {bool: "switch", int: "whole number", float: "number", Path: "path", dict: "`key=value` pairs"}
 
 
 def panel_option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
-    """An option in a panel of the help.
+    """A command-line option in a panel of the help.
 
     Args:
-        names: its spelling, where it is not that of the argument.
-        metavar: what the help shows for its value. Paths are texts here, as an empty one would become the current folder.
+        help: its help text.
+        panel: the heading of the panel.
+        names: its spelling, if it is not that of the function's parameter.
+        metavar: what the help shows for its value. It is needed for paths: they are read as texts, because an empty path
+            would become the current folder.
     """
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, metavar=metavar)
 
 
 def takes(model: type[BaseModel]) -> Callable[[Command], Command]:
-    """Gives a command the settings of `model` as its first options, before those of its own.
+    """A decorator that gives a command the settings of `model` as its first options, before its own.
 
-    They come as its parameter `**given`, None where a user did not give them.
+    The command gets them as its parameter `**given`. An option that the user did not give is None.
     """
 
     def decorate(command: Command) -> Command:
-        own = inspect.signature(command, eval_str=True).parameters.values()
-        named = [one.replace(kind=_BY_NAME) for one in own if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        declared = inspect.signature(command, eval_str=True).parameters.values()
+        named = [
+            parameter.replace(kind=_BY_NAME)
+            for parameter in declared
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
         parameters = [*_parameters(model), *named]
-        described: Any = command
+        described: Any = command  # typer reads the options from the signature and the annotations
         described.__signature__ = inspect.Signature(parameters, return_annotation=None)
-        described.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+        described.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {
+            "return": None
+        }
         return command
 
     return decorate
 
 
 def _parameters(model: type[BaseModel]) -> Iterator[inspect.Parameter]:
-    for name, own in settings_of(model).items():
+    """The settings of a model as parameters of a command."""
+    for name, setting in settings_of(model).items():
         field = model.model_fields[name]
         kinds = _kinds(field.annotation)
         typed = kinds[0] if len(kinds) == 1 and kinds[0] in _TYPED else str
-        alone = [option(name)] if typed is bool and not field.default else []  # without a --no-... beside it
+        alone = [option(name)] if typed is bool and not field.default else []  # no --no-... option beside it
         metavar = "<path>" if kinds == [Path] else None
-        shown = Annotated[typed | None, panel_option(own.help, own.group, *alone, metavar=metavar)]  # type: ignore[valid-type]
+        shown = Annotated[typed | None, panel_option(setting.help, setting.group, *alone, metavar=metavar)]  # type: ignore[valid-type]
         yield inspect.Parameter(name, _BY_NAME, default=None, annotation=shown)
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """The types that a value may have, and the words that it may be; None left out."""
+    """The types that an annotation allows, and the words that it lists; without None."""
     if get_origin(annotation) is Annotated:
         return _kinds(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
@@ -76,7 +86,7 @@ def _kinds(annotation: Any) -> list[Any]:
 
 
 def page() -> str:
-    """All options, as Markdown."""
+    """The page of all options, as Markdown."""
     from scaling.training.config import TrainConfig
 
     return "\n".join(
@@ -95,9 +105,10 @@ def page() -> str:
 
 
 def _of_command(name: str, model: type[BaseModel], thing: str) -> Iterator[str]:
+    """The lines of one command's section. thing: what the command makes, a "run" or a "training"."""
     yield from ("", f"## `{name}`")
     settings = settings_of(model)
-    for group in dict.fromkeys(own.group for own in settings.values()):
+    for group in dict.fromkeys(setting.group for setting in settings.values()):
         yield from (
             "",
             f"### {group}",
@@ -105,21 +116,27 @@ def _of_command(name: str, model: type[BaseModel], thing: str) -> Iterator[str]:
             "| option | meaning | value | used by | another value |",
             "|---|---|---|---|---|",
         )
-        for key, own in settings.items():
-            if own.group == group:
-                cells = own.help, _value(model, key), _users(model, key, own), own.effect.value.replace("run", thing)
+        for key, setting in settings.items():
+            if setting.group == group:
+                cells = (
+                    setting.help,
+                    _value(model, key),
+                    _users(model, key, setting),
+                    setting.effect.value.replace("run", thing),
+                )
                 yield f"| `{option(key)}` | {' | '.join(cells)} |"
 
 
 def _value(model: type[BaseModel], key: str) -> str:
+    """The possible values of an option, in words."""
     words = settings_of(model)[key].values or _kinds(model.model_fields[key].annotation)
     return ", ".join(f"`{word}`" if isinstance(word, str) else _SHOWN.get(word, "text") for word in words)
 
 
-def _users(model: type[BaseModel], key: str, own: Setting) -> str:
-    """The methods that use it, where not all do, and the engines."""
+def _users(model: type[BaseModel], key: str, setting: Setting) -> str:
+    """The methods and the engines that use an option; without the methods if all of them do."""
     methods = list(settings_of(model)["method"].values) or _kinds(model.model_fields["method"].annotation)
-    users = [name for name in methods if own.used_by and kind_of(name).has(own.used_by)]
+    users = [name for name in methods if setting.used_by and kind_of(name).has(setting.used_by)]
     engines = takers_of(key) if "engine" in model.model_fields else ()
     return "; ".join(", ".join(f"`{name}`" for name in names) for names in (users, engines) if names)
 

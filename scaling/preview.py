@@ -1,5 +1,7 @@
-"""`--dry-run`: the resolved settings and the first prompt with its slots marked, after all that a run checks before it loads
-weights. Loads tokenizers and shapes of models."""
+"""`--dry-run`: shows the resolved settings, and the prompts of the first question with their slots marked.
+
+It makes all checks that a run makes before it loads weights. Of the models it loads tokenizers and shapes only.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ from scaling.records.records import PromptedQuestion
 from scaling.run import begin, described_by, refuse_too_long
 from scaling.tasks.task import LoadedTask
 
-_NOTES = "[what the assistant writes]"
-_REPLACED = {
+_NOTES = "[what the assistant writes]"  # shown where the assistant's notes would be
+_REPLACED = {  # for each value of `--control`, what is in the slots
     "zero": "zeros",
     "mean": "the mean thoughts of the first questions",
     "shuffled": "the thoughts of another question",
@@ -37,9 +39,16 @@ _REPLACED = {
 
 
 def preview(config: RunConfig) -> tuple[dict[str, object], str]:
-    """(resolved settings, rendered prompts of the first question), each slot shown as [k] for k = 1 .. L.
+    """Makes the checks of a run and renders the prompts of its first question.
 
-    Raises UsageError where a run with these settings would, as far as that can be told without weights.
+    Args:
+        config: the settings, not resolved yet.
+
+    Returns:
+        The resolved settings by name, and the prompts as text, in which the slots are [1] to [L].
+
+    Raises:
+        UsageError: a run with these settings would be refused. What only the weights can show is not checked.
     """
     config, task, dtype, provenance = begin(config)
     parts = parts_of(config, task)
@@ -50,7 +59,9 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
     _refuse_unfit(parts, task, backbone, assistant)
     settings = {**config.model_dump(mode="json"), "num_questions": len(task.questions)}
     prompts = [_backbone(parts, task, backbone)]
-    if assistant and (config.soft or _writes_notes(config)):  # what a user's own method asks it, only that method knows
+    if assistant and (
+        config.soft or _writes_notes(config)
+    ):  # only a user's method itself knows what its assistant reads
         prompts.append(_assistant(config, task, assistant))
     if config.control:
         prompts.append(f"control {config.control}: the slots hold {_REPLACED[config.control]}")
@@ -59,9 +70,13 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
 
 
 def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
-    """A model without its weights. Raises UsageError where a folder lacks a part that the run will read."""
+    """Loads a model without its weights. role: "backbone" or "assistant", the key of its setting.
+
+    Raises UsageError if the model's folder lacks a file that the run will read.
+    """
     name = getattr(config, role)
     model = loading.load_shapes_only(name, dtype=dtype)
+    # a server reads its own weights, but methods with slots need the backbone's embeddings here, too
     read = role == "assistant" or ENGINES[config.engine].local_weights or config.slots
     source = Path(model_files.locate(name))
     if read and source.is_dir() and (incomplete := model_files.why_incomplete(source)):
@@ -70,11 +85,11 @@ def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
 
 
 def _refuse_unfit(parts: Parts, task: LoadedTask, backbone: LanguageModel, assistant: LanguageModel | None) -> None:
-    """Raises UsageError for prompts, an engine or a directory that the run would refuse."""
+    """Raises UsageError for prompts that are too long, an engine that cannot serve the run, or another run's directory."""
     config = parts.config
     asked = _asked(parts, task, backbone, assistant)
     refuse_too_long(asked, config, backbone, assistant)
-    longest = max(one.prompt_tokens for one in asked) + config.longest
+    longest = max(question.prompt_tokens for question in asked) + config.longest
     refuse_unfit(config, backbone, Workload(longest, slots=filled_slots(config) > 0))
     if config.out:
         known = {**described_by(config, task), **prompt_identity(backbone.tokenizer), **parts.identity()}
@@ -84,7 +99,7 @@ def _refuse_unfit(parts: Parts, task: LoadedTask, backbone: LanguageModel, assis
 def _asked(
     parts: Parts, task: LoadedTask, backbone: LanguageModel, assistant: LanguageModel | None
 ) -> list[PromptedQuestion]:
-    """The questions with the lengths of their prompts, the assistant's notes as short as they can be."""
+    """The questions with the lengths of their prompts. Notes of the assistant count as one short text: none are written."""
     config = parts.config
     builder = PromptBuilder.of(backbone, task=task.definition, exemplars=parts.exemplars)
     notes = "." if _writes_notes(config) else ""
@@ -97,12 +112,13 @@ def _asked(
         elif thinking and notes:
             read = len(thinking.hint_request(question))
         prompt = builder.backbone(question, num_slots=config.num_slots, notes=notes)
-        one = as_asked(question, prompt, num_slots=filled_slots(config), assistant_tokens=read)
-        asked.append(replace(one, kind=task.kind))
+        prompted = as_asked(question, prompt, num_slots=filled_slots(config), assistant_tokens=read)
+        asked.append(replace(prompted, kind=task.kind))
     return asked
 
 
 def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
+    """The backbone's prompt of the first question, with a title."""
     config, question = parts.config, task.questions[0]
     builder = PromptBuilder.of(backbone, task=task.definition, exemplars=parts.exemplars)
     num_slots = config.num_slots
@@ -113,22 +129,24 @@ def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
 
 
 def _assistant(config: RunConfig, task: LoadedTask, assistant: LanguageModel) -> str:
+    """The assistant's prompt of the first question, with a title."""
     question = task.questions[0]
     builder = PromptBuilder.of(assistant, task=task.definition)
     num_slots = config.num_slots
     if not num_slots:
-        ids, then, slots = builder.hint_request(question), f"it writes at most {MAX_HINT_TOKENS}", ""
+        ids, following, slots = builder.hint_request(question), f"it writes at most {MAX_HINT_TOKENS}", ""
     else:
-        ids, then = builder.assistant(question), f"{num_slots} slots"
+        ids, following = builder.assistant(question), f"{num_slots} slots"
         slots = "".join(f"[{slot}]" for slot in range(1, num_slots + 1))
-    return f"assistant prompt, {len(ids)} tokens, then {then}:\n{assistant.tokenizer.decode(list(ids))}{slots}"
+    return f"assistant prompt, {len(ids)} tokens, then {following}:\n{assistant.tokenizer.decode(list(ids))}{slots}"
 
 
 def _writes_notes(config: RunConfig) -> bool:
-    """Whether the assistant's own words stand in the backbone's prompt."""
+    """Whether the assistant writes notes, which become part of the backbone's prompt."""
     return kind_of(config.method).has(Trait.NOTES)
 
 
 def _mark(text: str) -> str:
+    """The text with [1], [2] ... in place of its slots."""
     parts = text.split(SLOT)
     return parts[0] + "".join(f"[{slot}]{part}" for slot, part in enumerate(parts[1:], start=1))

@@ -1,8 +1,10 @@
-"""One builder of prompts, used by training and by runs alike. Knows tokenizers and tasks, no models, no tensors.
+"""Builds the prompts of backbone and assistant, for training and for runs alike.
 
-The backbone reads [question and instruction ; hint sentence, marker, L slots, marker ; assistant header]; the assistant
-reads [instruction ; question] and then its L slots. Slots are a token added to the tokenizer, so they are found by id,
-and no text can contain them unnoticed.
+The backbone reads the question and the instruction, a hint sentence, L slots between two markers, and the header of the
+assistant's turn. The assistant model reads an instruction and the question, and then its own L slots.
+
+A slot is a token that is added to the tokenizer. So slots are found by their id, and a text that contains one is noticed.
+This module knows tokenizers and tasks, but no models and no tensors.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ from scaling.records.errors import UsageError, one_line
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import Task, ask
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "1"  # in run.json: runs of different prompts are different runs
 SLOT = "<|soft-thought-slot|>"
 
 _HINT = "Notes from a quick first look, which may help or be ignored:"
 _OPEN, _CLOSE = "<notes>", "</notes>"
 _ASSISTANT = "Look at this problem and note what matters for solving it."
-# of models without a chat format: each is how a turn of their prompts begins
+# how the turns of a prompt begin if the model has no chat format
 _QUESTION, _ANSWER = "Question:", "Answer:"
 _NEXT_TURN = (f"\n{_QUESTION}", f"\n{_ANSWER}")
-# some templates print today's date, which would make every day's prompts different: Llama 3 takes it as an option, others
-# always ask the clock, which only a macro of the same name can stop (options of a template cannot be functions)
+# Some chat templates print today's date, so prompts would differ from day to day. Llama 3 takes the date as an option.
+# Others call `strftime_now`. A macro of that name, put before the template, replaces it; an option cannot be a function.
 _TODAY = "26 Jul 2024"
 _TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": _TODAY}
 _STOPPED_CLOCK = f"{{% macro strftime_now(format) %}}{_TODAY}{{% endmacro %}}{{{{ '' }}}}"
@@ -38,7 +40,13 @@ _STOPPED_CLOCK = f"{{% macro strftime_now(format) %}}{_TODAY}{{% endmacro %}}{{{
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids before and after the L slots; without slots everything is prefix. text: the rendered prompt."""
+    """A prompt with L slots.
+
+    Attributes:
+        prefix: token ids before the slots; all of them if there are no slots.
+        suffix: token ids after the slots.
+        text: the prompt as text, with its slots.
+    """
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
@@ -46,10 +54,7 @@ class Prompt:
 
 
 class PromptBuilder:
-    """Prompts of one task for one tokenizer, in the model's chat format (a plain one where it has none).
-
-    exemplars: questions with rationale that stand solved before every question the backbone reads.
-    """
+    """Builds the prompts of one task for one tokenizer, in the model's chat format or, if it has none, in a plain one."""
 
     def __init__(
         self,
@@ -59,27 +64,42 @@ class PromptBuilder:
         exemplars: Sequence[Question] = (),
         check: Callable[[Sequence[int]], None] = lambda _: None,
     ):
-        """check: gets the token ids of each prompt, without slots, and raises UsageError for those that cannot be read."""
+        """Adds the slot token to the tokenizer.
+
+        Args:
+            tokenizer: that of the model that will read the prompts.
+            task: how its questions are put.
+            exemplars: questions with rationale. They are shown, solved, before every question that the backbone reads.
+            check: is called with the token ids of each prompt, without slots. It raises UsageError for tokens that the
+                model does not know.
+        """
         self._check = check
         self._tokenizer = tokenizer
         self._task = task
-        self._solved = [(user_turn(one, task=task, num_slots=0), ask(task, "solution", one)) for one in exemplars]
+        self._solved = [(user_turn(shot, task=task, num_slots=0), ask(task, "solution", shot)) for shot in exemplars]
         tokenizer.add_tokens([AddedToken(SLOT, special=True, normalized=False)])
         self._slot_id = int(tokenizer.convert_tokens_to_ids(SLOT))
         self._encoder = DataEncoder(tokenizer, leave=[SLOT])
         # a chat template writes its own beginning-of-sequence token
         self._before = [] if tokenizer.chat_template else tokens_before(tokenizer)
-        self._own_control: dict[int, list[int]] = {}  # by the number of solved questions
+        # the control tokens of the chat format itself, by the number of solved questions before the question
+        self._own_control: dict[int, list[int]] = {}
 
     @classmethod
     def of(cls, model: LanguageModel, *, task: Task, exemplars: Sequence[Question] = ()) -> PromptBuilder:
-        """Prompts for this model, which refuses those with a token that it does not know."""
+        """The builder for a model. It refuses prompts with tokens that the model does not know."""
         return cls(model.tokenizer, task=task, exemplars=exemplars, check=model.refuse_unknown)
 
     def backbone(self, question: Question, *, num_slots: int, notes: str = "") -> Prompt:
-        """What the backbone reads, the assistant header included. Raises UsageError unless it holds exactly L slots.
+        """The backbone's prompt, up to and with the header of the assistant's turn.
 
-        notes: text in the place of the slots.
+        Args:
+            question: what is asked.
+            num_slots: L, the number of slots.
+            notes: text in the place of the slots.
+
+        Raises:
+            UsageError: there are too many slots, or the question's text contains a slot or another control token.
         """
         if num_slots > MOST_SOFT_TOKENS:
             raise UsageError(f"{num_slots} soft tokens are more than a context takes ({MOST_SOFT_TOKENS}): give fewer.")
@@ -87,27 +107,35 @@ class PromptBuilder:
         return self._prompt(user, question, num_slots, self._solved)
 
     def hint_request(self, question: Question) -> tuple[int, ...]:
-        """What the assistant reads when it is to write its notes as text."""
+        """Token ids of the assistant's prompt if it writes its notes as text."""
         return self._prompt(f"{_ASSISTANT}\n\n{ask(self._task, 'text', question)}", question, 0).prefix
 
     def assistant(self, question: Question) -> tuple[int, ...]:
-        """What the assistant reads before its slots. Never says how many slots follow."""
+        """Token ids of the assistant's prompt before its slots. They do not depend on the number of slots."""
         return self._prompt(f"{_ASSISTANT}\n\n{ask(self._task, 'text', question)}\n\n{SLOT}", question, 1).prefix
 
     def _prompt(self, user: str, question: Question, num_slots: int, solved: Sequence[tuple[str, str]] = ()) -> Prompt:
+        """The prompt of a user's turn, checked.
+
+        Args:
+            user: the text of the turn, with its slots.
+            question: for messages.
+            num_slots: how many slots the prompt must have, side by side.
+            solved: earlier turns, as pairs (user, assistant).
+        """
         ids, text = self._encoded(user, solved)
         self._refuse_control(ids, question, len(solved))
         ids = [*self._before, *ids]
-        found = [place for place, token in enumerate(ids) if token == self._slot_id]
-        if len(found) != num_slots or (found and found[-1] - found[0] != num_slots - 1):
+        slots = [place for place, token in enumerate(ids) if token == self._slot_id]
+        if len(slots) != num_slots or (slots and slots[-1] - slots[0] != num_slots - 1):
             raise UsageError(f"question {question.id} contains the reserved text {SLOT}; remove it from the data.")
         self._check([token for token in ids if token != self._slot_id])
-        if not found:
+        if not slots:
             return Prompt(tuple(ids), (), text)
-        return Prompt(tuple(ids[: found[0]]), tuple(ids[found[-1] + 1 :]), text)
+        return Prompt(tuple(ids[: slots[0]]), tuple(ids[slots[-1] + 1 :]), text)
 
     def _encoded(self, user: str, solved: Sequence[tuple[str, str]]) -> tuple[list[int], str]:
-        """The ids of a prompt and its text. In these turns nothing but slots becomes a control token."""
+        """The token ids of a prompt, and its text. Of the turns' own text only slots become control tokens."""
         data = [user, *(text for turns in solved for text in turns)]
 
         def render(parts: list[str]) -> str:
@@ -116,7 +144,11 @@ class PromptBuilder:
         return self._encoder.encode(data, render)
 
     def _refuse_control(self, ids: Sequence[int], question: Question, num_solved: int) -> None:
-        """Raises UsageError where a control token stems from data, as of a tokenizer that first makes other text of it."""
+        """Raises UsageError if the question's text became a control token.
+
+        That is possible with a tokenizer that normalises text before it splits it into tokens. It is noticed by comparison
+        with the control tokens of a prompt whose turns are all "x".
+        """
         if num_solved not in self._own_control:
             plain, _ = self._encoded("x", [("x", "x")] * num_solved)
             self._own_control[num_solved] = self._encoder.controls(plain)
@@ -127,9 +159,10 @@ class PromptBuilder:
             )
 
     def _chat(self, user: str, solved: Sequence[tuple[str, str]]) -> str:
+        """The text of a prompt in the model's chat format, or in a plain one if it has none."""
         if not self._tokenizer.chat_template:
             return (
-                "".join(f"{_QUESTION} {asked}\n{_ANSWER} {said}\n\n" for asked, said in solved)
+                "".join(f"{_QUESTION} {asked}\n{_ANSWER} {answered}\n\n" for asked, answered in solved)
                 + f"{_QUESTION} {user}\n{_ANSWER}"
             )
         before = [
@@ -140,6 +173,7 @@ class PromptBuilder:
         return self._in_template([*before, {"role": "user", "content": user}])
 
     def _in_template(self, turns: list[dict[str, str]]) -> str:
+        """The text of turns in the tokenizer's chat template. Raises UsageError if the template fails."""
         try:
             template = self._tokenizer.get_chat_template()
             return str(
@@ -151,7 +185,7 @@ class PromptBuilder:
                     **_TEMPLATE_OPTIONS,
                 )
             )
-        except Exception as error:  # a template is a program of the model's, and may raise anything
+        except Exception as error:  # a template is a program that comes with the model, and may raise anything
             raise UsageError(
                 f"the chat template of {self._tokenizer.name_or_path} cannot be used ({one_line(error)}): fetch or copy the "
                 f"model's chat_template.jinja or tokenizer_config.json again, or mend the template."
@@ -159,7 +193,14 @@ class PromptBuilder:
 
 
 def user_turn(question: Question, *, task: Task, num_slots: int, notes: str = "") -> str:
-    """The user's turn for the backbone. With neither slots nor notes it is the plain chain-of-thought prompt."""
+    """The user's turn of the backbone's prompt. Without slots and notes it is the plain chain-of-thought prompt.
+
+    Args:
+        question: what is asked.
+        task: how its questions are put.
+        num_slots: L, the number of slots.
+        notes: text in the place of the slots.
+    """
     parts = [ask(task, "text", question), *filter(None, [ask(task, "asks", question)])]
     if num_slots or notes:
         hint = f"{_HINT} {_OPEN}{SLOT * num_slots or notes}{_CLOSE}"
@@ -169,24 +210,30 @@ def user_turn(question: Question, *, task: Task, num_slots: int, notes: str = ""
 
 
 def stop_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """What ends a completion besides end tokens. A model without a chat format answers a second time, or invents the next
-    question, where one with such a format ends its turn."""
+    """The texts that end a completion, besides end tokens.
+
+    A model with a chat format ends its turn itself, so there are none. A model without one goes on: it answers again or
+    invents the next question. These texts are how such a continuation begins.
+    """
     return () if tokenizer.chat_template else _NEXT_TURN
 
 
 def own_words(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a model says in answer: the text before the first of its stop strings."""
+    """A model's own answer in a text: what is before the first of its stop strings."""
     return before_first(stop_strings(tokenizer), text)
 
 
 def before_first(ends: Sequence[str], text: str) -> str:
-    """The text before the first of these in it."""
+    """The part of a text before the first of `ends` in it; all of it if it has none."""
     return text[: min((text.find(end) for end in ends if end in text), default=len(text))]
 
 
 def prompt_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
-    """What run.json says of the prompts. Only models without a chat format have stop strings, so runs of others are what
-    they were before there were any."""
+    """What run.json records of the prompts: their version and, if there are any, the stop strings.
+
+    For a model with a chat format the entry of stop strings is left out, so that the hash of such a run is the same as
+    before there were stop strings.
+    """
     stops = stop_strings(tokenizer)
     return {"prompt_version": PROMPT_VERSION, **({"stop_strings": list(stops)} if stops else {})}
 
@@ -194,7 +241,15 @@ def prompt_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
 def as_asked(
     question: Question, prompt: Prompt, *, num_slots: int, assistant_tokens: int, hint_tokens: int = 0
 ) -> PromptedQuestion:
-    """The record of a question with its prompt."""
+    """The record of a question with its prompt, a line of questions.jsonl.
+
+    Args:
+        question: what is asked.
+        prompt: the backbone's prompt.
+        num_slots: how many slots are filled with thoughts.
+        assistant_tokens: tokens of the assistant's prompt.
+        hint_tokens: tokens of the notes that the assistant writes.
+    """
     return PromptedQuestion(
         id=question.id,
         text=question.text,
@@ -210,7 +265,14 @@ def as_asked(
 
 
 def check_lengths(prompts: Sequence[PromptedQuestion], *, context: int, max_new_tokens: int, shots: int = 0) -> None:
-    """Raises UsageError for the first prompt that does not fit the context."""
+    """Raises UsageError for the first prompt that, with its completion, is longer than the model's context.
+
+    Args:
+        prompts: the questions with the lengths of their prompts.
+        context: the backbone's context, in tokens.
+        max_new_tokens: tokens of the longest completion.
+        shots: the value of `--shots`, for the advice in the message.
+    """
     for asked in prompts:
         length = asked.prompt_tokens
         if length + max_new_tokens > context:
@@ -224,10 +286,11 @@ def check_lengths(prompts: Sequence[PromptedQuestion], *, context: int, max_new_
 
 
 def check_assistant_lengths(tokens: Mapping[str, int], *, context: int) -> None:
-    """Raises UsageError for the first question that does not fit the assistant's context.
+    """Raises UsageError for the first question that is longer than the assistant's context.
 
     Args:
-        tokens: for each question id, those that the assistant reads and those that follow, slots or its notes.
+        tokens: for each question id, the tokens of the assistant's prompt and of the slots or notes after it, together.
+        context: the assistant's context, in tokens.
     """
     for question_id, length in tokens.items():
         if length > context:

@@ -1,6 +1,6 @@
-"""What is read from a text and how it is judged, in one guard: whatever a text holds, it has an answer or none.
+"""Reads the answers of completions and judges them. No text can make this fail: a completion has an answer or has none.
 
-Called by runs, by `--rescore` and by the lm-evaluation-harness alike. Knows no models and no files.
+Runs, `--rescore` and the lm-evaluation-harness all read answers by this module. It knows no models and no files.
 """
 
 from __future__ import annotations
@@ -25,11 +25,19 @@ Equal = Callable[[Question, str | None], bool]
 
 
 class ReaderFailed(Exception):
-    """A task's own reader or equality failed on a text. The message says why."""
+    """A task's reader of answers, or its comparison of answers, failed on a text. The message says why."""
 
 
 def equality(checker: AnswerChecker, task: Task) -> Equal:
-    """Whether a recorded answer is the gold answer of a question of this task. No answer (None) is never right."""
+    """Makes the function that tells whether a recorded answer is the gold answer of a question of this task.
+
+    Args:
+        checker: compares numbers and formulas.
+        task: the task of the questions.
+
+    Returns:
+        A function of a question and an answer. No answer (None) is never right.
+    """
 
     def equal(question: Question, answer: str | None) -> bool:
         if answer is None:
@@ -38,7 +46,7 @@ def equality(checker: AnswerChecker, task: Task) -> Equal:
             return bool(task.equal(question, from_text(answer) if task.answers.verbatim else answer, checker))
         except OSError as error:
             if type(task).equal is Task.equal:
-                raise  # no process can be started: the machine's fault
+                raise  # the checker's process cannot be started: a fault of the machine, not of the text
             raise ReaderFailed(_reason(error)) from error
 
     return equal
@@ -52,14 +60,14 @@ def reader(
     until: Sequence[str] = (),
     asked: Callable[[Question], Question] = lambda question: question,
 ) -> ReadCompletion:
-    """What turns generated tokens into a completion with its answers.
+    """Makes the function that turns generated tokens into a completion with its answers.
 
     Args:
-        tokenizer: of the model that wrote them.
-        task: whose answers are read.
+        tokenizer: that of the model that generated the tokens.
+        task: its reader of answers is used.
         equal: whether an answer is the question's gold answer.
-        until: a completion ends before the first of these texts in it, so that its answer is read from what is kept.
-        asked: a question as the reader of answers is to know it.
+        until: a completion is cut before the first of these texts, and its answer is read from the rest.
+        asked: changes a question before the reader of answers sees it.
     """
 
     def read(question: Question, generated: Generated) -> Completion:
@@ -73,6 +81,7 @@ def reader(
 
 
 def _unanswered(question: Question, generated: Generated, text: str) -> Completion:
+    """The completion of generated tokens, before any answer is read from it."""
     return Completion(
         question_id=question.id,
         path=generated.request.prompt.path,
@@ -91,7 +100,7 @@ def _unanswered(question: Question, generated: Generated, text: str) -> Completi
 
 
 def _rounded(value: float | None) -> float | None:
-    """To four decimals: the rest is rounding of the machine. None for what is no number, which JSON does not have."""
+    """A value with four decimals, as the others depend on the machine. None for NaN and infinities, which JSON lacks."""
     return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
@@ -103,13 +112,18 @@ def answered(
     task: Task,
     equal: Equal,
 ) -> Completion:
-    """The completion with the answers that the task reads from `said`, and the verdicts on them.
-
-    Where reading or judging fails, the completion has no answer, and `unread` says why.
+    """Reads the answers of a completion and judges them.
 
     Args:
-        said: the model's own words of the completion's text.
+        one: the completion.
+        question: its question.
+        said: the part of its text that the model wrote as its answer, see `scaling.prompts.own_words`.
+        task: its reader of answers is used.
         equal: whether an answer is the question's gold answer.
+
+    Returns:
+        The completion with both answers, and whether they are correct. If reading or judging failed, it has no answer, and
+        `unread` says why.
     """
 
     def read() -> Completion:
@@ -127,7 +141,7 @@ def answered(
 
 
 def judged(one: Completion, question: Question, *, equal: Equal) -> Completion:
-    """The completion with the verdicts on the answers that were read from it; `equal` as for `answered`."""
+    """Judges the answers of a completion anew, without reading them anew. The arguments are those of `answered`."""
     return _guarded(
         lambda: replace(one, correct=equal(question, one.answer), correct_strict=equal(question, one.answer_strict)),
         one,
@@ -135,24 +149,29 @@ def judged(one: Completion, question: Question, *, equal: Equal) -> Completion:
 
 
 def _reading(task: Task, said: str, question: Question) -> Reading:
-    """Both answers as they are recorded. Whatever a reader raises, as where it opens a file, is put down to the text."""
+    """Both answers of a text as they are recorded.
+
+    Raises:
+        ReaderFailed: for any exception of the task's reader. Even an OSError, as a reader may open a file.
+    """
     try:
-        found = read_answer(task, said, question)
+        reading = read_answer(task, said, question)
         if not task.answers.verbatim:
-            return found
-        return Reading(*(None if one is None else as_text(one) for one in (found.strict, found.lenient)))
+            return reading
+        return Reading(*(None if answer is None else as_text(answer) for answer in (reading.strict, reading.lenient)))
     except Exception as error:
         raise ReaderFailed(_reason(error)) from error
 
 
-def _guarded(read: Callable[[], Completion], one: Completion) -> Completion:
+def _guarded(read: Callable[[], Completion], completion: Completion) -> Completion:
+    """What `read` returns. If it fails, `completion` without answers and with the reason in `unread`."""
     try:
         return read()
     except (UsageError, OSError):
-        raise  # the machine's fault, as where no process can be started: not the text's
+        raise  # a fault of the machine, such as a process that cannot be started, and not of the text
     except Exception as error:
         reason = str(error) if isinstance(error, ReaderFailed) else _reason(error)
-        return replace(one, answer=None, correct=False, answer_strict=None, correct_strict=False, unread=reason)
+        return replace(completion, answer=None, correct=False, answer_strict=None, correct_strict=False, unread=reason)
 
 
 def _reason(error: Exception) -> str:

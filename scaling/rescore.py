@@ -1,6 +1,7 @@
-"""`scale-run --rescore`: a run's journal judged anew by today's answer reader and gold answers. Loads no model.
+"""`scale-run --rescore`: reads and judges a finished run's completions anew, by today's reader and gold answers.
 
-Texts, seeds and costs stay as they are; the answers read from the texts and the verdicts on them are replaced in one step.
+No model is loaded. Texts, seeds and costs stay as they are. The answers read from the texts, and whether they are correct,
+are replaced in one step.
 """
 
 from __future__ import annotations
@@ -32,13 +33,20 @@ from scaling.tasks.own import IDENTITY
 from scaling.tasks.task import LoadedTask, PlainTask, Task
 
 Tell = Callable[[str], None]
-_CHOSEN_LATER = ("soft_tokens", "served_model")  # where they are not given, by the checkpoint and the server
-_DECIDES_FIGURES = ("voter", "adaptive")  # FREE settings that no completion depends on, but the summary does
+_CHOSEN_LATER = ("soft_tokens", "served_model")  # if not given, the checkpoint and the server decide these settings
+_DECIDES_FIGURES = ("voter", "adaptive")  # settings that change no completion, but the figures of the summary
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A run as its directory tells it. asked: all lines of questions.jsonl."""
+    """A run as it was read from its directory.
+
+    Attributes:
+        folder: the run directory.
+        run: the content of run.json.
+        config: the settings in it.
+        asked: all lines of questions.jsonl.
+    """
 
     folder: Path
     run: dict[str, Any]
@@ -47,21 +55,29 @@ class Stored:
 
 
 def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> dict[str, Any]:
-    """Judges the run anew, and returns its summary. Raises UsageError.
+    """Reads and judges the completions of a run anew, and writes its new summary.
 
-    settings: those of the run, or `out` alone. parent: where its directory lies, unless `out` names one. tell: gets a line
-    on what has changed.
+    Args:
+        settings: the settings of the run, or `out` alone.
+        tell: is called with each line about what has changed.
+        parent: the folder in which the run is searched, unless `out` names its directory.
+
+    Returns:
+        The new summary.
+
+    Raises:
+        UsageError: no run, or several runs, have these settings, or the run is damaged.
     """
     stored = _stored(settings.out or _only_match(settings, parent))
     stored = _with_settings(stored, settings)
     task = _task(stored, tell)
     gold = {question.id: question for question in task.questions}
-    # what is gone from the data, or no longer asked, keeps the gold answer that it was asked with
-    gold |= {one.id: _question(one) for one in stored.asked if one.id not in gold or not one.current}
+    # a question that is no longer in the data, or no longer asked, keeps the gold answer that it had
+    gold |= {old.id: _question(old) for old in stored.asked if old.id not in gold or not old.current}
     asked = [
-        replace(one, answer=gold[one.id].answer, text=gold[one.id].text, choices=gold[one.id].choices, kind=task.kind)
-        for one in stored.asked
-        if one.current
+        replace(old, answer=gold[old.id].answer, text=gold[old.id].text, choices=gold[old.id].choices, kind=task.kind)
+        for old in stored.asked
+        if old.current
     ]
     config = {**stored.run["config"], **{key: getattr(stored.config, key) for key in _DECIDES_FIGURES}}
     if task.questions and "first_question" in config:
@@ -73,13 +89,13 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
     }
     with Journal.open(stored.folder, config=config, environment=environment, questions=asked) as journal:
         _judge_anew(journal, gold, task.definition, _chat(stored), tell)
-        if IDENTITY in config:  # another reader is that of the run from now on
+        if IDENTITY in config:  # a user's task: from now on, the run is one of today's reader
             journal.restate({**config, "task": stored.config.task, **task.identity}, environment)
-        current = replace(task, questions=tuple(gold[one.id] for one in asked) or task.questions)
+        current = replace(task, questions=tuple(gold[question.id] for question in asked) or task.questions)
         costs = journal.costs_so_far()
         summary = summary_of(stored.config, current, journal.completions, costs, stored.folder, voter=voter)
         known = journal.read_summary() or {}
-        if "training" in known:  # what thinkers were trained on has not changed
+        if "training" in known:  # the thinker's training data has not changed
             summary["training"] = known["training"]
         journal.write_summary(summary)
     return summary
@@ -88,89 +104,111 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
 def _judge_anew(
     journal: Journal, gold: dict[str, Question], task: Task, tokenizer: PreTrainedTokenizerBase, tell: Tell
 ) -> None:
-    known = [one for one in journal.completions.values() if one.question_id in gold]
+    """Reads and judges all completions of known questions anew, in the journal, and tells how many have changed.
 
-    def judge(one: Completion, equal: Equal) -> Completion:
-        question = gold[one.question_id]
-        said = own_words(one.text, tokenizer)
-        anew = answered(one, question, said=said, task=task, equal=equal)
+    Args:
+        journal: the run's open journal.
+        gold: the questions with today's gold answers, by id.
+        task: reads and compares answers.
+        tokenizer: tells where a model's answer ends, see `own_words`.
+        tell: is called with each line about what has changed.
+    """
+    judged = [completion for completion in journal.completions.values() if completion.question_id in gold]
+
+    def judge(completion: Completion, equal: Equal) -> Completion:
+        question = gold[completion.question_id]
+        said = own_words(completion.text, tokenizer)
+        anew = answered(completion, question, said=said, task=task, equal=equal)
         if anew.unread:
             tell(unread(anew))
         return anew
 
-    verdicts = judge_again(journal, known, task, judge)
-    read = sum(_answers(journal.completions[one.key]) != _answers(one) for one in known)
-    left = len(journal.completions) - len(known)
+    verdicts = judge_again(journal, judged, task, judge)
+    read = sum(_answers(journal.completions[old.key]) != _answers(old) for old in judged)
+    left = len(journal.completions) - len(judged)
     tell(
-        f"{len(known)} completions are judged anew: {read} answers are read otherwise, {verdicts} verdicts have changed"
+        f"{len(judged)} completions are judged anew: {read} answers are read otherwise, {verdicts} verdicts have changed"
         + (f"; {left} of questions that are not known any more are left as they are" if left else "")
     )
 
 
-def _answers(one: Completion) -> tuple[str | None, str | None]:
-    """Of both readings."""
-    return one.answer, one.answer_strict
+def _answers(completion: Completion) -> tuple[str | None, str | None]:
+    """The answers of both readings."""
+    return completion.answer, completion.answer_strict
 
 
 def _stored(folder: Path) -> Stored:
+    """Reads the run in a directory. Raises UsageError if it is damaged."""
     run = load_run(folder)
     known = {key: value for key, value in run["config"].items() if key in RunConfig.model_fields}
     try:
         config = RunConfig.model_validate(known)
-        decided(config, "latent_paths")  # as it is in every run
+        decided(config, "latent_paths")  # every run has a number of paths; without one this raises ValueError
     except ValueError:
         raise UsageError(f"{folder / RUN} is damaged or not written by a run; restore it") from None
     return Stored(folder, run, config, stored_questions(folder))
 
 
 def _only_match(settings: RunConfig, parent: Path) -> Path:
-    """The run in `parent` that these settings made. Without models, fingerprints are not known: settings have to do."""
-    wanted = settings.resolved()
-    found = []
+    """The directory in `parent` of the only run with these settings. Raises UsageError if there is none, or more.
+
+    Only settings are compared. Fingerprints of models are not, because no model is loaded.
+    """
+    resolved = settings.resolved()
+    matches = []
     for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
-        with suppress(UsageError):  # what is no run, or a damaged one, is not the one that is meant
-            if not _apart(load_run(folder)["config"], wanted, RunConfig.model_fields):
-                found.append(folder)
-    if len(found) == 1:
-        return found[0]
-    what = f"fit several runs ({listed([str(one) for one in found])})" if found else f"fit no run in {parent}"
+        with suppress(UsageError):  # a folder without a run, or with a damaged one, does not match
+            if not _apart(load_run(folder)["config"], resolved, RunConfig.model_fields):
+                matches.append(folder)
+    if len(matches) == 1:
+        return matches[0]
+    what = f"fit several runs ({listed([str(folder) for folder in matches])})" if matches else f"fit no run in {parent}"
     raise UsageError(
         f"the settings {what}: add `--out` with the directory of the run that `--rescore` is to judge anew."
     )
 
 
 def _with_settings(stored: Stored, settings: RunConfig) -> Stored:
-    """The stored run with what was given and decides figures alone. Raises UsageError for given settings of another run."""
+    """The stored run with the given settings that change only how it is judged or counted.
+
+    These are the voter, `adaptive`, and a user's task. Raises UsageError if another given setting is not that of the run.
+    """
     given = settings.model_fields_set - {"out"}
-    own = stored.run["config"]
-    moved = {"task"} & given if own.get(IDENTITY) and identity_of(settings.task) else set()
+    old = stored.run["config"]
+    moved = {"task"} & given if old.get(IDENTITY) and identity_of(settings.task) else set()
     given -= moved
-    extended = [key for key in run_names(Effect.SIZE) if key in given and getattr(settings, key) != own.get(key)]
-    if apart := [*_apart(own, settings, given), *extended]:
+    extended = [key for key in run_names(Effect.SIZE) if key in given and getattr(settings, key) != old.get(key)]
+    if apart := [*_apart(old, settings, given), *extended]:
         key = apart[0]
         raise UsageError(
-            f"`{option(key)}` is {own.get(key)} in {stored.folder / RUN} and {getattr(settings, key)} now, and `--rescore` "
+            f"`{option(key)}` is {old.get(key)} in {stored.folder / RUN} and {getattr(settings, key)} now, and `--rescore` "
             f"judges what is there: leave it out, or give the run's value."
         )
     changed = {key: getattr(settings, key) for key in (*_DECIDES_FIGURES, *moved) if key in given | moved}
     return replace(stored, config=stored.config.model_copy(update=changed))
 
 
-def _apart(own: dict[str, Any], settings: RunConfig, keys: Any) -> list[str]:
-    """Settings that the run in question does not have; those that only models decide are left out."""
+def _apart(recorded: dict[str, Any], settings: RunConfig, keys: Any) -> list[str]:
+    """The settings, out of `keys`, in which a run differs from the given ones.
+
+    Settings that may change within a run are left out, and so are those that only a checkpoint or a server can decide.
+    """
     given = settings.model_dump(mode="json")
     return [
         key
         for key in keys
         if key not in run_names(Effect.SIZE, Effect.FREE)
-        and given[key] != own.get(key)
+        and given[key] != recorded.get(key)
         and not (given[key] == "auto" or (given[key] is None and key in _CHOSEN_LATER))
     ]
 
 
 def _task(stored: Stored, tell: Tell) -> LoadedTask:
-    """The questions of today; those of the run where its data is not at hand. Raises UsageError where a user's task, and
-    with it its reader, is gone."""
+    """The task with today's questions. If they cannot be read again, it has none, and those of the run are used.
+
+    Raises:
+        UsageError: the task is a user's and cannot be loaded, so that its reader of answers is missing.
+    """
     config = stored.config
     identity = identity_of(config.task)
     try:
@@ -192,7 +230,10 @@ def _question(asked: PromptedQuestion) -> Question:
 
 
 def _chat(stored: Stored) -> PreTrainedTokenizerBase:
-    """The backbone's tokenizer. Where it is not at hand, what stands for one without a chat format: its prompts tell."""
+    """The backbone's tokenizer.
+
+    If it cannot be loaded, an object that says only whether there is a chat format. The prompts of the run show that.
+    """
     try:
         return load_tokenizer(locate(stored.config.backbone), name=stored.config.backbone)
     except UsageError:

@@ -22,27 +22,37 @@ from scaling.records.plugins import installed, is_spec, load_object
 from scaling.records.records import Completion, PromptedQuestion, Question
 from scaling.tasks.task import with_options
 
-GROUP = "softcotpp.scorers"  # of entry points
-Score = Callable[[str, list[str]], Sequence[float]]
-Pair = tuple[str, str]  # question, chain
+GROUP = "softcotpp.scorers"  # entry points under which packages install scorers
+Score = Callable[[str, list[str]], Sequence[float]]  # (question, chains) -> one score for each chain
+Pair = tuple[str, str]  # (question, chain)
 
-_TOGETHER = 64  # chains of a question that a scorer gets at once
-_TOKENS = 16_384  # of a reward model's batch, padding included
+_TOGETHER = 64  # most chains of a question in one call of a scorer
+_TOKENS = 16_384  # most tokens in a reward model's batch, with padding
 
 
 def score_run(folder: Path, spec: str, cache: Path, tell: Callable[[int, int], None]) -> Iterator[dict[str, Any]]:
-    """A score for every chain in the journal: {"question_id", "path", "sample", "score"}. tell: chains scored, of how many.
+    """Scores every chain of a run. Only texts that the cache does not hold are scored.
 
-    Raises UsageError where the scorer cannot be found, or returns anything but one finite number for each chain.
+    Args:
+        folder: the run directory.
+        spec: the scorer, see `scorer_of`.
+        cache: the folder with the scores of earlier calls.
+        tell: is called with the number of chains scored so far and the number to score.
+
+    Yields:
+        For every chain {"question_id", "path", "sample", "score"}.
+
+    Raises:
+        UsageError: the scorer cannot be loaded, or does not return one finite number for each chain.
     """
     _, completions = load(folder)
     texts = {asked.id: _text(asked) for asked in load_questions(folder)}
-    own = [one for one in completions if one.question_id in texts]
+    scored = [completion for completion in completions if completion.question_id in texts]
     score, identity = scorer_of(spec)
     path = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
     known = Cache(path, lambda line: (line["key"], float(line["score"])))
-    wanted = dict.fromkeys((texts[one.question_id], one.text) for one in own)
-    new = [pair for pair in wanted if _key(pair) not in known]
+    pairs = dict.fromkeys((texts[completion.question_id], completion.text) for completion in scored)  # each text once
+    new = [pair for pair in pairs if _key(pair) not in known]
     done = 0
     for question, chains in _together(new):
         scores = _checked(score(question, chains), len(chains), spec)
@@ -50,11 +60,18 @@ def score_run(folder: Path, spec: str, cache: Path, tell: Callable[[int, int], N
         known.add({"key": key, "score": score} for key, score in zip(keys, scores, strict=True))
         done += len(chains)
         tell(done, len(new))
-    yield from (_line(one, known[_key((texts[one.question_id], one.text))]) for one in own)
+    yield from (
+        _line(completion, known[_key((texts[completion.question_id], completion.text))]) for completion in scored
+    )
 
 
-def _line(one: Completion, score: float) -> dict[str, Any]:
-    return {"question_id": one.question_id, "path": one.path, "sample": one.sample, "score": score}
+def _line(completion: Completion, score: float) -> dict[str, Any]:
+    return {
+        "question_id": completion.question_id,
+        "path": completion.path,
+        "sample": completion.sample,
+        "score": score,
+    }
 
 
 def _text(asked: PromptedQuestion) -> str:
@@ -62,36 +79,46 @@ def _text(asked: PromptedQuestion) -> str:
 
 
 def _together(pairs: Sequence[Pair]) -> Iterator[tuple[str, list[str]]]:
-    chains: dict[str, list[str]] = {}
+    """Groups chains by question: the arguments of each call of a scorer."""
+    chains_of: dict[str, list[str]] = {}
     for question, chain in pairs:
-        chains.setdefault(question, []).append(chain)
-    for question, own in chains.items():
-        for start in range(0, len(own), _TOGETHER):
-            yield question, own[start : start + _TOGETHER]
+        chains_of.setdefault(question, []).append(chain)
+    for question, chains in chains_of.items():
+        for start in range(0, len(chains), _TOGETHER):
+            yield question, chains[start : start + _TOGETHER]
 
 
 def _checked(scores: Any, number: int, spec: str) -> list[float]:
+    """The scores as floats. Raises UsageError unless they are `number` finite numbers."""
     try:
-        found = [float(score) for score in scores]
+        values = [float(score) for score in scores]
     except (TypeError, ValueError):
-        found = []
-    if len(found) != number or not all(map(math.isfinite, found)):
+        values = []
+    if len(values) != number or not all(map(math.isfinite, values)):
         raise UsageError(
             f"`--scorer` {spec} must return {number} finite numbers for {number} chains, the higher the better; it returned "
             f"{str(scores)[:100]}"
         )
-    return found
+    return values
 
 
 def _key(pair: Pair) -> str:
+    """The key of a question and a chain in the cache."""
     return hashlib.sha256(f"{pair[0]}\0{pair[1]}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def scorer_of(spec: str) -> tuple[Score, str]:
-    """The scorer, and what its scores are kept under: its name with the content of its file. Raises UsageError.
+    """Loads a scorer.
 
-    A function, named as `load_object` takes it, is called as function(question, chains) and returns a number for each
-    chain. Anything else is a folder or Hub id of a sequence-classification model with one output.
+    Args:
+        spec: a function, as `load_object` names it, or the folder or Hub id of a sequence-classification model with one
+            output. A function is called as function(question, chains) and returns one number for each chain.
+
+    Returns:
+        The scorer, and a text that identifies it in the cache: its name with the content of its file.
+
+    Raises:
+        UsageError: there is no such scorer, or it cannot be loaded.
     """
     if Path(spec).is_dir() or not (is_spec(spec) or spec in installed(GROUP)):
         return reward_model(spec), f"{spec}\0{_weights_stamp(Path(spec))}"
@@ -100,15 +127,21 @@ def scorer_of(spec: str) -> tuple[Score, str]:
 
 
 def _weights_stamp(folder: Path) -> str:
-    """Changes when a local model is trained anew; empty for a Hub id."""
+    """Names, sizes and times of a local model's weights, which change if it is trained again; empty for a Hub id."""
     files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))
     return "\0".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
 
 
 def reward_model(name: str) -> Score:
-    """A sequence-classification model with one output, as a scorer. Raises UsageError.
+    """Loads a sequence-classification model with one output as a scorer.
 
-    It reads question and chain in its chat format where it has one, else as a pair of texts.
+    The model reads question and chain in its chat format if it has one, else as a pair of texts.
+
+    Args:
+        name: folder or Hub id of the model.
+
+    Raises:
+        UsageError: it cannot be loaded, or has several outputs.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -164,7 +197,11 @@ def reward_model(name: str) -> Score:
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Places of rows of about one length, as many as there is room for."""
+    """Groups rows of token ids into batches, longest first, so that rows of a batch have about the same length.
+
+    Yields:
+        The indices of the rows of each batch. With padding it has at most `_TOKENS` tokens, unless it is a single row.
+    """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     start = 0
     while start < len(order):
@@ -174,7 +211,7 @@ def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 
 
 def main() -> None:
-    """The command; see the module."""
+    """Runs the command that the module describes."""
     parser = argparse.ArgumentParser(prog="scaling.scoring", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scorer", required=True)

@@ -1,4 +1,4 @@
-"""`python -m scaling.harness`: the lm-evaluation-harness's own command, with this toolkit's model where none is named."""
+"""`python -m scaling.harness`: the lm-evaluation-harness's own command. Its default model is that of this toolkit."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import sys
 
 from scaling.records.errors import UsageError, install
 
-_OTHER = ("ls", "validate")  # commands without a model
+_OTHER = ("ls", "validate")  # the harness's commands that take no model
 
 
 def main() -> None:
+    """Runs the harness's command. Exit code 2 for an error of usage, 130 after Ctrl-C."""
     try:
         from lm_eval.__main__ import cli_evaluate
 

@@ -1,7 +1,7 @@
-"""The toolkit's methods as a model of the lm-evaluation-harness, so that its tasks run with latent paths and a vote.
+"""A model for the lm-evaluation-harness, with which its tasks are run with latent paths and a vote.
 
-The harness brings questions and metrics; prompts, thoughts, sampling and votes are those of `scale-run`. Needs the optional
-package `lm_eval`.
+The harness supplies questions and metrics. Prompts, thoughts, sampling and votes are those of `scale-run`. The optional
+package `lm_eval` is needed.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from scaling.tasks.task import LoadedTask, PlainTask
 
 NAME = "softcotpp"
 
-_OF_THE_HARNESS = run_names(Tag.HARNESS)
+_OF_THE_HARNESS = run_names(Tag.HARNESS)  # options of `scale-run` that the harness decides
 _NEEDS_ALL_QUESTIONS = "is made from all questions before the first is asked, and the harness brings them one by one"
-_LENGTHS = ("max_gen_toks", "max_new_tokens")
+_LENGTHS = ("max_gen_toks", "max_new_tokens")  # names under which a task limits the length of an answer
 _OF_A_TASK = (
     "until",
     "do_sample",
@@ -55,21 +55,30 @@ _OF_A_TASK = (
     "top_p",
     "num_beams",
     *_LENGTHS,
-)  # how chains are drawn is ours to say
-_LETTERS = 10  # options A to J of a chain that is read for a letter
-_LONGEST = 512  # new tokens, unless asked for otherwise
-_ROWS = 32  # prompts that go through the backbone together for their likelihood
+)  # arguments that a task may give; those about sampling are ignored, because the model's options decide it
+_LETTERS = 10  # options A to J, of which an answer of kind "choice" names one
+_LONGEST = 512  # new tokens, if neither the task nor the model's arguments limit them
+_ROWS = 32  # most prompts in one forward pass of the backbone when likelihoods are computed
 
 
 @register_model(NAME)
 class SoftCoTModel(LM):
-    """An `lm_eval` model. options: those of `scale-run` with `_` for `-`. kind: how a chain's answer is read for the vote:
-    number, choice (a letter from A to J), yes_no or text. Raises UsageError.
+    """A model of `lm_eval` that answers by a method of `scale-run`.
 
-    A request's context is the question, in the prompts of `scale-run`; so exemplars of the harness are part of the question.
+    The context of a request is the question of a `scale-run` prompt. So exemplars of the harness are part of the question.
     """
 
     def __init__(self, *, kind: str = "number", max_batch_size: int | None = None, **options: Any):
+        """Loads the models.
+
+        Args:
+            kind: how a chain's answer is read for the vote: number, choice (a letter from A to J), yes_no or text.
+            max_batch_size: must be None, as the batch size is chosen automatically.
+            options: those of `scale-run`, with `_` for `-`.
+
+        Raises:
+            UsageError: an option is unknown, or is of no use in the harness.
+        """
         super().__init__()
         _refuse(kind, options, max_batch_size)
         given = {"max_new_tokens": _LONGEST, **options}
@@ -99,32 +108,39 @@ class SoftCoTModel(LM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> SoftCoTModel:
-        """additional_config: the harness's `--batch_size` and `--device`, for what the model's arguments do not say. Its
-        defaults are 1, here `auto`, and cuda:0, without CUDA the CPU, as for its own models."""
-        own = {key: value for key, value in (additional_config or {}).items() if value is not None}
-        if str(own.get("batch_size")) == "1":
-            own.pop("batch_size")
-        if str(own.get("device")).startswith("cuda") and not torch.cuda.is_available():
-            own.pop("device")
-        return cls(**{**own, **arg_dict})
+        """Makes the model of the harness's arguments.
+
+        Args:
+            arg_dict: the harness's `--model_args`.
+            additional_config: the harness's `--batch_size` and `--device`, which `arg_dict` overrides. The harness's default
+                batch size of 1 means `auto` here. Without CUDA, its default device cuda:0 means the CPU, as it does for the
+                harness's own models.
+        """
+        settings = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        if str(settings.get("batch_size")) == "1":
+            settings.pop("batch_size")
+        if str(settings.get("device")).startswith("cuda") and not torch.cuda.is_available():
+            settings.pop("device")
+        return cls(**{**settings, **arg_dict})
 
     def get_model_info(self) -> dict[str, Any]:
-        """What stands in the harness's results: all settings, and fingerprints of models and checkpoint."""
+        """What the harness records with its results: all settings, and fingerprints of the models and the checkpoint."""
         settings = self.config.model_dump(mode="json", exclude=set(_OF_THE_HARNESS))
         return {NAME: {**settings, "kind": self._task.kind, **self._method.identity()}}
 
     def generate_until(self, requests: list[Any]) -> list[str]:
-        """For each request the text of a chain that gave the voted answer, cut at its `until` strings.
+        """For each request the text of a chain that gave the voted answer, cut at the request's `until` strings.
 
-        N x M chains each, drawn as the model's arguments say; of the task's, `until` and the length count. The random
-        streams are those of the context, and of which copy of it this is, whatever else is asked.
+        Each request gets N x M chains, which are sampled as the model's arguments say. Of the task's arguments only `until`
+        and the length are used. The random streams of a request depend on its context, and on how often the same context
+        came before. They do not depend on other requests.
         """
         copies: Counter[str] = Counter()
         groups: dict[tuple[int, tuple[str, ...]], list[tuple[int, Question]]] = {}
-        for place, one in enumerate(requests):  # a task that repeats its questions hands on the very same object
-            context, arguments = one.args
-            kind = self._longest(arguments), _ends(arguments)
-            groups.setdefault(kind, []).append((place, _question(context, copies[context])))
+        for place, request in enumerate(requests):  # a task with repeats gives the same object several times
+            context, arguments = request.args
+            setting = self._longest(arguments), _ends(arguments)
+            groups.setdefault(setting, []).append((place, _question(context, copies[context])))
             copies[context] += 1
         texts = [""] * len(requests)
         for (longest, until), group in groups.items():
@@ -135,7 +151,7 @@ class SoftCoTModel(LM):
         return texts
 
     def _longest(self, arguments: dict[str, Any]) -> int:
-        """New tokens of a chain. Raises UsageError for arguments of a task that would have to be ignored."""
+        """The most new tokens of a chain. Raises UsageError for arguments of a task that would have no effect."""
         for key, value in arguments.items():
             if key not in _OF_A_TASK or (key == "num_beams" and value != 1):
                 raise UsageError(
@@ -145,7 +161,16 @@ class SoftCoTModel(LM):
         return min([*lengths, *self._limit], default=_LONGEST)
 
     def _voted(self, questions: Sequence[Question], longest: int, until: Sequence[str]) -> list[Completion]:
-        """Of each question the first chain, by path, then sample, that gave the voted answer; where none has, the first."""
+        """Samples the chains of each question and returns one that gave the voted answer.
+
+        Args:
+            questions: they are sampled together.
+            longest: most new tokens of a chain.
+            until: a chain is cut before the first of these texts.
+
+        Returns:
+            For each question the first such chain, ordered by path and sample. If no chain has an answer, the first chain.
+        """
         config = self.config
         grid = Grid(questions, config.num_paths, config.samples, config.seed)
         room = max(self._method.asked(question).prompt_tokens for question in questions) + longest
@@ -155,14 +180,15 @@ class SoftCoTModel(LM):
         stop = stops_for(stop_strings(tokenizer), tokenizer)
         decoding = Decoding(config.temperature, config.top_p, config.top_k, longest, stop=stop)
         read = reader(tokenizer, self._task.definition, equal=_left_to_the_harness, until=until, asked=self._as_read)
-        found = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=read)
+        completions = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=read)
         chains: dict[str, list[Completion]] = {question.id: [] for question in questions}
         number = len(questions) * grid.num_paths * grid.num_samples
-        for completion in track(found, "sampling", total=number, console=Console(stderr=True), transient=True):
+        for completion in track(completions, "sampling", total=number, console=Console(stderr=True), transient=True):
             chains[completion.question_id].append(completion)
         return [_speaker(question, chains[question.id], config.voter) for question in questions]
 
     def _refuse_longer(self, tokens: int) -> None:
+        """Raises UsageError for more tokens, of prompt and answer together, than the backbone's context has."""
         if tokens > self._backbone.context:
             raise UsageError(
                 f"a question with its answer takes {tokens} tokens, more than the backbone's context of "
@@ -170,30 +196,37 @@ class SoftCoTModel(LM):
             )
 
     def _as_read(self, question: Question) -> Question:
-        """A context may hold several questions, so none tells units."""
+        """The question as the reader of answers sees it: with ten options if it is a choice, and without its text.
+
+        The reader takes hints about units from the text. But a context may contain several questions, so it gives no hint.
+        """
         choices = ("\0",) * _LETTERS if self._task.definition.answers.has_choices else ()
         return replace(question, text="", choices=choices)
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-        """Log, in nats, of the continuation's probability, the mean over the N paths, and whether each of its tokens is the
-        likeliest next one of that mixture.
+        """How likely the continuation of each request is, where its probability is the mean over the N paths.
 
-        A prompt in chat format ends where the answer begins, so there the continuation's leading space is dropped.
+        A prompt in chat format ends where the answer begins. So the continuation's leading space is dropped there.
+
+        Returns:
+            For each request the logarithm of the probability, in nats, and whether greedy decoding from the mixture of the
+            paths would give the continuation.
         """
-        found = []
-        prompts: tuple[str, list[SoftPrompt]] = ("", [])
-        for one in track(requests, "likelihoods", console=Console(stderr=True), transient=True):
-            context, continuation = map(str, one.args)
+        likelihoods = []
+        prompts: tuple[str, list[SoftPrompt]] = ("", [])  # of the last context, by its text
+        for request in track(requests, "likelihoods", console=Console(stderr=True), transient=True):
+            context, continuation = map(str, request.args)
             if context != prompts[0] or not prompts[1]:  # the options of a question come one after the other
                 paths = range(self.config.num_paths)
                 prompts = (context, self._method.prompts(_question(context), paths))
             target = self._target(continuation)
             self._refuse_longer(len(prompts[1][0]) + len(target))
-            found.append(self._likelihood(prompts[1], target))
-            self.cache_hook.add_partial("loglikelihood", one.args, found[-1])
-        return found
+            likelihoods.append(self._likelihood(prompts[1], target))
+            self.cache_hook.add_partial("loglikelihood", request.args, likelihoods[-1])
+        return likelihoods
 
     def _target(self, continuation: str) -> list[int]:
+        """The token ids of a continuation."""
         tokenizer = self._backbone.tokenizer
         text = continuation.lstrip() if tokenizer.chat_template else continuation
         ids = DataEncoder(tokenizer).text_ids(text)
@@ -202,19 +235,32 @@ class SoftCoTModel(LM):
 
     @torch.inference_mode()
     def _likelihood(self, prompts: Sequence[SoftPrompt], target: list[int]) -> tuple[float, bool]:
+        """The log-likelihood of the target, and whether it is greedy, see `loglikelihood`.
+
+        Args:
+            prompts: one for each of the N paths.
+            target: token ids, [T].
+        """
         if not target:
             return 0.0, True
         steps = torch.cat([self._steps(prompts[i : i + _ROWS], target) for i in range(0, len(prompts), _ROWS)])
         ids = torch.tensor(target, device=steps.device)
-        own = steps.gather(2, ids.expand(len(steps), -1)[..., None])[..., 0].double()  # [N, T]
-        # what the earlier tokens make of each path, so that the product over the tokens is the mean over paths
-        weights = (own.cumsum(1) - own).log_softmax(0)
+        # log-probabilities of the target's own tokens, [N, T]
+        taken = steps.gather(2, ids.expand(len(steps), -1)[..., None])[..., 0].double()
+        # The log of each path's weight at each place: its probability of all earlier tokens, normalised over the paths. Then
+        # the mixture's probabilities multiply, over the tokens, to the mean over the paths of the text's probability.
+        weights = (taken.cumsum(1) - taken).log_softmax(0)
         mixture = (weights[..., None] + steps).logsumexp(0)  # [T, V]
-        total = own.sum(1).logsumexp(0) - math.log(len(own))
+        total = taken.sum(1).logsumexp(0) - math.log(len(taken))
         return float(total), bool((mixture.argmax(-1) == ids).all())
 
     def _steps(self, prompts: Sequence[SoftPrompt], target: list[int]) -> Tensor:
-        """Log-probabilities of every token at each place of the target, [N, T, V] float32."""
+        """Log-probabilities of all V tokens of the vocabulary at each place of the target, [N, T, V] float32.
+
+        Args:
+            prompts: N prompts of the same length.
+            target: token ids, [T].
+        """
         model = self._backbone.model
         read = [replace(prompt, suffix=(*prompt.suffix, *target[:-1])) for prompt in prompts]
         rows = torch.stack([embedded(model, prompt) for prompt in read])
@@ -240,6 +286,7 @@ class SoftCoTModel(LM):
 
 
 def _refuse(kind: str, options: dict[str, Any], max_batch_size: int | None) -> None:
+    """Raises UsageError for arguments of the model that are unknown or that the harness decides."""
     if kind not in KINDS:
         raise UsageError(f"`kind` is {kind!r}: {unknown_kind(kind)}")
     if max_batch_size is not None:
@@ -253,23 +300,28 @@ def _refuse(kind: str, options: dict[str, Any], max_batch_size: int | None) -> N
 
 
 def _question(context: str, copy: int = 0) -> Question:
-    """Named by its text, so that its random streams are its own, and by its copy, for tasks that ask it several times."""
+    """The question of a context. Its id, which its random streams depend on, is a hash of the text.
+
+    copy: how often the same text came before. It is part of the id, so that repeats of a question get other chains.
+    """
     name = hashlib.sha256(context.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return Question(f"{name}-{copy}" if copy else name, context, "")
 
 
 def _speaker(question: Question, chains: Sequence[Completion], voter: str) -> Completion:
-    ordered = sorted(chains, key=lambda one: (one.path, one.sample))
+    """The first chain, by path and sample, whose answer won the vote; the first of all if none has an answer."""
+    ordered = sorted(chains, key=lambda chain: (chain.path, chain.sample))
     vote = voter_of(voter).vote(question, ordered)
-    classes = classes_of(one.answer for one in ordered)
-    return next((one for one in ordered if one.answer and classes[one.answer].shown == vote.answer), ordered[0])
+    classes = classes_of(chain.answer for chain in ordered)
+    return next((chain for chain in ordered if chain.answer and classes[chain.answer].shown == vote.answer), ordered[0])
 
 
 def _left_to_the_harness(question: Question, answer: str | None) -> bool:  # noqa: ARG001
-    """No answer is judged here."""
+    """Always False: the harness judges the answers by its own metrics."""
     return False
 
 
 def _ends(arguments: dict[str, Any]) -> tuple[str, ...]:
+    """The `until` strings of a request, which may be one text or a list; empty ones are dropped."""
     until = arguments.get("until") or ()
     return tuple(end for end in ((until,) if isinstance(until, str) else until) if end)

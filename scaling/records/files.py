@@ -1,6 +1,6 @@
-"""Files that are replaced in one step, and how our own modules are run as commands. Standard library only.
+"""Replaces files in one step, and says how the project's own modules are run as commands. Standard library only.
 
-A reader of such a file finds the old one or the new one, whole, whatever is killed in between.
+A reader finds either the old file or the new one, each complete, even if the writer is killed in between.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MODULE = (sys.executable, "-P", "-m")  # -P: a file of the user that has a module's name is not run in its place
+MODULE = (sys.executable, "-P", "-m")  # -P: does not run a user's file that has the module's name
 
 
 @contextmanager
 def replaced(path: Path, *, partial: Path | None = None, sync: bool = False) -> Iterator[Path]:
-    """Gives a file to write to, which takes the place of `path` at the end. An error leaves `path` as it was.
+    """Gives the path of a temporary file to write to, which replaces `path` at the end. An error leaves `path` as it was.
 
     Args:
-        partial: the file to write to, for a caller who is the only writer and wants to know its name. None makes up a name
-            beside `path`, so that several processes may write at once, and the last one stays.
-        sync: whether the disk must have the content before `path` is replaced, so that even a loss of power leaves no part.
+        path: the file to replace; it need not exist.
+        partial: the temporary file, for a caller who is the only writer and must know its name. None chooses a unique name
+            beside `path`. Several processes may then write at once, and the last one wins.
+        sync: whether to flush the content to the disk before `path` is replaced. Then even a loss of power cannot leave a
+            part of it.
     """
-    partial = partial or path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # no process number: containers share them
+    partial = partial or path.with_name(
+        f".{path.name}.{uuid.uuid4().hex}"
+    )  # not the process id: containers may share it
     try:
         yield partial
         if sync:
@@ -36,6 +40,6 @@ def replaced(path: Path, *, partial: Path | None = None, sync: bool = False) -> 
 
 
 def write_whole(path: Path, text: str, *, encoding: str = "utf-8", errors: str = "strict") -> None:
-    """Replaces the file by one with this text, in one step."""
+    """Replaces a file by one with this text, in one step. encoding, errors: as for `Path.write_text`."""
     with replaced(path) as partial:
         partial.write_text(text, encoding=encoding, errors=errors)

@@ -1,23 +1,25 @@
 """The run directory: run.json, questions.jsonl, samples.jsonl and thoughts.jsonl (append-only), and summary.json.
 
-Safe against kill -9 always.
+A run may be killed at any time, even with kill -9, and loses at most the completion that was being written.
 
-One line of samples.jsonl is one completion, and it is there when its newline is there: a last line without one, or
-unreadable, is torn and cut on the next open. Even a last line that lacks nothing but its newline is cut: its completion
-is drawn again from its own seed, whereas completing the line would mean guessing that nothing else was lost. Damage
-anywhere else is never repaired, only reported: lines that end with another checksum than they had when they were written,
-lines of another run, whose seed is not the one that this run's completion would have, and values that no completion has.
+One line of samples.jsonl is one completion. A completion counts as written once its newline is there. A last line that has
+no newline, or cannot be read, is called torn: a process was killed while it wrote it. The next `Journal.open` cuts it off,
+and its completion is drawn again from the same seed. This holds even if only the newline is missing, because completing the
+line would mean guessing that nothing else was lost.
 
-A run has an id, which is its hash at the time when it began, and keeps it when it is continued, extended or judged anew. The
-checksum of each line depends on the id, so that lines of another run are told apart even where both draw from the same
-streams. Runs that began before there were ids have none.
+Damage anywhere else is never repaired, only reported. Such damage is a line that does not match its checksum, a line of
+another run (its seed is not the one that this run would have used), or a value that no completion can have.
 
-What the run has cost stands in the lines, too: each holds what was added since the one before it.
+A run has an id: the hash of its config at the time when it began. It keeps the id when it is continued, extended or judged
+anew. The checksum of each line depends on the id. So lines of another run are recognised even if both runs draw from the
+same random streams. Runs that began before there were ids have none.
 
-questions.jsonl holds the questions that are asked now, and of those asked before the ones that have completions. So a text
-that has changed under its id is refused, and a gold answer that has changed is judged by anew.
+Each line also holds what the run has cost since the line before it.
 
-Knows nothing of tasks, votes or models, and waits for no lock.
+questions.jsonl holds all questions that are asked now, and those asked earlier that have completions. A question whose text
+has changed under the same id is refused. Where its gold answer has changed, its completions are judged anew.
+
+This module knows nothing of tasks, votes or models. It does not wait for a lock: a directory in use is refused at once.
 """
 
 from __future__ import annotations
@@ -59,23 +61,29 @@ from scaling.records.settings import Effect, run_names, run_settings
 
 RUN, QUESTIONS, SAMPLES, SUMMARY, LOCK = "run.json", "questions.jsonl", "samples.jsonl", "summary.json", ".lock"
 THOUGHTS = "thoughts.jsonl"  # only where there are several latent paths
-UNREAD = "config-"  # how a model's fingerprint begins where its weights were not read: many have the same
-_FIRST = "first_question"  # the digest that tells other questions, where there is no questions.jsonl to tell them by
-_WORKED_OUT = ("generated", "slot_occupancy")  # of a summary's figures: follow from others
+UNREAD = "config-"  # begins the fingerprint of a model whose weights were not read; many models may share such a one
+_FIRST = "first_question"  # digest of the first question: shows that the data is another where no questions.jsonl does
+_WORKED_OUT = ("generated", "slot_occupancy")  # figures of a summary that are computed from others, hence no costs
 ID = "id"  # in run.json
 _OTHER_OUT = "restore the file or choose another `--out`"
 
 
 @dataclass
 class Held:
-    """What samples.jsonl holds. size: of its whole lines, in bytes. costs: of all its lines together."""
+    """The contents of samples.jsonl.
+
+    Attributes:
+        completions: by their keys.
+        costs: what all lines together say that the run has cost.
+        size: of all whole lines, in bytes; a torn last line is not counted.
+    """
 
     completions: dict[Key, Completion] = field(default_factory=dict)
     costs: Costs = field(default_factory=dict)
     size: int = 0
 
 
-# What a config holds besides options, in words.
+# What an error message calls the keys of a config that are not options.
 _NO_OPTION = {
     "first_question": "the first question of the data (a digest of its text and answer)",
     "prompt_version": "the version of the prompts",
@@ -96,10 +104,13 @@ _NO_OPTION = {
 
 
 class Journal:
-    """An open run directory, held by one process at a time. Open with `Journal.open`, use as a context manager.
+    """An open run directory. Only one process at a time may have it open. Use `Journal.open` as a context manager.
 
-    completions: by key. costs: what the run has cost as far as its lines tell. restated: questions whose gold answer is
-    another one than their completions were judged by; `rejudge` ends that.
+    Attributes:
+        folder: the run directory.
+        completions: all completions so far, by key.
+        costs: what the run has cost, according to its lines.
+        restated: the questions whose gold answer has changed since their completions were judged. `rejudge` empties it.
     """
 
     def __init__(
@@ -113,8 +124,17 @@ class Journal:
         samples: int,
         lock: int,
     ) -> None:
-        """run_id: None for a run that has none. questions, thoughts: the lines of questions.jsonl and thoughts.jsonl.
-        samples, lock: open file descriptors, which the journal closes."""
+        """For `Journal.open` only.
+
+        Args:
+            folder: the run directory.
+            run_id: None for a run that began before runs had ids.
+            held: the contents of samples.jsonl.
+            questions: the lines of questions.jsonl.
+            thoughts: the lines of thoughts.jsonl, by question id.
+            samples: file descriptor of samples.jsonl, open to append; the journal closes it.
+            lock: file descriptor of the locked lock file; the journal closes it.
+        """
         self.folder = folder
         self._id = run_id
         self._start = start_of(run_id)
@@ -136,47 +156,66 @@ class Journal:
         environment: dict[str, Any],
         questions: Sequence[PromptedQuestion] = (),
     ) -> Journal:
-        """Start the run in `folder`, or continue the one there if its config agrees but for what may grow and what is
-        free. One that has drawn nothing gives way to another config.
+        """Starts a run in `folder`, or continues the one that is there.
 
-        questions: those that are asked now, all of them; they replace the ones in questions.jsonl.
-        Raises UsageError for a directory in use, another config, a question that has completions and another text now,
-        foreign files or a damaged journal, changing nothing.
+        A run is continued only if its config is the same. Settings of `Effect.SIZE`, which may grow, and of `Effect.FREE`,
+        which change no completion, may differ. A run that has drawn nothing yet may be replaced by one of another config.
+
+        Args:
+            folder: the run directory; it is created if there is none.
+            config: the settings that decide what is drawn, with the facts that follow from them (see `Setting.content`).
+            environment: where and how the run is computed; it may differ from the earlier session's.
+            questions: all questions that are asked now. They replace those in questions.jsonl.
+
+        Raises:
+            UsageError: the directory is in use, holds another config, other files or a damaged journal, or a question that
+                has completions has another text now. Nothing is changed then.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"`--out` {folder} cannot be created ({error.strerror}); choose another folder") from error
-        # Twice: before the lock, so that a refusal leaves no lock file; under it, as another may have been first.
+        # Checked twice. Before the lock is taken, so that a refusal leaves no lock file behind. And again under the lock,
+        # because another process may have written to the folder in between.
         _refuse_unfit(folder, config, questions)
         lock = _acquire(folder)
         try:
             other = _refuse_unfit(folder, config, questions)
-            begun = _read_run(folder) if (folder / RUN).exists() else {}
-            held = read_samples(folder, {**begun, "config": config})
-            run_id = begun.get(ID) if held.size else config_hash(config)  # where nothing is drawn, it begins now
-            asked = _brought_up_to_date(folder, [] if other else stored_questions(folder), questions, held.completions)
+            recorded = _read_run(folder) if (folder / RUN).exists() else {}
+            contents = read_samples(folder, {**recorded, "config": config})
+            run_id = (
+                recorded.get(ID) if contents.size else config_hash(config)
+            )  # without completions the run begins now
+            asked = _brought_up_to_date(
+                folder, [] if other else stored_questions(folder), questions, contents.completions
+            )
             if other:
                 for name in (SUMMARY, THOUGHTS):
                     (folder / name).unlink(missing_ok=True)
             else:
                 costs_so_far(folder, {})  # a damaged summary is refused before anything is written
-            thoughts = load_thoughts(folder)  # and so are damaged thoughts
+            thoughts = load_thoughts(folder)  # damaged thoughts are refused likewise
             _write_run(folder, config, environment, run_id)
             _write_lines(folder / QUESTIONS, asked)
             samples = _open_to_append(folder / SAMPLES)
-            os.ftruncate(samples, held.size)
+            os.ftruncate(samples, contents.size)
             if (folder / THOUGHTS).exists():  # written anew: without a torn last line
                 _write_lines(folder / THOUGHTS, thoughts.values())
         except BaseException:
             os.close(lock)
             raise
-        return cls(folder, run_id=run_id, held=held, questions=asked, thoughts=thoughts, samples=samples, lock=lock)
+        return cls(folder, run_id=run_id, held=contents, questions=asked, thoughts=thoughts, samples=samples, lock=lock)
 
     def append(self, completion: Completion, costs: Mapping[str, float] | None = None) -> None:
-        """Add one line, handed to the operating system before this returns. Raises ValueError for a known key.
+        """Appends one completion to samples.jsonl. The operating system has the line before this returns.
 
-        costs: what the run has cost so far, in all; what the lines do not tell of it yet is told by this one.
+        Args:
+            completion: one that is not in the journal yet.
+            costs: what the run has cost so far, in total. The new line records what the lines before it have not recorded.
+
+        Raises:
+            ValueError: the journal has a completion of this key.
+            OSError: the disk is full. The file is then as it was before.
         """
         if completion.key in self.completions:
             raise ValueError(f"{completion.key} is already in {self.folder / SAMPLES}")
@@ -192,10 +231,15 @@ class Journal:
         self.costs = added(self.costs, cost)
 
     def rejudge(self, judged: Mapping[Key, Completion], timeouts: Mapping[Key, int]) -> None:
-        """Puts these completions in the place of those of the same keys, in one step, and settles `restated`.
+        """Replaces completions by newly judged ones, in one step, and empties `restated`.
 
-        timeouts: comparisons that were not finished, by key of the completion; they replace those that its line tells.
-        A kill leaves the file as it was or as it is to be, and in either case the next open knows what is still to do.
+        The file is replaced as a whole. So a kill leaves either the old file or the new one, and the next `open` can tell
+        from questions.jsonl whether there is still something to judge.
+
+        Args:
+            judged: the new completions by key. All others stay.
+            timeouts: for each key of `judged`, how many comparisons of answers ran out of time. They replace those that
+                the line recorded so far.
         """
         path = self.folder / SAMPLES
         with replaced(path, partial=_temporary(path), sync=True) as new:
@@ -211,22 +255,22 @@ class Journal:
         self.restated = []
 
     def restate(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Replace what run.json says, as where all completions were read anew by an edited task."""
+        """Replaces config and environment in run.json, as after an edited task has read all completions anew."""
         _write_run(self.folder, config, environment, self._id)
 
     def record_thoughts(self, thoughts: PathCosines) -> None:
-        """Add a question's line to thoughts.jsonl, unless the same stands there."""
+        """Appends a question's line to thoughts.jsonl, unless its last line there is the same."""
         if self._thoughts.get(thoughts.question_id) != thoughts:
             self._thoughts[thoughts.question_id] = thoughts
             with (self.folder / THOUGHTS).open("a", encoding="ascii") as handle:
                 handle.write(f"{to_json(thoughts)}\n")
 
     def costs_so_far(self) -> Costs:
-        """What the run has cost in all sessions, as its lines and its summary tell."""
+        """What the run has cost in all its sessions, taken from its lines and its summary."""
         return costs_so_far(self.folder, self.costs)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Replace summary.json in one step: a reader sees the old one or the new one, never a part."""
+        """Replaces summary.json in one step: a reader sees the old file or the new one, never a part."""
         _write_json(self.folder / SUMMARY, summary)
 
     def read_summary(self) -> dict[str, Any] | None:
@@ -234,14 +278,14 @@ class Journal:
         return load_summary(self.folder)
 
     def close(self) -> None:
-        """Let go of the directory. A second call does nothing."""
+        """Releases the directory, so that another process may open it. A second call does nothing."""
         if self._lock < 0:
             return
         os.close(self._samples)
         # Unlocked by name: a forked worker may still hold a copy of the descriptor, and with it the lock.
         fcntl.flock(self._lock, fcntl.LOCK_UN)
         os.close(self._lock)
-        # So that a late append fails, rather than writing to whichever file got the number next.
+        # A late append must fail rather than write to whatever file is given the same descriptor next.
         self._samples = self._lock = -1
 
     def __enter__(self) -> Journal:
@@ -252,9 +296,9 @@ class Journal:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """12 hex digits that name what a run computes: the same for configs that may share a run directory.
+    """12 hex digits that identify what a run computes. Configs that may share a run directory have the same hash.
 
-    What is not set has no part in it, so that an option of a later version renames no run that lacks it.
+    Settings that are None are left out. So an option that a later version adds does not change the hash of older runs.
     """
     may_change = run_names(Effect.SIZE, Effect.FREE)
     fixed = {key: value for key, value in config.items() if key not in may_change and value is not None}
@@ -262,10 +306,16 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def place_of(parent: Path, begin: str, config: dict[str, Any], questions: Sequence[PromptedQuestion]) -> Path:
-    """The directory in `parent` of a run for which none was named: `begin` and the hash of its config.
+    """The directory of a run for which `--out` is not given: `parent`/`begin`-HASH, with the hash of its config.
 
-    The first question is part of the hash, gold answer included. Where that gold answer was another one when the run began,
-    its directory keeps the name that it got then.
+    The first question with its gold answer is part of the hash. If that gold answer was corrected after the run began, the
+    run keeps the directory that it has, and this function finds it.
+
+    Args:
+        parent: the folder of all runs.
+        begin: what the directory's name begins with.
+        config: the run's config.
+        questions: those that are asked now; at least one.
     """
     usual = parent / f"{begin}-{config_hash(config)}"
     if not (usual / RUN).exists() and parent.is_dir():
@@ -277,8 +327,8 @@ def place_of(parent: Path, begin: str, config: dict[str, Any], questions: Sequen
 
 
 def _began_with_other_gold(folder: Path, config: dict[str, Any], first: PromptedQuestion) -> bool:
-    """Whether the run in `folder` has this config and this first question, whatever its gold answer is."""
-    with suppress(UsageError):  # what cannot be read is no run to go on with
+    """Whether the run in `folder` has this config and this first question, with any gold answer."""
+    with suppress(UsageError):  # a run that cannot be read cannot be continued
         old = load_run(folder)["config"]
         stored = {asked.id: asked for asked in stored_questions(folder)}
         same = config_hash({**old, _FIRST: None}) == config_hash({**config, _FIRST: None})
@@ -287,11 +337,13 @@ def _began_with_other_gold(folder: Path, config: dict[str, Any], first: Prompted
 
 
 def refuse_unfit_folder(folder: Path, config: dict[str, Any], questions: Sequence[PromptedQuestion]) -> None:
-    """Raises UsageError where a run with this config could not go on, or begin, in `folder`. Writes nothing.
+    """Raises UsageError if a run of this config could neither begin nor go on in `folder`. Writes nothing.
 
     Args:
-        questions: those that are asked now, all of them.
-        config: what is known of it; what is not, as a model's fingerprint before it is loaded, counts as the same.
+        folder: the run directory, which need not exist.
+        config: what is known of the config. What is not known yet, such as the fingerprint of a model that is not loaded,
+            counts as unchanged.
+        questions: all questions that are asked now.
     """
     if not folder.exists():
         above = next(place for place in folder.absolute().parents if place.exists())
@@ -300,23 +352,27 @@ def refuse_unfit_folder(folder: Path, config: dict[str, Any], questions: Sequenc
         return
     if not folder.is_dir():
         raise UsageError(f"`--out` {folder} is a file; choose a folder")
-    there = _read_run(folder) if (folder / RUN).exists() else {"config": {}}
-    known = {**there["config"], **config}
+    recorded = _read_run(folder) if (folder / RUN).exists() else {"config": {}}
+    known = {**recorded["config"], **config}
     _refuse_unfit(folder, known, questions)
-    read_samples(folder, {**there, "config": known})
+    read_samples(folder, {**recorded, "config": known})
 
 
 def load(folder: Path) -> tuple[dict[str, Any], list[Completion]]:
-    """run.json and the completions, read-only: a torn last line is passed over and left as it is."""
+    """Reads run.json and the completions and changes nothing: a torn last line is skipped and left in the file."""
     run = load_run(folder)
     return run, list(read_samples(folder, run).completions.values())
 
 
 def load_run(folder: Path, *, strict: bool = True) -> dict[str, Any]:
-    """run.json, with at least `config` and `environment`. Raises UsageError where there is none, or it is damaged.
+    """Reads run.json. What is returned has at least the keys `config` and `environment`.
 
     Args:
-        strict: False takes a file without an environment, and NaN in it: estimates can do without either.
+        folder: the run directory.
+        strict: False also takes a file without an environment, or with NaN in it. Estimates of costs need neither.
+
+    Raises:
+        UsageError: there is no run.json, or it is damaged.
     """
     if not (folder / RUN).is_file():
         raise UsageError(f"{folder} is no run directory: it has no {RUN}; give the folder that a run was written to")
@@ -332,9 +388,10 @@ def load_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def load_questions(folder: Path) -> list[PromptedQuestion]:
-    """The questions of a run as they were asked; none where the directory has no questions.jsonl.
+    """The questions that a run asks, as it asks them; none if the directory has no questions.jsonl.
 
-    Raises UsageError for a damaged file, and where the run was stopped while it was judged by a new gold answer.
+    Raises:
+        UsageError: the file is damaged, or the run was stopped before it was judged by new gold answers.
     """
     current = [asked for asked in stored_questions(folder) if asked.current]
     if unjudged := [asked.id for asked in current if not asked.judged]:
@@ -346,40 +403,45 @@ def load_questions(folder: Path) -> list[PromptedQuestion]:
 
 
 def stored_questions(folder: Path) -> list[PromptedQuestion]:
-    """All lines of questions.jsonl, those of questions that are no longer asked included."""
+    """All lines of questions.jsonl, including questions that are no longer asked."""
     path = folder / QUESTIONS
-    found: dict[str, PromptedQuestion] = {}
+    questions: dict[str, PromptedQuestion] = {}
     advice = "restore the file, or delete it, and the same run again writes it anew"
     for number, _, asked in whole_lines(path, prompted_question_from, "question", advice, torn=False):
-        if found.setdefault(asked.id, asked) is not asked:
+        if questions.setdefault(asked.id, asked) is not asked:
             raise UsageError(f"{path} line {number} repeats question {asked.id!r}; {advice}")
-    return list(found.values())
+    return list(questions.values())
 
 
 def load_thoughts(folder: Path) -> dict[str, PathCosines]:
-    """The lines of thoughts.jsonl by question, the last one of each; a torn last line is passed over."""
+    """The last line of each question in thoughts.jsonl, by question id. A torn last line of the file is skipped."""
     advice = "restore the file, or delete it, which loses nothing but the cosines"
     lines = whole_lines(folder / THOUGHTS, path_cosines_from, "comparison of thoughts", advice)
     return {thoughts.question_id: thoughts for _, _, thoughts in lines}
 
 
 def changes(old: PromptedQuestion, new: PromptedQuestion) -> list[str]:
-    """What differs in what the model reads of a question. Its gold answer is none of that."""
-    found = [name for name in ("text", "choices") if getattr(old, name) != getattr(new, name)]
+    """Names the parts of a question that the model reads and that differ. The model does not read the gold answer."""
+    differing = [name for name in ("text", "choices") if getattr(old, name) != getattr(new, name)]
     if old.kind != new.kind and old.kind is not None and new.kind is not None:
-        found.append("kind")
+        differing.append("kind")
     # notes that an assistant writes may differ in a word between machines, and are no part of the question
-    if not found and old.prompt != new.prompt and not (old.hint_tokens or new.hint_tokens):
-        found.append("prompt")
-    return found
+    if not differing and old.prompt != new.prompt and not (old.hint_tokens or new.hint_tokens):
+        differing.append("prompt")
+    return differing
 
 
 @dataclass(frozen=True)
 class MergedRun:
-    """The shards of one run, read as one run that holds what any of them holds.
+    """The shards of one run, read as one run with all their completions.
 
-    config: the first shard's, as large as the largest shard. environment: what is true of every shard, and under `shards`
-    all that each one says. costs: of all shards together.
+    Attributes:
+        config: that of the first shard, with sizes (such as `limit`) as large as those of the largest shard.
+        environment: what all shards have in common, and under `shards` the whole environment of each one.
+        questions: of all shards, each once.
+        completions: of all shards, each once.
+        thoughts: of all shards.
+        costs: of all shards together.
     """
 
     config: dict[str, Any]
@@ -391,28 +453,37 @@ class MergedRun:
 
 
 def read_shards(folders: Sequence[Path]) -> MergedRun:
-    """The shards in `folders` as one run. A completion that several shards hold must be the same in each.
+    """Reads the shards in `folders` as one run. A completion that is in several shards must be the same in each.
 
-    Raises UsageError for directories that are not shards of one run, or are damaged.
+    Raises:
+        UsageError: the directories are not shards of one run, or are damaged.
     """
-    runs, found, costs = _read_shards(folders)
+    runs, completions, costs = _read_shards(folders)
     environments = [run["environment"] for run in runs]
-    # Said of the whole only where it is true of every shard.
+    # Only what is the same in every shard holds for the merged run.
     shared = {key: value for key, value in environments[0].items() if all(e.get(key) == value for e in environments)}
     return MergedRun(
         config=_merged_config([run["config"] for run in runs]),
         environment={**shared, "shards": environments},
         questions=list(_asked_together(folders).values()),
-        completions=list(found.values()),
+        completions=list(completions.values()),
         thoughts=[thoughts for folder in folders for thoughts in load_thoughts(folder).values()],
         costs=costs,
     )
 
 
 def merge(folders: Sequence[Path], into: Path) -> int:
-    """Merge the shards of one run into a new directory; returns the number of completions.
+    """Merges the shards of one run into a new directory. Every shard is read before anything is written.
 
-    A completion that several shards hold must be the same in each. Every shard is read before anything is written.
+    Args:
+        folders: the run directories of the shards, at least one. A completion in several of them must be the same in each.
+        into: a new or empty folder.
+
+    Returns:
+        The number of completions.
+
+    Raises:
+        UsageError: the directories are not shards of one run, or `into` holds a run already.
     """
     if not folders:
         raise UsageError("a merge needs at least one run directory, none was given; name the shards to merge")
@@ -422,15 +493,16 @@ def merge(folders: Sequence[Path], into: Path) -> int:
     config = {**merged.config, "out": str(into)}
     with Journal.open(into, config=config, environment=merged.environment, questions=merged.questions) as journal:
         for completion in merged.completions:
-            journal.append(completion, merged.costs)  # the first line tells what all shards have cost
+            journal.append(completion, merged.costs)  # the first line records the costs of all shards
         for thoughts in merged.thoughts:
             journal.record_thoughts(thoughts)
     return len(merged.completions)
 
 
 def _read_shards(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[Key, Completion], Costs]:
+    """The run.json of each shard, the completions of all shards by key, and the costs of all together."""
     runs: list[dict[str, Any]] = []
-    found: dict[Key, Completion] = {}
+    completions: dict[Key, Completion] = {}
     costs: Costs = {}
     for folder in folders:
         run = load_run(folder)
@@ -438,20 +510,20 @@ def _read_shards(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[Ke
         differing = _differences(run["config"], runs[0]["config"], there=folder / RUN, here=f"in {folders[0] / RUN}")
         if differing:
             raise UsageError(f"{differing}; merge only shards of one run")
-        held = read_samples(folder, run)
-        for completion in held.completions.values():
-            if found.setdefault(completion.key, completion) != completion:
+        contents = read_samples(folder, run)
+        for completion in contents.completions.values():
+            if completions.setdefault(completion.key, completion) != completion:
                 raise UsageError(f"{folder} and an earlier shard differ in completion {completion.key}; leave one out")
-        costs = added(costs, costs_so_far(folder, held.costs))
-    return runs, found, costs
+        costs = added(costs, costs_so_far(folder, contents.costs))
+    return runs, completions, costs
 
 
 def _asked_together(folders: Sequence[Path]) -> dict[str, PromptedQuestion]:
-    """The questions of all shards by id. Raises UsageError where two shards hold different ones under one id."""
-    found: dict[str, PromptedQuestion] = {}
+    """The questions of all shards by id. Raises UsageError if two shards have different questions under one id."""
+    questions: dict[str, PromptedQuestion] = {}
     for folder in folders:
         for asked in load_questions(folder):
-            known = found.setdefault(asked.id, asked)
+            known = questions.setdefault(asked.id, asked)
             differing = changes(known, asked)
             if differing:
                 raise UsageError(
@@ -463,11 +535,11 @@ def _asked_together(folders: Sequence[Path]) -> dict[str, PromptedQuestion]:
                     f"{folder} and an earlier shard are judged by different gold answers of {asked.id} ({asked.answer} and "
                     f"{known.answer}); judge both anew with `scale-run --rescore --out SHARD`"
                 )
-    return found
+    return questions
 
 
 def _merged_config(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first shard's config, widened to hold every shard's completions. A `limit` of None is no limit."""
+    """The first shard's config with the largest size of any shard. None means without limit, so it is the largest."""
     merged = dict(configs[0])
     for key in run_names(Effect.SIZE):
         if key in merged:
@@ -477,19 +549,24 @@ def _merged_config(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_unfit(folder: Path, config: dict[str, Any], questions: Sequence[PromptedQuestion]) -> bool:
-    """Whether a run with another config is there that has drawn nothing, as one whose engine did not start."""
+    """Raises UsageError if a run of this config can neither begin nor go on in `folder`.
+
+    Returns:
+        Whether a run of another config is there that has drawn nothing, for example because its engine did not start. It
+        may be replaced.
+    """
     path, samples = folder / RUN, folder / SAMPLES
     if path.exists():
         old = _read_run(folder)["config"]
         if old.get(_FIRST) != config.get(_FIRST) and {q.id for q in questions} & {
             q.id for q in stored_questions(folder)
         }:
-            old = {**old, _FIRST: config.get(_FIRST)}  # what has changed is told question by question
+            old = {**old, _FIRST: config.get(_FIRST)}  # `_brought_up_to_date` names the questions
         differing = _differences(old, config, there=path, here="now")
         if differing and samples.exists() and samples.stat().st_size:
             raise UsageError(f"{differing}; choose another `--out` or give the same values")
         return bool(differing)
-    # What a run leaves that was killed before its run.json was in place is no foreign file.
+    # A run that was killed before its run.json was in place leaves these two files. They do not make the folder foreign.
     if foreign := sorted({entry.name for entry in folder.iterdir()} - {LOCK, _temporary(path).name}):
         message = f"`--out` {folder} is not empty ({foreign[0]}) and has no {RUN}, so it is no run directory"
         raise UsageError(f"{message}; choose a new or empty folder")
@@ -502,9 +579,16 @@ def _brought_up_to_date(
     questions: Sequence[PromptedQuestion],
     completions: Collection[Key],
 ) -> list[PromptedQuestion]:
-    """The lines of questions.jsonl from now on: today's questions, and those asked before that have completions.
+    """The new lines of questions.jsonl: today's questions, then those asked earlier that have completions.
 
-    Raises UsageError for a question that has completions and reads otherwise than when they were drawn.
+    Args:
+        folder: the run directory, for messages.
+        stored: the lines of questions.jsonl so far.
+        questions: all questions that are asked now.
+        completions: the keys of all completions.
+
+    Raises:
+        UsageError: a question that has completions differs from the one that they were drawn for.
     """
     drawn = {question_id for question_id, _, _ in completions}
     before = {asked.id: asked for asked in stored if asked.id in drawn}
@@ -522,16 +606,26 @@ def _brought_up_to_date(
 
 
 def _is_judged(old: PromptedQuestion | None, new: PromptedQuestion) -> bool:
+    """Whether all completions of a question are judged by its present gold answer. old: None if it has no completions."""
     return old is None or (old.judged and old.answer == new.answer)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here: str) -> str:
-    """Every key that forbids sharing a directory, with both values; empty where none does."""
+    """The settings by which two configs may not share a directory, with both values, as text; empty if there are none.
+
+    Args:
+        old: one config.
+        new: the other config.
+        there: the file that holds `old`.
+        here: how a message says where `new` is from, such as "now".
+    """
     differing = []
-    moved = {  # two places that hold the same are one
+    moved = {  # options that name a file or model by another path, with the same content: these do not differ
         place
-        for place, own in run_settings().items()
-        if (known := old.get(own.content)) and known == new.get(own.content) and not known.startswith(UNREAD)
+        for place, setting in run_settings().items()
+        if (content := old.get(setting.content))
+        and content == new.get(setting.content)
+        and not content.startswith(UNREAD)
     }
     for key in sorted((old.keys() | new.keys()) - moved.union(run_names(Effect.SIZE, Effect.FREE))):
         values = (config.get(key) for config in (old, new))
@@ -543,6 +637,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here:
 
 
 def _acquire(folder: Path) -> int:
+    """Locks the directory and returns the lock's file descriptor. Raises InUse if another process holds the lock."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -554,28 +649,34 @@ def _acquire(folder: Path) -> int:
 
 
 def read_samples(folder: Path, run: Mapping[str, Any]) -> Held:
-    """What samples.jsonl holds.
+    """Reads and checks samples.jsonl. A torn last line is skipped.
 
-    run: run.json. Every completion's stream follows from the seed in its config, where it has one, and every checksum from
-    its id, likewise.
+    Args:
+        folder: the run directory.
+        run: the content of run.json. With the seed of its config the random stream of each completion is checked, and with
+            its id the checksum of each line. A run without a seed or an id is read without that check.
+
+    Raises:
+        UsageError: a line is damaged, is of another run, or repeats a completion.
     """
-    path, seed, held, start = folder / SAMPLES, run["config"].get("seed"), Held(), start_of(run.get(ID))
+    path, seed, contents, start = folder / SAMPLES, run["config"].get("seed"), Held(), start_of(run.get(ID))
     for number, line, (completion, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT, start=start):
-        if isinstance(seed, int) and completion.seed != (own := stream_seed(seed, *completion.key)):
+        if isinstance(seed, int) and completion.seed != (expected := stream_seed(seed, *completion.key)):
             raise UsageError(
                 f"{path} line {number} is of another run: completion {completion.key} of `--seed` {seed} has the stream "
-                f"{own}, and this one {completion.seed}; {_OTHER_OUT}"
+                f"{expected}, and this one {completion.seed}; {_OTHER_OUT}"
             )
-        if held.completions.setdefault(completion.key, completion) is not completion:
+        if contents.completions.setdefault(completion.key, completion) is not completion:
             raise UsageError(f"{path} line {number} repeats completion {completion.key}; delete one of the two lines")
-        held.size += len(line)
-        held.costs = added(held.costs, cost) if cost else held.costs
-    return held
+        contents.size += len(line)
+        contents.costs = added(contents.costs, cost) if cost else contents.costs
+    return contents
 
 
 def _rejudged(line: bytes, judged: Mapping[Key, Completion], timeouts: Mapping[Key, int], start: int) -> bytes:
-    told = parsed(line, start)
-    completion, cost = _with_cost(told)
+    """One line of samples.jsonl with its newly judged completion and count of timeouts; unchanged if it has none."""
+    fields = parsed(line, start)
+    completion, cost = _with_cost(fields)
     if completion.key not in judged:
         return line
     cost = {name: value for name, value in cost.items() if name != TIMEOUTS}
@@ -583,26 +684,27 @@ def _rejudged(line: bytes, judged: Mapping[Key, Completion], timeouts: Mapping[K
     return to_json(judged[completion.key], cost=cost, start=start).encode("ascii") + b"\n"
 
 
-def _with_cost(told: dict[str, Any]) -> tuple[Completion, Costs]:
-    cost = cost_from(told)
-    return completion_from(told), cost
+def _with_cost(fields: dict[str, Any]) -> tuple[Completion, Costs]:
+    cost = cost_from(fields)  # first: it takes the costs out, so that only the completion's fields are left
+    return completion_from(fields), cost
 
 
 def _costs_in(path: Path, start: int) -> Costs:
+    """What all lines of a samples.jsonl together say that the run has cost."""
     costs: Costs = {}
     for _, _, (_, cost) in whole_lines(path, _with_cost, "completion", _OTHER_OUT, start=start):
         costs = added(costs, cost)
     return costs
 
 
-def _beyond(told: Mapping[str, float], costs: Mapping[str, float]) -> Costs:
-    """What `costs` are more than is told already; seconds in whole milliseconds, and nothing that is zero.
+def _beyond(recorded: Mapping[str, float], costs: Mapping[str, float]) -> Costs:
+    """The part of `costs` that is not recorded yet, without what is zero. Seconds are in whole milliseconds.
 
-    Milliseconds are rounded down, so that lines never tell of more than the summary that is written after them.
+    Milliseconds are rounded down, so that the lines never record more than the summary that is written after them.
     """
     more: Costs = {}
     for key, value in costs.items():
-        known = told.get(key, 0)
+        known = recorded.get(key, 0)
         beyond = (value if key in PEAKS else value - known) if value > known else 0
         if beyond := beyond if isinstance(beyond, int) else math.floor(beyond * 1000) / 1000:
             more[key] = beyond
@@ -610,22 +712,29 @@ def _beyond(told: Mapping[str, float], costs: Mapping[str, float]) -> Costs:
 
 
 def costs_so_far(folder: Path, told: Mapping[str, float]) -> Costs:
-    """What the run in `folder` has cost; told: as far as its lines tell. Raises UsageError for a damaged summary.
+    """What the run in `folder` has cost in total.
 
-    Lines and summary tell of the same counters at different times, so the larger figure is the later one. That is the
-    summary's where it was written after the last line, and in runs of version 0.1, whose lines tell no costs.
+    Lines and summary record the same counters at different times, so the larger figure is the later one. It is the
+    summary's if the summary was written after the last line, or if version 0.1 wrote the run, whose lines have no costs.
+
+    Args:
+        folder: the run directory.
+        told: the costs according to the run's lines.
+
+    Raises:
+        UsageError: summary.json is damaged.
     """
     noted = _costs_of(load_summary(folder) or {}, folder / SUMMARY)
     return {key: max(noted.get(key, 0), told.get(key, 0)) for key in noted | dict(told)}
 
 
 def _costs_of(summary: Mapping[str, Any], path: Path) -> Costs:
-    """The costs in a run's summary, by the names they have in its lines. Raises UsageError for a damaged one."""
+    """The costs in a run's summary, by the names they have in its lines. Raises UsageError if the summary is damaged."""
     costs: Costs = {}
     parts = [summary.get(name, {}) for name in ("tokens", "engine")]
     if all(isinstance(part, dict) for part in parts):
-        told = {**parts[0], **parts[1], **{key: summary.get(key, 0) for key in ("seconds", "peak_memory_bytes")}}
-        costs = {key: 0 if value is None else value for key, value in told.items()}
+        figures = {**parts[0], **parts[1], **{key: summary.get(key, 0) for key in ("seconds", "peak_memory_bytes")}}
+        costs = {key: 0 if value is None else value for key, value in figures.items()}
         if all(map(is_amount, costs.values())):
             return {key: value for key, value in costs.items() if value and key not in _WORKED_OUT}
     raise UsageError(f"{path} is damaged; restore it, or delete it, and what the run's lines tell of its costs is kept")
@@ -636,16 +745,20 @@ def _canonical(value: object) -> str:
 
 
 def _refuse_constant(name: str) -> None:
-    """Raises ValueError for NaN and infinities, which no run writes."""
+    """Raises ValueError. The JSON parser calls it for NaN and infinities, which no run writes."""
     raise ValueError(f"{name} is no JSON")
 
 
 def _read_json(path: Path, *required: str, nan: bool = False) -> dict[str, Any]:
-    """The object in a JSON file. Raises UsageError for a damaged file.
+    """Reads the object in a JSON file.
 
     Args:
+        path: the file.
         required: keys that must hold objects.
-        nan: whether NaN and infinities, which no run writes, are taken.
+        nan: whether NaN and infinities, which no run writes, are accepted.
+
+    Raises:
+        UsageError: the file is damaged or lacks a required key.
     """
     try:
         fields = json.loads(path.read_bytes(), parse_constant=None if nan else _refuse_constant)
@@ -657,8 +770,9 @@ def _read_json(path: Path, *required: str, nan: bool = False) -> dict[str, Any]:
 
 
 def _read_run(folder: Path, *required: str, nan: bool = False) -> dict[str, Any]:
-    """run.json. Raises UsageError where it is damaged. required, nan: as of `_read_json`."""
-    from scaling.records.run_file import refuse_damaged  # here, as checking settings takes more than reading records
+    """Reads and checks run.json; the arguments are those of `_read_json`. Raises UsageError if it is damaged."""
+    # Imported here: checking settings needs pydantic, and reading records must not.
+    from scaling.records.run_file import refuse_damaged
 
     run = _read_json(folder / RUN, "config", *required, nan=nan)
     refuse_damaged(run, folder / RUN)
@@ -666,8 +780,8 @@ def _read_run(folder: Path, *required: str, nan: bool = False) -> dict[str, Any]
 
 
 def _write_run(folder: Path, config: dict[str, Any], environment: dict[str, Any], run_id: str | None) -> None:
-    told = {"config": config, "config_hash": config_hash(config), "environment": environment}
-    _write_json(folder / RUN, {**told, ID: run_id} if run_id else told)
+    fields = {"config": config, "config_hash": config_hash(config), "environment": environment}
+    _write_json(folder / RUN, {**fields, ID: run_id} if run_id else fields)
 
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:
@@ -679,14 +793,15 @@ def _open_to_append(path: Path) -> int:
 
 
 def _write_lines(path: Path, records: Iterable[PromptedQuestion | PathCosines]) -> None:
-    _write(path, "".join(f"{to_json(one)}\n" for one in records))
+    _write(path, "".join(f"{to_json(record)}\n" for record in records))
 
 
 def _write(path: Path, text: str) -> None:
+    """Replaces a file in one step."""
     try:
         with replaced(path, partial=_temporary(path), sync=True) as new:
             new.write_text(text, encoding="ascii")
-    except OSError as error:  # a full disk does not say where it is
+    except OSError as error:  # for a full disk, Python's error does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 

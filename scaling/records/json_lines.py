@@ -1,6 +1,6 @@
-"""Files of JSON lines that end with their checksum: how a line is written, and how none that is damaged is passed over.
+"""Files of JSON lines, each of which ends with its own checksum, so that a damaged line is noticed when it is read.
 
-Standard library only. Knows nothing of what the lines say.
+Only the standard library is used. This module does not know what the lines mean.
 """
 
 from __future__ import annotations
@@ -19,38 +19,52 @@ Line = TypeVar("Line")
 
 
 class Unfit(ValueError):
-    """Says of a journal line that was parsed what is wrong with it, as the end of a sentence: "is no completion: ..."."""
+    """A line was parsed, but its content is wrong. The message ends a sentence, such as "is no completion: ..."."""
 
 
 def start_of(run_id: str | None) -> int:
-    """What the checksums of a run's lines begin from, so that no other run's lines fit; 0 for a run without an id."""
+    """The start value of the checksums of a run's lines, so that lines of other runs do not match; 0 without an id."""
     return zlib.crc32(run_id.encode("ascii")) if run_id else 0
 
 
 def sealed(told: Mapping[str, Any], start: int = 0) -> str:
-    """The fields as one line that ends with the checksum of what stands before it. start: see `start_of`."""
+    """Writes fields as one line of JSON that ends with the checksum of everything before it.
+
+    Args:
+        told: the fields; none may be called `crc`.
+        start: the checksum's start value, see `start_of`.
+
+    Returns:
+        The line, ASCII only and without a newline.
+    """
     body = json.dumps(told, ensure_ascii=True)[:-1]
     return f'{body}{CHECKSUM}{zlib.crc32(body.encode("ascii"), start):08x}"}}'
 
 
 def parsed(line: bytes, start: int = 0) -> dict[str, Any]:
-    """The fields of one line; the checksum is checked and left out. Where it starts from 0, a line need not have one.
+    """Reads the fields of one line and checks its checksum, which is left out of what is returned.
 
-    Raises ValueError for what is no JSON object, as a line that was cut may be, and Unfit for a wrong checksum.
+    Args:
+        line: with or without its line end.
+        start: the checksum's start value, see `start_of`. If it is 0, a line need not have a checksum.
+
+    Raises:
+        ValueError: the line is no JSON object, for example because it was cut off.
+        Unfit: the checksum is wrong or missing.
     """
     body = line.rstrip(b"\r\n")
     try:
-        told = json.loads(body)
+        fields = json.loads(body)
     except RecursionError:
         raise ValueError("brackets in brackets") from None
-    if not isinstance(told, dict):
+    if not isinstance(fields, dict):
         raise ValueError("no object")
-    if "crc" in told and not _matches(body, start):
+    if "crc" in fields and not _matches(body, start):
         raise Unfit(_why_not(body, start))
-    if "crc" not in told and start and line.endswith(b"\n"):
+    if "crc" not in fields and start and line.endswith(b"\n"):
         raise Unfit("is of another run: it has no checksum, and every line of this run has one")
-    told.pop("crc", None)
-    return told
+    fields.pop("crc", None)
+    return fields
 
 
 def _matches(body: bytes, start: int) -> bool:
@@ -59,7 +73,7 @@ def _matches(body: bytes, start: int) -> bool:
 
 
 def _why_not(body: bytes, start: int) -> str:
-    """What a line may be that does not match its checksum."""
+    """Why a line may not match its checksum, as the end of a sentence."""
     if start and _matches(body, 0):
         return "is of another run, whose lines have no part of this run's id in their checksums"
     other = "is of another run, or " if start else ""
@@ -69,29 +83,40 @@ def _why_not(body: bytes, start: int) -> str:
 def whole_lines(
     path: Path, record: Callable[[dict[str, Any]], Line], name: str, advice: str, *, torn: bool = True, start: int = 0
 ) -> Iterator[tuple[int, bytes, Line]]:
-    """(number, line, record) of every line, but for a torn last one. No lines where there is no file.
+    """Reads all lines of a file, except for a last line that was cut off while it was written (a torn line).
 
-    name: what a line is. torn: whether the last line may be one. start: of the checksums, see `start_of`. Raises UsageError
-    for any other line that is none, with its number.
+    Args:
+        path: the file; if there is none, there are no lines.
+        record: makes a record of a line's fields, or raises Unfit.
+        name: what messages call a record, such as "completion".
+        advice: what the user can do about a damaged line, as the end of a message.
+        torn: whether the last line may be torn.
+        start: the start value of the checksums, see `start_of`.
+
+    Yields:
+        The line's number, from 1, the line as bytes with its line end, and its record.
+
+    Raises:
+        UsageError: any other line is damaged. The message has its number.
     """
     for number, line, last in _numbered(path):
         try:
-            told = parsed(line, start)
+            fields = parsed(line, start)
             if line.endswith(b"\n"):
-                yield number, line, record(told)
+                yield number, line, record(fields)
                 continue
-            what = "has no line end"
+            problem = "has no line end"
         except Unfit as error:
-            what, last = str(error), False
+            problem, last = str(error), False
         except ValueError:
-            what = f"is no {name}"
+            problem = f"is no {name}"
         if not (last and torn and may_be_torn(line)):
-            what = "has other line ends than it was written with" if b"\r" in _without_end(line) else what
-            raise UsageError(f"{path} line {number} {what}; {advice}")
+            problem = "has other line ends than it was written with" if b"\r" in _without_end(line) else problem
+            raise UsageError(f"{path} line {number} {problem}; {advice}")
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, bytes, bool]]:
-    """(number, line, whether it is the last) of every line; none where there is no file."""
+    """The number of every line, from 1, the line, and whether it is the last one. No lines if there is no file."""
     if not path.exists():
         return
     with path.open("rb") as lines:
@@ -107,7 +132,7 @@ def _without_end(line: bytes) -> bytes:
 
 
 def may_be_torn(line: bytes) -> bool:
-    """Whether a last line is what is left of one record, rather than several without line ends between them."""
+    """Whether a last line is the beginning of one record, rather than several records without line ends between them."""
     text = _without_end(line).decode("latin-1")
     with suppress(ValueError, RecursionError):
         _, end = json.JSONDecoder().raw_decode(text)

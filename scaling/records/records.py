@@ -1,6 +1,7 @@
-"""The records that cross from one room to another, and their JSON form. Standard library only, so anything may read them.
+"""The records that the parts of the project exchange, and their form as lines of JSON. Only the standard library is used.
 
-Letters: N latent paths, M samples per path. A *path* is latent, a *sample* is discrete, a *vote* is over a question.
+A run thinks about a question along N latent paths, which are continuous vectors. From each path it draws M samples, which
+are texts. So a question has N x M completions, and a vote over them decides its answer.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from typing import Any, TypeVar
 from scaling.records.json_lines import Unfit, sealed
 
 Key = tuple[str, int, int]  # (question id, path, sample)
-Costs = dict[str, float]  # what a run has cost, by name: seconds, prompt tokens, decode steps, bytes at their peak ...
+Costs = dict[str, float]  # what a run has cost, by name: seconds, prompt tokens, decode steps, peak bytes of memory ...
 
-TIMEOUTS = "timeouts"  # of Costs: comparisons of answers that were not finished, which count as unequal
-PEAKS = ("kv_bytes_held", "kv_bytes_avoided", "peak_memory_bytes")  # of Costs: the largest counts, not the sum
+TIMEOUTS = "timeouts"  # key of Costs: comparisons of answers that ran out of time, which count as unequal
+PEAKS = ("kv_bytes_held", "kv_bytes_avoided", "peak_memory_bytes")  # keys of Costs whose maximum counts, not their sum
 
 
 @dataclass(frozen=True)
 class Question:
     """One question of a task.
 
-    answer: the gold answer in canonical form ("18", "C", "yes"); see `scaling.tasks.kinds`.
-    choices: option texts in order A, B, C ... for multiple choice, otherwise empty.
-    rationale: the gold reasoning, one step an entry; empty where the task has none.
+    Attributes:
+        id: unique among the questions of the task.
+        text: the question, without the options of a multiple choice.
+        answer: the gold answer in canonical form ("18", "C", "yes"); see `scaling.tasks.kinds`.
+        choices: the texts of options A, B, C ... in this order; empty unless the question is a multiple choice.
+        rationale: the gold reasoning, one step per entry; empty if the task has none.
     """
 
     id: str
@@ -38,14 +42,22 @@ class Question:
 
 @dataclass(frozen=True)
 class PromptedQuestion:
-    """A question as a run asks it, a line of questions.jsonl: what was read, and how many tokens of it.
+    """A question as a run asks it, with the lengths of its prompts: a line of questions.jsonl.
 
-    prompt: the backbone's prompt as text, slots included. The assistant reads assistant_tokens, and then soft_tokens slots
-    or writes hint_tokens of text; the backbone reads prefix_tokens, soft_tokens thoughts and suffix_tokens. Zero where a
-    method has no such part. kind: of its answer, see `scaling.tasks.kinds`; None in runs of version 0.1.
+    The assistant reads its prompt and then either L slots, or writes notes as text. The backbone reads the prefix, L
+    thoughts and the suffix. A count is 0 if the method has no such part.
 
-    current: False for a question of an earlier session that is no longer asked; it is kept for the completions that are
-    there. judged: False while the gold answer is a new one, by which the completions are not judged yet.
+    Attributes:
+        id, text, answer, choices: those of the `Question`.
+        prompt: the backbone's prompt as text, with its slots.
+        prefix_tokens: tokens of the backbone's prompt before the thoughts.
+        soft_tokens: the number of thoughts, L.
+        suffix_tokens: tokens of the backbone's prompt after the thoughts.
+        assistant_tokens: tokens of the assistant's prompt.
+        hint_tokens: tokens of the notes that the assistant writes.
+        kind: of its answer, see `scaling.tasks.kinds`; None in runs of version 0.1.
+        current: False for a question of an earlier session that is no longer asked. It is kept because it has completions.
+        judged: False while the gold answer is a new one by which the completions are not judged yet.
     """
 
     id: str
@@ -69,9 +81,12 @@ class PromptedQuestion:
 
 @dataclass(frozen=True)
 class PathCosines:
-    """How the latent paths of one question differ, a line of thoughts.jsonl.
+    """How much the latent paths of one question differ: a line of thoughts.jsonl.
 
-    cosines: of every two paths' thoughts, each taken as one vector of L x D values; N rows of N.
+    Attributes:
+        question_id: the question's id.
+        cosines: cosine similarities of every two paths, [N, N]. The thoughts of a path are taken as one vector of L x D
+            values.
     """
 
     question_id: str
@@ -80,19 +95,28 @@ class PathCosines:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled chain and what was read from it: a line of the journal, unique by `key`.
+    """One sampled chain of thought and the answers read from it: a line of samples.jsonl, unique by its `key`.
 
-    answer: lenient reading in canonical form, None where none was found (casts no vote, counts as incorrect). A text that
-    would be taken for a number stands in quotation marks.
-    answer_strict: the same for the strict reading (only an answer stated in the asked-for format).
-    num_tokens: generated tokens, the end token included.
-    stop_reason: "end" (the model's end token, or a stop string where the model has no chat format; neither is part of the
-    text) or "length" (`max_new_tokens` reached).
-    seed: start of this completion's own random stream; see `scaling.records.seeds`.
-    log_prob: sum over the tokens of their log-probability at temperature 1. self_certainty: mean over the tokens of the
-    model's own, in nats. None in older journals. They differ in their last digits between machines and batch sizes, so two
-    completions are equal whatever they are.
-    unread: why the answer reader failed on this text, which then has no answer; None where it was read.
+    `log_prob` and `self_certainty` differ in their last digits between machines and batch sizes. So they do not count when
+    two completions are compared.
+
+    Attributes:
+        question_id: the id of its question.
+        path: number of the latent path, from 0.
+        sample: number of the sample within the path, from 0.
+        text: what the model wrote.
+        answer: the answer of the lenient reading in canonical form. None if none was found; it then casts no vote and
+            counts as incorrect. A text answer that could be taken for a number is in quotation marks.
+        correct: whether `answer` is the gold answer.
+        answer_strict: the answer of the strict reading, which takes only an answer stated in the format asked for.
+        correct_strict: whether `answer_strict` is the gold answer.
+        num_tokens: number of generated tokens, with the end token.
+        stop_reason: "end" (the model's end token, or a stop string if the model has no chat format; neither is part of the
+            text) or "length" (`max_new_tokens` was reached).
+        seed: start of this completion's own random stream; see `scaling.records.seeds`.
+        log_prob: sum over the tokens of their log-probabilities at temperature 1, in nats; None in older journals.
+        self_certainty: mean over the tokens of the model's self-certainty, in nats; None in older journals.
+        unread: why the answer reader failed on this text, which then has no answer; None if it did not fail.
     """
 
     question_id: str
@@ -117,10 +141,15 @@ class Completion:
 
 @dataclass(frozen=True)
 class Vote:
-    """The outcome of a vote over one question. answer is None when no completion had an answer.
+    """The outcome of a vote over one question.
 
-    Equal answers are one, written as `scaling.records.answer_classes` shows them. counts: what the votes for each answer
-    weigh together. tied: the highest count was shared, so the tie rule of `scaling.records.votes` decided.
+    Equal answers count as one, which is written as `scaling.records.answer_classes` shows it.
+
+    Attributes:
+        question_id: the question's id.
+        answer: the answer that won; None if no completion has an answer.
+        counts: for each answer the sum of the weights of its votes.
+        tied: whether several answers shared the highest count, so that the tie rule of `scaling.records.votes` decided.
     """
 
     question_id: str
@@ -132,17 +161,19 @@ class Vote:
 def to_json(
     record: Completion | PromptedQuestion | PathCosines, *, cost: Mapping[str, float] | None = None, start: int = 0
 ) -> str:
-    """One journal line with its checksum, without the newline. ASCII only.
+    """Writes a record as one line of JSON with its checksum, ASCII only and without a newline.
 
-    cost: what the run has cost since the line before, where that is to stand in the line. start: of the checksum, see
-    `scaling.records.json_lines.start_of`.
+    Args:
+        record: what to write.
+        cost: what the run has cost since the line before; it becomes part of the line unless it is empty.
+        start: the checksum's start value, see `scaling.records.json_lines.start_of`.
     """
-    told = {key: value for key, value in vars(record).items() if not (key in _UNSAID and value == _UNSAID[key])}
-    return sealed({**told, "cost": cost} if cost else told, start)
+    line = {key: value for key, value in vars(record).items() if not (key in _UNSAID and value == _UNSAID[key])}
+    return sealed({**line, "cost": cost} if cost else line, start)
 
 
 def completion_from(told: dict[str, Any]) -> Completion:
-    """A completion from a parsed journal line. Raises Unfit for a missing or unknown field, or a value it cannot have."""
+    """Makes a completion of the fields of a line. Raises Unfit if one is missing, unknown or has an impossible value."""
     completion = _record(Completion, told, "completion", _FIT_COMPLETION)
     for answer, correct in (
         (completion.answer, completion.correct),
@@ -154,7 +185,7 @@ def completion_from(told: dict[str, Any]) -> Completion:
 
 
 def cost_from(told: dict[str, Any]) -> Costs:
-    """Takes the costs out of a parsed journal line; empty where it has none. Raises Unfit for what are no costs."""
+    """Removes the costs from the fields of a line and returns them, empty if there are none. Raises Unfit for others."""
     cost = told.pop("cost", {})
     if not isinstance(cost, dict) or not all(map(is_amount, cost.values())):
         raise Unfit("is no completion: its cost is not made of numbers from 0")
@@ -162,12 +193,12 @@ def cost_from(told: dict[str, Any]) -> Costs:
 
 
 def is_amount(value: object) -> bool:
-    """Whether it is a finite number from 0."""
+    """Whether the value is a finite number, 0 or larger."""
     return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
 
 
 def added(costs: Mapping[str, float], more: Mapping[str, float]) -> Costs:
-    """Both costs together: the larger one of peaks, the sum of everything else."""
+    """Adds two costs. Of peaks (see `PEAKS`) the larger one counts, of everything else the sum."""
     together = dict(costs)
     for key, value in more.items():
         known = together.get(key, 0)
@@ -176,13 +207,13 @@ def added(costs: Mapping[str, float], more: Mapping[str, float]) -> Costs:
 
 
 def prompted_question_from(told: dict[str, Any]) -> PromptedQuestion:
-    """A question from a parsed line of questions.jsonl. Raises Unfit, as `completion_from`."""
+    """Makes a question of the fields of a line of questions.jsonl. Raises Unfit, as `completion_from` does."""
     asked = _record(PromptedQuestion, told, "question", _FIT_ASKED)
     return PromptedQuestion(**{**vars(asked), "choices": tuple(asked.choices)})
 
 
 def path_cosines_from(told: dict[str, Any]) -> PathCosines:
-    """A line of thoughts.jsonl, parsed. Raises Unfit, as `completion_from`."""
+    """Makes a record of the fields of a line of thoughts.jsonl. Raises Unfit, as `completion_from` does."""
     thoughts = _record(PathCosines, told, "comparison of thoughts", _FIT_THOUGHTS)
     return PathCosines(thoughts.question_id, tuple(tuple(map(float, row)) for row in thoughts.cosines))
 
@@ -191,14 +222,27 @@ Record = TypeVar("Record", Completion, PromptedQuestion, PathCosines)
 Fit = Callable[[Any], bool]
 
 
-def _record(kind: type[Record], told: dict[str, Any], name: str, fit: Mapping[str, Fit]) -> Record:
+def _record(kind: type[Record], values: dict[str, Any], name: str, fit: Mapping[str, Fit]) -> Record:
+    """Makes a record of the fields of a line, and checks them.
+
+    Args:
+        kind: the record's class.
+        values: the values of its fields by name.
+        name: what messages call such a record.
+        fit: for each field, whether a value is possible.
+
+    Raises:
+        Unfit: a field is missing, unknown or has an impossible value.
+    """
     try:
-        record = kind(**told)
+        record = kind(**values)
     except TypeError:
-        known = {one.name: one.default is MISSING for one in fields(kind)}
-        lacking = [key for key, needed in known.items() if needed and key not in told]
-        said = f"it lacks {lacking[0]}" if lacking else f"{next(iter(told.keys() - known.keys()))} is no field of it"
-        raise Unfit(f"is no {name}: {said}") from None
+        known = {entry.name: entry.default is MISSING for entry in fields(kind)}
+        lacking = [key for key, needed in known.items() if needed and key not in values]
+        problem = (
+            f"it lacks {lacking[0]}" if lacking else f"{next(iter(values.keys() - known.keys()))} is no field of it"
+        )
+        raise Unfit(f"is no {name}: {problem}") from None
     for key, fits in fit.items():
         value = getattr(record, key)
         if not fits(value):
@@ -231,7 +275,7 @@ _UNSAID = {
     "kind": None,
     "current": True,
     "judged": True,
-}  # left out of a line where that is their value
+}  # a field with this value is left out of its line
 _FIT_COMPLETION: dict[str, Fit] = {
     **dict.fromkeys(("question_id", "text"), _is_text),
     **dict.fromkeys(("path", "sample", "num_tokens", "seed"), _is_count),

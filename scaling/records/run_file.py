@@ -1,8 +1,8 @@
-"""What run.json may say: the one check for whoever reads a run, be it to continue it, to judge it anew or to report it.
+"""Checks the content of run.json, for everything that reads a run: continuing it, judging it anew, or reporting it.
 
-A setting is what `RunConfig` says that it may be. One that is missing is no damage: runs of older versions lack some.
-Names of methods, tasks and voters are not looked up, as their files may be gone. The environment is checked as far as it
-is read.
+The value of a setting must be one that `RunConfig` allows. A missing setting is no damage, because runs of older versions
+lack some. Names of methods, tasks and voters are not looked up, because the files that they name may be gone. Of the
+environment only the parts that are used later are checked.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def refuse_damaged(run: Mapping[str, Any], path: Path) -> None:
     """Raises UsageError for a value in run.json that no run writes.
 
     Args:
-        run: what it says, with at least `config`.
-        path: where it lies.
+        run: the content of run.json, with at least the key `config`.
+        path: the file, for the message.
     """
     for name, value in _damaged(run):
         shown = json.dumps(value)
@@ -32,6 +32,7 @@ def refuse_damaged(run: Mapping[str, Any], path: Path) -> None:
 
 
 def _damaged(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The name and value of each damaged entry."""
     if not isinstance(run.get("id", ""), str) or not run.get("id", "").isascii():
         yield "id", run["id"]
     for key, value in run["config"].items():
@@ -51,6 +52,7 @@ def _damaged(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _damaged_environment(environment: Mapping[str, Any], name: str = "environment") -> Iterator[tuple[str, Any]]:
+    """As `_damaged`, for an environment. name: where it stands in run.json."""
     if coefficients := environment.get("costs"):
         try:
             RunCosts.from_json(coefficients)
@@ -71,11 +73,11 @@ def _is_flag(value: object) -> bool:
 
 
 def _are_ids(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def _fits(key: str, value: Any) -> bool:
-    """Whether a setting may have this value; whatever is no option of `scale-run` may be anything."""
+    """Whether a setting may have this value. A key that is no option of `scale-run` may have any."""
     checks = _checks()
     try:
         if key in checks:
@@ -87,19 +89,19 @@ def _fits(key: str, value: Any) -> bool:
 
 @cache
 def _checks() -> dict[str, Any]:
-    """What checks the JSON of a setting, by the name of the setting."""
-    from pydantic import TypeAdapter  # here, as reading records needs no more than the standard library
+    """For each setting, by name, a pydantic adapter that validates its JSON."""
+    from pydantic import TypeAdapter  # imported here, because reading records needs only the standard library
 
     from scaling.config import RunConfig
 
     return {
-        key: TypeAdapter(_bare(Annotated[(own.annotation, *own.metadata)]))
-        for key, own in RunConfig.model_fields.items()
+        key: TypeAdapter(_bare(Annotated[(field.annotation, *field.metadata)]))
+        for key, field in RunConfig.model_fields.items()
     }
 
 
 def _bare(kind: Any) -> Any:
-    """A type and its range, without the functions that look names up or turn something else into a value of it."""
+    """An annotation with its type and range only, without the functions that look names up or convert values."""
     if get_origin(kind) is Annotated:
         inner, *marks = get_args(kind)
         ranges = [mark for mark in marks if not hasattr(mark, "func")]

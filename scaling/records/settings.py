@@ -1,9 +1,9 @@
-"""What an option is: the words that describe it, who uses it, and what another value of it means for a run.
+"""Describes an option: its help text, which methods use it, and what another value of it means for an existing run.
 
-An option is declared once, as a field of `RunConfig` or `TrainConfig` with a `Setting` beside its type. Everything that
-treats options in different ways reads it from there: command lines, refusals, run hashes, sweeps, reports, documentation.
+An option is declared once, as a field of `RunConfig` or `TrainConfig` with a `Setting` beside its type. All other code reads
+the declaration: command lines, refusals, run hashes, sweeps, reports and the documentation.
 
-Standard library only, so that reports can ask. The options themselves are read when they are first asked for.
+Only the standard library is used, so that reports can ask. The config classes are imported when they are first needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Effect(Enum):
-    """What another value means for a run, or a training, that is already there. The value: in a few words."""
+    """What another value of an option means for a run, or a training, that exists already. The values say it in words."""
 
     IDENTITY = "another run"
     SIZE = "extends the run"
@@ -26,15 +26,15 @@ class Effect(Enum):
 
 
 class Differs(IntEnum):
-    """Between which runs of one report a setting may have different values without a word."""
+    """Between which runs of one report a setting may differ without a warning or refusal."""
 
-    NEVER = 0  # methods that differ in it are not comparable
-    METHODS = 1
-    SEEDS = 2  # runs of one method, hence also runs of two
+    NEVER = 0  # runs that differ in it cannot be compared
+    METHODS = 1  # runs of different methods may differ
+    SEEDS = 2  # runs of the same method may differ, too
 
 
 class Tag(Enum):
-    """What else is asked of settings, each by one part of the project."""
+    """Further properties of settings. Each is used by one part of the project."""
 
     QUESTIONS = "decides which questions are asked"
     LOADED = "decides which weights are loaded"
@@ -47,7 +47,7 @@ class Tag(Enum):
 
 
 class Setting:
-    """An option, but for its name, type and default, which the field says that it stands beside."""
+    """The description of an option. Its name, type and default are those of the field that it is declared with."""
 
     def __init__(
         self,
@@ -64,17 +64,17 @@ class Setting:
     ) -> None:
         """
         Args:
-            help: what `--help` says.
-            group: heading under which it stands there.
-            marks: what another value means (another run, where nothing is said), between which runs of a report it may
-                differ, and what else is asked of it.
-            used_by: what a method must have to use it; None for an option that all methods use.
-            whose: these methods in words, for the refusal; empty where it is not refused, or refused in other words.
-            values: what it may be, where its type does not say.
-            content: the key of run.json that tells what lies there, of an option that names a place.
-            facts: further keys of run.json that follow from it.
-            not_in_sweeps: why a grid cannot set it; empty where it can.
-            symbol: the letter that formulas and figures have for it.
+            help: the text of `--help`.
+            group: the heading above it in `--help`.
+            marks: one `Effect` at most (default `IDENTITY`), one `Differs` at most (default `NEVER`), and any `Tag`.
+            used_by: the trait that a method must have to use the option; None if all methods use it.
+            whose: the methods that use it, in words, for the message that refuses it to others. Empty if it is not refused,
+                or is refused elsewhere.
+            values: the possible values, if the type does not list them.
+            content: for an option that names a file or model, the key of run.json that identifies its content.
+            facts: further keys of run.json that follow from the option.
+            not_in_sweeps: why a sweep's grid cannot vary it; empty if it can.
+            symbol: its letter in formulas and figures.
         """
         self.help, self.group = help, group
         self.effect = next((mark for mark in marks if isinstance(mark, Effect)), Effect.IDENTITY)
@@ -91,23 +91,26 @@ class Setting:
 
 @cache
 def settings_of(model: Any) -> dict[str, Setting]:
-    """The options of a pydantic model by name, in their order. Raises TypeError for a field that has no `Setting`."""
-    found = {name: [one for one in of.metadata if isinstance(one, Setting)] for name, of in model.model_fields.items()}
-    if bare := [name for name, own in found.items() if len(own) != 1]:
+    """The options of a pydantic model by name, in their order. Raises TypeError for a field without a `Setting`."""
+    declared = {
+        name: [mark for mark in field.metadata if isinstance(mark, Setting)]
+        for name, field in model.model_fields.items()
+    }
+    if bare := [name for name, settings in declared.items() if len(settings) != 1]:
         raise TypeError(f"{model.__name__}.{bare[0]} needs one `Setting` beside its type")
-    return {name: own for name, (own,) in found.items()}
+    return {name: setting for name, (setting,) in declared.items()}
 
 
 @cache
 def names(model: Any, *marks: Enum) -> tuple[str, ...]:
     """Names of the options of `model` that have one of these marks, in their order."""
-    return tuple(name for name, own in settings_of(model).items() if own.has(*marks))
+    return tuple(name for name, setting in settings_of(model).items() if setting.has(*marks))
 
 
 @cache
 def run_settings() -> dict[str, Setting]:
     """The options of `scale-run` by name."""
-    from scaling.config import RunConfig  # needs more than the standard library, which reading records does not
+    from scaling.config import RunConfig  # imported here, because reading records needs only the standard library
 
     return settings_of(RunConfig)
 
@@ -115,4 +118,4 @@ def run_settings() -> dict[str, Setting]:
 @cache
 def run_names(*marks: Enum) -> tuple[str, ...]:
     """Names of the options of `scale-run` that have one of these marks."""
-    return tuple(name for name, own in run_settings().items() if own.has(*marks))
+    return tuple(name for name, setting in run_settings().items() if setting.has(*marks))

@@ -1,7 +1,7 @@
-"""The voters by name: those that are built in, and a user's own, out of a file, a module or an installed package.
+"""Voters: ways to choose one answer of a question's chains of thought. Some are built in, and users may bring their own.
 
-A voter gives each chain of a question a weight; the answer whose chains weigh the most together wins. It is asked once for
-each question, with all chains, and a vote over fewer chains takes the same weights. Standard library only.
+A voter gives each chain of a question a weight. The answer with the largest sum of weights wins. A voter is called once for
+each question, with all its chains; a vote over fewer of them uses the same weights. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from scaling.records.plugins import installed, is_spec, load_object, users_code
 from scaling.records.records import Completion, PromptedQuestion, Question, Vote
 from scaling.records.votes import flat_vote, hierarchical_vote, weighted_vote
 
-GROUP = "softcotpp.voters"  # of entry points
-_LEAST = 1e-300  # a chain that answers weighs something, so that a grid with an answer has a vote
+GROUP = "softcotpp.voters"  # entry points under which packages install voters
+_LEAST = 1e-300  # smallest weight: with weights of 0 only, a question that has answers would have no vote
 
 
 @dataclass(frozen=True)
 class VotedQuestion:
-    """What a voter learns of a question; not its gold answer. choices: option texts A, B, C ..., empty for other kinds."""
+    """What a voter may know of a question. The gold answer is not part of it.
+
+    Attributes:
+        id: the question's id.
+        text: the question.
+        choices: the texts of options A, B, C ...; empty unless it is a multiple choice.
+    """
 
     id: str
     text: str
@@ -31,10 +37,16 @@ class VotedQuestion:
 
 @dataclass(frozen=True)
 class Chain:
-    """What a voter learns of a completion; not whether it is right.
+    """What a voter may know of a completion. Whether it is correct is not part of it.
 
-    answer: as it was read, None for none. log_prob: sum over the tokens, self_certainty: mean over them, both in nats, None
-    where the engine tells none.
+    Attributes:
+        path: number of its latent path, from 0.
+        sample: number within the path, from 0.
+        text: what the model wrote.
+        answer: the answer read from it; None if it has none.
+        num_tokens: generated tokens, with the end token.
+        log_prob: sum of the tokens' log-probabilities, in nats; None if the engine does not compute it.
+        self_certainty: mean of the tokens' self-certainty, in nats; None if the engine does not compute it.
     """
 
     path: int
@@ -51,12 +63,20 @@ Weigh = Callable[[VotedQuestion, Sequence[Chain]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Voter:
-    """A way to vote. One without `signal` and `weigh` counts every chain once, unless it `needs` something.
+    """A way to vote. Without `signal`, `weigh` and `needs`, every chain counts once.
 
-    meaning: what a chain weighs, in words. by_paths: each path votes over its own chains, then the paths' winners vote.
-    signal: the field of a chain that `weight` makes a weight of, given the number of its tokens, too; logs: these weights
-    are logarithms. weigh: a user's function; sha256, file: of its source. needs: the option of a report that tells it what
-    no chain does. option: that it was named by, for messages.
+    Attributes:
+        name: what the option calls it.
+        meaning: what a chain weighs, in words.
+        by_paths: whether each path votes over its own chains first, and then the paths' winners vote.
+        signal: the field of a completion that the weight is computed from.
+        weight: computes the weight from the value of `signal` and the number of tokens.
+        logs: whether these weights are logarithms.
+        weigh: a user's function that computes the weights of all chains of a question.
+        needs: the option of `scale-report` without which it cannot vote; None for a voter of runs.
+        sha256: of the source of `weigh`.
+        file: of the source of `weigh`.
+        option: the option that named the voter, for messages.
     """
 
     name: str
@@ -72,34 +92,39 @@ class Voter:
     option: str = "--voter"
 
     def weights(self, question: Question | PromptedQuestion, chains: Sequence[Completion]) -> list[float] | None:
-        """The weight of each chain; None where every chain counts once. Raises UsageError where it cannot be told."""
+        """The weight of each chain, in their order; None if every chain counts once.
+
+        Raises:
+            UsageError: the chains lack what the weights are computed from, or the user's function fails.
+        """
         if self.needs:
             raise UsageError(
                 f"`{self.option} {self.name}` is a vote of reports: use another, or give it to `scale-report`."
             )
         if self.weigh:
-            return self._checked(question, [_chain(one) for one in chains])
+            return self._checked(question, [_chain(completion) for completion in chains])
         if not self.signal:
             return None
-        known = [(getattr(one, self.signal), one.num_tokens) for one in chains]
-        if any(value is None for value, _ in known):
+        values = [(getattr(chain, self.signal), chain.num_tokens) for chain in chains]
+        if any(value is None for value, _ in values):
             raise UsageError(
                 f"`{self.option} {self.name}`: the chains of question {question.id} do not hold {self.signal}, as those of "
                 f"older versions or other engines; use another vote."
             )
-        return [self.weight(value, tokens) for value, tokens in known]
+        return [self.weight(value, tokens) for value, tokens in values]
 
     def vote(self, question: Question | PromptedQuestion, completions: Iterable[Completion]) -> Vote:
-        """The vote over all of a question's completions. Raises UsageError, as `weights`."""
+        """The vote over all completions of a question. Raises UsageError, as `weights` does."""
         if self.by_paths:
             return hierarchical_vote(question.id, completions)
-        chains = sorted(completions, key=lambda one: (one.path, one.sample))
+        chains = sorted(completions, key=lambda chain: (chain.path, chain.sample))
         weights = self.weights(question, chains)
         if weights is None:
             return flat_vote(question.id, chains)
         return weighted_vote(question.id, chains, weights, logs=self.logs)
 
     def _checked(self, question: Question | PromptedQuestion, chains: Sequence[Chain]) -> list[float]:
+        """The weights that the user's function returns. Raises UsageError unless they are finite and not negative."""
         assert self.weigh
         given = f"`{self.option}` {self.name}"
         with users_code(f"{self.name} (question {question.id})", option=self.option, file=self.file):
@@ -116,8 +141,16 @@ class Voter:
         return weights
 
 
-def _chain(one: Completion) -> Chain:
-    return Chain(one.path, one.sample, one.text, one.answer, one.num_tokens, one.log_prob, one.self_certainty)
+def _chain(completion: Completion) -> Chain:
+    return Chain(
+        completion.path,
+        completion.sample,
+        completion.text,
+        completion.answer,
+        completion.num_tokens,
+        completion.log_prob,
+        completion.self_certainty,
+    )
 
 
 def _mean_probability(log_prob: float, tokens: int) -> float:
@@ -139,7 +172,7 @@ BUILT_IN = {
             "log-prob-sum",
             "a chain weighs its probability, exp of the sum (arXiv 2203.11171, table 1)",
             signal="log_prob",
-            logs=True,  # the probabilities of two chains may differ by more than a number can hold
+            logs=True,  # the probabilities themselves may be too small for a float
         ),
         Voter(
             "self-certainty",
@@ -159,21 +192,25 @@ OF_RUNS = tuple(voter.name for voter in BUILT_IN.values() if not voter.needs)
 
 
 def what_a_voter_is() -> str:
-    """Which voters a run may be given, in words."""
+    """The voters that a run can use, in words."""
     return f"{', '.join(map(repr, (*OF_RUNS, *installed(GROUP))))} or a function of yours, as in `file.py:name`"
 
 
 def is_voter(name: str) -> bool:
-    """Whether a run may be given this voter, as far as can be told without loading anything."""
+    """Whether a name may be that of a voter that a run can use. Nothing is loaded to find out."""
     return name in OF_RUNS or is_spec(name) or name in installed(GROUP)
 
 
 def voter_of(given: str | Voter | Weigh, *, option: str = "--voter") -> Voter:
-    """The voter that is meant by a name or a function. Raises UsageError for an unknown one, and for what cannot be loaded.
+    """The voter of a name or a function.
 
     Args:
-        given: a name of a built-in voter, what `load_object` takes, or a function of a question and its chains.
-        option: the command line's option that it was given to, for messages.
+        given: the name of a built-in voter, a user's function as `load_object` names it, or a function of a question and its
+            chains.
+        option: the command-line option that it was given to, for messages.
+
+    Raises:
+        UsageError: there is no such voter, or it cannot be loaded.
     """
     if isinstance(given, Voter):
         return given
@@ -193,11 +230,11 @@ def voter_of(given: str | Voter | Weigh, *, option: str = "--voter") -> Voter:
 
 
 def voter_record(voter: Voter) -> dict[str, Any]:
-    """What a run's environment says of a voter that is not built in; nothing of one that is."""
+    """What run.json records of a user's voter; empty for a built-in one."""
     return {"voter": {"name": voter.name, "sha256": voter.sha256}} if voter.weigh else {}
 
 
 def _meaning(function: Any) -> str:
-    """The first line of its docstring, as a report explains it."""
+    """What a report says of a user's voter: the first line of its docstring."""
     first = (getattr(function, "__doc__", None) or "").strip().partition("\n")[0].rstrip(".")
     return first or "a chain weighs what this function says"

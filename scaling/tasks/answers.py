@@ -1,13 +1,18 @@
-"""Where in a completion's text its answer stands: strictly (an answer stated as asked for) and leniently.
+"""Finds the answer in the text of a completion. The strict reading takes a stated answer only, the lenient one any.
 
-What an answer may be is said by the kinds of answers in `scaling.tasks.kinds`, which call the functions of this module.
+The kinds of answers in `scaling.tasks.kinds` say what an answer may be, and call the functions of this module.
 
-Stated is the last `\\boxed{...}`, else the last "answer is X", "answer: X" or "#### X", with or without hedges ("most
-likely", "clearly"). A stated answer that cannot be read is no answer: the lenient reading then looks only at what follows,
-never at what was said before, and nowhere if it names several answers ("5 or 6") or an option that does not exist. The same
-holds for one that is withdrawn ("5? No"). Where nothing is stated it looks at the whole text. Neither reading looks at what
-is denied ("not 5"), nor at what follows a new question behind a stated answer. Refuses to know the gold answer: nothing is
-read because it would be right. Every pattern takes linear time on any text. Standard library only.
+A stated answer is the last `\\boxed{...}`. If there is none, it is the last "answer is X", "answer: X" or "#### X", with or
+without hedges such as "most likely" or "clearly".
+
+The lenient reading takes the stated answer, too. If nothing is stated, it searches the whole text. If the stated answer
+cannot be read, or is withdrawn ("5? No"), it searches only what follows, never what came before. If the stated answer names
+several answers ("5 or 6") or an option that does not exist, it finds nothing.
+
+Neither reading uses what is denied ("not 5"). Neither uses what comes after a new question, once an answer was stated.
+
+The functions never get the gold answer, so nothing is read because it would be correct. Every pattern takes linear time on
+any text. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -31,9 +36,11 @@ from scaling.tasks.numbers import (
 )
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_STATED_LENGTH = 300  # a stated answer is short; looking no further keeps texts of many statements linear
+_STATED_LENGTH = (
+    300  # most characters of a stated answer; the limit keeps the time linear for texts with many statements
+)
 
-SEVERAL = ""  # read where several answers are stated, or an option that does not exist
+SEVERAL = ""  # what a reader returns if several answers are stated, or an option that does not exist
 
 _HEDGE = (
     r"(?:(?:(?:most|more|very|quite|almost|rather|highly|pretty) )?(?:likely|probably|certainly)|possibly|perhaps|maybe"
@@ -166,7 +173,12 @@ _SPACED = re.compile(r"(?<![0-9.,])(?<![0-9] )[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0
 
 @dataclass(frozen=True)
 class Reading:
-    """Both readings of one completion, in canonical form; None where there is no such answer."""
+    """The answers of one completion in canonical form; None for no answer.
+
+    Attributes:
+        strict: the answer that is stated as the request asks for it.
+        lenient: the answer found anywhere in the text.
+    """
 
     strict: str | None
     lenient: str | None
@@ -174,9 +186,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Statement:
-    """What is said after "answer is" and the like, and where that begins in the text.
+    """The text after "answer is" and similar words, or in a box.
 
-    whole: nothing but an answer may follow. skipped: what may be read there without it being a statement.
+    Attributes:
+        said: this text.
+        start: where it begins in the completion.
+        whole: whether it must be an answer and nothing else.
+        skipped: if one of these is read from it, it was no statement, and the one before it is tried.
     """
 
     said: str
@@ -193,29 +209,34 @@ def read_text(
     elsewhere: Callable[[str], str | None],
     question: str = "",
 ) -> Reading:
-    """The answer of a completion.
+    """Reads the answers of a completion.
 
     Args:
-        stated: reads what follows "the answer is" and the like; `SEVERAL` where no other answer shall be looked for.
-        whole: reads a text that is nothing but an answer.
+        text: the completion.
+        stated: reads the text after "the answer is" and similar words. It returns `SEVERAL` if nothing else may be searched.
+        whole: reads a text that must be an answer and nothing else.
         elsewhere: reads a text in which no answer is stated.
-        question: the question's text, which tells whether "7 dozen" is 7, asked "how many dozens", or 84.
+        question: the question's text. If it asks "how many dozens", then "7 dozen" is 7, otherwise 84.
     """
     text = tidy(text)
     for scale in {match[1].lower() for match in _ASKED_IN.finditer(question)}:
         text = re.sub(rf"(?<=[0-9A-Za-z][ -]){scale}\b", f"{scale}s", text, flags=re.IGNORECASE)
-    strict, rest = _stated(text, lambda one: whole(one.said) if one.whole else stated(one.said))
+    strict, rest = _stated(text, lambda found: whole(found.said) if found.whole else stated(found.said))
     return Reading(strict, strict) if strict is not None else Reading(None, elsewhere(rest))
 
 
 def bare(answer: str) -> str:
-    """An answer without the marks that may stand around it."""
+    """An answer without the punctuation and markup around it."""
     return tidy(answer).strip(_MARKUP + ".()")
 
 
 def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | None, str]:
-    """What `read` makes of the last box, else of the last statement; and the text where else an answer may be found."""
-    read = cache(read)  # a text of many statements and questions is read once
+    """The stated answer of a text: what `read` returns for the last box or, if there is none, for the last statement.
+
+    Returns:
+        The answer, None if none is stated; and the part of the text in which the lenient reading may search.
+    """
+    read = cache(read)  # so that each statement is read once, though `_before_new_question` reads them, too
     text = _before_new_question(text, read)
     box = _last_box(text)
     for statement in [box] if box else _statements(text):
@@ -229,18 +250,23 @@ def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | 
 
 
 def _before_new_question(text: str, read: Callable[[_Statement], str | None]) -> str:
-    """The text up to the first question that it asks itself after it has stated an answer."""
+    """The text up to the first new question ("Q: ...") that the model invents after it has stated an answer."""
     if not _NEW_QUESTION.search(text):
         return text
     box = _FILLED_BOX.search(text)
-    stated = (one.start for one in reversed(list(_statements(text))) if read(one) not in one.skipped)
+    stated = (
+        statement.start for statement in reversed(list(_statements(text))) if read(statement) not in statement.skipped
+    )
     start = min(next(stated, len(text)), box.start() if box else len(text))
     question = _NEW_QUESTION.search(text, start)
     return text[: question.start()] if question else text
 
 
 def _last_box(text: str) -> _Statement | None:
-    """The content of the last box that is closed and not empty; of nested boxes the inner one."""
+    """The content of the last box that is closed and not empty; for nested boxes, that of the inner one.
+
+    Two boxes with "or" between them are two answers, so their contents are joined: "5 or 6".
+    """
     open_braces: list[tuple[int, bool]] = []
     start, content, end = -1, "", 0
     for part in _BOX_PARTS.finditer(text):
@@ -257,9 +283,9 @@ def _last_box(text: str) -> _Statement | None:
 
 
 def _statements(text: str) -> Iterator[_Statement]:
-    """What is said after "answer is" and the like, up to the next of them, the last first.
+    """The statements of a text, the last first. Each reaches from words such as "answer is" to the next such words.
 
-    "####" may as well open a heading. "The answer is not 5", "I doubt that the answer is 5", "if so, the answer would be 5"
+    "####" may also begin a heading. "The answer is not 5", "I doubt that the answer is 5", "if so, the answer would be 5"
     and "the answer is correct" state no answer.
     """
     end = len(text)
@@ -289,12 +315,12 @@ def _statements(text: str) -> Iterator[_Statement]:
 
 
 def yes_or_no(text: str) -> str | None:
-    """ "yes" or "no" for a text that is one of these, true or false."""
+    """ "yes" for "yes" and "true", "no" for "no" and "false", in any case; None for any other text."""
     return _TRUE_FALSE.get(text.lower())
 
 
 def _is_doubted(text: str, match: re.Match[str], said: str) -> bool:
-    """Whether a statement is doubted by what stands before it, or is about something that is only supposed."""
+    """Whether the words before a statement doubt it ("I doubt that the answer is"), or it is only hypothetical ("if")."""
     before = text[max(0, match.start() - 200) : match.start()]
     if _DOUBTED.search(before[-60:]):
         return True
@@ -303,19 +329,20 @@ def _is_doubted(text: str, match: re.Match[str], said: str) -> bool:
 
 
 def _withdrawn(said: str) -> int | None:
-    """Where a statement ends that is a question ("5? No") or is taken back ("5. No, wait"), None for any other."""
+    """Where a statement ends that is a question ("5? No") or is taken back ("5. No, wait"); None if it is neither."""
     start = len(said) - len(said.lstrip(_MARKUP))
     end = re.search(r",(?=\sno,\s)", said) or _SENTENCE_END.search(said, start)
     return end.end() if end and _WITHDRAWN.match(said, end.start()) else None
 
 
 def _listed(said: str) -> str:
-    """Of a list of one item the item, of several "5 or 6"; any other text as it is."""
+    """A list as one line: its only item, or "5 or 6" for several items. Any other text as it is."""
     first = _FIRST_ITEM.match(said)
     return _NEXT_ITEM.sub(" or ", said[first.end() :]) if first else said
 
 
 def stated_yes_or_no(said: str) -> str | None:
+    """The "yes" or "no" at the beginning of a statement; `SEVERAL` if it names both."""
     said = _EMPHATIC.sub("", said.strip(_MARKUP), count=1)
     if _BOTH.match(said):
         return SEVERAL
@@ -324,7 +351,12 @@ def stated_yes_or_no(said: str) -> str | None:
 
 
 def stated_number(said: str) -> str | None:
-    """The whole of what is said, its formula in dollar signs, its sentence, its clause or what it begins with."""
+    """The number of a statement, or its formula.
+
+    These parts are tried in turn: the formula between dollar signs, the first sentence, its first clause, and the number
+    that the statement begins with. `SEVERAL` is returned for a choice of numbers, a range, or a number that is only part of
+    something longer.
+    """
     said = said.strip()
     if not said:
         return None
@@ -338,12 +370,13 @@ def stated_number(said: str) -> str | None:
     parts = [in_dollars[1] if in_dollars else "", sentence, re.split(r",\s", sentence, maxsplit=1)[0]]
     if sentence.count("=") > 1:  # of "3 * 5 = 15 a day, 15 * 4 = 60 in all" the beginning is not the answer
         return next((number for part in parts[:2] if (number := number_or_formula(part)) is not None), None)
-    found = (number_or_formula(part) for part in parts)
-    number = next((number for number in found if number is not None), None) or leading_number(said)
+    numbers = (number_or_formula(part) for part in parts)
+    number = next((number for number in numbers if number is not None), None) or leading_number(said)
     return SEVERAL if number is None and begins_with_number(said) else number
 
 
 def stated_choice(said: str, choices: Sequence[str]) -> str | None:
+    """The letter of the option that a statement names by its letter or its text; `SEVERAL` if it names more than one."""
     said = said.strip(_MARKUP)
     if not said:
         return None
@@ -360,14 +393,14 @@ def stated_choice(said: str, choices: Sequence[str]) -> str | None:
     is_named = match["named"] or said.startswith(")", match.end()) or len(sentence.strip(_MARKUP + ".()")) == 1
     if letter.islower() and not is_named:
         return option
-    found = letter_of(letter, len(choices))
-    if found or letter == "I" or not _STANDS_ALONE.match(said, match.end()):
-        return found or option
+    chosen = letter_of(letter, len(choices))
+    if chosen or letter == "I" or not _STANDS_ALONE.match(said, match.end()):
+        return chosen or option
     return SEVERAL
 
 
 def last_number(text: str) -> str | None:
-    """The last number that is no label; None where it is one of two to choose from ("5 or 6")."""
+    """The last number of a text that is no label; None if the text leaves a choice of two numbers ("5 or 6")."""
     text = _SPACED.sub(_joined_groups, text)
     later, later_percent = None, False
     for match in reversed(list(NUMBER.finditer(text))):
@@ -385,12 +418,12 @@ def last_number(text: str) -> str | None:
 
 
 def _joined_groups(match: re.Match[str]) -> str:
-    """1000 for "1 000"; "5 100 dollar bills" stays."""
+    """ "1000" for "1 000". But "5 100" of "5 100 dollar bills" stays, as these may be two numbers."""
     return match[0].replace(" ", "") if " 000" in match[0] or match[0].count(" ") > 1 else match[0]
 
 
 def _is_label(text: str, match: re.Match[str]) -> bool:
-    """Whether a number counts or names something: "1." of a list, "Step 3", "4th", both parts of "5:30", 0x1F."""
+    """Whether a number is no quantity: "1." of a list, "Step 3", "4th", both parts of "5:30", and 0x1F."""
     before, after = text[max(0, match.start() - 12) : match.start()], text[match.end() : match.end() + 30]
     in_list = _LINE_START.search(before) is not None and _LIST_MARK.match(after) is not None
     in_clock = re.match(r":[0-9]", after) or re.search(r"[0-9]:$", before)
@@ -399,15 +432,17 @@ def _is_label(text: str, match: re.Match[str]) -> bool:
 
 
 def letter_of(text: str, num_choices: int) -> str | None:
-    """An upper-case letter among the first `num_choices`, None for any other text."""
+    """The letter of one of the first `num_choices` options, in upper case; None for any other text."""
     letter = text.upper()
     return letter if len(letter) == 1 and letter in _LETTERS[:num_choices] else None
 
 
 def opening_or_named_letter(text: str, choices: Sequence[str]) -> str | None:
-    """The letter that a text begins with ("C) 42"), else the last "(C)" or "option C". Never the article "A".
+    """The letter of the option that a text chooses.
 
-    Else the only option that occurs in it. None where the last letter is one of two to choose from.
+    It is the letter that the text begins with ("C) 42"). If there is none, it is the last one named, as "(C)" or "option C",
+    but never the article "A". If there is none either, it is that of the only option whose text occurs. None if the last
+    two letters are joined as a choice ("B or C").
     """
     text = _without_options(text, choices)
     opening, num_choices = _OPENING_LETTER.match(text), len(choices)
@@ -421,13 +456,14 @@ def opening_or_named_letter(text: str, choices: Sequence[str]) -> str | None:
 
 
 def _without_options(text: str, choices: Sequence[str]) -> str:
-    """The text with a line break for every list that repeats the options, from "A) 10 B) 20" on."""
+    """The text with a line break in place of every list that repeats the options, such as "A) 10 B) 20"."""
     in_lines = [label for label in _OPTION_LABEL.finditer(text) if label["line"] is not None]
     text = _without_lists(text, in_lines, choices)  # first, as an option may hold labels of its own: "A) a) 10"
     return _without_lists(text, list(_OPTION_LABEL.finditer(text)), choices)
 
 
 def _without_lists(text: str, labels: Sequence[re.Match[str]], choices: Sequence[str]) -> str:
+    """As `_without_options`, for lists made of these labels only. A list begins with A and has at least two labels."""
     options = [_forms(option)[0] for option in choices]
     kept, place, first = [], 0, 0
     while first < len(labels):
@@ -443,9 +479,10 @@ def _without_lists(text: str, labels: Sequence[re.Match[str]], choices: Sequence
 
 
 def _is_next_option(text: str, label: re.Match[str], after: re.Match[str], options: Sequence[str]) -> bool:
-    """Whether the second label is the next letter, and both begin a line or only the first option is between them.
+    """Whether a second label continues a list: it has the next letter, and between the two is only the first's option.
 
-    The option may have a unit more, as in "(A) 10 km (B) 20 km".
+    Two labels that begin neighbouring lines need no such option between them. The option may be followed by a unit, as in
+    "(A) 10 km (B) 20 km".
     """
     place = _LETTERS.index(label["letter"].upper())
     if _LETTERS.find(after["letter"].upper()) != place + 1 or place >= len(options):
@@ -462,7 +499,7 @@ def _is_next_option(text: str, label: re.Match[str], after: re.Match[str], optio
 
 
 def _end_of_option(text: str, label: re.Match[str], choices: Sequence[str]) -> int:
-    """Where the option behind a label ends: its own text, or else its line."""
+    """Where the option after a label ends: after the option's text if that is there, else at the end of the line."""
     option = "".join(choices[_LETTERS.index(label["letter"].upper()) :][:1])
     spelt = re.compile(r"\s*" + r"\s+".join(map(re.escape, option.split())) + r"(?!\w)", re.IGNORECASE)
     end = (spelt.match(text, label.end()) if option.strip() else None) or re.compile(".*").match(text, label.end())
@@ -474,10 +511,10 @@ def _named(match: re.Match[str]) -> str:
 
 
 def _option_equal_to(said: str, choices: Sequence[str]) -> str | None:
-    """The letter of the one option that has the same words, else of the one that is the same number."""
-    for place, wanted in enumerate(_forms(said)):
+    """The letter of the only option with the same words or, if there is none, of the only one that is the same number."""
+    for place, form in enumerate(_forms(said)):
         equal = [
-            one for one, option in zip(_LETTERS, choices, strict=False) if wanted and _forms(option)[place] == wanted
+            letter for letter, option in zip(_LETTERS, choices, strict=False) if form and _forms(option)[place] == form
         ]
         if len(equal) == 1:
             return equal[0]
@@ -486,19 +523,19 @@ def _option_equal_to(said: str, choices: Sequence[str]) -> str | None:
 
 @lru_cache(2**10)
 def _forms(option: str) -> tuple[str, str | None]:
-    """The words of an option, and its number or formula."""
+    """The two forms in which an option is compared: its words, and its number or formula."""
     return _words(option), number_or_formula(option)
 
 
 def _only_option_in(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the only option whose text occurs as whole words; a single letter is no such text."""
+    """The letter of the only option whose text occurs as whole words. Options that are a single letter do not count."""
     words = _words(text)
-    found = []
+    letters = []
     for letter, option in zip(_LETTERS, map(_words, choices), strict=False):
         whole = rf"(?<![\w])(?<![0-9][.,])(?<!-){re.escape(option)}(?![\w]|[.,:/][0-9])"
         if option and not (len(option) == 1 and option.isalpha()) and re.search(whole, words):
-            found.append(letter)
-    return found[0] if len(found) == 1 else None
+            letters.append(letter)
+    return letters[0] if len(letters) == 1 else None
 
 
 def _words(text: str) -> str:
@@ -506,7 +543,7 @@ def _words(text: str) -> str:
 
 
 def opening_or_last_yes_or_no(text: str) -> str | None:
-    """The "yes" or "no" that a text begins with, else the last that stands alone."""
+    """The "yes" or "no" that a text begins with or, if there is none, the last one that stands alone."""
     text = text[max((match.end() for match in _IT_DEPENDS.finditer(text)), default=0) :]
     opening = _OPENING_YES_NO.match(text.lstrip(_MARKUP))
     if opening:

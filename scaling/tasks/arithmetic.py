@@ -1,8 +1,8 @@
-"""Simple word problems with gold rationales, an endless stream for every split and difficulty.
+"""Generates simple word problems with gold rationales: an endless stream for every split and difficulty.
 
-The stories are data in `arithmetic_stories`; here numbers are drawn, the steps are worked out and the texts are put
-together. The splits share neither a story nor the numbers of a question. How a question is put to a model, and how an
-answer is read, is left to the kind of the answers. Loads no torch.
+The stories are data in `arithmetic_stories`. Here numbers are drawn, steps are computed and texts are put together. Two
+splits have no story in common, and no question with the same numbers. How a question is put to a model, and how an answer
+is read, follows from the kind of the answers. torch is not loaded.
 """
 
 from __future__ import annotations
@@ -22,15 +22,22 @@ from scaling.tasks.task import Task
 SPLITS = ("train", "validation", "test")
 DIFFICULTIES = (1, 2, 3, 4)
 
-_FACTORS = (2, 3, 4, 5)
-_REPEATS_BEFORE_WIDENING = 40
+_FACTORS = (2, 3, 4, 5)  # operands of multiplications and divisions
+_REPEATS_BEFORE_WIDENING = 40  # repeated texts in a row, after which larger numbers are allowed
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _Story:
-    """things: the noun that is counted. steps: pairs (operation, clause)."""
+    """One story, as templates; see `arithmetic_stories`.
+
+    Attributes:
+        things: the noun that is counted.
+        opening: the clause with the start number.
+        steps: pairs (operation, clause).
+        question: the question at the end.
+    """
 
     things: str
     opening: str
@@ -40,7 +47,12 @@ class _Story:
 
 @dataclass(frozen=True)
 class _Limits:
-    """The present range of numbers: the largest start or term, and the largest result."""
+    """The range of numbers at present.
+
+    Attributes:
+        term: the largest start number, and the largest term of a sum or difference.
+        result: the largest result of a step.
+    """
 
     term: int
     result: int
@@ -61,7 +73,7 @@ class _Step:
 
 
 class Arithmetic(Task):
-    """The generated task."""
+    """The task of generated word problems."""
 
     name, kind = "arithmetic", "number"
     splits = SPLITS
@@ -79,10 +91,15 @@ class Arithmetic(Task):
 
 
 def generate(split: str, *, difficulty: int = 1) -> Iterator[Question]:
-    """Endless stream of distinct questions; question i of (split, difficulty) is the same in every process.
+    """An endless stream of distinct questions. Question i of a split and difficulty is the same in every process.
 
-    difficulty: the number of arithmetic steps, 1 to 4. At 1 only sums and differences, at first of terms up to 10.
-    Raises ValueError for an unknown split or difficulty, at the call and not at the first question.
+    Args:
+        split: "train", "validation" or "test".
+        difficulty: the number of arithmetic steps, 1 to 4. With 1 there are only sums and differences, at first of terms up
+            to 10.
+
+    Raises:
+        ValueError: the split or difficulty is unknown. Raised at the call, not at the first question.
     """
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {SPLITS}, got {split!r}")
@@ -92,7 +109,7 @@ def generate(split: str, *, difficulty: int = 1) -> Iterator[Question]:
 
 
 def split_of(operands: Sequence[int]) -> str:
-    """The only split that may use these numbers, in whatever order, in one question."""
+    """The only split that may use these numbers, in any order, in one question."""
     return SPLITS[_stable_hash("numbers/" + ",".join(map(str, sorted(operands)))) % len(SPLITS)]
 
 
@@ -104,7 +121,7 @@ def _stream(split: str, difficulty: int) -> Iterator[Question]:
 
 
 def _distinct_questions(split: str, difficulty: int) -> Iterator[tuple[str, list[_Step], tuple[str, ...]]]:
-    """Text, steps and rationale of one question after the other; the numbers grow once most texts are used up."""
+    """The text, the steps and the rationale of each question. Once most texts were used, larger numbers are allowed."""
     rng = random.Random(_stable_hash(f"stream/{split}/{difficulty}"))
     stories, people = _stories(split), _people(split)
     limits = _Limits(term=10, result=20) if difficulty == 1 else _Limits(term=20, result=99)
@@ -126,13 +143,13 @@ def _distinct_questions(split: str, difficulty: int) -> Iterator[tuple[str, list
 
 
 def _plan(rng: random.Random, story: _Story, difficulty: int) -> list[tuple[str, str]]:
-    """As many (operation, clause) pairs as the difficulty, no clause twice."""
+    """Draws one (operation, clause) pair for each step, no clause twice."""
     left = [step for step in story.steps if difficulty > 1 or step[0] in "+-"]
     return [left.pop(int(rng.random() * len(left))) for _ in range(difficulty)]
 
 
 def _chain(rng: random.Random, split: str, plan: list[tuple[str, str]], limits: _Limits) -> tuple[int, list[_Step]]:
-    """A start number and worked-out steps for the plan, drawn again until the numbers belong to the split."""
+    """Draws a start number and operands for a plan, again and again until the numbers belong to the split."""
     while True:
         start = _pick(rng, range(2, limits.term + 1))
         steps = _work_out(rng, start, plan, limits)
@@ -141,7 +158,7 @@ def _chain(rng: random.Random, split: str, plan: list[tuple[str, str]], limits: 
 
 
 def _work_out(rng: random.Random, start: int, plan: list[tuple[str, str]], limits: _Limits) -> list[_Step] | None:
-    """Steps with drawn operands, or None where a result is not a whole number from 1 to the largest result."""
+    """The steps of a plan with drawn operands; None if a result is not a whole number from 1 to the largest result."""
     value, steps = start, []
     for operation, clause in plan:
         allowed = _operands(operation, value, limits)
@@ -159,8 +176,8 @@ def _work_out(rng: random.Random, start: int, plan: list[tuple[str, str]], limit
 def _operands(operation: str, value: int, limits: _Limits) -> Sequence[int]:
     """The operands to draw from, all at least 2.
 
-    A term comes from the whole range and is rejected where the result is out of range: were it drawn from the terms
-    that fit, a small number would often force the same step and answers like 1 would crowd a stream.
+    A term is drawn from the whole range, even if the result may be out of range and is then rejected. If only fitting terms
+    were drawn, small numbers would often force the same step, and answers such as 1 would be too frequent.
     """
     if operation in "+-":
         return range(2, limits.term + 1)
@@ -178,13 +195,14 @@ def _apply(operation: str, value: int, operand: int) -> int:
 
 
 def _text(story: _Story, fields: dict[str, str], start: int, steps: list[_Step]) -> str:
+    """The text of a question: the opening, one sentence for each step, and the question."""
     clauses = [_fill(story.opening, fields, start), *(_fill(step.clause, fields, step.operand) for step in steps)]
     sentences = [clause[0].upper() + clause[1:] + "." for clause in clauses]
     return " ".join([*sentences, _fill(story.question, fields, start)])
 
 
 def _rationale(story: _Story, fields: dict[str, str], start: int, steps: list[_Step]) -> tuple[str, ...]:
-    """One sentence a step; the first also recalls the opening, so that every number has been named."""
+    """One sentence for each step. The first also repeats the opening, so that the start number is named, too."""
     opening = _fill(story.opening, fields, start)
     sentences = []
     for i, step in enumerate(steps):
@@ -216,9 +234,10 @@ def _people(split: str) -> list[dict[str, str]]:
 
 
 def _pick(rng: random.Random, options: Sequence[T]) -> T:
-    """Uniform choice by `random()` alone: the one method whose sequence Python promises to keep between versions."""
+    """A uniform choice. It uses only `random()`, whose sequence Python guarantees to be the same in all versions."""
     return options[int(rng.random() * len(options))]
 
 
 def _stable_hash(text: str) -> int:
+    """A hash of 64 bits that is the same in every process, unlike Python's own."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")

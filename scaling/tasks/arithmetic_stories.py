@@ -1,11 +1,13 @@
-"""The stories and names of the arithmetic task, as plain text. Knows nothing of numbers, chance or how splits are kept.
+"""The stories and names of the arithmetic task, as plain text. Numbers are drawn in `arithmetic`.
 
-A story is a block of lines. The first line is `things: opening`, then come the sentences for a step, marked by their
-operation (+ - * /), then the question. Openings and steps are clauses without capital or full stop, because they are
-used twice: as a sentence of the text and inside a sentence of the rationale. Fields: {name}, {he}, {his}, {him},
-{things}, {n} (the operand, never 1, so nouns are plural) and {times} ("twice", "3 times").
+A story is a block of lines. The first line is `things: opening`. Then come clauses for steps, each after its operation
+(+ - * /). The last line is the question, after `?`. Openings and steps have no capital and no full stop, because they are
+used twice: as a sentence of the text, and within a sentence of the rationale.
 
-No clause occurs in two splits, not even with another noun: who has learned the training stories has seen no other.
+The fields are {name}, {he}, {his}, {him}, {things}, {n} (the operand, which is never 1, so nouns are plural) and {times}
+("twice", "3 times").
+
+No clause occurs in two splits, not even with another noun. So a model trained on one split has seen no clause of the others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From the value of `--task` to a task: built in, the user's own, or the plain questions of `--data`.
+"""Finds the task that `--task` and `--data` name: a built-in one, a user's, or the plain questions of a file.
 
-Knows no prompts, models and votes. What lies in a user's files is found by `scaling.tasks.own`. Loads no torch.
+`scaling.tasks.own` loads tasks of users. This module knows nothing of prompts, models and votes, and does not load torch.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ from scaling.tasks.task import LoadedTask, PlainTask, Task, load_questions, unkn
 if TYPE_CHECKING:
     from scaling.config import RunConfig
 
-TASKS: dict[str, Callable[[], Task]] = {"arithmetic": Arithmetic, **hub.TASKS}  # those that are built in
+TASKS: dict[str, Callable[[], Task]] = {"arithmetic": Arithmetic, **hub.TASKS}  # the built-in tasks
 
 
 def definition_of(name: str | None, data: Path | None = None) -> Task:
-    """What a task is, without its questions. Raises UsageError for an unknown one, and one that cannot be used.
+    """The task of the options, without its questions.
 
     Args:
-        name: the value of `--task`; None means `arithmetic`, or with data a task called like the file or folder, of the
-            kind its rows look like.
-        data: the file or folder of `--data`, which then brings the questions.
+        name: the value of `--task`. None means `arithmetic` or, with `data`, a task that is named after the file or folder
+            and whose kind of answers follows from its rows.
+        data: the file or folder of `--data`, which contains the questions.
+
+    Raises:
+        UsageError: there is no such task, or it cannot be used.
     """
     return _defined(name, data)[0]
 
 
 def identity_of(name: str | None) -> dict[str, str]:
-    """What run.json says of a task that is not built in; empty for those that are."""
+    """What run.json records of a user's task, so that an edited one is noticed; empty for a built-in task."""
     return _defined(name, None)[1]
 
 
@@ -44,12 +47,17 @@ def load_task(
     limit: int | None = None,
     difficulty: int = 1,
 ) -> LoadedTask:
-    """A task with at least one question.
+    """Loads a task with its questions, of which there is at least one.
 
     Args:
-        name, data: as for `definition_of`.
-        limit: the first so many questions; None means all, or as many as a task without end gives by itself.
-        difficulty: of `arithmetic` only.
+        name: the value of `--task`, see `definition_of`.
+        data: the value of `--data`, see `definition_of`.
+        split: the value of `--split`.
+        limit: how many questions, from the first; None means all or, for a task without end, its default number.
+        difficulty: the value of `--difficulty`, for the task `arithmetic` only.
+
+    Raises:
+        UsageError: there is no such task, it has no question, or an option does not fit it.
     """
     task, identity = _defined(name, data)
     if limit is not None and limit < 1:
@@ -73,18 +81,18 @@ def load_task(
 
 
 def task_of(config: RunConfig, **changes: Any) -> LoadedTask:
-    """The questions of a resolved config; changes: other values of its fields, as `split` or `limit`."""
+    """Loads the task of a resolved config. changes: other values for its `data`, `split`, `limit` or `difficulty`."""
     asked = {"data": config.data, "split": config.split, "limit": config.limit, "difficulty": config.difficulty}
     return load_task(config.task, **{**asked, **changes})
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError where there is no such task."""
+    """Raises UsageError if there is no such task."""
     definition_of(name)
 
 
 def _defined(name: str | None, data: Path | None) -> tuple[Task, dict[str, str]]:
-    """The task and its identity, which is empty for those that are built in."""
+    """The task of the options, and its identity, which is empty for a built-in task."""
     if name is None and data is not None:
         return PlainTask(None, name=_name_of(data), data=data), {}
     if name is None or name in TASKS:

@@ -1,12 +1,12 @@
-"""Whether an answer is the gold answer. Numbers are compared exactly here, formulas by math-verify in a process.
+"""Compares an answer with the gold answer: numbers exactly and here, formulas by math-verify in a worker process.
 
-Two numbers are equal if their values are; if one is the other rounded, see `_is_rounded`; or if one was printed with at
-least 12 significant digits, some behind the point, and they differ by at most a 10**-9 of the larger: so 0.6666666666666666
-is 2/3 and 0.30000000000000004 is 0.3.
+Two numbers are equal in three cases. Their values are the same. Or the answer is the gold number rounded, see `_is_rounded`.
+Or one was printed as a floating-point number, and they differ by at most 10**-9 of the larger. The latter means at least 12
+significant digits, some of them behind the decimal point. So 0.6666666666666666 is 2/3, and 0.30000000000000004 is 0.3.
 
-math-verify can run for ever or take all memory, and its own time limit is a signal that works in no thread, so it runs in
-one worker process with limits of time and memory, which is started when first needed and replaced when it meets one.
-Refuses to know questions, texts and votes. Only the worker imports math-verify.
+math-verify can run forever or use up all memory, and its own time limit is a signal that does not work in threads. So it
+runs in one worker process with limits of time and memory. The worker is started when it is first needed. It is replaced
+after it has reached a limit. Only the worker imports math-verify. This module knows nothing of questions and votes.
 """
 
 from __future__ import annotations
@@ -30,26 +30,32 @@ from typing import Any
 from scaling.records.errors import UsageError
 from scaling.tasks.numbers import value
 
-_START_SECONDS = 120.0  # importing sympy from a cold network disk is slow, and is no fault of the first question
-_STOP_SECONDS = 1.0
-_PATIENCE = 10  # seconds of waiting for every second of the limit, as other processes may have the processor
-_MAX_BYTES = 200 * 2**20  # that a comparison may take
+_START_SECONDS = 120.0  # longest start of the worker: importing sympy from a cold network disk is slow
+_STOP_SECONDS = 1.0  # longest wait for the worker to end by itself
+_PATIENCE = 10  # wall-clock seconds to wait for each second of processor time, as other processes may use the processor
+_MAX_BYTES = 200 * 2**20  # memory that the worker may take beyond what it has after its start
 _PRINTED_DIGITS = 12
 _PRINTED_TOLERANCE = Fraction(1, 10**9)
 
 
 class AnswerChecker:
-    """Compares answers; a context manager that ends its worker. May be used from several threads.
+    """Compares answers. It is a context manager that ends its worker process. Several threads may use it.
 
-    timeouts: how many different pairs (gold, answer) were not compared to the end. They count as unequal. The worker gave
-    up because it had computed for `timeout_seconds` (of processor time, so that a busy machine changes no verdict), taken
-    200 MB, not replied for ten times the limit, or died twice. A pair is compared once, however often it is asked for.
+    A comparison is given up if the worker has computed for `timeout_seconds`, has taken 200 MB more than at its start, has
+    not replied for ten times `timeout_seconds`, or has died twice. Such a pair counts as unequal. Each pair is compared
+    only once. No text raises an error; only a worker that cannot start raises UsageError.
 
-    timeout_seconds: processor time for one comparison. Raises UsageError where the worker cannot start, and nothing else,
-    whatever the texts.
+    Attributes:
+        timeouts: how many different pairs (gold, answer), and formulas asked for their form, were given up.
     """
 
     def __init__(self, *, timeout_seconds: float = 2.0):
+        """Starts nothing yet.
+
+        Args:
+            timeout_seconds: processor time for one comparison. It is not wall-clock time, so a busy machine changes no
+                verdict.
+        """
         self.timeouts = 0
         self._timeout_seconds = timeout_seconds
         self._known: dict[tuple[str, str], bool] = {}
@@ -66,7 +72,7 @@ class AnswerChecker:
         self.close()
 
     def equal(self, gold: str, answer: str) -> bool:
-        """Whether a number or formula in canonical form is the gold one."""
+        """Whether a number or formula is equal to the gold one. Both are in canonical form."""
         if answer == gold:
             return True
         exact, given = value(gold), value(answer)
@@ -79,31 +85,35 @@ class AnswerChecker:
             return self._known[gold, answer]
 
     def form(self, formula: str) -> str | None:
-        """One text for all the ways to write a formula, see `formula_forms`; None where it has none or takes too long."""
+        """One text for all ways to write a formula, see `formula_forms`; None if it has none or takes too long."""
         with self._lock:
             if formula not in self._forms:
                 self._forms[formula] = self._ask(None, formula) or None
             return self._forms[formula]
 
     def close(self) -> None:
-        """Ends the worker, if there is one. A later comparison would start another."""
+        """Ends the worker if there is one. A later comparison starts another."""
         with self._lock:
             self._stop(kill=False)
 
     def _ask(self, gold: str | None, answer: str) -> Any:
-        """Whether the two are equal, or without a gold answer the form of the other; None where the worker gave up."""
-        for _ in range(2):  # once more, should the worker have been killed from outside
+        """Asks the worker whether two formulas are equal. If `gold` is None, asks for the form of `answer`.
+
+        Returns:
+            The worker's reply; None if the comparison is given up.
+        """
+        for _ in range(2):  # twice, because the worker may have been killed from outside
             process, connection = self._connected()
             try:
                 connection.send((gold, answer, self._timeout_seconds))
                 reply = connection.recv() if connection.poll(_PATIENCE * self._timeout_seconds) else None
             except (EOFError, OSError):
                 process.join(_STOP_SECONDS)
-                out_of_time = process.exitcode == -signal.SIGPROF
+                out_of_time = process.exitcode == -signal.SIGPROF  # the timer of `_serve` ended it
                 self._stop(kill=True)
                 if out_of_time:
                     break
-            except BaseException:  # Ctrl-C: the reply still to come must not be taken for that of the next question
+            except BaseException:  # Ctrl-C: a late reply must not count for the next question
                 self._stop(kill=True)
                 raise
             else:
@@ -115,6 +125,7 @@ class AnswerChecker:
         return None
 
     def _connected(self) -> tuple[BaseProcess, Connection]:
+        """The worker, started if there is none, and the connection to it."""
         if self._worker is None:
             self._worker = _start(_serve)
         return self._worker
@@ -128,9 +139,10 @@ class AnswerChecker:
 
 
 def _is_rounded(gold: str, answer: str) -> bool:
-    """Whether the answer is the gold number rounded to the answer's own decimals, at least two of them and two digits.
+    """Whether the answer is the gold number rounded to as many decimals as the answer has.
 
-    So 0.33 is right for 1/3 and 0.3333, but 0.3 is not. An integer gold answer allows no rounding.
+    The answer must have at least two decimals and two significant digits. So 0.33 is right for 1/3 and for 0.3333, but 0.3
+    is not. A whole gold number allows no rounding.
     """
     exact, places = value(gold), _places(answer)
     if exact is None or exact.denominator == 1 or places < 2 or len(answer.strip("-0.").replace(".", "")) < 2:
@@ -139,24 +151,24 @@ def _is_rounded(gold: str, answer: str) -> bool:
 
 
 def _is_rounded_fraction(gold: str, answer: str) -> bool:
-    """Whether the answer is a fraction without exact decimals, and the gold number is that fraction rounded."""
+    """Whether the answer is a fraction that has no exact decimals, and the gold number is that fraction rounded."""
     return "/" in answer and "/" not in gold and _is_rounded(answer, gold)
 
 
 def _is_printed(gold: str, answer: str) -> bool:
-    """Whether one of two numbers was printed as a floating-point number, and they differ by its rounding errors only."""
+    """Whether one of two numbers was printed as a floating-point number, and they differ only by its rounding errors."""
     if not (is_printed_float(gold) or is_printed_float(answer)):
         return False
     return differ_by_printing(value(gold) or Fraction(0), value(answer) or Fraction(0))
 
 
 def is_printed_float(number: str) -> bool:
-    """Whether a number in canonical form has as many digits as a printed floating-point number, some behind the point."""
+    """Whether a number in canonical form has at least 12 significant digits, some of them behind the decimal point."""
     return _places(number) > 0 and _digits(number) >= _PRINTED_DIGITS
 
 
 def differ_by_printing(first: Fraction, second: Fraction) -> bool:
-    """Whether two numbers, one of them printed as a floating-point number, differ by its rounding errors only."""
+    """Whether two numbers differ by rounding errors only, if one of them was printed as a floating-point number."""
     return abs(first - second) <= _PRINTED_TOLERANCE * max(abs(first), abs(second))
 
 
@@ -166,17 +178,17 @@ def _digits(number: str) -> int:
 
 
 def _places(number: str) -> int:
-    """Behind the decimal point; 0 for fractions and whatever is not written in the canonical way."""
+    """How many digits are behind the decimal point; 0 for a fraction and for a text that is not in canonical form."""
     return len(number.partition(".")[2]) if re.fullmatch(r"-?[0-9]+\.[0-9]+", number) else 0
 
 
 def _start(serve: Callable[[Connection], None]) -> tuple[BaseProcess, Connection]:
-    """A worker that has said it is ready, and the connection to it."""
+    """Starts a worker and waits until it is ready. Returns it and the connection to it."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks and the CUDA state of this process
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs,), name="answer-checker", daemon=True)
-    # The worker inherits the blocked signal, so Ctrl-C while it is still importing prints no traceback of its own.
-    # The tracker goes first because starting it unblocks the signal.
+    # Ctrl-C is blocked while the worker is started. The worker inherits that, so it prints no traceback while it imports.
+    # The resource tracker is started first, because its start would unblock the signal again.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -188,7 +200,7 @@ def _start(serve: Callable[[Connection], None]) -> tuple[BaseProcess, Connection
     try:
         ready = ours.poll(_START_SECONDS) and ours.recv()
     except (EOFError, OSError):
-        pass  # it is gone, and has printed why
+        pass  # the worker has ended, and has printed why
     finally:
         if not ready:
             _end(process, ours)
@@ -201,7 +213,7 @@ def _start(serve: Callable[[Connection], None]) -> tuple[BaseProcess, Connection
 
 
 def _end(process: BaseProcess, connection: Connection, *, patience: float = 0.0) -> None:
-    """Ends a worker and frees what it held. patience: seconds for an idle one to end by itself."""
+    """Ends a worker and frees its resources. patience: how many seconds an idle worker may take to end by itself."""
     connection.close()
     process.join(patience)
     process.kill()
@@ -210,15 +222,15 @@ def _end(process: BaseProcess, connection: Connection, *, patience: float = 0.0)
 
 
 def _serve(connection: Connection) -> None:
-    """The worker: says it is ready, then answers one (gold, answer, seconds) after another until the other side is gone.
+    """The worker's loop. It sends True when it is ready, and then replies to requests until the connection is closed.
 
-    Without a gold answer it tells the form of the other one, empty where there is none. The reply is None where the memory
-    does not suffice. Where the time does not, the timer's signal ends the process: in the middle of a long multiplication
-    nothing else would.
+    A request is (gold, answer, seconds). The reply is whether the two are equal. If gold is None, it is the form of the
+    answer, or an empty text if that has none. The reply is None if the memory is too small. If the time is up, the signal
+    of the timer ends the process. Nothing else could stop a long multiplication.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    logging.disable()  # math-verify warns that it has no time limit, sympy of much else
+    logging.disable()  # math-verify warns that it has no time limit, and sympy has warnings of its own
     warnings.simplefilter("ignore")
     from math_verify import parse, verify
 
@@ -229,7 +241,7 @@ def _serve(connection: Connection) -> None:
             verify(*(parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)), timeout_seconds=None)
         )
 
-    same("\\frac{\\sqrt{12}}{2}", "\\sqrt{3}")  # what the first comparison loads counts in no question's time or memory
+    same("\\frac{\\sqrt{12}}{2}", "\\sqrt{3}")  # loads what the first comparison needs, before limits apply
     form("2\\sqrt{3}")
     _limit_memory()
     connection.send(True)
@@ -244,14 +256,14 @@ def _serve(connection: Connection) -> None:
             reply = form(answer) if gold is None else same(gold, answer)
         except MemoryError:
             reply = None
-        except Exception:  # the libraries raise whatever they like at texts that are no formulas
+        except Exception:  # for a text that is no formula, the libraries may raise anything
             reply = "" if gold is None else False
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send(reply)
 
 
 def _limit_memory() -> None:
-    """Lets this process grow by `_MAX_BYTES` and no more, where the system tells its size (Linux)."""
+    """Limits the memory of this process to its present size and `_MAX_BYTES` more. Only on Linux, which tells the size."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     except OSError:

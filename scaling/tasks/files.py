@@ -1,9 +1,9 @@
-"""Questions from JSON Lines files: finds the file, checks every field of every line, names the line that is wrong.
+"""Reads questions from JSON Lines files. Every field of every line is checked, and an error names the line.
 
-One line is one object: `id` (string or integer), `question`, `answer` (string, number or true/false), and if wanted
-`rationale` (a string, one step a line, or a list of strings) and `choices` (a list of strings, lettered A, B, C ...).
-Other fields are the user's own and are left alone. A gold answer is read once and exactly: a number that may mean
-something else, as a date, a range or a score may, is refused. Refuses to know named tasks, prompts and the network.
+One line is one object with the fields `id` (string or integer), `question` and `answer` (string, number or true/false).
+It may also have `rationale` (a string with one step per line, or a list of strings) and `choices` (a list of strings, which
+get the letters A, B, C ...). Other fields are ignored. A gold answer must be unambiguous: a number that could also be a
+date, a range or a score is refused. This module knows nothing of named tasks, prompts and the network.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from scaling.tasks.kinds import Kind, kind_of
 
 Row = tuple[
     str, dict[str, Any]
-]  # where it stands ("`--data`: test.jsonl line 3", opens an error message), and its fields
+]  # where it is ("`--data`: test.jsonl line 3", with which messages begin), and its fields
 
-_CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K notes its calculator calls like this; they are no part of the text
+_CALCULATION = re.compile(r"<<[^<>]*>>")  # a calculator call in a rationale of GSM8K, which is no part of the text
 _YES_NO = ("yes", "no", "true", "false")
 _MAX_CHOICES = 26
-_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")  # objects in one JSON array
+_ARRAY = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*\[\s*\{"
+)  # the beginning of a JSON array of objects, perhaps after a byte order mark
 
 
 def read_questions(
@@ -38,14 +40,23 @@ def read_questions(
     limit: int | None = None,
     columns: Callable[[int, Mapping[str, Any], str], dict[str, Any]] | None = None,
 ) -> tuple[str | Kind, list[Question]]:
-    """The kind of the answers and the questions of a file, or of `<path>/<split>.jsonl` where path is a folder.
+    """Reads the questions of a file, or of `<path>/<split>.jsonl` if `path` is a folder.
 
-    A file is taken whole: `split` picks one only in a folder. Everything is checked before `limit` cuts, so a file is
-    accepted or refused whatever the limit.
+    All rows are checked before `limit` cuts. So whether a file is refused does not depend on the limit.
 
     Args:
-        kind: None means as the rows look, see `infer_kind`.
-        columns: makes our fields of a row that has others, from the row's number, the row, and what opens an error message.
+        path: a file or a folder.
+        kind: of the answers; None infers it from the rows, see `infer_kind`.
+        split: the file of a folder; it is not used if `path` is a file.
+        limit: how many questions; None for all.
+        columns: converts a row with other field names, called with the row's number from 0, the row, and the place with
+            which messages begin.
+
+    Returns:
+        The kind of the answers, and the questions.
+
+    Raises:
+        UsageError: there is no such file, or a row is wrong.
     """
     rows = _rows(_file_of(path, split=split))
     if columns:
@@ -57,7 +68,7 @@ def read_questions(
 
 
 def infer_kind(rows: Iterable[Mapping[str, Any]]) -> str:
-    """ "choice" where every row has choices, "yes_no" where every answer is yes, no, true or false, else "number"."""
+    """ "choice" if every row has choices; else "yes_no" if every answer is yes, no, true or false; else "number"."""
     rows = list(rows)
     if all(row.get("choices") for row in rows):
         return "choice"
@@ -67,7 +78,16 @@ def infer_kind(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def question_from(fields: Mapping[str, Any], *, kind: str | Kind, where: str) -> Question:
-    """A checked question with its gold answer in canonical form. where: opens an error message ("... line 3")."""
+    """Makes a question of the fields of a row and checks it. Its gold answer gets its canonical form.
+
+    Args:
+        fields: of the row, by name.
+        kind: of the answer.
+        where: the place of the row ("... line 3"), with which messages begin.
+
+    Raises:
+        UsageError: a field is missing or wrong.
+    """
     kind = kind_of(kind)
     choices = _choices(fields, kind=kind, where=where)
     return Question(
@@ -80,6 +100,7 @@ def question_from(fields: Mapping[str, Any], *, kind: str | Kind, where: str) ->
 
 
 def _file_of(path: Path, *, split: str) -> Path:
+    """The file itself, or the file of a split in a folder. The validation split may also be called `dev.jsonl`."""
     if path.is_file():
         return path
     if not path.exists():
@@ -88,13 +109,14 @@ def _file_of(path: Path, *, split: str) -> Path:
             f"`--data` must be a file or a folder, but `{path}` does not exist.{nearest(path.name, siblings)}"
         )
     names = [split, "dev"] if split == "validation" else [split]
-    found = [path / f"{name}.jsonl" for name in names if (path / f"{name}.jsonl").is_file()]
-    if not found:
+    files = [path / f"{name}.jsonl" for name in names if (path / f"{name}.jsonl").is_file()]
+    if not files:
         raise UsageError(_no_such_split(path, split=split))
-    return found[0]
+    return files[0]
 
 
 def _no_such_split(folder: Path, *, split: str) -> str:
+    """The error message for a split that a folder does not have."""
     known = sorted({"validation" if file.stem == "dev" else file.stem for file in folder.glob("*.jsonl")})
     if not known:
         return f"`--data {folder}` must hold `{split}.jsonl`, but has no .jsonl file: give another place."
@@ -103,20 +125,21 @@ def _no_such_split(folder: Path, *, split: str) -> str:
 
 
 def _rows(file: Path) -> list[Row]:
+    """The rows of a file; empty lines are skipped. Raises UsageError if it is no file of JSON Lines."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise UsageError(f"`--data` must be readable, but `{file}` is not ({error.strerror}): change that.") from error
     _refuse_other_formats(file, content)
-    # Split as bytes: a text may hold characters that `str.splitlines` takes for line ends, and a line which is
-    # not UTF-8 shall be named. A byte order mark, as Windows editors write it, is dropped.
+    # Lines are split as bytes for two reasons: a text may contain characters that `str.splitlines` takes for line ends, and
+    # an error must name the line that is not UTF-8. A byte order mark, which Windows editors write, is dropped.
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(f"`--data`: {file} line {number}", line) for number, line in enumerate(lines, start=1)]
     return [(where, _object(line, where=where)) for where, line in numbered if line.strip()]
 
 
 def _refuse_other_formats(file: Path, content: bytes) -> None:
-    """Raises UsageError, which says how to make JSON Lines of it, for a file of another kind that people have."""
+    """Raises UsageError for a file in another common format. The message has a command that converts it."""
     if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         raise UsageError(f"`--data`: {file} is a compressed file, and JSON Lines are wanted: unpack it first.")
     kind, read = _other_format(file, content)
@@ -130,7 +153,7 @@ def _refuse_other_formats(file: Path, content: bytes) -> None:
 
 
 def _other_format(file: Path, content: bytes) -> tuple[str, str]:
-    """What the file is, and Python that reads it as a table; two empty texts for what may be JSON Lines."""
+    """The format of a file, and Python code that reads it as a table; two empty texts if it may be JSON Lines."""
     if content.startswith(b"PAR1"):
         return "a Parquet file", "pandas.read_parquet({})"
     if _ARRAY.match(content):
@@ -141,14 +164,17 @@ def _other_format(file: Path, content: bytes) -> tuple[str, str]:
 
 
 def _converted(file: Path) -> Path:
-    """Where the converted file goes: beside this one, never onto it."""
+    """The path of the converted file: in the same folder, and never the file itself."""
     return file.with_name(f"{file.stem}-lines.jsonl") if file.suffix == ".jsonl" else file.with_suffix(".jsonl")
 
 
 def _object(line: bytes, *, where: str) -> dict[str, Any]:
+    """The object of one line. Raises UsageError if it is none."""
     try:
         fields = json.loads(line.decode("utf-8"))
-        json.dumps(fields, ensure_ascii=False).encode("utf-8")  # half a surrogate pair passes only the first line
+        json.dumps(fields, ensure_ascii=False).encode(
+            "utf-8"
+        )  # fails for half a surrogate pair, which json.loads accepts
     except UnicodeError as error:
         raise UsageError(f"{where} must be valid UTF-8 ({error}): correct that row.") from error
     except (ValueError, RecursionError) as error:
@@ -182,7 +208,7 @@ def _answer(fields: Mapping[str, Any], *, kind: Kind, num_choices: int, where: s
 
 
 def _answer_text(value: Any) -> str:
-    """The answer as text; an empty text, which is an answer of no kind, for a value that cannot be one."""
+    """An answer as text. For a value that cannot be an answer an empty text, which no kind of answers accepts."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -203,6 +229,7 @@ def _choices(fields: Mapping[str, Any], *, kind: Kind, where: str) -> tuple[str,
 
 
 def _rationale(fields: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
+    """The steps of the rationale, without GSM8K's calculator calls and empty steps."""
     value = [] if fields.get("rationale") is None else fields["rationale"]
     lines = value.splitlines() if isinstance(value, str) else value
     if not _is_texts(lines):
@@ -216,6 +243,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def _refuse_duplicates(rows: list[Row], questions: list[Question]) -> None:
+    """Raises UsageError if two questions have the same id."""
     first: dict[str, str] = {}
     for (where, _), question in zip(rows, questions, strict=True):
         if question.id in first:
@@ -224,6 +252,7 @@ def _refuse_duplicates(rows: list[Row], questions: list[Question]) -> None:
 
 
 def _required(fields: Mapping[str, Any], name: str, *, where: str) -> Any:
+    """The value of a field. Raises UsageError if it is missing."""
     if name not in fields:
         known = [key for key in fields if key not in ("id", "question", "answer")]
         raise UsageError(f"{where} must have the field `{name}`, which is missing: add it.{nearest(name, known)}")
@@ -231,9 +260,11 @@ def _required(fields: Mapping[str, Any], name: str, *, where: str) -> Any:
 
 
 def _wrong(name: str, required: str, value: Any, *, where: str) -> UsageError:
+    """The error for a field with a wrong value. required: what it must be."""
     return UsageError(f"{where}, field `{name}` must be {required}, not {_shown(value)}: correct that row.")
 
 
 def _shown(value: Any) -> str:
+    """A value as JSON of at most 60 characters, for messages."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

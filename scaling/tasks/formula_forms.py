@@ -1,7 +1,8 @@
-"""One text for all the ways to write a formula, so that equal answers can be told by comparing texts.
+"""Makes one text of all ways to write a formula, its form, so that equal formulas are found by comparing texts.
 
-Comparing every two answers of a question would take the square of their number; this looks at each of them once. Imports
-math-verify and sympy, so only the process of `scaling.tasks.equality` imports it: it may take any time on any text.
+Comparing every pair of a question's answers would take quadratic time; here each answer is processed once. math-verify and
+sympy are imported, and may take any time for a text. So only the worker process of `scaling.tasks.equality`, which has a
+time limit, imports this module.
 """
 
 from __future__ import annotations
@@ -17,27 +18,30 @@ from sympy.core.relational import Relational
 from scaling.tasks.numbers import written
 
 _PRECISION = 40  # digits that values are computed with
-_SHOWN = 20  # digits in which two values of the same formula surely agree
-_EXACT = Fraction(1, 10**25)  # a value so close to a fraction of small numbers is that fraction
+_SHOWN = 20  # digits in a form; so many surely agree if one formula is computed in two ways
+_EXACT = Fraction(1, 10**25)  # a value this close to a fraction with a small denominator counts as that fraction
 _LARGEST_DENOMINATOR = 10**6
-_LARGEST_VALUE = 10**12  # of which 40 digits still tell the fraction
-_TOO_LARGE = 10**100  # to be an answer
-_POINTS = ("first", "second")
+_LARGEST_VALUE = 10**12  # up to here, 40 digits are enough to recognise the fraction
+_TOO_LARGE = 10**100  # a larger value is no answer
+_POINTS = ("first", "second")  # where formulas with variables are evaluated
 
 
 def form(text: str) -> str:
-    """The form of a formula in LaTeX or plain text: equal formulas have one form.
+    """The form of a formula in LaTeX or plain text. Equal formulas have the same form.
 
-    A rational number has the canonical form of `scaling.tasks.numbers`. An irrational one is "~" and 20 digits. A formula
-    with variables is its values at two points that follow from the variables' names. Sets, tuples, intervals and matrices
-    are made of the forms of their parts; a set of one part is that part, as in `{12}`. Raises whatever the libraries
-    raise at what is no formula, and ValueError for one without a value, as 1/0.
+    A rational number has its canonical form, see `scaling.tasks.numbers`. An irrational number is "~" with 20 digits. A
+    formula with variables is its values at two points, which depend only on the variables' names. Sets, tuples, intervals
+    and matrices are made of the forms of their parts. A set of one part is that part, as in `{12}`.
+
+    Raises:
+        ValueError: the formula has no value, as 1/0.
+        Exception: whatever the libraries raise for a text that is no formula.
     """
     parsed = parse(f"${text}$", parsing_timeout=None)
-    found = [one for one in parsed if isinstance(one, Basic | MatrixBase)]
-    if not found or found[0].has(nan, zoo):
+    formulas = [part for part in parsed if isinstance(part, Basic | MatrixBase)]
+    if not formulas or formulas[0].has(nan, zoo):
         raise ValueError("no formula, or one without a value")
-    return _form(found[0])
+    return _form(formulas[0])
 
 
 def _form(parsed: Any) -> str:
@@ -73,29 +77,35 @@ def _of_expression(expression: Expr) -> str:
 
 
 def _equation(difference: Expr) -> str:
-    """Of difference = 0. Its ratio at two points is the same for every multiple of the equation."""
+    """The form of the equation `difference` = 0: the ratio of its values at two points.
+
+    Multiples of an equation have the same ratio, hence the same form.
+    """
     ratio = _value(_at(difference, _POINTS[0]) / _at(difference, _POINTS[1]), "")
     return f"{difference} = 0" if ratio is None else f"equation {ratio}"
 
 
 def _with_exact_decimals(expression: Any) -> Any:
-    """0.1 as 1/10: sympy's own 0.1 is a binary number that is not quite a tenth."""
+    """The expression with exact decimals: 0.1 is 1/10. sympy's own 0.1 is a binary number close to it."""
     return expression.xreplace({number: Rational(str(number)) for number in expression.atoms(Float)})
 
 
 def _at(expression: Any, point: str) -> Any:
-    """The expression with numbers for its variables: between 1 and 2 at the first point, between -3 and -2 at the second."""
+    """The expression at a point. Variables are between 1 and 2 at the first point, between -3 and -2 at the second."""
     start = {"first": 1, "second": -3}.get(point, 0)
-    return expression.subs({one: start + _between_0_and_1(f"{point} {one}") for one in expression.free_symbols})
+    return expression.subs(
+        {symbol: start + _between_0_and_1(f"{point} {symbol}") for symbol in expression.free_symbols}
+    )
 
 
 def _between_0_and_1(name: str) -> Rational:
+    """A number that follows from a name alone."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).digest()
     return Rational(int.from_bytes(digest), 2**40)
 
 
 def _value(expression: Any, point: str) -> str | None:
-    """20 digits of the value, its imaginary part behind an i; None for what is no finite number."""
+    """The value at a point with 20 digits, and its imaginary part after an "i"; None if it is no finite number."""
     value = _at(expression, point).evalf(_PRECISION)
     real, imaginary = value.as_real_imag()
     if not all(part.is_Number and part.is_finite for part in (real, imaginary)):
@@ -106,7 +116,7 @@ def _value(expression: Any, point: str) -> str | None:
 
 
 def _exactly(expression: Any) -> Fraction | None:
-    """The rational number that an expression is, None for an irrational one."""
+    """The value of a real expression if it is rational, else None."""
     value = Fraction(str(expression.evalf(_PRECISION).as_real_imag()[0]))
     near = value.limit_denominator(_LARGEST_DENOMINATOR)
     if abs(value) < _LARGEST_VALUE and abs(value - near) < _EXACT * (1 + abs(value)):

@@ -1,7 +1,7 @@
-"""The exact value of a formula of plain numbers: "5 + 7", "{12}", "2*6", "3^2", "\\frac{24}{2}", "\\sqrt{16}".
+"""Computes formulas of plain numbers exactly: "5 + 7", "{12}", "2*6", "3^2", "\\frac{24}{2}", "\\sqrt{16}".
 
-Rational numbers only: what is irrational or holds a variable is not arithmetic here. Everything is bounded, the length,
-the depth of brackets and the size of every number on the way, so that no text takes long. Standard library only.
+Only rational numbers are computed: a formula with an irrational value or a variable is refused. The length of the text, the
+depth of brackets and the size of every number are limited, so that no text takes long. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import math
 import re
 from fractions import Fraction
 
-LARGEST = 10**100  # of a numerator and a denominator: nothing longer is an answer, and reading it would cost time
+LARGEST = (
+    10**100
+)  # numerators and denominators are smaller; nothing larger is an answer, and it would take long to read
 
 _MAX_LENGTH = 200
 _MAX_DEPTH = 20
@@ -29,7 +31,7 @@ def evaluate(text: str) -> Fraction:
     """The exact value of a formula of plain numbers.
 
     Raises:
-        ValueError: the text is no such formula; it may hold variables, roots without rational value, or prose.
+        ValueError: the text is no such formula. It may contain variables, irrational roots, or prose.
         ArithmeticError: it is one, but divides by zero or is too large to be an answer.
     """
     if len(text) > _MAX_LENGTH:
@@ -42,6 +44,7 @@ def evaluate(text: str) -> Fraction:
 
 
 def _tokens(text: str) -> list[str]:
+    """The numbers, signs and brackets of a formula; currency signs are dropped. Raises ValueError for other text."""
     tokens, place, depth = [], 0, 0
     text = text.rstrip()
     while place < len(text):
@@ -61,7 +64,7 @@ def _tokens(text: str) -> list[str]:
 
 
 class _Parser:
-    """Recursive descent: a sum of products of signed powers of atoms."""
+    """A recursive-descent parser, which computes as it reads. A formula is a sum of products of signed powers of atoms."""
 
     def __init__(self, tokens: list[str]):
         self._tokens = tokens
@@ -70,9 +73,11 @@ class _Parser:
 
     @property
     def next(self) -> str | None:
+        """The next token; None at the end."""
         return self._tokens[self._place] if self._place < len(self._tokens) else None
 
     def sum(self) -> Fraction:
+        """The value of a sum, up to a closing bracket or the end."""
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise ValueError("too deep")
@@ -84,6 +89,7 @@ class _Parser:
         return value
 
     def _product(self) -> Fraction:
+        """The value of a product. The sign may be missing, as in 2(3)."""
         value, divided = self._signed(), False
         while True:
             sign = self._take("*", "/")
@@ -114,6 +120,7 @@ class _Parser:
         return value
 
     def _atom(self) -> Fraction:
+        """The value of a number, a fraction, a root or a formula in brackets."""
         token = self.next
         if token is None or token in "+-*/^)]}":
             raise ValueError("nothing where a number should be")
@@ -131,11 +138,13 @@ class _Parser:
         return _bounded(Fraction(token))
 
     def _group(self) -> Fraction:
+        """The value of an argument in braces, as of a LaTeX command."""
         if self.next != "{":
             raise ValueError("no argument in braces")
         return self._atom()
 
     def _take(self, *tokens: str) -> str | None:
+        """Takes the next token if it is one of these; None if not."""
         token = self.next
         if token not in tokens:
             return None
@@ -144,12 +153,14 @@ class _Parser:
 
 
 def _bounded(value: Fraction) -> Fraction:
+    """The value itself. Raises OverflowError if it is too large."""
     if max(abs(value.numerator), value.denominator) >= LARGEST:
         raise OverflowError("too large")
     return value
 
 
 def _raised(base: Fraction, exponent: Fraction) -> Fraction:
+    """A power. Its size is estimated first, so that nothing huge is computed."""
     if exponent.denominator != 1:
         raise ValueError("a root")
     if base in (0, 1, -1):  # the size of the exponent does not matter
@@ -163,6 +174,7 @@ def _raised(base: Fraction, exponent: Fraction) -> Fraction:
 
 
 def _root(value: Fraction) -> Fraction:
+    """The square root. Raises ValueError unless it is rational."""
     if value < 0:
         raise ValueError("imaginary")
     root = Fraction(math.isqrt(value.numerator), math.isqrt(value.denominator))

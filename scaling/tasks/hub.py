@@ -1,7 +1,7 @@
-"""The benchmarks as their authors published them on the Hugging Face Hub, mapped to the fields of the local files.
+"""Loads benchmarks as published on the Hugging Face Hub, and converts their rows to the fields of local files.
 
-Needs the extra `hub`; `datasets` is imported when a benchmark is loaded and not before. No dataset runs code of its
-own. A split that a dataset lacks is refused and never replaced by another. Refuses to know prompts and models.
+The extra `hub` is needed; `datasets` is imported only when a benchmark is loaded. No dataset may run code of its own. A
+split that a dataset lacks is refused and never replaced by another one. This module knows nothing of prompts and models.
 
 ASDiv comes as one piece. Here `test` is a fifth of its rows, chosen by a hash of the question's text, and `train` is
 the rest; rows whose answer is not one plain number are left out of both. This is not the split of the paper's folds.
@@ -32,10 +32,15 @@ _OPTION_LETTER = re.compile(r"\s*\(?[A-Z]\s*\)\s*")  # "A)" and "(A) "
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark is kept.
+    """Where a benchmark is on the Hub, and how its rows are converted.
 
-    splits: our name of a split -> the dataset's. fields: one row -> the fields of a local file, `id` set where the
-    row has one. keep: whether a row belongs to our split; None means every row does.
+    Attributes:
+        path: the dataset's id.
+        config: the dataset's configuration; None if it has only one.
+        kind: the kind of the answers.
+        splits: the dataset's name of each split, by the value of `--split`.
+        fields: converts a row to the fields of a local file, with `id` if the row has one.
+        keep: whether a row belongs to a split; None if all rows do.
     """
 
     path: str
@@ -47,7 +52,15 @@ class Source:
 
 
 def load(name: str, *, split: str) -> list[Question]:
-    """The questions of a benchmark in the dataset's order. name: a key of `SOURCES`."""
+    """The questions of a benchmark, in the order of the dataset.
+
+    Args:
+        name: a key of `SOURCES`.
+        split: the value of `--split`.
+
+    Raises:
+        UsageError: there is no such split, or the dataset cannot be loaded.
+    """
     source = SOURCES[name]
     if split not in source.splits:
         raise unknown_split(name, split, source.splits)
@@ -70,7 +83,7 @@ def _download(name: str, split: str) -> Iterable[Mapping[str, Any]]:
         raise UsageError(f"`--task {name}` needs the package `datasets`, which is missing: {advice}.") from error
     try:
         rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(source.path, source.config, split=split)
-    except Exception as error:  # the client raises errors of half a dozen libraries, and the remedy is the same for all
+    except Exception as error:  # the client raises errors of many libraries, and the advice is the same for all
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         advice = "check the network, or use `--data FILE_OR_FOLDER`"
         raise UsageError(f"`--task {name}` could not load {source.path} from the Hub ({reason}): {advice}.") from error
@@ -80,7 +93,7 @@ def _download(name: str, split: str) -> Iterable[Mapping[str, Any]]:
 def _questions(name: str, split: str, rows: Iterable[Mapping[str, Any]]) -> list[Question]:
     source = SOURCES[name]
     questions = []
-    for i, row in enumerate(rows):  # i counts all rows, so that an id means one row whatever is left out
+    for i, row in enumerate(rows):  # i counts all rows, so an id does not depend on what is left out
         if source.keep is None or source.keep(row, split):
             fields = {"id": f"{name}-{split}-{i:05d}"} | source.fields(row)
             questions.append(question_from(fields, kind=source.kind, where=f"`--task {name}`: {source.path} row {i}"))
@@ -113,13 +126,13 @@ def date_understanding(row: Mapping[str, Any]) -> Fields:
 
 
 def plain_number(answer: str) -> str | None:
-    """The number of an ASDiv answer such as "9 (apples)", None for several numbers, ratios, fractions, times, names."""
+    """The number of an ASDiv answer such as "9 (apples)"; None for several numbers, ratios, fractions, times and names."""
     match = _PLAIN_NUMBER.fullmatch(answer)
     return match[1] if match else None
 
 
 def _in_asdiv_split(row: Mapping[str, Any], split: str) -> bool:
-    # By the text and not by the place in the dataset: the same question twice stays on one side.
+    # The text decides, not the position in the dataset, so that a repeated question is in one split only.
     fifth = int.from_bytes(sha256(_asdiv_text(row).encode()).digest()) % 5
     return plain_number(row["answer"]) is not None and (fifth == 0) == (split == "test")
 
@@ -142,7 +155,7 @@ SOURCES: dict[str, Source] = {
 
 
 class HubTask(Task):
-    """A benchmark of the Hub. name: a key of `SOURCES`."""
+    """The task of a benchmark on the Hub."""
 
     local = False
 

@@ -1,6 +1,6 @@
-"""The kinds of answers: how each is asked for, read from a text, written, and compared with the gold answer.
+"""The kinds of answers: how an answer is asked for, read from a text, written, and compared with the gold answer.
 
-A kind knows nothing of prompts and files. A new one is a subclass of `Kind` and an entry in `KINDS`. Loads no torch.
+A new kind is a subclass of `Kind` and an entry in `KINDS`. A kind knows nothing of prompts and files. torch is not loaded.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ from scaling.tasks.answers import (
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.numbers import number_or_formula, tidy
 
-_DIFFERENCE = re.compile(r"[0-9.]+\s*-\s*[0-9.]+")  # a model's "15 - 3" is 12; a gold answer may mean a score
-_END_OF_TEXT = re.compile(r"\n|(?<=\w{4})[.!?;](?:\s|$)")  # not the point of "St. Louis"
-_ROUNDS = 8
+_DIFFERENCE = re.compile(
+    r"[0-9.]+\s*-\s*[0-9.]+"
+)  # from a model "15 - 3" is 12, but as a gold answer it may be a score
+_END_OF_TEXT = re.compile(r"\n|(?<=\w{4})[.!?;](?:\s|$)")  # but not at the point of "St. Louis"
+_ROUNDS = 8  # most times that marks are removed from a text answer, as removing some may uncover others
 
 
 class Kind:
     """What an answer may be.
 
     Attributes:
-        name: what files and records call it.
-        request: asks for such an answer at the end of a prompt.
-        hint_first: whether the hint stands before the request, else after it.
+        name: its name in files and records.
+        request: the sentence at the end of a prompt that asks for such an answer.
+        hint_first: whether the hint comes before the request; if not, it comes after it.
         has_choices: whether questions have lettered options.
-        verbatim: whether answers are mere texts, of which no two are equal; otherwise votes count equal numbers as one.
+        verbatim: whether an answer is only equal to the same text. If not, votes count equal numbers and formulas as one
+            answer, whatever their texts.
     """
 
     name: ClassVar[str]
@@ -50,11 +53,12 @@ class Kind:
     verbatim: ClassVar[bool] = False
 
     def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
-        """The answer of a completion. Never raises, whatever the text.
+        """Reads the answers of a completion. No text makes it raise an exception.
 
         Args:
+            text: the completion.
             choices: the option texts of the question.
-            question: its text, which tells what its numbers count.
+            question: the question's text. It tells whether "7 dozen" means 7 or 84.
         """
         return read_text(
             text,
@@ -65,39 +69,47 @@ class Kind:
         )
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:
-        """The answer in what follows "the answer is" and the like; `SEVERAL` where no other shall be looked for."""
+        """The answer in the text after "the answer is" and similar words.
+
+        Args:
+            said: this text.
+            choices: the option texts of the question.
+
+        Returns:
+            None if it has no answer, `SEVERAL` if moreover no other answer may be searched.
+        """
         raise NotImplementedError
 
     def elsewhere(self, text: str, choices: Sequence[str]) -> str | None:
-        """The answer in a text that states none in the asked-for form."""
+        """The answer in a text that states none in the form asked for; None if it has none."""
         raise NotImplementedError
 
     def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:
-        """The canonical form of an answer, None if it is none of this kind. Idempotent."""
+        """The canonical form of an answer; None if the text is no answer of this kind. A canonical form is its own."""
         raise NotImplementedError
 
     def gold(self, answer: str, *, num_choices: int = 0) -> str | None:
-        """The canonical form of a gold answer, None if it is none of this kind, or may mean two things."""
+        """The canonical form of a gold answer; None if it is no answer of this kind, or is ambiguous."""
         return self.canonical(answer, num_choices=num_choices)
 
     def required(self, num_choices: int) -> str:
-        """What a gold answer must be, in words."""
+        """What a gold answer must be, in words, for messages."""
         raise NotImplementedError
 
     def written(self, answer: str) -> str:
-        """The answer as a gold text states it."""
+        """The answer as it is written after "The answer is" in a solution."""
         return answer
 
     def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:  # noqa: ARG002
-        """Whether an answer in canonical form is the gold one."""
+        """Whether an answer is the gold answer; both in canonical form. checker: compares numbers and formulas."""
         return answer == gold
 
 
 class Number(Kind):
-    """A number or a formula: "$1,200.50" is "1200.5", "3/4" is "0.75", "1/3" stays; formulas keep their LaTeX."""
+    """A number or a formula. "$1,200.50" becomes "1200.5", "3/4" becomes "0.75", "1/3" and LaTeX formulas stay."""
 
     name = "number"
-    # a small model keeps to "short" and states its answer far more often than after "think step by step"
+    # asked for a "short" explanation, a small model states its answer far more often than after "think step by step"
     request = 'Give a short explanation and end with "The answer is" and the number.'
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
@@ -145,7 +157,7 @@ class Choice(Kind):
 
 
 class YesNo(Kind):
-    """ "yes" or "no", from "true" and "false" too."""
+    """ "yes" or "no". "true" counts as "yes" and "false" as "no"."""
 
     name = "yes_no"
     request = 'Give a short explanation and end with "The answer is yes" or "The answer is no".'
@@ -165,7 +177,7 @@ class YesNo(Kind):
 
 
 class Text(Kind):
-    """A few words, whatever their case, their white space and the marks around them. Only a stated answer is read."""
+    """A few words. Case, white space and the marks around them do not count. Only a stated answer is read."""
 
     name = "text"
     request = 'Give a short explanation and end with "The answer is" and the answer.'
@@ -192,10 +204,10 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (Number(), Choice(), YesNo
 
 
 def kind_of(kind: str | Kind) -> Kind:
-    """A kind by its name; an object is what it is."""
+    """The kind of a name. A kind is returned as it is."""
     return KINDS[kind] if isinstance(kind, str) else kind
 
 
 def unknown_kind(name: object) -> str:
-    """What to tell of a kind that there is not: the end of a sentence that has named it."""
+    """The advice for the name of a kind that does not exist, as the end of a message."""
     return f"choose one of {', '.join(KINDS)}.{nearest(str(name), KINDS)}"

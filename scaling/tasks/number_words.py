@@ -1,7 +1,7 @@
-"""Numbers in English words: "twelve", "fifty-two point six two", "negative four", "half a dozen", "two and a half".
+"""Reads numbers in English words: "twelve", "fifty-two point six two", "negative four", "half a dozen", "two and a half".
 
-Reads what stands at the beginning of a text and nothing that is not a complete number: "nineteen eighty-four" and
-"one of them" are none. Standard library only.
+Only a complete number at the beginning of a text is read. "nineteen eighty-four" and "one of them" are none. Only the
+standard library is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ _GOES_ON = re.compile(
 
 
 def leading_words(text: str) -> tuple[Fraction, int] | None:
-    """The number in words that a text begins with and where it ends, None where there is none or it goes on."""
+    """The number in words at the beginning of a text, and where it ends.
+
+    Returns:
+        None if there is no such number, or what follows makes it part of something longer.
+    """
     match = _PHRASE.match(text)
     if match is None or _GOES_ON.match(text, match.end()):
         return None
@@ -52,6 +56,7 @@ def starts_in_words(text: str) -> bool:
 
 
 def _read(words: list[str]) -> Fraction | None:
+    """The value of the words of a number without its sign, in lower case; None if they are none."""
     last = words[-1]
     if last in _PARTS:
         return _with_part(words)
@@ -67,7 +72,10 @@ def _read(words: list[str]) -> Fraction | None:
 
 
 def _with_part(words: list[str]) -> Fraction | None:
-    """ "half", "a third", "three quarters", "two and a half"; a bare "third" is an ordinal."""
+    """The value of words that end with a part: "half", "a third", "three quarters", "two and a half".
+
+    A single "third" is an ordinal, so it has no value.
+    """
     parts, whole = Fraction(1, _PARTS[words[-1]]), Fraction(0)
     top = words[:-1]
     if "and" in top:
@@ -83,6 +91,7 @@ def _with_part(words: list[str]) -> Fraction | None:
 
 
 def _with_decimals(words: list[str]) -> Fraction | None:
+    """The value of words with a decimal point: "three point one four"."""
     cut = words.index("point")
     whole = _whole(words[:cut]) if cut else Fraction(0)
     digits = [_SMALL.get(word, 10) for word in words[cut + 1 :]]
@@ -92,7 +101,8 @@ def _with_decimals(words: list[str]) -> Fraction | None:
 
 
 def _whole(words: list[str]) -> Fraction | None:
-    """A whole number such as "two hundred thousand and five", None where a word cannot follow the one before."""
+    """A whole number such as "two hundred thousand and five"; None if a word cannot follow the one before."""
+    # total: the groups that a scale has closed, such as "two hundred thousand". group: the number since then.
     total, group, last, largest = 0, 0, "", 10**15
     for word in words:
         if word == "and":

@@ -1,17 +1,19 @@
-"""Numbers as people and models write them, read exactly: money, percent, units, fractions, words, sums, simple LaTeX.
+"""Reads numbers exactly as people and models write them: money, percent, units, fractions, words, sums, simple LaTeX.
 
-Canonical is the exact decimal without trailing zeros ("1200.5"), or the reduced fraction where no decimal is exact
-("1/3"). A formula of plain numbers is its value ("5 + 7" is "12"); other formulas are only told from prose. Refuses to
-know where in a text an answer stands (`answers`) and when two are equal (`equality`).
+The canonical form of a number is its exact decimal without trailing zeros ("1200.5"). If no decimal is exact, it is the
+reduced fraction ("1/3"). A formula of plain numbers becomes its value: "5 + 7" is "12". Other formulas are kept as they are;
+this module only tells them from prose. It does not find the answer in a text (see `answers`), nor compare two (`equality`).
 
-Commas and points: groups of three digits are thousands ("5,500" is 5500; also "1 000", "1'000", "1_000", "1,00,000"), any
-other single comma between digits is a decimal comma ("5,5", "0,125"), and of a comma and a point the last one is decimal
-("1.234,56"). A single point is always decimal ("1.000" is 1).
+Commas and points are read by these rules:
+- Groups of three digits are thousands: "5,500" is 5500, and so are "1 000", "1'000", "1_000" and "1,00,000" read.
+- Any other single comma between digits is a decimal comma: "5,5", "0,125".
+- Of a comma and a point the last one is decimal: "1.234,56".
+- A single point is always decimal: "1.000" is 1.
 
-A letter may stand for thousands and millions ("$40k", "1.5M", "2k"), but none does in a formula ("2k + 1").
+A letter may mean thousands or millions ("$40k", "1.5M", "2k"), but not in a formula ("2k + 1").
 
-A date, a time, a range and a choice between several numbers are no number, nor is 0x1F. Every pattern takes linear time on
-any text. Standard library only.
+A date, a time, a range, a choice between several numbers, and 0x1F are no numbers. Every pattern takes linear time on any
+text. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _MAX_EXPONENT = 100
 _MAX_PLACES = 100
 _MAX_LENGTH = 300
 _MAX_FORMULA = 200
-_MAX_ROUNDS = 50  # each takes something away, so that no text of the greatest length needs as many
+_MAX_ROUNDS = 50  # of tidying; each round shortens the text, so no text of the greatest length needs as many
 
 # A group of three must not be followed by a fourth digit: "1,2345" is two numbers. A list "1,2,3" holds no decimal comma.
 _THOUSANDS = r"[1-9][0-9]{0,2}(?:,[0-9]{3}(?![0-9]))+|(?<![0-9],)[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}(?![0-9])"
@@ -66,7 +68,7 @@ _OTHER_BASE = re.compile(r"(?<![\w.])0[xXbo][0-9A-Fa-f]+\b")
 _CHAIN_OF_NUMBERS = re.compile(r"[\s({\[]*[0-9]+(?:(?:[-—][0-9]+)+|(?:\.[0-9]+){2,})[\s)}\]]*")  # date, range or score
 _RISING = re.compile(r"[\s({\[]*([0-9.]+) - ([0-9.]+)[\s)}\]]*")
 
-# Of each space it is certain which part takes it: two ways for every space would take exponential time.
+# Only one part of the pattern can match a given space. If two could, the time would be exponential in the spaces.
 _OPERAND = r"[(\s]*(?:[$€£¥₹]\s?)?[0-9][0-9.,]*(?:[%°)]| ?[A-Za-z]{2,}(?![A-Za-z]))*"
 _OPERATOR = r"\s*(?:[-+*/×÷·]|x(?=\s?[$€£¥₹(]?[0-9])|\\(?:times|cdot|div)\b)"
 _CALCULATION = rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})+"
@@ -101,10 +103,12 @@ _OR_SO = re.compile(
 
 
 def _vulgar(sign: str) -> str:
+    """ "1/2" for the sign of one half."""
     return str(Fraction(unicodedata.numeric(sign)).limit_denominator(10))
 
 
 def _joined(match: re.Match[str]) -> str:
+    """The digits of a match without what separates their groups."""
     return re.sub("[^0-9]", "", match[0])
 
 
@@ -154,20 +158,20 @@ _TIDY: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] 
 
 
 def tidy(text: str) -> str:
-    """The text with typographic signs, LaTeX spacing and LaTeX for plain numbers and words written plainly."""
+    """The text in plain characters: without typographic signs, LaTeX spacing, and LaTeX for plain numbers and words."""
     for pattern, replacement in _TIDY:
         text = pattern.sub(replacement, text)
     return text
 
 
 def value(text: str) -> Fraction | None:
-    """The exact value of one plain number ("-3/4", "1,200.50", "2 1/2"), None for anything else or out of bounds."""
+    """The exact value of one plain number ("-3/4", "1,200.50", "2 1/2"); None for other texts and for huge numbers."""
     match = NUMBER.fullmatch(text) if len(text) <= _MAX_LENGTH else None
     return value_of(match) if match else None
 
 
 def value_of(match: re.Match[str]) -> Fraction | None:
-    """The exact value of a match of `NUMBER`, None for a date like 1/2/2020 or 01/05, n/0 and the too large."""
+    """The exact value of a match of `NUMBER`; None for a date such as 1/2/2020 or 01/05, for n/0, and for huge numbers."""
     pieces = match["chain"].split("/")
     if len(pieces) > 2 or (len(pieces) == 2 and any(re.match("0[0-9]", piece) for piece in pieces)):
         return None
@@ -193,25 +197,25 @@ def written(number: Fraction) -> str:
 
 
 def number_or_formula(text: str) -> str | None:
-    """The canonical form of a text that is one number, with or without unit, or one formula; None for anything else."""
-    said = text.strip()
+    """The canonical form of a text that is one number, with or without a unit, or one formula; None for other texts."""
+    tidied = text.strip()
     for _ in range(_MAX_ROUNDS):
-        if len(said) > _MAX_LENGTH:
+        if len(tidied) > _MAX_LENGTH:
             return None
-        text = _plain(_right_side(_peeled(tidy(said))))
+        text = _plain(_right_side(_peeled(tidy(tidied))))
         match = _WITH_UNIT.fullmatch(text) or _WITH_UNIT.fullmatch(text.replace(" / ", "/"))
         if match is not None:
             number = value_of(match)
             return None if number is None else written(number)
         formula = " ".join(text.split())
-        if formula == said:
+        if formula == tidied:
             return _formula(formula)
-        said = formula  # what was around it may have hidden more to tidy
+        tidied = formula  # removing what was around it may have uncovered more to tidy
     return None
 
 
 def leading_number(text: str) -> str | None:
-    """The number that a text begins with, None where what follows shows it to be part of something longer."""
+    """The number that a text begins with; None if it is part of something longer, such as a date or a formula."""
     text = _after_sum(text)
     match = NUMBER.match(text)
     if match is None or _GOES_ON.match(text, match.end()):
@@ -223,28 +227,28 @@ def leading_number(text: str) -> str | None:
 
 
 def begins_with_number(text: str) -> bool:
-    """Whether a text begins with a number, be it one that is read or part of a date, a range or a formula."""
+    """Whether a text begins with a number, even one that is only part of a date, a range or a formula."""
     return (
         re.match(r"[\s({\[-]*", head := _after_sum(text)) is not None and NUMBER.match(head.lstrip(" ({[-")) is not None
     )
 
 
 def is_choice_of_numbers(text: str) -> bool:
-    """Whether a text begins with several numbers of which one is to be chosen: "5 or 6", "x = 2 or x = 3", "a) 5 b) 6"."""
+    """Whether a text begins with a choice between numbers: "5 or 6", "x = 2 or x = 3", "a) 5 b) 6"."""
     text = tidy(text[:_MAX_LENGTH])
     label = _LABEL.match(text)
     return bool(label and _NEXT_LABEL.search(text, label.end())) or _restated(text) == _SEVERAL
 
 
 def _after_sum(text: str) -> str:
-    """The beginning of a text, plainly; of a calculation its result."""
+    """The beginning of a text in plain form. If it is a calculation, what comes after its equals sign."""
     text = _plain(_peeled(tidy(text[: 2 * _MAX_LENGTH])))
     match = _CALCULATED.match(text)
     return _plain(_peeled(text[match.end() :])) if match else text
 
 
 def _formula(text: str) -> str | None:
-    """The value of a formula of plain numbers, else the formula; None for prose, dates, ranges and several numbers."""
+    """The value of a formula of plain numbers; any other formula as it is; None for prose, dates, ranges and choices."""
     rising = _RISING.fullmatch(text)
     if _CHAIN_OF_NUMBERS.fullmatch(text) or (rising and _is_range(rising[1], rising[2])):
         return None
@@ -262,18 +266,22 @@ def _formula(text: str) -> str | None:
 
 
 def _is_range(first: str, second: str) -> bool:
+    """Whether the first of two texts is the smaller number."""
     numbers = value(first), value(second)
     return numbers[0] is not None and numbers[1] is not None and numbers[0] < numbers[1]
 
 
-_SEVERAL = ""
+_SEVERAL = ""  # what `_restated` returns for two different numbers
 
 
 def _restated(text: str) -> str | None:
-    """The number that a text says twice: 3/4 of "3/4 (0.75)", 18 of "18 or 18.00" and of "18 (9 * 2)".
+    """The number that a text states twice: 3/4 for "3/4 (0.75)", 18 for "18 or 18.00" and for "18 (9 * 2)".
 
-    `_SEVERAL` where it names two that differ ("5 or 6"), None where it names one. Something in parentheses that has
-    words, and the same in another unit ("90 minutes or 1.5 hours"), is a remark on the first.
+    A second number in parentheses with words, or in another unit ("90 minutes or 1.5 hours"), counts as a remark on the
+    first.
+
+    Returns:
+        `_SEVERAL` if the two numbers differ ("5 or 6"); None if the text does not state two numbers.
     """
     match = _RESTATED.search(text)
     if match is None:
@@ -300,6 +308,7 @@ def _is_percent(text: str) -> bool:
 
 
 def _one_number(text: str) -> Fraction | None:
+    """The value of a text that states one number once; None for any other text."""
     if not text.strip() or _RESTATED.search(text):
         return None
     form = number_or_formula(text)
@@ -307,7 +316,13 @@ def _one_number(text: str) -> Fraction | None:
 
 
 def agree(first: Fraction, second: Fraction, *, percent: tuple[bool, bool] = (False, False)) -> bool:
-    """Whether two numbers are the same, one as a percentage or rounded to at least one decimal."""
+    """Whether two numbers are the same, or one of them is the other rounded to 1 to 6 decimals.
+
+    Args:
+        first: one number.
+        second: the other number.
+        percent: for each of them, whether it is a percentage.
+    """
     if percent[0] != percent[1]:
         first, second = (first / 100, second) if percent[0] else (first, second / 100)
     return first == second or any(
@@ -318,6 +333,7 @@ def agree(first: Fraction, second: Fraction, *, percent: tuple[bool, bool] = (Fa
 
 
 def _decimal(piece: str) -> Fraction | None:
+    """The value of a decimal number with or without exponent; None if it is too long."""
     digits, _, exponent = piece.lower().partition("e")
     if len(digits) > _MAX_LENGTH or len(exponent) > 4 or abs(int(exponent or 0)) > _MAX_EXPONENT:
         return None
@@ -325,7 +341,7 @@ def _decimal(piece: str) -> Fraction | None:
 
 
 def _with_point(digits: str) -> str:
-    """Digits with a decimal point at most, of digits as `_DECIMAL` matches them."""
+    """A number as `_DECIMAL` matches it, written with at most one decimal point and without other separators."""
     comma, point = digits.rfind(","), digits.rfind(".")
     if comma > point and not re.fullmatch(_THOUSANDS, digits):
         return digits.replace(".", "").replace(",", ".")
@@ -334,7 +350,7 @@ def _with_point(digits: str) -> str:
 
 
 def _decimal_places(denominator: int) -> int | None:
-    """Decimals needed to write n/denominator exactly, None where no number of decimals is enough."""
+    """How many decimals are needed to write n/denominator exactly; None if no number of decimals is enough."""
     powers = []
     for prime in (2, 5):
         power = 0
@@ -345,7 +361,7 @@ def _decimal_places(denominator: int) -> int | None:
 
 
 def _peeled(text: str) -> str:
-    """Without what stands around an answer: markdown, quotes, dollar signs, a full stop, brackets of others, "about"."""
+    """A text without what is around an answer: markdown, quotes, dollar signs, a full stop, "about", single brackets."""
     text = text.rstrip(" \t\r\n$*_`\"'.,;。")
     text = _FILLER.sub("", text, count=1).strip("$ ")
     surplus = sum(text.count(sign) for sign in "([{") - sum(text.count(sign) for sign in ")]}")
@@ -355,7 +371,7 @@ def _peeled(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """With digits for what a text says in words or groups of digits at its beginning, and without the label of "a) 10"."""
+    """A text whose beginning has digits in place of number words and of groups of digits, and no label as in "a) 10"."""
     label = _LABEL.match(text)
     if label and not _NEXT_LABEL.search(text, label.end()):
         text = text[label.end() :]
@@ -373,7 +389,10 @@ def _plain(text: str) -> str:
 
 
 def _right_side(text: str) -> str:
-    """The 5 of "x = 5" and "10 - 5 = 5", the 2/3 of "2/3 ≈ 0.67"; an equation between two formulas stays whole."""
+    """The result in an equation: 5 for "x = 5" and "10 - 5 = 5", and 2/3 for "2/3 ≈ 0.67".
+
+    An equation between two formulas has no result and stays as it is.
+    """
     exact = _APPROXIMATELY.split(text, maxsplit=1)
     if len(exact) == 2:
         left = _right_side(exact[0])
@@ -385,6 +404,7 @@ def _right_side(text: str) -> str:
 
 
 def _is_formula(text: str) -> bool:
+    """Whether a text is a formula, rather than prose, a date, a list or a number in another base."""
     bare = _FUNCTIONS.sub(" ", text)
     if (
         len(text) > _MAX_FORMULA

@@ -1,12 +1,12 @@
-"""A user's own tasks: from a Python file, a module, an entry point of the group `softcotpp.tasks`, or a YAML file.
+"""Loads tasks of users: from a Python file, a module, an entry point of the group `softcotpp.tasks`, or a YAML file.
 
     --task mytask.py            the task in that file
-    --task mytask.py:Capitals   the one of this name
+    --task mytask.py:Capitals   the task of this name
     --task package.module:name  from a module that can be imported
     --task capitals             an entry point
     --task capitals.yaml        data, columns and kind, without code
 
-Loads no torch.
+torch is not loaded.
 """
 
 from __future__ import annotations
@@ -23,15 +23,23 @@ from scaling.tasks.task import Task, check
 from scaling.tasks.yaml_task import YamlTask
 
 GROUP = "softcotpp.tasks"
-IDENTITY = "task_sha256"  # in run.json: an edited task is another one, wherever it lies
+IDENTITY = "task_sha256"  # key of run.json: an edited task makes another run, a task that was only moved does not
 
 _NAME = re.compile(r"[\w.+-]+")
 
 
 def find(name: str, *, known: Iterable[str] = ()) -> tuple[Task, dict[str, str]]:
-    """A new object of the task, and its identity. Raises UsageError, in one sentence, where there is none that can be used.
+    """Loads a user's task.
 
-    known: names of built-in tasks, for the hint that a misspelt one gets.
+    Args:
+        name: the value of `--task`.
+        known: names of built-in tasks, for the hint after a misspelt one.
+
+    Returns:
+        A new object of the task, and what run.json records of it.
+
+    Raises:
+        UsageError: there is no such task, or it cannot be used.
     """
     place = f"`--task {name}`"
     if name.endswith((".yaml", ".yml")):
@@ -52,20 +60,20 @@ def find(name: str, *, known: Iterable[str] = ()) -> tuple[Task, dict[str, str]]
 
 
 def label(name: str) -> str:
-    """What a value of `--task` is called in a file's name."""
-    file, _, wanted = name.partition(":")
+    """The part of a file name that stands for a value of `--task`."""
+    file, _, task = name.partition(":")
     stem = Path(file).stem if file.endswith((".py", ".yaml", ".yml")) else file
-    return "-".join(filter(None, (stem, wanted)))
+    return "-".join(filter(None, (stem, task)))
 
 
 def _is_task(value: object) -> bool:
     return isinstance(value, Task) or (isinstance(value, type) and issubclass(value, Task))
 
 
-def _task_of(found: object, name: str, file: str | None) -> Task:
-    """A new object of a task that is a class, a function that makes it, or an object."""
+def _task_of(given: object, name: str, file: str | None) -> Task:
+    """A new object of a task. The user may give its class, a function that returns it, or an object, which is copied."""
     with users_code(name, option="--task", file=file):
-        task = copy(found) if isinstance(found, Task) else found() if callable(found) else found
+        task = copy(given) if isinstance(given, Task) else given() if callable(given) else given
     if not isinstance(task, Task):
         raise UsageError(f"`--task {name}` must be a subclass of `Task`, and is of type {type(task).__name__}.")
     return task

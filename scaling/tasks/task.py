@@ -1,6 +1,6 @@
-"""A task: its questions, their prompt, the reader of their answers, and what a run does unless it is told otherwise.
+"""A task: its questions, how they are put to a model, how answers are read and judged, and its defaults for a run.
 
-Built-in tasks and a user's are subclasses of `Task`. Loads no torch.
+Built-in tasks and tasks of users are subclasses of `Task`. torch is not loaded.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Task:
     """Questions, how they are put to a model, and how its answers are read and judged.
 
-    Subclass it, set the attributes that differ, and override the methods that differ. Every method has a default but
-    `questions`, and that one reads the files that `--data` names.
+    Subclass it, set the attributes that differ, and override the methods that differ. The default of `questions` reads the
+    files that `--data` names; the defaults of the other methods follow from `kind`.
 
     Attributes:
-        name: what run directories and reports call the task; the file's or the class's name where it is empty.
-        kind: what an answer is: "number", "choice", "yes_no", "text", or an own `Kind`. It brings the request, the reader,
-            the equality and the canonical form that the methods below fall back on.
-        request: asks for the answer at the end of the prompt; None for that of the kind.
-        hint_first: whether thoughts and hints stand before the request; None for what the kind says.
-        splits: what `--split` may be; empty where `questions` takes whatever it is given.
-        limit: how many questions a run asks unless `--limit` says otherwise; None for all.
-        max_new_tokens: the longest answer, in tokens, unless `--max-new-tokens` says otherwise.
-        generated: whether the questions are a stream without end, whose splits have none in common.
-        local: whether the questions are read without a network.
-        data: the file or folder of `--data`, for `questions` to read. A task that overrides `questions` and reads it
-            sets `takes_data`; with any other the option is refused.
-        difficulty: of `--difficulty`, which only the generated task `arithmetic` has.
+        name: what run directories and reports call the task; if it is empty, the name of the file or the class.
+        kind: what an answer is: "number", "choice", "yes_no", "text", or a `Kind` of your own. The kind supplies the
+            defaults of the request, the reader, the comparison and the canonical form of answers.
+        request: the sentence at the end of the prompt that asks for the answer; None for the kind's.
+        hint_first: whether thoughts and hints come before the request; None for what the kind says.
+        splits: the possible values of `--split`; empty if `questions` accepts any.
+        limit: how many questions a run asks by default; None for all. `--limit` overrides it.
+        max_new_tokens: the longest answer by default, in tokens. `--max-new-tokens` overrides it.
+        generated: whether the questions are generated without end, with no question in two splits.
+        local: whether the questions can be read without a network.
+        takes_data: whether an overridden `questions` reads `data`; if not, `--data` is refused.
+        data: the file or folder of `--data`, for `questions` to read.
+        difficulty: the value of `--difficulty`, which only the generated task `arithmetic` has.
     """
 
     name: str = ""
@@ -59,66 +59,76 @@ class Task:
 
     @property
     def answers(self) -> Kind:
-        """The kind of the answers as an object."""
+        """The kind of the answers, as an object."""
         return kind_of(self.kind)
 
     def questions(self, split: str, limit: int | None) -> Iterable[Question]:
-        """The questions of a split; more than `limit` are cut off. Here those of the files that `--data` names."""
+        """The questions of a split. By default, those in the files that `--data` names.
+
+        Args:
+            split: the value of `--split`.
+            limit: how many questions are needed; None for all. More may be returned: they are cut off.
+        """
         if self.data is None:
             raise UsageError(f"the task {self.name} needs `--data`, a file or folder with its questions: add it.")
         return read_questions(self.data, kind=self.answers, split=split, limit=limit)[1]
 
     def text(self, question: Question) -> str:
-        """What is asked: the question's text, followed by its lettered options where it has any."""
+        """The question as the prompt shows it. By default its text, and its lettered options if it has any."""
         return with_options(question)
 
     def asks(self, question: Question) -> str:  # noqa: ARG002
-        """What the prompt asks for at its end; nothing where it is empty."""
+        """The request at the end of the prompt; an empty text for none."""
         return self.answers.request if self.request is None else self.request
 
     def solution(self, question: Question) -> str:
-        """The question's rationale and its answer in the asked-for form: what is learned from, and what `--shots` show."""
+        """The rationale and the answer, stated as the request asks for it. Training learns it, and `--shots` show it."""
         return " ".join([*question.rationale, f"The answer is {self.answers.written(question.answer)}."])
 
     def canonical(self, answer: str, question: Question) -> str | None:
-        """The one text that stands for all ways to write a gold answer, None for what is no answer. Votes count equal
-        texts as one answer."""
+        """The canonical form of a gold answer: one text for all ways to write it. Votes count equal texts as one answer.
+
+        Returns:
+            None if the text is no answer of this task.
+        """
         return self.answers.gold(answer, num_choices=len(question.choices))
 
     def read(self, text: str, question: Question) -> Reading | str | None:
-        """The answer of a completion in canonical form; None where it has none.
+        """The answer of a completion in canonical form; None if it has none.
 
-        A `Reading` tells two: one that is stated as asked for, and one that is looked for everywhere.
+        A `Reading` holds two answers: a strict one, stated as the request asks for it, and a lenient one, found anywhere.
         """
         return self.answers.read(text, choices=question.choices, question=question.text)
 
     def equal(self, question: Question, answer: str, checker: AnswerChecker) -> bool:
-        """Whether an answer in canonical form is the question's gold answer. checker: compares numbers and formulas."""
+        """Whether an answer in canonical form is the gold answer. checker: compares numbers and formulas."""
         return self.answers.equal(question.answer, answer, checker)
 
 
 class PlainTask(Task):
-    """Questions of a file in the plain form of one kind, as `--data` and the lm-evaluation-harness bring them.
-
-    kind: None where the rows of `data` shall tell it.
-    """
+    """The task of questions that come without one, from `--data` or the lm-evaluation-harness: the defaults of a kind."""
 
     def __init__(self, kind: str | Kind | None, *, name: str = "", data: Path | None = None) -> None:
+        """Makes the task; `kind` is None if it follows from the rows of `data`, see `scaling.tasks.files.infer_kind`."""
         self.kind, self.name, self.data = kind or Task.kind, name, data
         self._inferred = kind is None
 
     def questions(self, split: str, limit: int | None) -> Iterable[Question]:
         if self._inferred and self.data is not None:
-            self.kind, found = read_questions(self.data, kind=None, split=split, limit=limit)
-            return found
+            self.kind, questions = read_questions(self.data, kind=None, split=split, limit=limit)
+            return questions
         return super().questions(split, limit)
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """What a run holds of a task: its name, what it is, and the questions that are asked.
+    """A task with the questions that a run asks.
 
-    identity: what run.json says of a task that is not built in, so that an edited one makes another run.
+    Attributes:
+        name: the task's name.
+        definition: the task itself.
+        questions: those that are asked.
+        identity: what run.json records of a user's task, so that an edited task makes another run. Empty for others.
     """
 
     name: str
@@ -128,65 +138,81 @@ class LoadedTask:
 
     @property
     def kind(self) -> str:
-        """The name of the kind of its answers."""
+        """The name of the kind of the task's answers."""
         return self.definition.answers.name
 
 
 def with_options(question: Question) -> str:
-    """The question's text, followed by its lettered options where it has any."""
+    """The text of a question, followed by its lettered options if it has any."""
     options = [f"({letter}) {text}" for letter, text in zip(_LETTERS, question.choices, strict=False)]
     return "\n".join([question.text, *options])
 
 
 def ask(task: Task, method: str, question: Question) -> str:
-    """What a task says of a question. Raises UsageError where the user's code fails.
+    """Calls a method of a task, which may be a user's code, with a question.
 
-    method: `text`, `asks` or `solution`.
+    Args:
+        task: the task.
+        method: `text`, `asks` or `solution`.
+        question: the method's argument.
+
+    Returns:
+        The text that the method returns.
+
+    Raises:
+        UsageError: the method fails or returns no text.
     """
     where = f"the task {task.name}: `{method}`"
     try:
-        said = getattr(task, method)(question)
+        answer = getattr(task, method)(question)
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(
             f"the task {task.name}: `{method}` {failed(error)} at question {question.id}: correct it."
         ) from None
-    if not isinstance(said, str):
-        raise UsageError(f"{where} must give a text, and gave {said!r:.60} for question {question.id}: correct it.")
-    return said
+    if not isinstance(answer, str):
+        raise UsageError(f"{where} must give a text, and gave {answer!r:.60} for question {question.id}: correct it.")
+    return answer
 
 
 def read_answer(task: Task, text: str, question: Question) -> Reading:
-    """Both readings of a completion. Raises whatever the task's reader raises, and TypeError where it gives no text."""
-    found = task.read(text, question)
-    if not isinstance(found, Reading):
-        found = Reading(found or None, found or None)
-    for one in (found.strict, found.lenient):
-        if not (one is None or isinstance(one, str)):
-            raise TypeError(f"`read` must give a text or None, and gave {one!r:.60}")
-    return found
+    """Both readings of a completion. Raises what the task's reader raises, and TypeError if it returns no text."""
+    reading = task.read(text, question)
+    if not isinstance(reading, Reading):
+        reading = Reading(reading or None, reading or None)
+    for answer in (reading.strict, reading.lenient):
+        if not (answer is None or isinstance(answer, str)):
+            raise TypeError(f"`read` must give a text or None, and gave {answer!r:.60}")
+    return reading
 
 
 def load_questions(task: Task, *, place: str, split: str, limit: int | None) -> tuple[Question, ...]:
-    """The first questions of a user's task, checked. Raises UsageError with the question that is wrong.
+    """The first questions of a user's task, checked.
 
     Args:
-        place: the option that names the task, which opens an error message.
+        task: the user's task.
+        place: the option that names the task, with which messages begin.
+        split: the value of `--split`.
+        limit: how many questions; None for all.
+
+    Raises:
+        UsageError: the task has no such split, its code fails, or a question is wrong, which the message names.
     """
     if task.splits and split not in task.splits:
         raise unknown_split(task.name, split, task.splits)
     try:
-        found = list(islice(task.questions(split, limit), limit))
+        questions = list(islice(task.questions(split, limit), limit))
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"{place}: `questions` {failed(error)} for `--split {split}`: correct it.") from None
     known: dict[str, int] = {}
-    return tuple(_checked(task, one, number, known, place) for number, one in enumerate(found, start=1))
+    return tuple(_checked(task, question, number, known, place) for number, question in enumerate(questions, start=1))
 
 
 def unknown_split(name: str, split: str, splits: Iterable[str]) -> UsageError:
+    """The error for a split that a task does not have. splits: those that it has."""
     known = ", ".join(f"`{known}`" for known in splits)
     return UsageError(
         f"`--split` must be one of {known} for the task `{name}`, not `{split}`: give one of these.{nearest(split, splits)}"
@@ -194,7 +220,15 @@ def unknown_split(name: str, split: str, splits: Iterable[str]) -> UsageError:
 
 
 def _checked(task: Task, question: object, number: int, known: dict[str, int], place: str) -> Question:
-    """The question with its gold answer in canonical form. known: the number of each id so far."""
+    """A question of a user's task, checked, with its gold answer in canonical form.
+
+    Args:
+        task: the user's task.
+        question: what its `questions` returned.
+        number: of the question, from 1.
+        known: for each id so far the number of its question; this question is added.
+        place: the option that names the task, with which messages begin.
+    """
     where = f"{place}: question {number}"
     if not isinstance(question, Question):
         raise UsageError(f"{where} must be a `Question`, not {question!r:.60}: correct `questions`.")
@@ -203,7 +237,7 @@ def _checked(task: Task, question: object, number: int, known: dict[str, int], p
         if not isinstance(value, str) or not value.strip():
             raise UsageError(f"{where} must have a text as its `{name}`, not {value!r:.60}: correct `questions`.")
     for name, texts in (("choices", question.choices), ("rationale", question.rationale)):
-        if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
+        if not isinstance(texts, list | tuple) or not all(isinstance(entry, str) for entry in texts):
             raise UsageError(f"{where} must have texts as its `{name}`, not {texts!r:.60}: correct `questions`.")
     if known.setdefault(question.id, number) != number:
         raise UsageError(f"{where} has the id of question {known[question.id]}: give each its own.")
@@ -226,9 +260,10 @@ def _checked(task: Task, question: object, number: int, known: dict[str, int], p
 
 
 def check(task: Task, *, place: str) -> None:
-    """Raises UsageError for attributes of a user's task that cannot be."""
+    """Raises UsageError for attributes of a user's task with impossible values. place: with which messages begin."""
     kind = task.kind.name if isinstance(task.kind, Kind) and hasattr(task.kind, "name") else task.kind
-    wanted: dict[str, tuple[bool, str]] = {
+    # for each attribute, whether its value is possible, and what to do if not
+    checks: dict[str, tuple[bool, str]] = {
         "kind": (
             isinstance(kind, str) and (kind in KINDS or isinstance(task.kind, Kind)),
             unknown_kind(kind).rstrip("."),
@@ -238,17 +273,18 @@ def check(task: Task, *, place: str) -> None:
         "max_new_tokens": (_is_count(task.max_new_tokens), "give a whole number from 1"),
         "splits": (_are_texts(task.splits), "give names of splits"),
     }
-    for name, (fits, todo) in wanted.items():
+    for name, (fits, todo) in checks.items():
         if not fits:
             raise UsageError(f"{place}: its `{name}` is {getattr(task, name)!r:.60}: {todo}.")
 
 
 def failed(error: BaseException) -> str:
-    """What went wrong in a user's code, with its file and line: the middle of a sentence."""
+    """How a user's code failed, with its file and line, as the middle of a sentence: "fails in ... line 3 (...)"."""
     frames = traceback.extract_tb(error.__traceback__)
     others = (Path(__file__).resolve().parent, *map(Path, map(sysconfig.get_path, ("stdlib", "purelib"))))
-    own = [one for one in frames if not any(other in Path(one.filename).resolve().parents for other in others)]
-    place = own[-1] if own and Path(own[-1].filename).is_file() else None
+    # neither of this package, nor of Python, nor of an installed package
+    users = [frame for frame in frames if not any(other in Path(frame.filename).resolve().parents for other in others)]
+    place = users[-1] if users and Path(users[-1].filename).is_file() else None
     at = f" in {place.filename} line {place.lineno}" if place else ""
     return f"fails{at} ({type(error).__name__}: {one_line(error)})"
 
@@ -258,4 +294,4 @@ def _is_count(value: object) -> bool:
 
 
 def _are_texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value)
