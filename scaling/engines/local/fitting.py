@@ -85,17 +85,18 @@ def _why_not_shared(model: PreTrainedModel, expected: Tensor) -> str | None:
 
 
 def _why_not(model: PreTrainedModel, kind: Kind | type[SharedPrefixDecoder], expected: Tensor) -> str | None:
+    """Why a decoder does not give the expected logits for this model; None where it does."""
     try:
-        found = _logits(model, kind(model, num_rows=len(_PREFIXES), max_new_tokens=_STEPS + 1))
+        logits = _logits(model, kind(model, num_rows=len(_PREFIXES), max_new_tokens=_STEPS + 1))
     except MODEL_ERRORS as error:
         if out_of_memory(error):
             raise
         return f"its attention does not fit: {one_line(error, limit=100)}"
-    if agree(found, expected):
+    if agree(logits, expected):
         return None
-    if not bool(found.isfinite().all() and expected.isfinite().all()):
+    if not bool(logits.isfinite().all() and expected.isfinite().all()):
         return "its logits are not numbers (NaN or infinite)"
-    return f"its logits would differ by {float(differences(found, expected).max()):.1%}"
+    return f"its logits would differ by {float(differences(logits, expected).max()):.1%}"
 
 
 def _prompts(model: PreTrainedModel) -> tuple[list[SoftPrompt], Tensor]:
