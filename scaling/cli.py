@@ -1,4 +1,7 @@
-"""`scale-run`: options in, exit code out. Imports nothing heavy before a run begins, so that help answers at once."""
+"""The command `scale-run`: reads the options, starts the run, prints the summary and returns an exit code.
+
+Nothing heavy is imported before a run begins, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ EXAMPLES = (
 )
 NO_MEMORY = "memory ran out: take smaller models, or raise the limit on memory (`ulimit`, the container's)"
 
-LEAST_ADDRESSES = 1 << 30  # bytes of address space
+LEAST_ADDRESSES = 1 << 30  # bytes of address space that torch and its libraries need
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
 
 def examples(lines: Sequence[str]) -> str:
-    """The end of a command's help."""
+    """The text at the end of a command's help: one example a paragraph."""
     return "\n\n".join(["Examples:", *lines])
 
 
@@ -73,8 +76,11 @@ def scale_run(
 
 
 def refuse_small_limit() -> None:
-    """Raises UsageError where `ulimit -v` leaves less than torch and its libraries load in: instead of failing, some of them
-    then wait for ever, or end the process without a word. To be called before they are imported."""
+    """Raises UsageError where `ulimit -v` leaves too little address space for torch and its libraries.
+
+    Some of them would not fail then, but wait for ever, or end the process without a word. Must be called before they are
+    imported.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY and soft < LEAST_ADDRESSES:
         raise UsageError(
@@ -84,10 +90,19 @@ def refuse_small_limit() -> None:
 
 
 def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bool, dry_run: bool) -> None:
+    """Carries out the command.
+
+    Args:
+        file: YAML file with options, None where there is none.
+        given: the options that were given on the command line.
+        as_json: whether the result is printed as JSON alone.
+        rescored: whether the completions that are there are judged again instead of sampling.
+        dry_run: whether settings and the first prompt are shown instead of running.
+    """
     from rich.console import Console
 
     settings = load_config(file, given, RunConfig)
-    settings.resolved()  # clashes between options are told before torch is imported
+    settings.resolved()  # refuses options that contradict each other, before torch is imported
     if dry_run and rescored:
         raise UsageError(
             "`--dry-run` shows what would be sampled, and `--rescore` samples nothing: leave one of them out."
@@ -104,8 +119,8 @@ def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bo
     if rescored:
         from scaling.rescore import rescore
 
-        said = Console(stderr=True)
-        summary = rescore(settings, lambda line: said.print(line, highlight=False, markup=False, soft_wrap=True))
+        stderr = Console(stderr=True)
+        summary = rescore(settings, lambda line: stderr.print(line, highlight=False, markup=False, soft_wrap=True))
     else:
         from scaling.run import execute
 
@@ -118,7 +133,15 @@ def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bo
 
 
 def guarded(command: str, work: Any) -> int:
-    """Runs `work` and turns what a user can fix, or an interruption, into a sentence and an exit code."""
+    """Runs a command. An error that the user can fix, or an interruption, becomes a sentence on stderr and an exit code.
+
+    Args:
+        command: its name, for messages.
+        work: a function without arguments that carries it out.
+
+    Returns:
+        0 where it went well, 2 for an error that the user can fix, 130 for an interruption.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         work()
@@ -135,12 +158,12 @@ def guarded(command: str, work: Any) -> int:
         return 130
     except (RuntimeError, MemoryError, OSError) as error:
         if out_of_memory(error):
-            said = f"{NO_MEMORY} ({one_line(error, limit=120) or type(error).__name__})."
+            reason = f"{NO_MEMORY} ({one_line(error, limit=120) or type(error).__name__})."
         elif isinstance(error, OSError):
-            said = f"{of_the_system(error)}: put that right, and the same command goes on with what it has finished."
+            reason = f"{of_the_system(error)}: put that right, and the same command goes on with what it has finished."
         else:
             raise
-        print(f"{command}: {said}", file=sys.stderr)
+        print(f"{command}: {reason}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,4 +1,4 @@
-"""A progress bar for notebooks. rich's own needs widgets there; this one needs nothing but the notebook."""
+"""Draws a progress bar in a notebook as plain HTML. The bar of rich would need widgets there, which may not be installed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ _EVERY = 0.5  # seconds between updates: each one is sent to the browser
 
 
 class NotebookBar:
-    """One bar with a text beside it, used as `rich.progress.Progress` with one task.
-
-    transient: whether it is gone at the end.
-    """
+    """A bar with a text beside it. It has those methods of `rich.progress.Progress` that a single task needs."""
 
     def __init__(self, *, transient: bool = False) -> None:
+        """transient: whether the bar disappears at the end."""
         self._transient = transient
         self._shown = 0.0
         self._values: dict[str, Any] = {}
         self._handle: Any = None
 
     def add_task(self, _description: str, *, total: int, completed: int, said: str) -> TaskID:
+        """Sets what the bar shows: `completed` of `total`, and the text `said` beside it."""
         self._values = {"total": total, "completed": completed, "said": said}
         return TaskID(0)
 
@@ -35,7 +34,7 @@ class NotebookBar:
         self._shown = time.monotonic()
 
     def update(self, _task: TaskID, **values: Any) -> None:
-        """values: those of `add_task` that have changed."""
+        """Shows new values, at most twice a second. values: those arguments of `add_task` that have changed."""
         self._values |= values
         if self._handle and time.monotonic() - self._shown > _EVERY:
             self._shown = time.monotonic()
@@ -48,5 +47,5 @@ class NotebookBar:
 
     def _bar(self) -> Any:
         total, completed = self._values["total"], self._values["completed"]
-        said = escape(f"{completed}/{total} {self._values['said']}")
-        return self._html(f'<progress value="{completed}" max="{total}"></progress> <code>{said}</code>')
+        text = escape(f"{completed}/{total} {self._values['said']}")
+        return self._html(f'<progress value="{completed}" max="{total}"></progress> <code>{text}</code>')

@@ -1,6 +1,8 @@
-"""One run from its settings to its summary: questions, prompts, thoughts, completions, answers, votes, journal.
+"""Carries out one run, from its settings to its summary. This is the story of `scale-run`, top to bottom.
 
-The story of `scale-run`, top to bottom. Knows no terminal: what happens is told to a `RunObserver`.
+`prepare` loads the questions and the models and makes the prompts. `carry_out` opens the journal, samples the completions
+that are missing, reads and judges their answers, and writes the summary. This module prints nothing: a `RunObserver` is
+told what happens.
 """
 
 from __future__ import annotations
@@ -47,22 +49,35 @@ from scaling.tasks.catalogue import task_of
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.task import LoadedTask, Task
 
-_SUMMARY_EVERY = 30.0  # seconds
+_SUMMARY_EVERY = 30.0  # seconds between two writes of summary.json while completions are sampled
 
 
 class RunObserver(Protocol):
-    """Is told what happens; a progress bar, plain lines or nothing. A status that begins with WARNING is to be read."""
+    """Is called as a run goes on, for example to show a progress bar."""
 
-    def status(self, text: str) -> None: ...
-    def start(self, grid: Grid, done: dict[Any, Completion], folder: Path) -> None: ...
-    def completion(self, completion: Completion) -> None: ...
+    def status(self, text: str) -> None:
+        """The run does something that takes a while. A text that begins with WARNING should stay in view."""
+
+    def start(self, grid: Grid, done: dict[Any, Completion], folder: Path) -> None:
+        """Sampling begins, or continues after the completions in `done`, which are in the run's folder."""
+
+    def completion(self, completion: Completion) -> None:
+        """A completion was sampled and is in the journal."""
 
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """Everything a run needs, loaded and checked; nothing has been written yet. asked: the task's questions with their
-    prompts. assistant: None where there is none. provenance: what the parts of a run were trained on. details: what
-    run.json says in the place of what it would say by itself, as of a part of a run."""
+    """Everything that a run needs, loaded and checked. Nothing has been written to disk yet.
+
+    Attributes:
+        config: the settings; sizes that a checkpoint decides are filled in.
+        task: the questions.
+        method: makes the prompts.
+        asked: the questions with their prompts.
+        assistant: the model that thinks or writes hints, None where the method has none.
+        provenance: what the run's thinker or adapter was trained on.
+        details: entries of run.json that replace those made from the settings; a part of a larger run has some.
+    """
 
     config: RunConfig
     task: LoadedTask
@@ -79,43 +94,65 @@ class Setup:
 
 
 def execute(config: RunConfig, watcher: RunObserver) -> dict[str, Any]:
-    """Runs `config`, or continues it, and returns its summary. Raises UsageError and Interrupted."""
+    """Carries out the run of these settings, or continues it. Returns what is in its summary.json.
+
+    Raises:
+        UsageError: the settings, the models or the data cannot be used.
+        Interrupted: the user stopped the run; the same command continues it.
+    """
     return carry_out(prepare(config, watcher), watcher)
 
 
 def carry_out(setup: Setup, watcher: RunObserver, *, parent: Path = Path("runs")) -> dict[str, Any]:
-    """Runs what is set up, or continues it. parent: where its directory lies, unless `out` names one."""
+    """Carries out a run that was prepared, or continues it. Returns what is in its summary.json.
+
+    Args:
+        setup: the run.
+        watcher: is told what happens.
+        parent: folder in which the run's folder is made, unless the settings' `out` names one.
+    """
     config = setup.config
     kind = kind_of(config.method)
     described = {**described_by(config, setup.task), **setup.method.identity(), **setup.details}
     folder = config.out or place_of(parent, f"{setup.task.name}-{kind.name}", described, setup.asked)
-    known = environment(torch.device(config.device), recorded=ENGINES[config.engine].recorded)
-    known["costs"] = asdict(setup.method.costs())
-    known |= (setup.provenance.to_dict() if setup.provenance else {}) | voter_record(voter_of(config.voter))
-    known |= {TITLE: kind.title} if kind.factory else {}
-    with Journal.open(folder, config=described, environment=known, questions=setup.asked) as journal:
+    # the environment is what run.json says without deciding whether two runs are the same
+    recorded = environment(torch.device(config.device), recorded=ENGINES[config.engine].recorded)
+    recorded["costs"] = asdict(setup.method.costs())
+    recorded |= (setup.provenance.to_dict() if setup.provenance else {}) | voter_record(voter_of(config.voter))
+    recorded |= {TITLE: kind.title} if kind.factory else {}
+    with Journal.open(folder, config=described, environment=recorded, questions=setup.asked) as journal:
         if journal.restated:
             judge_restated(journal, setup.task, watcher.status)
         return sample_all(setup, journal, folder, watcher)
 
 
 def described_by(config: RunConfig, task: LoadedTask) -> dict[str, Any]:
-    """What run.json says of settings and data. It says more of the models, once they are loaded."""
+    """What run.json says of settings and data. Once the models are loaded, their fingerprints are added."""
     changes = engine_changes(config.engine_args)
-    overlap = config.overlap if config.overlap == "drop" else None  # the others change no question
-    told = {"first_question": digest(task.questions[0]), "engine_changes": changes, "overlap": overlap}
-    return {**config.model_dump(mode="json"), **told, **task.identity}
+    overlap = config.overlap if config.overlap == "drop" else None  # only `drop` changes which questions are asked
+    derived = {"first_question": digest(task.questions[0]), "engine_changes": changes, "overlap": overlap}
+    return {**config.model_dump(mode="json"), **derived, **task.identity}
 
 
 def judge_restated(journal: Journal, task: LoadedTask, tell: Callable[[str], None]) -> None:
-    """Judges by the gold answers of today what was judged by others, without reading the texts again."""
+    """Judges completions again whose question has another gold answer now than when it was asked.
+
+    The answers in the journal are taken as they were read; completions are not read again.
+
+    Args:
+        journal: of the run.
+        task: gives the definition of equal answers.
+        tell: shows the user a line of text.
+    """
     questions = {asked.id: Question(asked.id, asked.text, asked.answer, asked.choices) for asked in journal.restated}
-    held = [one for one in journal.completions.values() if one.question_id in questions]
-    verdicts = judge_again(
-        journal, held, task.definition, lambda one, equal: judged(one, questions[one.question_id], equal=equal)
-    )
+    affected = [completion for completion in journal.completions.values() if completion.question_id in questions]
+
+    def judge(completion: Completion, equal: Equal) -> Completion:
+        return judged(completion, questions[completion.question_id], equal=equal)
+
+    verdicts = judge_again(journal, affected, task.definition, judge)
     tell(
-        f"the gold answers of {len(questions)} questions have changed: {len(held)} completions are judged anew, "
+        f"the gold answers of {len(questions)} questions have changed: {len(affected)} completions are judged anew, "
         f"{verdicts} verdicts have changed"
     )
 
@@ -123,29 +160,40 @@ def judge_restated(journal: Journal, task: LoadedTask, tell: Callable[[str], Non
 def judge_again(
     journal: Journal, held: Sequence[Completion], task: Task, judge: Callable[[Completion, Equal], Completion]
 ) -> int:
-    """Puts what `judge` makes of each of these completions in its place, in one step; returns how many verdicts changed.
+    """Judges completions again and writes them to the journal, all in one step.
 
-    task: judges their answers. judge: gets a completion and what tells whether an answer is the gold answer of a question.
+    Args:
+        journal: of the run.
+        held: the completions to be judged.
+        task: gives the definition of equal answers.
+        judge: gets a completion and a function that says whether an answer is a question's gold answer; returns the
+            completion as it is judged now.
+
+    Returns:
+        How many verdicts have changed.
     """
-    anew: dict[Key, Completion] = {}
+    rejudged: dict[Key, Completion] = {}
     timeouts: dict[Key, int] = {}
     with AnswerChecker() as checker:
         equal = equality(checker, task)
-        for one in held:
-            known = checker.timeouts
-            anew[one.key] = judge(one, equal)
-            timeouts[one.key] = checker.timeouts - known
-    journal.rejudge(anew, timeouts)
-    return sum(_verdicts(anew[one.key]) != _verdicts(one) for one in held)
+        for completion in held:
+            before = checker.timeouts
+            rejudged[completion.key] = judge(completion, equal)
+            timeouts[completion.key] = checker.timeouts - before
+    journal.rejudge(rejudged, timeouts)
+    return sum(_verdicts(rejudged[completion.key]) != _verdicts(completion) for completion in held)
 
 
-def _verdicts(one: Completion) -> tuple[bool, bool]:
-    """Of both readings."""
-    return one.correct, one.correct_strict
+def _verdicts(completion: Completion) -> tuple[bool, bool]:
+    """Whether the answer is correct, by the lenient and by the strict reading of the text."""
+    return completion.correct, completion.correct_strict
 
 
 def prepare(config: RunConfig, watcher: RunObserver) -> Setup:
-    """Loads task and models and checks that they fit each other. Raises UsageError; writes nothing."""
+    """Loads the questions and the models of a run, and checks that they fit each other. Writes nothing to disk.
+
+    Raises UsageError where something is missing or does not fit.
+    """
     config, task, dtype, provenance = begin(config)
     for warning in provenance.warnings():
         watcher.status(f"{WARNING}{warning}")
@@ -158,15 +206,19 @@ def prepare(config: RunConfig, watcher: RunObserver) -> Setup:
 
 
 def asked_of(method: Method, task: LoadedTask) -> list[PromptedQuestion]:
-    """The task's questions as the method asks them."""
+    """The task's questions with the prompts of the method."""
     return [replace(method.asked(question), kind=task.kind) for question in task.questions]
 
 
 def begin(config: RunConfig) -> tuple[RunConfig, LoadedTask, torch.dtype, Provenance]:
-    """Settings with all filled in that is known before a model is loaded, the questions, the type of the models, and what
-    the run's parts were trained on.
+    """Does all that comes before models are loaded: checks the settings and reads the questions.
 
-    Raises UsageError where options clash, or where data, device, the engine's package or its server are missing.
+    Returns:
+        The settings with devices and defaults filled in, the questions, the dtype of the models, and what the run's thinker
+        or adapter was trained on.
+
+    Raises:
+        UsageError: options contradict each other, or data, device, the engine's package or its server are missing.
     """
     config = config.resolved()
     voter_of(config.voter)  # a user's file that cannot be loaded is refused before any model is
@@ -179,24 +231,38 @@ def begin(config: RunConfig) -> tuple[RunConfig, LoadedTask, torch.dtype, Proven
 def refuse_too_long(
     asked: Sequence[PromptedQuestion], config: RunConfig, backbone: LanguageModel, assistant: LanguageModel | None
 ) -> None:
-    """Raises UsageError for the first question that does not fit the context of a model that reads it."""
+    """Raises UsageError for the first question that is too long for the context of backbone or assistant.
+
+    Args:
+        asked: the questions with the lengths of their prompts.
+        config: settings that say how many tokens follow a prompt.
+        backbone: the model that decodes.
+        assistant: the model that thinks or writes hints, None where there is none.
+    """
     check_lengths(asked, context=backbone.context, max_new_tokens=config.longest, shots=config.shots)
     if assistant:
-        then = MAX_HINT_TOKENS if kind_of(config.method).has(Trait.NOTES) else config.num_slots
-        tokens = {one.id: one.assistant_tokens + then for one in asked if one.assistant_tokens}
+        following = MAX_HINT_TOKENS if kind_of(config.method).has(Trait.NOTES) else config.num_slots
+        tokens = {question.id: question.assistant_tokens + following for question in asked if question.assistant_tokens}
         check_assistant_lengths(tokens, context=assistant.context)
 
 
 def digest(question: Question) -> str:
-    """Tells a journal whose questions have changed under the same name; the first one is the same for every `--limit`."""
+    """12 hex digits over a question. Of the first question they show that the data behind a name has changed.
+
+    The first question is the same for every `--limit`.
+    """
     return hashlib.sha256(
         f"{question.id}\0{question.text}\0{question.answer}".encode("utf-8", "surrogatepass")
     ).hexdigest()[:12]
 
 
 def environment(device: torch.device, *, recorded: Sequence[str] = ()) -> dict[str, Any]:
-    """Versions and hardware that a reader of the results may want to know. recorded: the engine's packages, those that are
-    installed count."""
+    """Versions and hardware, for run.json.
+
+    Args:
+        device: the run's.
+        recorded: packages of the engine, whose versions are told where they are installed.
+    """
     packages = ["softcotpp", "torch", "transformers", "math-verify", *filter(_installed, recorded)]
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
@@ -214,6 +280,17 @@ def _installed(package: str) -> bool:
 
 
 def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: RunObserver) -> dict[str, Any]:
+    """Samples the completions that the journal lacks, and writes the summary.
+
+    Args:
+        setup: the run.
+        journal: is open, and holds the completions of earlier sessions.
+        folder: the run's.
+        watcher: is told what happens.
+
+    Returns:
+        What is in summary.json.
+    """
     config = setup.config
     grid = Grid(setup.task.questions, config.num_paths, config.samples, config.seed, config.adaptive)
     stopping = grid.stopping(journal.completions.values())
@@ -228,7 +305,8 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: RunObserve
             _leave_room(setup, missing, watcher)
             thinking = time.monotonic() - began
             engine = _engine(setup, watcher, drawn=len(journal.completions))
-            with closing(engine):  # whose start is no part of the run's seconds
+            with closing(engine):
+                # the clock starts now, less the time of thinking, as starting an engine is no part of the run's seconds
                 account = _Account(setup, journal, engine.counters, checker, time.monotonic() - thinking)
                 _sample_missing(setup, grid, engine, journal, account, folder, watcher, stopping)
         else:
@@ -240,7 +318,7 @@ def sample_all(setup: Setup, journal: Journal, folder: Path, watcher: RunObserve
 
 
 def _leave_room(setup: Setup, missing: Sequence[Question], watcher: RunObserver) -> None:
-    """Where the engine takes the device that thoughts are made on: makes all thoughts first, and frees the device."""
+    """Frees the GPU for an engine that takes it for itself, after all thoughts of these questions have been made."""
     if not devices.engine_takes_gpus(setup.config):
         return
     setup.method.prepare(missing, watcher.status)
@@ -258,6 +336,10 @@ def _sample_missing(
     watcher: RunObserver,
     stopping: Stopping | None,
 ) -> None:
+    """Samples what is missing and appends each completion to the journal as soon as it is finished.
+
+    Raises Interrupted on Ctrl-C, after the summary has been written.
+    """
     config = setup.config
     tokenizer, task = setup.backbone.tokenizer, setup.task.definition
     decoding = Decoding(
@@ -294,7 +376,10 @@ def _sample_missing(
 
 
 def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
-    """How many samples there are of how many; counted here, as the summary leaves out questions that are not complete."""
+    """Says how many samples are in the journal, and of how many, as in `12 of 32`.
+
+    They are counted here because the summary leaves out questions that are not complete.
+    """
     missing = {question.id: len(grid.missing(question, journal.completions)) for question in grid.questions}
     held = len(missing) * grid.num_paths * grid.num_samples - sum(missing.values())
     if stopping is None:
@@ -303,6 +388,7 @@ def _held(grid: Grid, journal: Journal, stopping: Stopping | None) -> str:
 
 
 def _engine(setup: Setup, watcher: RunObserver, *, drawn: int) -> Engine:
+    """Builds the run's engine for the longest prompt. drawn: completions that earlier sessions have sampled."""
     longest = max(setup.asked, key=lambda asked: asked.prompt_tokens)
     tokens = longest.prompt_tokens + setup.config.longest
     workload = Workload(tokens, slots=longest.soft_tokens > 0, drawn=drawn)
@@ -310,7 +396,7 @@ def _engine(setup: Setup, watcher: RunObserver, *, drawn: int) -> Engine:
 
 
 class _Account:
-    """What the run has cost so far, earlier sessions on the same directory included."""
+    """Adds up what the run has cost so far, with earlier sessions in the same folder."""
 
     def __init__(
         self, setup: Setup, journal: Journal, counters: Counters, checker: AnswerChecker, started: float
@@ -321,20 +407,25 @@ class _Account:
         self._voter = voter_of(setup.config.voter)
 
     def costs(self) -> Costs:
-        """Of all sessions together."""
+        """The costs of all sessions together."""
         counters = self._counters
-        now = {**asdict(counters), TIMEOUTS: self.checker.timeouts}
-        drew = bool(counters.prefill_computed or counters.prefill_avoided)  # else the run was complete
-        now["seconds"] = time.monotonic() - self._started if drew else 0.0
-        if drew and ENGINES[self._setup.config.engine].in_process:  # elsewhere it cannot be measured
-            now["peak_memory_bytes"] = peak_memory(torch.device(self._setup.config.device))
-        return added(self._before, now)
+        session = {**asdict(counters), TIMEOUTS: self.checker.timeouts}
+        has_sampled = bool(
+            counters.prefill_computed or counters.prefill_avoided
+        )  # not where the run was complete before
+        session["seconds"] = time.monotonic() - self._started if has_sampled else 0.0
+        if (
+            has_sampled and ENGINES[self._setup.config.engine].in_process
+        ):  # memory of other processes cannot be measured
+            session["peak_memory_bytes"] = peak_memory(torch.device(self._setup.config.device))
+        return added(self._before, session)
 
     def summary(self, folder: Path) -> dict[str, Any]:
+        """What summary.json says of the completions so far."""
         provenance = self._setup.provenance
         config, task, completions = self._setup.config, self._setup.task, self._journal.completions
-        found = summary_of(config, task, completions, self.costs(), folder, voter=self._voter)
-        return found | (provenance.summary() if provenance else {})
+        summary = summary_of(config, task, completions, self.costs(), folder, voter=self._voter)
+        return summary | (provenance.summary() if provenance else {})
 
 
 def summary_of(
@@ -346,7 +437,16 @@ def summary_of(
     *,
     voter: Voter,
 ) -> dict[str, Any]:
-    """What summary.json says of a run's completions and of what they cost."""
+    """Computes what summary.json says of a run.
+
+    Args:
+        config: its settings.
+        task: its questions.
+        completions: all that are in its journal, by key.
+        costs: of all sessions together.
+        folder: the run's.
+        voter: chooses the answer of a question from those of its completions.
+    """
     return run_summary(
         task.questions,
         completions,
@@ -362,4 +462,4 @@ def summary_of(
     )
 
 
-COUNTERS = tuple(one.name for one in fields(Counters))
+COUNTERS = tuple(counter.name for counter in fields(Counters))

@@ -1,4 +1,7 @@
-"""`scale-sweep`: a grid file in, every point or an account of what failed out. Imports nothing heavy before work begins."""
+"""The command `scale-sweep`: plans, runs and reports the runs and trainings of a grid file.
+
+Nothing heavy is imported before work begins, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -120,16 +123,16 @@ def run(
         console.print(f"{len(sweep.plan.points)} points, {len(sweep.plan.jobs)} jobs in {sweep.root}", soft_wrap=True)
         _work_off(sweep, console, on=on, workers=workers, ray=ray)
         entries = sweep.entries()
-        found = sweep.results(entries)
+        results = sweep.results(entries)
         if json:
-            print(jsonlib.dumps(_told(sweep, entries, found), indent=1))
+            print(jsonlib.dumps(_state_as_json(sweep, entries, results), indent=1))
         else:
             console.print(state_of(entries))
             if gone := {job.id for job in sweep.plan.jobs} - {entry.job.id for entry in entries}:
                 console.print(
                     f"{len(gone)} jobs were taken out by another command: give it another `--out`", style="red"
                 )
-            show_points(plain(), sweep.plan, found)
+            show_points(plain(), sweep.plan, results)
             print(f"files: {sweep.root}/ (points.csv, runs/, checkpoints/); report: scale-sweep report {sweep.root}")
         return 0 if len(sweep.done(entries)) == len(sweep.plan.jobs) else 1
 
@@ -161,13 +164,13 @@ def status(
                     show.follow(ledger.entries)
                     time.sleep(0.5)
         entries = sweep.entries()
-        found = sweep.results(entries)
+        results = sweep.results(entries)
         if json:
-            print(jsonlib.dumps(_told(sweep, entries, found), indent=1))
+            print(jsonlib.dumps(_state_as_json(sweep, entries, results), indent=1))
         else:
             console = plain()
             console.print(state_of(entries))
-            show_points(console, sweep.plan, found)
+            show_points(console, sweep.plan, results)
         return 0
 
     _exit(work)
@@ -234,22 +237,25 @@ def recipes() -> None:
 
 
 def _folder(out: str | None) -> Path | None:
-    """`--out`. Raises UsageError for an empty one, which would be the current folder."""
+    """The value of `--out` as a path. Raises UsageError where it is empty, as that would mean the current folder."""
     if out is not None and not out.strip():
         raise UsageError("`--out` is empty: give a folder, or leave it out.")
     return None if out is None else Path(out)
 
 
 def _begun(file: str, scale: str | None, changes: list[str], out: Path | None) -> Any:
-    """The sweep as it was last run; says so where the grid file as it is now, `--scale` and `--set` ask for another."""
+    """Opens a sweep as it was last run.
+
+    Where the grid file, `--scale` and `--set` ask for something else now, a line on stderr says so.
+    """
     from sweeps.grid import read_grid
     from sweeps.sweep import Sweep
 
     sweep = Sweep.begun(file, scale=scale, changes=changes, out=out)
     if Path(file).resolve() != sweep.root.resolve():  # it is a grid file or recipe, and no sweep's folder
         asked = read_grid(file, scale=scale, changes=changes)
-        one, other = (grid.model_dump(mode="json", exclude={"title", "small"}) for grid in (asked, sweep.plan.file))
-        if one != other:
+        now, then = (grid.model_dump(mode="json", exclude={"title", "small"}) for grid in (asked, sweep.plan.file))
+        if now != then:
             asking = f"{file} with these options asks" if scale or changes else f"{file} asks"
             print(
                 f"scale-sweep: {sweep.root} is shown as it was last run, and {asking} for something else now; "
@@ -260,13 +266,28 @@ def _begun(file: str, scale: str | None, changes: list[str], out: Path | None) -
 
 
 def _work_off(sweep: Any, console: Any, *, on: str, workers: int | None, ray: dict[str, Any]) -> None:
-    """Runs every job that is not done, and shows how far it is. Raises Interrupted on Ctrl-C."""
+    """Runs every job that is not done, and shows the progress.
+
+    Args:
+        sweep: has begun.
+        console: where the progress is shown.
+        on: `local` or `ray`.
+        workers: how many jobs run at once, None for as many as fit.
+        ray: options of `run_ray` alone.
+
+    Raises:
+        Interrupted: on Ctrl-C.
+    """
     from sweeps.display import ProgressView
     from sweeps.ledger import DONE, Ledger
 
-    book = Ledger(sweep.root)
+    ledger = Ledger(sweep.root)
     with ProgressView(console) as show:
-        common = {"workers": workers, "retries": sweep.plan.file.retries, "on_poll": lambda: show.follow(book.entries)}
+        common = {
+            "workers": workers,
+            "retries": sweep.plan.file.retries,
+            "on_poll": lambda: show.follow(ledger.entries),
+        }
         try:
             if on == "ray":
                 from sweeps.ray_driver import run_ray
@@ -277,21 +298,27 @@ def _work_off(sweep: Any, console: Any, *, on: str, workers: int | None, ray: di
 
                 run_local(sweep.root, **common)
         except KeyboardInterrupt:
-            done = sum(entry.state == DONE for entry in book.entries())
+            done = sum(entry.state == DONE for entry in ledger.entries())
             raise Interrupted(
                 f"stopped: {done} of {len(sweep.plan.jobs)} jobs are done in {sweep.root}, and the others go on where "
                 f"they were; the same command continues the sweep."
             ) from None
 
 
-def _told(sweep: Any, entries: Any, found: dict[str, Any]) -> dict[str, Any]:
-    """The state of a sweep as JSON holds it."""
+def _state_as_json(sweep: Any, entries: Any, results: dict[str, Any]) -> dict[str, Any]:
+    """What `--json` prints of a sweep: its jobs with their states, and its points with their results.
+
+    Args:
+        sweep: the sweep.
+        entries: its jobs with their states.
+        results: the figures of points, by the point's id.
+    """
     jobs = [
         {"id": e.job.id, "state": e.state, "attempts": e.attempts, "reason": e.reason, "blocked_by": e.blocked}
         | {"seconds": e.seconds, "progress": e.progress, "folder": e.job.folder}
         for e in entries
     ]
-    points = [{"id": p.id, "run": p.run, "train": p.train, "result": found.get(p.id)} for p in sweep.plan.points]
+    points = [{"id": p.id, "run": p.run, "train": p.train, "result": results.get(p.id)} for p in sweep.plan.points]
     return {"name": sweep.plan.file.name, "folder": str(sweep.root), "jobs": jobs, "points": points}
 
 
@@ -304,6 +331,7 @@ def _retry(root: Path) -> None:
 
 
 def _refuse_unfit(on: str, **of_ray: Any) -> None:
+    """Raises UsageError for an unknown `--on`, and for options of Ray without `--on ray`."""
     if on not in ("local", "ray"):
         raise UsageError(f"`--on` is {on!r}; choose local or ray.{nearest(on, ('local', 'ray'))}")
     for key, value in of_ray.items():
@@ -312,6 +340,7 @@ def _refuse_unfit(on: str, **of_ray: Any) -> None:
 
 
 def _teller() -> Any:
+    """A function that shows the user a line of text on stderr."""
     from sweeps.display import plain
 
     console = plain(stderr=True)
@@ -319,9 +348,10 @@ def _teller() -> Any:
 
 
 def _exit(work: Any) -> None:
+    """Carries out a command and ends the process with its exit code. work: returns the exit code."""
     codes: list[int] = []
 
-    def in_words() -> None:
+    def with_readable_errors() -> None:
         try:
             codes.append(work())
         except sqlite3.DatabaseError as error:
@@ -330,7 +360,7 @@ def _exit(work: Any) -> None:
                 f"`scale-sweep run` with the grid file makes it anew and keeps what the runs hold."
             ) from None
 
-    failed = guarded("scale-sweep", in_words)
+    failed = guarded("scale-sweep", with_readable_errors)
     raise typer.Exit(failed or codes[0])
 
 

@@ -1,7 +1,7 @@
 """Estimates what the rest of a sweep will cost: completions, tokens, FLOPs and hours.
 
-Estimates need rates, as tokens a second, measured on this machine: by finished jobs of the sweep, else by short probe runs
-(`scale-sweep plan FILE --measure`). What was not measured is shown as unknown.
+Tokens, FLOPs and hours need rates, such as tokens a second, that were measured on this machine: by finished jobs of the
+sweep, or by short probe runs (`scale-sweep plan FILE --measure`). What was not measured is shown as unknown.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ from sweeps.plan import Counts, Extent, Job, Plan, max_limit, samples_of
 from sweeps.points import RUN_DEFAULTS, hashed
 
 RATES, PROBES = "rates.json", "probes"
-_PROBE = (8, 1, 4)  # questions, paths, samples
+_PROBE = (8, 1, 4)  # size of a probe run: questions, paths, samples
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What one kind of run costs.
+    """What one kind of run costs, on the average.
 
-    tokens: generated tokens of a completion, mean. prompt: prompt tokens that are computed for a completion. per_second:
-    generated tokens a second. flops: of a generated token. read_flops: of a prompt token.
+    Attributes:
+        tokens: generated tokens of a completion.
+        prompt: prompt tokens that are computed for a completion.
+        per_second: generated tokens a second.
+        flops: FLOPs of a generated token.
+        read_flops: FLOPs of a prompt token.
     """
 
     tokens: float
@@ -45,8 +49,17 @@ class Rate:
 class Expected:
     """The expected cost of all jobs that are not done.
 
-    tokens, flops and hours are of the runs whose rate is known; unmeasured counts the other runs. unread: runs whose number
-    of questions is not known, as their data is not on this machine. training_hours: None where they cannot be told.
+    Attributes:
+        runs: how many runs are left to do.
+        trainings: how many trainings are left to do.
+        completions: to be sampled in these runs, `unread` ones apart.
+        tokens_at_most: generated tokens, if every completion were as long as it may be.
+        tokens: generated tokens of the runs whose rate is known.
+        flops: of the runs whose rate is known.
+        hours: one worker's, of the runs whose rate is known.
+        unmeasured: number of runs whose rate is not known.
+        unread: number of runs whose questions cannot be counted, as their data is not on this machine.
+        training_hours: of all trainings; None where the duration of one is not known.
     """
 
     runs: int = 0
@@ -72,13 +85,14 @@ def expected(
     rates: Mapping[str, Rate],
     training: Mapping[str, float],
 ) -> Expected:
-    """The expected cost of all jobs that are not done.
+    """Estimates the cost of all jobs that are not done.
 
     Args:
-        done: ids of the jobs that are.
-        entries: the ledger's, which tell what other jobs have drawn so far.
-        rates: by `rate_key` of a job.
-        training: seconds of a training step, by the models that are loaded.
+        plan: the sweep's jobs.
+        done: ids of the jobs that are done.
+        entries: the jobs' states, which say what the others have drawn so far.
+        rates: of runs, by `rate_key`.
+        training: seconds of a training step, by the models that are loaded for it.
     """
     drawn = {entry.job.id: entry.covered for entry in entries}
     cost, counts = Expected(), Counts()
@@ -93,6 +107,7 @@ def expected(
 
 
 def _add_training(cost: Expected, job: Job, training: Mapping[str, float]) -> None:
+    """Adds a training to the cost. training: seconds of a step, by models."""
     cost.trainings += 1
     seconds, steps = training.get(job.models), job.settings.get("max_steps")
     if seconds is None or steps is None or cost.training_hours is None:
@@ -102,12 +117,21 @@ def _add_training(cost: Expected, job: Job, training: Mapping[str, float]) -> No
 
 
 def _add_run(cost: Expected, job: Job, counts: Counts, rate: Rate | None, drawn: Sequence[Extent]) -> None:
-    """Adds a run to the cost. drawn: the extents that it holds already."""
+    """Adds a run to the cost.
+
+    Args:
+        cost: is added to.
+        job: the run.
+        counts: numbers of questions.
+        rate: of runs of this kind, None where it is not known.
+        drawn: the extents that the run has sampled already.
+    """
     cost.runs += 1
     asked = _questions(job, counts)
     if asked is None:
         cost.unread += 1
         return
+    # extents overlap, so what is left is the difference of two unions
     completions = _samples(job, [*job.extents, *drawn], asked) - _samples(job, drawn, asked)
     cost.completions += completions
     cost.tokens_at_most += completions * _max_new_tokens(job)
@@ -121,35 +145,54 @@ def _add_run(cost: Expected, job: Job, counts: Counts, rate: Rate | None, drawn:
 
 
 def _questions(job: Job, counts: Counts) -> int | None:
-    """Questions of the largest extent; None where they would have to be downloaded to be counted."""
+    """Number of questions of the largest extent; None where the data would have to be downloaded to count them."""
     limit, settings = max_limit(job.extents), job.settings
-    here = task_of_settings(settings.get("task"), settings.get("data")).local
-    return counts.of(settings, limit) if here else limit
+    is_local = task_of_settings(settings.get("task"), settings.get("data")).local
+    return counts.of(settings, limit) if is_local else limit
 
 
 def _samples(job: Job, extents: Sequence[Extent], asked: int) -> int:
-    """Completions in the extents, of the questions of the job's part."""
+    """Number of completions in the union of the extents, for those questions that belong to the job's part of a run.
+
+    Args:
+        job: the run, or the part of it.
+        extents: questions, paths and samples.
+        asked: number of questions of the whole run.
+    """
     start, stop = job.part or (0, asked)
     within = [(min(asked if extent[0] is None else extent[0], asked, stop) - start, *extent[1:]) for extent in extents]
     return samples_of([extent for extent in within if extent[0] > 0], asked)
 
 
 def _max_new_tokens(job: Job) -> int:
-    """The most that one completion can have."""
+    """The largest number of tokens that a completion can have."""
     return int(filled_in(RUN_DEFAULTS | job.settings)["max_new_tokens"])
 
 
 def rate_key(job: Job) -> str:
-    """Jobs of the same key are taken to cost as much a completion: same models and engine, task, kind of prompt, length."""
-    told = (
+    """A text that is the same for jobs whose completions are taken to cost the same.
+
+    These have the same models, engine, task, method and greatest length.
+    """
+    engine_and_task = (
         job.settings.get(key) or default
         for key, default in (("engine", RUN_DEFAULTS["engine"]), ("task", "arithmetic"))
     )
-    return "|".join([job.models, *map(str, told), str(job.settings["method"]), f"{_max_new_tokens(job)} tokens"])
+    return "|".join(
+        [job.models, *map(str, engine_and_task), str(job.settings["method"]), f"{_max_new_tokens(job)} tokens"]
+    )
 
 
 def rates_of(entries: Sequence[Entry], root: Path) -> tuple[dict[str, Rate], dict[str, float]]:
-    """Rates of runs by `rate_key`, of finished ones rather than of probes; seconds of a training step by models."""
+    """Collects the rates that were measured so far. Finished runs count rather than probes.
+
+    Args:
+        entries: the jobs with their states.
+        root: the sweep's folder.
+
+    Returns:
+        The rates of runs by `rate_key`, and the seconds of a training step by the models that are loaded for it.
+    """
     rates = _probed(root)
     for entry in entries:
         if entry.state == DONE and entry.job.kind != "train" and entry.result.get("generated"):
@@ -164,20 +207,26 @@ def rates_of(entries: Sequence[Entry], root: Path) -> tuple[dict[str, Rate], dic
 
 
 def _probed(root: Path) -> dict[str, Rate]:
-    """Rates of probes; none where their file is damaged, as they can be measured again."""
+    """Reads the rates of probes by `rate_key`. There are none where the file is damaged, as they can be measured again."""
     try:
-        told = json.loads((root / RATES).read_bytes())
-        rates = {key: Rate(**{name: float(value) for name, value in fields.items()}) for key, fields in told.items()}
+        saved = json.loads((root / RATES).read_bytes())
+        rates = {key: Rate(**{name: float(value) for name, value in fields.items()}) for key, fields in saved.items()}
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
     return {key: rate for key, rate in rates.items() if _makes_sense(rate)}
 
 
 def _makes_sense(rate: Rate) -> bool:
-    return rate.per_second > 0 and all(0 <= one < math.inf for one in astuple(rate))
+    return rate.per_second > 0 and all(0 <= value < math.inf for value in astuple(rate))
 
 
 def _measured(costs: Mapping[str, Any], folder: Path) -> Rate | None:
+    """The rate of a finished run, None where it cannot be told.
+
+    Args:
+        costs: what its worker has counted.
+        folder: the run's, whose run.json says what a token costs.
+    """
     try:
         model = json.loads((folder / RUN).read_bytes())["environment"]["costs"]["backbone"]
         read_flops, head = float(model["layers"]), float(model["head"])
@@ -195,7 +244,16 @@ def _measured(costs: Mapping[str, Any], folder: Path) -> Rate | None:
 
 
 def measure(plan: Plan, root: Path, tell: Any) -> None:
-    """A short run for every kind of job that no probe has measured: 8 questions, one path, 4 samples. Raises UsageError."""
+    """Measures the rate of every kind of run that no probe has measured, by a run of 8 questions, one path and 4 samples.
+
+    Args:
+        plan: the sweep's jobs.
+        root: its folder, where rates and probes are kept.
+        tell: shows the user a line of text.
+
+    Raises:
+        UsageError: a probe cannot run, or measured nothing.
+    """
     from scaling.models.loading import keep_loaded
     from scaling.run import execute
     from sweeps.execute import ProgressReporter, costs_of
@@ -207,17 +265,21 @@ def measure(plan: Plan, root: Path, tell: Any) -> None:
             continue
         tell(f"measuring {key.replace('|', ' ')}")
         probe = _probe(job)
-        folder = root / PROBES / hashed(probe.model_dump(mode="json"))  # an interrupted one goes on only as it began
+        # named by its settings, so that an interrupted probe is continued only with the same ones
+        folder = root / PROBES / hashed(probe.model_dump(mode="json"))
         summary = execute(probe.model_copy(update={"out": folder}), ProgressReporter(lambda _: None))
         rate = _measured(costs_of(summary, folder), folder)
         if rate is None:
             raise UsageError(f"the probe in {folder} measured nothing: remove the folder and try again")
         known[key] = rate
-        write_whole(root / RATES, json.dumps({name: asdict(one) for name, one in known.items()}, indent=1) + "\n")
+        write_whole(root / RATES, json.dumps({name: asdict(value) for name, value in known.items()}, indent=1) + "\n")
 
 
 def _probe(job: Job) -> RunConfig:
-    """The job at a small size; an untrained thinker or no adapter costs as much as the one that is still to be trained."""
+    """The settings of a probe: the job at a small size.
+
+    A thinker that is still to be trained is replaced by an untrained one, and an adapter is left out: both cost the same.
+    """
     limit = max_limit(job.extents)
     samples = 1 if job.settings.get("temperature") == 0 else _PROBE[2]
     size = {"limit": min(_PROBE[0], limit or _PROBE[0]), "latent_paths": 1, "samples": samples}

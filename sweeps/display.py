@@ -22,21 +22,28 @@ from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
 from sweeps.points import TRAIN_DEFAULTS
 
-SHOWN = 24  # lines of a table before the rest is counted
-_LINE_EVERY = 10.0  # seconds between plain progress lines
-_SHARE = 10  # reading the ledger takes at most one part in so many of the time
-_COLUMNS = 6  # settings shown of a point
+SHOWN = 24  # most lines of a table; of further ones only the number is printed
+_LINE_EVERY = 10.0  # seconds between two plain progress lines
+_SHARE = 10  # reading the ledger may take at most about a tenth of the time
+_COLUMNS = 6  # most settings that are shown of a point
 _SHORT = {"latent_paths": "N", "samples": "M"}
 _PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 
 
 def plain(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is: titles, values and paths come from the user, and may hold brackets."""
+    """A console that prints text as it is, as titles, values and paths come from the user and may hold brackets."""
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
-    """Prints the axes, the points, the jobs with what they need, and the expected cost. done: how many jobs are done."""
+    """Prints the plan of a sweep: its axes, its points, its jobs with what they need, and the expected cost.
+
+    Args:
+        console: where it is printed.
+        plan: of the sweep.
+        cost: of the jobs that are not done.
+        done: how many jobs are done already.
+    """
     runs = sum(job.kind != "train" for job in plan.jobs) - sum(job.part is not None for job in plan.jobs)
     trainings = sum(job.kind == "train" for job in plan.jobs)
     table = Table(
@@ -72,7 +79,7 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
 
 
 def cost_rows(cost: Expected) -> list[tuple[str, str]]:
-    """Rows of the expected cost of all jobs that are not done: name and value."""
+    """The expected cost of all jobs that are not done, as rows of name and value."""
     if not cost.runs and not cost.trainings:
         return [("still to do", "nothing")]
     rows = []
@@ -128,16 +135,17 @@ def state_of(entries: Sequence[Entry]) -> Group:
 
 
 def _running(entries: Sequence[Entry]) -> Table:
+    """A table of running jobs with a progress bar for each."""
     table = Table.grid(padding=(0, 2))
     for entry in entries[:SHOWN]:
-        done, of = entry.progress.get("done", 0), entry.progress.get("of")
-        bar: RenderableType = ProgressBar(total=of, completed=done, width=20) if of else Text("")
+        done, total = entry.progress.get("done", 0), entry.progress.get("of")
+        bar: RenderableType = ProgressBar(total=total, completed=done, width=20) if total else Text("")
         table.add_row(what(entry.job), bar, progress_of(entry))
     return table
 
 
 def progress_of(entry: Entry) -> str:
-    """How far a running job is: steps or samples done, and how fast."""
+    """Describes how far a running job is: its steps or samples, and its speed."""
     progress = entry.progress
     seconds = max(1e-9, time.time() - progress.get("since", time.time()))
     if not progress.get("of"):
@@ -148,7 +156,13 @@ def progress_of(entry: Entry) -> str:
 
 
 def show_points(console: Console, plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Prints one line a point: the settings that it differs in, and its accuracy. results: figures by id of the point."""
+    """Prints a line for each point: the settings in which points differ, and its accuracy.
+
+    Args:
+        console: where it is printed.
+        plan: of the sweep.
+        results: the figures of points, by the point's id; points without a result are missing.
+    """
     keys = axes_of(plan.file, plan.points)[:_COLUMNS] or ["method"]
     names = [_SHORT.get(key, key) for key in keys]
     table = Table(*names, "accuracy", "95 % interval", "pass@1", title="points", title_justify="left", **_PLAIN)
@@ -163,6 +177,7 @@ def show_points(console: Console, plan: Plan, results: Mapping[str, Mapping[str,
 
 
 def _figures(figures: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Accuracy, its interval and pass@1 of a point, as texts."""
     low, high = figures["accuracy_low"], figures["accuracy_high"]
     interval = f"{low:.1%} to {high:.1%}" if low is not None else "-"
     return _percent(figures["accuracy"]), interval, _percent(figures["pass_at_1"])
@@ -173,20 +188,23 @@ def _percent(value: float | None) -> str:
 
 
 def _some(values: Sequence[str]) -> str:
+    """The first 8 values, and how many more there are."""
     more = f" and {len(values) - 8} more" if len(values) > 8 else ""
     return ", ".join(values[:8]) + more
 
 
 def _sizes(job: Job) -> str:
+    """The sizes N x M of a run; empty for a training."""
     return "" if job.kind == "train" else " and ".join(f"{paths} x {samples}" for _, paths, samples in job.extents)
 
 
 def _more(job: Job) -> str:
+    """How many jobs a job needs besides the first two."""
     return f" and {len(job.needs) - 2} more" if len(job.needs) > 2 else ""
 
 
 class ProgressView:
-    """Shows a sweep while it runs: a live table on a terminal, elsewhere a plain line every ten seconds."""
+    """Shows a sweep while it runs. On a terminal this is a live table, elsewhere a plain line every ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -206,7 +224,11 @@ class ProgressView:
             self._live.stop()
 
     def follow(self, entries: Callable[[], Sequence[Entry]]) -> None:
-        """To be called often: reads the entries of the ledger and shows them, if it is time to."""
+        """Shows the jobs, if it is time for that. To be called often.
+
+        Args:
+            entries: reads the jobs with their states from the ledger; called only if they are shown.
+        """
         began = time.monotonic()
         if began >= self._next:
             self._update(entries())

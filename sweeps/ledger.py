@@ -1,8 +1,8 @@
-"""The ledger of a sweep, an SQLite file: which jobs are pending, running, done or failed, and why.
+"""Keeps the ledger of a sweep, an SQLite file that says which jobs are pending, running, done or failed, and why.
 
-A worker that claims a job owns it by a lease, which it renews while it lives. When the lease ends, the worker is lost and
-the job is pending again. Losing workers counts against a job only where they added nothing to its folder. Any number of
-processes may use one ledger, as every change is one transaction.
+A worker that claims a job owns it by a lease, which the worker renews while it lives. When a lease ends without having been
+renewed, the worker counts as lost, and the job is pending again. A job that loses too many workers fails, but only those
+count that added nothing to the job's folder. Any number of processes may use one ledger, as every change is one transaction.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scaling.records.errors import UsageError
 from sweeps.plan import Extent, Job, covers
 
 LEDGER = "ledger.sqlite"
-LEASE = 60.0  # seconds after its last renewal that an owner still counts as alive
+LEASE = 60.0  # seconds for which a worker counts as alive after it has renewed its lease
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
-_LOSSES = 20  # owners a job may lose in a row without getting any further
+_LOSSES = 20  # workers that a job may lose in a row without getting any further
 _LOST = "its worker was lost"
 _ANEW = "delete it, and `scale-sweep run` with the grid file makes it anew and keeps what the runs hold"
 _SCHEMA = """
@@ -50,9 +50,18 @@ _MAY_BEGIN = (
 class Entry:
     """A job and its state.
 
-    reason: why it failed last. progress: how far it is, from its worker. started: time of the current or last attempt.
-    seconds: of all attempts. result: figures that it ended with. covered: the extents that it has drawn. blocked: id of the
-    failed job without which it cannot begin.
+    Attributes:
+        job: what is to be done.
+        state: PENDING, RUNNING, DONE or FAILED.
+        attempts: how often it has failed.
+        owner: the worker that has it now, None where it is not running.
+        reason: why it failed last.
+        progress: how far it is, as its worker has told.
+        started: time at which the current or the last attempt began, in seconds since 1970.
+        seconds: duration of all attempts together.
+        result: figures that its worker has told at its end, such as costs.
+        covered: the extents whose samples it has drawn.
+        blocked: id of a failed job that must be done before this one can begin.
     """
 
     job: Job
@@ -72,27 +81,33 @@ class Ledger:
     """An open ledger. Each thread needs an object of its own."""
 
     def __init__(self, folder: Path, *, retries: int = 1) -> None:
-        """retries: how often a job that fails is tried again. Raises UsageError where the file is no ledger."""
+        """Opens the ledger in a folder, or makes it. Raises UsageError where the file is damaged or is no ledger.
+
+        Args:
+            folder: of the sweep.
+            retries: how often a job that fails is tried again.
+        """
         self._folder, self._retries = folder, retries
         path = folder / LEDGER
         try:
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._db.executescript(_SCHEMA)
-            found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            health = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.Error as error:
             raise UsageError(f"{path} cannot be used as a ledger ({error}); {_ANEW}, or give another `--out`") from None
-        if found != "ok":
-            raise self._damaged(found)
+        if health != "ok":
+            raise self._damaged(health)
 
     def close(self) -> None:
         self._db.close()
 
     def _damaged(self, why: object) -> UsageError:
+        """The error for a damaged ledger, which says how to make it anew."""
         return UsageError(f"{self._folder / LEDGER} is damaged ({' '.join(str(why).split())[:200]}): {_ANEW}")
 
     def _job(self, row: sqlite3.Row) -> Job:
-        """Raises UsageError where the row holds no job."""
+        """Reads the job of a row. Raises UsageError where the row holds none."""
         try:
             return Job.from_json(json.loads(row["job"]))
         except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
@@ -100,6 +115,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Makes all changes inside this context at once, or none of them where an error is raised."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield self._db
@@ -109,10 +125,11 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def take(self, jobs: Sequence[Job]) -> None:
-        """Makes these the jobs that are wanted, in this order.
+        """Makes these the jobs of the sweep, in this order.
 
-        Jobs that are done stay done, unless they must now draw more; so do the parts of a run that is done. Jobs that are no
-        longer wanted are kept. Raises UsageError where one of those is running.
+        Jobs that are done stay done, unless they must now draw more. Parts of a run that is done count as done, too. Jobs
+        that are no longer part of the sweep stay in the file, but are not worked on. Raises UsageError where one of those is
+        running.
         """
         with self._transaction() as db:
             self._expire(db, time.time())
@@ -124,6 +141,7 @@ class Ledger:
             db.execute(_PARTS_OF_DONE)
 
     def _refuse_to_drop(self, db: sqlite3.Connection, kept: set[str]) -> None:
+        """Raises UsageError where a job is running that is not among the ids in `kept`."""
         rows = db.execute("SELECT id FROM jobs WHERE state = ? AND wanted = 1", (RUNNING,)).fetchall()
         if dropped := next((row["id"] for row in rows if row["id"] not in kept), None):
             raise UsageError(
@@ -132,6 +150,14 @@ class Ledger:
             )
 
     def _take(self, db: sqlite3.Connection, place: int, job: Job, before: sqlite3.Row | None) -> None:
+        """Enters one job, or updates it.
+
+        Args:
+            db: is in a transaction.
+            place: of the job in the order of the sweep.
+            job: as the plan has it now.
+            before: its row, None for a new one.
+        """
         text = json.dumps(job.to_dict())
         db.execute(
             "INSERT INTO jobs (id, place, wanted, models, job, state, part) VALUES (?, ?, 1, ?, ?, ?, ?) "
@@ -149,7 +175,7 @@ class Ledger:
             db.execute("UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE id = ?", (PENDING, job.id))
 
     def redo(self, jobs: Sequence[Job]) -> None:
-        """Makes jobs that were done pending again, as what they made is no longer there."""
+        """Makes jobs that were done pending again, because their folders are gone."""
         with self._transaction() as db:
             db.executemany(
                 "UPDATE jobs SET state = ?, covered = NULL, mark = NULL WHERE id = ? AND state = ?",
@@ -159,15 +185,17 @@ class Ledger:
     def retry_failed(self) -> int:
         """Makes failed jobs pending again; returns how many there were."""
         with self._transaction() as db:
-            done = db.execute(
+            cursor = db.execute(
                 "UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE state = ? AND wanted = 1", (PENDING, FAILED)
             )
-            return done.rowcount
+            return cursor.rowcount
 
     def claim(self, owner: str, *, loaded: str = "") -> Job | None:
-        """Gives `owner` the next job, or None where no job can begin now.
+        """Gives a worker the next job, or None where no job can begin now. Jobs that have lost workers come last.
 
-        Jobs that need the models in `loaded` come first, and jobs that have lost workers last.
+        Args:
+            owner: name of the worker.
+            loaded: the models that it has loaded; jobs that need the same ones come first.
         """
         now = time.time()
         with self._transaction() as db:
@@ -202,9 +230,18 @@ class Ledger:
             return done.rowcount == 1
 
     def done(self, job: Job, owner: str, result: dict[str, Any]) -> bool:
-        """Notes that the job is done. Returns False where it is not: it must now draw more, or is no longer the owner's."""
+        """Notes that the job is done.
+
+        Args:
+            job: as it was claimed.
+            owner: name of the worker that claimed it.
+            result: figures to keep, such as costs.
+
+        Returns:
+            False where the job is not done after all, as it must now draw more, or where it is no longer the owner's.
+        """
         with self._transaction() as db:
-            row = self._own(db, job, owner)
+            row = self._row_of_owner(db, job, owner)
             if row is None:
                 return False
             grown = not _covers(json.dumps(job.to_dict()["boxes"]), self._job(row))
@@ -216,9 +253,17 @@ class Ledger:
             return not grown
 
     def failed(self, job: Job, owner: str, reason: str, *, again: bool, wait: float = 0.0) -> None:
-        """Notes that the job failed. again: whether another attempt could end differently; wait: seconds before it."""
+        """Notes that the job failed. It is tried again if retries are left.
+
+        Args:
+            job: as it was claimed.
+            owner: name of the worker that claimed it.
+            reason: the error, as users see it.
+            again: whether another attempt could end differently.
+            wait: seconds until the next attempt may begin.
+        """
         with self._transaction() as db:
-            row = self._own(db, job, owner)
+            row = self._row_of_owner(db, job, owner)
             if row is not None:
                 retry = again and row["attempts"] < self._retries
                 self._end(db, row, PENDING if retry else FAILED, reason)
@@ -227,37 +272,48 @@ class Ledger:
                 )
 
     def give_back(self, job: Job, owner: str, *, wait: float = 0.0) -> None:
-        """Makes the job pending again without counting an attempt. wait: seconds before it can be claimed."""
+        """Makes the job pending again without counting an attempt. wait: seconds until it can be claimed."""
         with self._transaction() as db:
-            row = self._own(db, job, owner)
+            row = self._row_of_owner(db, job, owner)
             if row is not None:
                 self._end(db, row, PENDING, row["reason"])
                 db.execute("UPDATE jobs SET not_before = ? WHERE id = ?", (time.time() + wait, job.id))
 
     def lost(self, owner: str, *, why: str = "") -> bool:
-        """Makes the jobs of a dead owner pending again, before its lease ends. Returns False where it had none."""
+        """Makes the job of a worker that has died pending again, before its lease ends.
+
+        Args:
+            owner: name of the worker.
+            why: what is known of its death, for users.
+
+        Returns:
+            False where it had no job.
+        """
         with self._transaction() as db:
-            held = db.execute("SELECT * FROM jobs WHERE owner = ? AND state = ?", (owner, RUNNING)).fetchall()
-            self._lose(db, held, f"{_LOST}: {why}" if why else _LOST)
-            return bool(held)
+            rows = db.execute("SELECT * FROM jobs WHERE owner = ? AND state = ?", (owner, RUNNING)).fetchall()
+            self._lose(db, rows, f"{_LOST}: {why}" if why else _LOST)
+            return bool(rows)
 
     def release(self, owner: str) -> None:
-        """Makes the jobs of an owner that was ended on purpose pending again, without counting a loss."""
+        """Makes the job of a worker that was ended on purpose pending again, without counting a loss."""
         with self._transaction() as db:
             for row in db.execute("SELECT * FROM jobs WHERE owner = ? AND state = ?", (owner, RUNNING)).fetchall():
                 self._end(db, row, PENDING, row["reason"])
 
     def owners(self) -> list[str]:
-        """The owners of running jobs."""
+        """Names of the workers that have jobs."""
         rows = self._db.execute("SELECT DISTINCT owner FROM jobs WHERE state = ?", (RUNNING,)).fetchall()
         return [row["owner"] for row in rows]
 
     def _expire(self, db: sqlite3.Connection, now: float) -> None:
-        """Makes jobs pending whose lease has ended."""
+        """Makes jobs pending again whose lease has ended."""
         self._lose(db, db.execute("SELECT * FROM jobs WHERE state = ? AND lease < ?", (RUNNING, now)).fetchall(), _LOST)
 
     def _lose(self, db: sqlite3.Connection, gone: Sequence[sqlite3.Row], reason: str) -> None:
-        """Makes these jobs pending, or failed after too many losses in a row without getting any further."""
+        """Counts a lost worker for each of these jobs. They become pending, or failed after too many losses in a row.
+
+        Losses start again from 1 where the job has got further since the last one.
+        """
         for row in gone:
             mark = self._mark(self._job(row))
             losses = 1 if mark > row["mark"] else row["losses"] + 1
@@ -271,11 +327,12 @@ class Ledger:
         """
         return sum(file.read_bytes().count(b"\n") for file in (self._folder / job.folder).glob("*.jsonl"))
 
-    def _own(self, db: sqlite3.Connection, job: Job, owner: str) -> sqlite3.Row | None:
-        found: sqlite3.Row | None = db.execute(
+    def _row_of_owner(self, db: sqlite3.Connection, job: Job, owner: str) -> sqlite3.Row | None:
+        """The row of a job that this worker is running, None where the job is no longer its own."""
+        row: sqlite3.Row | None = db.execute(
             "SELECT * FROM jobs WHERE id = ? AND owner = ? AND state = ?", (job.id, owner, RUNNING)
         ).fetchone()
-        return found
+        return row
 
     def _end(
         self,
@@ -286,7 +343,15 @@ class Ledger:
         *,
         last_renewed: float | None = None,
     ) -> None:
-        """Ends an attempt. last_renewed: when its owner last renewed the lease, None where it ended the attempt itself."""
+        """Ends an attempt and adds its duration to the job's seconds.
+
+        Args:
+            db: is in a transaction.
+            row: of the job.
+            state: the job's new state.
+            reason: why it failed last, for users.
+            last_renewed: when a lost worker last renewed its lease; None where the attempt ends now.
+        """
         now = time.time() if last_renewed is None else last_renewed
         db.execute(
             "UPDATE jobs SET state = ?, owner = NULL, lease = NULL, reason = ?, ended = ?, seconds = seconds + ?"
@@ -295,7 +360,7 @@ class Ledger:
         )
 
     def entries(self) -> list[Entry]:
-        """All wanted jobs in their order."""
+        """All jobs of the sweep with their states, in the order of the plan."""
         now = time.time()
         if self._db.execute("SELECT 1 FROM jobs WHERE state = ? AND lease < ? LIMIT 1", (RUNNING, now)).fetchone():
             with self._transaction() as db:
@@ -324,7 +389,7 @@ class Ledger:
         )
 
     def unfinished(self) -> bool:
-        """Whether a job is running, or can still run, now or after another one."""
+        """Whether a job is running, or is pending and all jobs that it needs are done."""
         row = self._db.execute(
             "SELECT 1 FROM jobs WHERE wanted = 1 AND (state = ? OR (state = ? AND NOT EXISTS ("
             " SELECT 1 FROM needs JOIN jobs AS other ON other.id = needs.need"
@@ -335,7 +400,12 @@ class Ledger:
 
 
 def _covers(covered: str | None, job: Job) -> bool:
-    """Whether the extents that were drawn hold all that the job is to draw now. Trainings have no extents."""
+    """Whether the extents that were drawn hold all that the job must draw now. Trainings have no extents.
+
+    Args:
+        covered: the extents that were drawn, as the ledger keeps them.
+        job: as the plan has it now.
+    """
     return covers(_extents(covered), job.extents)
 
 
@@ -345,14 +415,20 @@ def _unnamed(text: str) -> dict[str, Any]:
 
 
 def _extents(text: str | None) -> tuple[Extent, ...]:
-    return tuple((box[0], box[1], box[2]) for box in json.loads(text or "[]"))
+    """Reads extents as the ledger keeps them: a JSON list of limit, paths and samples each."""
+    return tuple((extent[0], extent[1], extent[2]) for extent in json.loads(text or "[]"))
 
 
 def _stuck(jobs: Iterable[Job], failed: set[str]) -> dict[str, str]:
-    """For each job that cannot begin, the id of the failed job that it waits for. jobs: each after those that it needs."""
-    why: dict[str, str] = {}
+    """For each job that cannot begin, the id of the failed job that it waits for, directly or by way of others.
+
+    Args:
+        jobs: each stands after those that it needs.
+        failed: ids of the failed jobs.
+    """
+    waits_for: dict[str, str] = {}
     for job in jobs:
         for need in job.needs:
-            if need in failed or need in why:
-                why[job.id] = why.get(need, need)
-    return why
+            if need in failed or need in waits_for:
+                waits_for[job.id] = waits_for.get(need, need)
+    return waits_for

@@ -1,7 +1,7 @@
-"""`--on local`: runs a sweep by worker processes on this machine, which share its cores and GPUs.
+"""Runs a sweep by worker processes on this machine, which share its cores and GPUs (`--on local`).
 
-Starts `sweeps.worker` as often as asked for, replaces workers that die and gives back their jobs. Which job comes next is
-the ledger's business.
+This process starts the workers (`sweeps.worker`), replaces those that die, and makes their jobs pending again. The ledger
+decides which job a worker gets next.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from scaling.records.files import MODULE
 from sweeps.ledger import Ledger
 
 LOGS = "logs"
-_POLL = 0.2  # seconds
+_POLL = 0.2  # seconds between two looks at the workers
 _GRACE = 30.0  # seconds that workers have to end by themselves
-_CORES = 8  # of one worker, where nothing is asked for and there is no GPU
-_MAX_EARLY_DEATHS = 5  # in a row, each within _EARLY seconds and without a job: then the jobs are not to blame
-_EARLY = 20.0
+_CORES = 8  # cores of one worker, where the user asks for no number of workers and there is no GPU
+_MAX_EARLY_DEATHS = 5  # early deaths in a row after which the sweep ends
+_EARLY = 20.0  # seconds; a worker that dies sooner and without a job died early, and no job is to blame
 
 OnPoll = Callable[[], None]
 
@@ -31,7 +31,7 @@ def gpus() -> list[str]:
     """Names of this machine's GPUs for CUDA_VISIBLE_DEVICES, without loading torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [one for one in visible.split(",") if one.strip() and one.strip() != "-1"]
+        return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
@@ -40,7 +40,7 @@ def gpus() -> list[str]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -48,7 +48,8 @@ def run_local(root: Path, *, workers: int | None, retries: int, on_poll: OnPoll)
     """Runs the sweep in `root` until no job is left that can run.
 
     Args:
-        workers: how many at once; None for one a GPU, or without a GPU one for every 8 cores.
+        root: the sweep's folder.
+        workers: how many work at once; None for one a GPU, or without a GPU one for every 8 cores.
         retries: how often a job that fails is tried again.
         on_poll: called several times a second, for a display.
 
@@ -72,14 +73,20 @@ def run_local(root: Path, *, workers: int | None, retries: int, on_poll: OnPoll)
 
 
 def worker_environment(number: int, count: int, devices: list[str]) -> dict[str, str]:
-    """The environment of worker `number` of `count`: its share of the cores and of the GPUs."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
+    """The environment variables of a worker, which give it its share of the cores and of the GPUs.
+
+    Args:
+        number: of the worker, from 0.
+        count: how many workers there are.
+        devices: names of the machine's GPUs. Where there are fewer than workers, several workers share one.
+    """
+    limit = os.environ.get("OMP_NUM_THREADS", "")  # the user may ask for fewer threads
     share = max(1, cores() // count)
-    threads = str(min(share, int(given)) if given.isdigit() and int(given) else share)
-    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    threads = str(min(share, int(limit)) if limit.isdigit() and int(limit) else share)
+    shares = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     if devices:
-        own["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number::count] or [devices[number % len(devices)]])
-    return {**os.environ, **own}
+        shares["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number::count] or [devices[number % len(devices)]])
+    return {**os.environ, **shares}
 
 
 class _Worker:
@@ -94,15 +101,15 @@ class _Worker:
         self._owner = ""
 
     def tend(self, ledger: Ledger) -> None:
-        """Starts the process if there is none, after giving back the job of a dead one.
+        """Starts a process if none is running. The job of a process that has died is made pending again first.
 
-        Raises UsageError where one process after another dies at once.
+        Raises UsageError where one process after another dies early.
         """
         if self._process is not None:
             if self._process.poll() is None:
                 return
             idle = not ledger.lost(self._owner)
-            by_itself = self._process.returncode not in (0, -signal.SIGKILL)
+            by_itself = self._process.returncode not in (0, -signal.SIGKILL)  # SIGKILL is from outside, as for memory
             early = idle and by_itself and time.monotonic() - self._born < _EARLY
             self._early_deaths = self._early_deaths + 1 if early else 0
             if self._early_deaths >= _MAX_EARLY_DEATHS:
@@ -117,12 +124,17 @@ class _Worker:
             )
 
     def terminate(self) -> None:
-        """Asks the process to end; it then gives back its job."""
+        """Asks the process to end. It then makes its job pending again."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     def join(self, ledger: Ledger, patience: float) -> None:
-        """Waits for the process so many seconds, kills it if it is still there, and gives back its job."""
+        """Waits for the process to end, and makes its job pending again.
+
+        Args:
+            ledger: of the sweep.
+            patience: seconds after which the process is killed.
+        """
         if self._process is None:
             return
         try:
@@ -134,6 +146,7 @@ class _Worker:
 
 
 def _end(pool: list[_Worker], ledger: Ledger) -> None:
+    """Ends all workers. They have 30 seconds, all at the same time, to end by themselves."""
     for worker in pool:
         worker.terminate()
     until = time.monotonic() + _GRACE

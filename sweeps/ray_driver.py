@@ -1,7 +1,7 @@
-"""`--on ray`: runs a sweep by workers on the nodes of a Ray cluster, which all must see the sweep's folder.
+"""Runs a sweep by workers on the nodes of a Ray cluster (`--on ray`). All nodes must see the sweep's folder.
 
-This process is the driver: it starts workers, replaces lost ones and gives back their jobs. What runs on the nodes is in
-`sweeps.ray_worker`. Ray is an optional package, and is imported only when it is asked for.
+This process is the driver: it starts workers, replaces lost ones, and makes their jobs pending again. What runs on the nodes
+is in `sweeps.ray_worker`. Ray is an optional package, which is imported only with this option.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from sweeps.ledger import Ledger
 from sweeps.local import OnPoll, cores
 from sweeps.ray_worker import LedgerActor, work_here
 
-_POLL = 0.5  # seconds
-_GRACE = 30.0  # seconds that workers have to give back what they have
+_POLL = 0.5  # seconds between two looks at the workers
+_GRACE = 30.0  # seconds that workers have to end by themselves
 _ANSWER = 10.0  # seconds that the head of a cluster has to answer
-_START = 120.0  # seconds that a process of the cluster has to begin
-MAX_EARLY_DEATHS = 5  # workers, each begun after the one before ended, that end with an error and no job
+_START = 120.0  # seconds that a process of the cluster has to start
+MAX_EARLY_DEATHS = 5  # workers one after another that end with an error and without a job, after which the sweep ends
 _STORE = 100 * 2**20  # bytes of Ray's object store, which sweeps do not use
-_NAMESPACE, _OWNER = "softcotpp", "ray:"
-# Ray puts the current folder first on its workers' path. While a cluster is joined that is this one: a user's own may hold
-# modules that are named like ours.
+_NAMESPACE, _OWNER = "softcotpp", "ray:"  # the latter begins the names of workers in the ledger
+# Ray puts the folder that is current when a cluster is joined first on its workers' import path. It must be this one, as the
+# user's current folder may hold modules with the same names as ours.
 _HOME = Path(__file__).resolve().parents[1]
 _KEY = "; a cluster that was started with a key needs RAY_AUTH_MODE=token here, and one without RAY_AUTH_MODE=disabled"
 
@@ -50,15 +50,17 @@ def run_ray(
     """Runs the sweep in `root` on a cluster until no job is left that can run.
 
     Args:
+        root: the sweep's folder.
         address: HOST:PORT of the cluster's head, `auto` for the cluster that this machine is part of, `local` for a new one
             on this machine; None for RAY_ADDRESS where it is set, else `local`.
-        workers: how many at once, of which those wait that find no room; None for as many as there is room for.
-        cpus_per_worker, gpus_per_worker: what each gets of its node; None for a GPU and a core where there are GPUs.
+        workers: how many work at once; those for which there is no room wait. None for as many as there is room for.
+        cpus_per_worker: cores of a worker; None for 1 with a GPU, else up to 8.
+        gpus_per_worker: GPUs of a worker; None for 1 where the cluster has GPUs, else 0.
         retries: how often a job that fails is tried again.
         on_poll: called every half second, for a display.
 
     Raises:
-        KeyboardInterrupt: after the workers have given back their jobs.
+        KeyboardInterrupt: on Ctrl-C, after the workers have given back their jobs.
         UsageError: the cluster cannot be joined or has no room, or workers end as soon as they begin.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -74,13 +76,17 @@ def run_ray(
 
 
 def _lock_out_others() -> None:
-    """Gives the cluster to be started a key of its own, before ray is imported and reads it: one that Ray makes stays in the
-    home folder, and whoever has such a file cannot join clusters without keys by `auto`."""
+    """Sets a key for the cluster that will be started, so that nobody else can use it.
+
+    Ray would otherwise make a key and leave it in the home folder, and with such a file the user could no longer join
+    clusters without keys by `auto`. Must be called before ray is imported, which reads these variables.
+    """
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _ray() -> Any:
+    """Imports ray. Raises UsageError where it is not installed."""
     try:
         import ray
     except ImportError:
@@ -89,24 +95,24 @@ def _ray() -> Any:
 
 
 def _join(ray: Any, address: str) -> None:
-    """Connects this process to a cluster, a new one for `local`. Raises UsageError."""
-    own = {"num_cpus": cores(), "object_store_memory": _STORE, "include_dashboard": False}
-    given = own if address == "local" else {}
+    """Connects this process to a cluster, or starts one for `local`. Raises UsageError where that fails."""
+    settings = {"num_cpus": cores(), "object_store_memory": _STORE, "include_dashboard": False}
+    of_new = settings if address == "local" else {}
     on_term = signal.getsignal(signal.SIGTERM)
     try:
         with chdir(_HOME):
-            ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **given)
+            ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **of_new)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        said = one_line(error, limit=300)
-        if given:
-            raise UsageError(f"Ray cannot start here: {said}; RAY_TMPDIR names the folder of its files") from None
-        raise UsageError(f"`--address` {address} cannot be joined: {said}{_KEY}") from None
+        reason = one_line(error, limit=300)
+        if of_new:
+            raise UsageError(f"Ray cannot start here: {reason}; RAY_TMPDIR names the folder of its files") from None
+        raise UsageError(f"`--address` {address} cannot be joined: {reason}{_KEY}") from None
     finally:
-        signal.signal(signal.SIGTERM, on_term)  # Ray put its own there, which ends this process without a word
+        signal.signal(signal.SIGTERM, on_term)  # Ray sets a handler of its own, which ends this process without a word
 
 
 def _refuse_unreachable(address: str) -> None:
-    """Raises UsageError where nothing listens, which Ray itself finds out after minutes."""
+    """Raises UsageError where nothing listens at an address. Ray itself would take minutes to find out."""
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")
@@ -126,26 +132,34 @@ def _refuse_unreachable(address: str) -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker gets of a node."""
+    """How many cores and GPUs of a node a worker gets."""
 
     cpus: float
     gpus: float
 
     def fits(self, resources: Mapping[str, float]) -> int:
-        """Workers that a node with these resources can hold."""
+        """How many workers fit on a node. resources: the node's, by Ray's names."""
         kinds = (("CPU", self.cpus), ("GPU", self.gpus))
-        return min(int(resources.get(kind, 0.0) / own + 1e-6) for kind, own in kinds if own)
+        # the small number makes up for rounding, as of 0.3 / 0.1
+        return min(int(resources.get(kind, 0.0) / share + 1e-6) for kind, share in kinds if share)
 
 
 def _nodes(ray: Any) -> list[dict[str, float]]:
-    """Resources of every node that is there."""
+    """The resources of every node that is alive, by Ray's names."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def share_of(nodes: list[dict[str, float]], cpus: float | None, gpus: float | None) -> Share:
-    """What a worker gets: what is asked for, else a GPU and a core, else 8 cores or as many as every node has that has any.
+    """Decides how many cores and GPUs a worker gets.
 
-    Raises UsageError where no node has so much.
+    Args:
+        nodes: resources of every node.
+        cpus: cores that the user asks for. None for 1 with a GPU; without one for 8, or for all of the node with the fewest
+            where that has fewer.
+        gpus: GPUs that the user asks for. None for 1 where any node has a GPU, else 0.
+
+    Raises:
+        UsageError: no node has so much, or the numbers make no sense.
     """
     gpus = float(any(node.get("GPU") for node in nodes)) if gpus is None else gpus
     most = min((node["CPU"] for node in nodes if node.get("CPU")), default=1.0)
@@ -155,12 +169,13 @@ def share_of(nodes: list[dict[str, float]], cpus: float | None, gpus: float | No
         raise UsageError(f"{asked}: neither may be negative, one must be above 0, and more than one GPU are whole ones")
     share = Share(cpus, gpus)
     if not any(share.fits(node) for node in nodes):
-        there = "; ".join(sorted({f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}))
-        raise UsageError(f"{asked}: no node of the cluster has so much, they have {there}; lower the options")
+        have = "; ".join(sorted({f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}))
+        raise UsageError(f"{asked}: no node of the cluster has so much, they have {have}; lower the options")
     return share
 
 
 def _drive(ray: Any, root: Path, share: Share, workers: int | None, retries: int, on_poll: OnPoll) -> None:
+    """Tends the workers until no job is left that can run. Arguments are those of `run_ray`."""
     ledger = Ledger(root, retries=retries)
     pool = _WorkerPool(ray, root, share, workers=workers, retries=retries)
     try:
@@ -181,28 +196,33 @@ class _WorkerPool:
         self._ray, self._share, self._asked = ray, share, workers
         node = ray.get_runtime_context().get_node_id()
         key = uuid.uuid4().hex[:12]
-        self._name = f"{_OWNER}{node}/{key}"  # also the actor's, which is there while the driver lives
+        # the actor has the same name: while it is there, other drivers see that this one is alive
+        self._name = f"{_OWNER}{node}/{key}"
         self._root = Path(os.path.abspath(root))
+        # a node that does not see this file does not share the sweep's folder
         self._mark = self._root / f".seen-by-nodes-{key}"
         self._mark.touch()
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         place = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
         self._actor = ray.remote(LedgerActor).options(name=self._name, **place).remote(str(self._root), retries)
-        wanted = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": "SPREAD"}
-        self._task = ray.remote(max_retries=0, max_calls=1, **wanted)(work_here)
-        self._running: dict[Any, tuple[str, float]] = {}  # owner and time of birth of each task
+        needs = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": "SPREAD"}
+        self._task = ray.remote(max_retries=0, max_calls=1, **needs)(work_here)
+        self._running: dict[Any, tuple[str, float]] = {}  # by task: the worker's name, and when it was started
         self._number = self._early_deaths = 0
         self._last_early_death = 0.0
 
     def begin(self) -> None:
-        """Waits for the ledger's actor. Raises UsageError where there is none, as without it no worker could begin."""
+        """Waits until the ledger's actor answers. Raises UsageError where it does not, as workers could not begin then."""
         try:
             self._ray.get(self._actor.call.remote("unfinished"), timeout=_START)
         except self._ray.exceptions.RayError as error:
             raise UsageError(f"the cluster cannot serve this driver: {one_line(error, limit=300)}{_KEY}") from None
 
     def tend(self, ledger: Ledger) -> None:
-        """Gives back the jobs of lost workers and starts as many as are wanted. Raises UsageError if none can work."""
+        """Makes the jobs of lost workers pending again, and starts new workers in their place.
+
+        Raises UsageError where one worker after another ends early.
+        """
         for task in self._ended(list(self._running), 0.0):
             self._collect(task, ledger)
         self._free_orphans(ledger)
@@ -210,15 +230,16 @@ class _WorkerPool:
             self._start()
 
     def _ended(self, tasks: list[Any], seconds: float) -> list[Any]:
-        """Those of the tasks that have ended, or end within so many seconds."""
+        """Those of the tasks that have ended by now, or end within some seconds."""
         ended: list[Any] = self._ray.wait(tasks, num_returns=len(tasks), timeout=seconds)[0] if tasks else []
         return ended
 
     def _room(self) -> int:
-        """Workers that the cluster can hold now, one where it can hold none: nodes come and go."""
+        """How many workers the cluster can hold now, but at least 1: a node with room may still join."""
         return max(1, sum(self._share.fits(node) for node in _nodes(self._ray)))
 
     def _start(self) -> None:
+        """Starts one worker. It waits in Ray's queue where no node has room for it."""
         owner = f"{self._name}/{self._number}"
         self._number += 1
         threads = max(1, int(self._share.cpus))
@@ -226,7 +247,10 @@ class _WorkerPool:
         self._running[task] = owner, time.monotonic()
 
     def _collect(self, task: Any, ledger: Ledger) -> None:
-        """Gives back the job of a worker that has ended. Raises UsageError where the next worker would end the same way."""
+        """Makes the job of a worker that has ended pending again.
+
+        Raises UsageError where the next worker would end in the same way.
+        """
         owner, born = self._running.pop(task)
         errors = self._ray.exceptions
         try:
@@ -242,28 +266,35 @@ class _WorkerPool:
             ledger.lost(owner)
 
     def _count(self, born: float, *, early: bool, why: Exception) -> None:
-        """Counts a worker that ended. Raises UsageError after several early deaths in a row."""
+        """Counts early deaths of workers. Raises UsageError after several of them in a row.
+
+        Args:
+            born: when the worker was started.
+            early: whether it ended with an error and without a job.
+            why: its error.
+        """
         if not early:
             self._early_deaths = 0
-        elif born > self._last_early_death:  # many that end at once, as those of one node do, count once
+        elif born > self._last_early_death:  # workers that end at the same time, as those of one node do, count once
             self._early_deaths, self._last_early_death = self._early_deaths + 1, time.monotonic()
         if self._early_deaths >= MAX_EARLY_DEATHS:
-            said = f"{type(why).__name__}: {one_line(why, limit=300)}"
-            raise UsageError(f"workers end before they have a job; the same command goes on once they can: {said}")
+            error = f"{type(why).__name__}: {one_line(why, limit=300)}"
+            raise UsageError(f"workers end before they have a job; the same command goes on once they can: {error}")
 
     def _free_orphans(self, ledger: Ledger) -> None:
-        """Gives back the jobs of workers whose drivers have died on this cluster, before their leases end."""
+        """Makes the jobs of other drivers' workers pending again where the driver has died, before their leases end."""
         drivers = {owner: owner.rpartition("/")[0] for owner in ledger.owners() if owner.startswith(_OWNER)}
         if set(drivers.values()) <= {self._name}:
             return
-        nodes = {node["NodeID"] for node in self._ray.nodes()}  # of this cluster, those that are gone too
+        # nodes that have left this cluster are among them; nothing is known of drivers on other clusters
+        nodes = {node["NodeID"] for node in self._ray.nodes()}
         alive = set(self._ray.util.list_named_actors())
         for owner, driver in drivers.items():
             if driver.removeprefix(_OWNER).partition("/")[0] in nodes and driver not in alive:
                 ledger.lost(owner)
 
     def end(self, ledger: Ledger) -> None:
-        """Lets workers give back what they have, and kills those that do not within _GRACE seconds."""
+        """Ends all workers. They have 30 seconds to give back their jobs; those that do not are killed."""
         tasks = list(self._running)
         for task in tasks:
             self._ray.cancel(task)  # raises KeyboardInterrupt there

@@ -1,6 +1,6 @@
-"""What runs on the nodes of a Ray cluster: the actor that holds the ledger, and the workers that ask it for jobs.
+"""What runs on the nodes of a Ray cluster: an actor that has the ledger open, and workers that ask it for jobs.
 
-SQLite depends on the locks of a file system, which network storage may lack, so only the driver's node opens the ledger.
+SQLite needs the file system's locks, which network storage may lack. So only the driver's node opens the ledger.
 """
 
 from __future__ import annotations
@@ -17,32 +17,38 @@ from sweeps.plan import Job
 
 
 class LedgerActor:
-    """A Ray actor on the driver's node that lends the ledger to workers on other machines. Ends with the driver."""
+    """A Ray actor on the driver's node through which workers on other nodes use the ledger. It ends with the driver."""
 
     def __init__(self, root: str, retries: int) -> None:
         self._ledger = Ledger(Path(root), retries=retries)
 
     def call(self, method: str, *given: Any, **named: Any) -> Any:
-        """Calls a method of the ledger."""
+        """Calls a method of the ledger by its name, with these arguments, and returns its result."""
         return getattr(self._ledger, method)(*given, **named)
 
 
 class RemoteLedger:
-    """The ledger as a worker sees it: every call goes to the actor. Calls raise RayError once the driver is gone."""
+    """The ledger as a worker uses it: every call is sent to the actor. Calls raise RayError once the driver is gone.
+
+    The methods are those of `Ledger`.
+    """
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
     def _call(self, method: str, *given: Any, seconds: float | None = None, **named: Any) -> Any:
-        # not `ray.get`: while a task waits there, Ray lends its cores to another
+        # not by `ray.get`: while a task waits in it, Ray gives the task's cores to another one
         return self._actor.call.remote(method, *given, **named).future().result(seconds)
 
     def claim(self, owner: str, *, loaded: str = "") -> Job | None:
-        found: Job | None = self._call("claim", owner, loaded=loaded)
-        return found
+        job: Job | None = self._call("claim", owner, loaded=loaded)
+        return job
 
     def renew(self, job: Job, owner: str, progress: dict[str, Any]) -> bool:
-        """False also where no answer comes: when the lease ends, the job is another's, and this worker must have stopped."""
+        """As `Ledger.renew`, and False where no answer comes within half a lease.
+
+        The worker must then stop, as the job is another worker's once the lease has ended.
+        """
         from ray.exceptions import RayError
 
         try:
@@ -64,9 +70,18 @@ class RemoteLedger:
 
 
 def work_here(actor: Any, folder: str, root: str, mark: str, owner: str, threads: int) -> None:
-    """A worker in a process of the cluster. Raises UsageError where this node does not see the sweep.
+    """Works as one worker of the sweep, in a process of the cluster, until no job is left.
 
-    folder: where the driver works, on which relative paths depend. mark: a file that the driver put into `root`.
+    Args:
+        actor: has the ledger open.
+        folder: the driver's current folder, from which relative paths start.
+        root: the sweep's folder.
+        mark: name of a file that the driver has put into `root`, to prove that this node sees the same folder.
+        owner: the worker's name in the ledger.
+        threads: how many threads torch uses.
+
+    Raises:
+        UsageError: this node does not see the folders as the driver does.
     """
     node = os.uname().nodename
     for place, proof in ((root, Path(root) / mark), (folder, Path(folder))):

@@ -1,6 +1,7 @@
-"""Hands the runs of a sweep to `scale-report`: one report for each task, and for each value of an axis that is asked for.
+"""Makes the reports of a sweep by handing its runs to `scale-report`.
 
-A run may have drawn more than a report is to show. `scale-report` cuts it, as in `FOLDER@8x4@100`.
+Every task has a report of its own, and so has every value of the settings that the user names by `--by`. A run may have
+drawn more samples than a report should show. `scale-report` then cuts it, as in `FOLDER@8x4@100`.
 """
 
 from __future__ import annotations
@@ -22,18 +23,26 @@ from sweeps.plan import Extent, Job, Plan
 from sweeps.points import SIZE, Point
 from sweeps.results import TABLE, serving
 
-_OF_QUESTIONS = run_names(Tag.QUESTIONS)  # runs of other questions have reports of their own
+_OF_QUESTIONS = run_names(Tag.QUESTIONS)  # settings that decide which questions are asked
 _SEEDS = ("seed", "train.seed")
-_NO_NAMES = (*run_names(Tag.NAMED, Tag.QUESTIONS), *SIZE, *_SEEDS)
+_NO_NAMES = (
+    *run_names(Tag.NAMED, Tag.QUESTIONS),
+    *SIZE,
+    *_SEEDS,
+)  # settings that are left out of a run's name in a report
 
 
 def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by: Sequence[str]) -> dict[str, list[str]]:
-    """The run arguments of `scale-report` for each report, by the report's name.
+    """Groups the runs of a sweep into reports.
 
     Args:
-        held: the extents of runs that can be read, by id of the job.
+        plan: says which runs serve points.
+        held: the extents of each run whose samples can be read, by id of the job.
         root: the sweep's folder.
         by: settings of which every value has its own report.
+
+    Returns:
+        The run arguments of `scale-report`, NAME=FOLDER@NxM, by the report's name.
 
     Raises:
         UsageError: a setting of `by` is not varied, or no run is done.
@@ -66,7 +75,11 @@ def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by:
 class _ReportedRun:
     """One extent of a run, as a report shows it.
 
-    title: what the papers call the method. settings: what tells the run from others of its method.
+    Attributes:
+        job: the run.
+        extent: the limit of questions, N and M that are shown.
+        title: of the method, as the papers call it.
+        settings: the varied settings, which distinguish the run from others of its method.
     """
 
     job: Job
@@ -76,20 +89,21 @@ class _ReportedRun:
 
     @property
     def name(self) -> tuple[str, str]:
-        """What seeds of one method share."""
+        """The name that all seeds of one method share."""
         return self.title, self.settings
 
     def argument(self, root: Path) -> str:
-        """The run as `scale-report` is asked for it, cut to this extent: the run may have drawn more."""
+        """The argument by which `scale-report` reads the run, cut to this extent."""
         limit, paths, samples = self.extent
         return f"{root / self.job.folder}@{paths}x{samples}" + ("" if limit is None else f"@{limit}")
 
 
 def _title(job: Job, extent: Extent, root: Path) -> str:
+    """What the papers call the run's method at this extent. The equals sign is replaced, as it ends names in arguments."""
     _, paths, samples = extent
     try:
         run = load_run(root / job.folder)
-    except UsageError:  # it is not drawn yet, or is damaged, which is left for `scale-report` to say
+    except UsageError:  # not drawn yet, or damaged: `scale-report` will say so
         run = {"config": job.settings, "environment": {}}
     return called({**run["config"], "latent_paths": paths, "samples": samples}, run["environment"]).replace("=", "-")
 
@@ -97,8 +111,9 @@ def _title(job: Job, extent: Extent, root: Path) -> str:
 def _names(runs: Sequence[_ReportedRun]) -> list[str]:
     """The name of each run in its report.
 
-    The size is part of the name where a run is shown at several sizes. It is so, too, where runs of one name differ in size,
-    as seeds do while a sweep grows: runs of different sizes are not seeds of one method.
+    The size N x M is part of the name in two cases: where a run is shown at several sizes, and where runs of one name differ
+    in size, as seeds do while a sweep grows. `scale-report` takes runs of one name for seeds of one method, and those must
+    be of one size.
     """
     extents = Counter(run.job.id for run in runs)
     sizes: dict[tuple[str, str], set[tuple[int, int]]] = {}
@@ -114,7 +129,19 @@ def _names(runs: Sequence[_ReportedRun]) -> list[str]:
 
 
 def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[str]) -> dict[str, Path]:
-    """Runs `scale-report` for each group; returns the pages. Raises UsageError where one refuses."""
+    """Runs `scale-report` for each report.
+
+    Args:
+        groups: the run arguments by the report's name, from `reports`.
+        root: the sweep's folder.
+        options: further options of `scale-report`.
+
+    Returns:
+        The pages, report.html, by the report's name.
+
+    Raises:
+        UsageError: `scale-report` has ended with an error.
+    """
     pages = {}
     for name, runs in groups.items():
         folder = root / "report" / name.replace("/", "-").replace(", ", "-").replace(" ", "-")
@@ -126,7 +153,10 @@ def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[st
 
 
 def draw_axes(plan: Plan, root: Path) -> list[Path]:
-    """Draws accuracy against every setting of numbers that is varied; returns the figures."""
+    """Draws accuracy against every varied setting whose values are numbers. Returns the paths of the figures.
+
+    Raises UsageError where they cannot be drawn.
+    """
     axes = [key for key in axes_of(plan.file, plan.points) if key not in _SEEDS]
     across = [key for key in axes if _is_numbers([value_of(point, key) for point in plan.points])]
     if not across:
@@ -140,6 +170,6 @@ def draw_axes(plan: Plan, root: Path) -> list[Path]:
 
 
 def _is_numbers(values: Iterable[Any]) -> bool:
-    """Whether there are several values, and all are numbers."""
-    given = [value for value in values if value is not None]
-    return all(isinstance(value, int | float) for value in given) and len(set(given)) > 1
+    """Whether there are several values, and all of them are numbers. None does not count."""
+    set_values = [value for value in values if value is not None]
+    return all(isinstance(value, int | float) for value in set_values) and len(set(set_values)) > 1

@@ -1,6 +1,7 @@
-"""The results of a sweep: accuracy and other figures of each point, worked out from the run that serves the point.
+"""Computes the results of a sweep: accuracy and other figures of each point, from the samples of the run that serves it.
 
-Figures are kept in points.json, as reading all journals again takes long, and written to points.csv. Loads no torch.
+Figures are kept in points.json, because reading all journals again takes long, and are written to points.csv for users.
+Loads no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sweeps.labels import value_of, varied
 from sweeps.plan import Extent, Job, Plan, covers, extent_of
 from sweeps.points import Point
 
-_MAY_LACK = ("accuracy_low", "accuracy_high")  # of one question there is no interval
+_MAY_LACK = ("accuracy_low", "accuracy_high")  # None for a single question, which gives no interval
 RESULTS, TABLE = "points.json", "points.csv"
 FIGURES = (
     *("accuracy", "accuracy_low", "accuracy_high", "pass_at_1", "coverage", "no_answer", "mean_tokens"),
@@ -33,14 +34,18 @@ FIGURES = (
 
 
 def results(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path) -> dict[str, dict[str, Any]]:
-    """The figures of every point whose run has drawn it, by the point's id.
+    """Computes the figures of every point whose samples were drawn.
 
-    They are taken from points.json where the journal has not changed since. A run that cannot be read is reported on stderr
-    and left out.
+    They are taken from points.json where the journal has not changed since they were computed. A run that cannot be read is
+    reported on stderr and left out.
 
     Args:
-        held: the extents of runs that can be read, by id of the job.
+        plan: says which run serves a point.
+        held: the extents of each run whose samples can be read, by id of the job.
         root: the sweep's folder.
+
+    Returns:
+        The figures by the point's id: those of FIGURES, and `run`, the name of the run's folder.
     """
     known = _read(root / RESULTS)
     figures: dict[str, dict[str, Any]] = {}
@@ -58,36 +63,41 @@ def results(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path) -> dic
     for name, points in missing.items():
         try:
             new = _figures(points, folders[name])
-            figures |= {key: own | {"journal": states[name]} for key, own in new.items()}
+            figures |= {key: values | {"journal": states[name]} for key, values in new.items()}
         except (UsageError, OSError) as error:
             todo = f"delete {folders[name]}, and `scale-sweep run` makes it again"
             print(f"scale-sweep: {error}; {todo}", file=sys.stderr)
     if missing:
-        with suppress(OSError):  # it can be worked out again
+        with suppress(OSError):  # a folder that cannot be written costs only the time of computing them again
             write_whole(root / RESULTS, json.dumps(known | figures, indent=1) + "\n")
-    return {point: {key: value for key, value in own.items() if key != "journal"} for point, own in figures.items()}
+    return {
+        point: {key: value for key, value in values.items() if key != "journal"} for point, values in figures.items()
+    }
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """The figures that were kept. Damaged ones are left out, as they can be worked out again."""
+    """Reads points.json. Damaged entries are left out, as they can be computed again."""
     try:
         known = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return {key: own for key, own in known.items() if _is_whole(own)} if isinstance(known, dict) else {}
+    return {key: entry for key, entry in known.items() if _is_whole(entry)} if isinstance(known, dict) else {}
 
 
-def _is_whole(own: Any) -> bool:
-    """Whether a kept point has all figures, each a number from 0, and says which run they are of."""
-    if not isinstance(own, dict) or own.keys() != {*FIGURES, "run", "journal"}:
+def _is_whole(entry: Any) -> bool:
+    """Whether an entry of points.json has all figures, each a number of at least 0, and names its run."""
+    if not isinstance(entry, dict) or entry.keys() != {*FIGURES, "run", "journal"}:
         return False
-    figures = [own[key] for key in FIGURES if key not in _MAY_LACK or own[key] is not None]
-    names_its_run = isinstance(own["run"], str) and isinstance(own["journal"], str)
-    return names_its_run and all(type(one) in (int, float) and 0 <= one < math.inf for one in figures)
+    figures = [entry[key] for key in FIGURES if key not in _MAY_LACK or entry[key] is not None]
+    names_its_run = isinstance(entry["run"], str) and isinstance(entry["journal"], str)
+    return names_its_run and all(type(figure) in (int, float) and 0 <= figure < math.inf for figure in figures)
 
 
 def _state(folder: Path) -> str:
-    """A text that changes whenever the journal does: by its time, too, as a journal judged anew may keep its length."""
+    """A text that changes whenever the run's journal does; empty where there is none.
+
+    It holds the time of the last change besides the length, as a journal that was judged again may keep its length.
+    """
     journal = folder / SAMPLES
     if not journal.is_file():
         return ""
@@ -96,16 +106,16 @@ def _state(folder: Path) -> str:
 
 
 def num_asked(folder: Path) -> int:
-    """How many questions a run directory asks now; those that only earlier sessions asked are left out."""
+    """How many questions a run asks now. Those that only earlier sessions asked are not counted."""
     path = folder / QUESTIONS
     lines = path.read_bytes().splitlines() if path.is_file() else []
     return sum(b'"current": false' not in line for line in lines)
 
 
 def _figures(points: Sequence[Point], folder: Path) -> dict[str, dict[str, Any]]:
+    """The figures of points that one run serves, by id: each point has its own N, M and number of questions."""
     _, completions = load(folder)
     keyed = {completion.key: completion for completion in completions}
-    """The figures of each point, of its own N, M and number of questions; all of the points are served by one run."""
     asked = load_questions(folder)
     figures = {}
     for point in points:
@@ -117,19 +127,22 @@ def _figures(points: Sequence[Point], folder: Path) -> dict[str, dict[str, Any]]
 
 
 def write_table(plan: Plan, figures: Mapping[str, Mapping[str, Any]], root: Path) -> Path:
-    """Writes points.csv, one line a point: its varied settings and its figures, which are empty where it has none yet."""
+    """Writes points.csv and returns its path.
+
+    A point has one line, with the settings that vary and its figures. The figures are empty where it has none yet.
+    """
     keys, lines = varied(plan.points), io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["point", *keys, *FIGURES, "run"])
     for point in plan.points:
-        own, settings = figures.get(point.id, {}), [value_of(point, key) for key in keys]
-        cells = [point.id, *settings, *(own.get(key) for key in (*FIGURES, "run"))]
+        values, settings = figures.get(point.id, {}), [value_of(point, key) for key in keys]
+        cells = [point.id, *settings, *(values.get(key) for key in (*FIGURES, "run"))]
         writer.writerow([quoted(cell) for cell in cells])
     write_whole(root / TABLE, lines.getvalue())
     return root / TABLE
 
 
 def serving(plan: Plan) -> list[Job]:
-    """The jobs whose folders hold what points are read from."""
-    wanted = set(plan.serves.values())
-    return [job for job in plan.jobs if job.id in wanted]
+    """The runs from whose samples the points' figures are computed."""
+    ids = set(plan.serves.values())
+    return [job for job in plan.jobs if job.id in ids]

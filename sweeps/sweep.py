@@ -1,4 +1,4 @@
-"""A sweep on disk: its grid as it was run, its ledger and its results. The story of `scale-sweep`, top to bottom.
+"""Keeps a sweep on disk: its grid as it was run, its ledger and its results. This is the story of `scale-sweep`.
 
 SWEEP/grid.json      the grid, read and changed as asked          SWEEP/runs/          run directories
       ledger.sqlite  jobs: pending, running, done, failed, why          checkpoints/   what was trained
@@ -27,11 +27,14 @@ from sweeps.points import points_of
 from sweeps.results import TABLE, num_asked, results, serving, write_table
 
 GRID = "grid.json"
-_HOME = "begun_in"  # key of the folder from which a grid was run
+_HOME = "begun_in"  # key in grid.json of the folder from which the grid was run
 
 
 def _begun(path: Path) -> tuple[GridFile, Path]:
-    """The grid as it was last run, and the folder it was run from. Raises OSError, ValueError, TypeError, RecursionError."""
+    """Reads grid.json: the grid as it was last run, and the folder from which it was run.
+
+    Raises OSError where the file cannot be read, and ValueError, TypeError or RecursionError where it is damaged.
+    """
     fields = dict(json.loads(path.read_text()))
     home = Path(fields.pop(_HOME, "."))
     return GridFile(**fields), home
@@ -39,20 +42,43 @@ def _begun(path: Path) -> tuple[GridFile, Path]:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """A plan and the folder where it is carried out."""
+    """A plan and the folder where it is carried out.
+
+    Attributes:
+        plan: the points of the grid, and the jobs that they need.
+        root: the folder.
+    """
 
     plan: Plan
     root: Path
 
     @classmethod
     def of(cls, name: str, *, scale: str | None, changes: Sequence[str], out: Path | None) -> Sweep:
-        """The sweep of a grid file or recipe, as the file is now. Raises UsageError."""
+        """The sweep of a grid file or a recipe, as the file is now.
+
+        Args:
+            name: the grid file, or the name of a recipe.
+            scale: `small` for the grid's variant for a laptop, None for the whole grid.
+            changes: settings to change, KEY=VALUE.
+            out: folder of the sweep, None for runs/sweep-NAME.
+
+        Raises:
+            UsageError: the grid cannot be read, or asks for what is not possible.
+        """
         file = read_grid(name, scale=scale, changes=changes)
         return cls(plan_of(file, points_of(file)), out or Path("runs") / f"sweep-{file.name}")
 
     @classmethod
     def begun(cls, name: str, *, scale: str | None, changes: Sequence[str], out: Path | None) -> Sweep:
-        """A sweep that was begun, as it was last run. name: its folder, its grid file or recipe. Raises UsageError."""
+        """A sweep that was begun already, as it was last run.
+
+        Args:
+            name: the folder of the sweep, its grid file, or the name of a recipe.
+            scale, changes, out: as for `of`; they must be left out with a folder.
+
+        Raises:
+            UsageError: there is no such sweep, or it is damaged.
+        """
         root = Path(name) if (Path(name) / GRID).is_file() else None
         if root and (scale or changes or out):
             raise UsageError(f"{root} is a sweep as it was run: leave out `--scale`, `--set` and `--out`.")
@@ -67,7 +93,10 @@ class Sweep:
             return cls(plan_of(file, points_of(file)), root)
 
     def begin(self) -> None:
-        """Makes the folder and enters the jobs in its ledger. Raises UsageError where the folder holds something else."""
+        """Makes the folder and enters the plan's jobs in its ledger.
+
+        Raises UsageError where the folder holds something else, or cannot be written.
+        """
         self.refuse_foreign()
         try:
             self._take()
@@ -76,7 +105,7 @@ class Sweep:
 
     def _take(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger(self.root)  # first, as it says whose folder this is
+        ledger = Ledger(self.root)  # made first, as its file shows that the folder is a sweep's
         try:
             ledger.take(self.plan.jobs)
             ledger.redo(self._gone(ledger.entries()))
@@ -89,21 +118,25 @@ class Sweep:
         """Raises UsageError where the folder is a file, or holds files that are not of a sweep."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"`--out` {self.root} is a file, and a sweep needs a folder: give another name.")
-        # first what is there and then whose it is, as another process may begin the same sweep now
-        found = sorted(entry.name for entry in self.root.iterdir()) if self.root.is_dir() else []
+        # the files are listed before the ledger is looked for: another process may be beginning the same sweep now
+        names = sorted(entry.name for entry in self.root.iterdir()) if self.root.is_dir() else []
         ours = any((self.root / name).is_file() for name in (LEDGER, GRID))
-        if foreign := [name for name in found if not ours and name not in (RATES, PROBES)]:
+        if foreign := [name for name in names if not ours and name not in (RATES, PROBES)]:
             raise UsageError(f"`--out` {self.root} is not empty ({foreign[0]}) and holds no sweep; choose another")
 
     def _gone(self, entries: Sequence[Entry]) -> list[Job]:
-        """Jobs that were done and are still needed, but whose folders are gone. entries: a job after those it needs."""
+        """Jobs that were done and are still needed, but whose folders are gone.
+
+        Args:
+            entries: all jobs of the ledger; each stands after those that it needs.
+        """
         needed, gone = set(self.plan.serves.values()), []
         for entry in reversed(entries):
             job, folder = entry.job, self.root / entry.job.folder
-            there = (
+            exists = (
                 folder.is_dir() if job.kind == "train" else all((folder / name).is_file() for name in (RUN, SAMPLES))
             )
-            lost = entry.state == DONE and job.id in needed and not there
+            lost = entry.state == DONE and job.id in needed and not exists
             if lost:
                 gone.append(job)
             if lost or entry.state != DONE:
@@ -111,7 +144,7 @@ class Sweep:
         return gone
 
     def entries(self) -> list[Entry]:
-        """All jobs of the ledger with their states; none where the sweep was not begun."""
+        """All jobs of the ledger with their states; an empty list where the sweep was not begun."""
         if not (self.root / LEDGER).is_file():
             return []
         ledger = Ledger(self.root)
@@ -126,15 +159,17 @@ class Sweep:
         return expected(self.plan, self.done(entries), entries, *rates_of(entries, self.root))
 
     def done(self, entries: Sequence[Entry]) -> set[str]:
-        """Ids of the plan's jobs that have drawn all that the plan wants of them."""
-        held = {entry.job.id: entry.job for entry in entries if entry.state == DONE}
-        return {job.id for job in self.plan.jobs if job.id in held and covers(held[job.id].extents, job.extents)}
+        """Ids of the plan's jobs that are done, and have drawn all that the plan wants of them now."""
+        finished = {entry.job.id: entry.job for entry in entries if entry.state == DONE}
+        return {
+            job.id for job in self.plan.jobs if job.id in finished and covers(finished[job.id].extents, job.extents)
+        }
 
     def held(self, entries: Sequence[Entry]) -> dict[str, Sequence[Extent]]:
-        """The extents that can be read of each run that serves points, by id of the job.
+        """The extents of each run whose samples can be read now, by id of the job.
 
-        Of a run that is done these are all that the plan wants. Of another one they are those that were drawn before it had
-        to draw more.
+        Of a run that is done these are all that the plan wants. Another run may have been done before the grid grew. Of such
+        a run these are the extents that it had drawn by then.
         """
         done = self.done(entries)
         covered = {entry.job.id: entry.covered for entry in entries}
@@ -145,13 +180,16 @@ class Sweep:
         return readable
 
     def _still_there(self, job: Job, drawn: Sequence[Extent]) -> Sequence[Extent]:
-        """The extents of which the run's folder has all questions; it keeps only those of the extent that is drawn now."""
+        """Those extents for which the run's folder has all questions: it lists only the questions that are asked now."""
         asked = num_asked(self.root / job.folder) if drawn else 0
         limited = any(limit is not None for limit, _, _ in job.extents)
         return [extent for extent in drawn if (asked and not limited if extent[0] is None else extent[0] <= asked)]
 
     def results(self, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-        """The figures of every point by its id. Writes points.csv anew, where the folder can be written."""
+        """The figures of every point that has a result, by the point's id. Writes them to points.csv, too.
+
+        Where the folder cannot be written, a line on stderr says so.
+        """
         figures = results(self.plan, self.held(entries), self.root)
         try:
             write_table(self.plan, figures, self.root)

@@ -1,4 +1,7 @@
-"""What an engine takes and gives. An engine knows neither tasks nor answers: prompts go in, token ids come out."""
+"""The interface of an engine: the requests that it takes and the results that it gives.
+
+An engine knows neither tasks nor answers. Prompts go in, and token ids come out.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,12 @@ from scaling.engines.stops import StopStrings
 class SoftPrompt:
     """Everything the backbone reads before it decodes: prefix tokens, soft thoughts, suffix tokens.
 
-    prefix: token ids before the soft tokens, the same for all paths of a question.
-    thoughts: [L, D] soft tokens in the backbone's embedding space, float32 (L = 0 for methods without soft tokens).
-    suffix: token ids after the soft tokens, up to and including the assistant header.
+    Attributes:
+        question_id: the question's.
+        path: number of the latent path, from 0.
+        prefix: token ids before the soft tokens, the same for all paths of a question.
+        thoughts: soft tokens in the backbone's embedding space, [L, D] float32; L is 0 for methods without soft tokens.
+        suffix: token ids after the soft tokens, up to and including the header of the model's turn.
     """
 
     question_id: str
@@ -32,11 +38,16 @@ class SoftPrompt:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen. Nothing else of a model's generation config is ever used.
+    """How tokens are chosen. These settings alone decide; a model's generation config adds nothing to them.
 
-    temperature: 0 is greedy. top_p: 1 is off. top_k: 0 is off. max_new_tokens counts the end token. log_probs: whether
-    results carry their log-probability and self-certainty. stop: strings that end a completion as an end token does; their
-    tokens are generated and counted, and who reads the text leaves them out. None where only end tokens do.
+    Attributes:
+        temperature: 0 for greedy decoding.
+        top_p: probability mass of the nucleus that tokens are drawn from, 1 for no limit.
+        top_k: number of tokens that are drawn from, 0 for no limit.
+        max_new_tokens: most tokens of a completion, the end token included.
+        log_probs: whether results carry their log-probability and self-certainty.
+        stop: strings that end a completion as an end token does. Their tokens are generated and counted, and are left out
+            when the text is read. None where only end tokens end a completion.
     """
 
     temperature: float
@@ -49,7 +60,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run is going to ask of its engine.
+    """How much a run will ask of its engine.
 
     Attributes:
         tokens_per_row: prompt and completion of the longest request, in tokens.
@@ -64,7 +75,13 @@ class Workload:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One completion to sample: a soft prompt, the sample's number and the seed of its own random stream."""
+    """One completion to sample.
+
+    Attributes:
+        prompt: what the backbone reads.
+        sample: number of the sample of this prompt, from 0.
+        seed: of the sample's own random stream.
+    """
 
     prompt: SoftPrompt
     sample: int
@@ -73,11 +90,18 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """A finished request. tokens: generated ids, those of the end included where stop_reason is "end", which may be a token
-    or a stop string. text, num_tokens: of an engine that tells no ids, None otherwise; `tokens` is then empty.
+    """A finished completion.
 
-    log_prob: sum over the tokens of their log-probability under the model at temperature 1. self_certainty: mean over the
-    tokens, in nats; see `scaling.engines.local.sampling.confidences`. Both None unless asked for.
+    Attributes:
+        request: what was asked for.
+        tokens: generated ids. Where stop_reason is "end", the end token or the stop string is among them. Empty from an
+            engine that tells no ids.
+        stop_reason: "end", or "length" where max_new_tokens was reached.
+        log_prob: sum of the tokens' log-probabilities under the model at temperature 1, in nats; None unless asked for.
+        self_certainty: mean over the tokens, in nats, see `scaling.engines.local.sampling.confidences`; None unless asked
+            for.
+        text: from an engine that tells no ids, None otherwise.
+        num_tokens: from an engine that tells no ids, None otherwise.
     """
 
     request: Request
@@ -91,11 +115,19 @@ class Generated:
 
 @dataclass
 class Counters:
-    """What the engine did, and what it spared by sharing, compared with a copy of the prompt for every completion.
+    """What the engine has computed, and what sharing has saved, compared with a prompt computed for every completion.
 
-    prefill_computed, prefill_avoided: prompt tokens. kv_bytes_held, kv_bytes_avoided: bytes of keys and values at their
-    peak. decode_steps: forward passes of one token a row; decoded_rows: rows in them, of row_capacity that would have fit.
-    cancelled_tokens: decoded for completions that were then cancelled. What an engine does not tell is 0.
+    A counter that an engine does not know is 0.
+
+    Attributes:
+        prefill_computed: prompt tokens that were computed.
+        prefill_avoided: prompt tokens that sharing has saved.
+        kv_bytes_held: bytes of keys and values at their peak.
+        kv_bytes_avoided: bytes that sharing has saved at their peak.
+        decode_steps: forward passes that decode one token in each row.
+        decoded_rows: rows in these passes that were in use.
+        row_capacity: rows that would have fit into these passes.
+        cancelled_tokens: tokens decoded for completions that were then cancelled.
     """
 
     prefill_computed: int = 0
@@ -109,19 +141,30 @@ class Counters:
 
 
 class Engine(Protocol):
-    """Samples requests and yields each as it finishes, in any order. batch_size: completions that are drawn together."""
+    """Samples completions.
+
+    Attributes:
+        counters: what it has computed so far.
+        batch_size: how many completions are sampled together.
+    """
 
     counters: Counters
     batch_size: int
 
     def generate(self, requests: Iterable[Request], decoding: Decoding, *, lookahead: int = 0) -> Iterator[Generated]:
-        """lookahead: requests to see ahead of time, where the same prompts come back after others."""
+        """Yields every request's completion once, as soon as it is finished, in any order.
+
+        Args:
+            requests: read only as there is room for more.
+            decoding: how tokens are chosen.
+            lookahead: how many requests are read ahead of time, where the same prompts come back after others.
+        """
         ...
 
     def cancel(self, question_id: str) -> None:
-        """Gives up what is left of a question; takes effect before the next token."""
+        """Stops all completions of a question. This takes effect before the next token; they are not yielded."""
         ...
 
     def close(self) -> None:
-        """Ends what the engine has started. A second call does nothing."""
+        """Ends what the engine has started, such as processes. A second call does nothing."""
         ...

@@ -18,16 +18,23 @@ class Builder(Protocol):
     """The functions of an engine's builder module. Both raise UsageError where the engine does not fit the run."""
 
     def build(self, config: RunConfig, backbone: LanguageModel, workload: Workload, tell: Tell) -> Engine:
-        """Starts the engine of a resolved config. tell: is told what takes time, and what a user may want to know."""
+        """Starts the engine of a resolved config.
+
+        Args:
+            config: resolved settings.
+            backbone: as this process has loaded it, which for some engines is without weights.
+            workload: what the run will ask of the engine.
+            tell: shows the user a line of text.
+        """
         ...
 
     def refuse_unfit(self, config: RunConfig, backbone: LanguageModel, workload: Workload) -> None:
-        """Checks the settings as far as that takes no start of the engine, nor weights of the backbone."""
+        """Checks the settings, as far as that is possible without starting the engine or reading weights."""
         ...
 
 
 def build_engine(config: RunConfig, backbone: LanguageModel, workload: Workload, tell: Tell) -> Engine:
-    """The engine of a run, started; see `Builder.build`."""
+    """Starts the engine of a run. Arguments are those of `Builder.build`."""
     builder: Builder = _builder(config)
     return builder.build(config, backbone, workload, tell)
 
@@ -39,8 +46,10 @@ def refuse_unfit(config: RunConfig, backbone: LanguageModel, workload: Workload)
 
 
 def at_server(config: RunConfig) -> RunConfig:
-    """With the backbone's name at the server, where the engine is one that must be asked for it; else as it is. Raises
-    UsageError where it is down."""
+    """Fills in the name that the backbone has at a server, where no setting gives it.
+
+    Settings of engines without a server are returned unchanged. Raises UsageError where the server does not answer.
+    """
     if config.served_model or not KINDS[config.engine].asks_model_name:
         return config
     return config.model_copy(update={"served_model": _builder(config).served_model(config)})

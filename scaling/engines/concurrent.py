@@ -1,4 +1,4 @@
-"""Turns requests to an asynchronous engine into one ordinary generator. Knows neither models nor tokens."""
+"""Turns the requests to an asynchronous engine into one ordinary generator. Knows neither models nor tokens."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from scaling.engines.base import Generated, Request
 
 Result = TypeVar("Result")
 
-_LAST = 10.0  # seconds for what is cancelled at the end
+_LAST = 10.0  # seconds that tasks have to end after they were cancelled by `close`
 
 
 class Background:
-    """An event loop in a thread of its own, which works on while the caller does something else."""
+    """An event loop in a thread of its own. It goes on while the caller does something else."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -35,7 +35,7 @@ class Background:
         self._loop.run_forever()
 
     def call(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """What `work` returns or raises."""
+        """Runs a coroutine in the loop and waits for it. Returns or raises what it returns or raises."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def stream(
@@ -45,10 +45,17 @@ class Background:
         *,
         limit: int,
     ) -> Iterator[Generated]:
-        """Every request's completion as it finishes, at most `limit` begun and unfinished; None is passed over.
+        """Yields every request's completion as soon as it is finished, in any order.
 
-        Requests are asked for only as there is room. Raises what `complete` raises first, and then begins nothing more;
-        what was begun is cancelled, as it is where the caller stops early.
+        After an error nothing more is begun, and what was begun is cancelled. The same happens where the caller stops early.
+
+        Args:
+            requests: read only as there is room for more.
+            complete: makes a completion; those that are None are not yielded.
+            limit: how many requests may be in progress at once.
+
+        Raises:
+            Exception: the first that `complete` raises.
         """
         finished: SimpleQueue[Future[Generated | None]] = SimpleQueue()
         begun: set[Future[Generated | None]] = set()
@@ -70,8 +77,14 @@ class Background:
                 future.cancel()
 
     def close(self, *, patience: float | None = None) -> bool:
-        """Ends the loop and what is left in it. A second call does nothing. patience: seconds to wait for work that does not
-        give way, None for ever. Returns whether it has ended; where it has not, another call waits again."""
+        """Cancels what is left in the loop, and ends it.
+
+        Args:
+            patience: seconds to wait for tasks that do not end at once, None to wait for ever.
+
+        Returns:
+            Whether the loop has ended. Where it has not, another call waits again; where it has, another call does nothing.
+        """
         if not self._closing:
             self._closing = True
             asyncio.run_coroutine_threadsafe(self._finish(), self._loop)
@@ -82,7 +95,7 @@ class Background:
         return True
 
     async def _finish(self) -> None:
-        # what a loop leaves unfinished is complained about on stderr when it is collected
+        # asyncio would complain on stderr about tasks that are unfinished when the loop is collected
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()

@@ -40,15 +40,26 @@ def embedded(model: PreTrainedModel, prompt: SoftPrompt) -> Tensor:
 
 
 def _joined(prompt: SoftPrompt, look_up: Callable[[tuple[int, ...]], Tensor], thoughts: Tensor) -> Tensor:
-    """look_up: token ids to rows [T, D]. thoughts: the prompt's, [L, D], of the same dtype and device."""
+    """Puts a prompt together: the rows of its prefix, its thoughts, and the rows of its suffix, [T, D].
+
+    Args:
+        prompt: whose prefix and suffix are looked up.
+        look_up: makes rows [T, D] of token ids.
+        thoughts: the prompt's, [L, D], of the same dtype and on the same device as the rows.
+    """
     return torch.cat([look_up(prompt.prefix), thoughts, look_up(prompt.suffix)])
 
 
 class Recent(Generic[Key, Value]):
-    """What `make` has made lately, as much as fits into so many bytes, and the last one always."""
+    """A cache of the values that were used last, as many as fit into a number of bytes, and always the very last."""
 
     def __init__(self, make: Callable[[Key], Value], *, size: Callable[[Value], int], limit: int) -> None:
-        """size: bytes of a value. limit: of all together."""
+        """
+        Args:
+            make: makes the value of a key that is not in the cache.
+            size: bytes of a value.
+            limit: bytes of all values together.
+        """
         self._make, self._size, self._limit = make, size, limit
         self._held: OrderedDict[Key, Value] = OrderedDict()
         self.bytes = 0
@@ -66,11 +77,16 @@ class Recent(Generic[Key, Value]):
 
 
 class EmbeddedPrompts:
-    """Makes embeddings of prompts and refuses what an engine would choke on."""
+    """Makes embeddings of prompts for an engine elsewhere, and refuses prompts that would make it fail."""
 
     def __init__(self, embedding: torch.nn.Module, *, width: int, context: int, dtype: torch.dtype) -> None:
-        """embedding: token ids -> what the first layer receives, [T] -> [T, D]. width: D. context: longest prompt, and the
-        first token after it. dtype: of the engine."""
+        """
+        Args:
+            embedding: makes of token ids [T] the rows [T, D] that the first layer receives.
+            width: D.
+            context: tokens of the longest prompt that the engine takes, plus one for the first token of the completion.
+            dtype: of the engine.
+        """
         self._embedding, self._width, self._context, self._dtype = embedding, width, context, dtype
         self._rows = Recent(self._look_up, size=_bytes, limit=_TEXT_BYTES)
         self.embed = Recent(self._embed, size=_bytes, limit=PROMPT_BYTES)
@@ -98,7 +114,10 @@ class EmbeddedPrompts:
 
     @torch.inference_mode()
     def _embed(self, prompt: SoftPrompt) -> Tensor:
-        """[T, D] on the CPU, of the engine's dtype. Raises UsageError as `check` does."""
+        """The embeddings of a prompt, [T, D] on the CPU in the engine's dtype.
+
+        Raises UsageError as `check` does, and for thoughts that are too large for this dtype.
+        """
         self.check(prompt)
         thoughts = prompt.thoughts.to("cpu", self._dtype)
         if not bool(thoughts.isfinite().all()):
@@ -114,7 +133,13 @@ class EmbeddedPrompts:
 
 
 def embedded_prompts(backbone: LanguageModel, *, dtype: str, context: int) -> EmbeddedPrompts:
-    """Prompts of a run as embeddings. dtype: of the run's models, as torch calls it. context: as of `EmbeddedPrompts`."""
+    """Makes embeddings of a run's prompts.
+
+    Args:
+        backbone: whose input embeddings are used.
+        dtype: of the run's models, by torch's name.
+        context: as for `EmbeddedPrompts`.
+    """
     embedding = backbone.model.get_input_embeddings()
     return EmbeddedPrompts(embedding, width=backbone.width, context=context, dtype=getattr(torch, dtype))
 

@@ -49,13 +49,16 @@ _HARMLESS = frozenset(
 
 
 def engine_changes(engine_args: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Those of the engine's arguments that may change what is drawn, such as a quantisation; None where there are none."""
+    """Those arguments of an engine that may change which tokens are drawn, such as a quantisation; None without any."""
     return {key: value for key, value in (engine_args or {}).items() if key not in _HARMLESS} or None
 
 
 def pairs(given: Any) -> Any:
-    """`key=value key=value` as a mapping; values are YAML, hence also JSON. A mapping, of a YAML file, stays. Names get `_`
-    for `-`."""
+    """Reads `key=value key=value` as a mapping. Values are YAML, and so may be JSON. In keys `-` becomes `_`.
+
+    A mapping, as a YAML file may give it, is returned with such keys; any other type is returned as it is. Raises ValueError
+    for a text that is not of this form.
+    """
     if isinstance(given, Mapping):
         return {_named(key): value for key, value in given.items()}
     if not isinstance(given, str):
@@ -68,7 +71,7 @@ def pairs(given: Any) -> Any:
 
 
 def _words(text: str) -> list[str]:
-    """What stands between spaces that are outside quotes and brackets. Raises ValueError where one of these is open."""
+    """Splits a text at spaces that are outside quotes and brackets. Raises ValueError where one of these is not closed."""
     words, closing = [""], list[str]()  # closing: what ends each bracket that is open
     for part in _PARTS.findall(text):
         if part.isspace() and not closing:
@@ -88,7 +91,7 @@ def _words(text: str) -> list[str]:
 
 
 def _read(value: str) -> Any:
-    """A mapping or list may stand in quotes, as it would in a shell."""
+    """Reads a value as YAML. A mapping or a list may stand in quotes, as it would in a shell."""
     read = yaml.safe_load(value)
     return yaml.safe_load(read) if isinstance(read, str) and read[:1] in ("{", "[") else read
 
@@ -126,7 +129,10 @@ def refuse_missing(engine: str) -> None:
 
 
 def cannot_be_imported(engine: str, error: ImportError) -> UsageError:
-    """What to tell where importing the package of this engine fails. Raises it where the package is not there at all."""
+    """Returns the error for an engine's package that is installed but cannot be imported.
+
+    Raises UsageError where the package is not installed at all.
+    """
     refuse_missing(engine)
     return UsageError(
         f"`--engine {engine}`: its package is installed and cannot be imported ({one_line(error)}): install it anew, with "
@@ -139,12 +145,15 @@ def _how_to_install(engine: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text with *** in the place of keys, tokens and passwords, as far as they can be told by what stands before."""
+    """Puts *** in the place of keys, tokens and passwords, as far as the words before them show what they are."""
     return _LOGIN.sub("//***@", _VALUE_OF_SECRET.sub(r"\1***", text))
 
 
 def refuse_unfit_address(url: str) -> None:
-    """Raises UsageError for a `--base-url` that is no address of a server, or that may hold a secret: it is written down."""
+    """Raises UsageError for a `--base-url` that is no address of a server, or that may hold a secret.
+
+    Addresses are written to disk, so they must not hold any.
+    """
     if more := next((sign for sign in "@?#;" if sign in url), None):
         part = {"@": "a name or password", "?": "a query", "#": "a fragment", ";": "parameters"}[more]
         raise UsageError(
@@ -158,7 +167,7 @@ def refuse_unfit_address(url: str) -> None:
 
 
 def is_address(url: str) -> bool:
-    """Whether it is one of a server."""
+    """Whether a text is the address of a server: http or https, and a host."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # is checked as it is read

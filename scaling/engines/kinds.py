@@ -1,7 +1,7 @@
-"""What the engines are, as far as settings, methods, devices and sweeps need to know: names, what each takes and needs.
+"""The table of engines: their names, which settings each takes, and what it needs.
 
-Standard library only, so that command lines can ask without loading an engine. What is known of an engine by its name
-alone stands here; all other code asks an `EngineKind` instead of comparing names.
+Settings, methods, devices and sweeps ask an `EngineKind` instead of comparing names. The table needs the standard library
+only, so that command lines can ask without loading an engine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Refusal = Callable[[MethodKind, Mapping[str, Any]], str | None]
 
 
 def _serves(method: MethodKind, settings: Mapping[str, Any]) -> None:
-    """Of an engine that serves every method."""
+    """The refusal of an engine that serves every method: none."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class EngineKind:
         local_weights: whether it decodes with the backbone's weights as they lie on this machine. False for a server.
         takes_gpus: whether it decodes in processes of its own on this machine's GPUs. The assistant then leaves the GPU
             before it starts, and a sweep's worker keeps it running for the next job.
-        asks_model_name: whether it is asked for the backbone's name there, where no setting gives one.
+        asks_model_name: whether it is a server that is asked for the backbone's name, unless a setting gives it.
         package: what must be installed for it besides the toolkit, as it is imported. None for nothing.
         install_note: stands behind the command that installs the package.
         recorded: packages whose versions stand in run.json, where they are installed.
@@ -74,7 +74,7 @@ class EngineKind:
 
 
 def takers_of(setting: str) -> tuple[str, ...]:
-    """Names of the engines that take a setting which not all take. None for any other setting."""
+    """Names of the engines that take a setting; empty for a setting that all engines take."""
     return tuple(kind.name for kind in KINDS.values() if setting in kind.settings)
 
 

@@ -33,15 +33,29 @@ _NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penal
 
 
 class Server:
-    """Where completions come from. model: its name there, the only one where none is given. context: longest sequence that
-    it takes, in tokens, None where it does not say."""
+    """A server with the OpenAI protocol, and what it says of itself.
+
+    Attributes:
+        model: the backbone's name there.
+        is_vllm: whether the server is vLLM's.
+        context: longest sequence that it takes, in tokens, None where it does not say.
+        errors: exceptions that the openai library raises.
+    """
 
     def __init__(self, base_url: str, model: str | None) -> None:
-        """Asks the server what it serves. Raises UsageError where it does not answer, or not with that model."""
+        """Asks the server which models it serves.
+
+        Args:
+            base_url: its address.
+            model: the backbone's name there, None for the only model.
+
+        Raises:
+            UsageError: it does not answer, or does not serve this model.
+        """
         openai = _library()
         self.base_url, self._key = base_url.rstrip("/"), _key()
         self.errors: tuple[type[Exception], ...] = (openai.APIError, ValueError)  # the latter of what is no JSON
-        # in tests and local servers there is no key; a server that wants one says so
+        # local servers need no key; a server that needs one says so
         self.options = {
             "base_url": self.base_url,
             "api_key": self._key or "none",
@@ -50,10 +64,10 @@ class Server:
         }
         try:
             with openai.OpenAI(**{**self.options, "max_retries": 1, "timeout": 30}) as client:
-                served = {str(one.id): one for one in client.models.list().data if one.id}
+                served = {str(listed.id): listed for listed in client.models.list().data if listed.id}
         except self.errors as error:
             raise self.refusal(error) from None
-        except (AttributeError, TypeError) as error:  # the library makes anything of an answer that is no list
+        except (AttributeError, TypeError) as error:  # the library does not check that an answer is a list
             raise self.foreign(error) from None
         if model is None and len(served) == 1:
             model = next(iter(served))
@@ -66,59 +80,75 @@ class Server:
         self.context = context if isinstance(context, int) else None
 
     def refuse_unfit(self, *, slots: bool = False, top_k: int = 0) -> None:
-        """Raises UsageError where this server is known not to take what will be asked. slots: prompts with soft tokens."""
+        """Raises UsageError where it is known that this server does not take what will be asked.
+
+        Args:
+            slots: whether prompts have soft tokens.
+            top_k: 0 where it is not used.
+        """
         if slots and not self.is_vllm:
             raise UsageError(f"{self.base_url} is no vLLM server: {_NO_EMBEDDINGS}")
         if top_k and not self.is_vllm:
             raise UsageError(f"`--top-k` is no part of the protocol, and {self.base_url} is no vLLM server.")
 
     def refusal(self, error: Exception, *, sent: Literal["tokens", "embeddings"] | None = None) -> UsageError:
-        """What the user can do about an error of the openai library. sent: as what a prompt went out, if one did."""
+        """Makes of an error of the openai library one that says what the user can do.
+
+        Args:
+            error: as the library has raised it.
+            sent: the form of the prompt that was sent, None where the request had none.
+
+        Returns:
+            A MayPass for an error that another attempt may not meet, else a UsageError.
+        """
         status, whole = getattr(error, "status_code", None), self._without_key(one_line(error, limit=None))
-        said = whole[:300]
+        answer = whole[:300]
         if isinstance(error, ValueError):
-            return self.foreign(said)
+            return self.foreign(answer)
         if status in (401, 403):
-            given = "refuses OPENAI_API_KEY" if self._key else "wants a key: set OPENAI_API_KEY"
-            return UsageError(f"{self.base_url} {given}. It says: {said}")
+            problem = "refuses OPENAI_API_KEY" if self._key else "wants a key: set OPENAI_API_KEY"
+            return UsageError(f"{self.base_url} {problem}. It says: {answer}")
         if status == 404:
             return UsageError(
-                f"{self.base_url} has no such page or model: check `--base-url`, which ends in /v1. {said}"
+                f"{self.base_url} has no such page or model: check `--base-url`, which ends in /v1. {answer}"
             )
         if status is None:
             return MayPass(
-                f"{self.base_url} does not answer ({said}): start the server or check `--base-url`. What was sampled is "
+                f"{self.base_url} does not answer ({answer}): start the server or check `--base-url`. What was sampled is "
                 f"kept, and the same command continues the run."
             )
         if sent == "embeddings" and _speaks_of_embeddings(status, whole):
-            return UsageError(f"{self.base_url} takes no prompt embeddings: {_NO_EMBEDDINGS} It says: {said}")
+            return UsageError(f"{self.base_url} takes no prompt embeddings: {_NO_EMBEDDINGS} It says: {answer}")
         if sent == "tokens" and status in _UNFIT and not self.is_vllm:
             return UsageError(
                 f"{self.base_url} does not take the prompt, which goes out as token ids, as not every server takes them "
-                f"(Ollama's does not): use one that does, as vLLM's and llama.cpp's do. It says: {said}"
+                f"(Ollama's does not): use one that does, as vLLM's and llama.cpp's do. It says: {answer}"
             )
         kind = MayPass if status >= 500 or status in _BUSY else UsageError
         return kind(
-            f"{self.base_url} answers with status {status}: {said}. What was sampled is kept, and the same command "
+            f"{self.base_url} answers with status {status}: {answer}. What was sampled is kept, and the same command "
             f"continues the run."
         )
 
     def foreign(self, what: object) -> UsageError:
-        """what: that is wrong with an answer."""
+        """The error for an answer that is not of the OpenAI protocol. what: what is wrong with it."""
         return UsageError(
             f"{self.base_url} does not answer as an OpenAI-compatible server ({what}): check `--base-url`, which ends in "
             f"/v1."
         )
 
-    def _without_key(self, said: str) -> str:
-        """Some servers repeat the key that they were given, and an error may be written to disk."""
-        return said.replace(self._key, "***") if self._key else said
+    def _without_key(self, text: str) -> str:
+        """Takes the key out of a server's message: some repeat it, and the error may be written to disk."""
+        return text.replace(self._key, "***") if self._key else text
 
 
-def _speaks_of_embeddings(status: int, said: str) -> bool:
-    """Whether an error to embeddings is about them. A server that is busy, or has no room for so many tokens, takes them."""
-    named = any(name in said for name in ("prompt_embeds", "prompt-embeds"))
-    return status < 500 and (named or (status in _UNFIT and "context length" not in said))
+def _speaks_of_embeddings(status: int, message: str) -> bool:
+    """Whether a server has refused a prompt because it is made of embeddings.
+
+    A server that is busy, or whose context is too short for the prompt, would take embeddings.
+    """
+    named = any(name in message for name in ("prompt_embeds", "prompt-embeds"))
+    return status < 500 and (named or (status in _UNFIT and "context length" not in message))
 
 
 _UNFIT = (400, 422)  # statuses of a request that the server cannot read
@@ -132,11 +162,16 @@ _STOPS: dict[str, Literal["end", "length"]] = {"stop": "end", "length": "length"
 
 
 class _LostError(MayPass):
-    """Of a completion that is asked again."""
+    """A completion that the server has given up; it is asked for again."""
 
 
 class OpenAIEngine:
-    """batch_size: requests that are open together. Shared prefixes and batches are the server's business."""
+    """The engine on a server. The server decides what is batched, and which prefixes are shared.
+
+    Attributes:
+        batch_size: how many requests are open at once.
+        counters: what is known of the server's work.
+    """
 
     def __init__(
         self,
@@ -147,8 +182,17 @@ class OpenAIEngine:
         batch_size: int,
         seeds: Literal["streams", "one"],
     ) -> None:
-        """prompts: makes embeddings, None where no prompt has soft tokens. seeds: "streams" sends every completion's own,
-        "one" none. Raises UsageError for soft prompts and a server that takes none."""
+        """
+        Args:
+            server: where completions come from.
+            prompts: makes embeddings of prompts, None where no prompt has soft tokens.
+            end_tokens: ids that end a completion.
+            batch_size: how many requests are open at once.
+            seeds: "streams" to send every completion's own seed, "one" to send none.
+
+        Raises:
+            UsageError: prompts have soft tokens, and the server does not take them.
+        """
         server.refuse_unfit(slots=prompts is not None)
         self.batch_size, self.counters = batch_size, Counters()
         self._server, self._prompts, self._end, self._seeds = server, prompts, sorted(end_tokens), seeds

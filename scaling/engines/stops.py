@@ -1,4 +1,4 @@
-"""Stop strings: they end a completion as end tokens do, whatever tokens they are made of in what has been decoded."""
+"""Stop strings: texts that end a completion as an end token does, whichever tokens they are made of."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from transformers import PreTrainedTokenizerBase
 
 
 class StopStrings:
-    """Ends completions of one tokenizer's tokens. strings: none is empty; the last character of each is visible ASCII,
-    which vocabularies write as it is."""
+    """Finds stop strings in the tokens of a completion."""
 
     def __init__(self, strings: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
+        """
+        Args:
+            strings: none is empty, and each ends in visible ASCII, which vocabularies write as it is.
+            tokenizer: of the completions' tokens.
+        """
         self.strings = tuple(strings)
         self._tokenizer = tokenizer
 
     def last_tokens(self, device: torch.device) -> Tensor:
-        """Ids of the tokens that may complete a stop string, as they hold its last character. Few texts need a look."""
+        """Ids of the tokens that may complete a stop string, because they hold its last character.
+
+        The text needs to be searched only after one of these tokens.
+        """
         if self._last.device != device:
             self._last = self._last.to(device)
         return self._last
@@ -29,8 +36,8 @@ class StopStrings:
         signs = {string[-1] for string in self.strings}
         bytes_of = {f"<0x{ord(sign):02X}>" for sign in signs}  # as vocabularies of bytes name them
         vocabulary = self._tokenizer.get_vocab().items()
-        found = [number for name, number in vocabulary if name in bytes_of or any(sign in name for sign in signs)]
-        return torch.tensor(sorted(found), dtype=torch.long)
+        ids = [number for name, number in vocabulary if name in bytes_of or any(sign in name for sign in signs)]
+        return torch.tensor(sorted(ids), dtype=torch.long)
 
     def end(self, tokens: Sequence[int]) -> bool:
         """Whether the text of these tokens holds a stop string."""
@@ -39,5 +46,5 @@ class StopStrings:
 
 
 def stops_for(strings: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> StopStrings | None:
-    """None where there are no strings."""
+    """The stop strings of a tokenizer's completions, None where there are no strings."""
     return StopStrings(strings, tokenizer) if strings else None

@@ -1,4 +1,4 @@
-"""Assist-CoT: the assistant writes its notes as text, and the backbone reads them where soft thoughts would stand."""
+"""Assist-CoT: the assistant writes a hint as text, which stands in the backbone's prompt in the place of soft thoughts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from scaling.tasks.task import LoadedTask, Task
 
 
 class AssistCoT:
-    """One hint for each question, decoded greedily, the same for all samples. Its tokens count as the method's cost."""
+    """A method with one hint for each question, which the assistant decodes greedily. All samples share the hint.
+
+    The tokens of the hints count as a cost of the method.
+    """
 
     def __init__(
         self,
@@ -32,7 +35,14 @@ class AssistCoT:
         questions: Sequence[Question],
         write: Callable[[dict[str, tuple[int, ...]]], dict[str, Hint]],
     ):
-        """questions: all that will be asked. write: the hints for the assistant's prompts, both by question id."""
+        """
+        Args:
+            backbone: the model that reads the hints and decodes.
+            assistant: the model that writes them.
+            task: gives the wording of the prompts.
+            questions: all questions that will be asked.
+            write: gets the token ids of the assistant's prompts and returns the hints, both by question id.
+        """
         self.backbone, self._assistant = backbone, assistant
         self._builder = PromptBuilder.of(backbone, task=task)
         builder = PromptBuilder.of(assistant, task=task)
@@ -54,7 +64,7 @@ class AssistCoT:
         )
 
     def prepare(self, questions: Sequence[Question], tell: Tell) -> None:
-        """Nothing: the hints are written."""
+        """Does nothing, as the hints were written when the method was made."""
 
     def identity(self) -> dict[str, Any]:
         return model_identity(self.backbone) | {"assistant_fingerprint": self._assistant.fingerprint}
@@ -68,7 +78,7 @@ class AssistCoT:
 
 @dataclass(frozen=True, eq=False)
 class AssistCoTParts(Parts):
-    """Nothing but the settings."""
+    """The parts of Assist-CoT, which are the settings alone."""
 
     @classmethod
     def read(cls, config: RunConfig, task: LoadedTask) -> AssistCoTParts:  # noqa: ARG003

@@ -1,7 +1,9 @@
-"""What a method is, and what it is made from.
+"""The interface of a method, and the two steps in which a method is built.
 
-A method turns a question into one soft prompt for each latent path. It knows no engine and no answers. It comes to be in two
-steps: its `Parts` are read and checked while no model is loaded, and then build the method in its `Surroundings`.
+A method turns a question into one soft prompt for each latent path. It knows no engine and no answers.
+
+First its `Parts` are read from disk and checked, while no model is loaded: mistakes are then found in a second. After that
+the parts build the method. The `Surroundings` give them the settings, the questions and the loaded models.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from scaling.records.errors import UsageError
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import LoadedTask
 
-Tell = Callable[[str], None]
+Tell = Callable[[str], None]  # shows the user a line of text
 
 
 class PromptSource(Protocol):
-    """Makes prompts; which paths and how many samples of each is the sampler's business."""
+    """Makes prompts. The sampler decides for which paths, and how many samples are drawn of each."""
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:
-        """The soft prompts of the asked paths, in that order."""
+        """The soft prompts of these latent paths, counted from 0, in the same order."""
         ...
 
 
@@ -49,31 +51,31 @@ class Method(PromptSource, Protocol):
         ...
 
     def prepare(self, questions: Sequence[Question], tell: Tell) -> None:
-        """Computes what these questions need of models that will not be there later, as an engine takes their device."""
+        """Computes all thoughts or notes of these questions now, before an engine takes the device of the assistant."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What run.json says of models and checkpoints that the method uses. Another value is another run."""
+        """What run.json says of the models and checkpoints that the method uses. A run with other values is another run."""
         ...
 
     def costs(self) -> RunCosts:
-        """What the method's models cost."""
+        """The FLOPs and bytes that a token costs in the method's models."""
         ...
 
 
 class Surroundings:
-    """What a method may use: the run's settings and questions, and its models, each loaded when it is first asked for.
+    """What a method is built with: the run's settings, questions and models. A model is loaded when it is first asked for.
 
     Attributes:
         config: all settings, resolved.
-        task: the questions that are asked.
-        dtype: of the models.
-        tell: takes a line that the user should read.
+        task: the questions that are asked, and how they are worded.
+        dtype: of the models' weights.
+        tell: shows the user a line of text.
     """
 
     def __init__(self, config: RunConfig, task: LoadedTask, dtype: torch.dtype, tell: Tell):
         self.config, self.task, self.dtype, self.tell = config, task, dtype, tell
-        self._fingerprint: str | None = None  # of a backbone that was loaded for the method alone
+        self._fingerprint: str | None = None  # of the backbone that `own_backbone` has loaded
 
     @property
     def num_paths(self) -> int:
@@ -92,29 +94,35 @@ class Surroundings:
 
     @cached_property
     def backbone(self) -> LanguageModel:
-        """`--backbone`, shared with others: its weights must stay as they are. With engines of another process it has its
-        input embeddings alone, and none where a prompt has no slots."""
+        """The model of `--backbone`. Others use the same object, so its weights must not be changed.
+
+        Where the engine runs in another process, only its input embeddings are loaded, and no weights at all where prompts
+        have no slots.
+        """
         return devices.load_backbone(self.config, self.dtype)
 
     @property
     def loaded_backbone(self) -> LanguageModel | None:
-        """The same, None where it has not been asked for yet."""
-        return self.__dict__.get("backbone")
+        """The backbone if it was loaded already, else None."""
+        return self.__dict__.get("backbone")  # where `cached_property` keeps it
 
     def own_backbone(self) -> LanguageModel:
-        """`--backbone` once more, as an object that nobody else has and whose weights may be changed."""
+        """Loads `--backbone` as an object of the method's own, whose weights it may change."""
         model = devices.load_backbone(self.config, self.dtype, own=True)
         self._fingerprint = model.fingerprint
         return model
 
     @property
     def backbone_fingerprint(self) -> str:
-        """Of `--backbone` as it was loaded, before a method changed any weights of its own copy."""
+        """The fingerprint of `--backbone` as it was loaded, before a method changed the weights of its own copy."""
         return self._fingerprint or self.backbone.fingerprint
 
     @cached_property
     def assistant(self) -> LanguageModel:
-        """`--assistant`: the same object as the backbone where both are the same weights in this process."""
+        """The model of `--assistant`. It is the backbone's object where both are the same weights in this process.
+
+        Raises UsageError for a method that has not declared an assistant.
+        """
         config = self.config
         if not config.assisted:
             raise UsageError(f"`--method` {config.method} uses an assistant: add Trait.ASSISTANT to its `traits`.")
@@ -129,17 +137,20 @@ class Surroundings:
         return PromptBuilder.of(self.backbone, task=self.task.definition)
 
     def to_thinking_device(self, *modules: torch.nn.Module) -> Callable[[], None]:
-        """A function that moves these to where the assistant thinks, after it has ended an engine that holds that device."""
+        """A function that moves these modules to the device where the assistant thinks.
+
+        When it is called, it first ends an engine that holds this device.
+        """
         return devices.move_to_thinking_device(self.config, *modules)
 
 
 @dataclass(frozen=True, eq=False)
 class Parts(ABC):
-    """What a method is made of besides its models: read and checked before these are loaded.
+    """What a method is made of besides its models, such as a checkpoint. It is read and checked before models are loaded.
 
     Attributes:
-        config: the settings, with what a checkpoint decides filled in.
-        exemplars: solved questions that stand before every asked one.
+        config: the settings; sizes that a checkpoint decides are filled in.
+        exemplars: solved questions that stand in the prompt before every asked one.
     """
 
     config: RunConfig
@@ -148,20 +159,20 @@ class Parts(ABC):
     @classmethod
     @abstractmethod
     def read(cls, config: RunConfig, task: LoadedTask) -> Parts:
-        """The parts of a resolved config's method. Raises UsageError where one is missing, or cannot be used."""
+        """Reads the parts of a resolved config's method. Raises UsageError where one is missing or cannot be used."""
 
     @abstractmethod
     def build(self, surroundings: Surroundings) -> Method:
-        """The method, whose models are loaded for it. Raises UsageError where something does not fit."""
+        """Loads the models and builds the method. Raises UsageError where the parts do not fit the models."""
 
     def identity(self) -> dict[str, Any]:
-        """What run.json will say of these parts, as far as it is known without models."""
+        """What run.json will say of these parts, as far as it is known before models are loaded."""
         return {}
 
     def refuse_unfit(self, backbone: LanguageModel, assistant: LanguageModel | None) -> None:  # noqa: B027
-        """Raises UsageError where they do not fit the models, of which the shapes are enough; no weights are read."""
+        """Raises UsageError where the parts do not fit the models. Only the models' shapes are read, not their weights."""
 
 
 def model_identity(backbone: LanguageModel) -> dict[str, Any]:
-    """What run.json says of every run's prompts and backbone."""
+    """What run.json says of the prompts and the backbone, whatever the method."""
     return {**prompt_identity(backbone.tokenizer), "backbone_fingerprint": backbone.fingerprint}

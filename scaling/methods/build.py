@@ -1,4 +1,7 @@
-"""From a run's settings to its method. The only list of what builds which method: each is written in a file of its own."""
+"""Builds the method that a run's settings name.
+
+Each method is written in a file of its own. This is the only list of which class builds which method.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,9 @@ class Built:
     """A method that is ready to run.
 
     Attributes:
-        config: the settings, with what its checkpoint decides filled in.
-        assistant: the model that thinks or writes notes, None where the method has none.
+        method: makes the prompts.
+        config: the settings; sizes that the method's checkpoint decides are filled in.
+        assistant: the model that thinks or writes hints, None where the method has none.
     """
 
     method: Method
@@ -38,12 +42,25 @@ class Built:
 
 
 def parts_of(config: RunConfig, task: LoadedTask) -> Parts:
-    """Reads the parts of a resolved config's method. Raises UsageError where one is missing, or cannot be used."""
+    """Reads the parts of a resolved config's method, such as its checkpoint, before any model is loaded.
+
+    Raises UsageError where one is missing or cannot be used.
+    """
     return _PARTS.get(config.method, CustomParts).read(config, task)
 
 
 def build(config: RunConfig, task: LoadedTask, dtype: torch.dtype, tell: Tell) -> Built:
-    """Loads the models of a resolved config and makes its method. Raises UsageError where something does not fit."""
+    """Loads the models of a resolved config and builds its method.
+
+    Args:
+        config: resolved settings, with device and dtype chosen.
+        task: the questions that are asked.
+        dtype: of the models' weights.
+        tell: shows the user a line of text.
+
+    Raises:
+        UsageError: a part of the method cannot be used, or does not fit the models.
+    """
     parts = parts_of(config, task)
     surroundings = Surroundings(parts.config, task, dtype, tell)
     method = parts.build(surroundings)

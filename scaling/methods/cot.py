@@ -1,4 +1,7 @@
-"""Chain of thought, zero-shot or few-shot: no soft tokens, one path; M samples are self-consistency (arXiv 2203.11171)."""
+"""Chain of thought, zero-shot or few-shot: the prompt has no soft tokens, and there is one path.
+
+Several samples of it with a majority vote are self-consistency (CoT-SC, arXiv 2203.11171).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from scaling.tasks.task import LoadedTask, Task
 
 
 class ChainOfThought:
-    """The plain prompt, whatever the path."""
+    """A method whose prompts are text alone, the same for every path."""
 
     def __init__(
         self,
@@ -34,9 +37,10 @@ class ChainOfThought:
     ):
         """
         Args:
-            task: whose words the prompts have.
-            exemplars: solved questions that stand before every asked one.
-            identity: what run.json says besides prompts and backbone.
+            backbone: the model that decodes.
+            task: gives the wording of the prompts.
+            exemplars: solved questions that stand in the prompt before every asked one.
+            identity: what run.json says in addition to prompts and backbone.
         """
         self.backbone = backbone
         self._prompts = PromptBuilder.of(backbone, task=task, exemplars=exemplars)
@@ -51,7 +55,7 @@ class ChainOfThought:
         return as_asked(question, self._prompts.backbone(question, num_slots=0), num_slots=0, assistant_tokens=0)
 
     def prepare(self, questions: Sequence[Question], tell: Tell) -> None:
-        """Nothing: a prompt needs no model."""
+        """Does nothing, as prompts are made without a model."""
 
     def identity(self) -> dict[str, Any]:
         return model_identity(self.backbone) | self._identity
@@ -62,8 +66,13 @@ class ChainOfThought:
 
 @dataclass(frozen=True, eq=False)
 class ChainOfThoughtParts(Parts):
-    """exemplars_by_text: whether exemplars are others than if ids alone were compared with those that are asked, as version
-    0.1 did. Only then are they part of the run's identity."""
+    """The exemplars of a few-shot prompt.
+
+    Attributes:
+        exemplars_by_text: whether questions were left out of the exemplars because an asked question has the same text.
+            Version 0.1 compared ids alone, so such a run has other exemplars than it had there. Only then are the exemplars
+            part of the run's identity.
+    """
 
     exemplars_by_text: bool = False
 
@@ -73,21 +82,29 @@ class ChainOfThoughtParts(Parts):
         return cls(config, tuple(shown), by_text)
 
     def build(self, surroundings: Surroundings) -> Method:
-        ids = {"exemplars": [one.id for one in self.exemplars]} if self.exemplars_by_text else None
+        identity = {"exemplars": [question.id for question in self.exemplars]} if self.exemplars_by_text else None
         backbone, task = surroundings.backbone, surroundings.task.definition
-        return ChainOfThought(backbone, task=task, exemplars=self.exemplars, identity=ids)
+        return ChainOfThought(backbone, task=task, exemplars=self.exemplars, identity=identity)
 
 
 def _exemplars(config: RunConfig, task: LoadedTask) -> tuple[list[Question], bool]:
-    """The first `--shots` questions of the training split that have a rationale, none of which is asked, by id or text; and
-    whether they are others than if ids alone were compared, as version 0.1 did."""
+    """Chooses the exemplars: the first `--shots` questions of the training split that have a rationale.
+
+    Questions are left out whose id or text is that of an asked question.
+
+    Returns:
+        The exemplars, and whether they differ from those that version 0.1 chose, which compared ids alone.
+
+    Raises:
+        UsageError: the training split has too few such questions.
+    """
     if not config.shots:
         return [], False
     if config.data is not None and config.data.is_file():
         raise UsageError(
             f"`--shots` takes solved questions from train.jsonl beside the asked ones: give the folder of {config.data}."
         )
-    generated = is_generated(config.task, config.data)  # its splits have no text in common
+    generated = is_generated(config.task, config.data)  # splits of generated questions have no text in common
     limit = 2 * config.shots if generated else None
     asked = {question.id for question in task.questions}
     solved = [q for q in task_of(config, split="train", limit=limit).questions if q.rationale and q.id not in asked]

@@ -1,13 +1,15 @@
-"""A method of the user's own: `--method FILE.py:NAME`, `MODULE:NAME`, or an entry point of the group `softcotpp.methods`.
+"""Builds a method of the user's own from their class or function, and checks what it computes.
 
-The user's factory is called as `factory(surroundings, **method_args)`. What it returns may have:
+`--method` names it by `FILE.py:NAME`, `MODULE:NAME`, or an entry point of the group `softcotpp.methods`. This factory is
+called as `factory(surroundings, **method_args)`. The object that it returns may have:
 
-    thoughts(question)        [N, L, D] of one question, or
-    batch_thoughts(questions) [Q, N, L, D] of several; `questions_at_once` says how many are given together (8)
-    decoder                   a `LanguageModel` that decodes in the backbone's place; needs Trait.LOCAL
-    flops_per_slot            FLOPs of a thought besides those of the assistant (0)
-    assistant_tokens(question) tokens that the assistant reads before the slots (0)
-    identity()                what else decides the thoughts, such as the checksum of a file; goes into run.json
+    thoughts(question)         the thoughts of one question, [N, L, D]; or
+    batch_thoughts(questions)  those of several questions, [Q, N, L, D]
+    questions_at_once          how many questions `batch_thoughts` gets in a call (8 if there is no such attribute)
+    decoder                    a `LanguageModel` that decodes in the place of the backbone; needs Trait.LOCAL
+    flops_per_slot             FLOPs of one soft token besides those of the assistant (0)
+    assistant_tokens(question) how many tokens the assistant reads before the slots (0)
+    identity()                 what else decides the thoughts, such as the checksum of a file; it goes into run.json
 
 A method without thoughts has the prompts of chain of thought, so it must have a decoder.
 """
@@ -37,21 +39,22 @@ from scaling.records.plugins import refuse_unfit_arguments, users_code
 from scaling.records.records import Question
 from scaling.tasks.task import LoadedTask
 
-_AT_ONCE = 8
+_AT_ONCE = 8  # questions of a batch, where the method does not say how many
 
 
 class CustomThoughts:
-    """The thoughts of a user's own method, each checked before it is used."""
+    """Computes thoughts by a user's own method, and checks their type, shape and values before they are used."""
 
     def __init__(
         self, made: Any, surroundings: Surroundings, *, width: int, identity: dict[str, Any], call: Callable[..., Any]
     ):
         """
         Args:
-            made: what the user's factory returned.
-            width: D of the model that decodes.
+            made: the object that the user's factory returned.
+            surroundings: settings, questions and models of the run.
+            width: D, the width of the embeddings of the model that decodes.
             identity: what run.json says of the method.
-            call: calls a function of the user's, so that its errors name the file and the line.
+            call: calls a function of the user's code, so that errors in it name the file and the line.
         """
         config = surroundings.config
         self.num_tokens = surroundings.soft_tokens
@@ -61,7 +64,7 @@ class CustomThoughts:
         self._shape = (surroundings.num_paths, self.num_tokens, width)
         self._method, self._questions = config.method, surroundings.task.questions
         self._places = {question.id: place for place, question in enumerate(self._questions)}
-        # the engine takes the device once all thoughts are there
+        # where the engine takes the device after all thoughts are made, they cannot be made again
         self._keeps_all = devices.engine_takes_gpus(config)
         self._known: dict[str, Tensor] = {}
         modules = [self.assistant.model] if self.assistant and not ENGINES[config.engine].in_process else []
@@ -83,44 +86,57 @@ class CustomThoughts:
 
     @torch.no_grad()
     def _compute(self, question: Question) -> dict[str, Tensor]:
-        """Of the question, and of those that are always given to the method together with it."""
+        """Computes the thoughts of the question's batch. Returns them by question id, [N, L, D] each."""
         self._to_device()
         if not hasattr(self._made, "batch_thoughts"):
             return {question.id: self._checked(self._call(self._made.thoughts, question), self._shape, [question])}
-        together = self._batch(question)
-        thoughts = self._call(self._made.batch_thoughts, together)
-        whole = self._checked(thoughts, (len(together), *self._shape), together)
-        return {one.id: own for one, own in zip(together, whole, strict=True)}
+        batch = self._batch(question)
+        thoughts = self._call(self._made.batch_thoughts, batch)
+        checked = self._checked(thoughts, (len(batch), *self._shape), batch)
+        return {member.id: rows for member, rows in zip(batch, checked, strict=True)}
 
     def _batch(self, question: Question) -> Sequence[Question]:
-        """The same for a question whatever is asked before it. A question that the task does not have is alone."""
-        place, number = self._places.get(question.id), int(getattr(self._made, "questions_at_once", _AT_ONCE))
+        """The questions whose thoughts are computed together with this one's.
+
+        They are always the same ones, whichever questions were asked before, so that a continued run gets the same thoughts.
+        A question that the task does not have is a batch by itself.
+        """
+        place, size = self._places.get(question.id), int(getattr(self._made, "questions_at_once", _AT_ONCE))
         if place is None:
             return [question]
-        start = place - place % number
-        return self._questions[start : start + number]
+        start = place - place % size
+        return self._questions[start : start + size]
 
     def _checked(self, thoughts: Any, shape: tuple[int, ...], questions: Sequence[Question]) -> Tensor:
-        """float32 on the device where they are. Raises UsageError for anything but finite numbers of this shape."""
-        of = f"the thoughts of question {questions[0].id} by `--method` {self._method}"
+        """Checks what the user's method returned, and converts it to float32 on the device where it is.
+
+        Raises UsageError for anything but a tensor of finite floating-point numbers of this shape.
+        """
+        subject = f"the thoughts of question {questions[0].id} by `--method` {self._method}"
         if not isinstance(thoughts, Tensor):
-            raise UsageError(f"{of} are a {type(thoughts).__name__}: return a torch.Tensor of shape {list(shape)}.")
+            raise UsageError(
+                f"{subject} are a {type(thoughts).__name__}: return a torch.Tensor of shape {list(shape)}."
+            )
         if tuple(thoughts.shape) != shape:
             names = "[questions, N, L, D]" if len(shape) == 4 else "[N, L, D]"
             raise UsageError(
-                f"{of} have the shape {list(thoughts.shape)}, and {list(shape)} is needed, which is {names}: N is "
+                f"{subject} have the shape {list(thoughts.shape)}, and {list(shape)} is needed, which is {names}: N is "
                 f"`--latent-paths`, L `--soft-tokens`, D the width of the model that decodes."
             )
         if not thoughts.is_floating_point():
-            raise UsageError(f"{of} are of type {thoughts.dtype}: return floating-point numbers, as float32.")
+            raise UsageError(f"{subject} are of type {thoughts.dtype}: return floating-point numbers, as float32.")
         if not bool(thoughts.isfinite().all()):
-            raise UsageError(f"{of} are not numbers (NaN or infinite): mend the method, or try `--dtype float32`.")
+            raise UsageError(f"{subject} are not numbers (NaN or infinite): mend the method, or try `--dtype float32`.")
         return thoughts.detach().float()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CustomParts(Parts):
-    """kind: what is known of the method before it is made, its factory included."""
+    """The parts of a user's own method.
+
+    Attributes:
+        kind: its factory and what that declares, read before the method is made.
+    """
 
     kind: MethodKind
 
@@ -151,10 +167,14 @@ class CustomParts(Parts):
         return SoftCoT(decoder, thoughts, task=task, num_slots=surroundings.soft_tokens)
 
     def _decoder(self, made: Any, surroundings: Surroundings) -> LanguageModel:
-        """The model that decodes: the method's own, or the backbone, whose weights must be as they were."""
+        """The model that decodes: the method's own decoder, or the backbone.
+
+        Raises UsageError where the method has changed the weights of the shared backbone, or where its decoder is no
+        language model or not declared.
+        """
         backbone = surroundings.loaded_backbone
-        changed = backbone and ENGINES[self.config.engine].in_process and fingerprint_of(backbone.model)
-        if backbone and changed and changed != backbone.fingerprint:
+        fingerprint = backbone and ENGINES[self.config.engine].in_process and fingerprint_of(backbone.model)
+        if backbone and fingerprint and fingerprint != backbone.fingerprint:
             raise self._refused(
                 "has changed the weights of `surroundings.backbone`, which others use: change those of "
                 "`surroundings.own_backbone()`, and return them as `decoder`"
@@ -169,20 +189,23 @@ class CustomParts(Parts):
         return decoder
 
     def _identity_of(self, made: Any, decoder: LanguageModel, surroundings: Surroundings) -> dict[str, Any]:
+        """What run.json says of the method, its models, and what the method says of itself."""
         identity = {**self.identity(), "backbone_fingerprint": surroundings.backbone_fingerprint}
         if getattr(made, "decoder", None) is not None:
             identity["decoder_fingerprint"] = fingerprint_of(decoder.model)
         if self.kind.has(Trait.ASSISTANT):
             identity["assistant_fingerprint"] = surroundings.assistant.fingerprint
         if hasattr(made, "identity"):
-            told = self._call(made.identity)
+            by_user = self._call(made.identity)
             try:
-                identity["method_identity"] = json.loads(json.dumps(told, allow_nan=False))
+                # as JSON gives it back, so that it equals what is read from run.json when the run is continued
+                identity["method_identity"] = json.loads(json.dumps(by_user, allow_nan=False))
             except (TypeError, ValueError) as error:
                 raise self._refused(f"has an `identity()` that JSON cannot hold ({error})") from None
         return identity
 
     def _call(self, function: Any, *values: Any, **named: Any) -> Any:
+        """Calls a function of the user's code. An error in it becomes a UsageError that names the file and the line."""
         with users_code(self.config.method, option="--method", file=self.kind.file):
             return function(*values, **named)
 

@@ -1,7 +1,7 @@
-"""What the methods are, as far as settings, sweeps and reports need to know: their names, and what each makes use of.
+"""The table of methods: their names, and what each of them uses (an assistant, a thinker, several paths and so on).
 
-Standard library only, so that command lines and reports can ask without loading a model. A method of the user's own is known
-from its file, which is loaded for that.
+Settings, sweeps and reports ask this table instead of comparing names. It needs the standard library only, so that command
+lines and reports answer without loading torch. A method of the user's own is described by its file, which is loaded for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scaling.records.errors import UsageError
 from scaling.records.names import TITLES
 from scaling.records.plugins import load_object, refuse_unknown
 
-GROUP = "softcotpp.methods"  # of entry points
+GROUP = "softcotpp.methods"  # entry points of this group are methods of installed packages
 
 
 class Trait(Enum):
@@ -41,12 +41,14 @@ class MethodKind:
     """A method by name.
 
     Attributes:
-        name: as `--method` takes it; of a user's own method what folders are called.
+        name: as `--method` takes it; folders of runs are named after it.
         title: as the papers call it.
-        traits: what it makes use of.
-        factory: what makes a user's own method, None for one that comes with the package.
-        latent_paths, soft_tokens: a user's own N and L where they are not asked for otherwise.
-        sha256, file: of the source of a user's own.
+        traits: what it uses.
+        factory: class or function that makes a user's own method, None for a method of the package.
+        latent_paths: N of a user's own method, unless the settings say another.
+        soft_tokens: L of a user's own method, unless the settings say another.
+        sha256: checksum of the source of a user's own method.
+        file: its path.
     """
 
     name: str
@@ -87,7 +89,7 @@ KINDS = dict(
     )
 )
 DEFAULT = "softcot++"
-_DECLARABLE = (Trait.PATHS, Trait.ASSISTANT, Trait.LOCAL)  # by a user's own method
+_DECLARABLE = (Trait.PATHS, Trait.ASSISTANT, Trait.LOCAL)  # what a user's own method may list in its `traits`
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _DEFAULT_PATHS = 8
 
@@ -98,7 +100,10 @@ def kind_of(method: str) -> MethodKind:
 
 
 def has_thoughts(factory: object) -> bool:
-    """Whether what a factory makes has thoughts, as far as that can be told: of a function nothing is known before."""
+    """Whether the methods that a factory makes have thoughts.
+
+    A class shows it. What a function returns is not known before it is called, so it is taken to have thoughts.
+    """
     return not isinstance(factory, type) or hasattr(factory, "thoughts") or hasattr(factory, "batch_thoughts")
 
 
@@ -107,6 +112,7 @@ def _is_method(value: object) -> bool:
 
 
 def _own_kind(spec: str) -> MethodKind:
+    """Loads a user's own method and reads what it declares. Raises UsageError where something is wrong with that."""
     loaded = load_object(spec, option="--method", group=GROUP, fits=_is_method, known=KINDS)
     factory = loaded.object
     refuse = partial(_refused, spec)
@@ -121,16 +127,16 @@ def _own_kind(spec: str) -> MethodKind:
     traits = getattr(factory, "traits", ())
     declared = set(traits) if isinstance(traits, tuple | list | set | frozenset) else {traits}
     if not declared <= set(_DECLARABLE):
-        known = ", ".join(f"Trait.{one.name}" for one in _DECLARABLE)
+        known = ", ".join(f"Trait.{trait.name}" for trait in _DECLARABLE)
         raise refuse(f"declares traits {traits!r}, and may declare {known}")
-    own = (Trait.THOUGHTS, Trait.SLOTS) if has_thoughts(factory) else ()
+    with_thoughts = (Trait.THOUGHTS, Trait.SLOTS) if has_thoughts(factory) else ()
     paths = _count(factory, "latent_paths", refuse) or (_DEFAULT_PATHS if Trait.PATHS in declared else 1)
     if paths > 1 and Trait.PATHS not in declared:
         raise refuse(f"has {paths} latent paths: add Trait.PATHS to its `traits`")
     return MethodKind(
         name,
         title,
-        frozenset((Trait.ARGUMENTS, *own, *declared)),
+        frozenset((Trait.ARGUMENTS, *with_thoughts, *declared)),
         factory,
         paths,
         _count(factory, "soft_tokens", refuse),
@@ -140,6 +146,7 @@ def _own_kind(spec: str) -> MethodKind:
 
 
 def _count(factory: Any, key: str, refuse: Callable[[str], UsageError]) -> int | None:
+    """A number of at least 1 that a factory has as an attribute, None where it has none. Raises what `refuse` makes."""
     value = getattr(factory, key, None)
     if value is not None and (type(value) is not int or value < 1):
         raise refuse(f"has `{key}` {value!r}, and needs a whole number from 1")
@@ -151,9 +158,9 @@ def _refused(spec: str, why: str) -> UsageError:
 
 
 def known_method(given: str) -> str:
-    """The same. Raises UsageError for a word that names no method.
+    """Returns the name as it is given. Raises UsageError where it cannot be the name of a method.
 
-    A user's own file is not looked at: who reads the settings of a run that is done may no longer have it.
+    A user's own file is not opened, as settings of old runs must be readable where it is no longer there.
     """
     if given not in KINDS:
         refuse_unknown(given, option="--method", group=GROUP, known=KINDS)

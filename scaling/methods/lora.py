@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685): the prompts of chain of thought, and a backbone with an adapter merged into its weights."""
+"""LoRA (arXiv 2106.09685): chain of thought by a backbone that has an adapter merged into its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from scaling.tasks.task import LoadedTask, Task
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoraParts(Parts):
-    """adapter: as it lies on disk."""
+    """The adapter of a LoRA method.
+
+    Attributes:
+        adapter: its files on disk.
+    """
 
     adapter: adapters.Adapter
 
@@ -41,12 +45,13 @@ class LoraParts(Parts):
 
 
 def with_adapter(merged: LanguageModel, *, task: Task, fingerprint: str, sha256: str) -> ChainOfThought:
-    """The prompts of chain of thought for a backbone with its adapter merged.
+    """Builds chain of thought for a backbone that has its adapter merged.
 
     Args:
-        task: whose words the prompts have.
+        merged: the backbone with the adapter in its weights.
+        task: gives the wording of the prompts.
         fingerprint: of the backbone without the adapter.
-        sha256: of the adapter's file.
+        sha256: checksum of the adapter's weights file.
     """
     identity = {
         "backbone_fingerprint": fingerprint,

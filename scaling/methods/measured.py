@@ -1,4 +1,4 @@
-"""A method whose latent paths are compared as they are made, so that a report can show how far they differ."""
+"""Measures how far a method's latent paths differ, while its prompts are made, so that a report can show it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from scaling.records.records import PathCosines, Question
 
 
 class Measured:
-    """Makes the prompts of `method`, unchanged, and gives `record` the cosines of all `num_paths` paths of each question."""
+    """Makes the prompts of another method unchanged, and records the cosines between the thoughts of its paths."""
 
     def __init__(self, method: PromptSource, *, num_paths: int, record: Callable[[PathCosines], None]):
+        """
+        Args:
+            method: makes the prompts.
+            num_paths: N, the latent paths that are compared with each other, whichever are asked for.
+            record: takes the cosines of one question, whenever its prompts are made.
+        """
         self._method, self._num_paths, self._record = method, num_paths, record
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:

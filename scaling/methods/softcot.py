@@ -1,4 +1,8 @@
-"""SoftCoT (one path, arXiv 2502.12134), SoftCoT++ (N paths, arXiv 2505.11484) and all else that puts vectors in slots."""
+"""All methods that put vectors into the prompt's slots.
+
+These are SoftCoT (one path, arXiv 2502.12134), SoftCoT++ (N paths, arXiv 2505.11484), the methods that perturb a thought,
+CoT-Unk, and the controls.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +38,19 @@ from scaling.tasks.task import LoadedTask, Task
 
 
 class SoftCoT:
-    """Thoughts between the hint markers, path k those of the source's path k.
+    """A method whose prompts hold thoughts between the hint markers: the prompt of path k holds the thoughts of path k.
 
-    The source decides what the method is: a thinker, perturbed thoughts, placeholders (CoT-Unk), a control, or a user's own.
-    The words around the slots are the same for all of them.
+    The source of the thoughts decides which method it is: a thinker, perturbed thoughts, placeholders (CoT-Unk), a control,
+    or a user's own. The words around the slots are the same for all of them.
     """
 
     def __init__(self, backbone: LanguageModel, thoughts: ThoughtSource, *, task: Task, num_slots: int):
         """
         Args:
-            task: whose words the prompts have.
-            num_slots: L of the prompt, also where a control leaves the slots empty.
+            backbone: the model that decodes.
+            thoughts: makes the thoughts of a question, [N, L, D] float32.
+            task: gives the wording of the prompts.
+            num_slots: the number of slots L that the prompt's words speak of, even where a control leaves them empty.
         """
         self.backbone = backbone
         self.thoughts = thoughts
@@ -75,7 +81,11 @@ class SoftCoT:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SoftCoTParts(Parts):
-    """thinker: None for an untrained one."""
+    """The thinker of a method, as it was read from disk.
+
+    Attributes:
+        thinker: None for an untrained one.
+    """
 
     thinker: thinkers.SavedThinker | None
 
@@ -96,22 +106,25 @@ class SoftCoTParts(Parts):
                 f"{WARNING}the file {config.thinker} has no initial token, so the slots hold the assistant's {token}"
             )
         task = surroundings.task.definition
-        own = Thinking(assistant, thinker, task=task, num_tokens=num_slots, apart=bool(config.exact), origin=origin)
-        thoughts: ThoughtSource = own
+        thinking = Thinking(
+            assistant, thinker, task=task, num_tokens=num_slots, apart=bool(config.exact), origin=origin
+        )
+        thoughts: ThoughtSource = thinking
         if not ENGINES[config.engine].in_process:
+            # an engine in another process may take the assistant's device, so thoughts are made before and kept on disk
             made_by = {
                 **{"assistant": assistant.computes, "dtype": config.dtype},
                 **{"thinker": digest_of(thinker), "soft_tokens": num_slots},
             }
             move = surroundings.to_thinking_device(assistant.model, thinker)
-            thoughts = CachedThoughts(own, made_by=made_by, to_device=move)
+            thoughts = CachedThoughts(thinking, made_by=made_by, to_device=move)
         thoughts = controlled(config, self._with_noise(thoughts, backbone), backbone)
         for warning in thinkers.mismatches(config, self.thinker, backbone, assistant) if self.thinker else []:
             surroundings.tell(f"{WARNING}{warning}")
         return SoftCoT(backbone, thoughts, task=task, num_slots=num_slots)
 
     def _with_noise(self, thoughts: ThoughtSource, backbone: LanguageModel) -> ThoughtSource:
-        """The method's N paths: those of the thinker, or draws around the thought of its first one."""
+        """Makes the method's N paths: those of the thinker, or random draws around the thought of its first path."""
         config = self.config
         if config.method not in _PERTURBATIONS:
             return thoughts
@@ -135,7 +148,7 @@ _PERTURBATIONS: dict[str, Callable[[LanguageModel], Perturb]] = {
 
 @dataclass(frozen=True, eq=False)
 class PlaceholderParts(Parts):
-    """Of CoT-Unk: nothing but the settings, as the rarest token fills the slots."""
+    """The parts of CoT-Unk, which are the settings alone. The backbone's rarest token fills the slots."""
 
     @classmethod
     def read(cls, config: RunConfig, task: LoadedTask) -> PlaceholderParts:  # noqa: ARG003

@@ -1,6 +1,7 @@
-"""Which thinker a run has: the trained default of the bundled model, a checkpoint, a published file, or an untrained one.
+"""Finds the thinker of a run, reads it from disk, and checks it against the models and the settings.
 
-Finds it, reads it and checks it against models and settings. Knows nothing of questions.
+A thinker is one of four things: the trained default of the bundled model, a checkpoint of `scale-train`, a file that the
+papers' authors published, or a new one that was not trained. This module knows nothing of questions.
 """
 
 from __future__ import annotations
@@ -23,13 +24,19 @@ from scaling.models.loading import LanguageModel, has_other_weights
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError, nearest
 
-SOFT_TOKENS = 4  # the papers' number at evaluation
-_TRAINED = Path(__file__).parents[1] / "trained"
+SOFT_TOKENS = 4  # soft tokens of a thought, as in the papers' evaluation
+_TRAINED = Path(__file__).parents[1] / "trained"  # thinkers that come with the package
 
 
 @dataclass(frozen=True, eq=False)
 class SavedThinker:
-    """A thinker that was read from disk. sha256: of its file."""
+    """A thinker that was read from disk.
+
+    Attributes:
+        thinker: the module with its learned tensors.
+        config: its sizes, and what its training says of itself.
+        sha256: checksum of the file of its tensors.
+    """
 
     thinker: Thinker
     config: ThinkerConfig
@@ -37,22 +44,25 @@ class SavedThinker:
 
 
 def find(config: RunConfig) -> SavedThinker | None:
-    """What a resolved config names, None for an untrained thinker. Raises UsageError where it cannot be used."""
+    """Reads the thinker that a resolved config names; None for an untrained one. Raises UsageError if it cannot be used."""
     if config.thinker in (None, UNTRAINED):
         return None
     place = _place(config)
     try:
         if place.is_file():
-            made = checkpoint.import_published(place, prompt_version=PROMPT_VERSION, soft_tokens=SOFT_TOKENS)
-            return SavedThinker(*made, model_files.sha256(place))
-        made = checkpoint.load(place)
+            thinker, saved = checkpoint.import_published(place, prompt_version=PROMPT_VERSION, soft_tokens=SOFT_TOKENS)
+            return SavedThinker(thinker, saved, model_files.sha256(place))
+        thinker, saved = checkpoint.load(place)
     except checkpoint.CheckpointError as error:
         raise UsageError(f"`--thinker`: {error}: restore the file, or give another checkpoint.") from None
-    return SavedThinker(*made, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
+    return SavedThinker(thinker, saved, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
 
 
 def about(config: RunConfig) -> dict[str, Any] | None:
-    """What the thinker says of how it came to be, without reading its weights; None for an untrained one."""
+    """Reads what a thinker's training says of itself, without reading its weights; None for an untrained thinker.
+
+    Raises UsageError where the thinker cannot be read.
+    """
     if config.thinker in (None, UNTRAINED):
         return None
     place = _place(config)
@@ -65,7 +75,7 @@ def about(config: RunConfig) -> dict[str, Any] | None:
 
 
 def _place(config: RunConfig) -> Path:
-    """The folder or file of a thinker that is not untrained. Raises UsageError where it is something else."""
+    """The folder or file of a trained thinker. Raises UsageError where something else is there, or nothing."""
     name = str(config.thinker)
     if name == DEFAULT_THINKER:
         return _TRAINED / ("softcot++" if kind_of(config.method).trains_paths else "softcot")
@@ -79,7 +89,17 @@ def _place(config: RunConfig) -> Path:
 
 
 def with_checkpoint(config: RunConfig, saved: SavedThinker | None) -> RunConfig:
-    """N and L as asked, else those of the checkpoint, else the papers' 4 soft tokens."""
+    """Fills in the number of soft tokens and of latent paths where the user has not set them.
+
+    They come from the checkpoint. An untrained thinker has the papers' 4 soft tokens.
+
+    Args:
+        config: resolved settings.
+        saved: the checkpoint, None for an untrained thinker.
+
+    Raises:
+        UsageError: the asked number of soft tokens does not fit the checkpoint.
+    """
     if saved is None:
         return config.model_copy(update={"soft_tokens": config.soft_tokens or SOFT_TOKENS})
     trained = saved.config
@@ -95,7 +115,18 @@ def with_checkpoint(config: RunConfig, saved: SavedThinker | None) -> RunConfig:
 def make_thinker(
     config: RunConfig, saved: SavedThinker | None, backbone: LanguageModel, assistant: LanguageModel
 ) -> Thinker:
-    """The thinker on the run's device, checked against the models and the asked number of paths."""
+    """Makes the thinker that the run uses, on the device where it thinks.
+
+    Args:
+        config: settings with sizes and devices chosen.
+        saved: the checkpoint, None for a new thinker that was not trained.
+        backbone: the model that reads the thoughts.
+        assistant: the model that makes them.
+
+    Raises:
+        UsageError: the checkpoint does not fit the models, or has fewer latent paths than asked for.
+    """
+    # perturbed paths are drawn around the thought of the first path, so that one suffices
     num_paths = 1 if config.perturbed else config.num_paths
     if saved is None:
         thinker = Thinker.untrained(
@@ -113,21 +144,27 @@ def make_thinker(
 
 
 def check(config: RunConfig, saved: SavedThinker, backbone: LanguageModel, assistant: LanguageModel) -> None:
-    """Raises UsageError unless the thinker fits the asked number of paths and the models, of which no weights are read."""
+    """Raises UsageError unless the thinker fits the models and has as many paths as asked for.
+
+    No weights of the models are read.
+    """
     num_paths = 1 if config.perturbed else config.num_paths
     _check(config, saved.config, num_paths, {"assistant": assistant, "backbone": backbone})
 
 
 def has_no_token(saved: SavedThinker | None) -> bool:
-    """Whether it is a published projection without initial tokens: it was trained with placeholders in the slots."""
+    """Whether a published thinker has no initial tokens of its own, as it was trained with placeholders in the slots."""
     return saved is not None and saved.config.about.get(checkpoint.EMBEDDED) is False
 
 
 @torch.no_grad()
 def placeholder(assistant: LanguageModel) -> tuple[str, Tensor]:
-    """The token that fills the slots where there is no learned one, and its input embedding, [D_a] float32.
+    """The token that fills the slots of a thinker without learned initial tokens.
 
-    The tokenizer's unknown token; where it has none of its own, as byte-level vocabularies do not, the rarest token.
+    It is the tokenizer's unknown token. Byte-level vocabularies have none of their own; there it is the rarest token.
+
+    Returns:
+        The token's name for messages, and its input embedding, [D_a] float32 on the CPU.
     """
     tokenizer = assistant.tokenizer
     token = tokenizer.unk_token_id
@@ -138,9 +175,10 @@ def placeholder(assistant: LanguageModel) -> tuple[str, Tensor]:
     return str(tokenizer.unk_token), row.float().cpu()
 
 
-def _check(config: RunConfig, saved: ThinkerConfig, num_paths: int, given: dict[str, LanguageModel]) -> None:
+def _check(config: RunConfig, saved: ThinkerConfig, num_paths: int, models: dict[str, LanguageModel]) -> None:
+    """As `check`. models: backbone and assistant by those names."""
     for role, width in (("assistant", saved.assistant_width), ("backbone", saved.backbone_width)):
-        model = given[role]
+        model = models[role]
         if model.width != width:
             raise UsageError(
                 f"`--thinker` {config.thinker} was trained with {role} width {width}, but `--{role}` {model.name} has "
@@ -159,7 +197,7 @@ def _check(config: RunConfig, saved: ThinkerConfig, num_paths: int, given: dict[
 
 
 def mismatches(config: RunConfig, saved: SavedThinker, backbone: LanguageModel, assistant: LanguageModel) -> list[str]:
-    """Why the checkpoint may not do what it was trained for, in plain words."""
+    """Warnings where backbone or assistant are not the models that the checkpoint was trained with."""
     about: dict[str, Any] = saved.config.about
     reasons = []
     for role, model in (("backbone", backbone), ("assistant", assistant)):

@@ -1,7 +1,8 @@
-"""Where soft thoughts come from: a thinker, a perturbation of its thoughts, or a control that has nothing to say.
+"""The sources of soft thoughts: a thinker, a perturbation of its thoughts, or a control that carries no information.
 
-Whatever makes them, a question's thoughts are [N, L, D] float32, path k's the same for every N. Knows no prompts of the
-backbone and no answers.
+Every source gives a question's thoughts as [N, L, D] float32: N latent paths, L soft tokens, and D the width of the
+backbone's embeddings. The thoughts of a path do not depend on N. This module knows neither the backbone's prompts nor
+answers.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from scaling.records.seeds import stream_seed
 from scaling.tasks.catalogue import task_of
 from scaling.tasks.task import LoadedTask, Task
 
-Perturb = Callable[[Tensor, float, torch.Generator], Tensor]
+Perturb = Callable[[Tensor, float, torch.Generator], Tensor]  # thought [L, D], noise, generator -> perturbed [L, D]
 
 _TENSOR = "thoughts"  # the name of the tensor in a file of the cache
-_PATH_STREAM = -1  # in place of a sample's number: the stream of the path's own noise
-_MEAN_OVER = 32  # questions of the mean thought
+_PATH_STREAM = -1  # stands where the random stream of a sample has the sample's number: the stream of a path's noise
+_MEAN_OVER = 32  # questions over which `--control mean` averages
 
 
 class ThoughtSource(Protocol):
-    """Makes thoughts.
+    """Makes the thoughts of a question.
 
     Attributes:
-        num_tokens: L.
-        assistant: the model that is run for them, None where none is.
-        projection: FLOPs of a slot besides those of the assistant.
+        num_tokens: L, the soft tokens of a thought.
+        assistant: the model that is run to make them, None where there is none.
+        projection: FLOPs of one soft token besides those of the assistant.
     """
 
     num_tokens: int
@@ -50,11 +51,11 @@ class ThoughtSource(Protocol):
     projection: int
 
     def __call__(self, question: Question) -> Tensor:
-        """All paths' thoughts of a question, [N, L, D] float32."""
+        """The thoughts of all paths of a question, [N, L, D] float32."""
         ...
 
     def reads(self, question: Question) -> int:
-        """Tokens that the assistant reads before its slots."""
+        """How many tokens the assistant reads before its slots."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class ThoughtSource(Protocol):
 
 
 class Thinking:
-    """A thinker's own thoughts: SoftCoT with one path, SoftCoT++ with several."""
+    """Thoughts as a thinker makes them: SoftCoT with one path, SoftCoT++ with several."""
 
     def __init__(
         self,
@@ -77,10 +78,12 @@ class Thinking:
     ):
         """
         Args:
-            task: whose words the assistant's prompts have.
-            num_tokens: L.
-            apart: whether each path thinks in a pass of its own, so that not even the rounding of its thoughts depends on
-                how many paths there are.
+            assistant: the model whose states the thinker reads.
+            thinker: makes thoughts from these states.
+            task: gives the wording of the assistant's prompts.
+            num_tokens: L, the soft tokens of a thought.
+            apart: whether each path has a forward pass of its own. Then not even the rounding of its thoughts depends on
+                the number of paths.
             origin: what run.json says of the thinker, such as the SHA-256 of its file.
         """
         self._origin = dict(origin or {})
@@ -92,8 +95,11 @@ class Thinking:
 
     @torch.inference_mode()
     def __call__(self, question: Question) -> Tensor:
-        """One question at a time, so that thoughts do not depend on which questions happen to share a batch. Raises
-        UsageError where they are not numbers."""
+        """The thoughts of a question, [N, L, D] float32 on the assistant's device.
+
+        Questions are not batched, so that thoughts do not depend on which questions happen to share a batch. Raises
+        UsageError where a value is NaN or infinite.
+        """
         ids = torch.tensor([self.prompt(question)], device=self._model.device)
         think = self._thinker.paths_apart if self._apart else self._thinker
         thoughts: Tensor = think(self._model, ids, torch.ones_like(ids), self.num_tokens)[0]
@@ -117,24 +123,25 @@ class Thinking:
 
 
 class CachedThoughts:
-    """A thinker's thoughts, made once and then read from the cache folder, so that the assistant may leave its device to an
-    engine, and a run that is continued or extended does not think again.
+    """A thinker's thoughts, which are made once and then read from the cache folder.
 
-    A file has the name of a hash of all that decides what is in it.
+    The assistant can then leave its device to an engine, and a run that is continued or extended does not compute them
+    again. The name of a file is a hash of everything that decides its content.
     """
 
     def __init__(self, source: Thinking, *, made_by: Mapping[str, Any], to_device: Callable[[], None]):
         """
         Args:
-            made_by: what decides the thoughts besides the prompt.
-            to_device: moves the assistant to where it thinks.
+            source: makes the thoughts that the cache lacks.
+            made_by: everything that decides the thoughts besides the prompt, such as models and thinker.
+            to_device: moves the assistant to where it thinks; called only if a thought must be made.
         """
         self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
         self._source, self._to_device = source, to_device
         self._folder = cache_folder() / "thoughts" / _digest(made_by)
 
     def __call__(self, question: Question) -> Tensor:
-        """On the CPU."""
+        """The thoughts of a question, [N, L, D] float32 on the CPU."""
         file = self._folder / f"{_digest(self._source.prompt(question))}.safetensors"
         with suppress(FileNotFoundError, SafetensorError):
             return load_file(file)[_TENSOR]
@@ -153,7 +160,13 @@ class CachedThoughts:
 
 
 def think_ahead(thoughts: ThoughtSource, questions: Sequence[Question], tell: Callable[[str], None]) -> None:
-    """Makes the thoughts of all questions, for a source that keeps them."""
+    """Makes the thoughts of all questions now. The source must keep them.
+
+    Args:
+        thoughts: the source.
+        questions: all that will be asked.
+        tell: shows the user a line of text, every 50 questions.
+    """
     for number, question in enumerate(questions):
         if not number % 50:
             tell(f"thinking about question {number + 1} of {len(questions)}")
@@ -162,21 +175,33 @@ def think_ahead(thoughts: ThoughtSource, questions: Sequence[Question], tell: Ca
 
 @torch.no_grad()
 def digest_of(thinker: Thinker) -> str:
-    """Hex digits over all that a thinker computes with, whatever checkpoint it is from, or none."""
+    """SHA-256 in hex over all tensors and settings that a thinker computes with.
+
+    It does not depend on where the thinker is from, so untrained ones have it too.
+    """
     digest = hashlib.sha256(f"normalise={thinker.normalise}".encode())
     for name, tensor in sorted(thinker.state_dict().items()):
         digest.update(f"{name}{list(tensor.shape)}".encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _digest(of: Any) -> str:
-    return hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()[:32]
+def _digest(value: Any) -> str:
+    """32 hex digits over a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 class Perturbed:
-    """N draws around the thought of one path, each from a random stream of its own (run seed, question, path)."""
+    """N random draws around the thought of one path. Each has a random stream of its own (run seed, question, path)."""
 
     def __init__(self, source: ThoughtSource, perturb: Perturb, *, num_paths: int, noise: float, seed: int):
+        """
+        Args:
+            source: makes the thoughts, of which the first path's is perturbed.
+            perturb: the kind of noise, see `perturbations`.
+            num_paths: N, the number of draws.
+            noise: size of the perturbation relative to the thought.
+            seed: of the run.
+        """
         self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
         self._source, self._perturb = source, perturb
         self._num_paths, self._noise, self._seed = num_paths, noise, seed
@@ -192,13 +217,13 @@ class Perturbed:
         return self._source.identity()
 
     def _draw(self, thought: Tensor, question: Question, path: int) -> Tensor:
-        # on the CPU, so that the same seed is the same noise on every device
+        # on the CPU, so that a seed gives the same noise on every device
         generator = torch.Generator().manual_seed(stream_seed(self._seed, question.id, path, _PATH_STREAM))
         return self._perturb(thought.cpu(), self._noise, generator).to(thought.device)
 
 
 class Constant:
-    """The same thoughts for every question, made without an assistant: zeros, placeholders, nothing, or a mean."""
+    """The same thoughts for every question, given in advance: zeros, placeholders, an empty tensor, or a mean thought."""
 
     assistant: LanguageModel | None = None
     projection = 0
@@ -207,8 +232,8 @@ class Constant:
         """
         Args:
             thoughts: [N, L, D] float32.
-            replaces: the source that these are a control of, None for a method of their own. A control's run.json names the
-                models of its method, so that the two can be compared.
+            replaces: the source in whose place a control puts these thoughts. run.json names the models of that source, so
+                that a control can be compared with its method. None for CoT-Unk, which is a method of its own.
         """
         self._replaces = replaces
         self.num_tokens = thoughts.shape[1]
@@ -225,10 +250,14 @@ class Constant:
 
 
 class Shuffled:
-    """Another question's thoughts: those of its partner, which is the same whatever else is asked."""
+    """Thoughts of another question, as `--control shuffled` uses them. A question always gets those of the same partner."""
 
     def __init__(self, source: ThoughtSource, partners: Mapping[str, Question]):
-        """partners: for each question id another question."""
+        """
+        Args:
+            source: makes the thoughts.
+            partners: for each question id the question whose thoughts it gets.
+        """
         self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
         self._source, self._partners = source, partners
 
@@ -243,7 +272,7 @@ class Shuffled:
 
 
 def partners_of(questions: Sequence[Question]) -> dict[str, Question]:
-    """Each question's next one; the last one's is the first. Raises UsageError for a single question."""
+    """For each question id the next question, and for the last the first. Raises UsageError if there is only one."""
     if len(questions) < 2:
         raise UsageError("`--control shuffled` takes another question's thoughts, and there is only one question.")
     others = [*questions[1:], questions[0]]
@@ -251,13 +280,26 @@ def partners_of(questions: Sequence[Question]) -> dict[str, Question]:
 
 
 def placeholders(backbone: LanguageModel, *, num_paths: int, num_tokens: int) -> Tensor:
-    """Raw embeddings of the backbone's rarest token in every slot, [N, L, D]: extra positions that say nothing ("pause
-    tokens", arXiv 2310.02226)."""
+    """Thoughts that carry no information: every slot holds the embedding of the backbone's rarest token.
+
+    They only give the backbone more positions to compute at, as pause tokens do (arXiv 2310.02226).
+
+    Returns:
+        [N, L, D] float32 on the backbone's device.
+    """
     return backbone.rare_rows()[0].expand(num_paths, num_tokens, -1).to(backbone.model.device)
 
 
 def controlled(config: RunConfig, source: ThoughtSource, backbone: LanguageModel) -> ThoughtSource:
-    """The source, or what `--control` puts in its place. That does not depend on `--limit`, so a run can be extended."""
+    """The source of thoughts that `--control` asks for: the method's own without a control, else what replaces it.
+
+    A replacement does not depend on `--limit`, so that a run can be extended.
+
+    Args:
+        config: resolved settings.
+        source: the method's own.
+        backbone: the model that reads the thoughts.
+    """
     num_paths, num_tokens = config.num_paths, config.num_slots
     if config.control is None:
         return source
@@ -279,10 +321,13 @@ def refuse_unfit_control(config: RunConfig) -> None:
 
 
 def filled_slots(config: RunConfig) -> int:
-    """How many of a prompt's slots hold something: all but with `--control none`."""
+    """How many soft tokens a prompt really holds: one for each slot, or none at all with `--control none`."""
     return 0 if config.control == "none" else config.num_slots
 
 
 def shuffled_among(config: RunConfig) -> LoadedTask:
-    """The questions of which each gets another one's thoughts."""
+    """The questions that exchange their thoughts under `--control shuffled`.
+
+    There is one more than `--limit`, so that a partner stays the same where a run is extended.
+    """
     return task_of(config, limit=None if config.limit is None else config.limit + 1)

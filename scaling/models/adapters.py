@@ -1,6 +1,6 @@
-"""LoRA adapters in PEFT's form: finding one, checking it, attaching it to a backbone, merging it into the weights.
+"""Finds LoRA adapters in PEFT's format, checks them, attaches them to a backbone, and merges them into its weights.
 
-Imports `peft` where it is needed, as that takes longer than a dry run.
+`peft` is imported inside the functions that need it, because the import alone takes longer than a dry run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Adapter:
 
     Attributes:
         name: as the user gave it.
-        folder: where it lies.
-        sha256: of its weights.
-        about: its train.json, empty where it has none.
+        folder: the folder of its files.
+        sha256: checksum of its weights file.
+        about: what its training wrote about itself into train.json, empty where there is no such file.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Adapter:
 
 
 def find(name: str) -> Adapter:
-    """The adapter in a folder or under a Hub id. Raises UsageError where there is none."""
+    """Finds the adapter in a folder or under a Hub id. Raises UsageError where there is none."""
     folder = find_folder(name, option="--adapter", files=[CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE])
     missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]
     if missing:
@@ -56,7 +56,10 @@ def find(name: str) -> Adapter:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a training wrote about itself beside what it made, empty where there is nothing. Raises UsageError."""
+    """Reads what a training wrote about itself beside the adapter. Empty where there is no such file.
+
+    Raises UsageError where the file is damaged.
+    """
     path = folder / ABOUT_FILE
     try:
         about = json.loads(path.read_bytes()) if path.is_file() else {}
@@ -68,7 +71,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def mismatches(adapter: Adapter, backbone: LanguageModel) -> list[str]:
-    """In what the backbone or its prompts differ from those that the adapter was trained with, as warnings."""
+    """Warnings where the adapter was trained with another backbone, or with prompts of another version."""
     differences = []
     if has_other_weights(backbone, "backbone", adapter.about):
         differences.append(
@@ -96,7 +99,7 @@ def load(adapter: Adapter, backbone: LanguageModel) -> PeftModel:
 
 
 def read(adapter: Adapter) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """The adapter's config and weights. Raises UsageError for a damaged one, and for one that is no LoRA adapter."""
+    """Reads the adapter's config and weights. Raises UsageError where it is damaged, or is no LoRA adapter."""
     from peft import LoraConfig, PeftConfig
 
     file = CONFIG_FILE
@@ -113,15 +116,15 @@ def read(adapter: Adapter) -> tuple[LoraConfig, dict[str, Tensor]]:
         raise UsageError(
             f"`--adapter` {adapter.name} is of the kind {config.peft_type}, and `--method lora` takes LoRA only."
         )
-    # before `peft` makes room for as many
-    held = max((tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name), default=0)
+    # checked here, because `peft` would allocate memory for whatever rank a damaged config says
+    rank_of_weights = max((tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name), default=0)
     pattern = config.rank_pattern or {}
     ranks = [config.r, *(pattern.values() if isinstance(pattern, dict) else [pattern])]
-    wrong = [rank for rank in ranks if not (type(rank) is int and 0 < rank <= held)]
+    wrong = [rank for rank in ranks if not (type(rank) is int and 0 < rank <= rank_of_weights)]
     if wrong:
         raise UsageError(
-            f"`--adapter` {adapter.name} is damaged: its {CONFIG_FILE} says rank {wrong[0]!r}, and its weights have {held}: "
-            f"restore it, or give another adapter."
+            f"`--adapter` {adapter.name} is damaged: its {CONFIG_FILE} says rank {wrong[0]!r}, and its weights have "
+            f"{rank_of_weights}: restore it, or give another adapter."
         )
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise UsageError(
@@ -132,7 +135,7 @@ def read(adapter: Adapter) -> tuple[LoraConfig, dict[str, Tensor]]:
 
 
 def attach(backbone: LanguageModel, config: LoraConfig) -> PeftModel:
-    """A new adapter on the backbone, in evaluation mode; the backbone's model changes in place."""
+    """Puts a new adapter on the backbone, in evaluation mode. The backbone's model changes in place."""
     from peft import get_peft_model
 
     with _quiet():
@@ -141,7 +144,15 @@ def attach(backbone: LanguageModel, config: LoraConfig) -> PeftModel:
 
 
 def set_weights(model: PeftModel, tensors: dict[str, Any]) -> list[str]:
-    """Gives the adapter these tensors. Returns the names that only one of the two has."""
+    """Copies tensors into an adapter that is on a backbone.
+
+    Args:
+        model: the backbone with the adapter.
+        tensors: the adapter's weights by name, as PEFT saves them.
+
+    Returns:
+        The names that only the tensors or only the adapter have; empty where all fit.
+    """
     from peft import set_peft_model_state_dict
 
     with _quiet():
@@ -150,9 +161,14 @@ def set_weights(model: PeftModel, tensors: dict[str, Any]) -> list[str]:
 
 
 def merged(model: PeftModel, backbone: LanguageModel) -> LanguageModel:
-    """The backbone with the adapter in its weights, rounded to their type; `model` and `backbone` are used up.
+    """Merges an adapter into the weights of its backbone. Sums are rounded to the weights' dtype.
 
-    Raises UsageError for an adapter of a kind that weights cannot hold, and for one that makes them NaN.
+    Args:
+        model: the backbone with the adapter on it. It cannot be used any more afterwards.
+        backbone: the backbone, whose name and tokenizer are kept. It cannot be used any more either.
+
+    Raises:
+        UsageError: an adapter of this kind cannot be merged, or the merged weights are NaN.
     """
     with _quiet():
         try:
@@ -168,7 +184,7 @@ def merged(model: PeftModel, backbone: LanguageModel) -> LanguageModel:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without peft's warnings: of what it does by itself, and of a property that transformers has renamed."""
+    """Hides peft's warnings: they are about what it does by itself, and about a property that transformers has renamed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

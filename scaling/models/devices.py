@@ -1,9 +1,9 @@
-"""Who holds which device when: backbone, assistant, an engine in processes of its own, and what stays between two runs.
+"""Decides which of backbone, assistant and engine is on which device, and what stays loaded between two runs.
 
-The rules are these. With an engine in this process, backbone and assistant are both on the run's device. An engine that
-takes the GPUs (vLLM) has them for itself: the assistant is loaded on the CPU, moved to the GPU to think, and taken off it
-before the engine starts; only an assistant with a device of its own stays there. While `keeping`, the models and the
-engine that a run leaves behind stay for the next run; `release_engine` frees the devices for anything else.
+- An engine in this process: backbone and assistant are both on the run's device.
+- An engine that takes the GPUs for itself (vLLM): the assistant is loaded on the CPU, moved to the GPU to think, and moved
+  off it before the engine starts. Only an assistant with a device of its own (`--assistant-device`) stays there.
+- Inside `keeping`: the models and the engine of a run stay for the next run. `release_engine` then frees the devices.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from scaling.models.loading import LanguageModel
 
 
 class EngineProcess(Protocol):
-    """An engine that holds devices in processes of its own, which can outlast a run."""
+    """An engine that holds devices in processes of its own, and can stay up after a run."""
 
     def close(self) -> None:
-        """Ends it and frees its devices."""
+        """Ends the engine and frees its devices."""
         ...
 
 
 Kept = TypeVar("Kept", bound=EngineProcess)
 
 _keeping = False
-_engine: EngineProcess | None = None  # is up, and no run uses it
+_engine: EngineProcess | None = None  # an engine that is up while no run uses it
 
 
 @contextmanager
 def keeping(models: int) -> Iterator[None]:
-    """While entered, the last `models` models stay loaded, and the engine of the last run stays up."""
+    """Inside this context the last `models` models stay loaded, and the engine of the last run stays up."""
     global _keeping
     loading.keep_loaded(models)
     _keeping = True
@@ -49,7 +49,7 @@ def keeping(models: int) -> Iterator[None]:
 
 
 def release_engine() -> None:
-    """Ends the engine that was kept, if there is one, and frees its devices."""
+    """Ends the engine that was kept from an earlier run, if there is one, and frees its devices."""
     global _engine
     engine, _engine = _engine, None
     if engine:
@@ -57,7 +57,14 @@ def release_engine() -> None:
 
 
 def take_engine(kind: type[Kept], serves: Callable[[Kept], bool]) -> Kept | None:
-    """The engine that was kept, where it is of this kind and serves. Any other is ended, as its devices are needed."""
+    """Returns the engine that was kept from an earlier run, if it can be used again, else None.
+
+    An engine that cannot be used is ended, as its devices are needed.
+
+    Args:
+        kind: the class that the engine must have.
+        serves: says whether an engine of this class fits the new run.
+    """
     global _engine
     if isinstance(_engine, kind) and serves(_engine):
         engine, _engine = _engine, None
@@ -67,7 +74,7 @@ def take_engine(kind: type[Kept], serves: Callable[[Kept], bool]) -> Kept | None
 
 
 def keep_or_close(engine: EngineProcess) -> None:
-    """Keeps the engine for the next run while `keeping`, or ends it."""
+    """Keeps the engine for the next run where that is inside `keeping`, else ends it."""
     global _engine
     if _keeping:
         _engine = engine
@@ -76,17 +83,17 @@ def keep_or_close(engine: EngineProcess) -> None:
 
 
 def engine_takes_gpus(config: RunConfig) -> bool:
-    """Whether the run's engine takes the device that the assistant would be on."""
+    """Whether the run's engine takes the GPU that the assistant would use, too."""
     return KINDS[config.engine].takes_gpus and not config.assistant_device
 
 
 def load_backbone(config: RunConfig, dtype: torch.dtype, *, own: bool = False) -> LanguageModel:
-    """The backbone, or what is needed here of one that another process runs.
+    """Loads the backbone. Of a backbone that another process runs, only what this process needs is loaded.
 
     Args:
-        config: settings with device and type chosen.
+        config: settings with device and dtype chosen.
         dtype: of the weights.
-        own: whether it must be an object that nobody else has, as its weights are going to change.
+        own: True for a new object that nobody else uses, because its weights are going to change.
     """
     kind = KINDS[config.engine]
     if kind.in_process:
@@ -98,19 +105,22 @@ def load_backbone(config: RunConfig, dtype: torch.dtype, *, own: bool = False) -
 
 
 def assistant_is_backbone(config: RunConfig) -> bool:
-    """Whether both names are the same weights in this process, which are then loaded once."""
+    """Whether backbone and assistant are the same model in this process, which is then loaded once."""
     same = model_files.locate(config.assistant) == model_files.locate(config.backbone)
     return same and KINDS[config.engine].in_process
 
 
 def load_assistant(config: RunConfig, dtype: torch.dtype) -> LanguageModel:
-    """The assistant where it belongs with the run's engine: on the CPU where it is brought to a GPU only to think."""
+    """Loads the assistant: on the CPU where it shares a GPU with the engine by turns, else on the device where it thinks."""
     device = "cpu" if _share_gpu(config) else config.thinking_device
     return loading.load(model_files.locate(config.assistant), name=config.assistant, device=device, dtype=dtype)
 
 
 def move_to_thinking_device(config: RunConfig, *parts: torch.nn.Module) -> Callable[[], None]:
-    """What brings the parts of a thinker to where it thinks, after it has ended an engine that holds that device."""
+    """Returns a function that moves these modules to the device where the assistant thinks.
+
+    When it is called, it first ends a kept engine that holds this device.
+    """
 
     def move() -> None:
         if _share_gpu(config):
@@ -122,11 +132,11 @@ def move_to_thinking_device(config: RunConfig, *parts: torch.nn.Module) -> Calla
 
 
 def move_off_gpu(model: torch.nn.Module) -> None:
-    """Takes a model off its GPU, and frees what else this process has there; on the CPU it stays as it is."""
+    """Moves a model to the CPU, and frees the memory that this process has cached on the GPU."""
     model.to(torch.device("cpu"))
     torch.cuda.empty_cache()  # does nothing where there is no GPU
 
 
 def _share_gpu(config: RunConfig) -> bool:
-    """Whether the assistant and the engine take turns on a GPU."""
+    """Whether the assistant and the engine use the same GPU by turns."""
     return engine_takes_gpus(config) and config.device.startswith("cuda")

@@ -1,5 +1,7 @@
-"""Recognises what a folder holds (a thinker, an adapter, a run, a model), to tell a user who gave it for something else how
-it is used. Standard library only.
+"""Recognises what a folder holds: a thinker, an adapter, a run, a training or a model.
+
+Where a user gives a folder to the wrong option, the error message can then say which option takes it. Needs the standard
+library only.
 """
 
 from __future__ import annotations
@@ -23,8 +25,14 @@ def _holds(folder: Path, files: Sequence[str]) -> bool:
 
 
 def unfit(name: str, folder: Path, *, lacking: Sequence[str], wanted: str) -> str:
-    """What is wrong with a place that lacks these files, and what to do, as the end of a sentence. name: as it was given.
-    wanted: what to give instead, where the place is nothing that is known."""
+    """Says what is wrong with a folder that lacks files, and what to do, as the end of a sentence.
+
+    Args:
+        name: the folder as the user gave it.
+        folder: the same as a path.
+        lacking: names of the files that are not there.
+        wanted: advice for a folder that is not recognised.
+    """
     if not folder.exists():
         siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
         return f"does not exist: {wanted}.{nearest(folder.name, siblings)}"
@@ -32,7 +40,7 @@ def unfit(name: str, folder: Path, *, lacking: Sequence[str], wanted: str) -> st
 
 
 def advice(name: str, folder: Path, *, wanted: str) -> str:
-    """How to use a place that is not what an option wants, as the end of a sentence."""
+    """Says how to use a folder that does not fit an option, as the end of a sentence. Arguments are those of `unfit`."""
     name = shlex.quote(name)
     if is_thinker(folder):
         return f"it holds a thinker: use it as `--thinker {name}`."

@@ -1,4 +1,7 @@
-"""What this machine can do: the device and number type that suit it, its free memory, its processor. Loads no model."""
+"""Asks this machine what it can do: which device and dtype suit it, how much memory is free, which processor it has.
+
+Loads no model.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from scaling.records.errors import UsageError
 
 
 class Placeable(Protocol):
-    """Settings that say where models are, and of what type."""
+    """Settings that have a device and a dtype for the models."""
 
     @property
     def device(self) -> str: ...
@@ -29,8 +32,15 @@ Config = TypeVar("Config", bound=Placeable)
 
 
 def pick_device(device: str, *, option: str = "--device") -> str:
-    """`auto` is CUDA where there is one, otherwise the CPU. Raises UsageError, which names the option, for a device this
-    machine lacks."""
+    """Chooses the device for `auto`: CUDA where there is a GPU, otherwise the CPU. Any other device is checked.
+
+    Args:
+        device: `auto`, or a device by torch's name.
+        option: the option that has this value, for messages.
+
+    Raises:
+        UsageError: this machine does not have the device.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -41,7 +51,11 @@ def pick_device(device: str, *, option: str = "--device") -> str:
 
 
 def pick_dtype(dtype: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it faster, otherwise float32."""
+    """Chooses the dtype for `auto`.
+
+    On a CPU this is bfloat16 where the CPU multiplies it faster, otherwise float32. On a GPU it is bfloat16, or float16
+    where the GPU does not support that.
+    """
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
     if device.startswith("cuda"):
@@ -50,20 +64,28 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def placed(config: Config) -> tuple[Config, torch.dtype]:
-    """With device and type of the models chosen. Raises UsageError for a device that this machine lacks."""
+    """Replaces `auto` by the device and the dtype that suit this machine.
+
+    Returns:
+        The settings with both filled in, and the dtype as torch has it.
+
+    Raises:
+        UsageError: this machine does not have the device, or that of the assistant.
+    """
     device = pick_device(config.device)
-    if apart := getattr(config, "assistant_device", None):  # of settings that know one
-        pick_device(apart, option="--assistant-device")
+    if assistant_device := getattr(config, "assistant_device", None):  # settings of trainings have none
+        pick_device(assistant_device, option="--assistant-device")
     dtype = pick_dtype(config.dtype, device)
     return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU is faster at products of bfloat16 than of float32.
+    """Whether this CPU multiplies matrices of bfloat16 faster than of float32.
 
-    It is with matrix units (AMX), and with AVX-512's instructions on AMD's (EPYC, two cores: 395 against 166 GFLOP/s). On an
-    Intel Xeon whose matrix units the virtual machine hides, these instructions have half the speed (64 x 576 x 1536, two
-    cores: 130 against 222 GFLOP/s), and without any, bfloat16 products run at a third of it.
+    It does so with matrix units (AMX), and on AMD's processors with the bfloat16 instructions of AVX-512 (EPYC, two cores:
+    395 against 166 GFLOP/s). On an Intel Xeon whose matrix units a virtual machine hides, these instructions are slower than
+    float32 (64 x 576 x 1536, two cores: 130 against 222 GFLOP/s). Without any such instructions, bfloat16 has a third of the
+    speed of float32.
     """
     abilities = torch.cpu.get_capabilities()
     intel = "intel" in str(abilities.get("cpu_name", "")).lower()
@@ -71,13 +93,20 @@ def multiplies_bfloat16() -> bool:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take: what is free on the machine, and no more than its own limits (`ulimit -v` and
-    `-d`) and those of its control groups, a container's or a batch job's, leave. root: where /proc and /sys lie."""
+    """Bytes of memory that this process may still take.
+
+    This is the least of: what is free on the machine, what the process's own limits leave (`ulimit -v` and `-d`), and what
+    the limits of its control groups leave, as a container or a batch job has them.
+
+    Args:
+        root: the folder of /proc and /sys.
+    """
     free = int(psutil.virtual_memory().available)
     return max(0, min([free, *_left_by_limits(root), *_left_by_groups(root)]))
 
 
 def _left_by_limits(root: Path) -> Iterator[int]:
+    """Yields the bytes that each limit of the process leaves."""
     used = _fields(root / "proc/self/status")  # in kB; none on macOS
     for limit, key in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
         soft, _ = resource.getrlimit(limit)
@@ -86,7 +115,10 @@ def _left_by_limits(root: Path) -> Iterator[int]:
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:
-    """Of every control group that this process is in, versions 1 and 2, and of those around it."""
+    """Yields the bytes that each control group leaves: those that this process is in, and those around them.
+
+    Both versions of control groups are read.
+    """
     for hierarchy in _lines(root / "proc/self/cgroup"):
         _, controllers, group = [*hierarchy.split(":", 2), "", ""][:3]
         if controllers and "memory" not in controllers.split(","):
@@ -101,12 +133,13 @@ def _left_by_groups(root: Path) -> Iterator[int]:
                 yield limit - used + _fields(folder / "memory.stat").get(files[2], 0)
 
 
-# limit, use, and what of that can be given back
+# names of a control group's files for its limit and its use, and the field of what can be given back of the use
 _GROUP_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _GROUP_2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def _lines(file: Path) -> list[str]:
+    """The lines of a file, none where it cannot be read."""
     try:
         return file.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
@@ -114,19 +147,19 @@ def _lines(file: Path) -> list[str]:
 
 
 def _number(file: Path) -> int | None:
-    """None where there is no such file, or it says `max`."""
+    """The number in a file; None where there is no such file, or where it says `max`."""
     text = "".join(_lines(file))
     return int(text) if text.isdecimal() else None
 
 
 def _fields(file: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
-    words = (line.split() for line in _lines(file))
-    return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}
+    """The numbers in a file whose lines are a name and a number, by name. Other lines are left out."""
+    rows = (line.split() for line in _lines(file))
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at their peak in this process: what torch held on a GPU, else all of the process, its models included."""
+    """Peak memory of this process in bytes: what torch allocated on a GPU, or all memory of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
@@ -134,4 +167,5 @@ def peak_memory(device: torch.device) -> int:
 
 
 def cpu_name() -> str:
+    """The processor's name, or its architecture where the name is not known."""
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())

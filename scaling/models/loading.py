@@ -1,5 +1,7 @@
-"""Loads backbones and assistants, and says what they are: width, context, costs, fingerprint. Never runs code that comes
-with a model."""
+"""Loads backbones and assistants, and tells their properties: width, context, costs, fingerprint.
+
+Code that comes with a model is never run.
+"""
 
 from __future__ import annotations
 
@@ -40,17 +42,21 @@ from scaling.records.costs import ModelCosts
 from scaling.records.errors import UsageError, one_line, out_of_memory
 from scaling.records.journal import UNREAD
 
-_RARE_ROWS = 1024
+_RARE_ROWS = 1024  # most tokens that `rare_rows` returns
 _NOT_OF_ONE_MODEL = "they are not of one model; fetch or copy the tokenizer's files again."
-_COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")  # of a config
+# keys of a config that do not change what the model computes
+_COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 
 
 @dataclass(eq=False)
 class LanguageModel:
     """A frozen causal language model with its tokenizer.
 
-    name: as the user gave it. fingerprint: 12 hex digits over the weights, to tell two models apart; the same in every
-    version of transformers.
+    Attributes:
+        name: as the user gave it.
+        fingerprint: 12 hex digits over the weights, to tell two models apart; the same in every version of transformers.
+        model: the network, in evaluation mode.
+        tokenizer: from the same source as the model.
     """
 
     name: str
@@ -60,13 +66,15 @@ class LanguageModel:
 
     @cached_property
     def computes(self) -> str:
-        """Names what the model computes, but for its dtype: the fingerprint of its weights, and hex digits over its config.
-        Another version of transformers may know more settings, so this is for caches alone."""
+        """A text that two models share only if they compute the same, apart from rounding: it is made of weights and config.
+
+        It is for the names of caches alone, as it changes where another version of transformers knows more settings.
+        """
         return f"{self.fingerprint}-{_architecture(self.model.config)}"
 
     @property
     def width(self) -> int:
-        """Of an input embedding, which may be less than that of the layers' states."""
+        """D, the length of an input embedding. The hidden states of the layers may be longer."""
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
@@ -76,10 +84,10 @@ class LanguageModel:
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
-        """Ids that end a completion: those of the generation config and the tokenizer's own."""
-        ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        found = set(ids if isinstance(ids, list) else [ids]) | {self.tokenizer.eos_token_id}
-        return tuple(sorted(i for i in found if i is not None))
+        """Ids of the tokens that end a completion, from the generation config and from the tokenizer."""
+        configured = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ids = set(configured if isinstance(configured, list) else [configured]) | {self.tokenizer.eos_token_id}
+        return tuple(sorted(i for i in ids if i is not None))
 
     @torch.no_grad()
     def embedding_scale(self) -> float:
@@ -89,10 +97,10 @@ class LanguageModel:
 
     @torch.no_grad()
     def rare_rows(self) -> Tensor:
-        """[C, D_a] input embeddings of rarely used tokens, rarest first.
+        """The input embeddings of rarely used tokens, rarest first, [up to 1024, D] float32 on the CPU.
 
         Byte-pair and unigram vocabularies are numbered by falling frequency, so the last rows are the rarest. Special
-        tokens and the padding rows beyond the tokenizer, which never saw a gradient, are left out.
+        tokens are left out, and so are the padding rows beyond the tokenizer, which were never trained.
         """
         special = set(self.tokenizer.all_special_ids)
         ids = [i for i in range(self._vocabulary - 1, -1, -1) if i not in special][:_RARE_ROWS]
@@ -101,15 +109,17 @@ class LanguageModel:
 
     @torch.no_grad()
     def embeddings(self) -> Tensor:
-        """[V, D] float32 on the CPU: the input embedding of every token of the tokenizer, as the first layer receives it."""
+        """The input embedding of every token of the tokenizer, as the first layer receives it, [V, D] float32 on the CPU."""
         ids = torch.arange(self._vocabulary, device=self.model.device)
         rows: Tensor = self.model.get_input_embeddings()(ids)
         return rows.float().cpu()
 
     @cached_property
     def costs(self) -> ModelCosts:
-        """What a token costs, from the shapes of the weights. Every matrix counts as used by every token, but of the experts
-        only as many as a token goes through."""
+        """FLOPs and bytes that a token costs, computed from the shapes of the weights.
+
+        Every matrix counts as used by every token. Of experts only as many count as a token goes through.
+        """
         config = self.model.config
         head = getattr(self.model.get_output_embeddings(), "weight", None)
         window = setting(config.get_text_config(), "sliding_window") or 0
@@ -124,24 +134,30 @@ class LanguageModel:
         )
 
     def _products(self) -> int:
-        """Multiplications of one token in all layers, those of attention itself apart."""
+        """Multiplications of one token with the weights of all layers.
+
+        Attention scores, embeddings and the output head are not included.
+        """
         embeddings = (self.model.get_output_embeddings(), self.model.get_input_embeddings())
-        apart = {id(layer.weight) for layer in embeddings if layer is not None}
-        layers = self.model.get_decoder()  # without what reads pictures and sound
+        excluded = {id(layer.weight) for layer in embeddings if layer is not None}
+        layers = self.model.get_decoder()  # the part that reads text, without what reads pictures and sound
         weights = (
             module.weight
             for module in layers.modules()
             if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
         )
-        dense: int = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in apart)
+        dense: int = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in excluded)
+        # transformers stacks the matrices of a layer's experts in one tensor of three dimensions
         experts = [weight for name, weight in layers.named_parameters() if ".experts." in name and weight.ndim == 3]
         used = experts_per_token_of(self.model.config)
         sparse: int = sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
         return dense + sparse
 
     def refuse_unknown(self, ids: Sequence[int]) -> None:
-        """Raises UsageError for a token of a text that the model has no embedding of. Tokens beyond the embeddings do no
-        harm as long as no text has them."""
+        """Raises UsageError where a text has a token for which the model has no embedding.
+
+        A tokenizer may have such tokens: they do no harm as long as no text uses them.
+        """
         number = max(ids, default=0)
         if number >= self.rows:
             raise UsageError(
@@ -156,20 +172,29 @@ class LanguageModel:
 
     @property
     def _vocabulary(self) -> int:
+        """How many tokens both the tokenizer and the model know. Added tokens are not counted."""
         return min(int(self.tokenizer.vocab_size), self.rows)
 
 
 def load_pair(backbone: str, assistant: str, *, device: str, dtype: torch.dtype) -> tuple[LanguageModel, LanguageModel]:
-    """Backbone and assistant; where both are the same weights they are one object, loaded once."""
+    """Loads backbone and assistant. Where both are the same model, it is loaded once, and the same object is returned twice.
+
+    Args:
+        backbone: as the user names it.
+        assistant: as the user names it.
+        device: of both models.
+        dtype: of their weights.
+    """
     source, other = locate(backbone), locate(assistant)
     first = load(source, name=backbone, device=device, dtype=dtype)
     return first, first if other == source else load(other, name=assistant, device=device, dtype=dtype)
 
 
 def load_embeddings_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
-    """A backbone that another process runs: its input embeddings on the CPU, and what is computed from all its weights.
+    """Loads a backbone that another process runs: only its input embeddings stay, on the CPU.
 
-    The other weights are then freed. The whole model is read once, so this machine's memory must hold it for a moment.
+    Its fingerprint and its costs are computed from all weights, which are then freed. So this machine's memory must hold the
+    whole model for a moment.
     """
     return _load_embeddings_only(name, dtype)
 
@@ -185,9 +210,9 @@ def _read_embeddings_only(name: str, dtype: torch.dtype) -> LanguageModel:
 
 
 def load_shapes_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
-    """A backbone whose weights are not needed here at all: its tokenizer, and a model of its shapes that holds no values.
+    """Loads a backbone whose weights are not needed in this process: its tokenizer, and a model with shapes but no values.
 
-    Its fingerprint is of the config, as nothing is known of the weights.
+    Its fingerprint is made from the config, because the weights are not read.
     """
     source = locate(name)
     tokenizer = load_tokenizer(source, name=name)
@@ -195,15 +220,17 @@ def load_shapes_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    # a model without one has the tokenizer's end token alone
+    # a model may have no generation config: then the tokenizer's end token is the only one
     with _explained(source, name), contextlib.suppress(OSError):
         model.generation_config = GenerationConfig.from_pretrained(source)
     return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer)
 
 
 def keep_loaded(number: int) -> None:
-    """From now on the last `number` models stay in memory: `load` and `load_embeddings_only` return the same object for the
-    same arguments."""
+    """Keeps the last `number` models in memory from now on.
+
+    `load` and `load_embeddings_only` then return the same object for the same arguments. 0 keeps none.
+    """
     global _load, _load_embeddings_only
     _load, _load_embeddings_only = lru_cache(number)(_read_usable), lru_cache(number)(_read_embeddings_only)
 
@@ -212,31 +239,35 @@ def load(source: str, *, name: str, device: str, dtype: torch.dtype, own: bool =
     """Loads a folder or a Hub id, as `locate` returns it, frozen and in evaluation mode.
 
     Args:
-        source: what is loaded.
-        name: what the user calls it, for messages.
-        device: where it is moved.
+        source: folder or Hub id.
+        name: the model as the user named it, for messages.
+        device: where the model is moved.
         dtype: of its weights.
-        own: whether it must be an object that nobody else has, as its weights are going to change.
+        own: True for a new object that nobody else uses, because its weights are going to change.
+
+    Raises:
+        UsageError: the model cannot be loaded, or soft tokens cannot be put into its input.
     """
-    found = (_read_usable if own else _load)(source, name, device, dtype)
-    found.model.to(torch.device(device))  # a run before may have moved a model that stays loaded
-    return found
+    loaded = (_read_usable if own else _load)(source, name, device, dtype)
+    loaded.model.to(torch.device(device))  # an earlier run may have moved a model that stays loaded
+    return loaded
 
 
 def _read_usable(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
-    found = _read(source, name, device, dtype)
-    if why := why_not_usable(found.model):
-        raise UsageError(f"{name} ({type(found.model).__name__}) cannot be used here: {why}. Take another model.")
-    tokens = _size_of_vocabulary(found.tokenizer)
-    if tokens > found.rows:
+    """Reads a model from disk. Raises UsageError where it takes no soft tokens, or its tokenizer is of another model."""
+    loaded = _read(source, name, device, dtype)
+    if why := why_not_usable(loaded.model):
+        raise UsageError(f"{name} ({type(loaded.model).__name__}) cannot be used here: {why}. Take another model.")
+    tokens = _size_of_vocabulary(loaded.tokenizer)
+    if tokens > loaded.rows:
         raise UsageError(
-            f"`{name}` has a tokenizer of {tokens} tokens and a model that knows {found.rows}: {_NOT_OF_ONE_MODEL}"
+            f"`{name}` has a tokenizer of {tokens} tokens and a model that knows {loaded.rows}: {_NOT_OF_ONE_MODEL}"
         )
-    return found
+    return loaded
 
 
 def _size_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Rows of embeddings that the tokenizer's own tokens need; those added to it later are not counted."""
+    """How many rows of embeddings the tokenizer's own tokens need. Tokens that were added to it later are not counted."""
     added = tokenizer.get_added_vocab()
     return 1 + max((number for token, number in tokenizer.get_vocab().items() if token not in added), default=-1)
 
@@ -244,7 +275,7 @@ def _size_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
 def _read(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
     tokenizer = load_tokenizer(source, name=name)
     with _explained(source, name):
-        # with the attention that the model has: not all have SDPA
+        # no attention implementation is asked for, as not all models have SDPA
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     model.to(device).eval().requires_grad_(False)
     return LanguageModel(name, fingerprint_of(model), model, tokenizer)
@@ -254,17 +285,17 @@ _load, _load_embeddings_only = _read_usable, _read_embeddings_only  # see `keep_
 
 
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer alone, for what needs no weights."""
+    """Loads the tokenizer of a model without its weights. source: folder or Hub id. name: for messages."""
     quiet()
     with _explained(source, name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        tokenizer("a")  # some damage shows only here
+        tokenizer("a")  # some damaged tokenizers load, and fail only at their first text
     return tokenizer
 
 
 @contextlib.contextmanager
 def _explained(source: str, name: str) -> Iterator[None]:
-    """Turns whatever transformers raises for a model's files into a UsageError that says what to do."""
+    """Turns any error that transformers raises for a model's files into a UsageError that says what to do."""
     try:
         yield
     except Exception as error:  # a damaged file may raise anything
@@ -274,6 +305,7 @@ def _explained(source: str, name: str) -> Iterator[None]:
 
 
 def _why_not(source: str, name: str, error: Exception) -> str:
+    """The message for a model that could not be loaded: why, and what the user can do."""
     reason, what = one_line(error, limit=300), "the model folder" if Path(source).is_dir() else "the model"
     if Path(source).is_dir() and (incomplete := why_incomplete(Path(source))):
         return incomplete
@@ -298,7 +330,10 @@ def _why_not(source: str, name: str, error: Exception) -> str:
 
 @torch.no_grad()
 def fingerprint_of(model: PreTrainedModel) -> str:
-    """12 hex digits over the shape and a sample of every tensor: a second for any size, not a checksum against tampering."""
+    """12 hex digits over the shape and about 64 values of every tensor, to tell two models apart.
+
+    It takes a second whatever the size. It is no checksum against tampering.
+    """
     digest = hashlib.sha256(model.config.model_type.encode())
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
@@ -307,10 +342,12 @@ def fingerprint_of(model: PreTrainedModel) -> str:
 
 
 def has_other_weights(model: LanguageModel, role: str, about: Mapping[str, Any]) -> bool:
-    """Whether something was trained with another model than this one. Where it was trained in another dtype, whose
-    rounding changes fingerprints, nothing is known, and the answer is no.
+    """Whether a thinker or an adapter was trained with another model than this one.
+
+    Fingerprints can be compared only in the same dtype, as rounding changes them. In another dtype the answer is False.
 
     Args:
+        model: the model that is used now.
         role: `backbone` or `assistant`.
         about: what the training says of itself, with its dtype and the fingerprints of its models.
     """
@@ -320,14 +357,16 @@ def has_other_weights(model: LanguageModel, role: str, about: Mapping[str, Any])
 
 
 def _architecture(config: PretrainedConfig) -> str:
-    """12 hex digits over the config's JSON, without what computes nothing: names, places, versions, and the type, which is
-    asked for."""
-    told = json.dumps(_computing(json.loads(config.to_json_string())), sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    """12 hex digits over the settings of a config that change what the model computes.
+
+    Names, paths and versions do not count, and neither does the dtype, which the user chooses.
+    """
+    settings = json.dumps(_computing(json.loads(config.to_json_string())), sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:12]
 
 
 def _computing(values: Any) -> Any:
-    """Without the keys that compute nothing, also in the configs of a model's parts."""
+    """The settings without keys that do not change what the model computes, also in the configs of its parts."""
     if not isinstance(values, dict):
         return values
     kept = {key: value for key, value in values.items() if not key.startswith("_") and key not in _COMPUTES_NOTHING}

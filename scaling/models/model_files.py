@@ -1,6 +1,6 @@
 """Finds the files of a model: a local folder, a GGUF file, a Hub id, or the bundled default by its name.
 
-GGUF files are unpacked once to bfloat16 safetensors in a cache folder, so that later loads take a second or two.
+A GGUF file is unpacked once to bfloat16 safetensors in the cache folder, so that later loads take a second or two.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ BUNDLED = {
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     )
 }
-_READY = "ready.json"
+_READY = "ready.json"  # marks a folder that was unpacked to the end, and holds the checksums of its files
 _SMALL = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-_TOKENIZERS = frozenset(  # any of these may hold one
+_TOKENIZERS = frozenset(  # a tokenizer lies in one or more of these files
     (
         *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "vocab.model"),
         *("spiece.model", "sentencepiece.bpe.model", "tekken.json"),
@@ -43,7 +43,14 @@ _TOKENIZERS = frozenset(  # any of these may hold one
 
 
 def locate(name: str) -> str:
-    """The folder or Hub id to load for what the user gave. Raises UsageError where it names nothing."""
+    """Finds what the user names: a folder, a GGUF file, a bundled model or a Hub id.
+
+    Returns:
+        The folder or the Hub id to load. GGUF files and bundled models are unpacked to a folder first.
+
+    Raises:
+        UsageError: the name fits nothing, or the folder or file cannot be used.
+    """
     path = Path(name).expanduser()
     if name in BUNDLED:
         return str(_unpacked(_bundled_file(name), checksum=BUNDLED[name][2]))
@@ -53,8 +60,8 @@ def locate(name: str) -> str:
         return str(_unpacked(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
-            told = advice(name, path, wanted="give the folder of a model")
-            raise UsageError(f"the folder {path} holds no config.json, so it is no model folder: {told}")
+            todo = advice(name, path, wanted="give the folder of a model")
+            raise UsageError(f"the folder {path} holds no config.json, so it is no model folder: {todo}")
         if is_thinker(path):
             raise UsageError(f"the folder {path} is no model folder: {advice(name, path, wanted='')}")
         _refuse_damaged(path)
@@ -68,18 +75,18 @@ def locate(name: str) -> str:
 
 
 def _may_be_on_hub(name: str) -> bool:
-    """Whether a name that is no place here has the form of a Hub id."""
+    """Whether a name that is no path on this machine has the form of a Hub id, owner/name."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def before_loading(*names: str) -> list[str]:
-    """What is told before these models are loaded: which the Hub is asked for, as that may take long, and their names."""
+    """The lines to show before models are loaded. Downloads from the Hub are announced, as they may take long."""
     asked = [name for name in dict.fromkeys(names) if _is_elsewhere(name)]
     return [*(f"looking for {name} on the Hugging Face Hub" for name in asked), f"loading {' and '.join(names)}"]
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Whether a model is neither a folder nor a file, nor in the local cache of the Hub."""
+    """Whether a model must be downloaded: it is neither a folder nor a file, nor in the local cache of the Hub."""
     path = Path(name).expanduser()
     if path.exists() or path.suffix == ".gguf" or not _may_be_on_hub(name):
         return False
@@ -90,8 +97,10 @@ def _is_elsewhere(name: str) -> bool:
 
 
 def _refuse_damaged(folder: Path) -> None:
-    """Raises UsageError for a small file of a model that is no JSON object: some of them would be passed over in silence,
-    and with them the tokens that end a completion."""
+    """Raises UsageError where one of a model's small JSON files is damaged.
+
+    transformers passes over some of them in silence, and the tokens that end a completion would then be missing.
+    """
     for name in _SMALL:
         path = folder / name
         if not os.path.lexists(path):
@@ -105,12 +114,21 @@ def _refuse_damaged(folder: Path) -> None:
 
 
 def _are_tokens(value: object) -> bool:
-    """Whether a config's end tokens are some: a number, a list of numbers, or nothing."""
-    return value is None or all(type(one) is int for one in (value if isinstance(value, list) else [value]))
+    """Whether a value of a config can be its end tokens: a number, a list of numbers, or None."""
+    return value is None or all(type(token) is int for token in (value if isinstance(value, list) else [value]))
 
 
 def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
-    """A path as it is, whether or not something is there; of a Hub id these files, fetched. Raises UsageError."""
+    """Returns the folder that a path or a Hub id names. Files of a Hub id are downloaded.
+
+    Args:
+        name: a path, which is returned even where nothing is there, or a Hub id.
+        option: the option that has this value, for messages.
+        files: names of the files to download.
+
+    Raises:
+        UsageError: the Hub does not have it, or cannot be reached.
+    """
     place = Path(name).expanduser()
     if place.exists() or not _may_be_on_hub(name):
         return place
@@ -124,16 +142,16 @@ def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
 
 
 def why_incomplete(folder: Path) -> str:
-    """What a model folder lacks that every model needs, as a sentence; an empty text where it may be whole."""
+    """A sentence that says which files a model folder lacks that every model needs; empty where none is missing."""
     names = {file.name for file in folder.iterdir()}
-    wanted = {
+    present = {
         "config.json": "config.json" in names,
         "tokenizer (tokenizer.json)": bool(names & _TOKENIZERS) or any(name.endswith(".tiktoken") for name in names),
         "weights (*.safetensors)": any(
             name.endswith((".safetensors", ".safetensors.index.json", ".bin")) for name in names
         ),
     }
-    missing = " and no ".join(what for what, there in wanted.items() if not there)
+    missing = " and no ".join(part for part, is_there in present.items() if not is_there)
     return (
         f"the model folder {folder} cannot be loaded: it holds no {missing}; give the folder that all files of the model "
         f"are in."
@@ -143,10 +161,12 @@ def why_incomplete(folder: Path) -> str:
 
 
 def _neighbour(path: Path) -> str:
+    """A sentence that suggests a file of a similar name beside the path; empty where there is none."""
     return nearest(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else ""
 
 
 def _bundled_file(name: str) -> Path:
+    """The GGUF file of a bundled model. Raises UsageError where its package is not installed."""
     package, member, _ = BUNDLED[name]
     spec = importlib.util.find_spec(member.split("/")[0])
     folder = Path(spec.origin).parent.parent if spec and spec.origin else None
@@ -156,7 +176,15 @@ def _bundled_file(name: str) -> Path:
 
 
 def _unpacked(gguf: Path, *, checksum: str | None = None) -> Path:
-    """The safetensors folder of a GGUF file, made on first use. A folder without its ready mark never counts."""
+    """The safetensors folder of a GGUF file, which is made on first use. A folder that was not finished is made again.
+
+    Args:
+        gguf: the file.
+        checksum: the SHA-256 that it must have, None for any.
+
+    Raises:
+        UsageError: the file is damaged, or the cache folder has no room.
+    """
     digest = sha256(gguf)
     if checksum and digest != checksum:
         raise UsageError(f"{gguf} is damaged (SHA-256 {digest[:12]}, not {checksum[:12]}): reinstall its package.")
@@ -176,6 +204,7 @@ def _unpacked(gguf: Path, *, checksum: str | None = None) -> Path:
 
 
 def _unpack_to(folder: Path, gguf: Path) -> None:
+    """Unpacks into a temporary folder and renames it at the end, so that others never see a half of it."""
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _unpack(gguf, work)
@@ -197,6 +226,7 @@ def _is_ready(folder: Path) -> bool:
 
 
 def _unpack(gguf: Path, folder: Path) -> None:
+    """Writes model and tokenizer of a GGUF file to the folder. Raises UsageError where the file cannot be read."""
     quiet()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
@@ -226,6 +256,6 @@ def sha256(path: Path) -> str:
 
 
 def quiet() -> None:
-    """Loading bars and advice of transformers would tear our own progress display."""
+    """Turns off the progress bars and the advice of transformers, which would tear our own progress display."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Which arguments a model's forward pass takes."""
+"""Tells which arguments a model's forward pass takes, as model families differ in them."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def takes(model: PreTrainedModel, name: str) -> bool:
 
 
 def last_logits_only(model: PreTrainedModel) -> dict[str, Any]:
-    """The argument by which only the last position's logits are computed; none for models that always compute all."""
+    """Keyword arguments that make a model compute the last position's logits alone; empty where it always computes all."""
     return {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}

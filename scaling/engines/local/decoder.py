@@ -1,5 +1,8 @@
-"""What a decoder does for the engine: hold prompts, put them into rows, feed every row one token. The decoders are in
-`shared`, `plain` and `single`; `fitting` chooses among them."""
+"""The interface of a decoder, which turns the last tokens of all rows into logits.
+
+It computes prompts and holds their keys and values, puts them into rows, and feeds every row one token at a time. The
+decoders are in `shared`, `plain` and `single`, and `fitting` chooses among them.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,12 @@ PREFILL_TOKENS = 4096  # of one forward pass, padding included: bounds the memor
 
 
 class Decoder(Protocol):
-    """Rows in use are always the first `used`.
+    """Decodes one token at a time in many rows. The rows in use are always the first `used` ones.
 
-    share_prefix: whether prompts that begin alike share what is held. bytes_per_token: of keys and values, all layers.
+    Attributes:
+        share_prefix: whether prompts with the same prefix share its keys and values.
+        bytes_per_token: bytes of the keys and values of a token in all layers.
+        used: how many rows are in use.
     """
 
     share_prefix: bool
@@ -28,7 +34,7 @@ class Decoder(Protocol):
     def used(self) -> int: ...
 
     def hold(self, prompts: Sequence[SoftPrompt]) -> int:
-        """Computes keys and values of prompts; returns the number of tokens it computed."""
+        """Computes and holds the keys and values of prompts. Returns the number of tokens that were computed."""
         ...
 
     def drop(self, prompt: SoftPrompt) -> None:
@@ -36,28 +42,39 @@ class Decoder(Protocol):
         ...
 
     def place(self, rows: Sequence[int], prompts: Sequence[SoftPrompt]) -> Tensor:
-        """Starts a completion in each of `rows`, which are free, or follow the rows in use. Logits [len(rows), V]."""
+        """Starts a completion in each of `rows`, which are free or follow the rows in use.
+
+        Returns:
+            The logits after each prompt, [len(rows), V].
+        """
         ...
 
     def remove(self, rows: Sequence[int]) -> list[int]:
-        """Frees rows. Returns, for each row then in use, which row it was before."""
+        """Frees rows and closes the gaps. Returns, for each row that is still in use, which row it was before."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Feeds each row in use its last token, [used] int64. Logits [used, V] after it."""
+        """Feeds each row in use its last token, [used] int64. Returns the logits after it, [used, V]."""
         ...
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Which pieces to compute together: numbers of pieces, longest first, at most PREFILL_TOKENS with their padding."""
-    found: list[list[int]] = []
+    """Groups pieces of text into batches of at most PREFILL_TOKENS tokens, padding included. Longer pieces come first.
+
+    Args:
+        lengths: of the pieces, in tokens.
+
+    Returns:
+        The numbers of the pieces in each batch.
+    """
+    grouped: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        last = found[-1] if found else None
+        last = grouped[-1] if grouped else None
         if last and (len(last) + 1) * lengths[last[0]] <= PREFILL_TOKENS:
             last.append(number)
         else:
-            found.append([number])
-    return found
+            grouped.append([number])
+    return grouped
 
 
 def compacted(used: int, gone: Sequence[int]) -> list[int]:

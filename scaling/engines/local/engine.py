@@ -148,7 +148,14 @@ class TransformersEngine:
 class _DecodingPass:
     """One pass over the requests with a fixed number of rows.
 
-    cancelled: questions to give up, looked at before every token. apart: whether every prompt is computed by itself.
+    Args:
+        decoder: turns last tokens into logits.
+        scheduler: says which request is decoded next.
+        rows: what is being decoded.
+        counters: are added to.
+        packed: weights laid out for a number of rows.
+        cancelled: ids of questions to give up, read before every token.
+        apart: whether every prompt is computed by itself.
     """
 
     def __init__(
@@ -257,13 +264,25 @@ class _DecodingPass:
 
 
 class _Rows:
-    """What is being decoded. seeds, steps, last: [R] int64: random stream, tokens drawn, last token; tokens: [R, most].
+    """The completions that are being decoded, one in each of R rows.
 
-    requests: those in rows that are not done, by row. apart: whether each row's token is drawn by itself, so that not even
-    the rounding of its probabilities depends on the others.
+    Attributes:
+        capacity: R.
+        requests: those that are not done, by row.
+        prompt_tokens: tokens of the prompts of these requests.
+        last: [R] int64, the last token of each row.
+        steps: [R] int64, how many tokens each row has drawn.
     """
 
     def __init__(self, capacity: int, decoding: Decoding, end: Tensor, *, apart: bool = False) -> None:
+        """
+        Args:
+            capacity: R.
+            decoding: how tokens are chosen.
+            end: ids of the end tokens, int64.
+            apart: whether each row's token is drawn by itself, so that not even the rounding of its probabilities depends on
+                the other rows.
+        """
         self.capacity, self._apart = capacity, apart
         self.requests: dict[int, Request] = {}
         self.prompt_tokens = 0
@@ -293,7 +312,7 @@ class _Rows:
                 f"`--dtype float32`, and check the backbone's weights and the `--thinker` checkpoint."
             )
         if self._decoding.log_probs:
-            self._confidences[:, at] += torch.cat([found for _, found in drawn], dim=1)
+            self._confidences[:, at] += torch.cat([measures for _, measures in drawn], dim=1)
         self._tokens[at, self.steps[at]] = chosen
         self.last[at] = chosen
         self.steps[at] += 1
@@ -323,20 +342,20 @@ class _Rows:
         return chosen, torch.stack(confidences(logits, chosen.clamp(min=0)))
 
     def take(self, row: int) -> Generated:
-        """The result of a row, which is then nobody's."""
+        """Returns the finished completion of a row, and frees the row."""
         request = self.requests[row]
         tokens = self._tokens[row, : int(self.steps[row])].tolist()
         ended = bool(torch.isin(self.last[row], self._end)) or row in self._stopped
         log_prob, certainty = self._confidences[:, row].tolist()
-        told = (log_prob, certainty / len(tokens)) if self._decoding.log_probs else ()
-        generated = Generated(request, tokens, "end" if ended else "length", *told)
+        measures = (log_prob, certainty / len(tokens)) if self._decoding.log_probs else ()
+        generated = Generated(request, tokens, "end" if ended else "length", *measures)
         self._stopped.discard(row)
         del self.requests[row]  # only now: where memory runs out before, it is still to be done
         self.prompt_tokens -= len(request.prompt)
         return generated
 
     def rearrange(self, order: list[int]) -> None:
-        """Row number r is from now on what row order[r] was."""
+        """Moves rows: the completion of row order[r] is in row r from now on."""
         for states in (self.last, self.steps, self._seeds, self._tokens, self._confidences.T):
             states[: len(order)] = states[order]
         self.requests = {new: self.requests[old] for new, old in enumerate(order)}
@@ -351,8 +370,15 @@ def fitted_engine(
     max_batch_tokens: int | None = None,
     exact: bool = False,
 ) -> TransformersEngine:
-    """An engine whose limits fit the memory that is free now; those that are given stay. tokens_per_row: prompt and
-    completion of the longest request."""
+    """Makes an engine whose limits fit the memory that is free now.
+
+    Args:
+        model: the backbone.
+        end_tokens: ids that end a completion.
+        tokens_per_row: tokens of the longest request, prompt and completion together.
+        batch_size, max_batch_tokens: as for `TransformersEngine`; None to choose them here.
+        exact: as for `TransformersEngine`.
+    """
     free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else available_memory()
     rows, tokens = auto_limits(
         model,
@@ -379,10 +405,10 @@ def auto_limits(
     batch_size: int | None,
     max_batch_tokens: int | None,
 ) -> tuple[int, int]:
-    """(batch_size, max_batch_tokens) where None means to choose: tokens fit half of the free memory; rows fit the tokens
-    even if no two share a prompt.
+    """Chooses the limits of an engine that are None. Returns batch_size and max_batch_tokens.
 
-    At most 128 rows on a CPU, where a step is bound by arithmetic from there on, and 512 elsewhere.
+    The tokens' keys and values take half of the free memory. There are as many rows as these tokens are enough for, even if
+    no two rows share a prompt, but at most 128 on a CPU, where arithmetic limits the speed from there on, and 512 elsewhere.
     """
     config = model.config.get_text_config()
     per_token = max(1, kv_bytes_of(config, model.dtype.itemsize))

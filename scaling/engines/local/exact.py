@@ -1,8 +1,8 @@
-"""`--exact`: chooses how many rows every decoding pass has, so that tokens do not depend on what else is decoded.
+"""Chooses how many rows every decoding pass has with `--exact`, so that tokens do not depend on what else is decoded.
 
-Every pass then has the same number of rows, a *block*, so no product, sum or elementwise operation changes its size with
-the batch, and with its size the order of its additions. A row's place in the block may still matter, so that is tried on
-the model.
+Sums are rounded differently where their terms are added in another order, and the order depends on the size of a product.
+With `--exact` every pass therefore has the same number of rows, a *block*. The place of a row in the block may still matter.
+So this is tried on the model.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ _SUFFIX = 2
 
 @torch.inference_mode()
 def block_for(model: PreTrainedModel) -> tuple[int, PackedWeights]:
-    """Rows of every pass, and the weights laid out for them: a block if a row's logits are the same bits at every place of
-    it and among any neighbours, else 1, where there is neither."""
+    """Chooses the number of rows of every pass.
+
+    It is a whole block where a row's logits are the same bits at every place of the block and beside any other rows.
+    Otherwise it is 1, as a single row has neither another place nor other rows beside it.
+
+    Returns:
+        The number of rows, and the model's weights laid out for it.
+    """
     block = _ROWS.get(model.device.type, _ROWS_ELSEWHERE)
     packed = PackedWeights(model, fixed=block)
     with packed:
@@ -35,7 +41,7 @@ def block_for(model: PreTrainedModel) -> tuple[int, PackedWeights]:
 
 
 def places_do_not_matter(model: PreTrainedModel, block: int) -> bool:
-    """Whether two tokens' logits are the same bits for rows in one order, in another, and for some of them alone."""
+    """Whether the logits of rows are the same, bit for bit, in several orders of the rows and for some of the rows alone."""
     expected = _logits(model, block, list(range(block)))
     turned = [(7 * row + 3) % block for row in range(block)]
     orders = [list(reversed(range(block))), turned if len(set(turned)) == block else [], [block // 2], [block - 1, 0]]
@@ -55,7 +61,7 @@ def _logits(model: PreTrainedModel, block: int, order: list[int]) -> Tensor:
     ]
     for prompt in prompts:
         decoder.hold([prompt])
-    found = [decoder.place(range(len(order)), [prompts[row % len(prompts)] for row in order])]
+    logits = [decoder.place(range(len(order)), [prompts[row % len(prompts)] for row in order])]
     for step in range(2):
-        found.append(decoder.step(ids[[row + step for row in order]]))
-    return torch.stack(found)
+        logits.append(decoder.step(ids[[row + step for row in order]]))
+    return torch.stack(logits)

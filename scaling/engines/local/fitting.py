@@ -1,5 +1,7 @@
-"""Chooses a decoder for a model: the fastest whose logits equal those of a forward pass without cache. Each is tried on a
-few tokens of the very model, whatever its family is said to support."""
+"""Chooses the decoder for a model: the fastest one whose logits equal those of a forward pass without cache.
+
+Each decoder is tried on a few tokens with the model itself, whatever the model's family is said to support.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +31,24 @@ _TOKENS = 40
 
 @dataclass(frozen=True)
 class Fit:
-    """plain: the decoder to take where prefixes are not shared. because: why they are not; None where they are."""
+    """The way of decoding that fits a model.
+
+    Attributes:
+        plain: the decoder where prefixes are not shared.
+        because: why prefixes cannot be shared, None where they can.
+    """
 
     plain: Kind
     because: str | None
 
 
 def fit(model: PreTrainedModel, *, longest: int | None = None) -> Fit:
-    """The fastest way of decoding that is right; the model is as it was unless prefixes are shared.
+    """Finds the fastest way of decoding that gives the right logits. The model is changed only where prefixes are shared.
 
-    longest: tokens of the longest prompt with its completion. Windows that it exceeds are made small for the trial, so
-    that what lies beyond them is tried, too; None for all of them.
+    Args:
+        model: the backbone.
+        longest: tokens of the longest prompt with its completion, None if not known. Attention windows that are shorter are
+            made small for the trial, so that tokens beyond a window are tried, too.
     """
     with narrowed(model, longest=longest):
         expected = _reference(model)
@@ -76,17 +85,18 @@ def _why_not_shared(model: PreTrainedModel, expected: Tensor) -> str | None:
 
 
 def _why_not(model: PreTrainedModel, kind: Kind | type[SharedPrefixDecoder], expected: Tensor) -> str | None:
+    """Why a decoder does not give the expected logits for this model; None where it does."""
     try:
-        found = _logits(model, kind(model, num_rows=len(_PREFIXES), max_new_tokens=_STEPS + 1))
+        logits = _logits(model, kind(model, num_rows=len(_PREFIXES), max_new_tokens=_STEPS + 1))
     except MODEL_ERRORS as error:
         if out_of_memory(error):
             raise
         return f"its attention does not fit: {one_line(error, limit=100)}"
-    if agree(found, expected):
+    if agree(logits, expected):
         return None
-    if not bool(found.isfinite().all() and expected.isfinite().all()):
+    if not bool(logits.isfinite().all() and expected.isfinite().all()):
         return "its logits are not numbers (NaN or infinite)"
-    return f"its logits would differ by {float(differences(found, expected).max()):.1%}"
+    return f"its logits would differ by {float(differences(logits, expected).max()):.1%}"
 
 
 def _prompts(model: PreTrainedModel) -> tuple[list[SoftPrompt], Tensor]:

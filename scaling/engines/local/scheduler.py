@@ -14,9 +14,15 @@ from scaling.engines.base import Request, SoftPrompt
 
 
 class Scheduler:
-    """num_rows: completions decoded together. prompt_tokens: most tokens of prompt held at once (a single prompt may be
-    longer). share_prefix: whether the prefix of several prompts is held, and counted, once. lookahead: requests seen ahead
-    of time, beside the few that the rows need next, so that the prompts they come back to are still held.
+    """Decides which request is decoded next, and which prompts are held meanwhile.
+
+    Args:
+        source: of the requests.
+        num_rows: how many completions are decoded together.
+        prompt_tokens: most tokens of prompts that are held at once; a single prompt may be longer.
+        share_prefix: whether a prefix that several prompts share is held, and counted, once.
+        lookahead: how many requests are read ahead of time, besides the few that the rows need next. A prompt to which they
+            come back is then still held.
     """
 
     def __init__(

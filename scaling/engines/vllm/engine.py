@@ -37,8 +37,14 @@ class VllmEngine:
         seeds: Seeds,
         release: Callable[[VllmProcess], None] = VllmProcess.close,
     ) -> None:
-        """end_tokens: ids that stop a completion. seeds: "streams" for a seed of every completion, "one" for the engine's.
-        release: what becomes of `process` at the end."""
+        """
+        Args:
+            process: the vLLM that samples.
+            prompts: makes embeddings of prompts.
+            end_tokens: ids that end a completion.
+            seeds: "streams" for a seed of every completion, "one" for the single generator of the engine.
+            release: is called with `process` at the end, to close it or to keep it.
+        """
         self.counters = Counters()
         self.restarts = 0
         self.batch_size = process.batch_size

@@ -121,8 +121,8 @@ def acquire(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: See
     """A vLLM with these settings: the one that was kept, or a new one.
 
     Args:
-        settings: all that it shall have.
-        given: those of them that a user asked for.
+        settings: all settings that it must have.
+        given: those of them that the user asked for.
         seeds: whose streams a run draws from. A vLLM with one generator for all serves no other run.
         sampled: whether seeds will be used at all.
 
@@ -144,7 +144,7 @@ def acquire(settings: Mapping[str, Any], given: Mapping[str, Any], *, seeds: See
 
 
 def _starts(settings: Mapping[str, Any]) -> Start:
-    """Starts vLLM with these settings, and again with another seed."""
+    """A function that starts vLLM with these settings. A later call starts it again, with another seed."""
     number = count()
 
     def begin() -> Coroutine[Any, Any, Any]:
@@ -155,7 +155,7 @@ def _starts(settings: Mapping[str, Any]) -> Start:
 
 
 def keep_or_close(vllm: VllmProcess) -> None:
-    """Keeps it for the next run, where this process keeps engines and it can serve another run; else ends it."""
+    """Keeps a vLLM for the next run where this process keeps engines, and ends it elsewhere or if it serves no other run."""
     if vllm.settings is None:
         vllm.close()
     else:

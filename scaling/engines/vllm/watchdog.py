@@ -50,14 +50,21 @@ class Watchdog:
 
 
 def _kill(mark: str) -> None:
-    """Looks until it finds nothing: what it kills may just have started another, and what just starts cannot be told yet."""
+    """Kills all processes with the mark, and looks again until there are none.
+
+    A process that is killed may have started another one just before. A process that is just starting does not show its
+    mark yet.
+    """
     until = time.monotonic() + _STARTING
     while [process for process in psutil.process_iter() if _found(process, mark)] and time.monotonic() < until:
         time.sleep(_PAUSE)
 
 
 def _found(process: psutil.Process, mark: str) -> bool:
-    """Kills it if it has the mark. True also for a process in the middle of exec(): it has memory, but no environment."""
+    """Kills a process if it has the mark. Returns whether all processes must be looked at again.
+
+    That is so where it was killed, and where it is in the middle of exec(): then it has memory, but no environment yet.
+    """
     with suppress(psutil.Error):
         environment = process.environ()
         if environment.get(_MARK) == mark:
