@@ -43,6 +43,14 @@ def known_voter(name: str) -> str:
     return name
 
 
+def known_engine(name: str) -> str:
+    """The name itself, if an engine is called so. A pydantic error if not."""
+    if name not in ENGINES:
+        *others, last = map(repr, ENGINES)
+        raise PydanticCustomError("engine", f"input should be {', '.join(others)} or {last}")
+    return name
+
+
 class RunConfig(BaseModel):
     """All options of `scale-run`. Their names are those of the command line, with `_` for `-`.
 
@@ -218,8 +226,11 @@ class RunConfig(BaseModel):
         ),
     ] = None
     engine: Annotated[
-        Literal["transformers", "vllm", "openai"],
-        Setting("transformers (default), vllm, or openai: a server at --base-url.", _ENGINE, Tag.HARNESS),
+        str,
+        AfterValidator(known_engine),
+        Setting(
+            "transformers (default), vllm, or openai: a server at --base-url.", *(_ENGINE, Tag.HARNESS), values=ENGINES
+        ),
     ] = "transformers"
     engine_args: Annotated[
         Annotated[dict[str, Any], BeforeValidator(pairs)] | None,

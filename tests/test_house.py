@@ -281,3 +281,26 @@ def test_no_source_outside_the_engines_compares_an_engine_by_name():
 )
 def test_a_comparison_with_an_engine_would_be_found(code, wrong):
     assert bool(engines_compared(ast.parse(code))) is wrong
+
+
+def private_names_of_others(room: str, tree: ast.AST, *, package: str) -> list[str]:
+    """Imports of a private name, or of something in a private module, out of another room."""
+    return [
+        name
+        for name in imports(tree, package=package)
+        if name.split(".")[0] in ROOMS and name.split(".")[0] != room
+        if any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+    ]
+
+
+def test_no_room_imports_a_private_name_of_another():
+    found = {
+        path.as_posix(): wrong
+        for room in ROOMS
+        for path in sources(room)
+        if (wrong := private_names_of_others(room, ast.parse(path.read_text()), package=package_of(path)))
+    }
+    assert found == {}
+    code = "from scaling.run import _held"
+    assert private_names_of_others("sweeps", ast.parse(code), package="sweeps") == ["scaling.run._held"]
+    assert private_names_of_others("scaling", ast.parse(code), package="scaling") == []

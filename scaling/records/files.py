@@ -39,7 +39,7 @@ def replaced(path: Path, *, partial: Path | None = None, sync: bool = False) -> 
         partial.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str, *, encoding: str = "utf-8", errors: str = "strict") -> None:
-    """Replaces a file by one with this text, in one step. encoding, errors: as for `Path.write_text`."""
+def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Replaces a file by one with this text, in one step. errors: as for `Path.write_text`."""
     with replaced(path) as partial:
-        partial.write_text(text, encoding=encoding, errors=errors)
+        partial.write_text(text, encoding="utf-8", errors=errors)

@@ -129,24 +129,23 @@ def users_code(spec: str, *, option: str, file: str | None = None) -> Iterator[N
         raise UsageError(f"`{option}` {spec} failed at {_line_of(error, file)} ({reason}): mend it there.") from error
 
 
-def refuse_unfit_arguments(factory: Any, given: dict[str, Any], spec: str, *, option: str, positional: int = 1) -> None:
+def refuse_unfit_arguments(factory: Any, given: dict[str, Any], spec: str, *, option: str) -> None:
     """Raises UsageError if a factory does not accept these keyword arguments, or needs one that is missing.
 
     Args:
-        factory: a class or function.
+        factory: a class or function that gets one positional argument and these.
         given: the keyword arguments.
         spec: the name under which the user gave the factory, for the message.
         option: the option that gave the arguments, such as `--method-args`.
-        positional: how many positional arguments the factory gets before them.
     """
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):
         return  # some types that are written in C have no signature
     try:
-        signature.bind(*[None] * positional, **given)
+        signature.bind(None, **given)
     except TypeError as error:
-        named = list(signature.parameters)[positional:]
+        named = list(signature.parameters)[1:]
         takes = f"takes {', '.join(named)}" if named else "takes none"
         unknown = next((key for key in given if key not in named), None)
         hint = nearest(unknown, named) if unknown else ""

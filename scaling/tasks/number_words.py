@@ -50,11 +50,6 @@ def leading_words(text: str) -> tuple[Fraction, int] | None:
     return None if number is None else (-number if negative else number, match.end())
 
 
-def starts_in_words(text: str) -> bool:
-    """Whether a text begins with words of a number, complete or not."""
-    return _PHRASE.match(text) is not None
-
-
 def _read(words: list[str]) -> Fraction | None:
     """The value of the words of a number without its sign, in lower case; None if they are none."""
     last = words[-1]

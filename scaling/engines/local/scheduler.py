@@ -29,7 +29,7 @@ class Scheduler:
         self, source: Iterator[Request], *, num_rows: int, prompt_tokens: int, share_prefix: bool, lookahead: int = 0
     ) -> None:
         self._source = source
-        self._num_rows, self._prompt_tokens, self._share = num_rows, prompt_tokens, share_prefix
+        self._prompt_tokens, self._share = prompt_tokens, share_prefix
         self._ahead = max(1, num_rows // 4)  # prompts are computed some requests ahead, so that several share a pass
         self._lookahead = lookahead
         self._waiting: deque[Request] = deque()
