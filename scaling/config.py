@@ -19,7 +19,7 @@ from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.kinds import DEFAULT, KINDS, MethodKind, Trait, kind_of, known_method
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.settings import Differs, Effect, Setting, Tag, settings_of
-from scaling.records.voters import is_voter, what_a_voter_is
+from scaling.records.voters import OF_RUNS, is_voter, what_a_voter_is
 
 if TYPE_CHECKING:
     from scaling.tasks.task import Task
@@ -272,11 +272,12 @@ class RunConfig(BaseModel):
     ] = "auto"
     seed: Annotated[int, Setting("Start of all random streams. Default 0.", _DECODING, _SEEDS)] = 0
     voter: Annotated[
-        Literal["flat", "hierarchical"] | str,
+        str,
         AfterValidator(known_voter),
         Setting(
             "flat (default), hierarchical, ... or file.py:function.",
             *(_DECODING, _FREE),
+            values=OF_RUNS,
             not_in_sweeps="every vote is reported",
         ),
     ] = "flat"

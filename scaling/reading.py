@@ -43,11 +43,14 @@ def equality(checker: AnswerChecker, task: Task) -> Equal:
         if answer is None:
             return False
         try:
-            return bool(task.equal(question, from_text(answer) if task.answers.verbatim else answer, checker))
-        except OSError as error:
+            verdict = task.equal(question, from_text(answer) if task.answers.verbatim else answer, checker)
+        except (OSError, SystemExit) as error:
             if type(task).equal is Task.equal:
                 raise  # the checker's process cannot be started: a fault of the machine, not of the text
             raise ReaderFailed(_reason(error)) from error
+        if not (isinstance(verdict, bool) or type(verdict).__name__ == "bool_"):  # of numpy
+            raise ReaderFailed(f"TypeError: `equal` must give True or False, and gave {verdict!r:.60}")
+        return bool(verdict)
 
     return equal
 
@@ -159,7 +162,7 @@ def _reading(task: Task, said: str, question: Question) -> Reading:
         if not task.answers.verbatim:
             return reading
         return Reading(*(None if answer is None else as_text(answer) for answer in (reading.strict, reading.lenient)))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ReaderFailed(_reason(error)) from error
 
 
@@ -174,5 +177,5 @@ def _guarded(read: Callable[[], Completion], completion: Completion) -> Completi
         return replace(completion, answer=None, correct=False, answer_strict=None, correct_strict=False, unread=reason)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"

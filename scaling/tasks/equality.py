@@ -16,15 +16,17 @@ import multiprocessing
 import re
 import resource
 import signal
+import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from scaling.records.errors import UsageError
@@ -192,7 +194,8 @@ def _start(serve: Callable[[Connection], None]) -> tuple[BaseProcess, Connection
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        process.start()
+        with _without_main_module():
+            process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
@@ -210,6 +213,17 @@ def _start(serve: Callable[[Connection], None]) -> tuple[BaseProcess, Connection
         "the process that compares formulas must start, but did not; see above why, and check that "
         "`math-verify` is installed."
     )
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keeps a new process from running the script that this one was started with, which may have no guard against it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _end(process: BaseProcess, connection: Connection, *, patience: float = 0.0) -> None:

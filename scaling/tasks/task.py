@@ -177,14 +177,28 @@ def ask(task: Task, method: str, question: Question) -> str:
 
 
 def read_answer(task: Task, text: str, question: Question) -> Reading:
-    """Both readings of a completion. Raises what the task's reader raises, and TypeError if it returns no text."""
+    """Both readings of a completion, in canonical form where they have one.
+
+    Raises:
+        TypeError: the task's reader returns no text.
+        UnicodeEncodeError: its text is none that can be written.
+        Exception: whatever the task's reader raises.
+    """
     reading = task.read(text, question)
     if not isinstance(reading, Reading):
-        reading = Reading(reading or None, reading or None)
-    for answer in (reading.strict, reading.lenient):
-        if not (answer is None or isinstance(answer, str)):
-            raise TypeError(f"`read` must give a text or None, and gave {answer!r:.60}")
-    return reading
+        reading = Reading(reading, reading)
+    return Reading(*(_canonical(task, answer, question) for answer in (reading.strict, reading.lenient)))
+
+
+def _canonical(task: Task, answer: object, question: Question) -> str | None:
+    if answer is None or answer == "":
+        return None
+    if not isinstance(answer, str):
+        raise TypeError(f"`read` must give a text or None, and gave {answer!r:.60}")
+    answer.encode()
+    if type(task).read is Task.read:
+        return answer
+    return task.answers.canonical(answer, num_choices=len(question.choices)) or answer
 
 
 def load_questions(task: Task, *, place: str, split: str, limit: int | None) -> tuple[Question, ...]:
@@ -272,6 +286,10 @@ def check(task: Task, *, place: str) -> None:
         "limit": (task.limit is None or _is_count(task.limit), "give a whole number from 1, or None"),
         "max_new_tokens": (_is_count(task.max_new_tokens), "give a whole number from 1"),
         "splits": (_are_texts(task.splits), "give names of splits"),
+        "generated": (
+            not task.generated or _is_count(task.limit),
+            "give it a `limit` too, as its questions have no end",
+        ),
     }
     for name, (fits, todo) in checks.items():
         if not fits:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -152,3 +155,20 @@ def test_a_worker_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch)
     with AnswerChecker() as own, pytest.raises(UsageError, match="math-verify"):
         own.equal("5", "2+3")
     assert set(workers()) == before
+
+
+def test_a_script_without_a_guard_is_not_run_again_by_the_process_that_compares(tmp_path):
+    """A new process of Python usually runs the script that its parent runs, which would begin the same run once more."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from scaling.tasks.equality import AnswerChecker\n"
+        "print('begun')\n"
+        "with AnswerChecker() as checker:\n"
+        "    print(checker.equal('2*sqrt(2)', 'sqrt(8)'), checker.equal(r'\\sqrt{8}', r'2\\sqrt{2}'))\n"
+    )
+    path = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=os.environ | path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "begun"
+    assert done.stdout.count("begun") == 1
+    assert done.stdout.split()[-1] == "True"

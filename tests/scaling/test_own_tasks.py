@@ -96,6 +96,48 @@ def test_a_moved_file_goes_on_and_an_edited_one_is_another_run(tmp_path, config_
     assert rescore(RunConfig(out=tmp_path / "run", task=str(file)), told.append)["accuracy"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("def read(self, text, q): return {}", "TypeError: `read` must give a text or None"),
+        ("def read(self, text, q): return False", "TypeError: `read` must give a text or None"),
+        ("def read(self, text, q): return chr(0xD800)", "UnicodeEncodeError"),
+        ("def read(self, text, q): raise SystemExit(3)", "SystemExit"),
+        (
+            "read = lambda self, text, q: '5'\n    def equal(self, q, a, c): return 'no'",
+            "TypeError: `equal` must give True or False",
+        ),
+        (
+            "read = lambda self, text, q: '5'\n    def equal(self, q, a, c): pass",
+            "TypeError: `equal` must give True or False",
+        ),
+        ("read = lambda self, text, q: '5'\n    def equal(self, q, a, c): raise SystemExit", "SystemExit"),
+    ],
+)
+def test_what_is_no_answer_and_no_verdict_is_said_with_the_completion(tmp_path, config_of, silent, write, body, why):
+    file = write(body)
+    summary = execute(config_of(task=str(file), out=tmp_path / "run", method="cot", latent_paths=1, samples=1), silent)
+    assert summary["unread"] == len(silent.completions) == 2
+    assert all(one.unread.startswith(why) and not one.correct for one in silent.completions)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "read"),
+    [("text", "Two Words", "TWO WORDS"), ("yes_no", "yes", "Yes"), ("number", "1200", "1,200.0")],
+)
+def test_answers_of_an_own_reader_are_brought_into_canonical_form(tmp_path, config_of, silent, write, kind, gold, read):
+    file = write(
+        f"kind = {kind!r}\n    read = lambda self, text, q: {read!r}", f'return [Question("a", "?", {gold!r})]'
+    )
+    execute(config_of(task=str(file), out=tmp_path / "run", method="cot", latent_paths=1, samples=1), silent)
+    assert all(one.correct for one in silent.completions)
+
+
+def test_questions_without_end_need_a_limit(write):
+    endless = 'return (Question(f"q{n}", "?", "1") for n in __import__("itertools").count())'
+    assert "give it a `limit` too" in refusal(write("generated = True", endless))
+
+
 def test_a_reader_that_raises_leaves_a_completion_unread_and_the_run_goes_on(tmp_path, config_of, silent, write):
     body = "def read(self, text, question):\n        return {}"
     for number, (said, reason) in enumerate(
