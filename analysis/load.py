@@ -362,12 +362,18 @@ def _select(data: RunData, size: Size) -> Run:
     )
 
 
+def _shown(size: Size) -> str:
+    """A size as it is written behind a folder: 8x4@100."""
+    paths, samples = ("all" if number is None else number for number in (size.paths, size.samples))
+    return f"{paths}x{samples}" + ("" if size.limit is None else f"@{size.limit}")
+
+
 def _resized(data: RunData, size: Size) -> tuple[dict[str, Any], str]:
     """The settings of the run at this size, and what messages call it. Raises UsageError for a size below 1."""
     config = data.config
     own = Size(int(config.get("latent_paths") or 1), int(config["samples"]), config.get("limit"))
     if min(number for number in (*size, 1) if number is not None) < 1:
-        raise UsageError(f"{data.label} cannot be cut to {size}: questions, paths and samples begin at 1")
+        raise UsageError(f"{data.label} cannot be cut to {_shown(size)}: questions, paths and samples begin at 1")
     wanted = Size(*(mine if given is None else given for given, mine in zip(size, own, strict=True)))
     if wanted == own:
         return config, data.label

@@ -64,10 +64,12 @@ def pairs(given: Any) -> Any:
     if not isinstance(given, str):
         return given
     try:
-        pairs = [pair.split("=", 1) for pair in _words(given)]
-        return {_named(key): _read(value) for key, value in pairs}
+        pairs = [(_named(key), _read(value)) for key, value in (pair.split("=", 1) for pair in _words(given))]
     except (ValueError, yaml.YAMLError):
         raise ValueError("give `key=value` pairs, as in `tensor_parallel_size=2 gpu_memory_utilization=0.8`") from None
+    if repeated := next((key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])), None):
+        raise ValueError(f"give `{repeated}` once")
+    return dict(pairs)
 
 
 def _words(text: str) -> list[str]:

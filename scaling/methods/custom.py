@@ -59,7 +59,11 @@ class CustomThoughts:
         config = surroundings.config
         self.num_tokens = surroundings.soft_tokens
         self.assistant = surroundings.assistant if config.assisted else None
-        self.projection = int(getattr(made, "flops_per_slot", 0))
+        self.projection = getattr(made, "flops_per_slot", 0)
+        if type(self.projection) is not int or self.projection < 0:
+            raise UsageError(
+                f"`--method` {config.method} has `flops_per_slot` {self.projection!r}, and needs a whole number from 0."
+            )
         self._made, self._identity, self._call = made, identity, call
         self._shape = (surroundings.num_paths, self.num_tokens, width)
         self._method, self._questions = config.method, surroundings.task.questions

@@ -154,7 +154,10 @@ def test_a_run_is_cut_as_its_argument_says(make_run, random_answers, tmp_path):
     [method] = fields["methods"]
     assert (fields["num_questions"], method["num_paths"], method["num_samples"]) == (4, 2, 1)
     assert method["runs"][0]["config"] | {"latent_paths": 2, "samples": 1, "limit": 4} == method["runs"][0]["config"]
-    for size, said in (("@3x1", "has no question with all its samples yet"), ("@0x1", "begin at 1")):
+    for size, said in (
+        ("@3x1", "has no question with all its samples yet"),
+        ("@0x1", "cannot be cut to 0x1: questions, paths and samples begin at 1"),
+    ):
         done = runner.invoke(app, [f"{folder}{size}", "--out", str(tmp_path / "s")])
         assert done.exit_code == 2
         assert said in done.stderr

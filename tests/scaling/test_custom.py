@@ -206,6 +206,11 @@ def test_a_decoder_of_its_own_draws_the_completions(tmp_path, run, method):
             {"method_args": {"scales": 1}},
             r"`--method-args` does not fit .* it takes scale\. Did you mean `scale`",
         ),
+        (
+            LEARNED.replace("name, title", "flops_per_slot = -1.5\n    name, title"),
+            {},
+            "has `flops_per_slot` -1.5, and needs",
+        ),
         (LEARNED, {"latent_paths": 2}, "needs a method with several paths"),
         (LEARNED, {"thinker": "untrained"}, "`--thinker` is for methods with soft thoughts"),
         (LEARNED, {"noise": 0.1}, "`--noise` is for the methods that perturb thoughts"),

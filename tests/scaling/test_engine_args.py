@@ -59,3 +59,9 @@ def test_what_says_only_where_changes_no_run(text, changes):
 def test_engine_arguments_that_are_not_closed_are_refused(text):
     with pytest.raises(ValueError, match="give `key=value` pairs"):
         engine_args.pairs(text)
+
+
+@pytest.mark.parametrize("text", ["a=1 a=2", "max-num-seqs=1 max_num_seqs=1"])
+def test_a_key_is_given_once(text):
+    with pytest.raises(ValueError, match="give `(a|max_num_seqs)` once"):
+        engine_args.pairs(text)
