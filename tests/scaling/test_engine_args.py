@@ -63,5 +63,5 @@ def test_engine_arguments_that_are_not_closed_are_refused(text):
 
 @pytest.mark.parametrize("text", ["a=1 a=2", "max-num-seqs=1 max_num_seqs=1"])
 def test_a_key_is_given_once(text):
-    with pytest.raises(ValueError, match="give `(a|max_num_seqs)` once"):
+    with pytest.raises(ValueError, match=r"give `(a|max_num_seqs)` once"):
         engine_args.pairs(text)
