@@ -170,6 +170,7 @@ def test_votes_and_estimates_agree_with_the_summary(kept):
         (lambda run: sc.report(run, voters=3), "`voters` is 3: give a text"),
         (lambda run: sc.report(run, voters=["flat", lambda *_: []]), "<lambda> inside another function"),
         (lambda run: sc.report(run, validation=run), "give a list of runs"),
+        (lambda run: sc.report(f"{run.folder},{run.folder}"), "names a shard twice: give each once"),
         (lambda _: sc.report(3), "a run is 3: give a folder"),
         (lambda _: sc.load(None), "the folder of `sc.load` is None: give a folder"),
         (lambda _: sc.run("arithmetic"), "`sc.run` takes options by name, and 'arithmetic' has none"),
