@@ -227,8 +227,12 @@ def load(folder: Path, size: Size = WHOLE) -> Run:
 def load_shards(folders: Sequence[Path], size: Size = WHOLE) -> Run:
     """The shards of one run as the run that they are parts of, by the rules by which runs are merged on disk.
 
-    Raises UsageError for directories that are not shards of one run, and as `load`.
+    Raises UsageError for directories that are not shards of one run or not all different, and as `load`.
     """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UsageError(
+            f"{','.join(map(str, folders))} names a shard twice: give each once, as its costs are added up."
+        )
     merged = read_shards(folders)
     generated = sum(one.num_tokens for one in merged.completions)
     return run_of(

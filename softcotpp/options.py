@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel
@@ -33,7 +35,7 @@ def settings_from(options: Mapping[str, Any], kind: type[Settings], *, call: str
     Raises:
         UsageError: where the command would refuse the options.
     """
-    given = {key: _plain(key, value) for key, value in options.items() if value is not None}
+    given = {key: plain(key, value) for key, value in options.items() if value is not None}
     refuse_unknown(given, (*cast(type[BaseModel], kind).model_fields, _FILE, "quiet"), call=call)
     settings = load_config(given.pop(_FILE, None), given, kind)
     settings.resolved()  # reports options that contradict each other before the slow import of torch
@@ -56,7 +58,10 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], *, call: str) -> 
 
 
 def with_options_of(kind: type[BaseModel]) -> Callable[[Call], Call]:
-    """A decorator for functions with `**options`: their signature shows the options of `kind`, for editors and `help`."""
+    """A decorator for functions with `**options`: their signature shows the options of `kind`, for editors and `help`.
+
+    A value without a name raises UsageError.
+    """
     types = get_type_hints(kind)
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=types[name])
@@ -68,9 +73,18 @@ def with_options_of(kind: type[BaseModel]) -> Callable[[Call], Call]:
     ]
 
     def with_signature(call: Call) -> Call:
+        @functools.wraps(call)
+        def by_name(*unnamed: Any, **options: Any) -> Any:
+            if unnamed:
+                name = f"sc.{call.__name__}"
+                raise UsageError(
+                    f"`{name}` takes options by name, and {unnamed[0]!r:.60} has none: see `help({name})`."
+                )
+            return call(**options)
+
         returned = inspect.signature(call).return_annotation
-        call.__signature__ = inspect.Signature([*options, *extra], return_annotation=returned)  # type: ignore[attr-defined]
-        return call
+        by_name.__signature__ = inspect.Signature([*options, *extra], return_annotation=returned)  # type: ignore[attr-defined]
+        return cast(Call, by_name)
 
     return with_signature
 
@@ -88,7 +102,14 @@ def interruptible(*, kept: bool = True) -> Iterator[None]:
         raise KeyboardInterrupt(str(error) if kept else "stopped; without `out` nothing is kept.") from None
 
 
-def _plain(key: str, value: Any) -> Any:
+def folder_of(value: Any, *, what: str) -> Path:
+    """The path that a user gave. Raises UsageError for a value that is none. what: begins the message."""
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(f"{what} is {value!r:.60}: give a folder.")
+    return Path(value)
+
+
+def plain(key: str, value: Any) -> Any:
     """The value as the command would get it.
 
     Paths become texts, numpy's numbers become Python's, and a class or function becomes `module:name`.

@@ -15,11 +15,13 @@ from rich.console import Console
 from analysis.make import make_report
 from analysis.results import Results
 from scaling.records.errors import UsageError
-from softcotpp.options import refuse_unknown
-from softcotpp.runs import Run
+from softcotpp.options import folder_of, plain, refuse_unknown
+from softcotpp.runs import Run, shown
 
 RunLike = Run | str | os.PathLike[str]
 
+_NUMBERS = ("browse", "seed")  # options that are whole numbers
+_TEXTS = ("compute", "voters", "scorer", "baseline")
 _HEIGHT = 600  # of the page in a notebook, in pixels
 
 
@@ -39,7 +41,8 @@ def report(
         names: a name for each run, or None for the one that it has. Runs with the same name are the seeds of one method.
         validation: runs of the methods on other questions, for the vote path-reliability.
         quiet: whether to show no progress.
-        options: `compute`, `voters`, `scorer`, `baseline`, `common`, `browse` and `seed`, as for the command.
+        options: `compute`, `voters`, `scorer`, `baseline`, `common`, `browse` and `seed`, as for the command. `voters` may
+            also be a function or a list, and `scorer` a function.
 
     Raises:
         UsageError: where the command would print an error.
@@ -58,8 +61,12 @@ def report(
         (name, place) if name else place for name, place in zip(names or [None] * len(places), places, strict=True)
     ]
     refuse_unknown(options, inspect.signature(make_report).parameters, call="sc.report")
-    results = make_report(given, Path(out), validation=list(map(_place, validation)), tell=tell, **options)
-    return Report(Path(out), results)
+    if not isinstance(validation, list | tuple):
+        raise UsageError(f"`validation` is {validation!r:.60}: give a list of runs.")
+    checked = {key: _option(key, value) for key, value in options.items() if value is not None}
+    folder = folder_of(out, what="`out`")
+    results = make_report(given, folder, validation=list(map(_place, validation)), tell=tell, **checked)
+    return Report(folder, results)
 
 
 class Report:
@@ -100,4 +107,18 @@ class Report:
 
 def _place(one: RunLike) -> Path | str:
     """Where a run is on disk. A text is left as it is, because it may hold more, as in `NAME=FOLDER`."""
-    return one if isinstance(one, str) else one.folder if isinstance(one, Run) else Path(one)
+    if isinstance(one, list | tuple):
+        raise UsageError("`sc.report` takes each run as a value of its own: give `*runs` for the list `runs`.")
+    return one if isinstance(one, str) else shown(one.folder) if isinstance(one, Run) else folder_of(one, what="a run")
+
+
+def _option(key: str, value: Any) -> Any:
+    """The option as `make_report` takes it. Raises UsageError for a value of another type."""
+    if key == "voters" and isinstance(value, list | tuple):
+        return ",".join(_option(key, one) for one in value)
+    value = plain(key, value)
+    if key in _NUMBERS and not (isinstance(value, int) and value >= 0):
+        raise UsageError(f"`{key}` is {value!r:.60}: give a whole number from 0.")
+    if key in _TEXTS and not isinstance(value, str):
+        raise UsageError(f"`{key}` is {value!r:.60}: give a text.")
+    return value

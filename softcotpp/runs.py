@@ -8,6 +8,7 @@ import weakref
 from dataclasses import asdict
 from functools import cached_property
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from scaling.records.journal import load_questions, load_run, load_summary
 from scaling.records.records import Completion, PromptedQuestion, Question
 from scaling.records.summary import right_answers
 from scaling.records.voters import Voter, Weigh, voter_of
-from softcotpp.options import interruptible, settings_from, with_options_of
+from softcotpp.options import folder_of, interruptible, settings_from, with_options_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,19 +77,20 @@ def run(*, quiet: bool = False, **options: Any) -> Run:
 
 def load(folder: str | Path) -> Run:
     """The run in a directory that `scale-run` or `sc.run` wrote. Raises UsageError where there is none."""
-    load_run(Path(folder))
-    return Run(Path(folder))
+    place = folder_of(folder, what="the folder of `sc.load`")
+    load_run(place)
+    return Run(place)
 
 
 class Run:
     """A run of N latent paths x M samples, from `sc.run` or `sc.load`.
 
     Attributes:
-        folder: its directory; see "Where results lie" in the README.
+        folder: its directory, as an absolute path; see "Where results lie" in the README.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -125,8 +127,8 @@ class Run:
             question: its id, or its place among `questions`, from 0.
 
         Raises:
-            UsageError: the question is unknown, the method has no soft thoughts, or the models or the checkpoint have
-                changed since the run.
+            UsageError: the question is unknown, the method has no soft thoughts, or the models, the checkpoint or the
+                method's code have changed since the run.
         """
         import torch
 
@@ -134,6 +136,10 @@ class Run:
         setup = self._setup()
         prompts = setup.method.prompts(asked, range(setup.config.num_paths))
         thoughts = torch.stack([prompt.thoughts for prompt in prompts])
+        if not thoughts.numel() and setup.config.control == "none":
+            raise UsageError(
+                "this run has no `thoughts`, as its `--control none` leaves the slots empty: ask another run."
+            )
         if not thoughts.numel():
             raise UsageError(
                 f"`thoughts` are those of methods with soft thoughts, and this run's is `{setup.config.method}`."
@@ -172,18 +178,20 @@ class Run:
         Args:
             n: number of paths, up to N; None for N.
             m: samples of each path, up to M; None for M.
-            voter: as in `vote`. A function is called once for each question, with all its completions.
+            voter: as in `vote`. A function is called for each question, with all its completions.
         """
         figures = self._figures
         most = {"n": figures.num_paths, "m": figures.num_samples}
         for name, value in (("n", n), ("m", m)):
-            if value is not None and not 1 <= value <= most[name]:
-                raise UsageError(f"`{name}` is {value}, and the run has {most[name]}: give a number from 1 to that.")
+            if value is not None and not (isinstance(value, Integral) and 1 <= value <= most[name]):
+                raise UsageError(
+                    f"`{name}` is {value!s:.60}, and the run has {most[name]}: give a whole number from 1 to that."
+                )
         values = voted(figures.lenient, rule(_voter(voter), figures, Outside())).values
         return seeded_mean([values[:, (n or most["n"]) - 1, (m or most["m"]) - 1]])
 
     def __repr__(self) -> str:
-        return f"<Run {self._called} in {self.folder}>"
+        return f"<Run {self._called} in {shown(self.folder)}>"
 
     def _repr_html_(self) -> str:
         """The main figures, as notebooks show them."""
@@ -221,12 +229,17 @@ class Run:
 
     @cached_property
     def _completions(self) -> list[Completion]:
-        """The completions of this run's questions, in the order of questions, paths and samples.
+        """The completions of this run's questions, paths and samples, in this order.
 
-        The journal may hold completions of further questions, which an earlier and larger run asked.
+        The journal may hold further ones, which an earlier and larger run drew.
         """
         place = {asked.id: number for number, asked in enumerate(self._asked)}
-        completions = [one for one in read_journal(self.folder)[1] if one.question_id in place]
+        paths, samples = self.settings["latent_paths"] or 1, self.settings["samples"]
+        completions = [
+            one
+            for one in read_journal(self.folder)[1]
+            if one.question_id in place and one.path < paths and one.sample < samples
+        ]
         return sorted(completions, key=lambda one: (place[one.question_id], one.path, one.sample))
 
     @cached_property
@@ -238,8 +251,11 @@ class Run:
         ids = [asked.id for asked in self._asked]
         if isinstance(wanted, str) and wanted not in ids:
             raise UsageError(f"the run has no question `{wanted}`.{nearest(wanted, ids)}")
-        if not isinstance(wanted, str) and not 0 <= wanted < len(ids):
-            raise UsageError(f"`thoughts` of question {wanted}, and the run has {len(ids)} questions: give one from 0.")
+        if not isinstance(wanted, str) and not (isinstance(wanted, Integral) and 0 <= wanted < len(ids)):
+            raise UsageError(
+                f"`thoughts` of question {wanted!s:.60}, and the run has {len(ids)} questions: give an id, or a "
+                f"whole number from 0."
+            )
         asked = self._asked[ids.index(wanted) if isinstance(wanted, str) else wanted]
         return Question(asked.id, asked.text, asked.answer, asked.choices)
 
@@ -261,7 +277,7 @@ _LATEST: dict[Path, Setup] = {}  # at most one: the run that was last made, or l
 
 
 def _prepared(folder: Path, recorded: dict[str, Any]) -> Setup:
-    """Loads the models and questions of a run again. Raises UsageError where models or checkpoint have changed.
+    """Loads the models and questions of a run again. Raises UsageError where they have changed.
 
     Args:
         folder: the run directory, for messages.
@@ -277,9 +293,15 @@ def _prepared(folder: Path, recorded: dict[str, Any]) -> Setup:
         if recorded.get(key) != value and value is not None:
             raise UsageError(
                 f"the run in {folder} was made with another `{key}` ({recorded.get(key)}, now {value}), so its thoughts "
-                f"cannot be made again: bring back the models and the checkpoint that it was made with."
+                f"cannot be made again: bring back the models, the checkpoint and the code of `--method` that it was made "
+                f"with."
             )
     return setup
+
+
+def shown(folder: Path) -> Path:
+    """The folder as messages and reports call it: from the current folder on, where it is inside it."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _voter(given: str | Weigh) -> Voter:

@@ -159,6 +159,21 @@ def test_votes_and_estimates_agree_with_the_summary(kept):
         (lambda run: run.estimate(voter="flatt"), "Did you mean `flat`?"),
         (lambda run: run.estimate(n=3), "`n` is 3, and the run has 2"),
         (lambda run: run.estimate(m=0), "`m` is 0"),
+        (lambda run: run.estimate(n=1.0), "`n` is 1.0, and the run has 2: give a whole number"),
+        (lambda run: run.estimate(n="1"), "`n` is 1, and the run has 2: give a whole number"),
+        (lambda run: run.thoughts(None), "question None, and the run has 2 questions: give an id, or a whole number"),
+        (lambda run: run.thoughts(1.0), "question 1.0, and the run has 2 questions: give an id, or a whole number"),
+        (lambda run: sc.report([run, run]), "each run as a value of its own"),
+        (lambda run: sc.report(run, out=None), "`out` is None: give a folder"),
+        (lambda run: sc.report(run, browse=-1), "`browse` is -1: give a whole number from 0"),
+        (lambda run: sc.report(run, seed="a"), "`seed` is 'a': give a whole number from 0"),
+        (lambda run: sc.report(run, voters=3), "`voters` is 3: give a text"),
+        (lambda run: sc.report(run, voters=["flat", lambda *_: []]), "<lambda> inside another function"),
+        (lambda run: sc.report(run, validation=run), "give a list of runs"),
+        (lambda run: sc.report(f"{run.folder},{run.folder}"), "names a shard twice: give each once"),
+        (lambda _: sc.report(3), "a run is 3: give a folder"),
+        (lambda _: sc.load(None), "the folder of `sc.load` is None: give a folder"),
+        (lambda _: sc.run("arithmetic"), "`sc.run` takes options by name, and 'arithmetic' has none"),
     ],
 )
 def test_what_a_run_cannot_do_is_said(kept, call, said):
@@ -209,6 +224,55 @@ def test_notebooks_show_a_run_as_a_table(kept):
     assert shown.startswith("<table>")
     assert "softcot++ on arithmetic" in shown
     assert repr(kept[0]) == f"<Run softcot++ on arithmetic, 2 x 2 in {kept[0].folder}>"
+
+
+def test_a_smaller_call_sees_its_own_part_of_a_larger_run(options, tmp_path):
+    out = tmp_path / "run"
+    large = sc.run(**{**options, "limit": 3, "latent_paths": 3, "samples": 4, "out": out}).completions
+    small = sc.run(**options, out=out)
+    inside = large[(large["path"] < 2) & (large["sample"] < 2) & large["question_id"].isin(small.questions["id"])]
+    for run in (small, sc.load(out)):
+        pd.testing.assert_frame_equal(run.completions, inside.reset_index(drop=True))
+        assert run.vote()["correct"].mean() == run.summary["accuracy"].item() == run.estimate().value
+        assert run.vote()["votes"].max() <= 4
+
+
+def test_a_run_stays_the_same_after_a_change_of_folder(options, tmp_path, monkeypatch):
+    runs = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        runs.append(sc.run(**{**options, "limit": 1, "soft_tokens": 2 + len(runs)}, out="run"))
+        assert repr(runs[-1]).endswith(" in run>")
+    assert [len(run.completions) for run in runs] == [4, 4]
+    assert [run.thoughts(0).shape[1] for run in runs] == [2, 3]
+
+
+def test_a_control_without_thoughts_is_named(options):
+    run = sc.run(**{**options, "limit": 1, "latent_paths": 1}, control="none")
+    with pytest.raises(sc.UsageError, match="`--control none` leaves the slots empty"):
+        run.thoughts(0)
+
+
+METHOD = """
+import torch
+class Constant:
+    def __init__(self, surroundings):
+        self.surroundings = surroundings
+    def thoughts(self, question):
+        return torch.full((1, self.surroundings.soft_tokens, self.surroundings.backbone.width), {})
+"""
+
+
+def test_thoughts_of_an_edited_method_are_refused(options, tmp_path):
+    file = tmp_path / "constant.py"
+    file.write_text(METHOD.format(0.5))
+    sizes = {"limit": 1, "samples": 1, "max_new_tokens": 2, "quiet": True}
+    run = sc.run(**only_models(options), **sizes, method=f"{file}:Constant", out=tmp_path / "run")
+    file.write_text(METHOD.format(0.25))
+    sc.run(**only_models(options), **sizes, method="cot")  # takes its place
+    with pytest.raises(sc.UsageError, match="the checkpoint and the code of `--method`"):
+        sc.load(run.folder).thoughts(0)
 
 
 # -- what is refused
@@ -297,6 +361,15 @@ def test_a_report_of_runs_in_memory_and_on_disk(kept, options, tmp_path):
         sc.report(kept[0], cot, names=["ours"])
     with pytest.raises(sc.UsageError, match="at least one run"):
         sc.report()
+
+
+@pytest.mark.parametrize("voters", [concise, ["flat", concise]])
+def test_a_report_takes_functions_as_voters(kept, tmp_path, voters):
+    made = sc.report(kept[0], out=tmp_path, voters=voters, quiet=True)
+    votes = [voters] if callable(voters) else voters
+    names = [one if isinstance(one, str) else f"{one.__module__}:{one.__qualname__}" for one in votes]
+    assert list(made.results.settings.voters) == names
+    assert made.table["accuracy"].tolist() == [kept[0].vote(votes[0])["correct"].mean()]
 
 
 def test_a_trained_thinker_is_given_to_a_run(options, tmp_path):
