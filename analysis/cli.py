@@ -67,7 +67,7 @@ def scale_report(
     ] = None,
     common: Annotated[bool, typer.Option("--common", help="Compare on the questions that all runs hold.")] = False,
     browse: Annotated[int, typer.Option(help="Questions whose completions the page holds.", min=0)] = 200,
-    seed: Annotated[int, typer.Option(help="Start of the random draws of sub-grids and resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Start of the random draws of sub-grids and resamples.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print report.json alone.")] = False,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)

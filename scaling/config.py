@@ -34,20 +34,16 @@ _SIZE, _FREE, _METHODS, _SEEDS = Effect.SIZE, Effect.FREE, Differs.METHODS, Diff
 _THOUGHTS = "methods with soft thoughts"
 _Count = Annotated[int, Field(ge=1)]
 _Place = Annotated[str, BeforeValidator(str)]
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[tuple(ENGINES)]
 
 
 def known_voter(name: str) -> str:
     """The name itself, if it may be that of a voter. A pydantic error if not. No voter is loaded."""
     if not is_voter(name):
         raise PydanticCustomError("voter", f"input should be {what_a_voter_is()}")
-    return name
-
-
-def known_engine(name: str) -> str:
-    """The name itself, if an engine is called so. A pydantic error if not."""
-    if name not in ENGINES:
-        *others, last = map(repr, ENGINES)
-        raise PydanticCustomError("engine", f"input should be {', '.join(others)} or {last}")
     return name
 
 
@@ -226,11 +222,8 @@ class RunConfig(BaseModel):
         ),
     ] = None
     engine: Annotated[
-        str,
-        AfterValidator(known_engine),
-        Setting(
-            "transformers (default), vllm, or openai: a server at --base-url.", *(_ENGINE, Tag.HARNESS), values=ENGINES
-        ),
+        EngineName,
+        Setting("transformers (default), vllm, or openai: a server at --base-url.", _ENGINE, Tag.HARNESS),
     ] = "transformers"
     engine_args: Annotated[
         Annotated[dict[str, Any], BeforeValidator(pairs)] | None,

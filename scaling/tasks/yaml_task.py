@@ -3,7 +3,7 @@
     data: capitals.jsonl          # a file, or a folder with one file for each split; relative to the YAML file
     kind: text                    # number, choice, yes_no or text; if it is left out, it follows from the rows
     columns: {question: prompt, answer: target, choices: options, rationale: steps, id: key}
-    splits: {test: eval.jsonl}    # files in the folder; if it is left out, <split>.jsonl
+    splits: {test: eval.jsonl}    # files in the folder, and no other split exists; without it, <split>.jsonl
     instruction: End with "The answer is" and the city.
     name: capitals
     limit: 50
