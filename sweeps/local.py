@@ -21,7 +21,7 @@ LOGS = "logs"
 _POLL = 0.2  # seconds between two looks at the workers
 _GRACE = 30.0  # seconds that workers have to end by themselves
 _CORES = 8  # cores of one worker, where the user asks for no number of workers and there is no GPU
-_MAX_EARLY_DEATHS = 5  # early deaths in a row after which the sweep ends
+MAX_EARLY_DEATHS = 5  # early deaths in a row after which the sweep ends
 _EARLY = 20.0  # seconds; a worker that dies sooner and without a job died early, and no job is to blame
 
 OnPoll = Callable[[], None]
@@ -112,7 +112,7 @@ class _Worker:
             by_itself = self._process.returncode not in (0, -signal.SIGKILL)  # SIGKILL is from outside, as for memory
             early = idle and by_itself and time.monotonic() - self._born < _EARLY
             self._early_deaths = self._early_deaths + 1 if early else 0
-            if self._early_deaths >= _MAX_EARLY_DEATHS:
+            if self._early_deaths >= MAX_EARLY_DEATHS:
                 raise UsageError(f"workers end as soon as they begin; the reason is at the end of {self._log}")
         self._owner = f"{os.uname().nodename}:{os.getpid()}:{self._number}:{time.time_ns()}"
         self._born = time.monotonic()

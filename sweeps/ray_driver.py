@@ -21,14 +21,13 @@ from typing import Any
 
 from scaling.records.errors import UsageError, install, one_line
 from sweeps.ledger import Ledger
-from sweeps.local import OnPoll, cores
+from sweeps.local import MAX_EARLY_DEATHS, OnPoll, cores
 from sweeps.ray_worker import LedgerActor, work_here
 
 _POLL = 0.5  # seconds between two looks at the workers
 _GRACE = 30.0  # seconds that workers have to end by themselves
 _ANSWER = 10.0  # seconds that the head of a cluster has to answer
 _START = 120.0  # seconds that a process of the cluster has to start
-MAX_EARLY_DEATHS = 5  # workers one after another that end with an error and without a job, after which the sweep ends
 _STORE = 100 * 2**20  # bytes of Ray's object store, which sweeps do not use
 _NAMESPACE, _OWNER = "softcotpp", "ray:"  # the latter begins the names of workers in the ledger
 # Ray puts the folder that is current when a cluster is joined first on its workers' import path. It must be this one, as the

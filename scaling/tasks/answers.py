@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from string import ascii_uppercase
 
 from scaling.tasks.number_words import SCALES
 from scaling.tasks.numbers import (
@@ -35,7 +36,6 @@ from scaling.tasks.numbers import (
     written,
 )
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STATED_LENGTH = (
     300  # most characters of a stated answer; the limit keeps the time linear for texts with many statements
 )
@@ -434,7 +434,7 @@ def _is_label(text: str, match: re.Match[str]) -> bool:
 def letter_of(text: str, num_choices: int) -> str | None:
     """The letter of one of the first `num_choices` options, in upper case; None for any other text."""
     letter = text.upper()
-    return letter if len(letter) == 1 and letter in _LETTERS[:num_choices] else None
+    return letter if len(letter) == 1 and letter in ascii_uppercase[:num_choices] else None
 
 
 def opening_or_named_letter(text: str, choices: Sequence[str]) -> str | None:
@@ -484,8 +484,8 @@ def _is_next_option(text: str, label: re.Match[str], after: re.Match[str], optio
     Two labels that begin neighbouring lines need no such option between them. The option may be followed by a unit, as in
     "(A) 10 km (B) 20 km".
     """
-    place = _LETTERS.index(label["letter"].upper())
-    if _LETTERS.find(after["letter"].upper()) != place + 1 or place >= len(options):
+    place = ascii_uppercase.index(label["letter"].upper())
+    if ascii_uppercase.find(after["letter"].upper()) != place + 1 or place >= len(options):
         return False
     option = text[label.end() : after.start()].strip()
     if label["line"] is not None and after["line"] is not None:
@@ -500,7 +500,7 @@ def _is_next_option(text: str, label: re.Match[str], after: re.Match[str], optio
 
 def _end_of_option(text: str, label: re.Match[str], choices: Sequence[str]) -> int:
     """Where the option after a label ends: after the option's text if that is there, else at the end of the line."""
-    option = "".join(choices[_LETTERS.index(label["letter"].upper()) :][:1])
+    option = "".join(choices[ascii_uppercase.index(label["letter"].upper()) :][:1])
     spelt = re.compile(r"\s*" + r"\s+".join(map(re.escape, option.split())) + r"(?!\w)", re.IGNORECASE)
     end = (spelt.match(text, label.end()) if option.strip() else None) or re.compile(".*").match(text, label.end())
     return end.end() if end else label.end()
@@ -514,7 +514,9 @@ def _option_equal_to(said: str, choices: Sequence[str]) -> str | None:
     """The letter of the only option with the same words or, if there is none, of the only one that is the same number."""
     for place, form in enumerate(_forms(said)):
         equal = [
-            letter for letter, option in zip(_LETTERS, choices, strict=False) if form and _forms(option)[place] == form
+            letter
+            for letter, option in zip(ascii_uppercase, choices, strict=False)
+            if form and _forms(option)[place] == form
         ]
         if len(equal) == 1:
             return equal[0]
@@ -531,7 +533,7 @@ def _only_option_in(text: str, choices: Sequence[str]) -> str | None:
     """The letter of the only option whose text occurs as whole words. Options that are a single letter do not count."""
     words = _words(text)
     letters = []
-    for letter, option in zip(_LETTERS, map(_words, choices), strict=False):
+    for letter, option in zip(ascii_uppercase, map(_words, choices), strict=False):
         whole = rf"(?<![\w])(?<![0-9][.,])(?<!-){re.escape(option)}(?![\w]|[.,:/][0-9])"
         if option and not (len(option) == 1 and option.isalpha()) and re.search(whole, words):
             letters.append(letter)

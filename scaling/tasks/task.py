@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from string import ascii_uppercase
 
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.records import Question
@@ -18,8 +19,6 @@ from scaling.tasks.answers import Reading
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.files import read_questions
 from scaling.tasks.kinds import KINDS, Kind, kind_of, unknown_kind
-
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Task:
@@ -144,7 +143,7 @@ class LoadedTask:
 
 def with_options(question: Question) -> str:
     """The text of a question, followed by its lettered options if it has any."""
-    options = [f"({letter}) {text}" for letter, text in zip(_LETTERS, question.choices, strict=False)]
+    options = [f"({letter}) {text}" for letter, text in zip(ascii_uppercase, question.choices, strict=False)]
     return "\n".join([question.text, *options])
 
 
@@ -255,9 +254,9 @@ def _checked(task: Task, question: object, number: int, known: dict[str, int], p
             raise UsageError(f"{where} must have texts as its `{name}`, not {texts!r:.60}: correct `questions`.")
     if known.setdefault(question.id, number) != number:
         raise UsageError(f"{where} has the id of question {known[question.id]}: give each its own.")
-    if task.answers.has_choices and not 2 <= len(question.choices) <= len(_LETTERS):
+    if task.answers.has_choices and not 2 <= len(question.choices) <= len(ascii_uppercase):
         raise UsageError(
-            f"{where} must have 2 to {len(_LETTERS)} `choices`, not {len(question.choices)}: correct `questions`."
+            f"{where} must have 2 to {len(ascii_uppercase)} `choices`, not {len(question.choices)}: correct `questions`."
         )
     question = replace(question, choices=tuple(question.choices), rationale=tuple(question.rationale))
     try:

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
 from contrastive.forward import CaptureCache
+from scaling.engines.local.decoder import compacted
 
 _SLOTS, _TOKENS = 8, 64  # a store grows by at least so much
 
@@ -142,6 +143,15 @@ class OwnKeys(Cache):
         self.lengths[target] = length
         for states in self._keys + self._values:
             states[target, :, :length] = states[source, :, :length]
+
+    def remove(self, rows: Sequence[int]) -> list[int]:
+        """Frees rows; the last ones move into their places. Returns the old numbers of the rows that are left, in order."""
+        order = compacted(self.used, rows)
+        for target, source in enumerate(order):
+            if source != target:
+                self.move(source, target)
+        self.used = len(order)
+        return order
 
     def extend(self, rows: slice | None = None) -> int:
         """Makes room for one more token in each of `rows`, else in all that are in use: those of the next pass. Returns how

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 from contrastive.forward import attention_masks
 from scaling.engines.base import SoftPrompt
 from scaling.engines.embedded import embedded
-from scaling.engines.local.decoder import batches, compacted
+from scaling.engines.local.decoder import batches
 from scaling.engines.local.levels import OwnKeys
 from scaling.models.signatures import last_logits_only
 
@@ -66,12 +66,7 @@ class PlainDecoder:
         return torch.stack([h.logits for h in held])
 
     def remove(self, rows: Sequence[int]) -> list[int]:
-        order = compacted(self.used, rows)
-        for target, source in enumerate(order):
-            if source != target:
-                self._own.move(source, target)
-        self._own.used = len(order)
-        return order
+        return self._own.remove(rows)
 
     def step(self, tokens: Tensor) -> Tensor:
         longest = self._own.extend()

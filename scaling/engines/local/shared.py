@@ -21,7 +21,7 @@ from scaling.engines.base import SoftPrompt
 from scaling.engines.embedded import embedded
 from scaling.engines.local import attention
 from scaling.engines.local.attention import Groups, Levels, SharedLevel
-from scaling.engines.local.decoder import batches, compacted
+from scaling.engines.local.decoder import batches
 from scaling.engines.local.levels import OwnKeys, Store
 
 
@@ -118,11 +118,7 @@ class SharedPrefixDecoder:
         return torch.stack([h.logits for h in held])
 
     def remove(self, rows: Sequence[int]) -> list[int]:
-        order = compacted(self.used, rows)
-        for target, source in enumerate(order):
-            if source != target:
-                self._own.move(source, target)
-        self._own.used = len(order)
+        order = self._own.remove(rows)
         self._rows[:, : len(order)] = self._rows[:, order]
         self._groupings.clear()
         return order
