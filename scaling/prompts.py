@@ -108,11 +108,13 @@ class PromptBuilder:
 
     def hint_request(self, question: Question) -> tuple[int, ...]:
         """Token ids of the assistant's prompt if it writes its notes as text."""
-        return self._prompt(f"{_ASSISTANT}\n\n{ask(self._task, 'text', question)}", question, 0).prefix
+        return self._prompt(f"{_ASSISTANT}\n\n{ask(self._task, 'assistant_text', question)}", question, 0).prefix
 
     def assistant(self, question: Question) -> tuple[int, ...]:
         """Token ids of the assistant's prompt before its slots. They do not depend on the number of slots."""
-        return self._prompt(f"{_ASSISTANT}\n\n{ask(self._task, 'text', question)}\n\n{SLOT}", question, 1).prefix
+        return self._prompt(
+            f"{_ASSISTANT}\n\n{ask(self._task, 'assistant_text', question)}\n\n{SLOT}", question, 1
+        ).prefix
 
     def _prompt(self, user: str, question: Question, num_slots: int, solved: Sequence[tuple[str, str]] = ()) -> Prompt:
         """The prompt of a user's turn, checked.

@@ -14,7 +14,6 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TypeVar
 
-from scaling.records.errors import UsageError
 from scaling.records.records import Question
 from scaling.tasks.arithmetic_stories import NAMES, STORIES
 from scaling.tasks.task import Task
@@ -79,14 +78,9 @@ class Arithmetic(Task):
     splits = SPLITS
     limit, max_new_tokens = 20, 96
     generated = True
+    levels = len(DIFFICULTIES)
 
     def questions(self, split: str, limit: int | None) -> Iterator[Question]:
-        if self.difficulty not in DIFFICULTIES:
-            lowest, highest = DIFFICULTIES[0], DIFFICULTIES[-1]
-            raise UsageError(
-                f"`--difficulty` must be a whole number from {lowest} to {highest}, not {self.difficulty}: give one of "
-                f"these."
-            )
         return islice(generate(split, difficulty=self.difficulty), limit)
 
 

@@ -54,7 +54,7 @@ def load_task(
         data: the value of `--data`, see `definition_of`.
         split: the value of `--split`.
         limit: how many questions, from the first; None means all or, for a task without end, its default number.
-        difficulty: the value of `--difficulty`, for the task `arithmetic` only.
+        difficulty: the value of `--difficulty`, from 1 to the task's `levels`.
 
     Raises:
         UsageError: there is no such task, it has no question, or an option does not fit it.
@@ -62,9 +62,10 @@ def load_task(
     task, identity = _defined(name, data)
     if limit is not None and limit < 1:
         raise UsageError(f"`--limit` must be at least 1, not {limit}: leave it out to take all questions.")
-    if difficulty != 1 and not isinstance(task, Arithmetic):
+    if not 1 <= difficulty <= task.levels:
+        required = f"a whole number from 1 to {task.levels}" if task.levels > 1 else "1, its only one,"
         raise UsageError(
-            f"`--difficulty` is only for the generated task `arithmetic`, and {difficulty} was given: leave it out."
+            f"`--difficulty` must be {required} for the task `{task.name}`, not {difficulty}: give that, or leave it out."
         )
     task.difficulty = difficulty
     limit = limit or (task.limit if task.generated else None)

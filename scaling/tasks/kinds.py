@@ -39,6 +39,7 @@ class Kind:
 
     Attributes:
         name: its name in files and records.
+        ending: how a solution ends that states such an answer, in the words of a request: '"The answer is" and the number'.
         request: the sentence at the end of a prompt that asks for such an answer.
         hint_first: whether the hint comes before the request; if not, it comes after it.
         has_choices: whether questions have lettered options.
@@ -47,10 +48,15 @@ class Kind:
     """
 
     name: ClassVar[str]
-    request: ClassVar[str]
+    ending: ClassVar[str] = '"The answer is" and the answer'
     hint_first: ClassVar[bool] = False
     has_choices: ClassVar[bool] = False
     verbatim: ClassVar[bool] = False
+
+    @property
+    def request(self) -> str:
+        # asked for a "short" explanation, a small model states its answer far more often than after "think step by step"
+        return f"Give a short explanation and end with {self.ending}."
 
     def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
         """Reads the answers of a completion. No text makes it raise an exception.
@@ -109,8 +115,7 @@ class Number(Kind):
     """A number or a formula. "$1,200.50" becomes "1200.5", "3/4" becomes "0.75", "1/3" and LaTeX formulas stay."""
 
     name = "number"
-    # asked for a "short" explanation, a small model states its answer far more often than after "think step by step"
-    request = 'Give a short explanation and end with "The answer is" and the number.'
+    ending = '"The answer is" and the number'
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
         return stated_number(said)
@@ -137,7 +142,7 @@ class Choice(Kind):
     """The letter of an option, in upper case."""
 
     name = "choice"
-    request = 'Give a short explanation and end with "The answer is" and the letter of the right option.'
+    ending = '"The answer is" and the letter of the right option'
     has_choices = True
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:
@@ -160,7 +165,7 @@ class YesNo(Kind):
     """ "yes" or "no". "true" counts as "yes" and "false" as "no"."""
 
     name = "yes_no"
-    request = 'Give a short explanation and end with "The answer is yes" or "The answer is no".'
+    ending = '"The answer is yes" or "The answer is no"'
     hint_first = True  # StrategyQA's slots stand before the closing request (the papers' setting)
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
@@ -180,7 +185,6 @@ class Text(Kind):
     """A few words. Case, white space and the marks around them do not count. Only a stated answer is read."""
 
     name = "text"
-    request = 'Give a short explanation and end with "The answer is" and the answer.'
     verbatim = True
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002

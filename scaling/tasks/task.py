@@ -40,7 +40,8 @@ class Task:
         local: whether the questions can be read without a network.
         takes_data: whether an overridden `questions` reads `data`; if not, `--data` is refused.
         data: the file or folder of `--data`, for `questions` to read.
-        difficulty: the value of `--difficulty`, which only the generated task `arithmetic` has.
+        levels: how many difficulties the task has; the values of `--difficulty` are 1 to this number.
+        difficulty: the value of `--difficulty`.
     """
 
     name: str = ""
@@ -54,6 +55,7 @@ class Task:
     local: bool = True
     takes_data: bool = False
     data: Path | None = None
+    levels: int = 1
     difficulty: int = 1
 
     @property
@@ -75,6 +77,10 @@ class Task:
     def text(self, question: Question) -> str:
         """The question as the prompt shows it. By default its text, and its lettered options if it has any."""
         return with_options(question)
+
+    def assistant_text(self, question: Question) -> str:
+        """The question as the assistant's prompt shows it. Thoughts come from it. By default: what the backbone reads."""
+        return self.text(question)
 
     def asks(self, question: Question) -> str:  # noqa: ARG002
         """The request at the end of the prompt; an empty text for none."""
@@ -152,7 +158,7 @@ def ask(task: Task, method: str, question: Question) -> str:
 
     Args:
         task: the task.
-        method: `text`, `asks` or `solution`.
+        method: `text`, `assistant_text`, `asks` or `solution`.
         question: the method's argument.
 
     Returns:

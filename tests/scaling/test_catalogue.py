@@ -90,7 +90,7 @@ def test_a_benchmark_without_data_comes_from_the_hub(monkeypatch: pytest.MonkeyP
         ("arithmetic", {"split": "dev"}, ["`--split`", "`train`, `validation`, `test`", "`dev`"]),
         ("arithmetic", {"difficulty": 5}, ["`--difficulty`", "from 1 to 4", "5"]),
         ("arithmetic", {"difficulty": 0}, ["`--difficulty`", "from 1 to 4", "0"]),
-        ("gsm8k", {"difficulty": 2}, ["`--difficulty`", "`arithmetic`", "2"]),
+        ("gsm8k", {"difficulty": 2}, ["`--difficulty`", "`gsm8k`", "2"]),
     ],
 )
 def test_an_option_that_cannot_be_is_explained(name: str, options: dict[str, Any], expected: list[str]) -> None:
