@@ -98,13 +98,17 @@ def classes_of(answers: Iterable[str | None]) -> Mapping[str, AnswerClass]:
 
 def as_text(answer: str) -> str:
     """Marks an answer as a text: it gets quotation marks if it would be read as a number, such as the version 1.10."""
-    return f'"{answer}"' if number_or_formula(answer) is not None else answer
+    return f'"{answer}"' if number_or_formula(answer) is not None or _is_latex(answer) else answer
 
 
 def from_text(answer: str) -> str:
     """The reverse of `as_text`."""
     inside = answer[1:-1]
     return inside if len(answer) > 2 and as_text(inside) == answer else answer
+
+
+def _is_latex(answer: str) -> bool:
+    return "\\" in answer or "|" in answer
 
 
 def close() -> None:
@@ -152,7 +156,8 @@ def _read(answer: str) -> _Read:
     if number is None:
         form = number_or_formula(answer)  # journals of earlier versions hold sums and brackets as the model wrote them
         number = _number(form) if form else None
-        return _Read(number) if number else _Read(formula=form)
+        # as it is, where it has LaTeX: in plain text the half of \\frac{1}{2}x would be 1/2x
+        return _Read(number) if number else _Read(formula=answer if _is_latex(answer) else form)
     return _Read(number)
 
 

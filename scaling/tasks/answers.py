@@ -71,7 +71,7 @@ _NEXT_QUESTION = re.compile(r"\s*(?:$|Q:|Question)")
 _NUMBERED_HEADING = re.compile(r"\s*[0-9]+[.)]\s+\S")
 _NEW_QUESTION = re.compile(r"\n[ \t>*_#]{0,8}(?:Q|Question)\s?#?[0-9]{0,4}[*_]{0,3}:", re.IGNORECASE)
 _FILLED_BOX = re.compile(r"\\f?box(?:ed)?\s?\{\s*[^\s}]")
-_MARKUP = " \t\r\n*_:\"'`>$"
+MARKUP = " \t\r\n*_:\"'`>$"
 _FIRST_ITEM = re.compile(r"[ \t*_:]*(?:\n[ \t]*)+(?:[-*+•]|1[.)])[ \t]+(?=\S)")
 _NEXT_ITEM = re.compile(r"\n[ \t]*(?:[-*+•]|[0-9]{1,2}[.)])[ \t]+(?=\S)")
 _OR_HEDGED = re.compile(
@@ -105,7 +105,7 @@ _NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _NOT = re.compile(r"not\s*(?:[.,;!\n]|$)", re.IGNORECASE)
-_SENTENCE_END = re.compile(
+SENTENCE_END = re.compile(
     r"(?<!\bi\.e)(?<!\be\.g)(?<!\bapprox)(?<!\bRs)[.!?;](?=[\s*]|$)(?!\s?=)|[\n。]", re.IGNORECASE
 )
 
@@ -208,6 +208,7 @@ def read_text(
     whole: Callable[[str], str | None],
     elsewhere: Callable[[str], str | None],
     question: str = "",
+    plain: Callable[[str], str] = tidy,
 ) -> Reading:
     """Reads the answers of a completion.
 
@@ -217,8 +218,9 @@ def read_text(
         whole: reads a text that must be an answer and nothing else.
         elsewhere: reads a text in which no answer is stated.
         question: the question's text. If it asks "how many dozens", then "7 dozen" is 7, otherwise 84.
+        plain: writes the text in plain characters before it is read.
     """
-    text = tidy(text)
+    text = plain(text)
     for scale in {match[1].lower() for match in _ASKED_IN.finditer(question)}:
         text = re.sub(rf"(?<=[0-9A-Za-z][ -]){scale}\b", f"{scale}s", text, flags=re.IGNORECASE)
     strict, rest = _stated(text, lambda found: whole(found.said) if found.whole else stated(found.said))
@@ -227,7 +229,7 @@ def read_text(
 
 def bare(answer: str) -> str:
     """An answer without the punctuation and markup around it."""
-    return tidy(answer).strip(_MARKUP + ".()")
+    return tidy(answer).strip(MARKUP + ".()")
 
 
 def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | None, str]:
@@ -298,14 +300,14 @@ def _statements(text: str) -> Iterator[_Statement]:
         elif match["short"]:
             if _NEXT_QUESTION.match(text, match.end() + len(line)):
                 yield _Statement(line, match.end(), whole=True, skipped=(None,))
-        elif match["weak"] and _SENTENCE_END.sub("", said.strip()) != said.strip().rstrip(".!"):
+        elif match["weak"] and SENTENCE_END.sub("", said.strip()) != said.strip().rstrip(".!"):
             continue  # "the answer could be 5. Let us see"
         elif _is_doubted(text, match, said):
             continue
         elif (place := _withdrawn(said)) is not None:
             yield _Statement("", match.end() + place)
-        elif bare := said.strip(_MARKUP + ".,"):
-            bare = _OR_HEDGED.sub(r" \1 ", _listed(said)).lstrip(_MARKUP + ",")
+        elif bare := said.strip(MARKUP + ".,"):
+            bare = _OR_HEDGED.sub(r" \1 ", _listed(said)).lstrip(MARKUP + ",")
             hedges = _HEDGES.match(bare)
             bare = bare[hedges.end() :] if hedges else bare
             if not _NO_ANSWER.match(bare) or (hedges and _NOT.match(bare)):
@@ -324,14 +326,14 @@ def _is_doubted(text: str, match: re.Match[str], said: str) -> bool:
     before = text[max(0, match.start() - 200) : match.start()]
     if _DOUBTED.search(before[-60:]):
         return True
-    sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
+    sentence = SENTENCE_END.split(said, maxsplit=1)[0]
     return "would" in match[0] and bool(_SUPPOSED.search(before) or re.search(r"\b(?:if|unless)\b", sentence))
 
 
 def _withdrawn(said: str) -> int | None:
     """Where a statement ends that is a question ("5? No") or is taken back ("5. No, wait"); None if it is neither."""
-    start = len(said) - len(said.lstrip(_MARKUP))
-    end = re.search(r",(?=\sno,\s)", said) or _SENTENCE_END.search(said, start)
+    start = len(said) - len(said.lstrip(MARKUP))
+    end = re.search(r",(?=\sno,\s)", said) or SENTENCE_END.search(said, start)
     return end.end() if end and _WITHDRAWN.match(said, end.start()) else None
 
 
@@ -343,7 +345,7 @@ def _listed(said: str) -> str:
 
 def stated_yes_or_no(said: str) -> str | None:
     """The "yes" or "no" at the beginning of a statement; `SEVERAL` if it names both."""
-    said = _EMPHATIC.sub("", said.strip(_MARKUP), count=1)
+    said = _EMPHATIC.sub("", said.strip(MARKUP), count=1)
     if _BOTH.match(said):
         return SEVERAL
     match = _YES_NO.match(said)
@@ -360,7 +362,7 @@ def stated_number(said: str) -> str | None:
     said = said.strip()
     if not said:
         return None
-    sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
+    sentence = SENTENCE_END.split(said, maxsplit=1)[0]
     left, _, right = sentence.partition("=")
     if right and "=" not in right and re.search(r"\bof\b", left):  # "20% of 50 = 10"
         said = sentence = right
@@ -377,10 +379,10 @@ def stated_number(said: str) -> str | None:
 
 def stated_choice(said: str, choices: Sequence[str]) -> str | None:
     """The letter of the option that a statement names by its letter or its text; `SEVERAL` if it names more than one."""
-    said = said.strip(_MARKUP)
+    said = said.strip(MARKUP)
     if not said:
         return None
-    sentence = _SENTENCE_END.split(said, maxsplit=1)[0]
+    sentence = SENTENCE_END.split(said, maxsplit=1)[0]
     option = _option_equal_to(sentence, choices)
     if _without_options(said, choices).startswith("\n"):
         return SEVERAL
@@ -390,7 +392,7 @@ def stated_choice(said: str, choices: Sequence[str]) -> str | None:
     if match is None:
         return option or _option_equal_to(re.split(r",\s", sentence, maxsplit=1)[0], choices)
     letter = match["sure"] or match["any"]
-    is_named = match["named"] or said.startswith(")", match.end()) or len(sentence.strip(_MARKUP + ".()")) == 1
+    is_named = match["named"] or said.startswith(")", match.end()) or len(sentence.strip(MARKUP + ".()")) == 1
     if letter.islower() and not is_named:
         return option
     chosen = letter_of(letter, len(choices))
@@ -547,8 +549,8 @@ def _words(text: str) -> str:
 def opening_or_last_yes_or_no(text: str) -> str | None:
     """The "yes" or "no" that a text begins with or, if there is none, the last one that stands alone."""
     text = text[max((match.end() for match in _IT_DEPENDS.finditer(text)), default=0) :]
-    opening = _OPENING_YES_NO.match(text.lstrip(_MARKUP))
+    opening = _OPENING_YES_NO.match(text.lstrip(MARKUP))
     if opening:
-        return None if _BOTH.match(text.lstrip(_MARKUP)) else _TRUE_FALSE[opening[1].lower()]
+        return None if _BOTH.match(text.lstrip(MARKUP)) else _TRUE_FALSE[opening[1].lower()]
     standalone = _STANDALONE_YES_NO.findall(text)
     return _TRUE_FALSE[standalone[-1].lower()] if standalone else None

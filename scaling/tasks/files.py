@@ -200,7 +200,8 @@ def _text(fields: Mapping[str, Any], *, where: str) -> str:
 
 def _answer(fields: Mapping[str, Any], *, kind: Kind, num_choices: int, where: str) -> str:
     value = _required(fields, "answer", where=where)
-    answer = kind.gold(_answer_text(value), num_choices=num_choices)
+    values = value if kind.several and isinstance(value, list) else [value]
+    answer = kind.gold("; ".join(map(_answer_text, values)), num_choices=num_choices)
     if answer is None:
         required = kind.required(num_choices)
         raise _wrong("answer", f"{required} in a task of kind `{kind.name}`", value, where=where)

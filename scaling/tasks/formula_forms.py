@@ -15,6 +15,7 @@ from math_verify import parse
 from sympy import Basic, Eq, Expr, FiniteSet, Float, Interval, MatrixBase, Rational, Tuple, nan, zoo
 from sympy.core.relational import Relational
 
+from scaling.tasks import expressions
 from scaling.tasks.numbers import written
 
 _PRECISION = 40  # digits that values are computed with
@@ -30,13 +31,19 @@ def form(text: str) -> str:
     """The form of a formula in LaTeX or plain text. Equal formulas have the same form.
 
     A rational number has its canonical form, see `scaling.tasks.numbers`. An irrational number is "~" with 20 digits. A
-    formula with variables is its values at two points, which depend only on the variables' names. Sets, tuples, intervals
-    and matrices are made of the forms of their parts. A set of one part is that part, as in `{12}`.
+    formula with variables is its values at two points, which depend only on the variables' names. Lists, sets, tuples,
+    intervals and matrices are made of the forms of their parts. A set of one part is that part, as in `{12}`.
 
     Raises:
         ValueError: the formula has no value, as 1/0.
         Exception: whatever the libraries raise for a text that is no formula.
     """
+    expression = expressions.parse(text)
+    return _form_of(text) if expression is None or not expression.parts else expressions.form_of(expression, _form_of)
+
+
+def _form_of(text: str) -> str:
+    """The form of one formula."""
     parsed = parse(f"${text}$", parsing_timeout=None)
     formulas = [part for part in parsed if isinstance(part, Basic | MatrixBase)]
     if not formulas or formulas[0].has(nan, zoo):

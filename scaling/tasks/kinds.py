@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from scaling.records.errors import nearest
+from scaling.tasks import expressions
 from scaling.tasks.answers import (
-    SEVERAL,
     Reading,
     bare,
     last_number,
@@ -24,14 +24,20 @@ from scaling.tasks.answers import (
     stated_yes_or_no,
     yes_or_no,
 )
-from scaling.tasks.equality import AnswerChecker
-from scaling.tasks.numbers import number_or_formula, tidy
+from scaling.tasks.equality import AnswerChecker, differ_by_printing, is_printed_float
+from scaling.tasks.number_words import leading_words
+from scaling.tasks.numbers import number_or_formula, tidy, value, written
+from scaling.tasks.stated_expressions import last_expression, plain, stated_expression
+from scaling.tasks.words import plain_words
 
 _DIFFERENCE = re.compile(
     r"[0-9.]+\s*-\s*[0-9.]+"
 )  # from a model "15 - 3" is 12, but as a gold answer it may be a score
-_END_OF_TEXT = re.compile(r"\n|(?<=\w{4})[.!?;](?:\s|$)")  # but not at the point of "St. Louis"
-_ROUNDS = 8  # most times that marks are removed from a text answer, as removing some may uncover others
+_END_OF_TEXT = re.compile(r"\n|(?<=\w{4})[.!?;](?:\s|$)|,?\sbecause\b")  # but not at the point of "St. Louis"
+_ROUNDS = 8  # most times that the values of a set are written; most are written the same after the first
+_SEPARATOR = re.compile(r"[,;\n]|(?<![\w-])(?:and|or|&)(?![\w-])|\\text *\{ *(?:and|or) *\}")
+_THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
+_BRACKETS = re.compile(r"(?:\\\{|[\[{(])(.*?)(?:\\\}|[\]})])", re.DOTALL)
 
 
 class Kind:
@@ -43,6 +49,7 @@ class Kind:
         request: the sentence at the end of a prompt that asks for such an answer.
         hint_first: whether the hint comes before the request; if not, it comes after it.
         has_choices: whether questions have lettered options.
+        several: whether a gold answer in data may be a list of values.
         verbatim: whether an answer is only equal to the same text. If not, votes count equal numbers and formulas as one
             answer, whatever their texts.
     """
@@ -51,6 +58,7 @@ class Kind:
     ending: ClassVar[str] = '"The answer is" and the answer'
     hint_first: ClassVar[bool] = False
     has_choices: ClassVar[bool] = False
+    several: ClassVar[bool] = False
     verbatim: ClassVar[bool] = False
 
     @property
@@ -181,8 +189,54 @@ class YesNo(Kind):
         return "yes or no"
 
 
+class Expression(Kind):
+    """A mathematical answer in LaTeX or plain text, see `scaling.tasks.expressions`. Formulas are compared by math-verify.
+
+    Numbers are equal only if they are exactly the same, or one was printed as a floating-point number: 0.33 is not 1/3.
+    """
+
+    name = "expression"
+    ending = '"The answer is" and the answer in \\boxed{}'
+
+    def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
+        return read_text(
+            text,
+            stated=lambda said: self.stated(said, choices),
+            whole=self.canonical,
+            elsewhere=lambda rest: self.elsewhere(rest, choices),
+            question=question,
+            plain=plain,
+        )
+
+    def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
+        return stated_expression(said)
+
+    def elsewhere(self, text: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
+        return last_expression(text)
+
+    def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
+        return expressions.canonical(answer)
+
+    def required(self, num_choices: int) -> str:  # noqa: ARG002
+        return "a mathematical answer such as \\frac{1}{2}, (1, 2) or x = 5, of at most 400 characters,"
+
+    def written(self, answer: str) -> str:
+        return f"$\\boxed{{{answer}}}$"
+
+    def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:
+        def equal(one: str, other: str) -> bool:
+            numbers = value(one), value(other)
+            if numbers[0] is None or numbers[1] is None:
+                return checker.equal(one, other)
+            printed = is_printed_float(one) or is_printed_float(other)
+            return numbers[0] == numbers[1] or (printed and differ_by_printing(numbers[0], numbers[1]))
+
+        expected, given = expressions.parse(gold), expressions.parse(answer)
+        return gold == answer or bool(expected and given and expressions.same(expected, given, equal))
+
+
 class Text(Kind):
-    """A few words. Case, white space and the marks around them do not count. Only a stated answer is read."""
+    """A few words. What does not count is said in `scaling.tasks.words`. Only a stated answer is read."""
 
     name = "text"
     verbatim = True
@@ -194,17 +248,54 @@ class Text(Kind):
         return None
 
     def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
-        for _ in range(_ROUNDS):
-            before, answer = answer, " ".join(bare(answer).casefold().split())
-            if answer == before:
-                break
-        return answer if answer not in ("", SEVERAL) else None
+        return plain_words(answer) or None
 
     def required(self, num_choices: int) -> str:  # noqa: ARG002
         return "a text with at least one letter or digit"
 
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Number(), Choice(), YesNo(), Text())}
+class Set(Text):
+    """Several values in any order, such as "3, 5 and 7" or "red and blue"; repeated ones count once.
+
+    Values are equal if they are the same number, or the same words as in `Text`. In data a gold answer may be a list.
+    """
+
+    name = "set"
+    ending = '"The answer is" and the values, separated by commas'
+    several = True
+
+    def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
+        for _ in range(_ROUNDS):
+            before, parts = answer, _SEPARATOR.split(_THOUSANDS.sub(_without_commas, _without_braces(answer)))
+            answer = ", ".join(sorted({one for part in parts if (one := self._value(part))}))
+            if answer == before:
+                return answer or None
+        return None
+
+    def _value(self, text: str) -> str:
+        words = plain_words(text)
+        spoken = leading_words(words)
+        if spoken and spoken[1] == len(words):
+            return written(spoken[0])
+        number = None if any(letter.isalpha() for letter in text.rpartition("=")[2]) else number_or_formula(text)
+        return number if number is not None and value(number) is not None else words
+
+    def required(self, num_choices: int) -> str:  # noqa: ARG002
+        return "a list of values, or a text with commas or the word `and` between them,"
+
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Number(), Choice(), YesNo(), Expression(), Text(), Set())}
+
+
+def _without_braces(text: str) -> str:
+    """The values of a set without the brackets around all of them."""
+    text = tidy(text).strip(" \t\r\n$*.`")
+    inside = _BRACKETS.fullmatch(text)
+    return inside[1] if inside else text
+
+
+def _without_commas(match: re.Match[str]) -> str:
+    return match[0].replace(",", "")
 
 
 def kind_of(kind: str | Kind) -> Kind:

@@ -53,7 +53,7 @@ def checker() -> Iterator[AnswerChecker]:
 
 
 def test_the_table_is_long_enough_to_mean_something() -> None:
-    assert len({(row.text, row.kind, row.question) for row in ROWS}) == len(ROWS) >= 150
+    assert len({(row.text, row.kind, row.question, row.gold) for row in ROWS}) == len(ROWS) >= 150
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.kind}: {row.text}")
