@@ -30,6 +30,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from scaling.records.errors import UsageError
+from scaling.tasks import expressions
 from scaling.tasks.numbers import value
 
 _START_SECONDS = 120.0  # longest start of the worker: importing sympy from a cold network disk is slow
@@ -60,7 +61,7 @@ class AnswerChecker:
         """
         self.timeouts = 0
         self._timeout_seconds = timeout_seconds
-        self._known: dict[tuple[str, str], bool] = {}
+        self._known: dict[tuple[str, str, bool], bool] = {}
         self._forms: dict[str, str | None] = {}
         self._lock = threading.Lock()
         self._worker: tuple[BaseProcess, Connection] | None = None
@@ -81,10 +82,16 @@ class AnswerChecker:
         if exact is not None and given is not None:
             rounded = _is_rounded(gold, answer) or _is_rounded_fraction(gold, answer)
             return exact == given or rounded or _is_printed(gold, answer)
-        with self._lock:
-            if (gold, answer) not in self._known:
-                self._known[gold, answer] = bool(self._ask(gold, answer))
-            return self._known[gold, answer]
+        return self._compared(gold, answer, apart=False)
+
+    def equal_expressions(self, gold: str, answer: str) -> bool:
+        """Whether an answer of kind `expression` is equal to the gold one: part by part, and numbers without rounding."""
+        first, second = expressions.parse(gold), expressions.parse(answer)
+        if gold == answer or first is None or second is None:
+            return gold == answer
+        if expressions.is_plain(first) and expressions.is_plain(second):
+            return expressions.same(first, second, _equal_numbers)
+        return self._compared(gold, answer, apart=True)
 
     def form(self, formula: str) -> str | None:
         """One text for all ways to write a formula, see `formula_forms`; None if it has none or takes too long."""
@@ -98,8 +105,17 @@ class AnswerChecker:
         with self._lock:
             self._stop(kill=False)
 
-    def _ask(self, gold: str | None, answer: str) -> Any:
+    def _compared(self, gold: str, answer: str, *, apart: bool) -> bool:
+        """Whether the worker finds two formulas equal. apart: they are answers of kind `expression`."""
+        with self._lock:
+            if (gold, answer, apart) not in self._known:
+                self._known[gold, answer, apart] = bool(self._ask(gold, answer, apart=apart))
+            return self._known[gold, answer, apart]
+
+    def _ask(self, gold: str | None, answer: str, *, apart: bool = False) -> Any:
         """Asks the worker whether two formulas are equal. If `gold` is None, asks for the form of `answer`.
+
+        All parts of an answer are compared by one request, so that they share its time.
 
         Returns:
             The worker's reply; None if the comparison is given up.
@@ -107,7 +123,7 @@ class AnswerChecker:
         for _ in range(2):  # twice, because the worker may have been killed from outside
             process, connection = self._connected()
             try:
-                connection.send((gold, answer, self._timeout_seconds))
+                connection.send((gold, answer, apart, self._timeout_seconds))
                 reply = connection.recv() if connection.poll(_PATIENCE * self._timeout_seconds) else None
             except (EOFError, OSError):
                 process.join(_STOP_SECONDS)
@@ -138,6 +154,11 @@ class AnswerChecker:
         process, connection = self._worker
         self._worker = None
         _end(process, connection, patience=0.0 if kill else _STOP_SECONDS)
+
+
+def _equal_numbers(gold: str, answer: str) -> bool:
+    """Whether two numbers are the same, or one of them was printed as a floating-point number."""
+    return value(gold) == value(answer) or _is_printed(gold, answer)
 
 
 def _is_rounded(gold: str, answer: str) -> bool:
@@ -238,9 +259,9 @@ def _end(process: BaseProcess, connection: Connection, *, patience: float = 0.0)
 def _serve(connection: Connection) -> None:
     """The worker's loop. It sends True when it is ready, and then replies to requests until the connection is closed.
 
-    A request is (gold, answer, seconds). The reply is whether the two are equal. If gold is None, it is the form of the
-    answer, or an empty text if that has none. The reply is None if the memory is too small. If the time is up, the signal
-    of the timer ends the process. Nothing else could stop a long multiplication.
+    A request is (gold, answer, apart, seconds). The reply is whether the two are equal, part by part if `apart` is true. If
+    gold is None, it is the form of the answer, or an empty text if that has none. The reply is None if the memory is too
+    small. If the time is up, the signal of the timer ends the process. Nothing else could stop a long multiplication.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -255,19 +276,27 @@ def _serve(connection: Connection) -> None:
             verify(*(parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)), timeout_seconds=None)
         )
 
+    def same_leaf(gold: str, answer: str) -> bool:
+        numbers = value(gold) is not None and value(answer) is not None
+        return _equal_numbers(gold, answer) if numbers else same(gold, answer)
+
+    def same_parts(gold: str, answer: str) -> bool:
+        first, second = expressions.parse(gold), expressions.parse(answer)
+        return first is not None and second is not None and expressions.same(first, second, same_leaf)
+
     same("\\frac{\\sqrt{12}}{2}", "\\sqrt{3}")  # loads what the first comparison needs, before limits apply
     form("2\\sqrt{3}")
     _limit_memory()
     connection.send(True)
     while True:
         try:
-            gold, answer, seconds = connection.recv()
+            gold, answer, apart, seconds = connection.recv()
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_PROF, seconds)
         reply: bool | str | None
         try:
-            reply = form(answer) if gold is None else same(gold, answer)
+            reply = form(answer) if gold is None else (same_parts if apart else same)(gold, answer)
         except MemoryError:
             reply = None
         except Exception:  # for a text that is no formula, the libraries may raise anything

@@ -82,12 +82,23 @@ def canonical(text: str) -> str | None:
 
 def parse(text: str) -> Expression | None:
     """Takes an answer apart; None if it is none, or too long or deep."""
-    return _parse(cleaned(text), _MAX_DEPTH) if len(text) <= _MAX_LENGTH else None
+    if len(text) > _MAX_LENGTH:
+        return None
+    text = _peeled(cleaned(text))
+    # brackets that do not match may still be a formula or words
+    return (_parse(text, _MAX_DEPTH) or _single(text)) if text else None
 
 
 def is_prose(expression: Expression) -> bool:
     """Whether an answer consists of words or has words among its parts."""
     return expression.shape == WORDS or any(map(is_prose, expression.parts))
+
+
+def is_plain(expression: Expression) -> bool:
+    """Whether an answer has no formulas but numbers, so that comparing it takes no time."""
+    if expression.shape == FORMULA:
+        return value(expression.text) is not None
+    return all(map(is_plain, expression.parts))
 
 
 def same(gold: Expression, answer: Expression, equal: Callable[[str, str], bool]) -> bool:
@@ -226,7 +237,7 @@ _PRODUCT = re.compile(r"(?<=[0-9})\]])([A-Za-z]{1,2})(?![A-Za-z0-9])")
 _UNIT_POWER = r"(?: ?\^ ?\{?[23]\}?)?"
 _UNIT = re.compile(
     rf"(?:(?:(?<=[0-9}}\])]){_SHORT_UNIT.pattern}"
-    rf"|(?<=[0-9A-Za-z}}\])°])[ -](?:per )?(?!(?:[abcxyz]+|in|and|or)\b)[A-Za-z]{{2,20}}){_UNIT_POWER}"
+    rf"|(?<=[0-9A-Za-z}}\])°])[ -](?:per )?(?!(?:[abcxyz]+|and|or|in(?! ?\^))\b)[A-Za-z]{{2,20}}){_UNIT_POWER}"
     rf"(?:(?: ?/ ?| per | )[A-Za-z]{{1,20}}{_UNIT_POWER}){{0,4}}|%|° ?[CF]?)\.?$"
 )
 _FOREIGN = re.compile("[^\x20-\x7e\u00a1-\u00ff\u0370-\u03ff\u2200-\u22ff]")

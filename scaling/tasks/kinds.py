@@ -24,7 +24,7 @@ from scaling.tasks.answers import (
     stated_yes_or_no,
     yes_or_no,
 )
-from scaling.tasks.equality import AnswerChecker, differ_by_printing, is_printed_float
+from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.number_words import leading_words
 from scaling.tasks.numbers import number_or_formula, tidy, value, written
 from scaling.tasks.stated_expressions import last_expression, plain, stated_expression
@@ -224,15 +224,7 @@ class Expression(Kind):
         return f"$\\boxed{{{answer}}}$"
 
     def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:
-        def equal(one: str, other: str) -> bool:
-            numbers = value(one), value(other)
-            if numbers[0] is None or numbers[1] is None:
-                return checker.equal(one, other)
-            printed = is_printed_float(one) or is_printed_float(other)
-            return numbers[0] == numbers[1] or (printed and differ_by_printing(numbers[0], numbers[1]))
-
-        expected, given = expressions.parse(gold), expressions.parse(answer)
-        return gold == answer or bool(expected and given and expressions.same(expected, given, equal))
+        return checker.equal_expressions(gold, answer)
 
 
 class Text(Kind):

@@ -29,7 +29,7 @@ class Task:
 
     Attributes:
         name: what run directories and reports call the task; if it is empty, the name of the file or the class.
-        kind: what an answer is: "number", "choice", "yes_no", "text", or a `Kind` of your own. The kind supplies the
+        kind: what an answer is: a name of `scaling.tasks.kinds.KINDS`, or a `Kind` of your own. The kind supplies the
             defaults of the request, the reader, the comparison and the canonical form of answers.
         request: the sentence at the end of the prompt that asks for the answer; None for the kind's.
         hint_first: whether thoughts and hints come before the request; None for what the kind says.

@@ -156,6 +156,7 @@ def test_comparing_what_hostile_texts_hold_ends_and_says_where_it_was_given_up()
     with AnswerChecker(timeout_seconds=0.5) as checker:
         for formula in ["(((", "\ud800", "\\frac{", "x \ud800", *hardest]:
             assert checker.equal("12", formula) is False
+            assert checker.equal_expressions("\\sqrt{2}", formula) is False
         before = checker.timeouts
         assert checker.equal("12", "10^{10^{10}}") is False
         assert checker.timeouts == before + 1
