@@ -35,6 +35,7 @@ _DIFFERENCE = re.compile(
 )  # from a model "15 - 3" is 12, but as a gold answer it may be a score
 _END_OF_TEXT = re.compile(r"\n|(?<=\w{4})[.!?;](?:\s|$)|,?\sbecause\b")  # but not at the point of "St. Louis"
 _ROUNDS = 8  # most times that the values of a set are written; most are written the same after the first
+_MOST_WORDS = 6  # a longer value of a set is part of an explanation
 _SEPARATOR = re.compile(r"[,;\n]|(?<![\w-])(?:and|or|&)(?![\w-])|\\text *\{ *(?:and|or) *\}")
 _THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
 _BRACKETS = re.compile(r"(?:\\\{|[\[{(])(.*?)(?:\\\}|[\]})])", re.DOTALL)
@@ -255,6 +256,11 @@ class Set(Text):
     name = "set"
     ending = '"The answer is" and the values, separated by commas'
     several = True
+
+    def stated(self, said: str, choices: Sequence[str]) -> str | None:
+        values = super().stated(said, choices)
+        longest = max((len(one.split()) for one in (values or "").split(",")), default=0)
+        return values if longest <= _MOST_WORDS else None
 
     def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
         for _ in range(_ROUNDS):

@@ -30,5 +30,5 @@ def plain_words(text: str) -> str:
         text = " ".join(_HYPHEN.sub(" ", _PUNCTUATION.sub("", text)).split())
         text = _ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text
         if text == before:
-            return text
+            return "" if text == "the" else text
     return ""

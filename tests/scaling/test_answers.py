@@ -274,7 +274,7 @@ def test_a_strict_answer_is_the_lenient_one_too(text: str) -> None:
             "I doubt that the answer ",
         ),
         *("if the answer would be ", "answer is 5 or, most likely, ", "answer is 5? No, ", "3.5k ", "1_000_", "0x1F "),
-        *("\\text{", "\\frac{1}{", "\\begin{matrix}", "\\{", "\\pm ", "$x$ and ", "x < ", "a, ", "3 cm ", "-/"),
+        *("\\text{", "\\begin{matrix}", "\\pm ", "$x$ and ", "3 cm "),
     ],
 )
 def test_no_text_takes_time_that_grows_with_its_square(piece: str) -> None:
