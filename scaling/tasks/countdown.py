@@ -1,6 +1,6 @@
 """Countdown: numbers and a target. The answer is an expression that uses each number exactly once and makes the target.
 
-Questions have several right answers. An expression is judged by what it is: its numbers are those of the question, and its
+A question may have several right answers. An expression is judged by what it is: its numbers are those of the question, and its
 value is the target. So the gold answer is only one solution. Nothing is ever run as code: an expression is parsed, has at
 most `_LONGEST` characters, and consists of whole numbers, + - * / and brackets.
 

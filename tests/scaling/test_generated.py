@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ from scaling.tasks.generated import SPLITS
 from scaling.tasks.hidden_fact import CHANCE_LOSS
 from scaling.tasks.prosqa import shape
 from scaling.tasks.task import Task, read_answer
+from scaling.training.targets import ExampleBuilder
 
 LEVELS = {"countdown": 2, "prosqa": 1, "hidden-fact": 1, "last-letters": 3, "coin-flip": 3}
 STREAMS = [
@@ -555,6 +557,20 @@ def test_only_the_assistant_reads_the_hidden_fact(tokenizer: Any) -> None:
         assert question.answer not in prompts.backbone(question, num_slots=0).text
         for tokens in (prompts.assistant(question), prompts.hint_request(question)):
             assert task.assistant_text(question) in tokenizer.decode(tokens)
+
+
+def test_a_training_sees_the_hidden_fact_in_the_assistants_prompt_alone(tiny_model_folder: Path) -> None:
+    source = str(tiny_model_folder)
+    model = loading.load(model_files.locate(source), name=source, device="cpu", dtype=torch.float32)
+    task = task_of("hidden-fact")
+    build = ExampleBuilder(model, model, task=task, num_slots=3)
+    for question in first("hidden-fact", "train", 1, 20):
+        example = build(question, task.solution(question))
+        said = model.tokenizer.decode([*example.prefix, *example.suffix])
+        assert task.text(question) in said
+        assert question.answer not in said
+        assert question.text in model.tokenizer.decode(example.assistant)
+        assert model.tokenizer.decode(example.target[:-1]) == question.answer
 
 
 def test_the_digit_is_uniform_so_that_the_loss_without_it_has_a_floor() -> None:
