@@ -1,8 +1,8 @@
 """Countdown: numbers and a target. The answer is an expression that uses each number exactly once and makes the target.
 
 A question may have several right answers. An expression is judged by what it is: its numbers are those of the question, and
-its value is the target. So the gold answer is only one solution. Nothing is ever run as code: an expression is parsed, has at
-most `_LONGEST` characters, and consists of whole numbers, + - * / and brackets.
+its value is the target. So the gold answer is only one solution. Nothing is ever run as code: an expression is parsed, has
+at most `_LONGEST` characters, and consists of whole numbers, + - * / and brackets.
 
 Votes count an expression whatever its spaces, needless brackets, and order of terms and factors: `(4 - 2) * 22` and
 `22*(4-2)` are one answer, `22 + 22` is another. Whether an expression makes the target could be known without the gold

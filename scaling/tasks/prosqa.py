@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.records.errors import UsageError, nearest
+from scaling.records.errors import UsageError
 from scaling.records.records import Question
 from scaling.tasks.answers import SEVERAL, Reading, read_text
 from scaling.tasks.generated import GeneratedTask, people, pick, shuffled, split_by
@@ -237,7 +237,7 @@ def _rows(place: Path, split: str) -> list[tuple[int, str, Any]]:
         there = f"has {', '.join(known)}" if known else "has no .json file" if place.is_dir() else "does not exist"
         raise UsageError(
             f"`--data` must be a published file of ProsQA or a folder with `{names[0]}`, and `{place}` {there}: give "
-            f"another place or `--split`.{nearest(names[0], known)}"
+            f"another place or `--split`."
         )
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
