@@ -55,7 +55,6 @@ class HiddenFact(GeneratedTask):
         return question.answer
 
     def read(self, text: str, question: Question) -> Reading:
-        """The stated number or, if there is none, the number that the text begins with. The lenient answer may be any."""
-        reading = self.answers.read(text, question=question.text)
-        first = reading.strict or leading_number(text.strip())
-        return Reading(first, first or reading.lenient)
+        """The stated number, or else the one that the text begins with. The lenient answer may be the first one in it."""
+        stated = self.answers.read(text, question=question.text).strict or leading_number(text.strip())
+        return Reading(stated, stated or next(iter(re.findall("[0-9]+", text)), None))

@@ -599,6 +599,13 @@ def test_a_bare_digit_is_an_answer(text: str, right: bool) -> None:
     assert accepted(task_of("hidden-fact"), question, text) is right
 
 
+def test_the_first_number_is_found_elsewhere() -> None:
+    question = Question("q", "Tom has 7 apples. How many apples does Tom have?", "7")
+    for text, expected in (("Tom has 7 apples, 2 of them red", "7"), ("This answer is the only one.", None)):
+        reading = read_answer(task_of("hidden-fact"), text, question)
+        assert (reading.strict, reading.lenient) == (None, expected)
+
+
 # ---- last letters and coin flip
 
 
