@@ -79,7 +79,7 @@ class RunConfig(BaseModel):
     task: Annotated[
         str | None,
         Setting(
-            "arithmetic (default), gsm8k, asdiv, aqua, strategyqa, date-understanding, or FILE.py:NAME, FILE.yaml.",
+            "arithmetic (default), countdown, prosqa, gsm8k ... (docs/tasks.md), FILE.py:NAME or FILE.yaml.",
             *(_RUN, Tag.QUESTIONS, Tag.HARNESS),
             content="task_sha256",
         ),
@@ -90,13 +90,13 @@ class RunConfig(BaseModel):
     ] = None
     limit: Annotated[
         _Count | None,
-        Setting("First questions only. Default 20 for arithmetic, else all.", _RUN, _SIZE, _SEEDS, Tag.HARNESS),
+        Setting("First questions only. Default 20 if they are generated, else all.", _RUN, _SIZE, _SEEDS, Tag.HARNESS),
     ] = None
     split: Annotated[str, Setting("test (default), train or validation.", _RUN, Tag.QUESTIONS, Tag.HARNESS)] = "test"
     difficulty: Annotated[
         int,
         Field(ge=1, le=4),
-        Setting("Steps of an arithmetic question, 1 (default) to 4.", _RUN, Tag.QUESTIONS, Tag.HARNESS),
+        Setting("Of generated questions: 1 (default) to 4 at most.", _RUN, Tag.QUESTIONS, Tag.HARNESS),
     ] = 1
     backbone: Annotated[
         str,
@@ -202,7 +202,7 @@ class RunConfig(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1), Setting("Nucleus mass. Default 1, which is off.", _DECODING)] = 1.0
     top_k: Annotated[int, Field(ge=0), Setting("Most probable tokens kept. Default 0, which is off.", _DECODING)] = 0
     max_new_tokens: Annotated[
-        _Count | None, Setting("Longest completion. Default 96 for arithmetic, else 512.", _DECODING)
+        _Count | None, Setting("Longest completion. Default: the task's, at most 512.", _DECODING)
     ] = None
     batch_size: Annotated[
         _Count | Literal["auto"], Setting("Completions decoded together, or auto (default).", OUTPUT, _FREE)

@@ -18,6 +18,7 @@ from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.files import write_whole
 from scaling.records.journal import RUN
+from scaling.records.names import DEFAULT_TASK
 from sweeps.ledger import DONE, Entry
 from sweeps.plan import Counts, Extent, Job, Plan, max_limit, samples_of
 from sweeps.points import RUN_DEFAULTS, hashed
@@ -176,7 +177,7 @@ def rate_key(job: Job) -> str:
     """
     engine_and_task = (
         job.settings.get(key) or default
-        for key, default in (("engine", RUN_DEFAULTS["engine"]), ("task", "arithmetic"))
+        for key, default in (("engine", RUN_DEFAULTS["engine"]), ("task", DEFAULT_TASK))
     )
     return "|".join(
         [job.models, *map(str, engine_and_task), str(job.settings["method"]), f"{_max_new_tokens(job)} tokens"]

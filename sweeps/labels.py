@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaling.config import idle_options
+from scaling.records.names import DEFAULT_TASK
 from sweeps.grid import TRAIN, GridFile, check_value, chosen, named
 from sweeps.points import RUN_DEFAULTS, TRAIN_DEFAULTS, Point, Settings, idle_in_training
 
@@ -38,7 +39,7 @@ def value_of(point: Point, key: str) -> Any:
             return None
         return train.get(name, TRAIN_DEFAULTS[name])
     value = point.run[key] if key in point.run else None if key in idle_options(method) else RUN_DEFAULTS[key]
-    return "arithmetic" if key == "task" and value is None and not point.run.get("data") else value
+    return DEFAULT_TASK if key == "task" and value is None and not point.run.get("data") else value
 
 
 class Words:

@@ -29,6 +29,7 @@ from scaling.config import (
 from scaling.engines.engine_args import engine_changes
 from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from scaling.records.errors import UsageError
+from scaling.records.names import DEFAULT_TASK
 from scaling.records.settings import Effect, Tag, names
 from scaling.training.config import TrainConfig
 from sweeps.grid import TRAIN, GridFile, check_value, named
@@ -131,7 +132,7 @@ class _Maker:
         self._defaults = RUN_DEFAULTS | {f"{TRAIN}{key}": default for key, default in TRAIN_DEFAULTS.items()}
         paths = self._fixed.get(f"{TRAIN}latent_paths", _PATHS)
         # the values that rules of `exclude` see for settings that are not given
-        self._unset = {**self._defaults, "task": "arithmetic", "latent_paths": paths}
+        self._unset = {**self._defaults, "task": DEFAULT_TASK, "latent_paths": paths}
 
     def combinations(self) -> Iterator[tuple[Settings, Settings]]:
         """Settings of the run and of the training of every point, still with those that its method does not use."""
@@ -371,7 +372,7 @@ def _are_one_file(one: Path, other: Path) -> bool:
 def _place(settings: Settings) -> None:
     """Puts the task's name in place of `{task}` in the path `data`, and the home folder in place of `~`."""
     if settings.get("data"):
-        data = str(settings["data"]).replace("{task}", str(settings.get("task") or "arithmetic"))
+        data = str(settings["data"]).replace("{task}", str(settings.get("task") or DEFAULT_TASK))
         settings["data"] = str(Path(data).expanduser())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package
+DEFAULT_TASK = "arithmetic"  # the task of a run that names neither task nor data; the default thinker was trained on it
 UNKNOWN = "unknown"  # stands for the training questions of a thinker or adapter whose files do not name them
 TITLES = {  # names of the methods that come with the package, as in the papers
     **{"cot": "CoT", "cot-unk": "CoT-Unk", "assist-cot": "Assist-CoT", "lora": "LoRA", "softcot": "SoftCoT"},
@@ -52,7 +53,7 @@ def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> st
     if thinker == "untrained":
         return "untrained"
     if thinker:
-        trained_on = environment.get("thinker_trained_on") or ("arithmetic" if thinker == "trained-default" else None)
+        trained_on = environment.get("thinker_trained_on") or (DEFAULT_TASK if thinker == "trained-default" else None)
     else:
         trained_on = environment.get("adapter_trained_on") if config.get("adapter") else None
     asked = environment.get("task") or questions_called(config.get("task"), config.get("data"))
@@ -76,5 +77,5 @@ def questions_called(task: str | None, data: Any) -> str:
     place = Path(str(data)) if data else None
     stem = place.stem if place and place.suffix == ".jsonl" else place.name if place else ""
     if place is None or task not in (None, stem):
-        return task or "arithmetic"
+        return task or DEFAULT_TASK
     return place.parent.name if stem in _SPLITS and place.parent.name else stem

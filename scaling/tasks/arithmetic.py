@@ -10,21 +10,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import islice
-from typing import TypeVar
 
 from scaling.records.records import Question
 from scaling.tasks.arithmetic_stories import NAMES, STORIES
+from scaling.tasks.generated import SPLITS, distinct, pick, split_by
 from scaling.tasks.task import Task
 
-SPLITS = ("train", "validation", "test")
 DIFFICULTIES = (1, 2, 3, 4)
 
 _FACTORS = (2, 3, 4, 5)  # operands of multiplications and divisions
-_REPEATS_BEFORE_WIDENING = 40  # repeated texts in a row, after which larger numbers are allowed
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,8 +51,8 @@ class _Limits:
     term: int
     result: int
 
-    def widened(self) -> _Limits:
-        return _Limits(term=2 * self.term, result=2 * self.result)
+    def times(self, width: int) -> _Limits:
+        return _Limits(term=width * self.term, result=width * self.result)
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ def generate(split: str, *, difficulty: int = 1) -> Iterator[Question]:
 
 def split_of(operands: Sequence[int]) -> str:
     """The only split that may use these numbers, in any order, in one question."""
-    return SPLITS[_stable_hash("numbers/" + ",".join(map(str, sorted(operands)))) % len(SPLITS)]
+    return split_by("numbers/" + ",".join(map(str, sorted(operands))))
 
 
 def _stream(split: str, difficulty: int) -> Iterator[Question]:
@@ -116,24 +111,16 @@ def _stream(split: str, difficulty: int) -> Iterator[Question]:
 
 def _distinct_questions(split: str, difficulty: int) -> Iterator[tuple[str, list[_Step], tuple[str, ...]]]:
     """The text, the steps and the rationale of each question. Once most texts were used, larger numbers are allowed."""
-    rng = random.Random(_stable_hash(f"stream/{split}/{difficulty}"))
-    stories, people = _stories(split), _people(split)
+    stories, persons = _stories(split), _people(split)
     limits = _Limits(term=10, result=20) if difficulty == 1 else _Limits(term=20, result=99)
-    seen: set[str] = set()
-    repeats = 0
-    while True:
-        story, person = _pick(rng, stories), _pick(rng, people)
-        start, steps = _chain(rng, split, _plan(rng, story, difficulty), limits)
+
+    def draw(rng: random.Random, width: int) -> tuple[str, list[_Step], tuple[str, ...]]:
+        story, person = pick(rng, stories), pick(rng, persons)
+        start, steps = _chain(rng, split, _plan(rng, story, difficulty), limits.times(width))
         fields = {**person, "things": story.things}
-        text = _text(story, fields, start, steps)
-        if text not in seen:
-            seen.add(text)
-            repeats = 0
-            yield text, steps, _rationale(story, fields, start, steps)
-            continue
-        repeats += 1
-        if repeats == _REPEATS_BEFORE_WIDENING:
-            limits, repeats = limits.widened(), 0
+        return _text(story, fields, start, steps), steps, _rationale(story, fields, start, steps)
+
+    return distinct(draw, lambda drawn: drawn[0], seed=f"stream/{split}/{difficulty}")
 
 
 def _plan(rng: random.Random, story: _Story, difficulty: int) -> list[tuple[str, str]]:
@@ -145,7 +132,7 @@ def _plan(rng: random.Random, story: _Story, difficulty: int) -> list[tuple[str,
 def _chain(rng: random.Random, split: str, plan: list[tuple[str, str]], limits: _Limits) -> tuple[int, list[_Step]]:
     """Draws a start number and operands for a plan, again and again until the numbers belong to the split."""
     while True:
-        start = _pick(rng, range(2, limits.term + 1))
+        start = pick(rng, range(2, limits.term + 1))
         steps = _work_out(rng, start, plan, limits)
         if steps is not None and split_of([start, *(step.operand for step in steps)]) == split:
             return start, steps
@@ -158,7 +145,7 @@ def _work_out(rng: random.Random, start: int, plan: list[tuple[str, str]], limit
         allowed = _operands(operation, value, limits)
         if not allowed:
             return None
-        operand = _pick(rng, allowed)
+        operand = pick(rng, allowed)
         after = _apply(operation, value, operand)
         if not 1 <= after <= limits.result:
             return None
@@ -225,13 +212,3 @@ def _people(split: str) -> list[dict[str, str]]:
     return [{"name": name, "he": "he", "his": "his", "him": "him"} for name in he.split()] + [
         {"name": name, "he": "she", "his": "her", "him": "her"} for name in she.split()
     ]
-
-
-def _pick(rng: random.Random, options: Sequence[T]) -> T:
-    """A uniform choice. It uses only `random()`, whose sequence Python guarantees to be the same in all versions."""
-    return options[int(rng.random() * len(options))]
-
-
-def _stable_hash(text: str) -> int:
-    """A hash of 64 bits that is the same in every process, unlike Python's own."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -10,21 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.records.errors import UsageError
+from scaling.records.names import DEFAULT_TASK
 from scaling.tasks import hub, own
 from scaling.tasks.arithmetic import Arithmetic
+from scaling.tasks.countdown import Countdown
+from scaling.tasks.generated import GeneratedTask
+from scaling.tasks.hidden_fact import HiddenFact
+from scaling.tasks.letters_and_coins import CoinFlip, LastLetters
+from scaling.tasks.prosqa import ProsQA
 from scaling.tasks.task import LoadedTask, PlainTask, Task, load_questions, unknown_split
 
 if TYPE_CHECKING:
     from scaling.config import RunConfig
 
-TASKS: dict[str, Callable[[], Task]] = {"arithmetic": Arithmetic, **hub.TASKS}  # the built-in tasks
+_GENERATED: tuple[type[Task], ...] = (Arithmetic, Countdown, ProsQA, HiddenFact, LastLetters, CoinFlip)
+TASKS: dict[str, Callable[[], Task]] = {**{task.name: task for task in _GENERATED}, **hub.TASKS}  # the built-in tasks
 
 
 def definition_of(name: str | None, data: Path | None = None) -> Task:
     """The task of the options, without its questions.
 
     Args:
-        name: the value of `--task`. None means `arithmetic` or, with `data`, a task that is named after the file or folder
+        name: the value of `--task`. None means `DEFAULT_TASK` or, with `data`, a task that is named after the file or folder
             and whose kind of answers follows from its rows.
         data: the file or folder of `--data`, which contains the questions.
 
@@ -73,7 +80,7 @@ def load_task(
     if identity:
         questions = load_questions(task, place=f"`--task {name}`", split=split, limit=limit)
     else:
-        questions = _built_in(task, split=split, limit=limit)
+        questions = _of_built_in(task, split=split, limit=limit)
     if not questions:
         raise UsageError(
             f"{place} must hold at least one question, but has none: give another file, task or `--split`."
@@ -97,20 +104,35 @@ def _defined(name: str | None, data: Path | None) -> tuple[Task, dict[str, str]]
     if name is None and data is not None:
         return PlainTask(None, name=_name_of(data), data=data), {}
     if name is None or name in TASKS:
-        task = TASKS[name or "arithmetic"]()
-        return (PlainTask(task.kind, name=task.name, data=data) if data is not None else task), {}
+        return _built_in(name or DEFAULT_TASK, data), {}
     task, identity = own.find(name, known=TASKS)
     if data is not None:
         if not task.takes_data and type(task).questions is not Task.questions:
             raise UsageError(
-                f"`--data {data}` is given, and the task `{name}` has questions of its own: leave `--data` out, or let the "
-                f"task read `self.data` and set `takes_data = True` in it."
+                f"{_has_its_own(name, data)}, or let the task read `self.data` and set `takes_data = True` in it."
             )
         task.data = data
     return task, identity
 
 
-def _built_in(task: Task, *, split: str, limit: int | None) -> tuple[Any, ...]:
+def _built_in(name: str, data: Path | None) -> Task:
+    """A built-in task, which may read the questions of `data`."""
+    task = TASKS[name]()
+    if data is None:
+        return task
+    if task.takes_data:
+        task.data, task.generated, task.limit = data, False, None  # files have an end
+        return task
+    if isinstance(task, GeneratedTask):
+        raise UsageError(f"{_has_its_own(name, data)}.")
+    return PlainTask(task.kind, name=task.name, data=data)
+
+
+def _has_its_own(name: str, data: Path) -> str:
+    return f"`--data {data}` is given, and the task `{name}` has questions of its own: leave `--data` out"
+
+
+def _of_built_in(task: Task, *, split: str, limit: int | None) -> tuple[Any, ...]:
     if task.splits and split not in task.splits:
         raise unknown_split(task.name, split, task.splits)
     return tuple(task.questions(split, limit))[:limit]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scaling.config import DEFAULT_MODEL, OUTPUT, is_generated, option
+from scaling.config import DEFAULT_MODEL, OUTPUT, option, task_of_settings
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Setting, Tag, names
@@ -48,13 +48,13 @@ class TrainConfig(BaseModel):
         Path | None, Setting("Questions as JSONL: a folder with train.jsonl, or a file.", _DATA, _INHERITED)
     ] = None
     limit: Annotated[
-        int | None, Field(ge=2), Setting("Questions to learn from. Default 512 for arithmetic, else all.", _DATA)
+        int | None, Field(ge=2), Setting("Questions to learn from. Default 512 if they are generated, else all.", _DATA)
     ] = None
     validation: Annotated[
         int, Field(ge=2), Setting("Questions held out, never of the test split. Default 32.", _DATA)
     ] = 32
     difficulty: Annotated[
-        int, Field(ge=1, le=4), Setting("Steps of an arithmetic question, 1 (default) to 4.", _DATA, _INHERITED)
+        int, Field(ge=1, le=4), Setting("Of generated questions: 1 (default) to 4 at most.", _DATA, _INHERITED)
     ] = 1
     targets: Annotated[
         Literal["gold", "self"], Setting("gold rationales (default), or self: the backbone's own right chains.", _DATA)
@@ -175,7 +175,7 @@ class TrainConfig(BaseModel):
 
     def resolved(self) -> TrainConfig:
         """The same settings with all defaults that depend on other settings. Raises UsageError where settings contradict."""
-        generated = is_generated(self.task, self.data)
+        task = task_of_settings(self.task, self.data)
         if self.epochs and self.max_steps:
             raise UsageError(f"`--epochs` {self.epochs} and `--max-steps` {self.max_steps}: give one of them.")
         if self.grad_accumulation and self.grad_accumulation > self.batch_size:
@@ -184,8 +184,8 @@ class TrainConfig(BaseModel):
                 f"{self.batch_size}: lower the one or raise the other."
             )
         common = {
-            "task": self.task or ("arithmetic" if generated else None),
-            "limit": self.limit or (512 if generated else None),
+            "task": self.task or (task.name if task.generated else None),
+            "limit": self.limit or (512 if task.generated else None),
             "epochs": self.epochs or (None if self.max_steps else 3),
             "lr": self.lr or _LR[self.method],
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scaling.config import DEFAULT_MODEL
 from scaling.methods.kinds import Trait, kind_of
+from scaling.records.names import DEFAULT_TASK
 from scaling.training.config import TrainConfig
 
 
@@ -40,7 +41,7 @@ def _questions(config: TrainConfig) -> list[str]:
     """
     if config.data is None:
         difficulty = [] if config.difficulty == 1 else ["--difficulty", str(config.difficulty)]
-        return ([] if config.task == "arithmetic" else ["--task", str(config.task)]) + difficulty
+        return ([] if config.task == DEFAULT_TASK else ["--task", str(config.task)]) + difficulty
     if not (config.data / "test.jsonl").is_file():
         return []
     return [*(["--task", config.task] if config.task else []), "--data", str(config.data)]

@@ -32,8 +32,13 @@ def refusal(name: str | None, **options: Any) -> str:
 
 
 def test_the_list_of_tasks() -> None:
-    assert {name: definition_of(name).kind for name in TASKS} == {
+    assert {name: definition_of(name).answers.name for name in TASKS} == {
         "arithmetic": "number",
+        "countdown": "calculation",
+        "prosqa": "text",
+        "hidden-fact": "number",
+        "last-letters": "letters",
+        "coin-flip": "yes_no",
         "gsm8k": "number",
         "asdiv": "number",
         "aqua": "choice",
