@@ -353,7 +353,7 @@ def test_another_format_is_named_and_the_line_that_is_told_converts_it(call, tmp
     exec(code, {})
     assert data.read_bytes() == before
     [made] = {*tmp_path.glob("*.jsonl")} - {data}
-    _, questions = read_questions(made, kind=None, split="test")
+    questions = read_questions(made, kind=None, split="test")
     assert [(q.id, q.text, q.answer) for q in questions] == [
         (row["id"], row["question"], row["answer"]) for row in ROWS
     ]

@@ -41,7 +41,7 @@ def test_every_field_is_read_and_the_users_own_fields_are_left_alone(tmp_path: P
         "choices": ["1", "3"],
         "source": {"page": 4},
     }
-    kind, questions = read_questions(write(tmp_path / "quiz.jsonl", row), kind=None, split="test")
+    kind, questions, *_ = read_questions(write(tmp_path / "quiz.jsonl", row), kind=None, split="test")
     assert kind == "choice"
     assert questions == [Question("7", "Which is largest?", "B", ("1", "3"), ("1 < 2", "2 < 3"))]
 
@@ -119,7 +119,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path
         ("number", GOOD | {"answer": True}, ["`answer`", "one number", "true"]),
         ("number", GOOD | {"answer": float("nan")}, ["`answer`", "one number", "NaN"]),
         ("number", GOOD | {"answer": None}, ["`answer`", "one number", "null"]),
-        ("number", GOOD | {"answer": ["2"]}, ["`answer`", "one number", '["2"]']),
+        ("number", GOOD | {"answer": ["2", "3"]}, ["`answer`", "one number", '["2", "3"]']),
         ("number", GOOD | {"choices": ["1", "2"]}, ["`choices`", "absent or null", "`number`"]),
         ("yes_no", GOOD | {"answer": "2"}, ["`answer`", "yes or no", '"2"']),
         ("choice", GOOD | {"answer": "C", "choices": ["1", "2"]}, ["`answer`", "A to B", '"C"']),
@@ -168,7 +168,7 @@ def test_a_folder_holds_one_file_a_split(tmp_path: Path) -> None:
 
 def test_an_empty_folder_and_a_missing_path_are_explained(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    assert "no .jsonl file" in refusal(tmp_path / "folder")
+    assert "no file of rows" in refusal(tmp_path / "folder")
     write(tmp_path / "questions.jsonl", GOOD)
     assert "Did you mean `questions.jsonl`?" in refusal(tmp_path / "question.jsonl")
     assert "does not exist" in refusal(tmp_path / "nowhere" / "question.jsonl")
@@ -203,6 +203,6 @@ def test_any_fields_give_a_question_or_a_message(fields: dict[str, Any]) -> None
     ],
 )
 def test_the_benchmarks_load_completely(place: str, split: str, kind: str, count: int) -> None:
-    found, questions = read_questions(DATA / place, kind=None, split=split)
+    found, questions, *_ = read_questions(DATA / place, kind=None, split=split)
     assert (found, len(questions)) == (kind, count)
     assert not any("<<" in step for question in questions for step in question.rationale)

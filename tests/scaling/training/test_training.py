@@ -154,10 +154,10 @@ def test_a_training_file_that_only_repeats_its_validation_is_refused(settings, t
 def test_test_questions_of_the_folder_that_are_trained_on_are_told_before(settings, tmp_path):
     rows_of(tmp_path / "data" / "train.jsonl", 20)
     config = settings(data=tmp_path / "data", limit=None, validation=4).resolved()
-    assert split_of(config).warnings(config.data) == []
+    assert split_of(config).warnings(config) == []
     rows = rows_of(tmp_path / "data" / "test.jsonl", 24).read_text().splitlines(keepends=True)[18:]
     (tmp_path / "data" / "test.jsonl").write_text("".join(rows))
-    (said,) = split_of(config).warnings(config.data)
+    (said,) = split_of(config).warnings(config)
     assert "2 of the 6 questions in" in said
     assert "(q18, q19)" in said
 
