@@ -147,7 +147,7 @@ class _Finder:
         """The columns of each field that the data set has."""
         if self.own:
             return {field: (field,) for field in FIELDS if field in self.columns}
-        found = {"question": self.given.get("question") or self._question()}
+        found: dict[str, tuple[str, ...]] = {"question": self.given.get("question") or self._question()}
         choices = self.given.get("choices") or self._choices()
         answer = self.given.get("answer") or self._answer(found["question"], choices)
         found |= {"answer": answer} if answer else {}
@@ -200,7 +200,7 @@ class _Finder:
                 f"has no column that is known to hold the question, but {shown}", answer=known or ("NAME",)
             )
         if len(hits) > 1:
-            answer = self._hits("answer", hits)[:1] or ("NAME",)
+            answer = tuple(self._hits("answer", hits)[:1]) or ("NAME",)
             raise self.refusal(
                 f"may have its question in {' or '.join(f'`{hit}`' for hit in hits)}", question=hits, answer=answer
             )

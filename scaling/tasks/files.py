@@ -34,13 +34,11 @@ class Data(NamedTuple):
         kind: of the answers.
         questions: those that are asked.
         taken: which columns were taken, as a sentence; empty where they are called like the fields.
-        rows: how many rows there are.
     """
 
     kind: str | Kind
     questions: list[Question]
     taken: str = ""
-    rows: int = 0
 
 
 def read_questions(
@@ -85,7 +83,7 @@ def questions_of(
     questions = [question_from(fields, kind=kind, where=where) for where, fields in rows]
     _refuse_duplicates(rows, questions)
     taken = f"{taken}, kind {kind_of(kind).name}" if taken and inferred else taken
-    return Data(kind, questions[:limit], taken, len(rows))
+    return Data(kind, questions[:limit], taken)
 
 
 def infer_kind(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -95,7 +95,7 @@ def _published(name: str, split: str, rows: Sequence[Row]) -> Data:
         if "id" not in source.mapping:
             fields["id"] = f"{name}-{split}-{number:05d}"
         questions.append(question_from(fields, kind=source.kind, where=where))
-    return Data(source.kind, questions, taken.replace("id made from content", "id=number of the row"), len(rows))
+    return Data(source.kind, questions, taken.replace("id made from content", "id=number of the row"))
 
 
 def plain_number(answer: str) -> str | None:
