@@ -265,7 +265,7 @@ def _unpacked(file: Path, content: bytes) -> bytes:
         return content
     try:
         return unpack(content)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise UsageError(f"`--data`: {file} cannot be unpacked ({one_line(error)}): copy it again.") from None
 
 
