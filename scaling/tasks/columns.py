@@ -65,6 +65,7 @@ _OPTION = re.compile(r"((?:option|choice|ending|answer|sol|opt|op)?)([a-z]|\d)")
 _LETTER = re.compile(r"\s*\(?([A-Z])\s*[).:]\s*")
 _IN_QUESTION = re.compile(r"\n\s*(?:Options|Answer Choices|Choices):?\s*\n(?=\s*\(A\))")
 _ONLY_BOX = re.compile(r"[\s$]*\\f?box")
+_QUOTED = re.compile(r"(?s)^.*[\s\"'\\].*$")  # a name that `shlex.split` would not leave as it is
 _PASSAGE = 300  # characters of a first part that is set apart by a blank line
 
 
@@ -95,7 +96,9 @@ def parse(given: Any) -> Any:
 
 def typed(columns: Mapping[str, str]) -> str:
     """The text that `parse` reads as this mapping."""
-    return " ".join(f"{field}={shlex.quote(value) if ' ' in value else value}" for field, value in columns.items())
+    return " ".join(
+        f"{field}={_QUOTED.sub(lambda name: shlex.quote(name[0]), value)}" for field, value in columns.items()
+    )
 
 
 def mapped(
@@ -136,7 +139,7 @@ class _Finder:
     """Finds the columns of the fields of one data set."""
 
     def __init__(self, rows: Sequence[Row], given: dict[str, str], option: str) -> None:
-        self.rows, self.option = rows, option
+        self.rows, self.option = rows, option if option.startswith("`") else f"`{option}`"
         self.reading = given.pop(ANSWER_IS, None)
         self.columns = _columns_of(rows)
         self.place = rows[0][0].rsplit(" ", 2)[0]
@@ -166,9 +169,9 @@ class _Finder:
     def line(self, fields: Mapping[str, Iterable[str]], **more: str) -> str:
         """The option with these columns, as it is typed."""
         pairs = {**{field: "+".join(columns) for field, columns in fields.items()}, **more}
-        if not self.option.startswith("--"):
-            return f"`{self.option}: {json.dumps(pairs, ensure_ascii=False)}`"
-        return f'`{self.option} "{typed(pairs)}"`'
+        if not self.option.startswith("`--"):  # it is an entry of a YAML file
+            return f"`columns: {json.dumps(pairs, ensure_ascii=False)}`"
+        return f'{self.option[:-1]} "{typed(pairs)}"`'
 
     def _parts(self, columns: str) -> tuple[str, ...]:
         """The columns of `Body+Question`. Raises UsageError for one that no row has."""
@@ -178,7 +181,7 @@ class _Finder:
             if part not in known and all(_value(row, part, _MISSING) is _MISSING for _, row in self.rows):
                 shown = listed([f"`{column}`" for column in self.columns], shown=10)
                 raise UsageError(
-                    f"{self.place} must have the column `{part}`, which `{self.option}` names, and has {shown}: name "
+                    f"{self.place} must have the column `{part}`, which {self.option} names, and has {shown}: name "
                     f"another column, or take other data.{nearest(part, self.columns)}"
                 )
         return parts
@@ -312,7 +315,7 @@ def _fields(row: Fields, taken: Mapping[str, Sequence[str]], where: str, finder:
         if missing and (field in finder.given or field in ("question", "answer")):
             raise UsageError(
                 f"{where} must have the column `{missing[0]}`, which is taken for `{field}`: correct that row, or "
-                f"`{finder.option}`.{nearest(missing[0], row)}"
+                f"{finder.option}.{nearest(missing[0], row)}"
             )
         values = [None if value is _MISSING else value for value in values]
         fields[field] = _joined(values) if field != "choices" and len(values) > 1 else values[0]
@@ -432,7 +435,7 @@ def _settle_choices(rows: list[Row], finder: _Finder) -> list[str]:
         _part_questions(rows)
     read = [(where, fields, _options(fields.get("choices"))) for where, fields in rows]
     if finder.reading and not any(options for _, _, options in read):
-        raise UsageError(f"`{finder.option}` has `{ANSWER_IS}`, and {finder.place} has no options: leave it out.")
+        raise UsageError(f"{finder.option} has `{ANSWER_IS}`, and {finder.place} has no options: leave it out.")
     right = [options.right if options else None for _, _, options in read]
     shuffled = any(place is not None for place in right)
     reading = "" if shuffled else _reading(read, finder)

@@ -155,7 +155,10 @@ def _saved_rows(folder: Path, *, split: str) -> list[Fields]:
 
 def _no_such_split(folder: Path, split: str, known: Iterable[str]) -> UsageError:
     shown = listed([f"`{name}`" for name in known], shown=12)
-    return UsageError(f"`--split` must be one that `{folder}` has, and it has none for `{split}`: give one of {shown}.")
+    return UsageError(
+        f"`--split` must be one that `{folder}` has, and it has none for `{split}`: give one of {shown}, or a "
+        f"single file as `--data`."
+    )
 
 
 def _files_of(folder: Path, *, split: str) -> list[Path]:
@@ -240,10 +243,10 @@ def _read(file: Path) -> list[Row]:
         raise UsageError(f"`--data` must be readable, but `{file}` is not ({error.strerror}): change that.") from error
     if content.startswith(_POINTER):
         raise UsageError(f"`--data`: {file} is only a pointer to its content: run `git lfs pull` in its folder.")
-    if content.startswith(b"PAR1"):
+    suffix = _suffix(file)
+    if content.startswith(b"PAR1") or suffix == ".parquet":
         return _numbered(str(file), _parquet(file, content))
     content = content.removeprefix(_MARK)
-    suffix = _suffix(file)
     if suffix in (".csv", ".tsv") and not content.lstrip().startswith(b"{"):
         return list(_separated(file, content, suffix))
     if _ARRAY.match(content) or suffix == ".json":

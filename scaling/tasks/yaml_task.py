@@ -70,7 +70,7 @@ class YamlTask(Task):
             raise UsageError(
                 f"`--split` must be one of {known} for the task `{self.name}`, not `{split}`: give one of these."
             )
-        option = f"columns of {self._place}"
+        option = f"`columns` of {self._place}"
         return self._asked(
             read_questions(place, kind=self._kind, split=split, limit=limit, columns=self.columns, option=option)
         )
