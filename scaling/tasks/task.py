@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from string import ascii_uppercase
 
-from scaling.records.errors import UsageError, nearest, one_line
+from scaling.records.errors import DATA, UsageError, nearest, one_line
 from scaling.records.records import Question
 from scaling.tasks.answers import Reading
 from scaling.tasks.equality import AnswerChecker
@@ -163,7 +163,7 @@ class LoadedTask:
     @property
     def taken(self) -> str:
         """A line that says which columns of the data were taken; empty where they are called like the fields."""
-        return f"data: {self.definition.taken}" if self.definition.taken else ""
+        return f"{DATA}{self.definition.taken}" if self.definition.taken else ""
 
 
 def with_options(question: Question) -> str:
