@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,9 +100,9 @@ def infer_kind(rows: Iterable[Mapping[str, Any]]) -> str:
     if all(answer.lower() in _YES_NO for answer in answers):
         return "yes_no"
     texts = all(0 < len(answer) <= _SHORT for answer in answers)
-    if texts and 2 * sum(KINDS["number"].gold(answer) is not None for answer in answers) < len(answers):
-        return "text"
-    return "number"
+    half = (len(answers) + 1) // 2
+    numbers = islice((answer for answer in answers if KINDS["number"].gold(answer) is not None), half)
+    return "text" if texts and len(list(numbers)) < half else "number"
 
 
 def question_from(fields: Mapping[str, Any], *, kind: str | Kind, where: str) -> Question:

@@ -55,6 +55,7 @@ class YamlTask(Task):
             if not isinstance(entries["data"], str):
                 raise UsageError(f"{place}: `data` is {entries['data']!r:.60}: give a file, a folder or hf:OWNER/NAME.")
             named = Path(entries["data"]).expanduser()
+            self.local = not on_hub(named)
             self.data = named if on_hub(named) else file.parent / named
 
     def questions(self, split: str, limit: int | None) -> Iterable[Question]:

@@ -80,6 +80,22 @@ def test_one_plain_number_among_yes_and_no_makes_a_number_task() -> None:
     assert infer_kind([{"answer": "Yes"}, {"answer": 1}]) == "number"
 
 
+@pytest.mark.parametrize(
+    ("numbers", "words", "kind"), [(9, 1, "number"), (1, 1, "number"), (1, 2, "text"), (0, 1, "text")]
+)
+def test_fewer_numbers_than_words_make_a_text_task(numbers: int, words: int, kind: str) -> None:
+    rows = [{"answer": str(n)} for n in range(numbers)] + [{"answer": "twelve-ish"}] * words
+    assert infer_kind(rows) == kind
+    assert infer_kind([*rows, {"answer": "x" * 101}]) == "number", "a long text is no answer but a mistake"
+
+
+def test_one_slip_among_numbers_is_named(tmp_path: Path) -> None:
+    rows = [GOOD | {"id": n, "answer": n} for n in range(30)]
+    message = refusal(write(tmp_path / "q.jsonl", *rows, GOOD | {"id": "z", "answer": "twelve-ish"}))
+    assert "line 31, field `answer` must be one number" in message
+    assert "`--answer-kind`" in message
+
+
 def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     second = GOOD | {"id": "b", "question": "A line separator\u2028inside"}
