@@ -22,7 +22,7 @@ from scaling.records.errors import Interrupted, UsageError, of_the_system, one_l
 EXAMPLES = (
     "scale-run --latent-paths 8 --samples 4",
     "scale-run --method cot --samples 32",
-    "scale-run --data questions.jsonl --dry-run",
+    'scale-run --data questions.csv --columns "question=Body+Question answer=Answer" --preview-data',
     "scale-run --task gsm8k --backbone Qwen/Qwen2.5-7B-Instruct --assistant Qwen/Qwen2.5-1.5B-Instruct",
     "scale-run --method cot --engine openai --base-url http://localhost:8000/v1 --backbone FOLDER",
 )
@@ -64,6 +64,9 @@ def scale_run(
     dry_run: Annotated[
         bool, panel_option("Check all but weights, show settings and first prompt; run nothing.", OUTPUT)
     ] = False,
+    preview_data: Annotated[
+        bool, panel_option("Show how the data are read: columns, and three questions; load no model.", OUTPUT)
+    ] = False,
     version: Version = False,  # noqa: ARG001  (answers before the command begins)
     **given: Any,
 ) -> None:
@@ -72,7 +75,8 @@ def scale_run(
     The same command again continues the run; more paths, samples or questions extend it.
     """
     given = {key: value for key, value in given.items() if value is not None}
-    raise typer.Exit(guarded("scale-run", lambda: _run(config, given, as_json=json, rescored=rescore, dry_run=dry_run)))
+    instead = {"--rescore": rescore, "--dry-run": dry_run, "--preview-data": preview_data}
+    raise typer.Exit(guarded("scale-run", lambda: _run(config, given, as_json=json, instead=instead)))
 
 
 def refuse_small_limit() -> None:
@@ -89,26 +93,30 @@ def refuse_small_limit() -> None:
         )
 
 
-def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bool, dry_run: bool) -> None:
+def _run(file: str | None, given: dict[str, Any], *, as_json: bool, instead: dict[str, bool]) -> None:
     """Carries out the command.
 
     Args:
         file: YAML file with options, None where there is none.
         given: the options that were given on the command line.
         as_json: whether the result is printed as JSON alone.
-        rescored: whether the completions that are there are judged again instead of sampling.
-        dry_run: whether settings and the first prompt are shown instead of running.
+        instead: options that ask for something else than a run, and whether they were given.
     """
     from rich.console import Console
 
     settings = load_config(file, given, RunConfig)
-    settings.resolved()  # refuses options that contradict each other, before torch is imported
-    if dry_run and rescored:
-        raise UsageError(
-            "`--dry-run` shows what would be sampled, and `--rescore` samples nothing: leave one of them out."
-        )
+    resolved_settings = settings.resolved()  # refuses options that contradict each other, before torch is imported
+    wanted = [option for option, asked in instead.items() if asked]
+    if len(wanted) > 1:
+        raise UsageError(f"`{wanted[0]}` and `{wanted[1]}` ask for different things: leave one of them out.")
+    if instead["--preview-data"]:
+        from scaling.data_preview import as_text, preview_data
+
+        shown = preview_data(resolved_settings)
+        print(jsonlib.dumps(shown, indent=2, ensure_ascii=False) if as_json else as_text(shown))
+        return
     refuse_small_limit()
-    if dry_run:
+    if instead["--dry-run"]:
         from scaling.preview import preview
 
         resolved, prompts = preview(settings)
@@ -116,7 +124,7 @@ def _run(file: str | None, given: dict[str, Any], *, as_json: bool, rescored: bo
         return
     from scaling.display import RunProgress, show_summary
 
-    if rescored:
+    if instead["--rescore"]:
         from scaling.rescore import rescore
 
         stderr = Console(stderr=True)

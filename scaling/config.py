@@ -20,6 +20,8 @@ from scaling.methods.kinds import DEFAULT, KINDS, MethodKind, Trait, kind_of, kn
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.settings import Differs, Effect, Setting, Tag, settings_of
 from scaling.records.voters import OF_RUNS, is_voter, what_a_voter_is
+from scaling.tasks import columns
+from scaling.tasks.kinds import KINDS as ANSWER_KINDS
 
 if TYPE_CHECKING:
     from scaling.tasks.task import Task
@@ -34,10 +36,13 @@ _SIZE, _FREE, _METHODS, _SEEDS = Effect.SIZE, Effect.FREE, Differs.METHODS, Diff
 _THOUGHTS = "methods with soft thoughts"
 _Count = Annotated[int, Field(ge=1)]
 _Place = Annotated[str, BeforeValidator(str)]
+ColumnNames = Annotated[dict[str, str], BeforeValidator(columns.parse)]
 if TYPE_CHECKING:
     EngineName = str
+    AnswerKind = str
 else:
     EngineName = Literal[tuple(ENGINES)]
+    AnswerKind = Literal[tuple(ANSWER_KINDS)]
 
 
 def known_voter(name: str) -> str:
@@ -86,7 +91,18 @@ class RunConfig(BaseModel):
     ] = None
     data: Annotated[
         Path | None,
-        Setting("Questions as JSONL: a file, or a folder of SPLIT.jsonl.", _RUN, Tag.QUESTIONS, Tag.HARNESS),
+        Setting(
+            "Questions: a file (JSONL, JSON, CSV, Parquet), a folder of splits, or hf:OWNER/NAME[:CONFIG].",
+            *(_RUN, Tag.QUESTIONS, Tag.HARNESS),
+        ),
+    ] = None
+    columns: Annotated[
+        ColumnNames | None,
+        Setting('Columns of --data: "question=Body+Question answer=Answer".', _RUN, Tag.QUESTIONS, Tag.HARNESS),
+    ] = None
+    answer_kind: Annotated[
+        AnswerKind | None,
+        Setting("Answers of --data. Default: as they look.", _RUN, Tag.QUESTIONS, Tag.HARNESS),
     ] = None
     limit: Annotated[
         _Count | None,
@@ -385,11 +401,13 @@ class RunConfig(BaseModel):
 _NOISE = 0.2  # relative to the thoughts: the best of 0.1, 0.2 and 0.35 on validation questions; see docs/methods.md
 
 
-def task_of_settings(task: str | None, data: Any) -> Task:
-    """The task of a run's settings `task` and `data`, without its questions. Raises UsageError if there is none."""
+def task_of_settings(
+    task: str | None, data: Any, columns: Mapping[str, str] | None = None, answer_kind: str | None = None
+) -> Task:
+    """The task of a run's settings, without its questions. Raises UsageError if there is none."""
     from scaling.tasks.catalogue import definition_of  # imported here, because tasks import this module to read YAML
 
-    return definition_of(task, Path(data) if data else None)
+    return definition_of(task, Path(data) if data else None, columns=columns, kind=answer_kind)
 
 
 def is_generated(task: str | None, data: Any) -> bool:
@@ -412,7 +430,7 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         The new values by name, of these settings only.
     """
     kind = kind_of(settings["method"])
-    task = task_of_settings(settings["task"], settings["data"])
+    task = task_of_settings(settings["task"], settings["data"], settings["columns"], settings["answer_kind"])
     soft = kind.has(Trait.THINKER)
     thinker = (settings["thinker"] or default_thinker(settings["backbone"], settings["assistant"])) if soft else None
     paths = kind.latent_paths or (1 if not kind.has(Trait.PATHS) else 8 if thinker == UNTRAINED else None)

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from scaling.notebook_bar import NotebookBar
 from scaling.records.adaptive import leading
-from scaling.records.errors import WARNING
+from scaling.records.errors import DATA, WARNING
 from scaling.records.names import UNKNOWN
 from scaling.records.records import Completion, Key
 from scaling.records.summary import right_answers
@@ -167,11 +167,12 @@ def bar_on(console: Console, *columns: ProgressColumn, transient: bool = False) 
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a line about what begins now: dim, and a warning in bold."""
+    """Prints a line about what begins now, or how data were read: dim, and a warning in bold."""
     if text.startswith(WARNING):
         console.print(f"{text}.", style="bold", highlight=False, markup=False, soft_wrap=True)
     else:
-        console.print(f"{text} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
+        text = text if text.startswith(DATA) else f"{text} ..."
+        console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_summary(console: Console, summary: dict[str, Any]) -> None:

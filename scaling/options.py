@@ -96,7 +96,7 @@ def page() -> str:
             "Each may stand in a YAML file given as `--config`, with `_` for `-`; the command line wins. The last column",
             "says what another value of the option means where a run, or a training, is there already: *another run* is",
             "refused in its folder, and gets one of its own where `--out` is not given. Beside these there are `--config`",
-            "and `--json`, and of `scale-run` `--rescore` and `--dry-run`, which cannot stand in that file.",
+            "and `--json`, and of `scale-run` `--rescore`, `--dry-run` and `--preview-data`, which cannot stand there.",
             "",
             "This page is made from the options' declarations, by `python -m scaling.options > docs/options.md`.",
             *_of_command("scale-run", RunConfig, "run"),

@@ -218,7 +218,7 @@ def _task(stored: Stored, tell: Tell) -> LoadedTask:
             raise
         tell(f"the questions cannot be read again, so the gold answers are those of {stored.folder}: {error}")
     if config.task:
-        definition = definition_of(config.task, config.data)
+        definition = definition_of(config.task, config.data, columns=config.columns, kind=config.answer_kind)
         return LoadedTask(definition.name, definition, (), identity)
     rows = [{"choices": asked.choices, "answer": asked.answer} for asked in stored.asked]
     kind = stored.asked[0].kind or infer_kind(rows)

@@ -195,6 +195,8 @@ def prepare(config: RunConfig, watcher: RunObserver) -> Setup:
     Raises UsageError where something is missing or does not fit.
     """
     config, task, dtype, provenance = begin(config)
+    if task.taken:
+        watcher.status(task.taken)
     for warning in provenance.warnings():
         watcher.status(f"{WARNING}{warning}")
     for line in model_files.before_loading(config.backbone, *([config.assistant] if config.assisted else [])):

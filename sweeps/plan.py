@@ -18,7 +18,7 @@ from typing import Any
 from scaling.config import RunConfig
 from scaling.methods.kinds import kind_of
 from scaling.records.errors import UsageError
-from scaling.records.names import DEFAULT_TASK
+from scaling.records.names import DEFAULT_TASK, stem_of
 from scaling.records.settings import Tag, names
 from scaling.tasks.catalogue import task_of
 from scaling.tasks.own import label as task_label
@@ -160,7 +160,8 @@ def _run(points: Sequence[Point], label: str) -> Job:
     first = points[0]
     settings = {name: value for name, value in first.run.items() if name not in SIZE}
     key, data = first.group, settings.get("data")
-    task = task_label(settings["task"]) if settings.get("task") else Path(data).stem if data else DEFAULT_TASK
+    named = stem_of(Path(data)).replace(":", "-") if data else DEFAULT_TASK
+    task = task_label(settings["task"]) if settings.get("task") else named
     folder = f"runs/{kind_of(settings['method']).name}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
     extents = largest(map(extent_of, points))

@@ -120,7 +120,7 @@ class _Maker:
     def __init__(self, file: GridFile) -> None:
         self._file = file
         self._checked: dict[tuple[str, str], Any] = {}
-        self._trainings: dict[tuple[Any, ...], tuple[Settings, str]] = {}
+        self._trainings: dict[str, tuple[Settings, str]] = {}
         self._groups: dict[tuple[str | None, str], str] = {}
         fixed = {**file.run, **{f"{TRAIN}{key}": value for key, value in (file.train or {}).items()}}
         self._fixed = self._check(fixed)
@@ -256,7 +256,8 @@ class _Maker:
 
     def _training(self, settings: Settings, run: Settings, method: str) -> tuple[Settings, str]:
         """Settings of the training for a run, and the hash of those that decide its checkpoint."""
-        known = (method, run.get("overlap"), *map(run.get, INHERITED), *settings.items())
+        # as texts, because some settings are mappings
+        known = repr([method, run.get("overlap"), *map(run.get, INHERITED), *settings.items()])
         if known not in self._trainings:
             train = self._trained({key: run[key] for key in INHERITED if run.get(key) is not None} | settings, method)
             _refuse_tested(dict(run), train)

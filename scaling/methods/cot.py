@@ -102,7 +102,7 @@ def _exemplars(config: RunConfig, task: LoadedTask) -> tuple[list[Question], boo
         return [], False
     if config.data is not None and config.data.is_file():
         raise UsageError(
-            f"`--shots` takes solved questions from train.jsonl beside the asked ones: give the folder of {config.data}."
+            f"`--shots` takes solved questions from the train split beside the asked ones: give the folder of {config.data}."
         )
     generated = is_generated(config.task, config.data)  # splits of generated questions have no text in common
     limit = 2 * config.shots if generated else None

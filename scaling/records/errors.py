@@ -7,6 +7,7 @@ import errno
 from collections.abc import Iterable, Sequence
 
 WARNING = "warning: "  # begins what a user must know although nothing has failed
+DATA = "data: "  # begins a line that says how data were read
 
 
 class UsageError(Exception):

@@ -15,6 +15,8 @@ TITLES = {  # names of the methods that come with the package, as in the papers
     **{"softcot-p": "SoftCoT-P", "softcot-dropout": "SoftCoT-Dropout", "softcot-gumbel": "SoftCoT-Gumbel"},
     "softcot++": "SoftCoT++",
 }
+COMPRESSED = (".gz", ".bz2", ".xz")  # endings of files that are unpacked when they are read
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")  # endings of files of questions
 _SPLITS = ("train", "test", "validation", "dev", "valid")  # names of files that say nothing about their questions
 # the part of a method's name that says how it was trained, and what else is in the same brackets
 _TRAINING = re.compile(r" \[(?:untrained|trained on [^\],]+)(?:, ([^\]]+))?\]")
@@ -75,7 +77,15 @@ def questions_called(task: str | None, data: Any) -> str:
         data: file or folder of the questions, None for a built-in task. A file like train.jsonl is called like its folder.
     """
     place = Path(str(data)) if data else None
-    stem = place.stem if place and place.suffix == ".jsonl" else place.name if place else ""
+    stem = stem_of(place) if place else ""
     if place is None or task not in (None, stem):
         return task or DEFAULT_TASK
     return place.parent.name if stem in _SPLITS and place.parent.name else stem
+
+
+def stem_of(place: Path) -> str:
+    """The name of a file of questions without its ending; the name itself of anything else, such as a folder."""
+    name = place.name
+    for endings in (COMPRESSED, TABLES):
+        name = next((name[: -len(end)] for end in endings if name.lower().endswith(end) and name.lower() != end), name)
+    return name

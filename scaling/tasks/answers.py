@@ -232,6 +232,12 @@ def bare(answer: str) -> str:
     return tidy(answer).strip(MARKUP + ".()")
 
 
+def boxed(text: str) -> str | None:
+    """The content of the last `\\boxed{...}` of a text; None if it has none."""
+    box = _last_box(text)
+    return box.said.strip() if box else None
+
+
 def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | None, str]:
     """The stated answer of a text: what `read` returns for the last box or, if there is none, for the last statement.
 

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.records.errors import UsageError
-from scaling.records.names import DEFAULT_TASK
+from scaling.records.names import DEFAULT_TASK, stem_of
 from scaling.tasks import hub, own
 from scaling.tasks.arithmetic import Arithmetic
 from scaling.tasks.countdown import Countdown
+from scaling.tasks.formats import on_hub
 from scaling.tasks.generated import GeneratedTask
 from scaling.tasks.hidden_fact import HiddenFact
 from scaling.tasks.letters_and_coins import CoinFlip, LastLetters
@@ -27,23 +28,31 @@ _GENERATED: tuple[type[Task], ...] = (Arithmetic, Countdown, ProsQA, HiddenFact,
 TASKS: dict[str, Callable[[], Task]] = {**{task.name: task for task in _GENERATED}, **hub.TASKS}  # the built-in tasks
 
 
-def definition_of(name: str | None, data: Path | None = None) -> Task:
+def definition_of(
+    name: str | None,
+    data: Path | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    kind: str | None = None,
+) -> Task:
     """The task of the options, without its questions.
 
     Args:
         name: the value of `--task`. None means `DEFAULT_TASK` or, with `data`, a task that is named after the file or folder
             and whose kind of answers follows from its rows.
-        data: the file or folder of `--data`, which contains the questions.
+        data: the file, folder or Hub data set of `--data`, which contains the questions.
+        columns: the value of `--columns`.
+        kind: the value of `--answer-kind`.
 
     Raises:
         UsageError: there is no such task, or it cannot be used.
     """
-    return _defined(name, data)[0]
+    return _defined(name, data, columns, kind)[0]
 
 
 def identity_of(name: str | None) -> dict[str, str]:
     """What run.json records of a user's task, so that an edited one is noticed; empty for a built-in task."""
-    return _defined(name, None)[1]
+    return _defined(name)[1]
 
 
 def load_task(
@@ -53,6 +62,8 @@ def load_task(
     split: str = "test",
     limit: int | None = None,
     difficulty: int = 1,
+    columns: Mapping[str, str] | None = None,
+    kind: str | None = None,
 ) -> LoadedTask:
     """Loads a task with its questions, of which there is at least one.
 
@@ -62,11 +73,13 @@ def load_task(
         split: the value of `--split`.
         limit: how many questions, from the first; None means all or, for a task without end, its default number.
         difficulty: the value of `--difficulty`, from 1 to the task's `levels`.
+        columns: the value of `--columns`, see `definition_of`.
+        kind: the value of `--answer-kind`, see `definition_of`.
 
     Raises:
         UsageError: there is no such task, it has no question, or an option does not fit it.
     """
-    task, identity = _defined(name, data)
+    task, identity = _defined(name, data, columns, kind)
     if limit is not None and limit < 1:
         raise UsageError(f"`--limit` must be at least 1, not {limit}: leave it out to take all questions.")
     if not 1 <= difficulty <= task.levels:
@@ -90,7 +103,10 @@ def load_task(
 
 def task_of(config: RunConfig, **changes: Any) -> LoadedTask:
     """Loads the task of a resolved config. changes: other values for its `data`, `split`, `limit` or `difficulty`."""
-    asked = {"data": config.data, "split": config.split, "limit": config.limit, "difficulty": config.difficulty}
+    asked = {
+        **{"data": config.data, "split": config.split, "limit": config.limit, "difficulty": config.difficulty},
+        **{"columns": config.columns, "kind": config.answer_kind},
+    }
     return load_task(config.task, **{**asked, **changes})
 
 
@@ -99,19 +115,48 @@ def check_name(name: str) -> None:
     definition_of(name)
 
 
-def _defined(name: str | None, data: Path | None) -> tuple[Task, dict[str, str]]:
+def _defined(
+    name: str | None,
+    data: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    kind: str | None = None,
+) -> tuple[Task, dict[str, str]]:
     """The task of the options, and its identity, which is empty for a built-in task."""
+    _refuse_without_data(name, data, columns, kind)
+    task, identity = _found(name, data, kind)
+    if data is not None:
+        task.data, task.local = data, not on_hub(data)
+    task.columns = columns or task.columns
+    return task, identity
+
+
+def _refuse_without_data(
+    name: str | None, data: Path | None, columns: Mapping[str, str] | None, kind: str | None
+) -> None:
+    """Raises UsageError for options about data where there are none, or where the task itself says it."""
+    for option, value in (("--columns", columns), ("--answer-kind", kind)):
+        if value and data is None:
+            raise UsageError(
+                f"`{option}` says what `--data` holds, which is not given: add it, or leave `{option}` out."
+            )
+    if kind and name is not None:
+        raise UsageError(
+            f"`--answer-kind {kind}` says what the answers of `--data` are, and `--task {name}` says it itself: leave one "
+            f"of them out."
+        )
+
+
+def _found(name: str | None, data: Path | None, kind: str | None) -> tuple[Task, dict[str, str]]:
+    """The task of the options before it gets its data, and its identity."""
     if name is None and data is not None:
-        return PlainTask(None, name=_name_of(data), data=data), {}
+        return PlainTask(kind, name=_name_of(data)), {}
     if name is None or name in TASKS:
         return _built_in(name or DEFAULT_TASK, data), {}
     task, identity = own.find(name, known=TASKS)
-    if data is not None:
-        if not task.takes_data and type(task).questions is not Task.questions:
-            raise UsageError(
-                f"{_has_its_own(name, data)}, or let the task read `self.data` and set `takes_data = True` in it."
-            )
-        task.data = data
+    if data is not None and not task.takes_data and type(task).questions is not Task.questions:
+        raise UsageError(
+            f"{_has_its_own(name, data)}, or let the task read `self.data` and set `takes_data = True` in it."
+        )
     return task, identity
 
 
@@ -121,11 +166,11 @@ def _built_in(name: str, data: Path | None) -> Task:
     if data is None:
         return task
     if task.takes_data:
-        task.data, task.generated, task.limit = data, False, None  # files have an end
+        task.generated, task.limit = False, None  # files have an end
         return task
     if isinstance(task, GeneratedTask):
         raise UsageError(f"{_has_its_own(name, data)}.")
-    return PlainTask(task.kind, name=task.name, data=data)
+    return PlainTask(task.kind, name=task.name)
 
 
 def _has_its_own(name: str, data: Path) -> str:
@@ -139,5 +184,7 @@ def _of_built_in(task: Task, *, split: str, limit: int | None) -> tuple[Any, ...
 
 
 def _name_of(data: Path) -> str:
-    place = data.resolve()  # "." has no name of its own
-    return place.name if place.is_dir() else place.stem
+    """The name of a task that has none: that of its data."""
+    if on_hub(data):
+        return data.name.replace(":", "-")
+    return stem_of(data.resolve())  # "." has no name of its own

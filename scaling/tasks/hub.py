@@ -1,7 +1,7 @@
-"""Loads benchmarks as published on the Hugging Face Hub, and converts their rows to the fields of local files.
+"""Benchmarks as published: loaded from the Hugging Face Hub, or from files in the published form that `--data` names.
 
-The extra `hub` is needed; `datasets` is imported only when a benchmark is loaded. No dataset may run code of its own. A
-split that a dataset lacks is refused and never replaced by another one. This module knows nothing of prompts and models.
+The extra `hub` is needed for the Hub. No dataset may run code of its own. A split that a dataset lacks is refused and never
+replaced by another one. This module knows nothing of prompts and models.
 
 ASDiv comes as one piece. Here `test` is a fifth of its rows, chosen by a hash of the question's text, and `train` is
 the rest; rows whose answer is not one plain number are left out of both. This is not the split of the paper's folds.
@@ -11,48 +11,60 @@ Without a network the Hub's client tries for about 20 seconds, or not at all whe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import Any
+from pathlib import Path
 
-from scaling.records.errors import UsageError, install
 from scaling.records.records import Question
-from scaling.tasks.files import question_from
+from scaling.tasks.columns import mapped, parse
+from scaling.tasks.files import Data, question_from, questions_of
+from scaling.tasks.formats import Row, holds_split, hub_rows, on_hub, read_rows
 from scaling.tasks.task import Task, unknown_split
-
-Fields = dict[str, Any]
 
 _PLAIN_NUMBER = re.compile(
     r"\s*([-+]?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+))\s*(?:\([^()]*\))?\s*"
 )  # "9", "1,200 (apples)"
-_OPTION_LETTER = re.compile(r"\s*\(?[A-Z]\s*\)\s*")  # "A)" and "(A) "
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark is on the Hub, and how its rows are converted.
+    """Where a benchmark is on the Hub, and what its columns are.
 
     Attributes:
         path: the dataset's id.
         config: the dataset's configuration; None if it has only one.
         kind: the kind of the answers.
         splits: the dataset's name of each split, by the value of `--split`.
-        fields: converts a row to the fields of a local file, with `id` if the row has one.
-        keep: whether a row belongs to a split; None if all rows do.
+        columns: its columns, in the form of `--columns`.
+        answer: makes the answer of what is in its column; None leaves the row out.
+        part: the split of a question by its text, for a dataset that comes as one piece; None for others.
     """
 
     path: str
     config: str | None
     kind: str
     splits: Mapping[str, str]
-    fields: Callable[[Mapping[str, Any]], Fields]
-    keep: Callable[[Mapping[str, Any], str], bool] | None = None
+    columns: str
+    answer: Callable[[str], str | None] | None = None
+    part: Callable[[str], str] | None = None
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """The columns by field."""
+        mapping: dict[str, str] = parse(self.columns)
+        return mapping
+
+    def fits(self, rows: Sequence[Row]) -> bool:
+        """Whether rows have the published columns, and not those of our own files."""
+        names = rows[0][1].keys() if rows else set[str]()
+        published = {name for columns in self.mapping.values() for name in columns.split("+")}
+        return published <= names and not {"id", "question", "answer"} <= names
 
 
 def load(name: str, *, split: str) -> list[Question]:
-    """The questions of a benchmark, in the order of the dataset.
+    """The questions of a benchmark from the Hub, in the order of the dataset.
 
     Args:
         name: a key of `SOURCES`.
@@ -64,65 +76,26 @@ def load(name: str, *, split: str) -> list[Question]:
     source = SOURCES[name]
     if split not in source.splits:
         raise unknown_split(name, split, source.splits)
-    rows = _download(name, source.splits[split])
-    try:
-        return _questions(name, split, rows)
-    except KeyError as error:
-        advice = "use `--data FILE_OR_FOLDER` instead"
-        raise UsageError(
-            f"`--task {name}`: {source.path} must have the column {error}, but has not: {advice}."
-        ) from error
+    asked, advice = f"`--task {name}`", "use `--data FILE_OR_FOLDER`"
+    place = Path(":".join(filter(None, ("hf", source.path, source.config))))
+    rows = hub_rows(place, split=source.splits[split], asked=asked, advice=advice)
+    return _published(name, split, [(f"{asked}: {source.path} row {i}", row) for i, row in enumerate(rows)]).questions
 
 
-def _download(name: str, split: str) -> Iterable[Mapping[str, Any]]:
+def _published(name: str, split: str, rows: Sequence[Row]) -> Data:
+    """The questions of rows in the published form. An id does not depend on which rows are left out."""
     source = SOURCES[name]
-    try:
-        import datasets
-    except ImportError as error:
-        advice = f"run {install('hub')}, or use `--data FILE_OR_FOLDER`"
-        raise UsageError(f"`--task {name}` needs the package `datasets`, which is missing: {advice}.") from error
-    try:
-        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(source.path, source.config, split=split)
-    except Exception as error:  # the client raises errors of many libraries, and the advice is the same for all
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        advice = "check the network, or use `--data FILE_OR_FOLDER`"
-        raise UsageError(f"`--task {name}` could not load {source.path} from the Hub ({reason}): {advice}.") from error
-    return rows
-
-
-def _questions(name: str, split: str, rows: Iterable[Mapping[str, Any]]) -> list[Question]:
-    source = SOURCES[name]
+    converted, taken = mapped(rows, source.mapping, option=f"--task {name}")
     questions = []
-    for i, row in enumerate(rows):  # i counts all rows, so an id does not depend on what is left out
-        if source.keep is None or source.keep(row, split):
-            fields = {"id": f"{name}-{split}-{i:05d}"} | source.fields(row)
-            questions.append(question_from(fields, kind=source.kind, where=f"`--task {name}`: {source.path} row {i}"))
-    return questions
-
-
-def gsm8k(row: Mapping[str, Any]) -> Fields:
-    rationale, _, answer = row["answer"].rpartition("#### ")
-    return {"question": row["question"], "answer": answer.strip(), "rationale": rationale}
-
-
-def asdiv(row: Mapping[str, Any]) -> Fields:
-    number = plain_number(row["answer"])
-    return {"question": _asdiv_text(row), "answer": number, "rationale": row["formula"]}
-
-
-def aqua(row: Mapping[str, Any]) -> Fields:
-    choices = [_OPTION_LETTER.sub("", option, count=1).strip() for option in row["options"]]
-    return {"question": row["question"], "answer": row["correct"], "rationale": row["rationale"], "choices": choices}
-
-
-def strategyqa(row: Mapping[str, Any]) -> Fields:
-    return {"id": row["qid"], "question": row["question"], "answer": row["answer"], "rationale": row["facts"]}
-
-
-def date_understanding(row: Mapping[str, Any]) -> Fields:
-    question, _, options = row["input"].partition("\nOptions:\n")
-    choices = [_OPTION_LETTER.sub("", line, count=1).strip() for line in options.splitlines() if line.strip()]
-    return {"question": question, "answer": row["target"].strip().strip("()"), "choices": choices}
+    for number, (where, fields) in enumerate(converted):
+        if source.answer:
+            fields["answer"] = source.answer(str(fields["answer"]))
+        if fields["answer"] is None or (source.part and source.part(fields["question"]) != split):
+            continue
+        if "id" not in source.mapping:
+            fields["id"] = f"{name}-{split}-{number:05d}"
+        questions.append(question_from(fields, kind=source.kind, where=where))
+    return Data(source.kind, questions, taken.replace("id made from content", "id=number of the row"))
 
 
 def plain_number(answer: str) -> str | None:
@@ -131,39 +104,58 @@ def plain_number(answer: str) -> str | None:
     return match[1] if match else None
 
 
-def _in_asdiv_split(row: Mapping[str, Any], split: str) -> bool:
+def _asdiv_part(text: str) -> str:
     # The text decides, not the position in the dataset, so that a repeated question is in one split only.
-    fifth = int.from_bytes(sha256(_asdiv_text(row).encode()).digest()) % 5
-    return plain_number(row["answer"]) is not None and (fifth == 0) == (split == "test")
-
-
-def _asdiv_text(row: Mapping[str, Any]) -> str:
-    return f"{row['body'].strip()} {row['question'].strip()}".strip()
+    return "train" if int.from_bytes(sha256(text.encode()).digest()) % 5 else "test"
 
 
 _TRAIN_TEST = {"train": "train", "test": "test"}
 
 SOURCES: dict[str, Source] = {
-    "gsm8k": Source("openai/gsm8k", "main", "number", _TRAIN_TEST, gsm8k),
+    "gsm8k": Source("openai/gsm8k", "main", "number", _TRAIN_TEST, "question=question answer=answer"),
     "asdiv": Source(
-        "EleutherAI/asdiv", None, "number", {"train": "validation", "test": "validation"}, asdiv, _in_asdiv_split
+        *("EleutherAI/asdiv", None, "number", {"train": "validation", "test": "validation"}),
+        "question=body+question answer=answer rationale=formula",
+        *(plain_number, _asdiv_part),
     ),
-    "aqua": Source("deepmind/aqua_rat", "raw", "choice", _TRAIN_TEST | {"validation": "validation"}, aqua),
-    "strategyqa": Source("ChilleD/StrategyQA", None, "yes_no", _TRAIN_TEST, strategyqa),
-    "date-understanding": Source("lukaemon/bbh", "date_understanding", "choice", {"test": "test"}, date_understanding),
+    "aqua": Source(
+        *("deepmind/aqua_rat", "raw", "choice", _TRAIN_TEST | {"validation": "validation"}),
+        "question=question answer=correct choices=options rationale=rationale",
+    ),
+    "strategyqa": Source(
+        *("ChilleD/StrategyQA", None, "yes_no", _TRAIN_TEST),
+        "id=qid question=question answer=answer rationale=facts",
+    ),
+    "date-understanding": Source(
+        *("lukaemon/bbh", "date_understanding", "choice", {"test": "test"}),
+        "question=input answer=target",
+    ),
 }
 
 
 class HubTask(Task):
-    """The task of a benchmark on the Hub."""
+    """The task of a benchmark: from the Hub, or from files in the published form or our own."""
 
     local = False
+    takes_data = True
 
     def __init__(self, name: str) -> None:
         self.name, self.kind = name, SOURCES[name].kind
 
     def questions(self, split: str, limit: int | None) -> Iterable[Question]:
-        return load(self.name, split=split)[:limit]
+        if self.data is None:
+            return load(self.name, split=split)[:limit]
+        source = SOURCES[self.name]
+        rows = read_rows(self.data, split=self._called(self.data, split))
+        if self.columns or not source.fits(rows):
+            return self._asked(questions_of(rows, kind=self.answers, limit=limit, columns=self.columns))
+        return self._asked(_published(self.name, split, rows))[:limit]
+
+    def _called(self, place: Path, split: str) -> str:
+        """What a split is called in a place, which may be a copy of the published data set."""
+        published = SOURCES[self.name].splits.get(split, split)
+        missing = place.is_dir() and not holds_split(place, split)
+        return published if on_hub(place) or (missing and holds_split(place, published)) else split
 
 
 TASKS: dict[str, Callable[[], Task]] = {name: partial(HubTask, name) for name in SOURCES}

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from string import ascii_uppercase
 
-from scaling.records.errors import UsageError, nearest, one_line
+from scaling.records.errors import DATA, UsageError, nearest, one_line
 from scaling.records.records import Question
 from scaling.tasks.answers import Reading
 from scaling.tasks.equality import AnswerChecker
-from scaling.tasks.files import read_questions
+from scaling.tasks.files import Data, read_questions
 from scaling.tasks.kinds import KINDS, Kind, kind_of, unknown_kind
 
 
@@ -39,7 +39,9 @@ class Task:
         generated: whether the questions are generated without end, with no question in two splits.
         local: whether the questions can be read without a network.
         takes_data: whether an overridden `questions` reads `data`; if not, `--data` is refused.
-        data: the file or folder of `--data`, for `questions` to read.
+        data: the file, folder or Hub data set of `--data`, for `questions` to read.
+        columns: the value of `--columns`; None if it was not given.
+        taken: once `questions` has read `data`, which of its columns were taken; empty if they are called like the fields.
         levels: how many difficulties the task has; the values of `--difficulty` are 1 to this number.
         difficulty: the value of `--difficulty`.
     """
@@ -55,6 +57,8 @@ class Task:
     local: bool = True
     takes_data: bool = False
     data: Path | None = None
+    columns: Mapping[str, str] | None = None
+    taken: str = ""
     levels: int = 1
     difficulty: int = 1
 
@@ -72,7 +76,19 @@ class Task:
         """
         if self.data is None:
             raise UsageError(f"the task {self.name} needs `--data`, a file or folder with its questions: add it.")
-        return read_questions(self.data, kind=self.answers, split=split, limit=limit)[1]
+        return self._asked(read_questions(self.data, kind=self._kind, split=split, limit=limit, columns=self.columns))
+
+    @property
+    def _kind(self) -> Kind | None:
+        """The kind of the answers; None if it follows from the rows of `data`."""
+        return self.answers
+
+    def _asked(self, read: Data) -> list[Question]:
+        """The questions of a data set that was read. What was found out about it is kept."""
+        self.taken = read.taken
+        if self._kind is None:
+            self.kind = read.kind
+        return read.questions
 
     def text(self, question: Question) -> str:
         """The question as the prompt shows it. By default its text, and its lettered options if it has any."""
@@ -118,11 +134,9 @@ class PlainTask(Task):
         self.kind, self.name, self.data = kind or Task.kind, name, data
         self._inferred = kind is None
 
-    def questions(self, split: str, limit: int | None) -> Iterable[Question]:
-        if self._inferred and self.data is not None:
-            self.kind, questions = read_questions(self.data, kind=None, split=split, limit=limit)
-            return questions
-        return super().questions(split, limit)
+    @property
+    def _kind(self) -> Kind | None:
+        return None if self._inferred else self.answers
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,11 @@ class LoadedTask:
     def kind(self) -> str:
         """The name of the kind of the task's answers."""
         return self.definition.answers.name
+
+    @property
+    def taken(self) -> str:
+        """A line that says which columns of the data were taken; empty where they are called like the fields."""
+        return f"{DATA}{self.definition.taken}" if self.definition.taken else ""
 
 
 def with_options(question: Question) -> str:

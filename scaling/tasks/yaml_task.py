@@ -1,9 +1,9 @@
 """A task that a YAML file describes, without code: where its data is, what the columns are called, and how it asks.
 
-    data: capitals.jsonl          # a file, or a folder with one file for each split; relative to the YAML file
+    data: capitals.jsonl          # a file or folder, relative to the YAML file, or hf:OWNER/NAME[:CONFIG]
     kind: text                    # number, choice, yes_no or text; if it is left out, it follows from the rows
-    columns: {question: prompt, answer: target, choices: options, rationale: steps, id: key}
-    splits: {test: eval.jsonl}    # files in the folder, and no other split exists; without it, <split>.jsonl
+    columns: {question: body+prompt, answer: target, choices: options, rationale: steps, id: key}
+    splits: {test: eval.jsonl}    # files in the folder, or splits on the Hub, and no other split exists
     instruction: End with "The answer is" and the city.
     name: capitals
     limit: 50
@@ -22,11 +22,13 @@ import yaml
 
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.records import Question
+from scaling.tasks import columns
 from scaling.tasks.files import read_questions
+from scaling.tasks.formats import on_hub
+from scaling.tasks.kinds import Kind
 from scaling.tasks.task import Task
 
 _KEYS = ("data", "kind", "columns", "splits", "instruction", "name", "limit", "max_new_tokens")
-_FIELDS = ("id", "question", "answer", "choices", "rationale")
 
 
 class YamlTask(Task):
@@ -45,47 +47,38 @@ class YamlTask(Task):
         self.max_new_tokens = entries.get("max_new_tokens", Task.max_new_tokens)
         self._inferred = "kind" not in entries
         self._files = _texts(entries, "splits", place)
-        self._columns = _texts(entries, "columns", place)
-        if unknown := [key for key in self._columns if key not in _FIELDS]:
-            raise UsageError(f"{place}: `columns` has no `{unknown[0]}`: give {', '.join(_FIELDS)}.")
+        try:
+            self.columns = columns.parse(entries.get("columns"))
+        except ValueError as error:
+            raise UsageError(f"{place}: `columns` is {entries['columns']!r:.60}: {error}.") from None
         if "data" in entries:
             if not isinstance(entries["data"], str):
-                raise UsageError(f"{place}: `data` is {entries['data']!r:.60}: give a file or folder.")
-            self.data = file.parent / Path(entries["data"]).expanduser()
+                raise UsageError(f"{place}: `data` is {entries['data']!r:.60}: give a file, a folder or hf:OWNER/NAME.")
+            named = Path(entries["data"]).expanduser()
+            self.local = not on_hub(named)
+            self.data = named if on_hub(named) else file.parent / named
 
     def questions(self, split: str, limit: int | None) -> Iterable[Question]:
         place = self.data
         if place is None:
             return super().questions(split, limit)
-        if split in self._files:
+        if split in self._files and on_hub(place):
+            split = self._files[split]
+        elif split in self._files:
             place /= self._files[split]
         elif self._files:
             known = ", ".join(f"`{one}`" for one in self._files)
             raise UsageError(
                 f"`--split` must be one of {known} for the task `{self.name}`, not `{split}`: give one of these."
             )
-        kind = None if self._inferred else self.answers
-        actual_kind, questions = read_questions(place, kind=kind, split=split, limit=limit, columns=self._fields(split))
-        self.kind = actual_kind
-        return questions
+        option = f"`columns` of {self._place}"
+        return self._asked(
+            read_questions(place, kind=self._kind, split=split, limit=limit, columns=self.columns, option=option)
+        )
 
-    def _fields(self, split: str) -> Any:
-        """The `columns` of `read_questions` for a split."""
-
-        def fields(number: int, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-            """The fields of a question, from a row with the user's column names. A row without an id gets its number."""
-            for ours, theirs in self._columns.items():
-                if theirs not in row:
-                    raise UsageError(
-                        f"{where} must have the column `{theirs}`, which {self._place} takes for `{ours}`: correct "
-                        f"`columns`, or that row.{nearest(theirs, row)}"
-                    )
-            values = {
-                ours: row[self._columns.get(ours, ours)] for ours in _FIELDS if self._columns.get(ours, ours) in row
-            }
-            return {"id": f"{split}-{number:05d}", **values}
-
-        return fields
+    @property
+    def _kind(self) -> Kind | None:
+        return None if self._inferred else self.answers
 
 
 def _read(file: Path, place: str) -> dict[str, Any]:

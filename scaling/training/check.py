@@ -18,6 +18,7 @@ from scaling.records.journal import load
 from scaling.records.overlap import digest_of
 from scaling.run import RunObserver, Setup, asked_of, carry_out
 from scaling.tasks.catalogue import load_task
+from scaling.tasks.formats import holds_split
 from scaling.tasks.task import LoadedTask
 from scaling.training.config import TrainConfig
 from scaling.training.targets import Split
@@ -51,8 +52,8 @@ def held_out(config: TrainConfig, split: Split) -> LoadedTask | None:
     place = config.check_on
     if place is None:
         return None
-    if place.is_dir() and not (place / "test.jsonl").is_file():
-        raise UsageError(f"`--check-on` {place} is a folder without test.jsonl: give a file of questions.")
+    if place.is_dir() and not holds_split(place, "test"):
+        raise UsageError(f"`--check-on` {place} is a folder without a test split: give a file of questions.")
     try:
         task = load_task(None, data=place, limit=config.check_limit)
     except UsageError as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scaling.config import DEFAULT_MODEL, OUTPUT, option, task_of_settings
+from scaling.config import DEFAULT_MODEL, OUTPUT, AnswerKind, ColumnNames, option, task_of_settings
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Setting, Tag, names
@@ -45,7 +45,11 @@ class TrainConfig(BaseModel):
     ] = "softcot++"
     task: Annotated[str | None, Setting("As in scale-run; arithmetic by default.", _DATA, _INHERITED)] = None
     data: Annotated[
-        Path | None, Setting("Questions as JSONL: a folder with train.jsonl, or a file.", _DATA, _INHERITED)
+        Path | None, Setting("Questions as in scale-run: a folder with a train split, or a file.", _DATA, _INHERITED)
+    ] = None
+    columns: Annotated[ColumnNames | None, Setting("Columns of --data, as in scale-run.", _DATA, _INHERITED)] = None
+    answer_kind: Annotated[
+        AnswerKind | None, Setting("Answers of --data. Default: as they look.", _DATA, _INHERITED)
     ] = None
     limit: Annotated[
         int | None, Field(ge=2), Setting("Questions to learn from. Default 512 if they are generated, else all.", _DATA)

@@ -8,6 +8,8 @@ from pathlib import Path
 from scaling.config import DEFAULT_MODEL
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.names import DEFAULT_TASK
+from scaling.tasks.columns import typed
+from scaling.tasks.formats import holds_split
 from scaling.training.config import TrainConfig
 
 
@@ -42,6 +44,8 @@ def _questions(config: TrainConfig) -> list[str]:
     if config.data is None:
         difficulty = [] if config.difficulty == 1 else ["--difficulty", str(config.difficulty)]
         return ([] if config.task == DEFAULT_TASK else ["--task", str(config.task)]) + difficulty
-    if not (config.data / "test.jsonl").is_file():
+    if not holds_split(config.data, "test"):
         return []
-    return [*(["--task", config.task] if config.task else []), "--data", str(config.data)]
+    columns = ["--columns", typed(config.columns)] if config.columns else []
+    kind = ["--answer-kind", str(config.answer_kind)] if config.answer_kind else []
+    return [*(["--task", config.task] if config.task else []), "--data", str(config.data), *columns, *kind]

@@ -150,7 +150,9 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
 def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
     """Loads and splits the questions of a training, and warns the watcher of what is wrong with them."""
     split = split_of(config)
-    for warning in split.warnings(config.data):
+    if taken := split.task.taken:
+        watcher.status(taken)
+    for warning in split.warnings(config):
         watcher.status(f"{WARNING}{warning}")
     return split
 

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 from contrastive.target_loss import Example
 from scaling.cache import cache_folder, made
@@ -20,10 +20,12 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, prompt_identity
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import Journal, config_hash
+from scaling.records.names import stem_of
 from scaling.records.overlap import Learned, digest_of, overlap_of
 from scaling.records.records import Question
 from scaling.run import RunObserver, Setup, digest, environment, sample_all
 from scaling.tasks.catalogue import definition_of, load_task
+from scaling.tasks.formats import holds_split
 from scaling.tasks.task import LoadedTask, Task
 from scaling.training.config import TrainConfig
 
@@ -42,31 +44,29 @@ class Split:
         train: questions to learn from.
         validation: questions to validate on.
         repeated: number of training questions left out because their text is that of a validation question.
-        named: the value of `--task`, None where it was not given.
     """
 
     task: LoadedTask
     train: tuple[Question, ...]
     validation: tuple[Question, ...]
     repeated: int = 0
-    named: str | None = None
 
-    def warnings(self, data: Path | None) -> list[str]:
-        """Sentences about what is wrong with the questions. data: their file or folder, None for a generated task."""
-        warnings = []
+    def warnings(self, config: TrainConfig) -> list[str]:
+        """Sentences about what is wrong with the questions. config: the settings of the training."""
+        data, warnings = config.data, []
         if self.repeated:
             warnings.append(f"{self.repeated} training questions say the same as one to validate on, and are left out")
         tested: tuple[Question, ...] = ()
-        if data is not None and (data / "test.jsonl").is_file():
+        if data is not None and holds_split(data, "test"):
             with suppress(UsageError):  # unusable test questions are no problem of a training: a run reports them
-                tested = load_task(self.named, data=data).questions
+                tested = load_task(config.task, **_data_of(config)).questions
         if data is not None and tested:
             digests = frozenset(map(digest_of, (*self.train, *self.validation)))
             shared = overlap_of(tested, Learned("", digests, frozenset())).ids
             if shared:
                 warnings.append(
-                    f"{len(shared)} of the {len(tested)} questions in {data / 'test.jsonl'} are trained or validated on "
-                    f"({listed(shared, shown=3)}): leave them out of train.jsonl, or run with `--overlap drop`"
+                    f"{len(shared)} of the {len(tested)} test questions in {data} are trained or validated on "
+                    f"({listed(shared, shown=3)}): leave them out of the train split, or run with `--overlap drop`"
                 )
         return warnings
 
@@ -77,13 +77,13 @@ def split_of(config: TrainConfig) -> Split:
     A generated task has a validation split. From other tasks' train split, validation questions are picked by a hash of
     their ids, so that the same questions are picked whatever the order. Raises UsageError where nothing is left to train on.
     """
-    if definition_of(config.task, config.data).generated:
+    if definition_of(config.task, config.data, columns=config.columns, kind=config.answer_kind).generated:
         task = load_task(config.task, split="train", limit=config.limit, difficulty=config.difficulty)
         validation = load_task(config.task, split="validation", limit=config.validation, difficulty=config.difficulty)
         return Split(task, task.questions, validation.questions)
-    if config.data is not None and config.data.is_file() and config.data.stem == "test":
+    if config.data is not None and config.data.is_file() and stem_of(config.data) == "test":
         raise UsageError(f"`--data` {config.data} looks like test questions: give its folder, or the train file.")
-    task = load_task(config.task, data=config.data, split="train", difficulty=config.difficulty)
+    task = load_task(config.task, split="train", difficulty=config.difficulty, **_data_of(config))
     if len(task.questions) <= config.validation:
         raise UsageError(
             f"`--validation` {config.validation} leaves nothing to train on: there are {len(task.questions)} questions."
@@ -97,7 +97,12 @@ def split_of(config: TrainConfig) -> Split:
         raise UsageError(
             f"`--validation` {config.validation} leaves nothing to train on: the other questions repeat the held-out ones."
         )
-    return Split(task, tuple(train[: config.limit]), held_out, len(others) - len(train), config.task)
+    return Split(task, tuple(train[: config.limit]), held_out, len(others) - len(train))
+
+
+def _data_of(config: TrainConfig) -> dict[str, Any]:
+    """What `load_task` is to know of the data of a training."""
+    return {"data": config.data, "columns": config.columns, "kind": config.answer_kind}
 
 
 def _hash(question: Question) -> str:
@@ -183,6 +188,7 @@ def own_chains(
     method = ChainOfThought(backbone, task=split.task.definition)
     settings = RunConfig(
         **{"method": "cot", "task": config.task, "data": config.data, "backbone": config.backbone},
+        **{"columns": config.columns, "answer_kind": config.answer_kind},
         **{"samples": config.chains, "temperature": _TEMPERATURE, "seed": config.seed},
         **{"device": config.device, "dtype": config.dtype},
     ).resolved()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +20,9 @@ from scaling.config import RunConfig, load_config, option
 from scaling.methods.kinds import KINDS
 from scaling.records.errors import UsageError
 from scaling.records.settings import settings_of
-from scaling.tasks.files import read_questions
 from scaling.training.config import TrainConfig
 
-NOT_SETTINGS = {"--config", "--json", "--dry-run", "--rescore"}
+NOT_SETTINGS = {"--config", "--json", "--dry-run", "--rescore", "--preview-data"}
 OPTIONS = [*map(option, RunConfig.model_fields), *NOT_SETTINGS]
 
 
@@ -172,10 +169,7 @@ def test_the_lists_of_words_are_many():
 @pytest.mark.parametrize(
     ("name", "blank"),
     [
-        *(
-            (name, "")
-            for name in sorted(set(OPTIONS) - {"--json", "--dry-run", "--engine-args", "--exact", "--rescore"})
-        ),
+        *((name, "") for name in sorted({*OPTIONS} - {*NOT_SETTINGS, "--engine-args", "--exact"} | {"--config"})),
         ("--out", " "),
     ],
 )
@@ -323,47 +317,70 @@ ROWS = [
 ]
 
 
-def written(kind, place):
-    if kind == "Parquet":
-        pandas.DataFrame(ROWS).to_parquet(place)
-    elif kind == "CSV":
-        pandas.DataFrame(ROWS)[["id", "question", "answer"]].to_csv(place, index=False)
+@pytest.mark.parametrize("name", ["mine.parquet", "mine.json", "mine.csv", "mine.jsonl.gz"])
+def test_another_format_is_asked_as_the_same_lines_are(call, tmp_path, name):
+    table, lines = pandas.DataFrame(ROWS)[["id", "question", "answer"]], tmp_path / "lines" / "mine.jsonl"
+    lines.parent.mkdir()
+    table.to_json(lines, orient="records", lines=True)
+    if name.endswith(".parquet"):
+        table.to_parquet(tmp_path / name)
+    elif name.endswith(".csv"):
+        table.to_csv(tmp_path / name, index=False)
     else:
-        place.write_text(json.dumps(ROWS, indent=2 if kind == "indented" else None))
+        table.to_json(tmp_path / name, orient="records", lines=name.endswith(".gz"))
+    shown = [call("--data", data, "--preview-data").stdout for data in (tmp_path / name, lines)]
+    assert shown[0] == shown[1]
+    assert "2 questions of mine, answers of kind number" in shown[0]
+    assert "data:" not in shown[0]
+
+
+def test_a_preview_shows_what_was_taken_and_how_questions_are_asked(call, tmp_path, small):
+    data = tmp_path / "quiz.csv"
+    rows = [{"Question": f"Is it {i}?", "A": "yes", "B": "no", "Answer": "B"} for i in range(5)]
+    pandas.DataFrame(rows).to_csv(data, index=False)
+    shown = call(*small, "--data", data, "--preview-data", "--limit", 4).stdout
+    assert "data: question=Question, answer=Answer, choices=A+B, id made from content, kind choice" in shown
+    assert "4 questions of quiz, answers of kind choice" in shown
+    assert shown.count("(A) yes\n(B) no\n") == 3
+    assert shown.count("answer: B") == 3
+    read = json.loads(call("--data", data, "--preview-data", "--json").stdout)
+    assert (read["num_questions"], len(read["questions"])) == (5, 3)
+    assert read["questions"][0]["prompt"] == "Is it 0?\n(A) yes\n(B) no"
+    assert "leave one of them out" in refused(call(*small, "--data", data, "--preview-data", "--dry-run"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "called"),
+    ("options", "said"),
     [
-        ("Parquet", "mine.parquet", "a Parquet file"),
-        ("Parquet", "mine.jsonl", "a Parquet file"),
-        ("array", "mine.json", "one JSON array"),
-        ("indented", "it's mine.jsonl", "one JSON array"),
-        ("CSV", "mine.csv", "a CSV file"),
+        (["--columns", "question=q"], "`--columns` says what `--data` holds, which is not given"),
+        (["--answer-kind", "text"], "`--answer-kind` says what `--data` holds, which is not given"),
+        (["--task", "gsm8k", "--data", "DATA", "--answer-kind", "text"], "`--task gsm8k` says it itself"),
+        (["--data", "DATA", "--answer-kind", "nubmer"], "Did you mean `number`?"),
+        (["--data", "DATA", "--columns", "question"], "give `field=column` pairs"),
+        (["--data", "DATA", "--columns", "question=a question=b"], "give `question` once"),
+        (["--data", "DATA", "--columns", "questoin=a"], "and not for `questoin`"),
+        (["--data", "DATA", "--columns", "question=qustion"], "Did you mean `question`?"),
+        (
+            ["--data", "DATA", "--columns", "question=question answer=answer answer_is=2"],
+            "give one of letter, text, 0, 1",
+        ),
+        (["--data", "DATA", "--columns", "question=question answer=answer answer_is=0"], "has no options"),
     ],
 )
-def test_another_format_is_named_and_the_line_that_is_told_converts_it(call, tmp_path, small, kind, name, called):
-    data = tmp_path / name
-    written(kind, data)
-    before = data.read_bytes()
-    said = refused(call(*small, "--data", data, "--out", tmp_path / "run"))
-    assert f"{data} is {called}, and JSON Lines are wanted" in said
-    python, option_of, code = shlex.split(said.partition("This converts it: ")[2])
-    assert (python, option_of) == ("python", "-c")
-    exec(code, {})
-    assert data.read_bytes() == before
-    [made] = {*tmp_path.glob("*.jsonl")} - {data}
-    _, questions = read_questions(made, kind=None, split="test")
-    assert [(q.id, q.text, q.answer) for q in questions] == [
-        (row["id"], row["question"], row["answer"]) for row in ROWS
-    ]
-    assert kind == "CSV" or [list(q.rationale) for q in questions] == [row["rationale"] for row in ROWS]
+def test_wrong_columns_and_kinds_are_a_sentence(call, tmp_path, small, options, said):
+    (tmp_path / "mine.jsonl").write_text(GOOD)
+    given = [str(tmp_path / "mine.jsonl") if option == "DATA" else option for option in options]
+    assert said in refused(call(*small, *given, "--preview-data"))
 
 
-def test_a_compressed_file_is_to_be_unpacked(call, tmp_path, small):
-    data = tmp_path / "mine.jsonl.gz"
-    data.write_bytes(gzip.compress(GOOD.encode()))
-    assert "is a compressed file" in refused(call(*small, "--data", data))
+def test_a_run_tells_once_what_was_taken_and_named_columns_are_part_of_it(call, tmp_path, small):
+    (tmp_path / "mine.csv").write_text("Body,Question,Answer\nAnn has 2 pens.,How many?,2\n")
+    options = [*small, "--data", tmp_path / "mine.csv", "--limit", 1, "--out", tmp_path / "run"]
+    done = call(*options)
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("data: question=Body+Question, answer=Answer, id made from content, kind number") == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["columns"] is None
+    assert "columns" in refused(call(*options, "--columns", "question=Question answer=Answer"))
 
 
 def test_json_alone_is_on_standard_output(small, tmp_path, capfd):

@@ -41,7 +41,7 @@ def test_every_field_is_read_and_the_users_own_fields_are_left_alone(tmp_path: P
         "choices": ["1", "3"],
         "source": {"page": 4},
     }
-    kind, questions = read_questions(write(tmp_path / "quiz.jsonl", row), kind=None, split="test")
+    kind, questions, *_ = read_questions(write(tmp_path / "quiz.jsonl", row), kind=None, split="test")
     assert kind == "choice"
     assert questions == [Question("7", "Which is largest?", "B", ("1", "3"), ("1 < 2", "2 < 3"))]
 
@@ -78,6 +78,22 @@ def test_the_gold_answer_is_stored_in_canonical_form(tmp_path: Path, kind: str, 
 def test_one_plain_number_among_yes_and_no_makes_a_number_task() -> None:
     assert infer_kind([{"answer": "Yes"}, {"answer": False}, {"answer": "TRUE"}]) == "yes_no"
     assert infer_kind([{"answer": "Yes"}, {"answer": 1}]) == "number"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words", "kind"), [(9, 1, "number"), (1, 1, "number"), (1, 2, "text"), (0, 1, "text")]
+)
+def test_fewer_numbers_than_words_make_a_text_task(numbers: int, words: int, kind: str) -> None:
+    rows = [{"answer": str(n)} for n in range(numbers)] + [{"answer": "twelve-ish"}] * words
+    assert infer_kind(rows) == kind
+    assert infer_kind([*rows, {"answer": "x" * 101}]) == "number", "a long text is no answer but a mistake"
+
+
+def test_one_slip_among_numbers_is_named(tmp_path: Path) -> None:
+    rows = [GOOD | {"id": n, "answer": n} for n in range(30)]
+    message = refusal(write(tmp_path / "q.jsonl", *rows, GOOD | {"id": "z", "answer": "twelve-ish"}))
+    assert "line 31, field `answer` must be one number" in message
+    assert "`--answer-kind`" in message
 
 
 def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
@@ -119,7 +135,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path
         ("number", GOOD | {"answer": True}, ["`answer`", "one number", "true"]),
         ("number", GOOD | {"answer": float("nan")}, ["`answer`", "one number", "NaN"]),
         ("number", GOOD | {"answer": None}, ["`answer`", "one number", "null"]),
-        ("number", GOOD | {"answer": ["2"]}, ["`answer`", "one number", '["2"]']),
+        ("number", GOOD | {"answer": ["2", "3"]}, ["`answer`", "one number", '["2", "3"]']),
         ("number", GOOD | {"choices": ["1", "2"]}, ["`choices`", "absent or null", "`number`"]),
         ("yes_no", GOOD | {"answer": "2"}, ["`answer`", "yes or no", '"2"']),
         ("choice", GOOD | {"answer": "C", "choices": ["1", "2"]}, ["`answer`", "A to B", '"C"']),
@@ -168,7 +184,7 @@ def test_a_folder_holds_one_file_a_split(tmp_path: Path) -> None:
 
 def test_an_empty_folder_and_a_missing_path_are_explained(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    assert "no .jsonl file" in refusal(tmp_path / "folder")
+    assert "no file of rows" in refusal(tmp_path / "folder")
     write(tmp_path / "questions.jsonl", GOOD)
     assert "Did you mean `questions.jsonl`?" in refusal(tmp_path / "question.jsonl")
     assert "does not exist" in refusal(tmp_path / "nowhere" / "question.jsonl")
@@ -203,6 +219,6 @@ def test_any_fields_give_a_question_or_a_message(fields: dict[str, Any]) -> None
     ],
 )
 def test_the_benchmarks_load_completely(place: str, split: str, kind: str, count: int) -> None:
-    found, questions = read_questions(DATA / place, kind=None, split=split)
+    found, questions, *_ = read_questions(DATA / place, kind=None, split=split)
     assert (found, len(questions)) == (kind, count)
     assert not any("<<" in step for question in questions for step in question.rationale)

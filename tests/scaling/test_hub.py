@@ -123,9 +123,9 @@ def test_a_gsm8k_answer_keeps_its_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (question.answer, question.rationale) == ("-5", ("From 3 degrees it fell by 8, to 3 - 8 = -5.",))
 
 
-def test_the_facts_of_strategyqa_may_be_a_list() -> None:
-    row = ROWS["strategyqa"][0] | {"facts": ["One.", "Two."]}
-    assert hub.strategyqa(row)["rationale"] == ["One.", "Two."]
+def test_the_facts_of_strategyqa_may_be_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, [ROWS["strategyqa"][0] | {"facts": ["One.", "Two."]}])
+    assert hub.load("strategyqa", split="test")[0].rationale == ("One.", "Two.")
 
 
 @pytest.mark.parametrize(
@@ -255,6 +255,6 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_dataset_that_changed_is_not_guessed_at(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, [{"prompt": "?", "answer": "#### 1"}])
-    assert "openai/gsm8k must have the column 'question'" in refusal("gsm8k")
+    assert "openai/gsm8k must have the column `question`" in refusal("gsm8k")
     serve(monkeypatch, [{"question": "?", "answer": "#### unknown"}])
     assert "openai/gsm8k row 0, field `answer`" in refusal("gsm8k")

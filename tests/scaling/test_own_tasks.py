@@ -229,7 +229,8 @@ def test_a_yaml_file_is_a_task_without_code(tmp_path, config_of, silent, yaml_ta
     monkeypatch.chdir("/")
     task = load_task(str(file))
     assert (task.name, task.kind, len(task.questions)) == ("capitals", "text", 3)
-    assert task.questions[0] == Question("test-00000", "Capital of F?", "p")
+    assert task.questions[0] == Question(task.questions[0].id, "Capital of F?", "p")
+    assert len({question.id for question in task.questions}) == 3
     options = {"task": str(file), "limit": None, "max_new_tokens": None, "method": "cot", "latent_paths": 1}
     summary = execute(config_of(out=tmp_path / "run", **options), silent)
     assert summary["num_questions"] == 2
@@ -248,7 +249,7 @@ def test_a_yaml_file_is_a_task_without_code(tmp_path, config_of, silent, yaml_ta
         (CAPITALS + "name: a/b\n", "its `name` is 'a/b': give a word"),
         (CAPITALS.replace("kind: text", "kind: word"), "its `kind` is 'word': choose one of number, choice"),
         (CAPITALS.replace("limit: 2", "limit: no"), "its `limit` is False: give a whole number"),
-        (CAPITALS.replace("answer: target", "answr: target"), "`columns` has no `answr`"),
+        (CAPITALS.replace("answer: target", "answr: target"), "rationale, and not for `answr`"),
         (CAPITALS.replace("target", "targte"), "must have the column `targte`"),
         (CAPITALS.replace("eval.jsonl", "evil.jsonl"), "does not exist. Did you mean `eval.jsonl`?"),
         (CAPITALS.replace("{test:", "{other:"), "`--split` must be one of `other` for the task `capitals`"),

@@ -452,7 +452,7 @@ def test_questions_that_are_trained_on_are_refused(settings, questions_at):
 
 def test_places_without_questions_to_check_on(settings, tmp_path):
     split = split_of(settings().resolved())
-    with pytest.raises(UsageError, match=r"without test\.jsonl"):
+    with pytest.raises(UsageError, match=r"without a test split"):
         held_out(settings(check_on=tmp_path).resolved(), split)
     with pytest.raises(UsageError, match="`--check-on` must be a file or a folder"):
         held_out(settings(check_on=tmp_path / "no").resolved(), split)

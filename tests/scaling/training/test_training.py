@@ -141,7 +141,7 @@ def test_what_says_the_same_is_on_one_side_of_the_split(settings, tmp_path):
     twins = 2 * len(held) - 4
     assert len(split.train) == 20 - twins
     assert twins > 0
-    assert [f"{twins} training questions say the same" in text for text in split.warnings(None)] == [True]
+    assert [f"{twins} training questions say the same" in text for text in split.warnings(settings())] == [True]
 
 
 def test_a_training_file_that_only_repeats_its_validation_is_refused(settings, tmp_path):
@@ -154,11 +154,11 @@ def test_a_training_file_that_only_repeats_its_validation_is_refused(settings, t
 def test_test_questions_of_the_folder_that_are_trained_on_are_told_before(settings, tmp_path):
     rows_of(tmp_path / "data" / "train.jsonl", 20)
     config = settings(data=tmp_path / "data", limit=None, validation=4).resolved()
-    assert split_of(config).warnings(config.data) == []
+    assert split_of(config).warnings(config) == []
     rows = rows_of(tmp_path / "data" / "test.jsonl", 24).read_text().splitlines(keepends=True)[18:]
     (tmp_path / "data" / "test.jsonl").write_text("".join(rows))
-    (said,) = split_of(config).warnings(config.data)
-    assert "2 of the 6 questions in" in said
+    (said,) = split_of(config).warnings(config)
+    assert "2 of the 6 test questions in" in said
     assert "(q18, q19)" in said
 
 
