@@ -6,6 +6,7 @@ Nothing heavy is imported before a run begins, so that `--help` answers at once.
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import resource
 import signal
 import sys
@@ -50,6 +51,24 @@ Version = Annotated[
 ]
 
 
+def _forbid_downloads(wanted: bool) -> None:
+    """Does what HF_HUB_OFFLINE=1 does. The Hub's libraries, and processes that are started, read it when they begin."""
+    if wanted:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+LocalFilesOnly = Annotated[
+    bool,
+    typer.Option(
+        "--local-files-only",
+        help="Download nothing, as with HF_HUB_OFFLINE=1: models and data are on this machine.",
+        callback=_forbid_downloads,
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+
+
 @app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=examples(EXAMPLES))
 @takes(RunConfig)
 def scale_run(
@@ -64,6 +83,7 @@ def scale_run(
     dry_run: Annotated[
         bool, panel_option("Check all but weights, show settings and first prompt; run nothing.", OUTPUT)
     ] = False,
+    local_files_only: LocalFilesOnly = False,  # noqa: ARG001  (takes effect before the command begins)
     version: Version = False,  # noqa: ARG001  (answers before the command begins)
     **given: Any,
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,7 +29,8 @@ from transformers import (
 )
 
 from contrastive.windows import setting
-from scaling.models.model_files import locate, quiet, why_incomplete
+from scaling.models.model_files import locate, not_fetched, quiet, why_incomplete, with_revision
+from scaling.models.quantised import Quantisation, quantisation_of, refuse_unloadable
 from scaling.models.shapes import (
     attention_layers_of,
     context_of,
@@ -57,12 +59,19 @@ class LanguageModel:
         fingerprint: 12 hex digits over the weights, to tell two models apart; the same in every version of transformers.
         model: the network, in evaluation mode.
         tokenizer: from the same source as the model.
+        quantisation: how its weights are published; None where they are not quantised.
     """
 
     name: str
     fingerprint: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    quantisation: Quantisation | None = None
+
+    def identity(self, role: str) -> dict[str, Any]:
+        """What run.json says of the model. role: `backbone` or `assistant`."""
+        quantised = {f"{role}_quantization": self.quantisation.to_dict()} if self.quantisation else {}
+        return {f"{role}_fingerprint": self.fingerprint, **quantised}
 
     @cached_property
     def computes(self) -> str:
@@ -120,38 +129,22 @@ class LanguageModel:
 
         Every matrix counts as used by every token. Of experts only as many count as a token goes through.
         """
-        config = self.model.config
-        head = getattr(self.model.get_output_embeddings(), "weight", None)
+        config, plain = self.model.config, self._plain()
+        head = getattr(plain.get_output_embeddings(), "weight", None)
         window = setting(config.get_text_config(), "sliding_window") or 0
         chunk = setting(config.get_text_config(), "attention_chunk_size") or 0
         seen = {"sliding_attention": window, "chunked_attention": chunk}
         return ModelCosts(
-            layers=2 * self._products(),
+            layers=2 * _products(plain),
             head=2 * head.numel() if head is not None else 0,
             attention=4 * heads_of(config) * head_width_of(config),
             windows=tuple(seen.get(kind, 0) for kind in attention_layers_of(config)),
             kv_bytes=kv_bytes_of(config, self.model.dtype.itemsize),
         )
 
-    def _products(self) -> int:
-        """Multiplications of one token with the weights of all layers.
-
-        Attention scores, embeddings and the output head are not included.
-        """
-        embeddings = (self.model.get_output_embeddings(), self.model.get_input_embeddings())
-        excluded = {id(layer.weight) for layer in embeddings if layer is not None}
-        layers = self.model.get_decoder()  # the part that reads text, without what reads pictures and sound
-        weights = (
-            module.weight
-            for module in layers.modules()
-            if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
-        )
-        dense: int = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in excluded)
-        # transformers stacks the matrices of a layer's experts in one tensor of three dimensions
-        experts = [weight for name, weight in layers.named_parameters() if ".experts." in name and weight.ndim == 3]
-        used = experts_per_token_of(self.model.config)
-        sparse: int = sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
-        return dense + sparse
+    def _plain(self) -> PreTrainedModel:
+        """A model whose weights have their mathematical shapes. Packed weights do not: a model without values then has."""
+        return _shapes_of(self.model.config, self.model.dtype) if self.quantisation else self.model
 
     def refuse_unknown(self, ids: Sequence[int]) -> None:
         """Raises UsageError where a text has a token for which the model has no embedding.
@@ -174,6 +167,34 @@ class LanguageModel:
     def _vocabulary(self) -> int:
         """How many tokens both the tokenizer and the model know. Added tokens are not counted."""
         return min(int(self.tokenizer.vocab_size), self.rows)
+
+
+def _products(model: PreTrainedModel) -> int:
+    """Multiplications of one token with the weights of all layers.
+
+    Attention scores, embeddings and the output head are not included.
+    """
+    embeddings = (model.get_output_embeddings(), model.get_input_embeddings())
+    excluded = {id(layer.weight) for layer in embeddings if layer is not None}
+    layers = model.get_decoder()  # the part that reads text, without what reads pictures and sound
+    weights = (
+        module.weight
+        for module in layers.modules()
+        if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
+    )
+    dense: int = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in excluded)
+    # transformers stacks the matrices of a layer's experts in one tensor of three dimensions
+    experts = [weight for name, weight in layers.named_parameters() if ".experts." in name and weight.ndim == 3]
+    used = experts_per_token_of(model.config)
+    sparse: int = sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
+    return dense + sparse
+
+
+def _shapes_of(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of this config with shapes but no values, as if its weights were not quantised."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    return model
 
 
 def load_pair(backbone: str, assistant: str, *, device: str, dtype: torch.dtype) -> tuple[LanguageModel, LanguageModel]:
@@ -215,15 +236,15 @@ def load_shapes_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
     Its fingerprint is made from the config, because the weights are not read.
     """
     source = locate(name)
+    place, revision = with_revision(source)
     tokenizer = load_tokenizer(source, name=name)
     with _explained(source, name):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        model = _shapes_of(config, dtype)
     # a model may have no generation config: then the tokenizer's end token is the only one
     with _explained(source, name), contextlib.suppress(OSError):
-        model.generation_config = GenerationConfig.from_pretrained(source)
-    return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer)
+        model.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
+    return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer, quantisation_of(config))
 
 
 def keep_loaded(number: int) -> None:
@@ -273,12 +294,25 @@ def _size_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _read(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
+    place, revision = with_revision(source)
     tokenizer = load_tokenizer(source, name=name)
     with _explained(source, name):
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        quantisation = quantisation_of(config)
+    refuse_unloadable(config, name=name, device=device)
+    with _explained(source, name):
         # no attention implementation is asked for, as not all models have SDPA
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
-    model.to(device).eval().requires_grad_(False)
-    return LanguageModel(name, fingerprint_of(model), model, tokenizer)
+        model = AutoModelForCausalLM.from_pretrained(
+            place,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            device_map={"": device} if quantisation else None,  # packed weights may not be moved afterwards
+        )
+    if not quantisation:
+        model.to(device)
+    model.eval().requires_grad_(False)
+    return LanguageModel(name, fingerprint_of(model), model, tokenizer, quantisation)
 
 
 _load, _load_embeddings_only = _read_usable, _read_embeddings_only  # see `keep_loaded`
@@ -287,8 +321,11 @@ _load, _load_embeddings_only = _read_usable, _read_embeddings_only  # see `keep_
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a model without its weights. source: folder or Hub id. name: for messages."""
     quiet()
+    place, revision = with_revision(source)
     with _explained(source, name):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=False
+        )
         tokenizer("a")  # some damaged tokenizers load, and fail only at their first text
     return tokenizer
 
@@ -314,18 +351,19 @@ def _why_not(source: str, name: str, error: Exception) -> str:
             f"{what} {name} comes with code of its own, which is never run here: take a model whose family transformers "
             f"knows by itself."
         )
-    if "gated repo" in str(error) or isinstance(error.__cause__, GatedRepoError):
+    if family := re.search(r"model type `(.+?)` but Transformers does not recognize", str(error)):
         return (
-            f"the model {name} is gated: ask for access at https://huggingface.co/{name}, then log in with `hf auth "
-            f"login`, or set HF_TOKEN to a token that may read it."
+            f"{what} {name} is of the family {family[1]}, which this version of transformers does not know: "
+            f"`pip install -U transformers`, or take another model."
+        )
+    if other := re.search(r"Unrecognized configuration class .*?(\w+)Config'?>", str(error)):
+        return (
+            f"{what} {name} is of the family {other[1]}, of which transformers has no causal language model, as of "
+            f"encoders, encoder-decoders and some models that see or hear: take a model that continues a text."
         )
     if Path(source).is_dir():
         return f"the model folder {source} cannot be loaded: {reason}"
-    return (
-        f"there is no folder `{name}`, and it could not be fetched from the Hugging Face Hub ({reason}). "
-        f"Check the id and the network, or "
-        f"give a local model folder or a GGUF file."
-    )
+    return not_fetched(name, error, instead="a local model folder or a GGUF file")
 
 
 @torch.no_grad()
@@ -335,10 +373,20 @@ def fingerprint_of(model: PreTrainedModel) -> str:
     It takes a second whatever the size. It is no checksum against tampering.
     """
     digest = hashlib.sha256(model.config.model_type.encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(_plain_tensors(model.state_dict())):
         values = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
         digest.update(f"{name}{list(tensor.shape)}".encode() + values.numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _plain_tensors(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors by name; of a quantised one that is made of several, as torchao's are, those that it is made of."""
+    for name, tensor in tensors.items():
+        if is_traceable_wrapper_subclass(tensor):
+            parts, _ = tensor.__tensor_flatten__()
+            yield from _plain_tensors({f"{name}.{part}": getattr(tensor, part) for part in parts})
+        elif isinstance(tensor, Tensor):
+            yield name, tensor
 
 
 def has_other_weights(model: LanguageModel, role: str, about: Mapping[str, Any]) -> bool:
