@@ -69,6 +69,15 @@ LocalFilesOnly = Annotated[
 ]
 
 
+def _refuse_revision(wanted: str | None) -> None:
+    if wanted is not None:
+        raise typer.BadParameter(f"a revision stands behind its name: --backbone OWNER/NAME@{wanted}.")
+
+
+# no option of ours, but of other tools: it is refused with the place where a revision is given
+Revision = Annotated[str | None, typer.Option("--revision", callback=_refuse_revision, hidden=True)]
+
+
 @app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=examples(EXAMPLES))
 @takes(RunConfig)
 def scale_run(
@@ -84,6 +93,7 @@ def scale_run(
         bool, panel_option("Check all but weights, show settings and first prompt; run nothing.", OUTPUT)
     ] = False,
     local_files_only: LocalFilesOnly = False,  # noqa: ARG001  (takes effect before the command begins)
+    revision: Revision = None,  # noqa: ARG001  (is refused)
     version: Version = False,  # noqa: ARG001  (answers before the command begins)
     **given: Any,
 ) -> None:

@@ -10,12 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import (
@@ -29,6 +30,7 @@ from transformers import (
 )
 
 from contrastive.windows import setting
+from scaling.models import model_files
 from scaling.models.model_files import locate, not_fetched, quiet, why_incomplete, with_revision
 from scaling.models.quantised import Quantisation, quantisation_of, refuse_unloadable
 from scaling.models.shapes import (
@@ -215,12 +217,16 @@ def load_embeddings_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
     """Loads a backbone that another process runs: only its input embeddings stay, on the CPU.
 
     Its fingerprint and its costs are computed from all weights, which are then freed. So this machine's memory must hold the
-    whole model for a moment.
+    whole model for a moment. Of a quantised model only the embeddings are read, as what unpacks the other weights may be
+    installed for that process alone; its fingerprint is then made from the config.
     """
     return _load_embeddings_only(name, dtype)
 
 
 def _read_embeddings_only(name: str, dtype: torch.dtype) -> LanguageModel:
+    unread = load_shapes_only(name, dtype=dtype)
+    if unread.quantisation:
+        return _with_embeddings(unread, locate(name), dtype)
     whole = _read(locate(name), name, "cpu", dtype)
     _ = whole.costs  # cached now, as it is computed from the shapes of the weights
     kept = {id(weight) for weight in whole.model.get_input_embeddings().parameters()}
@@ -228,6 +234,27 @@ def _read_embeddings_only(name: str, dtype: torch.dtype) -> LanguageModel:
         if id(weight) not in kept:
             weight.data = weight.data.new_empty(0)
     return whole
+
+
+def _with_embeddings(unread: LanguageModel, source: str, dtype: torch.dtype) -> LanguageModel:
+    """Reads the input embeddings of a model with shapes alone from its safetensors files."""
+    with init_empty_weights(include_buffers=False):  # some families scale embeddings by a buffer
+        model = AutoModelForCausalLM.from_config(unread.model.config, dtype=dtype, trust_remote_code=False)
+    model.generation_config = unread.model.generation_config
+    embedding = model.get_input_embeddings()
+    name = next(name for name, parameter in model.named_parameters() if parameter is embedding.weight)
+    weight = model_files.tensor_of(source, name, shape=embedding.weight.shape)
+    if weight is None:
+        raise UsageError(
+            f"the input embeddings of `{unread.name}` ({name}, {list(embedding.weight.shape)}) are not in its safetensors "
+            f"files: take another model."
+        )
+    embedding.weight = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
+    for module in model.modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:  # on the CPU, as the model's device is that of any of its weights
+                setattr(module, key, torch.nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False))
+    return replace(unread, model=model.eval().requires_grad_(False))
 
 
 def load_shapes_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
@@ -358,8 +385,8 @@ def _why_not(source: str, name: str, error: Exception) -> str:
         )
     if other := re.search(r"Unrecognized configuration class .*?(\w+)Config'?>", str(error)):
         return (
-            f"{what} {name} is of the family {other[1]}, of which transformers has no causal language model, as of "
-            f"encoders, encoder-decoders and some models that see or hear: take a model that continues a text."
+            f"{what} {name} is of the family {other[1]}, and transformers has no causal language model of it, as it has "
+            f"none of encoders, of most encoder-decoders and of some models that see: take one that continues a text."
         )
     if Path(source).is_dir():
         return f"the model folder {source} cannot be loaded: {reason}"

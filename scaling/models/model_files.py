@@ -13,13 +13,16 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from scaling.cache import cache_folder, made
@@ -158,6 +161,31 @@ def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
     except (OSError, ValueError) as error:
         raise UsageError(f"`{option}`: {not_fetched(name, error, instead='a folder')}") from None
+
+
+def tensor_of(source: str, name: str, *, shape: Sequence[int]) -> Tensor | None:
+    """Reads one tensor of a model's safetensors files; None where there is none of this name and shape.
+
+    Args:
+        source: as `locate` returns it. Of a Hub id only the file with the tensor is downloaded.
+        name: of the tensor. What stands before its last two parts may be another in the files.
+        shape: that it must have.
+    """
+    place, revision = with_revision(source)
+    options: dict[str, Any] = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    index = cached_file(place, "model.safetensors.index.json", **options)
+    files = json.loads(Path(index).read_bytes())["weight_map"] if index else {}
+    suffix = ".".join(name.split(".")[-2:])
+    for file in dict.fromkeys(file for key, file in files.items() if key.endswith(suffix)) or ("model.safetensors",):
+        path = cached_file(place, file, **options)
+        if path is None:
+            continue
+        with safe_open(path, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118  (it is no mapping)
+                if key.endswith(suffix) and tensors.get_slice(key).get_shape() == list(shape):
+                    found: Tensor = tensors.get_tensor(key)
+                    return found
+    return None
 
 
 def not_fetched(name: str, error: Exception, *, instead: str) -> str:

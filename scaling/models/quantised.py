@@ -46,7 +46,8 @@ def quantisation_of(config: PretrainedConfig) -> Quantisation | None:
     given = _given(config)
     if given is None:
         return None
-    method = str(given.get("quant_method") or ("bitsandbytes" if _loads_in_bits(given) else "unknown"))
+    method = given.get("quant_method") or ("bitsandbytes" if _loads_in_bits(given) else "unknown")
+    method = str(getattr(method, "value", method))  # a member of transformers' own enumeration once a model is loaded
     return Quantisation(method, _loads_in_bits(given) or _bits(given) or _bits_in_name(method))
 
 
@@ -69,11 +70,11 @@ def refuse_unloadable(config: PretrainedConfig, *, name: str, device: str) -> No
     try:
         quantizer: HfQuantizer = AutoHfQuantizer.from_config(dict(given), pre_quantized=True)
         quantizer.validate_environment(device_map={"": device}, weights_only=True)
-    except ImportError as error:
-        raise UsageError(f"{said}and a package for it is missing. {_closed(error)} Install it, {_INSTEAD}.") from None
-    except Exception as error:  # what is wrong with the device or the config, every method says by an error of its own
+    except (
+        Exception
+    ) as error:  # what is missing, or wrong with device or config, every method says by an error of its own
         raise UsageError(
-            f"{said}and cannot be loaded on `--device` {device}. {_closed(error)} Take another device, {_INSTEAD}."
+            f"{said}which cannot be loaded on {device} here: {_needed(error)}; install what is missing, {_INSTEAD}."
         ) from None
 
 
@@ -124,6 +125,9 @@ def _bits_in_name(name: object) -> int | None:
     return int(found[1]) if found else None
 
 
-def _closed(error: Exception) -> str:
-    """The error's text, with a full stop."""
-    return f"{one_line(error, limit=300).rstrip('.')}."
+def _needed(error: Exception) -> str:
+    """What the error says, with commands for pip that a shell takes as they are."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs the package {error.name} (`pip install {error.name}`)"
+    text = one_line(error, limit=300).rstrip(".")
+    return re.sub(r"(?<=pip install )([^`']*?)([\w\[\],-]+[<>=]=[\w.]+)(?=`)", r"\1'\2'", text)
