@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
@@ -48,6 +49,13 @@ from scaling.records.journal import UNREAD
 
 _RARE_ROWS = 1024  # most tokens that `rare_rows` returns
 _NOT_OF_ONE_MODEL = "they are not of one model; fetch or copy the tokenizer's files again."
+# families that also see and have no class for text alone; without a picture they are causal models as others are
+FAMILIES_THAT_SEE = frozenset(
+    (
+        *("aya_vision", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "mistral3"),
+        *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm"),
+    )
+)
 # keys of a config that do not change what the model computes
 _COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 
@@ -192,10 +200,15 @@ def _products(model: PreTrainedModel) -> int:
     return dense + sparse
 
 
+def _class_for(config: PretrainedConfig) -> Any:
+    """The class of transformers that loads a model of this config so that it continues a text."""
+    return AutoModelForImageTextToText if config.model_type in FAMILIES_THAT_SEE else AutoModelForCausalLM
+
+
 def _shapes_of(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """A model of this config with shapes but no values, as if its weights were not quantised."""
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        model: PreTrainedModel = _class_for(config).from_config(config, dtype=dtype, trust_remote_code=False)
     return model
 
 
@@ -239,7 +252,7 @@ def _read_embeddings_only(name: str, dtype: torch.dtype) -> LanguageModel:
 def _with_embeddings(unread: LanguageModel, source: str, dtype: torch.dtype) -> LanguageModel:
     """Reads the input embeddings of a model with shapes alone from its safetensors files."""
     with init_empty_weights(include_buffers=False):  # some families scale embeddings by a buffer
-        model = AutoModelForCausalLM.from_config(unread.model.config, dtype=dtype, trust_remote_code=False)
+        model = _class_for(unread.model.config).from_config(unread.model.config, dtype=dtype, trust_remote_code=False)
     model.generation_config = unread.model.generation_config
     embedding = model.get_input_embeddings()
     name = next(name for name, parameter in model.named_parameters() if parameter is embedding.weight)
@@ -329,7 +342,7 @@ def _read(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageMo
     refuse_unloadable(config, name=name, device=device)
     with _explained(source, name):
         # no attention implementation is asked for, as not all models have SDPA
-        model = AutoModelForCausalLM.from_pretrained(
+        model = _class_for(config).from_pretrained(
             place,
             revision=revision,
             dtype=dtype,
@@ -388,8 +401,13 @@ def _why_not(source: str, name: str, error: Exception) -> str:
             f"{what} {name} is of the family {other[1]}, and transformers has no causal language model of it, as it has "
             f"none of encoders, of most encoder-decoders and of some models that see: take one that continues a text."
         )
+    if "instantiate the backend tokenizer" in str(error):
+        return (
+            f"{what} {name} has no tokenizer.json, and no other file of a tokenizer that can be read here: give a folder "
+            f"with it, or `pip install sentencepiece tiktoken`, which convert other files."
+        )
     if Path(source).is_dir():
-        return f"the model folder {source} cannot be loaded: {reason}"
+        return f"the model folder {source} cannot be loaded: {reason.rstrip('.')}; fetch or copy its files again."
     return not_fetched(name, error, instead="a local model folder or a GGUF file")
 
 
