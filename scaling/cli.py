@@ -6,6 +6,7 @@ Nothing heavy is imported before a run begins, so that `--help` answers at once.
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import resource
 import signal
 import sys
@@ -50,6 +51,33 @@ Version = Annotated[
 ]
 
 
+def _forbid_downloads(wanted: bool) -> None:
+    """Does what HF_HUB_OFFLINE=1 does. The Hub's libraries, and processes that are started, read it when they begin."""
+    if wanted:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+LocalFilesOnly = Annotated[
+    bool,
+    typer.Option(
+        "--local-files-only",
+        help="Download nothing, as with HF_HUB_OFFLINE=1: models and data are on this machine.",
+        callback=_forbid_downloads,
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+
+
+def _refuse_revision(wanted: str | None) -> None:
+    if wanted is not None:
+        raise typer.BadParameter(f"a revision stands behind its name: --backbone OWNER/NAME@{wanted}.")
+
+
+# no option of ours, but of other tools: it is refused with the place where a revision is given
+Revision = Annotated[str | None, typer.Option("--revision", callback=_refuse_revision, hidden=True)]
+
+
 @app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=examples(EXAMPLES))
 @takes(RunConfig)
 def scale_run(
@@ -67,6 +95,8 @@ def scale_run(
     preview_data: Annotated[
         bool, panel_option("Show how the data are read: columns, and three questions; load no model.", OUTPUT)
     ] = False,
+    local_files_only: LocalFilesOnly = False,  # noqa: ARG001  (takes effect before the command begins)
+    revision: Revision = None,  # noqa: ARG001  (is refused)
     version: Version = False,  # noqa: ARG001  (answers before the command begins)
     **given: Any,
 ) -> None:

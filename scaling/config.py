@@ -117,25 +117,27 @@ class RunConfig(BaseModel):
     backbone: Annotated[
         str,
         Setting(
-            "Folder, GGUF file, Hub id, or smollm2-135m (default).",
-            *(_MODELS, Tag.LOADED, Tag.VALIDATION),
+            "Folder, GGUF file, Hub id (owner/name@revision), or smollm2-135m (default).",
+            *(_MODELS, Tag.HUB, Tag.LOADED, Tag.VALIDATION),
             content="backbone_fingerprint",
+            facts=("backbone_quantization",),
         ),
     ] = DEFAULT_MODEL
     assistant: Annotated[
         str,
         Setting(
             "The same, for the model that thinks.",
-            *(_MODELS, _METHODS, Tag.LOADED),
+            *(_MODELS, _METHODS, Tag.HUB, Tag.LOADED),
             used_by=Trait.ASSISTANT,
             content="assistant_fingerprint",
+            facts=("assistant_quantization",),
         ),
     ] = DEFAULT_MODEL
     thinker: Annotated[
         _Place | None,
         Setting(
             "Folder, Hub id or untrained. Default: the default models' own, trained.",
-            *(_MODELS, _SEEDS, Tag.VALIDATION),
+            *(_MODELS, _SEEDS, Tag.HUB, Tag.VALIDATION),
             used_by=Trait.THINKER,
             whose=_THOUGHTS,
             content="thinker_sha256",
@@ -145,7 +147,7 @@ class RunConfig(BaseModel):
         _Place | None,
         Setting(
             "For lora: folder or Hub id of an adapter of the backbone.",
-            *(_MODELS, _SEEDS, Tag.VALIDATION),
+            *(_MODELS, _SEEDS, Tag.HUB, Tag.VALIDATION),
             used_by=Trait.ADAPTER,
             whose="`lora`",
             content="adapter_sha256",

@@ -21,6 +21,7 @@ from scaling.methods.kinds import Trait, kind_of
 from scaling.methods.thoughts import filled_slots
 from scaling.models import loading, model_files
 from scaling.models.loading import LanguageModel
+from scaling.models.quantised import refuse_unloadable
 from scaling.prompts import SLOT, PromptBuilder, as_asked, prompt_identity
 from scaling.records.errors import WARNING, UsageError
 from scaling.records.journal import refuse_unfit_folder
@@ -81,6 +82,9 @@ def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
     source = Path(model_files.locate(name))
     if read and source.is_dir() and (incomplete := model_files.why_incomplete(source)):
         raise UsageError(incomplete)
+    if role == "assistant" or ENGINES[config.engine].in_process:
+        device = config.thinking_device if role == "assistant" else config.device
+        refuse_unloadable(model.model.config, name=name, device=device)
     return model
 
 

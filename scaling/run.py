@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pydantic import BaseModel
 
-from scaling.config import RunConfig
+from scaling.config import RunConfig, idle_options
 from scaling.engines.base import Counters, Decoding, Engine, Workload
 from scaling.engines.build import at_server, build_engine
 from scaling.engines.engine_args import engine_changes, refuse_missing
@@ -42,6 +43,7 @@ from scaling.records.errors import WARNING, Interrupted
 from scaling.records.journal import Journal, place_of
 from scaling.records.names import TITLE
 from scaling.records.records import TIMEOUTS, Completion, Costs, Key, PromptedQuestion, Question, added
+from scaling.records.settings import Tag, names
 from scaling.records.summary import run_summary
 from scaling.records.voters import Voter, voter_of, voter_record
 from scaling.sampler import Grid, sample
@@ -116,7 +118,7 @@ def carry_out(setup: Setup, watcher: RunObserver, *, parent: Path = Path("runs")
     described = {**described_by(config, setup.task), **setup.method.identity(), **setup.details}
     folder = config.out or place_of(parent, f"{setup.task.name}-{kind.name}", described, setup.asked)
     # the environment is what run.json says without deciding whether two runs are the same
-    recorded = environment(torch.device(config.device), recorded=ENGINES[config.engine].recorded)
+    recorded = environment(torch.device(config.device), recorded=ENGINES[config.engine].recorded, config=config)
     recorded["costs"] = asdict(setup.method.costs())
     recorded |= (setup.provenance.to_dict() if setup.provenance else {}) | voter_record(voter_of(config.voter))
     recorded |= {TITLE: kind.title} if kind.factory else {}
@@ -258,12 +260,15 @@ def digest(question: Question) -> str:
     ).hexdigest()[:12]
 
 
-def environment(device: torch.device, *, recorded: Sequence[str] = ()) -> dict[str, Any]:
+def environment(
+    device: torch.device, *, recorded: Sequence[str] = (), config: BaseModel | None = None
+) -> dict[str, Any]:
     """Versions and hardware, for run.json.
 
     Args:
         device: the run's.
         recorded: packages of the engine, whose versions are told where they are installed.
+        config: the settings of a run or a training. Of what they name on the Hub the commit is told.
     """
     packages = ["softcotpp", "torch", "transformers", "math-verify", *filter(_installed, recorded)]
     return {
@@ -271,7 +276,16 @@ def environment(device: torch.device, *, recorded: Sequence[str] = ()) -> dict[s
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
+        **({"commits": commits} if config and (commits := _commits(config)) else {}),
     }
+
+
+def _commits(config: BaseModel) -> dict[str, str]:
+    """The commits of the models and checkpoints that were taken from the Hub, by setting."""
+    settings, model = dict(config), type(config)
+    used = [key for key in names(model, Tag.HUB) if key not in idle_options(settings["method"], model)]
+    found = {key: model_files.commit_of(str(settings[key])) for key in used}
+    return {key: commit for key, commit in found.items() if commit}
 
 
 def _installed(package: str) -> bool:

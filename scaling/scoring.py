@@ -148,12 +148,14 @@ def reward_model(name: str) -> Score:
 
     from scaling.control_tokens import DataEncoder
     from scaling.models.hardware import pick_device, pick_dtype
+    from scaling.models.model_files import with_revision
 
     device = pick_device("auto")
+    place, revision = (name, "main") if Path(name).exists() else with_revision(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
         model = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=pick_dtype("auto", device), trust_remote_code=False
+            place, revision=revision, dtype=pick_dtype("auto", device), trust_remote_code=False
         )
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(

@@ -67,7 +67,7 @@ class AssistCoT:
         """Does nothing, as the hints were written when the method was made."""
 
     def identity(self) -> dict[str, Any]:
-        return model_identity(self.backbone) | {"assistant_fingerprint": self._assistant.fingerprint}
+        return model_identity(self.backbone) | self._assistant.identity("assistant")
 
     def costs(self) -> RunCosts:
         return RunCosts(self.backbone.costs, self._assistant.costs)

@@ -75,7 +75,7 @@ class Surroundings:
 
     def __init__(self, config: RunConfig, task: LoadedTask, dtype: torch.dtype, tell: Tell):
         self.config, self.task, self.dtype, self.tell = config, task, dtype, tell
-        self._fingerprint: str | None = None  # of the backbone that `own_backbone` has loaded
+        self._identity: dict[str, Any] | None = None  # of the backbone that `own_backbone` has loaded
 
     @property
     def num_paths(self) -> int:
@@ -109,13 +109,13 @@ class Surroundings:
     def own_backbone(self) -> LanguageModel:
         """Loads `--backbone` as an object of the method's own, whose weights it may change."""
         model = devices.load_backbone(self.config, self.dtype, own=True)
-        self._fingerprint = model.fingerprint
+        self._identity = model.identity("backbone")
         return model
 
     @property
-    def backbone_fingerprint(self) -> str:
-        """The fingerprint of `--backbone` as it was loaded, before a method changed the weights of its own copy."""
-        return self._fingerprint or self.backbone.fingerprint
+    def backbone_identity(self) -> dict[str, Any]:
+        """What run.json says of `--backbone` as it was loaded, before a method changed the weights of its own copy."""
+        return self._identity or self.backbone.identity("backbone")
 
     @cached_property
     def assistant(self) -> LanguageModel:
@@ -175,4 +175,4 @@ class Parts(ABC):
 
 def model_identity(backbone: LanguageModel) -> dict[str, Any]:
     """What run.json says of the prompts and the backbone, whatever the method."""
-    return {**prompt_identity(backbone.tokenizer), "backbone_fingerprint": backbone.fingerprint}
+    return {**prompt_identity(backbone.tokenizer), **backbone.identity("backbone")}

@@ -194,11 +194,11 @@ class CustomParts(Parts):
 
     def _identity_of(self, made: Any, decoder: LanguageModel, surroundings: Surroundings) -> dict[str, Any]:
         """What run.json says of the method, its models, and what the method says of itself."""
-        identity = {**self.identity(), "backbone_fingerprint": surroundings.backbone_fingerprint}
+        identity = {**self.identity(), **surroundings.backbone_identity}
         if getattr(made, "decoder", None) is not None:
             identity["decoder_fingerprint"] = fingerprint_of(decoder.model)
         if self.kind.has(Trait.ASSISTANT):
-            identity["assistant_fingerprint"] = surroundings.assistant.fingerprint
+            identity |= surroundings.assistant.identity("assistant")
         if hasattr(made, "identity"):
             by_user = self._call(made.identity)
             try:

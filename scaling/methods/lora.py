@@ -30,6 +30,7 @@ class LoraParts(Parts):
 
     def build(self, surroundings: Surroundings) -> Method:
         backbone = surroundings.own_backbone()
+        adapters.refuse_quantised(backbone)
         merged = adapters.merged(adapters.load(self.adapter, backbone), backbone)
         for warning in adapters.mismatches(self.adapter, backbone):
             surroundings.tell(f"{WARNING}{warning}")
@@ -41,6 +42,7 @@ class LoraParts(Parts):
         return {"adapter_sha256": self.adapter.sha256}
 
     def refuse_unfit(self, backbone: LanguageModel, assistant: LanguageModel | None) -> None:  # noqa: ARG002
+        adapters.refuse_quantised(backbone)
         adapters.load(self.adapter, backbone)
 
 

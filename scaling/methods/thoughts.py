@@ -119,7 +119,7 @@ class Thinking:
 
     def identity(self) -> dict[str, Any]:
         assert self.assistant is not None
-        return {"assistant_fingerprint": self.assistant.fingerprint} | self._origin
+        return self.assistant.identity("assistant") | self._origin
 
 
 class CachedThoughts:

@@ -85,6 +85,15 @@ def mismatches(adapter: Adapter, backbone: LanguageModel) -> list[str]:
     return differences
 
 
+def refuse_quantised(backbone: LanguageModel) -> None:
+    """Raises UsageError for a quantised backbone: an adapter is merged into plain weights here."""
+    if how := backbone.quantisation:
+        raise UsageError(
+            f"`--method lora` merges its adapter into the weights of the backbone, and those of `--backbone` "
+            f"{backbone.name} are quantised ({how}): take the model that is not, or `--method softcot++`."
+        )
+
+
 def load(adapter: Adapter, backbone: LanguageModel) -> PeftModel:
     """Puts the adapter on the backbone, whose model changes in place. Raises UsageError unless every tensor fits."""
     config, tensors = read(adapter)

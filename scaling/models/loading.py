@@ -8,18 +8,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError
+from accelerate import init_empty_weights
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
@@ -28,7 +31,9 @@ from transformers import (
 )
 
 from contrastive.windows import setting
-from scaling.models.model_files import locate, quiet, why_incomplete
+from scaling.models import model_files
+from scaling.models.model_files import locate, not_fetched, quiet, why_incomplete, with_revision
+from scaling.models.quantised import Quantisation, quantisation_of, refuse_unloadable
 from scaling.models.shapes import (
     attention_layers_of,
     context_of,
@@ -44,6 +49,13 @@ from scaling.records.journal import UNREAD
 
 _RARE_ROWS = 1024  # most tokens that `rare_rows` returns
 _NOT_OF_ONE_MODEL = "they are not of one model; fetch or copy the tokenizer's files again."
+# families that also see and have no class for text alone; without a picture they are causal models as others are
+FAMILIES_THAT_SEE = frozenset(
+    (
+        *("aya_vision", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "mistral3"),
+        *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm"),
+    )
+)
 # keys of a config that do not change what the model computes
 _COMPUTES_NOTHING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 
@@ -57,12 +69,19 @@ class LanguageModel:
         fingerprint: 12 hex digits over the weights, to tell two models apart; the same in every version of transformers.
         model: the network, in evaluation mode.
         tokenizer: from the same source as the model.
+        quantisation: how its weights are published; None where they are not quantised.
     """
 
     name: str
     fingerprint: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    quantisation: Quantisation | None = None
+
+    def identity(self, role: str) -> dict[str, Any]:
+        """What run.json says of the model. role: `backbone` or `assistant`."""
+        quantised = {f"{role}_quantization": self.quantisation.to_dict()} if self.quantisation else {}
+        return {f"{role}_fingerprint": self.fingerprint, **quantised}
 
     @cached_property
     def computes(self) -> str:
@@ -120,38 +139,22 @@ class LanguageModel:
 
         Every matrix counts as used by every token. Of experts only as many count as a token goes through.
         """
-        config = self.model.config
-        head = getattr(self.model.get_output_embeddings(), "weight", None)
+        config, plain = self.model.config, self._plain()
+        head = getattr(plain.get_output_embeddings(), "weight", None)
         window = setting(config.get_text_config(), "sliding_window") or 0
         chunk = setting(config.get_text_config(), "attention_chunk_size") or 0
         seen = {"sliding_attention": window, "chunked_attention": chunk}
         return ModelCosts(
-            layers=2 * self._products(),
+            layers=2 * _products(plain),
             head=2 * head.numel() if head is not None else 0,
             attention=4 * heads_of(config) * head_width_of(config),
             windows=tuple(seen.get(kind, 0) for kind in attention_layers_of(config)),
             kv_bytes=kv_bytes_of(config, self.model.dtype.itemsize),
         )
 
-    def _products(self) -> int:
-        """Multiplications of one token with the weights of all layers.
-
-        Attention scores, embeddings and the output head are not included.
-        """
-        embeddings = (self.model.get_output_embeddings(), self.model.get_input_embeddings())
-        excluded = {id(layer.weight) for layer in embeddings if layer is not None}
-        layers = self.model.get_decoder()  # the part that reads text, without what reads pictures and sound
-        weights = (
-            module.weight
-            for module in layers.modules()
-            if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
-        )
-        dense: int = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in excluded)
-        # transformers stacks the matrices of a layer's experts in one tensor of three dimensions
-        experts = [weight for name, weight in layers.named_parameters() if ".experts." in name and weight.ndim == 3]
-        used = experts_per_token_of(self.model.config)
-        sparse: int = sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
-        return dense + sparse
+    def _plain(self) -> PreTrainedModel:
+        """A model whose weights have their mathematical shapes. Packed weights do not: a model without values then has."""
+        return _shapes_of(self.model.config, self.model.dtype) if self.quantisation else self.model
 
     def refuse_unknown(self, ids: Sequence[int]) -> None:
         """Raises UsageError where a text has a token for which the model has no embedding.
@@ -176,6 +179,39 @@ class LanguageModel:
         return min(int(self.tokenizer.vocab_size), self.rows)
 
 
+def _products(model: PreTrainedModel) -> int:
+    """Multiplications of one token with the weights of all layers.
+
+    Attention scores, embeddings and the output head are not included.
+    """
+    embeddings = (model.get_output_embeddings(), model.get_input_embeddings())
+    excluded = {id(layer.weight) for layer in embeddings if layer is not None}
+    layers = model.get_decoder()  # the part that reads text, without what reads pictures and sound
+    weights = (
+        module.weight
+        for module in layers.modules()
+        if not isinstance(module, torch.nn.Embedding) and getattr(module, "weight", None) is not None
+    )
+    dense: int = sum(weight.numel() for weight in weights if weight.ndim == 2 and id(weight) not in excluded)
+    # transformers stacks the matrices of a layer's experts in one tensor of three dimensions
+    experts = [weight for name, weight in layers.named_parameters() if ".experts." in name and weight.ndim == 3]
+    used = experts_per_token_of(model.config)
+    sparse: int = sum(weight.numel() * min(used, len(weight)) // len(weight) for weight in experts)
+    return dense + sparse
+
+
+def _class_for(config: PretrainedConfig) -> Any:
+    """The class of transformers that loads a model of this config so that it continues a text."""
+    return AutoModelForImageTextToText if config.model_type in FAMILIES_THAT_SEE else AutoModelForCausalLM
+
+
+def _shapes_of(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of this config with shapes but no values, as if its weights were not quantised."""
+    with torch.device("meta"):
+        model: PreTrainedModel = _class_for(config).from_config(config, dtype=dtype, trust_remote_code=False)
+    return model
+
+
 def load_pair(backbone: str, assistant: str, *, device: str, dtype: torch.dtype) -> tuple[LanguageModel, LanguageModel]:
     """Loads backbone and assistant. Where both are the same model, it is loaded once, and the same object is returned twice.
 
@@ -194,12 +230,16 @@ def load_embeddings_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
     """Loads a backbone that another process runs: only its input embeddings stay, on the CPU.
 
     Its fingerprint and its costs are computed from all weights, which are then freed. So this machine's memory must hold the
-    whole model for a moment.
+    whole model for a moment. Of a quantised model only the embeddings are read, as what unpacks the other weights may be
+    installed for that process alone; its fingerprint is then made from the config.
     """
     return _load_embeddings_only(name, dtype)
 
 
 def _read_embeddings_only(name: str, dtype: torch.dtype) -> LanguageModel:
+    unread = load_shapes_only(name, dtype=dtype)
+    if unread.quantisation:
+        return _with_embeddings(unread, locate(name), dtype)
     whole = _read(locate(name), name, "cpu", dtype)
     _ = whole.costs  # cached now, as it is computed from the shapes of the weights
     kept = {id(weight) for weight in whole.model.get_input_embeddings().parameters()}
@@ -209,21 +249,42 @@ def _read_embeddings_only(name: str, dtype: torch.dtype) -> LanguageModel:
     return whole
 
 
+def _with_embeddings(unread: LanguageModel, source: str, dtype: torch.dtype) -> LanguageModel:
+    """Reads the input embeddings of a model with shapes alone from its safetensors files."""
+    with init_empty_weights(include_buffers=False):  # some families scale embeddings by a buffer
+        model = _class_for(unread.model.config).from_config(unread.model.config, dtype=dtype, trust_remote_code=False)
+    model.generation_config = unread.model.generation_config
+    embedding = model.get_input_embeddings()
+    name = next(name for name, parameter in model.named_parameters() if parameter is embedding.weight)
+    weight = model_files.tensor_of(source, name, shape=embedding.weight.shape)
+    if weight is None:
+        raise UsageError(
+            f"the input embeddings of `{unread.name}` ({name}, {list(embedding.weight.shape)}) are not in its safetensors "
+            f"files: take another model."
+        )
+    embedding.weight = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
+    for module in model.modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:  # on the CPU, as the model's device is that of any of its weights
+                setattr(module, key, torch.nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False))
+    return replace(unread, model=model.eval().requires_grad_(False))
+
+
 def load_shapes_only(name: str, *, dtype: torch.dtype) -> LanguageModel:
     """Loads a backbone whose weights are not needed in this process: its tokenizer, and a model with shapes but no values.
 
     Its fingerprint is made from the config, because the weights are not read.
     """
     source = locate(name)
+    place, revision = with_revision(source)
     tokenizer = load_tokenizer(source, name=name)
     with _explained(source, name):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        model = _shapes_of(config, dtype)
     # a model may have no generation config: then the tokenizer's end token is the only one
     with _explained(source, name), contextlib.suppress(OSError):
-        model.generation_config = GenerationConfig.from_pretrained(source)
-    return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer)
+        model.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
+    return LanguageModel(name, f"{UNREAD}{_architecture(config)}", model, tokenizer, quantisation_of(config))
 
 
 def keep_loaded(number: int) -> None:
@@ -273,12 +334,25 @@ def _size_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _read(source: str, name: str, device: str, dtype: torch.dtype) -> LanguageModel:
+    place, revision = with_revision(source)
     tokenizer = load_tokenizer(source, name=name)
     with _explained(source, name):
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        quantisation = quantisation_of(config)
+    refuse_unloadable(config, name=name, device=device)
+    with _explained(source, name):
         # no attention implementation is asked for, as not all models have SDPA
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
-    model.to(device).eval().requires_grad_(False)
-    return LanguageModel(name, fingerprint_of(model), model, tokenizer)
+        model = _class_for(config).from_pretrained(
+            place,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            device_map={"": device} if quantisation else None,  # packed weights may not be moved afterwards
+        )
+    if not quantisation:
+        model.to(device)
+    model.eval().requires_grad_(False)
+    return LanguageModel(name, fingerprint_of(model), model, tokenizer, quantisation)
 
 
 _load, _load_embeddings_only = _read_usable, _read_embeddings_only  # see `keep_loaded`
@@ -287,8 +361,11 @@ _load, _load_embeddings_only = _read_usable, _read_embeddings_only  # see `keep_
 def load_tokenizer(source: str, *, name: str) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a model without its weights. source: folder or Hub id. name: for messages."""
     quiet()
+    place, revision = with_revision(source)
     with _explained(source, name):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=False
+        )
         tokenizer("a")  # some damaged tokenizers load, and fail only at their first text
     return tokenizer
 
@@ -314,18 +391,24 @@ def _why_not(source: str, name: str, error: Exception) -> str:
             f"{what} {name} comes with code of its own, which is never run here: take a model whose family transformers "
             f"knows by itself."
         )
-    if "gated repo" in str(error) or isinstance(error.__cause__, GatedRepoError):
+    if family := re.search(r"model type `(.+?)` but Transformers does not recognize", str(error)):
         return (
-            f"the model {name} is gated: ask for access at https://huggingface.co/{name}, then log in with `hf auth "
-            f"login`, or set HF_TOKEN to a token that may read it."
+            f"{what} {name} is of the family {family[1]}, which this version of transformers does not know: "
+            f"`pip install -U transformers`, or take another model."
+        )
+    if other := re.search(r"Unrecognized configuration class .*?(\w+)Config'?>", str(error)):
+        return (
+            f"{what} {name} is of the family {other[1]}, and transformers has no causal language model of it, as it has "
+            f"none of encoders, of most encoder-decoders and of some models that see: take one that continues a text."
+        )
+    if "instantiate the backend tokenizer" in str(error):
+        return (
+            f"{what} {name} has no tokenizer.json, and no other file of a tokenizer that can be read here: give a folder "
+            f"with it, or `pip install sentencepiece tiktoken`, which convert other files."
         )
     if Path(source).is_dir():
-        return f"the model folder {source} cannot be loaded: {reason}"
-    return (
-        f"there is no folder `{name}`, and it could not be fetched from the Hugging Face Hub ({reason}). "
-        f"Check the id and the network, or "
-        f"give a local model folder or a GGUF file."
-    )
+        return f"the model folder {source} cannot be loaded: {reason.rstrip('.')}; fetch or copy its files again."
+    return not_fetched(name, error, instead="a local model folder or a GGUF file")
 
 
 @torch.no_grad()
@@ -335,10 +418,20 @@ def fingerprint_of(model: PreTrainedModel) -> str:
     It takes a second whatever the size. It is no checksum against tampering.
     """
     digest = hashlib.sha256(model.config.model_type.encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(_plain_tensors(model.state_dict())):
         values = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
         digest.update(f"{name}{list(tensor.shape)}".encode() + values.numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _plain_tensors(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors by name; of a quantised one that is made of several, as torchao's are, those that it is made of."""
+    for name, tensor in tensors.items():
+        if is_traceable_wrapper_subclass(tensor):
+            parts, _ = tensor.__tensor_flatten__()
+            yield from _plain_tensors({f"{name}.{part}": getattr(tensor, part) for part in parts})
+        elif isinstance(tensor, Tensor):
+            yield name, tensor
 
 
 def has_other_weights(model: LanguageModel, role: str, about: Mapping[str, Any]) -> bool:

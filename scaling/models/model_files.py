@@ -13,11 +13,16 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download, try_to_load_from_cache
-from safetensors import SafetensorError
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from scaling.cache import cache_folder, made
@@ -66,17 +71,36 @@ def locate(name: str) -> str:
             raise UsageError(f"the folder {path} is no model folder: {advice(name, path, wanted='')}")
         _refuse_damaged(path)
         return str(path.resolve())
-    if _may_be_on_hub(name):
+    if is_hub_id(name):
         return name
     raise UsageError(
-        f"`{name}` is neither a model folder, a GGUF file, a Hub id (owner/name) nor a bundled model "
-        f"({', '.join(BUNDLED)}).{nearest(name, BUNDLED) or _neighbour(path)}"
+        f"`{name}` is neither a model folder, a GGUF file, a Hub id (owner/name, or owner/name@revision) nor a "
+        f"bundled model ({', '.join(BUNDLED)}).{nearest(name, BUNDLED) or _neighbour(path)}"
     )
 
 
-def _may_be_on_hub(name: str) -> bool:
-    """Whether a name that is no path on this machine has the form of a Hub id, owner/name."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no path on this machine has the form of a Hub id: owner/name, or owner/name@revision."""
+    repository, at, revision = name.partition("@")
+    return repository.count("/") == 1 and not name.startswith((".", "/", "~")) and (not at or bool(revision))
+
+
+def with_revision(source: str) -> tuple[str, str]:
+    """Splits what `locate` returns into a folder or repository, and the revision to load: a branch, a tag or a commit."""
+    repository, _, revision = source.partition("@") if is_hub_id(source) else (source, "", "")
+    return repository, revision or "main"
+
+
+def commit_of(name: str) -> str | None:
+    """The commit of a Hub id's files that lie in the Hub's cache on this machine; None for what is not from the Hub."""
+    if Path(name).expanduser().exists() or not is_hub_id(name):
+        return None
+    repository, revision = with_revision(name)
+    for file in ("config.json", "adapter_config.json"):
+        path = try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent.name
+    return None
 
 
 def before_loading(*names: str) -> list[str]:
@@ -88,10 +112,10 @@ def before_loading(*names: str) -> list[str]:
 def _is_elsewhere(name: str) -> bool:
     """Whether a model must be downloaded: it is neither a folder nor a file, nor in the local cache of the Hub."""
     path = Path(name).expanduser()
-    if path.exists() or path.suffix == ".gguf" or not _may_be_on_hub(name):
+    if path.exists() or path.suffix == ".gguf" or not is_hub_id(name):
         return False
     try:
-        return not isinstance(try_to_load_from_cache(name, "config.json"), str)
+        return commit_of(name) is None
     except ValueError:  # no repository can have this name
         return False
 
@@ -130,15 +154,65 @@ def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
         UsageError: the Hub does not have it, or cannot be reached.
     """
     place = Path(name).expanduser()
-    if place.exists() or not _may_be_on_hub(name):
+    if place.exists() or not is_hub_id(name):
         return place
+    repository, revision = with_revision(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"`{option}`: there is no folder {name}, and it could not be fetched from the Hugging Face Hub "
-            f"({one_line(error)}). Check the id and the network, or give a folder."
-        ) from None
+        raise UsageError(f"`{option}`: {not_fetched(name, error, instead='a folder')}") from None
+
+
+def tensor_of(source: str, name: str, *, shape: Sequence[int]) -> Tensor | None:
+    """Reads one tensor of a model's safetensors files; None where there is none of this name and shape.
+
+    Args:
+        source: as `locate` returns it. Of a Hub id only the file with the tensor is downloaded.
+        name: of the tensor. What stands before its last two parts may be another in the files.
+        shape: that it must have.
+    """
+    place, revision = with_revision(source)
+    options: dict[str, Any] = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    index = cached_file(place, "model.safetensors.index.json", **options)
+    files = json.loads(Path(index).read_bytes())["weight_map"] if index else {}
+    suffix = ".".join(name.split(".")[-2:])
+    for file in dict.fromkeys(file for key, file in files.items() if key.endswith(suffix)) or ("model.safetensors",):
+        path = cached_file(place, file, **options)
+        if path is None:
+            continue
+        with safe_open(path, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118  (it is no mapping)
+                if key.endswith(suffix) and tensors.get_slice(key).get_shape() == list(shape):
+                    found: Tensor = tensors.get_tensor(key)
+                    return found
+    return None
+
+
+def not_fetched(name: str, error: Exception, *, instead: str) -> str:
+    """Says why a Hub id could not be fetched, and what to do.
+
+    Args:
+        name: as the user gave it.
+        error: what the Hub's client, or transformers for it, has raised.
+        instead: what can be given in its place.
+    """
+    repository, revision = with_revision(name)
+    if "gated repo" in str(error) or isinstance(error.__cause__, GatedRepoError):
+        return (
+            f"the model {repository} is gated: ask for access at https://huggingface.co/{repository}, then log in with `hf "
+            f"auth login`, or set HF_TOKEN to a token that may read it."
+        )
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"there is no folder {name}, its files are not all in the Hub's cache ({constants.HF_HUB_CACHE}), and "
+            f"`--local-files-only` or HF_HUB_OFFLINE forbids to fetch them: leave that out once, or give {instead}."
+        )
+    if "is not a valid git identifier" in str(error) or isinstance(error.__cause__ or error, RevisionNotFoundError):
+        return f"the Hugging Face Hub has no revision {revision} of {repository}: give a branch, tag or commit of it."
+    return (
+        f"there is no folder `{name}`, and it could not be fetched from the Hugging Face Hub "
+        f"({one_line(error, limit=300)}). Check the id and the network, or give {instead}."
+    )
 
 
 def why_incomplete(folder: Path) -> str:
@@ -256,6 +330,12 @@ def sha256(path: Path) -> str:
 
 
 def quiet() -> None:
-    """Turns off the progress bars and the advice of transformers, which would tear our own progress display."""
-    transformers_logging.disable_progress_bar()
+    """Turns off the progress bars and the advice of transformers, which would tear our own progress display.
+
+    Bars of downloads stay: they are over before ours begins, and the Hub's client shows them on terminals only.
+    """
+    shown = not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # the Hub's, too
+    if shown:
+        enable_progress_bars()
     transformers_logging.set_verbosity_error()

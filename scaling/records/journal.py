@@ -91,6 +91,8 @@ _NO_OPTION = {
     "engine_changes": "`--engine-args`, as far as it changes what is drawn,",
     "backbone_fingerprint": "what `--backbone` holds (a fingerprint of its weights)",
     "assistant_fingerprint": "what `--assistant` holds (a fingerprint of its weights)",
+    "backbone_quantization": "how the weights of `--backbone` are quantised",
+    "assistant_quantization": "how the weights of `--assistant` are quantised",
     "merged_fingerprint": "the backbone with `--adapter` merged (a fingerprint of its weights)",
     "exemplars": "the solved questions of `--shots` (their ids)",
     "initial_token": "what fills the slots of a thinker without tokens of its own",

@@ -37,6 +37,7 @@ class Tag(Enum):
     """Further properties of settings. Each is used by one part of the project."""
 
     QUESTIONS = "decides which questions are asked"
+    HUB = "may name something on the Hugging Face Hub"
     LOADED = "decides which weights are loaded"
     NAMED = "stands in the name that a report gives to a method"
     VALIDATION = "is the same in a run and in the one, on other questions, that its voters learn from"

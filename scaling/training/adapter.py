@@ -152,7 +152,9 @@ def save_adapter(model: PeftModel, folder: Path, *, backbone: str) -> None:
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, work / adapters.WEIGHTS_FILE)
     config = copy.copy(model.peft_config["default"])
-    config.base_model_name_or_path, config.inference_mode = backbone, True
+    config.base_model_name_or_path, revision = model_files.with_revision(backbone)
+    config.revision = None if revision == "main" else revision
+    config.inference_mode = True
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(work))
     for name in (adapters.WEIGHTS_FILE, adapters.CONFIG_FILE):

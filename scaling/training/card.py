@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.checkpoint import CARD_FILE
+from scaling.models.model_files import with_revision
 
 
 def write_card(folder: Path, about: dict[str, Any]) -> None:
@@ -23,7 +24,7 @@ def lora_card(about: dict[str, Any]) -> str:
     metrics = about["metrics"]
     return f"""---
 library_name: peft
-base_model: {about["backbone"]}
+base_model: {with_revision(about["backbone"])[0]}
 tags: [lora, softcotpp]
 ---
 
@@ -81,7 +82,7 @@ def card(about: dict[str, Any]) -> str:
     information = metrics["another"] - metrics["loss"]
     return f"""---
 library_name: softcotpp
-base_model: {about["backbone"]}
+base_model: {with_revision(about["backbone"])[0]}
 tags: [softcot, latent-reasoning]
 ---
 

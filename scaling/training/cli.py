@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scaling.cli import Version, examples, guarded, refuse_small_limit
+from scaling.cli import LocalFilesOnly, Revision, Version, examples, guarded, refuse_small_limit
 from scaling.config import OUTPUT, load_config
 from scaling.methods.kinds import Trait, kind_of
 from scaling.options import panel_option, takes
@@ -36,6 +36,8 @@ def scale_train(
         str | None, panel_option("YAML file with any of these options.", OUTPUT, metavar="<path>")
     ] = None,
     json: Annotated[bool, panel_option("Print the result alone, as JSON.", OUTPUT, "--json")] = False,
+    local_files_only: LocalFilesOnly = False,  # noqa: ARG001  (takes effect before the command begins)
+    revision: Revision = None,  # noqa: ARG001  (is refused)
     version: Version = False,  # noqa: ARG001  (answers before the command begins)
     **given: Any,
 ) -> None:

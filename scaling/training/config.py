@@ -64,11 +64,14 @@ class TrainConfig(BaseModel):
         Literal["gold", "self"], Setting("gold rationales (default), or self: the backbone's own right chains.", _DATA)
     ] = "gold"
     chains: Annotated[_Count, Setting("Chains sampled per question for self targets. Default 4.", _DATA)] = 4
-    backbone: Annotated[str, Setting("Folder, GGUF file, Hub id, or smollm2-135m (default).", _MODELS, _INHERITED)] = (
-        DEFAULT_MODEL
-    )
+    backbone: Annotated[
+        str,
+        Setting(
+            "Folder, GGUF file, Hub id (owner/name@revision), or smollm2-135m (default).", _MODELS, Tag.HUB, _INHERITED
+        ),
+    ] = DEFAULT_MODEL
     assistant: Annotated[
-        str, Setting("The same, for the model that thinks.", _MODELS, _INHERITED, used_by=_THOUGHTS)
+        str, Setting("The same, for the model that thinks.", _MODELS, Tag.HUB, _INHERITED, used_by=_THOUGHTS)
     ] = DEFAULT_MODEL
     latent_paths: Annotated[_Count, Setting("Latent paths N. Default 8; 1 is SoftCoT.", _PATHS, used_by=_THOUGHTS)] = 8
     soft_tokens: Annotated[_Count, Setting("Soft tokens L. Default 4.", _PATHS, _INHERITED, used_by=_THOUGHTS)] = 4

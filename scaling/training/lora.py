@@ -121,6 +121,7 @@ def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Proces
         watcher.status(line)
     source = model_files.locate(config.backbone)
     backbone = loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
+    adapters.refuse_quantised(backbone)
     described = describe(config, split, {"backbone": backbone})
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
@@ -146,7 +147,7 @@ def _trainer(
     config, folder = training.config, training.folder
     reader = reader_of(training.backbone)
     model = new_adapter(training.backbone, rank=decided(config, "rank"), seed=config.seed)
-    versions = environment(training.backbone.model.device)
+    versions = environment(training.backbone.model.device, config=config)
     versions["versions"]["peft"] = version("peft")
 
     def keep(figures: Figures) -> None:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,7 @@ from scaling.config import decided, option
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
+from scaling.models.quantised import refuse_untrainable
 from scaling.prompts import PROMPT_VERSION
 from scaling.provenance import name_of
 from scaling.records.errors import WARNING, Interrupted, UsageError, one_line
@@ -114,6 +116,8 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     for line in model_files.before_loading(config.backbone, config.assistant):
         watcher.status(line)
     backbone, assistant = loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+    for model in (backbone, assistant):
+        refuse_untrainable(model.model, name=model.name)
     described = describe(config, split, {"backbone": backbone, "assistant": assistant})
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
@@ -122,10 +126,11 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     thinker = new_thinker(config, backbone, assistant, learn)
     digests = digests_of_split(config, split, learn, validate)
+    surroundings = environment(backbone.model.device, config=config)
 
     def keep(health: Health) -> None:
         """Saves the thinker with its figures, as it is the best so far."""
-        about = {**described, **digests, "metrics": asdict(health), "environment": environment(backbone.model.device)}
+        about = {**described, **digests, "metrics": asdict(health), "environment": surroundings}
         checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
         write_card(folder, about)
 
@@ -231,7 +236,7 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
         "task": split.task.name,
         **split.task.identity,
         "prompt_version": PROMPT_VERSION,
-        **{f"{role}_fingerprint": model.fingerprint for role, model in used.items()},
+        **dict(chain.from_iterable(model.identity(role).items() for role, model in used.items())),
         "questions": config_hash({"ids": ids}),
     }
 

@@ -16,7 +16,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from contrastive.objective import Objective, backward
@@ -27,6 +33,7 @@ from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 from scaling.engines.base import Decoding, Request, SoftPrompt
 from scaling.engines.local.engine import TransformersEngine
+from scaling.models.loading import FAMILIES_THAT_SEE
 from scaling.models.shapes import context_of, kv_bytes_of
 from scaling.models.usable import why_not_usable
 
@@ -146,6 +153,7 @@ OWN: dict[str, dict[str, Any]] = {
         **{"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8},
         **{"indexer_compress_ratio": 2, "hc_lowrank": 8},
     },
+    **_each({"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]}}, "qwen2_vl_text", "qwen2_5_vl_text"),
     "reformer": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (8, 16), "attn_layers": ["local", "lsh"]},
     "roc_bert": {"shape_vocab_size": VOCABULARY, "pronunciation_vocab_size": VOCABULARY},
     "xlm": {"causal": True},
@@ -208,7 +216,8 @@ def tiny(case: str) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the families themselves
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config).float().eval().requires_grad_(False)
+        kind_of_model = AutoModelForImageTextToText if family in FAMILIES_THAT_SEE else AutoModelForCausalLM
+        model = kind_of_model.from_config(config).float().eval().requires_grad_(False)
         for parameter in model.parameters():
             if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):  # as no trained one is
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -275,6 +284,17 @@ def test_greedy_tokens_are_those_of_a_loop_without_cache_or_a_sentence_refuses(c
     check_tokens(model)
     assert context_of(model.config) >= CONTEXT
     assert kv_bytes_of(model.config, 4) >= 0
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES_THAT_SEE))
+def test_a_family_that_sees_continues_a_text(family: str) -> None:
+    assert family not in FAMILIES, "transformers has a class for its text now: leave it out of FAMILIES_THAT_SEE"
+    model = tiny(family)
+    assert why_not_usable(model) is None
+    assert check_tokens(model).plain_because is None
+    # pictures cost nothing here: of their part no weight is counted
+    text = model.get_decoder()
+    assert not any("vision" in name or "visual" in name for name, _ in text.named_modules())
 
 
 def examples() -> list[Example]:

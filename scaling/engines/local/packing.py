@@ -109,8 +109,8 @@ class PackedWeights:
 
 
 def _packer(model: PreTrainedModel) -> Callable[[torch.nn.Linear, int], Product] | None:
-    """How to pack a layer of this model; None where nothing is gained."""
-    if model.device.type != "cpu":
+    """How to pack a layer of this model; None where nothing is gained, or where its weights are quantised already."""
+    if model.device.type != "cpu" or getattr(model, "hf_quantizer", None) is not None:
         return None
     if model.dtype == torch.bfloat16 and multiplies_bfloat16():
         return _packed_by_onednn if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]

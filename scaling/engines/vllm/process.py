@@ -18,6 +18,7 @@ from scaling.engines.engine_args import cannot_be_imported
 from scaling.engines.vllm.watchdog import Watchdog
 from scaling.models import devices
 from scaling.models.hardware import available_memory
+from scaling.models.model_files import with_revision
 from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.seeds import engine_seed
 
@@ -205,8 +206,11 @@ def engine_settings(
             raise UsageError(f"`--engine-args` {key}: vLLM gets it from `{_FROM_OPTIONS[key]}`; leave it out.")
         if key not in known:
             raise UsageError(f"`--engine-args` {key}: vLLM has no such setting.{nearest(key, known)}")
+    place, revision = with_revision(folder)
+    at = {} if revision == "main" else {"revision": revision, "tokenizer_revision": revision}
     return {
-        "model": folder,
+        "model": place,
+        **at,
         "dtype": dtype,
         "seed": seed,
         "max_model_len": context,
