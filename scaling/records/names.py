@@ -34,7 +34,7 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     several = "-SC" if int(config.get("latent_paths") or 1) == 1 and int(config.get("samples") or 1) > 1 else ""
     shots = f", {config['shots']}-shot" if config.get("shots") else ""
     template = re.sub(r"[][,=]", "-", Path(str(config["prompt"])).stem) if config.get("prompt") else ""
-    prompt = f", {template} prompt" if template else ""
+    prompt = f" with prompt {template}" if template else ""
     details = [str(detail) for detail in (training_of(config, environment or {}), config.get("control")) if detail]
     brackets = f" [{', '.join(details)}]" if details else ""
     return f"{title}{several}{shots}{prompt}{brackets}"

@@ -174,7 +174,7 @@ def test_prompts_are_named_and_not_taken_for_one_another(run_of):
     runs = [run_of(1, 4, method="cot", **own) for own in ({}, boxed, mine)] + [run_of(**SOFT, control="none", **boxed)]
     methods = group([(None, run) for run in runs], common=False)
     assert [m.name for m in methods] == [
-        *("CoT-SC", "CoT-SC, boxed prompt", "CoT-SC, my-own prompt", "SoftCoT++, boxed prompt [none]")
+        *("CoT-SC", "CoT-SC with prompt boxed", "CoT-SC with prompt my-own", "SoftCoT++ with prompt boxed [none]")
     ]
     assert unlike_settings(methods) == {}
     with pytest.raises(UsageError, match=r"the runs named X differ in prompt, prompt_sha256"):
@@ -193,4 +193,4 @@ def test_other_options_of_the_prompt_are_told_too(run_of):
 
 def test_an_edited_template_is_another_method(run_of):
     runs = [run_of(1, 4, method="cot", prompt="mine.jinja", prompt_sha256=digest) for digest in ("aa", "bb")]
-    assert names(*runs) == [f"CoT-SC, mine prompt (prompt_sha256 {digest})" for digest in ("aa", "bb")]
+    assert names(*runs) == [f"CoT-SC with prompt mine (prompt_sha256 {digest})" for digest in ("aa", "bb")]
