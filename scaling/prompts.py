@@ -241,18 +241,6 @@ class PromptBuilder:
             ) from None
 
 
-def user_turn(question: Question, *, task: Task, num_slots: int, notes: str = "") -> str:
-    """The user's turn of the backbone's prompt. Without slots and notes it is the plain chain-of-thought prompt.
-
-    Args:
-        question: what is asked.
-        task: how its questions are put.
-        num_slots: L, the number of slots.
-        notes: text in the place of the slots.
-    """
-    return Wording().turns(question, task=task, slots=SLOT * num_slots or notes).user
-
-
 def continuation(text: str, begun: str) -> str:
     """What follows the given beginning of an answer, so that both together are the text, or say it after the beginning.
 

@@ -237,5 +237,6 @@ def _chat(stored: Stored) -> PreTrainedTokenizerBase:
     try:
         return load_tokenizer(locate(stored.config.backbone), name=stored.config.backbone)
     except UsageError:
-        plain = bool(stored.asked) and stored.asked[0].prompt.endswith("Answer:")
+        prompt = stored.asked[0].prompt if stored.asked else ""
+        plain = prompt.removesuffix(stored.config.prefill or "").rstrip().endswith("Answer:")
         return cast(PreTrainedTokenizerBase, SimpleNamespace(chat_template=None if plain else "unknown"))
