@@ -226,7 +226,6 @@ class PromptTemplate:
     def __init__(self, name: str) -> None:
         """Reads a template. name: a shipped one, or a file. Raises UsageError if there is none, or it has a fault."""
         self.place = f"`--prompt {name}`"
-        self._name = name
         self._sources: dict[str, str] = {}
         self._environment = _environment(FunctionLoader(self._load))
         self._chain: list[Template] = []
