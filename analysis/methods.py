@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from analysis.load import Run
@@ -17,6 +18,8 @@ from scaling.records.errors import UsageError, listed
 from scaling.records.journal import UNREAD
 from scaling.records.names import called
 from scaling.records.settings import Differs, Effect, run_names, run_settings
+
+_SHORT = 40  # characters of a setting's value in a method's name
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +127,7 @@ def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
             if other_name is None and other_base == base
         ]
         differing = {} if name else _differing(rivals)
-        details = [f"{key} {_short(run.config.get(key))}" for key in _readable(differing)]
+        details = [f"{key} {short(run.config.get(key))}" for key in _readable(differing)]
         names.append(f"{base} ({', '.join(details)})" if details else base)
     return names
 
@@ -136,9 +139,10 @@ def _readable(differing: dict[str, list[Any]]) -> list[str]:
     return readable or keys
 
 
-def _short(value: Any) -> str:
-    """The value as a text; of a path only the last part."""
-    return Path(value).name if isinstance(value, str) and "/" in value else str(value)
+def short(value: Any) -> str:
+    """The value as a short text; of a path only the last part."""
+    text = str(value)
+    return Path(text).name if "/" in text and " " not in text else shorten(text, _SHORT, placeholder=" ...")
 
 
 def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -22,6 +22,7 @@ from analysis.estimators import VoteEstimate, pass_at, vote, whole_vote
 from analysis.load import Run
 from analysis.methods import Method, controls, trained_questions, unlike_settings
 from analysis.path_diversity import CalibrationBin, PathFigures, calibration, path_figures
+from analysis.prompts import OverPrompts, over_prompts
 from analysis.statistics import Difference, Interval, bootstrap, bootstrap_shares, holm, paired_difference, seeded_mean
 from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
@@ -134,6 +135,7 @@ class Results:
         methods: figures of each method.
         comparisons: for each axis that all methods have, the comparisons of methods.
         controls: for (method, control), the kind of control.
+        prompts: the methods that were run with several prompts, with their accuracy over them.
         pareto: (method, n, m) of each grid that is on the Pareto front of cost and accuracy.
         notes: sentences on what may be wrong or misleading about the figures.
         version: of the toolkit.
@@ -145,6 +147,7 @@ class Results:
     methods: list[MethodResults]
     comparisons: dict[str, list[Comparison]]
     controls: dict[tuple[str, str], str]
+    prompts: list[OverPrompts]
     pareto: list[tuple[str, int, int]]
     notes: list[str]
     version: str
@@ -195,6 +198,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
         methods=_with_holm(figures),
         comparisons={axis: compare_all(curves, axis, pairs=pairs, seed=settings.seed) for axis in axes},
         controls=of_controls,
+        prompts=over_prompts([(one.method, one.table["accuracy"].value) for one in figures]),
         pareto=pareto(figures, "flops" if "flops" in axes else "chains", settings.voter),
         notes=_notes(methods, figures, settings, axes),
         version=version("softcotpp"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.prompts import OverPrompts
 from analysis.results import MethodResults, Results, Voted
 from analysis.statistics import Interval
 from analysis.verdict import Comparison, amount, p_text
@@ -47,6 +48,8 @@ def tables(results: Results, *, every_axis: bool = True) -> list[Table]:
     all_tables = [_accuracy(results), _compute(results)]
     if len(results.settings.voters) > _FEW:
         all_tables.insert(1, _votes(results))
+    if of_prompts := prompts_table(results):
+        all_tables.insert(1, of_prompts)
     if len(results.methods) > 1:
         all_tables.append(_comparisons(results, every_axis=every_axis))
     all_tables.append(_paths(results))
@@ -71,6 +74,26 @@ def overview(results: Results) -> Table | None:
         "",
         ("method", "N x M", results.settings.voter, "pass@1", "coverage", "FLOPs" if axis == "flops" else axis),
         tuple(row(one) for one in results.methods),
+    )
+
+
+def prompts_table(results: Results) -> Table | None:
+    """Accuracy over the prompts of each method that was run with several. None where there is no such method."""
+
+    def row(one: OverPrompts) -> tuple[str, ...]:
+        ends = [f"{_percent(one.accuracies[name])} ({name})" for name in (one.lowest, one.highest)]
+        grid = f"{one.num_paths} x {one.num_samples}"
+        return (one.method, grid, str(len(one.accuracies)), _percent(one.mean), *ends, f"{100 * one.spread:.1f}")
+
+    if not results.prompts:
+        return None
+    return Table(
+        "Accuracy over prompts",
+        f"Percent right by the vote {results.settings.voter}, of each method with several prompts and all else equal: mean "
+        "over prompts, lowest, highest, and the spread between these two in points. The questions are the same, so a spread "
+        "is the wording's, and chance's in sampling.",
+        ("method", "N x M", "prompts", "mean", "lowest", "highest", "spread"),
+        tuple(map(row, results.prompts)),
     )
 
 
@@ -115,6 +138,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "verdicts": results.sentences,
         "notes": results.notes,
         "comparisons": {axis: [_comparison(one) for one in pairs] for axis, pairs in results.comparisons.items()},
+        "prompts": [one.to_dict() for one in results.prompts],
         "pareto": [{"method": name, "n": n, "m": m} for name, n, m in results.pareto],
         "methods": [_method(one) for one in results.methods],
     }

@@ -27,16 +27,22 @@ if TYPE_CHECKING:
     from scaling.tasks.task import Task
 
 DEFAULT_MODEL = "smollm2-135m"
+PLAIN_PROMPT = "plain"  # the template of runs that name none
 DEFAULT_THINKER, UNTRAINED = "trained-default", "untrained"  # values of `--thinker` that are no folder, file or Hub id
 
 # the groups of options, in the order in which the help shows them
 _RUN, _MODELS, _PATHS, _DECODING = "What to run", "Models", "Paths and samples", "Decoding"
+PROMPT = "Prompt"
 OUTPUT, _ENGINE = "Where and how", "Engines"
 _SIZE, _FREE, _METHODS, _SEEDS = Effect.SIZE, Effect.FREE, Differs.METHODS, Differs.SEEDS
+_WORDING = (PROMPT, Tag.WORDING, Tag.VALIDATION)
 _THOUGHTS = "methods with soft thoughts"
 _Count = Annotated[int, Field(ge=1)]
 _Place = Annotated[str, BeforeValidator(str)]
 ColumnNames = Annotated[dict[str, str], BeforeValidator(columns.parse)]
+Switch = Annotated[  # YAML reads `on` and `off` as truth values
+    Literal["on", "off"], BeforeValidator(lambda value: {True: "on", False: "off"}.get(value, value))
+]
 if TYPE_CHECKING:
     EngineName = str
     AnswerKind = str
@@ -205,6 +211,32 @@ class RunConfig(BaseModel):
             facts=("exemplars",),
         ),
     ] = 0
+    shot_format: Annotated[
+        Literal["turns", "text"] | None,
+        Setting(
+            "Solved questions as turns of the chat (default), or as text in the user's turn.",
+            *(*_WORDING, Tag.HARNESS),
+            used_by=Trait.SHOTS,
+            whose="`cot`",
+        ),
+    ] = None
+    prompt: Annotated[
+        _Place | None,
+        Setting(
+            "plain (default), paper, direct, boxed, or a file: a template of the prompt.",
+            *(*_WORDING, _METHODS, Tag.NAMED),
+            content="prompt_sha256",
+        ),
+    ] = None
+    system_prompt: Annotated[
+        str | None, Setting("The system turn. Default: the template's, mostly none.", *_WORDING)
+    ] = None
+    instruction: Annotated[str | None, Setting("The request for the answer, in place of the task's.", *_WORDING)] = None
+    thinking: Annotated[
+        Switch | None,
+        Setting("on: a model that can writes a thought first, and its answer after it. Default off.", *_WORDING),
+    ] = None
+    prefill: Annotated[str | None, Setting("The beginning of the answer, which the model continues.", *_WORDING)] = None
     adaptive: Annotated[
         float | None,
         Field(gt=0.5, le=1),
@@ -369,6 +401,12 @@ class RunConfig(BaseModel):
                 f"`--method {self.method}` needs `--adapter`, a folder that `scale-train --method lora` wrote, or a Hub id: "
                 f"add it."
             )
+        if self.shot_format and not self.shots:
+            raise UsageError(
+                f"`--shot-format` {self.shot_format} says where solved questions stand, and `--shots` is 0: raise it, or "
+                f"leave the format out."
+            )
+        refuse_unfit_prompt(self)
         if self.adaptive is not None and self.voter != "flat":
             raise UsageError(
                 f"`--adaptive` {self.adaptive} stops where the flat vote is decided, and `--voter` is {self.voter}: "
@@ -412,6 +450,13 @@ def task_of_settings(
     return definition_of(task, Path(data) if data else None, columns=columns, kind=answer_kind)
 
 
+def refuse_unfit_prompt(config: BaseModel) -> None:
+    """Raises UsageError if the template of a run or a training is missing, or is none."""
+    from scaling.wording import wording_of  # imported here, because it imports tasks, and those import this module
+
+    wording_of(config).check()
+
+
 def is_generated(task: str | None, data: Any) -> bool:
     """Whether a run's questions are generated without end and need no file."""
     return task_of_settings(task, data).generated
@@ -448,6 +493,10 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],
         "engine_seeds": settings["engine_seeds"] or seeds,
         "overlap": None if settings["overlap"] == "warn" else settings["overlap"],
+        # None where it is as in version 0.1, so that its runs keep their hash
+        "prompt": None if settings["prompt"] == PLAIN_PROMPT else settings["prompt"],
+        "thinking": None if settings["thinking"] == "off" else settings["thinking"],
+        "shot_format": None if settings["shot_format"] == "turns" else settings["shot_format"],
         "exact": settings["exact"] or None,  # None is left out of the hash, so runs from before this option keep theirs
     }
 

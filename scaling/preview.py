@@ -28,6 +28,7 @@ from scaling.records.journal import refuse_unfit_folder
 from scaling.records.records import PromptedQuestion
 from scaling.run import begin, described_by, refuse_too_long
 from scaling.tasks.task import LoadedTask
+from scaling.wording import wording_of
 
 _NOTES = "[what the assistant writes]"  # shown where the assistant's notes would be
 _REPLACED = {  # for each value of `--control`, what is in the slots
@@ -105,7 +106,7 @@ def _asked(
 ) -> list[PromptedQuestion]:
     """The questions with the lengths of their prompts. Notes of the assistant count as one short text: none are written."""
     config = parts.config
-    builder = PromptBuilder.of(backbone, task=task.definition, exemplars=parts.exemplars)
+    builder = _builder(parts, task, backbone)
     notes = "." if _writes_notes(config) else ""
     thinking = PromptBuilder.of(assistant, task=task.definition) if assistant else None
     asked = []
@@ -121,10 +122,16 @@ def _asked(
     return asked
 
 
+def _builder(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> PromptBuilder:
+    """Builds the backbone's prompts as the run's method does."""
+    wording = wording_of(parts.config)
+    return PromptBuilder.of(backbone, task=task.definition, wording=wording, exemplars=parts.exemplars)
+
+
 def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
     """The backbone's prompt of the first question, with a title."""
     config, question = parts.config, task.questions[0]
-    builder = PromptBuilder.of(backbone, task=task.definition, exemplars=parts.exemplars)
+    builder = _builder(parts, task, backbone)
     num_slots = config.num_slots
     prompt = builder.backbone(question, num_slots=num_slots, notes=_NOTES if _writes_notes(config) else "")
     length = len(prompt.prefix) + num_slots + len(prompt.suffix)

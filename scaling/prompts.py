@@ -1,7 +1,7 @@
 """Builds the prompts of backbone and assistant, for training and for runs alike.
 
-The backbone reads the question and the instruction, a hint sentence, L slots between two markers, and the header of the
-assistant's turn. The assistant model reads an instruction and the question, and then its own L slots.
+The backbone reads what a `Wording` makes of the question, with L slots in it, and the header of the assistant's turn. The
+assistant model reads an instruction and the question, and then its own L slots; no option changes these words.
 
 A slot is a token that is added to the tokenizer. So slots are found by their id, and a text that contains one is noticed.
 This module knows tokenizers and tasks, but no models and no tensors.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
@@ -21,20 +22,20 @@ from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError, one_line
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import Task, ask
+from scaling.wording import Turns, Wording
 
 PROMPT_VERSION = "1"  # in run.json: runs of different prompts are different runs
 SLOT = "<|soft-thought-slot|>"
 
-_HINT = "Notes from a quick first look, which may help or be ignored:"
-_OPEN, _CLOSE = "<notes>", "</notes>"
 _ASSISTANT = "Look at this problem and note what matters for solving it."
 # how the turns of a prompt begin if the model has no chat format
 _QUESTION, _ANSWER = "Question:", "Answer:"
 _NEXT_TURN = (f"\n{_QUESTION}", f"\n{_ANSWER}")
+_PROBE = "system-turn"  # a system turn, to see whether a chat template shows it
+_THINKING = "enable_thinking"  # as chat templates call the option
 # Some chat templates print today's date, so prompts would differ from day to day. Llama 3 takes the date as an option.
 # Others call `strftime_now`. A macro of that name, put before the template, replaces it; an option cannot be a function.
 _TODAY = "26 Jul 2024"
-_TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": _TODAY}
 _STOPPED_CLOCK = f"{{% macro strftime_now(format) %}}{_TODAY}{{% endmacro %}}{{{{ '' }}}}"
 
 
@@ -61,6 +62,7 @@ class PromptBuilder:
         tokenizer: PreTrainedTokenizerBase,
         *,
         task: Task,
+        wording: Wording | None = None,
         exemplars: Sequence[Question] = (),
         check: Callable[[Sequence[int]], None] = lambda _: None,
     ):
@@ -68,27 +70,44 @@ class PromptBuilder:
 
         Args:
             tokenizer: that of the model that will read the prompts.
-            task: how its questions are put.
+            task: gives the texts of its questions.
+            wording: how the backbone is asked; None for the prompt `plain`. The assistant's prompts do not depend on it.
             exemplars: questions with rationale. They are shown, solved, before every question that the backbone reads.
             check: is called with the token ids of each prompt, without slots. It raises UsageError for tokens that the
                 model does not know.
+
+        Raises:
+            UsageError: the wording asks for a thought, and the model's chat template cannot; or its template has a fault.
         """
         self._check = check
         self._tokenizer = tokenizer
         self._task = task
-        self._solved = [(user_turn(shot, task=task, num_slots=0), ask(task, "solution", shot)) for shot in exemplars]
+        self.wording = wording or Wording()
+        if self.wording.thinks and _THINKING not in str(tokenizer.chat_template and tokenizer.get_chat_template()):
+            raise UsageError(
+                f"`--thinking on` needs a model whose chat template knows `{_THINKING}`, and that of "
+                f"{tokenizer.name_or_path} does not: leave the option out."
+            )
+        self._solved = [(self.turns(shot).user, self.solution(shot)) for shot in exemplars]
         tokenizer.add_tokens([AddedToken(SLOT, special=True, normalized=False)])
         self._slot_id = int(tokenizer.convert_tokens_to_ids(SLOT))
         self._encoder = DataEncoder(tokenizer, leave=[SLOT])
         # a chat template writes its own beginning-of-sequence token
         self._before = [] if tokenizer.chat_template else tokens_before(tokenizer)
         # the control tokens of the chat format itself, by the number of solved questions before the question
-        self._own_control: dict[int, list[int]] = {}
+        self._own_control: dict[tuple[int, bool, bool], list[int]] = {}
 
     @classmethod
-    def of(cls, model: LanguageModel, *, task: Task, exemplars: Sequence[Question] = ()) -> PromptBuilder:
+    def of(
+        cls,
+        model: LanguageModel,
+        *,
+        task: Task,
+        wording: Wording | None = None,
+        exemplars: Sequence[Question] = (),
+    ) -> PromptBuilder:
         """The builder for a model. It refuses prompts with tokens that the model does not know."""
-        return cls(model.tokenizer, task=task, exemplars=exemplars, check=model.refuse_unknown)
+        return cls(model.tokenizer, task=task, wording=wording, exemplars=exemplars, check=model.refuse_unknown)
 
     def backbone(self, question: Question, *, num_slots: int, notes: str = "") -> Prompt:
         """The backbone's prompt, up to and with the header of the assistant's turn.
@@ -103,30 +122,47 @@ class PromptBuilder:
         """
         if num_slots > MOST_SOFT_TOKENS:
             raise UsageError(f"{num_slots} soft tokens are more than a context takes ({MOST_SOFT_TOKENS}): give fewer.")
-        user = user_turn(question, task=self._task, num_slots=num_slots, notes=notes)
-        return self._prompt(user, question, num_slots, self._solved)
+        turns, solved = self.turns(question, slots=SLOT * num_slots or notes), self._solved
+        if self.wording.shots_in_text and self._tokenizer.chat_template:
+            # a model without a chat format has them as text in any case
+            turns, solved = turns._replace(user=f"{_as_text(solved)}{_QUESTION} {turns.user}"), []
+        return self._prompt(turns, question, num_slots, solved)
+
+    def turns(self, question: Question, *, slots: str = "") -> Turns:
+        """The texts of a question's prompt. slots: the text of the slots, or notes in their place."""
+        return self.wording.turns(question, task=self._task, slots=slots)
+
+    def solution(self, question: Question) -> str:
+        """The whole turn of an assistant that answers rightly, with the given beginning if the prompt has one."""
+        solution, answer = self.wording.solution(question, task=self._task), self.turns(question).answer
+        return f"{answer}{continuation(solution, answer)}"
 
     def hint_request(self, question: Question) -> tuple[int, ...]:
         """Token ids of the assistant's prompt if it writes its notes as text."""
-        return self._prompt(f"{_ASSISTANT}\n\n{ask(self._task, 'assistant_text', question)}", question, 0).prefix
+        return self._for_assistant(question, 0)
 
     def assistant(self, question: Question) -> tuple[int, ...]:
         """Token ids of the assistant's prompt before its slots. They do not depend on the number of slots."""
-        return self._prompt(
-            f"{_ASSISTANT}\n\n{ask(self._task, 'assistant_text', question)}\n\n{SLOT}", question, 1
-        ).prefix
+        return self._for_assistant(question, 1)
 
-    def _prompt(self, user: str, question: Question, num_slots: int, solved: Sequence[tuple[str, str]] = ()) -> Prompt:
-        """The prompt of a user's turn, checked.
+    def _for_assistant(self, question: Question, num_slots: int) -> tuple[int, ...]:
+        """Token ids of the assistant's prompt: all of them, or those before its slot if it has one."""
+        text = f"{_ASSISTANT}\n\n{ask(self._task, 'assistant_text', question)}"
+        return self._prompt(Turns("", f"{text}\n\n{SLOT}" if num_slots else text, ""), question, num_slots).prefix
+
+    def _prompt(
+        self, turns: Turns, question: Question, num_slots: int, solved: Sequence[tuple[str, str]] = ()
+    ) -> Prompt:
+        """The prompt of these turns, checked.
 
         Args:
-            user: the text of the turn, with its slots.
+            turns: the texts, with their slots.
             question: for messages.
             num_slots: how many slots the prompt must have, side by side.
             solved: earlier turns, as pairs (user, assistant).
         """
-        ids, text = self._encoded(user, solved)
-        self._refuse_control(ids, question, len(solved))
+        ids, text = self._encoded(turns, solved)
+        self._refuse_control(ids, question, turns, len(solved))
         ids = [*self._before, *ids]
         slots = [place for place, token in enumerate(ids) if token == self._slot_id]
         if len(slots) != num_slots or (slots and slots[-1] - slots[0] != num_slots - 1):
@@ -136,46 +172,57 @@ class PromptBuilder:
             return Prompt(tuple(ids), (), text)
         return Prompt(tuple(ids[: slots[0]]), tuple(ids[slots[-1] + 1 :]), text)
 
-    def _encoded(self, user: str, solved: Sequence[tuple[str, str]]) -> tuple[list[int], str]:
+    def _encoded(self, turns: Turns, solved: Sequence[tuple[str, str]]) -> tuple[list[int], str]:
         """The token ids of a prompt, and its text. Of the turns' own text only slots become control tokens."""
-        data = [user, *(text for turns in solved for text in turns)]
+        data = [*turns, *(text for pair in solved for text in pair)]
 
         def render(parts: list[str]) -> str:
-            return self._chat(parts[0], list(zip(parts[1::2], parts[2::2], strict=True)))
+            return self._chat(Turns(*parts[:3]), list(zip(parts[3::2], parts[4::2], strict=True)))
 
         return self._encoder.encode(data, render)
 
-    def _refuse_control(self, ids: Sequence[int], question: Question, num_solved: int) -> None:
+    def _refuse_control(self, ids: Sequence[int], question: Question, turns: Turns, num_solved: int) -> None:
         """Raises UsageError if the question's text became a control token.
 
         That is possible with a tokenizer that normalises text before it splits it into tokens. It is noticed by comparison
         with the control tokens of a prompt whose turns are all "x".
         """
-        if num_solved not in self._own_control:
-            plain, _ = self._encoded("x", [("x", "x")] * num_solved)
-            self._own_control[num_solved] = self._encoder.controls(plain)
-        if self._encoder.controls(ids) != self._own_control[num_solved]:
+        form = (num_solved, bool(turns.system), bool(turns.answer))
+        if form not in self._own_control:
+            plain, _ = self._encoded(Turns(*("x" if text else "" for text in turns)), [("x", "x")] * num_solved)
+            self._own_control[form] = self._encoder.controls(plain)
+        if self._encoder.controls(ids) != self._own_control[form]:
             raise UsageError(
                 f"question {question.id} holds text that the tokenizer reads as one of its control tokens, such as one that "
                 f"ends a turn: remove it from the data."
             )
 
-    def _chat(self, user: str, solved: Sequence[tuple[str, str]]) -> str:
-        """The text of a prompt in the model's chat format, or in a plain one if it has none."""
+    def _chat(self, turns: Turns, solved: Sequence[tuple[str, str]]) -> str:
+        """The text of a prompt in the model's chat format, or in a plain one if it has none.
+
+        A model whose chat format has no system turn reads that text as the first paragraph of the user's first turn.
+        """
+        system, user, answer = turns
         if not self._tokenizer.chat_template:
-            return (
-                "".join(f"{_QUESTION} {asked}\n{_ANSWER} {answered}\n\n" for asked, answered in solved)
-                + f"{_QUESTION} {user}\n{_ANSWER}"
-            )
-        before = [
-            {"role": role, "content": text}
-            for turns in solved
-            for role, text in zip(("user", "assistant"), turns, strict=True)
-        ]
-        return self._in_template([*before, {"role": "user", "content": user}])
+            head, begun = (f"{system}\n\n" if system else ""), (f" {answer}" if answer else "")
+            return f"{head}{_as_text(solved)}{_QUESTION} {user}\n{_ANSWER}{begun}"
+        texts = [*(text for pair in solved for text in pair), user]
+        if system and not self._has_system_turn:
+            system, texts[0] = "", f"{system}\n\n{texts[0]}"
+        messages = [{"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(texts)]
+        return f"{self._in_template(_system_turn(system) + messages)}{answer}"
+
+    @cached_property
+    def _has_system_turn(self) -> bool:
+        """Whether the chat template shows a system turn. Some raise an exception for one, and some leave it out."""
+        try:
+            return _PROBE in self._in_template([*_system_turn(_PROBE), {"role": "user", "content": "x"}])
+        except UsageError:
+            return False
 
     def _in_template(self, turns: list[dict[str, str]]) -> str:
         """The text of turns in the tokenizer's chat template. Raises UsageError if the template fails."""
+        options = {_THINKING: self.wording.thinks, "date_string": _TODAY}
         try:
             template = self._tokenizer.get_chat_template()
             return str(
@@ -184,7 +231,7 @@ class PromptBuilder:
                     chat_template=_STOPPED_CLOCK + template if "strftime_now" in template else template,
                     tokenize=False,
                     add_generation_prompt=True,
-                    **_TEMPLATE_OPTIONS,
+                    **options,
                 )
             )
         except Exception as error:  # a template is a program that comes with the model, and may raise anything
@@ -194,21 +241,26 @@ class PromptBuilder:
             ) from None
 
 
-def user_turn(question: Question, *, task: Task, num_slots: int, notes: str = "") -> str:
-    """The user's turn of the backbone's prompt. Without slots and notes it is the plain chain-of-thought prompt.
+def continuation(text: str, begun: str) -> str:
+    """What follows the given beginning of an answer, so that both together are the text, or say it after the beginning.
 
     Args:
-        question: what is asked.
-        task: how its questions are put.
-        num_slots: L, the number of slots.
-        notes: text in the place of the slots.
+        text: the whole answer, which may begin with `begun`.
+        begun: the beginning; empty for none.
     """
-    parts = [ask(task, "text", question), *filter(None, [ask(task, "asks", question)])]
-    if num_slots or notes:
-        hint = f"{_HINT} {_OPEN}{SLOT * num_slots or notes}{_CLOSE}"
-        first = task.answers.hint_first if task.hint_first is None else task.hint_first
-        parts.insert(1 if first else 2, hint)
-    return "\n\n".join(parts)
+    if text.startswith(begun):
+        return text.removeprefix(begun)
+    return text if begun[-1].isspace() else f" {text}"
+
+
+def _as_text(solved: Sequence[tuple[str, str]]) -> str:
+    """Solved questions as text before a question; empty if there are none."""
+    return "".join(f"{_QUESTION} {asked}\n{_ANSWER} {answered}\n\n" for asked, answered in solved)
+
+
+def _system_turn(text: str) -> list[dict[str, str]]:
+    """The system turn of a chat, none if the text is empty."""
+    return [{"role": "system", "content": text}] if text else []
 
 
 def stop_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from scaling.records.errors import UsageError, listed
 from scaling.records.names import UNKNOWN, questions_called
 from scaling.records.overlap import Overlap, learned_from, overlap_of
 from scaling.tasks.task import LoadedTask
+from scaling.wording import Wording, wording_of
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Part:
         name: its name as the user gave it.
         about: what its files say of its training, None where it was not trained.
         overlap: the run's questions that it was trained on, None where its files do not say which these were.
+        asked_otherwise: the options in which the run's prompts differ from those that it was trained with.
     """
 
     role: str
     name: str
     about: dict[str, Any] | None
     overlap: Overlap | None
+    asked_otherwise: tuple[str, ...] = ()
 
     @property
     def trained_on(self) -> str | None:
@@ -121,6 +124,10 @@ class Provenance:
             warnings.append(
                 f"the {part.role} {part.name} was trained on {part.trained_on}, and these questions are of {self.task}"
             )
+        if part.asked_otherwise:
+            warnings.append(
+                f"the {part.role} {part.name} was trained with another prompt ({'; '.join(part.asked_otherwise)})"
+            )
         if part.overlap is None and part.trained_on == self.task:
             warnings.append(
                 f"the {part.role} {part.name} does not say which questions it was trained on, so they may be among these"
@@ -157,7 +164,7 @@ def provenance_of(config: RunConfig, task: LoadedTask) -> tuple[LoadedTask, Prov
         replace(part, overlap=overlap_of(task.questions, learned))
         if part.about is not None and (learned := learned_from(part.about))
         else part
-        for part in _parts(config)
+        for part in _with_prompts(_parts(config), wording_of(config))
     )
     models = shlex.join(["--backbone", config.backbone, "--assistant", config.assistant])
     provenance = Provenance(name_of(task, config.data), len(task.questions), parts, config.overlap == "drop", models)
@@ -188,6 +195,16 @@ def _whose(parts: Iterable[Part]) -> str:
     """The parts that were trained on questions of the run, for a sentence."""
     named = [f"the {part.role} {part.name}" for part in parts if part.overlap and part.overlap.ids]
     return " or ".join(named)
+
+
+def _with_prompts(parts: Iterable[Part], wording: Wording) -> list[Part]:
+    """The parts with what the run asks otherwise. Of those whose files do not say how they were trained, it is not known."""
+    return [
+        replace(part, asked_otherwise=tuple(wording.unlike(part.about)))
+        if part.about and "prompt_version" in part.about
+        else part
+        for part in parts
+    ]
 
 
 def _parts(config: RunConfig) -> list[Part]:

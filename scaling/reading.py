@@ -20,7 +20,9 @@ from scaling.sampler import ReadCompletion
 from scaling.tasks.answers import Reading
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.task import Task, read_answer
+from scaling.wording import Wording
 
+_THOUGHT_BEGINS, _THOUGHT_ENDS = "<think>", "</think>"
 Equal = Callable[[Question, str | None], bool]
 
 
@@ -62,6 +64,7 @@ def reader(
     equal: Equal,
     until: Sequence[str] = (),
     asked: Callable[[Question], Question] = lambda question: question,
+    wording: Wording | None = None,
 ) -> ReadCompletion:
     """Makes the function that turns generated tokens into a completion with its answers.
 
@@ -69,18 +72,40 @@ def reader(
         tokenizer: that of the model that generated the tokens.
         task: its reader of answers is used.
         equal: whether an answer is the question's gold answer.
-        until: a completion is cut before the first of these texts, and its answer is read from the rest.
+        until: a completion is cut before the first of these texts, and its answer is read from the rest. A thought is not.
         asked: changes a question before the reader of answers sees it.
+        wording: how the model was asked. If its answer was begun for it, the completion's text has that beginning too.
     """
+    wording = wording or Wording()
+    beginnings: dict[Question, str] = {}
 
     def read(question: Question, generated: Generated) -> Completion:
-        text = generated.text
+        if question not in beginnings:
+            beginnings[question] = wording.turns(question, task=task).answer
+        begun, text = beginnings[question], generated.text
         if text is None:
-            text = str(tokenizer.decode(generated.tokens, skip_special_tokens=True))
-        text = before_first(until, own_words(text, tokenizer).strip())
-        return answered(_unanswered(question, generated, text), asked(question), said=text, task=task, equal=equal)
+            # decoded together, as some tokenizers drop the space before the first word that they decode
+            ids = tokenizer(begun, add_special_tokens=False)["input_ids"] if begun else []
+            text = str(tokenizer.decode([*ids, *generated.tokens], skip_special_tokens=True))
+        else:
+            text = f"{begun}{text}"
+        text = own_words(text, tokenizer).strip()
+        answer = after_thought(text) if wording.thinks else text
+        text = f"{text.removesuffix(answer)}{before_first(until, answer)}"
+        unanswered = _unanswered(question, generated, text)
+        return answered(unanswered, asked(question), said=text, task=task, equal=equal, thinks=wording.thinks)
 
     return read
+
+
+def after_thought(text: str) -> str:
+    """The part of a text after the last thought in it; all of it if no thought ends there."""
+    return text.rpartition(_THOUGHT_ENDS)[2].lstrip() if _THOUGHT_ENDS in text else text
+
+
+def _is_cut(one: Completion, said: str) -> bool:
+    """Whether the thought of a model that thinks before its answer has no end, so that nothing is its answer."""
+    return _THOUGHT_ENDS not in said and (one.stop_reason == "length" or _THOUGHT_BEGINS in said)
 
 
 def _unanswered(question: Question, generated: Generated, text: str) -> Completion:
@@ -114,6 +139,7 @@ def answered(
     said: str,
     task: Task,
     equal: Equal,
+    thinks: bool = False,
 ) -> Completion:
     """Reads the answers of a completion and judges them.
 
@@ -123,6 +149,7 @@ def answered(
         said: the part of its text that the model wrote as its answer, see `scaling.prompts.own_words`.
         task: its reader of answers is used.
         equal: whether an answer is the question's gold answer.
+        thinks: whether a thought stands before the answer. Answers are read after it. If it was cut, there is no strict one.
 
     Returns:
         The completion with both answers, and whether they are correct. If reading or judging failed, it has no answer, and
@@ -130,7 +157,9 @@ def answered(
     """
 
     def read() -> Completion:
-        answer = _reading(task, said, question)
+        answer = _reading(task, after_thought(said) if thinks else said, question)
+        if thinks and _is_cut(one, said):
+            answer = Reading(None, answer.lenient)
         return replace(
             one,
             answer=answer.lenient,

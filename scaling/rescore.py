@@ -31,6 +31,7 @@ from scaling.tasks.catalogue import definition_of, identity_of, task_of
 from scaling.tasks.files import infer_kind
 from scaling.tasks.own import IDENTITY
 from scaling.tasks.task import LoadedTask, PlainTask, Task
+from scaling.wording import wording_of
 
 Tell = Callable[[str], None]
 _CHOSEN_LATER = ("soft_tokens", "served_model")  # if not given, the checkpoint and the server decide these settings
@@ -88,7 +89,7 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
         **voter_record(voter),
     }
     with Journal.open(stored.folder, config=config, environment=environment, questions=asked) as journal:
-        _judge_anew(journal, gold, task.definition, _chat(stored), tell)
+        _judge_anew(journal, gold, task.definition, stored, tell)
         if IDENTITY in config:  # a user's task: from now on, the run is one of today's reader
             journal.restate({**config, "task": stored.config.task, **task.identity}, environment)
         current = replace(task, questions=tuple(gold[question.id] for question in asked) or task.questions)
@@ -101,24 +102,23 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
     return summary
 
 
-def _judge_anew(
-    journal: Journal, gold: dict[str, Question], task: Task, tokenizer: PreTrainedTokenizerBase, tell: Tell
-) -> None:
+def _judge_anew(journal: Journal, gold: dict[str, Question], task: Task, stored: Stored, tell: Tell) -> None:
     """Reads and judges all completions of known questions anew, in the journal, and tells how many have changed.
 
     Args:
         journal: the run's open journal.
         gold: the questions with today's gold answers, by id.
         task: reads and compares answers.
-        tokenizer: tells where a model's answer ends, see `own_words`.
+        stored: the run; its tokenizer tells where a model's answer ends, see `own_words`.
         tell: is called with each line about what has changed.
     """
+    tokenizer, thinks = _chat(stored), wording_of(stored.config).thinks
     judged = [completion for completion in journal.completions.values() if completion.question_id in gold]
 
     def judge(completion: Completion, equal: Equal) -> Completion:
         question = gold[completion.question_id]
         said = own_words(completion.text, tokenizer)
-        anew = answered(completion, question, said=said, task=task, equal=equal)
+        anew = answered(completion, question, said=said, task=task, equal=equal, thinks=thinks)
         if anew.unread:
             tell(unread(anew))
         return anew
@@ -237,5 +237,6 @@ def _chat(stored: Stored) -> PreTrainedTokenizerBase:
     try:
         return load_tokenizer(locate(stored.config.backbone), name=stored.config.backbone)
     except UsageError:
-        plain = bool(stored.asked) and stored.asked[0].prompt.endswith("Answer:")
+        prompt = stored.asked[0].prompt if stored.asked else ""
+        plain = prompt.removesuffix(stored.config.prefill or "").rstrip().endswith("Answer:")
         return cast(PreTrainedTokenizerBase, SimpleNamespace(chat_template=None if plain else "unknown"))

@@ -50,6 +50,7 @@ from scaling.sampler import Grid, sample
 from scaling.tasks.catalogue import task_of
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.task import LoadedTask, Task
+from scaling.wording import wording_of
 
 _SUMMARY_EVERY = 30.0  # seconds between two writes of summary.json while completions are sampled
 
@@ -133,7 +134,7 @@ def described_by(config: RunConfig, task: LoadedTask) -> dict[str, Any]:
     changes = engine_changes(config.engine_args)
     overlap = config.overlap if config.overlap == "drop" else None  # only `drop` changes which questions are asked
     derived = {"first_question": digest(task.questions[0]), "engine_changes": changes, "overlap": overlap}
-    return {**config.model_dump(mode="json"), **derived, **task.identity}
+    return {**config.model_dump(mode="json"), **derived, **wording_of(config).identity(), **task.identity}
 
 
 def judge_restated(journal: Journal, task: LoadedTask, tell: Callable[[str], None]) -> None:
@@ -228,8 +229,16 @@ def begin(config: RunConfig) -> tuple[RunConfig, LoadedTask, torch.dtype, Proven
     voter_of(config.voter)  # a user's file that cannot be loaded is refused before any model is
     refuse_missing(config.engine)
     task, provenance = provenance_of(config, task_of(config))
+    refuse_unfit_wording(config, task)
     config, dtype = hardware.placed(config)
     return at_server(config), task, dtype, provenance
+
+
+def refuse_unfit_wording(config: RunConfig, task: LoadedTask) -> None:
+    """Raises UsageError if the prompt's template fails for the first question, or has no place for the method's slots."""
+    kind = kind_of(config.method)
+    slots = "..." if kind.has(Trait.SLOTS) or kind.has(Trait.NOTES) else ""
+    wording_of(config).turns(task.questions[0], task=task.definition, slots=slots)
 
 
 def refuse_too_long(
@@ -375,7 +384,7 @@ def _sample_missing(
             method=Measured(setup.method, num_paths=grid.num_paths, record=journal.record_thoughts),
             engine=engine,
             decoding=decoding,
-            read=reader(tokenizer, task, equal=equality(account.checker, task)),
+            read=reader(tokenizer, task, equal=equality(account.checker, task), wording=wording_of(config)),
             stopping=stopping,
             window=math.ceil(2 * engine.batch_size / grid.num_paths),
         ):

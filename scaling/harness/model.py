@@ -33,7 +33,7 @@ from scaling.methods.kinds import Trait, kind_of
 from scaling.models import hardware
 from scaling.prompts import stop_strings
 from scaling.provenance import provenance_of
-from scaling.reading import reader
+from scaling.reading import after_thought, reader
 from scaling.records.answer_classes import classes_of
 from scaling.records.errors import WARNING, UsageError, nearest
 from scaling.records.records import Completion, Question
@@ -42,6 +42,7 @@ from scaling.records.voters import voter_of
 from scaling.sampler import Grid, sample
 from scaling.tasks.kinds import KINDS, unknown_kind
 from scaling.tasks.task import LoadedTask, PlainTask
+from scaling.wording import wording_of
 
 NAME = "softcotpp"
 
@@ -95,7 +96,7 @@ class SoftCoTModel(LM):
         for warning in provenance.warnings():
             say(console, f"{WARNING}{warning}")
         built = build(config, task, dtype, console.print)
-        self.config, self._task = built.config, task
+        self.config, self._task, self._wording = built.config, task, wording_of(built.config)
         self._limit = [built.config.longest] if "max_new_tokens" in options else []
         self._backbone, self._method = built.method.backbone, built.method
         self._device = self._backbone.model.device
@@ -131,6 +132,8 @@ class SoftCoTModel(LM):
     def generate_until(self, requests: list[Any]) -> list[str]:
         """For each request the text of a chain that gave the voted answer, cut at the request's `until` strings.
 
+        A thought before the answer is left out.
+
         Each request gets N x M chains, which are sampled as the model's arguments say. Of the task's arguments only `until`
         and the length are used. The random streams of a request depend on its context, and on how often the same context
         came before. They do not depend on other requests.
@@ -146,8 +149,8 @@ class SoftCoTModel(LM):
         for (longest, until), group in groups.items():
             chosen = self._voted([question for _, question in group], longest, until)
             for chain, (place, _) in zip(chosen, group, strict=True):
-                texts[place] = chain.text
-                self.cache_hook.add_partial("generate_until", requests[place].args, chain.text)
+                texts[place] = after_thought(chain.text) if self._wording.thinks else chain.text
+                self.cache_hook.add_partial("generate_until", requests[place].args, texts[place])
         return texts
 
     def _longest(self, arguments: dict[str, Any]) -> int:
@@ -179,7 +182,14 @@ class SoftCoTModel(LM):
         tokenizer = self._backbone.tokenizer
         stop = stops_for(stop_strings(tokenizer), tokenizer)
         decoding = Decoding(config.temperature, config.top_p, config.top_k, longest, stop=stop)
-        read = reader(tokenizer, self._task.definition, equal=_left_to_the_harness, until=until, asked=self._as_read)
+        read = reader(
+            tokenizer,
+            self._task.definition,
+            equal=_left_to_the_harness,
+            until=until,
+            asked=self._as_read,
+            wording=self._wording,
+        )
         completions = sample(grid, (), method=self._method, engine=engine, decoding=decoding, read=read)
         chains: dict[str, list[Completion]] = {question.id: [] for question in questions}
         number = len(questions) * grid.num_paths * grid.num_samples
@@ -213,22 +223,23 @@ class SoftCoTModel(LM):
             paths would give the continuation.
         """
         likelihoods = []
+        task = self._task.definition
         prompts: tuple[str, list[SoftPrompt]] = ("", [])  # of the last context, by its text
         for request in track(requests, "likelihoods", console=Console(stderr=True), transient=True):
             context, continuation = map(str, request.args)
             if context != prompts[0] or not prompts[1]:  # the options of a question come one after the other
                 paths = range(self.config.num_paths)
                 prompts = (context, self._method.prompts(_question(context), paths))
-            target = self._target(continuation)
+            target = self._target(continuation, begun=self._wording.turns(_question(context), task=task).answer)
             self._refuse_longer(len(prompts[1][0]) + len(target))
             likelihoods.append(self._likelihood(prompts[1], target))
             self.cache_hook.add_partial("loglikelihood", request.args, likelihoods[-1])
         return likelihoods
 
-    def _target(self, continuation: str) -> list[int]:
-        """The token ids of a continuation."""
+    def _target(self, continuation: str, *, begun: str = "") -> list[int]:
+        """The token ids of a continuation. begun: the beginning of the answer, if the prompt gives it."""
         tokenizer = self._backbone.tokenizer
-        text = continuation.lstrip() if tokenizer.chat_template else continuation
+        text = continuation.lstrip() if tokenizer.chat_template and not begun else continuation
         ids = DataEncoder(tokenizer).text_ids(text)
         self._backbone.refuse_unknown(ids)
         return ids

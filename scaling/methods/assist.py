@@ -18,6 +18,7 @@ from scaling.prompts import Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import LoadedTask, Task
+from scaling.wording import Wording
 
 
 class AssistCoT:
@@ -32,6 +33,7 @@ class AssistCoT:
         assistant: LanguageModel,
         *,
         task: Task,
+        wording: Wording | None = None,
         questions: Sequence[Question],
         write: Callable[[dict[str, tuple[int, ...]]], dict[str, Hint]],
     ):
@@ -39,12 +41,13 @@ class AssistCoT:
         Args:
             backbone: the model that reads the hints and decodes.
             assistant: the model that writes them.
-            task: gives the wording of the prompts.
+            task: gives the questions' texts.
+            wording: how the backbone is asked; None for the prompt `plain`.
             questions: all questions that will be asked.
             write: gets the token ids of the assistant's prompts and returns the hints, both by question id.
         """
         self.backbone, self._assistant = backbone, assistant
-        self._builder = PromptBuilder.of(backbone, task=task)
+        self._builder = PromptBuilder.of(backbone, task=task, wording=wording)
         builder = PromptBuilder.of(assistant, task=task)
         self._requests = {question.id: builder.hint_request(question) for question in questions}
         self._hints = write(self._requests)
@@ -89,4 +92,11 @@ class AssistCoTParts(Parts):
         move = surroundings.to_thinking_device(assistant.model)
         exact = bool(self.config.exact)
         write = partial(write_hints, assistant, tell=surroundings.tell, to_device=move, exact=exact)
-        return AssistCoT(backbone, assistant, task=task.definition, questions=task.questions, write=write)
+        return AssistCoT(
+            backbone,
+            assistant,
+            task=task.definition,
+            wording=surroundings.wording,
+            questions=task.questions,
+            write=write,
+        )

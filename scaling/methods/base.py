@@ -25,6 +25,7 @@ from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import LoadedTask
+from scaling.wording import Wording, wording_of
 
 Tell = Callable[[str], None]  # shows the user a line of text
 
@@ -88,6 +89,11 @@ class Surroundings:
         return self.config.num_slots
 
     @property
+    def wording(self) -> Wording:
+        """How the backbone is asked, as the options say."""
+        return wording_of(self.config)
+
+    @property
     def device(self) -> torch.device:
         """Where thoughts are computed."""
         return torch.device(self.config.thinking_device)
@@ -134,7 +140,7 @@ class Surroundings:
 
     @cached_property
     def _prompts(self) -> PromptBuilder:
-        return PromptBuilder.of(self.backbone, task=self.task.definition)
+        return PromptBuilder.of(self.backbone, task=self.task.definition, wording=self.wording)
 
     def to_thinking_device(self, *modules: torch.nn.Module) -> Callable[[], None]:
         """A function that moves these modules to the device where the assistant thinks.

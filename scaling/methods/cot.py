@@ -22,6 +22,7 @@ from scaling.records.overlap import digest_of
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.catalogue import task_of
 from scaling.tasks.task import LoadedTask, Task
+from scaling.wording import Wording
 
 
 class ChainOfThought:
@@ -32,18 +33,20 @@ class ChainOfThought:
         backbone: LanguageModel,
         *,
         task: Task,
+        wording: Wording | None = None,
         exemplars: Sequence[Question] = (),
         identity: Mapping[str, Any] | None = None,
     ):
         """
         Args:
             backbone: the model that decodes.
-            task: gives the wording of the prompts.
+            task: gives the questions' texts.
+            wording: how the backbone is asked; None for the prompt `plain`.
             exemplars: solved questions that stand in the prompt before every asked one.
             identity: what run.json says in addition to prompts and backbone.
         """
         self.backbone = backbone
-        self._prompts = PromptBuilder.of(backbone, task=task, exemplars=exemplars)
+        self._prompts = PromptBuilder.of(backbone, task=task, wording=wording, exemplars=exemplars)
         self._identity = dict(identity or {})
         self._empty = torch.empty(0, backbone.width)
 
@@ -83,8 +86,13 @@ class ChainOfThoughtParts(Parts):
 
     def build(self, surroundings: Surroundings) -> Method:
         identity = {"exemplars": [question.id for question in self.exemplars]} if self.exemplars_by_text else None
-        backbone, task = surroundings.backbone, surroundings.task.definition
-        return ChainOfThought(backbone, task=task, exemplars=self.exemplars, identity=identity)
+        return ChainOfThought(
+            surroundings.backbone,
+            task=surroundings.task.definition,
+            wording=surroundings.wording,
+            exemplars=self.exemplars,
+            identity=identity,
+        )
 
 
 def _exemplars(config: RunConfig, task: LoadedTask) -> tuple[list[Question], bool]:

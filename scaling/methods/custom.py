@@ -161,14 +161,14 @@ class CustomParts(Parts):
         made = self._call(self.kind.factory, surroundings, **(self.config.method_args or {}))
         decoder = self._decoder(made, surroundings)
         identity = self._identity_of(made, decoder, surroundings)
-        task = surroundings.task.definition
+        task, wording = surroundings.task.definition, surroundings.wording
         if not self.kind.has(Trait.THOUGHTS):
-            return ChainOfThought(decoder, task=task, identity=identity)
+            return ChainOfThought(decoder, task=task, wording=wording, identity=identity)
         if not has_thoughts(type(made)):
             raise self._refused(f"made a {type(made).__name__}, which has no method `thoughts`")
         source = CustomThoughts(made, surroundings, width=decoder.width, identity=identity, call=self._call)
         thoughts = controlled(self.config, source, decoder)
-        return SoftCoT(decoder, thoughts, task=task, num_slots=surroundings.soft_tokens)
+        return SoftCoT(decoder, thoughts, task=task, num_slots=surroundings.soft_tokens, wording=wording)
 
     def _decoder(self, made: Any, surroundings: Surroundings) -> LanguageModel:
         """The model that decodes: the method's own decoder, or the backbone.

@@ -12,6 +12,7 @@ from scaling.models import adapters
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import WARNING
 from scaling.tasks.task import LoadedTask, Task
+from scaling.wording import Wording
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,7 +36,11 @@ class LoraParts(Parts):
         for warning in adapters.mismatches(self.adapter, backbone):
             surroundings.tell(f"{WARNING}{warning}")
         return with_adapter(
-            merged, task=surroundings.task.definition, fingerprint=backbone.fingerprint, sha256=self.adapter.sha256
+            merged,
+            task=surroundings.task.definition,
+            wording=surroundings.wording,
+            fingerprint=backbone.fingerprint,
+            sha256=self.adapter.sha256,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -46,12 +51,15 @@ class LoraParts(Parts):
         adapters.load(self.adapter, backbone)
 
 
-def with_adapter(merged: LanguageModel, *, task: Task, fingerprint: str, sha256: str) -> ChainOfThought:
+def with_adapter(
+    merged: LanguageModel, *, task: Task, wording: Wording | None = None, fingerprint: str, sha256: str
+) -> ChainOfThought:
     """Builds chain of thought for a backbone that has its adapter merged.
 
     Args:
         merged: the backbone with the adapter in its weights.
-        task: gives the wording of the prompts.
+        task: gives the questions' texts.
+        wording: how the backbone is asked; None for the prompt `plain`.
         fingerprint: of the backbone without the adapter.
         sha256: checksum of the adapter's weights file.
     """
@@ -60,4 +68,4 @@ def with_adapter(merged: LanguageModel, *, task: Task, fingerprint: str, sha256:
         "merged_fingerprint": merged.fingerprint,
         "adapter_sha256": sha256,
     }
-    return ChainOfThought(merged, task=task, identity=identity)
+    return ChainOfThought(merged, task=task, wording=wording, identity=identity)

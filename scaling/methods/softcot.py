@@ -35,6 +35,7 @@ from scaling.records.costs import RunCosts
 from scaling.records.errors import WARNING
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import LoadedTask, Task
+from scaling.wording import Wording
 
 
 class SoftCoT:
@@ -44,18 +45,27 @@ class SoftCoT:
     or a user's own. The words around the slots are the same for all of them.
     """
 
-    def __init__(self, backbone: LanguageModel, thoughts: ThoughtSource, *, task: Task, num_slots: int):
+    def __init__(
+        self,
+        backbone: LanguageModel,
+        thoughts: ThoughtSource,
+        *,
+        task: Task,
+        num_slots: int,
+        wording: Wording | None = None,
+    ):
         """
         Args:
             backbone: the model that decodes.
             thoughts: makes the thoughts of a question, [N, L, D] float32.
-            task: gives the wording of the prompts.
+            task: gives the questions' texts.
             num_slots: the number of slots L that the prompt's words speak of, even where a control leaves them empty.
+            wording: how the backbone is asked; None for the prompt `plain`.
         """
         self.backbone = backbone
         self.thoughts = thoughts
         self._num_slots = num_slots
-        self._prompts = PromptBuilder.of(backbone, task=task)
+        self._prompts = PromptBuilder.of(backbone, task=task, wording=wording)
 
     def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:
         prompt = self._prompts.backbone(question, num_slots=self._num_slots)
@@ -121,7 +131,7 @@ class SoftCoTParts(Parts):
         thoughts = controlled(config, self._with_noise(thoughts, backbone), backbone)
         for warning in thinkers.mismatches(config, self.thinker, backbone, assistant) if self.thinker else []:
             surroundings.tell(f"{WARNING}{warning}")
-        return SoftCoT(backbone, thoughts, task=task, num_slots=num_slots)
+        return SoftCoT(backbone, thoughts, task=task, num_slots=num_slots, wording=surroundings.wording)
 
     def _with_noise(self, thoughts: ThoughtSource, backbone: LanguageModel) -> ThoughtSource:
         """Makes the method's N paths: those of the thinker, or random draws around the thought of its first path."""
@@ -157,4 +167,5 @@ class PlaceholderParts(Parts):
     def build(self, surroundings: Surroundings) -> Method:
         backbone, num_slots = surroundings.backbone, self.config.num_slots
         thoughts = Constant(placeholders(backbone, num_paths=1, num_tokens=num_slots))
-        return SoftCoT(backbone, thoughts, task=surroundings.task.definition, num_slots=num_slots)
+        task = surroundings.task.definition
+        return SoftCoT(backbone, thoughts, task=task, num_slots=num_slots, wording=surroundings.wording)

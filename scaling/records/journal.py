@@ -87,6 +87,7 @@ class Held:
 _NO_OPTION = {
     "first_question": "the first question of the data (a digest of its text and answer)",
     "prompt_version": "the version of the prompts",
+    "prompt_sha256": "what `--prompt` holds (a SHA-256 of its text)",
     "stop_strings": "what ends a completion of a model without a chat format",
     "engine_changes": "`--engine-args`, as far as it changes what is drawn,",
     "backbone_fingerprint": "what `--backbone` holds (a fingerprint of its weights)",

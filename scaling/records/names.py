@@ -25,8 +25,8 @@ _TRAINING = re.compile(r" \[(?:untrained|trained on [^\],]+)(?:, ([^\]]+))?\]")
 def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = None) -> str:
     """The name of a run's method, such as `CoT-SC` or `SoftCoT++ [untrained]`.
 
-    -SC stands for self-consistency: several samples of a single path. Brackets say how the method was trained, unless that
-    was on questions of the run's own task, and name a control.
+    -SC stands for self-consistency: several samples of a single path. A prompt other than `plain` is named. Brackets say how
+    the method was trained, unless that was on questions of the run's own task, and name a control.
 
     Args:
         config: the settings in run.json.
@@ -36,9 +36,11 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     title = (environment or {}).get(TITLE) or TITLES.get(method, method)
     several = "-SC" if int(config.get("latent_paths") or 1) == 1 and int(config.get("samples") or 1) > 1 else ""
     shots = f", {config['shots']}-shot" if config.get("shots") else ""
+    template = re.sub(r"[][,=]", "-", Path(str(config["prompt"])).stem) if config.get("prompt") else ""
+    prompt = f" with prompt {template}" if template else ""
     details = [str(detail) for detail in (training_of(config, environment or {}), config.get("control")) if detail]
     brackets = f" [{', '.join(details)}]" if details else ""
-    return f"{title}{several}{shots}{brackets}"
+    return f"{title}{several}{shots}{prompt}{brackets}"
 
 
 def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> str:

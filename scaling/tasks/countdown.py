@@ -47,6 +47,7 @@ class Calculation(Kind):
 
     name = "calculation"
     ending = '"The answer is" and the expression'
+    wanted = "the expression"
     verbatim = True
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002

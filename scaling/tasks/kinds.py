@@ -47,6 +47,7 @@ class Kind:
     Attributes:
         name: its name in files and records.
         ending: how a solution ends that states such an answer, in the words of a request: '"The answer is" and the number'.
+        wanted: what the answer is, in the words of a request: "the number".
         request: the sentence at the end of a prompt that asks for such an answer.
         hint_first: whether the hint comes before the request; if not, it comes after it.
         has_choices: whether questions have lettered options.
@@ -57,6 +58,7 @@ class Kind:
 
     name: ClassVar[str]
     ending: ClassVar[str] = '"The answer is" and the answer'
+    wanted: ClassVar[str] = "the answer"
     hint_first: ClassVar[bool] = False
     has_choices: ClassVar[bool] = False
     several: ClassVar[bool] = False
@@ -125,6 +127,7 @@ class Number(Kind):
 
     name = "number"
     ending = '"The answer is" and the number'
+    wanted = "the number"
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
         return stated_number(said)
@@ -152,6 +155,7 @@ class Choice(Kind):
 
     name = "choice"
     ending = '"The answer is" and the letter of the right option'
+    wanted = "the letter of the right option"
     has_choices = True
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:
@@ -175,6 +179,7 @@ class YesNo(Kind):
 
     name = "yes_no"
     ending = '"The answer is yes" or "The answer is no"'
+    wanted = "yes or no"
     hint_first = True  # StrategyQA's slots stand before the closing request (the papers' setting)
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
@@ -255,6 +260,7 @@ class Set(Text):
 
     name = "set"
     ending = '"The answer is" and the values, separated by commas'
+    wanted = "the values, separated by commas,"
     several = True
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:

@@ -47,6 +47,7 @@ class Letters(Kind):
 
     name = "letters"
     ending = '"The answer is" and the letters'
+    wanted = "the letters"
     verbatim = True
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002

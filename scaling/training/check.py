@@ -16,6 +16,7 @@ from scaling.methods.build import Built
 from scaling.records.errors import Interrupted, UsageError
 from scaling.records.journal import load
 from scaling.records.overlap import digest_of
+from scaling.records.settings import Tag, names
 from scaling.run import RunObserver, Setup, asked_of, carry_out
 from scaling.tasks.catalogue import load_task
 from scaling.tasks.formats import holds_split
@@ -71,8 +72,9 @@ def held_out(config: TrainConfig, split: Split) -> LoadedTask | None:
 def settings_of(config: TrainConfig, **method: str) -> RunConfig:
     """Settings of a run of the check: one greedy chain for each question. method: `method`, and `adapter` if it has one."""
     shared = {"backbone": config.backbone, "seed": config.seed, "device": config.device, "dtype": config.dtype}
+    asked_by = {key: getattr(config, key) for key in names(TrainConfig, Tag.WORDING)}
     greedy = {"data": config.check_on, "limit": config.check_limit, "samples": 1, "temperature": 0}
-    return RunConfig.model_validate({**shared, **greedy, **method}).resolved()
+    return RunConfig.model_validate({**shared, **asked_by, **greedy, **method}).resolved()
 
 
 def right_answers(built: Built, task: LoadedTask, watcher: RunObserver, *, parent: Path) -> dict[str, bool]:

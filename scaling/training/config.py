@@ -7,7 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scaling.config import DEFAULT_MODEL, OUTPUT, AnswerKind, ColumnNames, option, task_of_settings
+from scaling.config import (
+    DEFAULT_MODEL,
+    OUTPUT,
+    PLAIN_PROMPT,
+    PROMPT,
+    AnswerKind,
+    ColumnNames,
+    Switch,
+    option,
+    refuse_unfit_prompt,
+    task_of_settings,
+)
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Setting, Tag, names
@@ -19,6 +30,7 @@ _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
 _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths and thoughts", "Loss", "Steps"
 _LORA = "With --method lora, instead of paths, thoughts and their loss"
 _FREE, _INHERITED, _CONTRAST, _AFTERWARDS = Effect.FREE, Tag.INHERITED, Tag.CONTRAST, Tag.AFTERWARDS
+_WORDING = (PROMPT, Tag.WORDING, _INHERITED)
 _THOUGHTS, _ADAPTER = Trait.THINKER, Trait.ADAPTER
 _Count = Annotated[int, Field(ge=1)]
 _Amount = Annotated[int, Field(ge=0)]
@@ -64,6 +76,11 @@ class TrainConfig(BaseModel):
         Literal["gold", "self"], Setting("gold rationales (default), or self: the backbone's own right chains.", _DATA)
     ] = "gold"
     chains: Annotated[_Count, Setting("Chains sampled per question for self targets. Default 4.", _DATA)] = 4
+    prompt: Annotated[str | None, Setting("A template of the prompt, as in scale-run.", *_WORDING)] = None
+    system_prompt: Annotated[str | None, Setting("The system turn, as in scale-run.", *_WORDING)] = None
+    instruction: Annotated[str | None, Setting("The request for the answer, as in scale-run.", *_WORDING)] = None
+    thinking: Annotated[Switch | None, Setting("on: as in scale-run; needs --targets self.", *_WORDING)] = None
+    prefill: Annotated[str | None, Setting("The beginning of the answer, as in scale-run.", *_WORDING)] = None
     backbone: Annotated[
         str,
         Setting(
@@ -190,7 +207,15 @@ class TrainConfig(BaseModel):
                 f"`--grad-accumulation` {self.grad_accumulation} parts need as many questions, and `--batch-size` is "
                 f"{self.batch_size}: lower the one or raise the other."
             )
+        refuse_unfit_prompt(self)
+        if self.thinking == "on" and self.targets == "gold":
+            raise UsageError(
+                "`--thinking on` has a thought before the answer, and `--targets gold` are answers without one: add "
+                "`--targets self`, or leave the thinking out."
+            )
         common = {
+            "prompt": None if self.prompt == PLAIN_PROMPT else self.prompt,
+            "thinking": None if self.thinking == "off" else self.thinking,
             "task": self.task or (task.name if task.generated else None),
             "limit": self.limit or (512 if task.generated else None),
             "epochs": self.epochs or (None if self.max_steps else 3),

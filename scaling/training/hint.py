@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from scaling.config import DEFAULT_MODEL
+from scaling.config import DEFAULT_MODEL, option
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.names import DEFAULT_TASK
+from scaling.records.settings import Tag, names
 from scaling.tasks.columns import typed
 from scaling.tasks.formats import holds_split
 from scaling.training.config import TrainConfig
@@ -20,12 +21,12 @@ def command_for(config: TrainConfig, folder: Path) -> str:
     else:
         parts = [*(["--method", "softcot"] if config.latent_paths == 1 else []), "--thinker", str(folder)]
         parts += _unless_default("--assistant", config.assistant)
-    return _joined([*parts, *_unless_default("--backbone", config.backbone), *_questions(config)])
+    return _joined([*parts, *_unless_default("--backbone", config.backbone), *_questions(config), *_prompt(config)])
 
 
 def command_for_merged(config: TrainConfig, folder: Path) -> str:
     """The command for the merged model in `folder`, which is used with the prompts of chain of thought."""
-    return _joined(["--method", "cot", "--backbone", str(folder), *_questions(config)])
+    return _joined(["--method", "cot", "--backbone", str(folder), *_questions(config), *_prompt(config)])
 
 
 def _joined(parts: list[str]) -> str:
@@ -34,6 +35,12 @@ def _joined(parts: list[str]) -> str:
 
 def _unless_default(option: str, value: str) -> list[str]:
     return [] if value == DEFAULT_MODEL else [option, value]
+
+
+def _prompt(config: TrainConfig) -> list[str]:
+    """The options by which the backbone is asked as in the training."""
+    given = {key: getattr(config, key) for key in names(TrainConfig, Tag.WORDING)}
+    return [text for key, value in given.items() if value is not None for text in (option(key), value)]
 
 
 def _questions(config: TrainConfig) -> list[str]:

@@ -50,6 +50,7 @@ from scaling.training.run import (
     write_about,
 )
 from scaling.training.targets import ExampleBuilder
+from scaling.wording import wording_of
 
 MERGED, CHECKS = "merged", "checks"  # folders in the folder of the training: the whole model, and runs of the check
 
@@ -129,7 +130,8 @@ def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Proces
     training = _Training(config, backbone, folder, described, watcher, processes)
     before = _before(training, check_task) if check_task and processes.rank == 0 else {}
     processes.wait()
-    build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0)
+    wording = wording_of(config)
+    build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0, wording=wording)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     trainer = _trainer(training, learn, validate, digests_of_split(config, split, learn, validate))
     progress = run_steps(trainer)
@@ -175,7 +177,8 @@ def _trainer(
 def _before(training: _Training, check_task: LoadedTask) -> dict[str, bool]:
     """The check before training: for each of the questions, by id, whether its answer is right."""
     training.watcher.status(f"answering {len(check_task.questions)} questions of {check_task.name} before training")
-    method = ChainOfThought(training.backbone, task=check_task.definition)
+    wording = wording_of(training.config)
+    method = ChainOfThought(training.backbone, task=check_task.definition, wording=wording)
     settings = settings_of(training.config, method="cot")
     built = Built(method, settings)
     return right_answers(built, check_task, training.watcher.sampling(), parent=training.folder / CHECKS)
@@ -205,7 +208,11 @@ def _after(training: _Training, check_task: LoadedTask, whole: LanguageModel) ->
     settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
     digest_of_weights = model_files.sha256(training.folder / adapters.WEIGHTS_FILE)
     method = with_adapter(
-        whole, task=check_task.definition, fingerprint=training.backbone.fingerprint, sha256=digest_of_weights
+        whole,
+        task=check_task.definition,
+        wording=wording_of(training.config),
+        fingerprint=training.backbone.fingerprint,
+        sha256=digest_of_weights,
     )
     return right_answers(
         Built(method, settings), check_task, training.watcher.sampling(), parent=training.folder / CHECKS

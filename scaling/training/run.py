@@ -52,11 +52,11 @@ from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
 from scaling.records.settings import Effect, names
 from scaling.run import RunObserver, environment
-from scaling.tasks.task import ask
 from scaling.training.card import write_card
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
+from scaling.wording import wording_of
 
 CONFIG = "train.json"  # in the training's folder: what decides its result
 TRACKED = "softcotpp"  # name of a training in a tracker, and of the folder with TensorBoard's files
@@ -122,7 +122,13 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
         _health_of(folder)  # the best thinker so far is only there: a damaged one is reported before training goes on
-    build = ExampleBuilder(backbone, assistant, task=split.task.definition, num_slots=config.soft_tokens)
+    build = ExampleBuilder(
+        backbone,
+        assistant,
+        task=split.task.definition,
+        num_slots=config.soft_tokens,
+        wording=wording_of(config),
+    )
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     thinker = new_thinker(config, backbone, assistant, learn)
     digests = digests_of_split(config, split, learn, validate)
@@ -237,6 +243,7 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
         **split.task.identity,
         "prompt_version": PROMPT_VERSION,
         **dict(chain.from_iterable(model.identity(role).items() for role, model in used.items())),
+        **wording_of(config).identity(),
         "questions": config_hash({"ids": ids}),
     }
 
@@ -376,7 +383,7 @@ def examples(
     Raises:
         UsageError: where one of the two is empty.
     """
-    texts: Callable[[Any], Sequence[str]] = lambda question: [ask(split.task.definition, "solution", question)]  # noqa: E731
+    texts: Callable[[Any], Sequence[str]] = lambda question: [build.solution(question)]  # noqa: E731
     if config.targets == "self":
         if processes.rank == 0:
             watcher.status("sampling the backbone's own chains")

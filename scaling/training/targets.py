@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from contrastive.target_loss import Example
@@ -17,7 +17,7 @@ from scaling.config import RunConfig
 from scaling.control_tokens import DataEncoder
 from scaling.methods.cot import ChainOfThought
 from scaling.models.loading import LanguageModel
-from scaling.prompts import PromptBuilder, prompt_identity
+from scaling.prompts import PromptBuilder, continuation, prompt_identity
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import Journal, config_hash
 from scaling.records.names import stem_of
@@ -28,6 +28,7 @@ from scaling.tasks.catalogue import definition_of, load_task
 from scaling.tasks.formats import holds_split
 from scaling.tasks.task import LoadedTask, Task
 from scaling.training.config import TrainConfig
+from scaling.wording import Wording, wording_of
 
 _SPLIT_SEED = "validation"  # part of the hash that picks validation questions
 _TEMPERATURE = 0.7  # for sampling chains: high enough that they differ, low enough that many are right
@@ -113,24 +114,37 @@ def _hash(question: Question) -> str:
 class ExampleBuilder:
     """Turns questions and targets into token ids, with exactly the prompts that runs use."""
 
-    def __init__(self, backbone: LanguageModel, assistant: LanguageModel | None, *, task: Task, num_slots: int) -> None:
+    def __init__(
+        self,
+        backbone: LanguageModel,
+        assistant: LanguageModel | None,
+        *,
+        task: Task,
+        num_slots: int,
+        wording: Wording | None = None,
+    ) -> None:
         """Prepares the prompts of both models.
 
         Args:
             backbone: the model that is to say the targets.
             assistant: the model that reads the questions for the thinker; None where only the backbone reads.
-            task: how questions are put into words.
+            task: gives the questions' texts.
             num_slots: L, soft tokens in the backbone's prompt.
+            wording: how the backbone is asked; None for the prompt `plain`.
         """
         self._tokenizer = backbone.tokenizer
         self._end = end_token(backbone)
         # Other tokens that the chat template names, such as `<think>`, are allowed in targets: a chain that a model has
         # sampled itself may begin with such a thought.
         self._target_encoder = DataEncoder(backbone.tokenizer, also_of_template=False)
-        self._backbone = PromptBuilder.of(backbone, task=task)
+        self._backbone = PromptBuilder.of(backbone, task=task, wording=wording)
         self._assistant = PromptBuilder.of(assistant, task=task) if assistant else None
         self._num_slots = num_slots
         self._context, self._check = backbone.context, backbone.refuse_unknown
+
+    def solution(self, question: Question) -> str:
+        """The target of a question that follows from its gold rationale."""
+        return self._backbone.solution(question)
 
     def __call__(self, question: Question, text: str) -> Example:
         """Makes an example of a question and a target.
@@ -143,9 +157,10 @@ class ExampleBuilder:
             UsageError: where prompt and target are longer than the backbone's context.
         """
         prompt = self._backbone.backbone(question, num_slots=self._num_slots)
+        begun = self._backbone.turns(question).answer
         # a prompt without chat format ends with "Answer:", after which a word begins with a space
-        target_text = text if self._tokenizer.chat_template else f" {text}"
-        target = (*self._target_encoder.text_ids(target_text), self._end)
+        rest = continuation(text, begun) if begun or self._tokenizer.chat_template else f" {text}"
+        target = (*self._target_encoder.text_ids(rest), self._end)
         self._check(target)
         length = len(prompt.prefix) + self._num_slots + len(prompt.suffix) + len(target)
         if length > self._context:
@@ -185,18 +200,23 @@ def own_chains(
         watcher: is told how far the sampling is.
     """
     questions = (*split.train, *split.validation)
-    method = ChainOfThought(backbone, task=split.task.definition)
+    wording = wording_of(config)
+    method = ChainOfThought(backbone, task=split.task.definition, wording=wording)
+    asked_by = {key: value for key, value in asdict(wording).items() if value is not None}
     settings = RunConfig(
         **{"method": "cot", "task": config.task, "data": config.data, "backbone": config.backbone},
         **{"columns": config.columns, "answer_kind": config.answer_kind},
         **{"samples": config.chains, "temperature": _TEMPERATURE, "seed": config.seed},
         **{"device": config.device, "dtype": config.dtype},
+        **asked_by,
     ).resolved()
     described = {
         **{"samples": settings.samples, "temperature": settings.temperature, "seed": settings.seed},
         **{"max_new_tokens": settings.max_new_tokens, "dtype": settings.dtype, "task": settings.task},
         "backbone_fingerprint": backbone.fingerprint,
         **prompt_identity(backbone.tokenizer),
+        **asked_by,
+        **wording.identity(),
         **split.task.identity,
         "questions": hashlib.sha256("".join(map(digest, questions)).encode()).hexdigest()[:12],
     }

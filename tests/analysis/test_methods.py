@@ -166,3 +166,31 @@ def test_settings_that_rivals_should_share_are_told(run_of):
         "prompt_version": ["None", "2"],
         "temperature": ["0.5", "1.0"],
     }
+
+
+def test_prompts_are_named_and_not_taken_for_one_another(run_of):
+    boxed = {"prompt": "boxed", "prompt_sha256": "aa"}
+    mine = {"prompt": "folder/my,own.jinja", "prompt_sha256": "bb"}
+    runs = [run_of(1, 4, method="cot", **own) for own in ({}, boxed, mine)] + [run_of(**SOFT, control="none", **boxed)]
+    methods = group([(None, run) for run in runs], common=False)
+    assert [m.name for m in methods] == [
+        *("CoT-SC", "CoT-SC with prompt boxed", "CoT-SC with prompt my-own", "SoftCoT++ with prompt boxed [none]")
+    ]
+    assert unlike_settings(methods) == {}
+    with pytest.raises(UsageError, match=r"the runs named X differ in prompt, prompt_sha256"):
+        group([("X", run) for run in runs[:2]], common=False)
+
+
+def test_other_options_of_the_prompt_are_told_too(run_of):
+    runs = [run_of(1, 4, method="cot", **own) for own in ({}, {"system_prompt": f"Be kind. {'And so on. ' * 9}"})]
+    methods = group([(None, run) for run in runs], common=False)
+    assert [m.name for m in methods] == [
+        "CoT-SC (system_prompt None)",
+        "CoT-SC (system_prompt Be kind. And so on. And so on. And ...)",
+    ]
+    assert list(unlike_settings(methods)) == ["system_prompt"]
+
+
+def test_an_edited_template_is_another_method(run_of):
+    runs = [run_of(1, 4, method="cot", prompt="mine.jinja", prompt_sha256=digest) for digest in ("aa", "bb")]
+    assert names(*runs) == [f"CoT-SC with prompt mine (prompt_sha256 {digest})" for digest in ("aa", "bb")]

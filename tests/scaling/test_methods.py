@@ -319,6 +319,7 @@ _VALUES = {
     "noise": 0.1,
     "adapter": "x",
     "shots": 1,
+    "shot_format": "text",
     "latent_paths": 2,
     "method_args": {"steps": 2},
 }
@@ -329,8 +330,9 @@ def test_options_are_idle_exactly_where_they_are_refused(method):
     given = {"adapter": "x"} if method == "lora" else {}
     refused = set()
     for key, value in _VALUES.items():
+        needed = {"shots": 1} if key == "shot_format" else {}
         try:
-            RunConfig(**{"method": method, **given, key: value}).resolved()
+            RunConfig(**{"method": method, **given, **needed, key: value}).resolved()
         except UsageError:
             refused.add(key)
     of_the_assistant = {"assistant", "assistant_device"}

@@ -11,10 +11,11 @@ import torch
 from transformers import AutoTokenizer
 
 from scaling.models import loading, model_files
-from scaling.prompts import SLOT, PromptBuilder, check_lengths, user_turn
+from scaling.prompts import SLOT, PromptBuilder, check_lengths
 from scaling.records.errors import UsageError
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import PlainTask
+from scaling.wording import Wording
 
 HEADER = "<|im_start|>assistant\n"
 NUMBER = Question("n1", "Tom has 12 apples and buys 34 more. How many?", "46")
@@ -124,7 +125,7 @@ def test_a_question_without_options_is_its_text():
 
 def test_slots_stand_before_the_closing_request_of_yes_no_questions():
     for kind, question in KINDS.items():
-        text = user_turn(question, task=PlainTask(kind), num_slots=3)
+        text = Wording().turns(question, task=PlainTask(kind), slots=SLOT * 3).user
         slots, request = text.index(SLOT * 3), text.index("Give a short explanation")
         assert text.startswith(question.text)
         assert (slots < request) == (kind == "yes_no"), kind

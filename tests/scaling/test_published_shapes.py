@@ -62,9 +62,12 @@ def saved(place: Path, rows: Rows) -> None:
     datasets.DatasetDict({**parts, "test": datasets.Dataset.from_list(rows)}).save_to_disk(str(place))
 
 
-PENS = {"question": "Ann has 3 pens and buys 4. How many has she?", "answer": "She has 3+4 = <<3+4=7>>7.\n#### 7"}
+PENS: dict[str, Any] = {
+    "question": "Ann has 3 pens and buys 4. How many has she?",
+    "answer": "She has 3+4 = <<3+4=7>>7.\n#### 7",
+}
 SUMS: Rows = [{"question": "What is 2 + 3?", "answer": 5}, {"question": "What is 10 / 4?", "answer": 2.5}]
-SKY = {
+SKY: dict[str, Any] = {
     **{"question": "Which colour has the sky?", "subject": "nature"},
     **{"choices": ["red", "blue", "green", "black"], "answer": 1},
 }
@@ -88,7 +91,7 @@ GPQA = {
 CSQA = {"id": "c1", "question_concept": "fish", "answerKey": "B"}
 WORDS = {"label": ["A", "B"], "text": ["tree", "sea"]}
 
-Expected = tuple[str, str, list[str], list[str]]  # text, answer, options and steps of the first question
+Expected = tuple[Any, str, list[Any], list[str]]  # text, answer, options and steps of the first question
 
 READ: dict[str, tuple[Callable[[Path, Rows], None], str, Rows, str, Expected]] = {
     "GSM8K": (lines, "test.jsonl", [PENS], "number", (PENS["question"], "7", [], ["She has 3+4 = 7."])),

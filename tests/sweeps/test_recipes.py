@@ -275,3 +275,15 @@ def test_other_models_and_fewer_questions_are_a_matter_of_set(name):
     plan = planned(name, "paper", "backbone=org/other", "assistant=org/its", "limit=7", "seed=0")
     assert {(run.backbone, run.limit, run.seed) for run in runs(plan)} == {("org/other", 7, 0)}
     assert {training.backbone for training in trainings(plan).values()} == {"org/other"}
+
+
+def test_every_prompt_has_methods_and_trainings_of_its_own():
+    for scale in SCALES:
+        plan = planned("prompts", scale)
+        prompts, methods = {"paper", "boxed", None}, {"cot", "softcot", "softcot++"}  # None is plain
+        assert {(run.prompt, run.method) for run in runs(plan)} == {(one, two) for one in prompts for two in methods}
+        made = trainings(plan)
+        assert {training.prompt for training in made.values()} == prompts
+        for job in plan.jobs:
+            if job.kind == "run":
+                assert {made[need].prompt for need in job.needs} <= {asked(job).prompt}
