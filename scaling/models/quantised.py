@@ -19,6 +19,8 @@ from scaling.records.errors import UsageError, one_line
 
 _BITS = ("bits", "num_bits", "nbits", "weight_bits", "w_bit")  # names that methods have for the bits of a weight
 _INSTEAD = "or take a model that is not quantised"
+_COMMAND = "pip install "  # in messages of transformers, which name packages like `a>=1.0` without quotation marks
+_UNQUOTED = re.compile(rf"(?<={_COMMAND})([^`']*?)([\w\[\],-]+[<>=]=[\w.]+)(?=`)")
 
 
 @dataclass(frozen=True)
@@ -130,4 +132,4 @@ def _needed(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"it needs the package {error.name} (`pip install {error.name}`)"
     text = one_line(error, limit=300).rstrip(".")
-    return re.sub(r"(?<=pip install )([^`']*?)([\w\[\],-]+[<>=]=[\w.]+)(?=`)", r"\1'\2'", text)
+    return _UNQUOTED.sub(r"\1'\2'", text)
