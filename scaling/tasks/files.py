@@ -143,6 +143,10 @@ def _text(fields: Mapping[str, Any], *, where: str) -> str:
 
 def _answer(fields: Mapping[str, Any], *, kind: Kind, num_choices: int, where: str) -> str:
     value = _required(fields, "answer", where=where)
+    if isinstance(value, list) and len(value) > 1 and not kind.several:
+        required = "one right answer, as a list of which any counts is not understood"
+        advice = "keep one of them, or give `--answer-kind set` if an answer has to name all"
+        raise _wrong("answer", required, value, where=where, advice=advice)
     values = value if kind.several and isinstance(value, list) else [value]
     answer = kind.gold("; ".join(map(_answer_text, values)), num_choices=num_choices)
     if answer is None:
