@@ -82,7 +82,7 @@ def questions_of(
     inferred = kind is None
     kind = kind or infer_kind(fields for _, fields in rows)
     questions = [question_from(fields, kind=kind, where=where) for where, fields in rows]
-    _refuse_duplicates(rows, questions)
+    refuse_duplicates(rows, questions)
     taken = f"{taken}, kind {kind_of(kind).name}" if taken and inferred else taken
     return Data(kind, questions[:limit], taken)
 
@@ -193,7 +193,7 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
-def _refuse_duplicates(rows: list[Row], questions: list[Question]) -> None:
+def refuse_duplicates(rows: Iterable[Row], questions: Iterable[Question]) -> None:
     """Raises UsageError if two questions have the same id."""
     first: dict[str, str] = {}
     for (where, _), question in zip(rows, questions, strict=True):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scaling.records.records import Question
 from scaling.tasks.columns import mapped
-from scaling.tasks.files import Data, question_from, questions_of
+from scaling.tasks.files import Data, question_from, questions_of, refuse_duplicates
 from scaling.tasks.formats import Fields, Row, holds_split, hub_rows, on_hub, read_rows
 from scaling.tasks.task import Task, unknown_split
 from scaling.tasks.yaml_task import YamlTask
@@ -70,12 +70,12 @@ class HubTask(YamlTask):
     def _converted(self, rows: Sequence[Row], split: str) -> Data:
         """The questions of rows in the published form. An id does not depend on which rows are left out."""
         converted, taken = mapped(rows, self._published, option=self._option)
-        questions = []
-        for number, (where, fields) in enumerate(converted):
-            if self._keeps(fields, split):
-                if "id" not in self._published:
-                    fields["id"] = f"{self.name}-{split}-{number:05d}"
-                questions.append(question_from(fields, kind=self.kind, where=where))
+        if "id" not in self._published:
+            for number, (_, fields) in enumerate(converted):
+                fields["id"] = f"{self.name}-{split}-{number:05d}"
+        kept = [(where, fields) for where, fields in converted if self._keeps(fields, split)]
+        questions = [question_from(fields, kind=self.kind, where=where) for where, fields in kept]
+        refuse_duplicates(kept, questions)
         return Data(self.kind, questions, taken.replace("id made from content", "id=number of the row"))
 
     def _keeps(self, fields: Fields, split: str) -> bool:  # noqa: ARG002

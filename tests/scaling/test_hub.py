@@ -295,6 +295,12 @@ def test_a_shipped_file_is_a_task_that_a_user_could_write(name: str) -> None:
     assert identity
 
 
+def test_an_id_that_comes_twice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, ROWS["svamp"] * 2)
+    message = refusal("svamp")
+    assert "`--task svamp`: hf:ChilleD/SVAMP row 2, field `id` must be unique" in message
+
+
 def test_every_shipped_file_is_in_the_package() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     room, patterns = Path(hub.__file__).parents[1], project["tool"]["setuptools"]["package-data"]["scaling"]
