@@ -27,6 +27,7 @@ _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _DIGEST = (
     "__source_sha256__"  # attribute of a module or its spec: digest of the source as loaded, even if the file changes
 )
+_SHOWN = 20  # names in a message
 _OTHERS = (Path(__file__).parents[1], *(Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "platlib")))
 
 
@@ -64,9 +65,9 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 def refuse_unknown(spec: str, *, option: str, group: str, known: Iterable[str] = ()) -> None:
     """Raises UsageError for a word that is no entry point and has not the form of `is_spec`. Loads nothing."""
-    names = [*known, *(points := installed(group))]
+    names = [*(points := installed(group)), *known]
     if not is_spec(spec) and spec not in points:
-        choice = f"{', '.join(names)}, or " if names else ""
+        choice = f"{listed(names, shown=_SHOWN)}, or " if names else ""
         raise UsageError(
             f"`{option}` is {spec!r}: give {choice}one of your own as `FILE.py:NAME` or `MODULE:NAME`.{nearest(spec, names)}"
         )

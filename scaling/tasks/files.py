@@ -82,7 +82,7 @@ def questions_of(
     inferred = kind is None
     kind = kind or infer_kind(fields for _, fields in rows)
     questions = [question_from(fields, kind=kind, where=where) for where, fields in rows]
-    _refuse_duplicates(rows, questions)
+    refuse_duplicates(rows, questions)
     taken = f"{taken}, kind {kind_of(kind).name}" if taken and inferred else taken
     return Data(kind, questions[:limit], taken)
 
@@ -143,6 +143,10 @@ def _text(fields: Mapping[str, Any], *, where: str) -> str:
 
 def _answer(fields: Mapping[str, Any], *, kind: Kind, num_choices: int, where: str) -> str:
     value = _required(fields, "answer", where=where)
+    if isinstance(value, list) and len(value) > 1 and not kind.several:
+        required = "one right answer, as a list of which any counts is not understood"
+        advice = "keep one of them, or give `--answer-kind set` if an answer has to name all"
+        raise _wrong("answer", required, value, where=where, advice=advice)
     values = value if kind.several and isinstance(value, list) else [value]
     answer = kind.gold("; ".join(map(_answer_text, values)), num_choices=num_choices)
     if answer is None:
@@ -189,7 +193,7 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
-def _refuse_duplicates(rows: list[Row], questions: list[Question]) -> None:
+def refuse_duplicates(rows: Iterable[Row], questions: Iterable[Question]) -> None:
     """Raises UsageError if two questions have the same id."""
     first: dict[str, str] = {}
     for (where, _), question in zip(rows, questions, strict=True):

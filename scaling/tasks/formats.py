@@ -23,7 +23,7 @@ import lzma
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,9 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def hub_rows(place: Path, *, split: str, asked: str = "`--data`", advice: str = "give a local file or folder") -> Any:
+def hub_rows(
+    place: Path, *, split: str, asked: str = "`--data`", advice: str = "give a local file or folder"
+) -> list[Fields]:
     """The rows of a data set on the Hub.
 
     Args:
@@ -102,12 +104,15 @@ def hub_rows(place: Path, *, split: str, asked: str = "`--data`", advice: str = 
     name, _, config = str(place).removeprefix(_HUB).partition(":")
     datasets = _datasets(asked, advice)
     try:
-        return datasets.load_dataset(name, config or None, split=split)
+        return _with_classes(datasets.load_dataset(name, config or None, split=split))
     except Exception as error:  # the client raises errors of many libraries, and the advice is the same for all
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(
-            f"{asked} could not load {name} from the Hub ({reason}): check the network, or {advice}."
-        ) from error
+        todo = "check the network"
+        if "gated" in reason:
+            todo = (
+                f"accept its conditions on https://huggingface.co/datasets/{name} and set HF_TOKEN to a token of yours"
+            )
+        raise UsageError(f"{asked} could not load {name} from the Hub ({reason}): {todo}, or {advice}.") from error
 
 
 def _datasets(asked: str, advice: str) -> Any:
@@ -119,6 +124,23 @@ def _datasets(asked: str, advice: str) -> Any:
             f"{asked} needs the package `datasets`, which is missing: run {install('hub')}, or {advice}."
         ) from error
     return datasets
+
+
+def _with_classes(data: Any) -> list[Fields]:
+    """The rows of a data set of `datasets`. Where a column holds classes, a row has the name of its class."""
+    classes = {column: feature.names for column, feature in data.features.items() if hasattr(feature, "names")}
+    return _named_classes(data.to_list(), classes)
+
+
+def _named_classes(rows: list[Fields], classes: Mapping[str, Sequence[str]]) -> list[Fields]:
+    """Rows with names of classes instead of their numbers; -1 stands for no class. classes: the names, by column."""
+    for row in rows:
+        row |= {column: _class(row[column], names) for column, names in classes.items()}
+    return rows
+
+
+def _class(number: int | None, names: Sequence[str]) -> str | None:
+    return None if number is None or number < 0 else names[number]
 
 
 def _numbered(place: str, rows: Iterable[Fields]) -> list[Row]:
@@ -149,8 +171,7 @@ def _saved_rows(folder: Path, *, split: str) -> list[Fields]:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # of arrow, of the file system, or of `datasets`
         raise UsageError(f"`--data`: {folder} cannot be read ({one_line(error)}): save the data set again.") from None
-    rows: list[Fields] = (saved[split] if isinstance(saved, dict) else saved).to_list()
-    return rows
+    return _with_classes(saved[split] if isinstance(saved, dict) else saved)
 
 
 def _no_such_split(folder: Path, split: str, known: Iterable[str]) -> UsageError:
@@ -277,10 +298,18 @@ def _parquet(file: Path, content: bytes) -> list[Fields]:
     from pyarrow import parquet
 
     try:
-        rows: list[Fields] = parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+        table = parquet.read_table(pyarrow.BufferReader(content))
+        return _named_classes(table.to_pylist(), _classes(table.schema.metadata))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"`--data`: {file} is no whole Parquet file ({one_line(error)}): copy it again.") from None
-    return rows
+
+
+def _classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """The names of classes by column, which `datasets` writes into its Parquet files."""
+    written = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    features = written.get("info", {}).get("features", {})
+    labels = {column: feature for column, feature in features.items() if isinstance(feature, dict)}
+    return {column: feature["names"] for column, feature in labels.items() if feature.get("_type") == "ClassLabel"}
 
 
 def _separated(file: Path, content: bytes, suffix: str) -> Iterator[Row]:

@@ -12,18 +12,16 @@ and children, sorted, name the split. torch is not loaded.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from scaling.records.errors import UsageError
 from scaling.records.records import Question
 from scaling.tasks.answers import SEVERAL, Reading, read_text
+from scaling.tasks.formats import Fields, read_rows
 from scaling.tasks.generated import GeneratedTask, people, pick, shuffled, split_by
 
 # Measured on the published test and validation questions: how many have so many nodes, and steps to the right word.
@@ -41,7 +39,6 @@ _RIMES = {"train": "an ar en ig ol un", "validation": "ad et ok", "test": "ab eg
 _ASKED = re.compile(r"Is (?P<person>\w+) an? (?P<one>\w+) or (?:an? )?(?P<other>\w+)\?\s*$")
 _NOT = re.compile(r"\b(?:not|never|nor|isn['’]t)\s(?:an?\s)?\w+", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
-_FILES = {"validation": ("validation", "valid", "val", "dev")}  # what a split's file may be called
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,8 @@ class ProsQA(GeneratedTask):
     def questions(self, split: str, limit: int | None) -> Iterator[Question]:
         if self.data is None:
             return super().questions(split, limit)
-        rows = _rows(self.data, split)
-        return iter([self._question(row, f"{self.name}-{split}-{number:05d}", where) for number, where, row in rows])
+        rows = enumerate(read_rows(self.data, split=split))
+        return iter([self._question(row, f"{self.name}-{split}-{number:05d}", where) for number, (where, row) in rows])
 
     def draw(self, rng: random.Random, split: str, width: int) -> Question | None:  # noqa: ARG002
         graph = draw_graph(rng)
@@ -109,11 +106,9 @@ class ProsQA(GeneratedTask):
             elsewhere=lambda rest: _concluded(rest, question),
         )
 
-    def _question(self, row: Any, identity: str, where: str) -> Question:
+    def _question(self, row: Fields, identity: str, where: str) -> Question:
         """The question of a published row. where: the place of the row, with which messages begin."""
-        text, answer, steps = (
-            row.get(key) if isinstance(row, Mapping) else None for key in ("question", "answer", "steps")
-        )
+        text, answer, steps = (row.get(key) for key in ("question", "answer", "steps"))
         if not isinstance(text, str) or not _ASKED.search(text):
             raise UsageError(f'{where} must have a `question` that ends like "Is Tom a lempus or rorpus?": correct it.')
         if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
@@ -226,23 +221,3 @@ def _concluded(text: str, question: Question) -> str | None:
     """The word of the last sentence that names one of the two."""
     found = (_offered(sentence, question) for sentence in reversed(_SENTENCE_END.split(text)))
     return next((word for word in found if word is not None), None) or None
-
-
-def _rows(place: Path, split: str) -> list[tuple[int, str, Any]]:
-    """The rows of the file, or of the split's file in the folder, each with its number and its place for messages."""
-    names = [f"{name}.json" for name in _FILES.get(split, (split,))]
-    file = next((place / name for name in names if (place / name).is_file()), place)
-    if not file.is_file():
-        known = sorted(path.name for path in place.glob("*.json")) if place.is_dir() else []
-        there = f"has {', '.join(known)}" if known else "has no .json file" if place.is_dir() else "does not exist"
-        raise UsageError(
-            f"`--data` must be a published file of ProsQA or a folder with `{names[0]}`, and `{place}` {there}: give "
-            f"another place or `--split`."
-        )
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"`--data`: {file} must be one JSON array, and cannot be read ({error}): mend it.") from None
-    if not isinstance(rows, list):
-        raise UsageError(f"`--data`: {file} must be one JSON array of questions: give another file.")
-    return [(number, f"`--data`: {file} row {number}", row) for number, row in enumerate(rows)]

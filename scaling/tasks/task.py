@@ -252,6 +252,11 @@ def load_questions(task: Task, *, place: str, split: str, limit: int | None) -> 
 def unknown_split(name: str, split: str, splits: Iterable[str]) -> UsageError:
     """The error for a split that a task does not have. splits: those that it has."""
     known = ", ".join(f"`{known}`" for known in splits)
+    if split == "train":
+        return UsageError(
+            f"the task `{name}` has no questions to learn from, which trainings, `--shots` and `--split train` need, but "
+            f"only {known}: give another task, or questions of your own by `--data`."
+        )
     return UsageError(
         f"`--split` must be one of {known} for the task `{name}`, not `{split}`: give one of these.{nearest(split, splits)}"
     )

@@ -26,7 +26,7 @@ from scaling.tasks import columns
 from scaling.tasks.files import read_questions
 from scaling.tasks.formats import on_hub
 from scaling.tasks.kinds import Kind
-from scaling.tasks.task import Task
+from scaling.tasks.task import Task, unknown_split
 
 _KEYS = ("data", "kind", "columns", "splits", "instruction", "name", "limit", "max_new_tokens")
 
@@ -67,10 +67,7 @@ class YamlTask(Task):
         elif split in self._files:
             place /= self._files[split]
         elif self._files:
-            known = ", ".join(f"`{one}`" for one in self._files)
-            raise UsageError(
-                f"`--split` must be one of {known} for the task `{self.name}`, not `{split}`: give one of these."
-            )
+            raise unknown_split(self.name, split, self._files)
         option = f"`columns` of {self._place}"
         return self._asked(
             read_questions(place, kind=self._kind, split=split, limit=limit, columns=self.columns, option=option)

@@ -89,6 +89,10 @@ def test_fewer_numbers_than_words_make_a_text_task(numbers: int, words: int, kin
     assert infer_kind([*rows, {"answer": "x" * 101}]) == "number", "a long text is no answer but a mistake"
 
 
+def test_a_unit_in_brackets_is_no_part_of_a_number() -> None:
+    assert infer_kind([{"answer": "9 (apples)"}, {"answer": "1/2 (cup)"}, {"answer": "Ann"}]) == "number"
+
+
 def test_one_slip_among_numbers_is_named(tmp_path: Path) -> None:
     rows = [GOOD | {"id": n, "answer": n} for n in range(30)]
     message = refusal(write(tmp_path / "q.jsonl", *rows, GOOD | {"id": "z", "answer": "twelve-ish"}))
@@ -135,7 +139,11 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path
         ("number", GOOD | {"answer": True}, ["`answer`", "one number", "true"]),
         ("number", GOOD | {"answer": float("nan")}, ["`answer`", "one number", "NaN"]),
         ("number", GOOD | {"answer": None}, ["`answer`", "one number", "null"]),
-        ("number", GOOD | {"answer": ["2", "3"]}, ["`answer`", "one number", '["2", "3"]']),
+        (
+            "number",
+            GOOD | {"answer": ["2", "3"]},
+            ["`answer`", "one right answer", '["2", "3"]', "`--answer-kind set`"],
+        ),
         ("number", GOOD | {"choices": ["1", "2"]}, ["`choices`", "absent or null", "`number`"]),
         ("yes_no", GOOD | {"answer": "2"}, ["`answer`", "yes or no", '"2"']),
         ("choice", GOOD | {"answer": "C", "choices": ["1", "2"]}, ["`answer`", "A to B", '"C"']),

@@ -204,6 +204,17 @@ def test_a_saved_data_set_has_its_own_splits(tmp_path: Path, datasets: Any) -> N
     assert "save the data set again" in refusal(tmp_path / "unnamed")
 
 
+def test_a_class_is_its_name_and_not_its_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, datasets: Any) -> None:
+    kinds = {"question": datasets.Value("string"), "answer": datasets.ClassLabel(names=["no", "yes"])}
+    rows = [{"question": str(number), "answer": number} for number in (1, 0, -1, None)]
+    data = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+    data.to_parquet(tmp_path / "rows.parquet")
+    data.save_to_disk(str(tmp_path / "saved"))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: data)
+    for place in (tmp_path / "rows.parquet", tmp_path / "saved", Path("hf:owner/name")):
+        assert [row["answer"] for row in fields(place)] == ["yes", "no", None, None]
+
+
 @pytest.mark.parametrize(
     ("place", "asked"),
     [("hf:owner/name", ("owner/name", None)), ("hf:owner/name:main", ("owner/name", "main"))],

@@ -518,11 +518,11 @@ def test_prosqa_reads_the_word_or_the_sentence(text: str, strict: str | None, le
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "has no .json file"),
-        ("{", "cannot be read"),
-        ("{}", "must be one JSON array of questions"),
-        ('[{"question": "Is it?"}]', "row 0 must have a `question` that ends like"),
-        ('["Is Tom a lempus or rorpus?"]', "row 0 must have a `question`"),
+        (None, "has no file of rows"),
+        ("{", "is not valid JSON"),
+        ("{}", "must hold a list of objects"),
+        ('[{"question": "Is it?"}]', "entry 1 must have a `question` that ends like"),
+        ('["Is Tom a lempus or rorpus?"]', "entry 1 must be one JSON object"),
         ('[{"question": "Is Tom a lempus or rorpus?", "answer": "x"}]', "must have a list of texts as its `steps`"),
         (
             '[{"question": "Is Tom a lempus or rorpus?", "answer": 3, "steps": []}]',
@@ -540,7 +540,7 @@ def test_wrong_files_of_prosqa_are_told(content: str | None, expected: str, tmp_
 
 def test_a_split_that_the_published_folder_lacks_is_told(tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"a folder with `train\.json`, and .* has test\.json"):
+    with pytest.raises(UsageError, match=r"has none for `train`: give one of `test`"):
         load_task("prosqa", data=tmp_path, split="train")
 
 

@@ -74,7 +74,7 @@ def test_an_entry_point_of_an_installed_package_is_not_loaded_until_it_is_needed
     assert "theirs" not in sys.modules
     assert load("seven").object == 7
     assert load("seven").sha256 == load("theirs:functions.seven").sha256
-    assert refusal("sevn", known=["five"]).match("is 'sevn': give five, seven, or .*Did you mean `seven`?")
+    assert refusal("sevn", known=["five"]).match("is 'sevn': give seven, five, or .*Did you mean `seven`?")
 
 
 def test_dataclasses_and_nested_names_of_a_file(write):

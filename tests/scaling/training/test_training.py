@@ -166,15 +166,13 @@ def test_benchmarks_of_the_hub_are_learned_from_their_train_split(settings, monk
     """Mistake: validation set, or worse the train set, = test set."""
     asked = []
 
-    def load(name, *, split):
-        asked.append((name, split))
-        return [
-            Question(f"{name}-{split}-{n:05d}", f"How many are {n}?", str(n), rationale=("So.",)) for n in range(20)
-        ]
+    def rows(place, *, split, **_):
+        asked.append((str(place), split))
+        return [{"question": f"How many are {n}?", "answer": f"So.\n#### {n}"} for n in range(20)]
 
-    monkeypatch.setattr(hub, "load", load)
+    monkeypatch.setattr(hub, "hub_rows", rows)
     split = split_of(settings(task="gsm8k").resolved())
-    assert set(asked) == {("gsm8k", "train")}
+    assert set(asked) == {("hf:openai/gsm8k:main", "train")}
     assert (len(split.train), len(split.validation)) == (6, 3)
     assert all("-train-" in question.id for question in (*split.train, *split.validation))
 
