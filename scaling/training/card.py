@@ -103,7 +103,7 @@ scale-run --backbone {about["backbone"]} --assistant {about["assistant"]} --thin
 
 ## Held-out questions of {about["task"]}
 
-| figure | value | |
+| figure | value | 95 % interval, or what it is |
 |---|---|---|
 {rows}
 
@@ -118,40 +118,42 @@ scale-run --backbone {about["backbone"]} --assistant {about["assistant"]} --thin
 
 
 def rows_of(health: Health) -> list[tuple[str, str, str]]:
-    """The figures of a thinker as rows of a table: name, value with its 95 % interval, and what it means."""
+    """The figures of a thinker as rows of a table: name, value, and its 95 % interval or what it means."""
     template = health.template_information
-    partners = (
-        "no two questions share a template" if template is None else f"same template, {template.questions} questions"
-    )
-    best = "the best constant prompt" if health.constant is not None else "the mean thought"
+    partners = "no two share one" if template is None else f"{template.questions} questions"
+    best = "mean" if health.constant is None else "best constant"
     rows = [
         ("loss, own thoughts", _number(health.loss), "nats a token, held-out questions"),
         ("loss, no thoughts", _number(health.without), "the same prompt without them"),
         ("loss, best constant", _number(health.constant), "a prompt that knows no question"),
-        ("loss, mean thought", _number(health.mean), "each path's over the other questions"),
+        ("loss, mean thought", _number(health.mean), "each path's, of the other questions"),
         ("loss, another question's", _number(health.another), "several partners each"),
         ("loss in training", _number(health.training), "since the validation before"),
-        ("gain", _estimate(health.gain), "no thoughts less own"),
-        ("useful question information", _estimate(health.useful), f"{best} less own"),
-        ("question information", _estimate(health.information), "another's less own"),
-        ("of the same template", "not measurable" if template is None else str(template), partners),
-        ("variance explained", _estimate(health.explained), "of the mean thought's loss, over questions"),
+        _estimate("gain", health.gain, "none less own"),
+        _estimate("useful information", health.useful, f"{best} less own"),
+        _estimate("question information", health.information, "another less own"),
+        _estimate("of the same template", template, partners),
+        _estimate("variance explained", health.explained, "of questions"),
         ("cosine of paths", cosine(health.path_cosine), "mean over pairs; 1 is all the same"),
         ("cosine of questions", cosine(health.question_cosine), "no verdict: 0.99 can hide much"),
         ("effective rank", f"{health.effective_rank:.2f}", f"of {len(health.per_path)} paths"),
-        ("loss of the paths", f"{min(health.per_path):.4f} to {max(health.per_path):.4f}", ""),
+        ("lowest loss of a path", _number(min(health.per_path)), ""),
+        ("highest loss of a path", _number(max(health.per_path)), ""),
         ("norm of thoughts", cosine(health.norm_ratio), "input embeddings have 1"),
-        ("cosine to the nearest embedding", cosine(health.nearest_cosine), "mean over soft tokens"),
+        ("cosine to embeddings", cosine(health.nearest_cosine), "with the nearest; mean of soft tokens"),
     ]
     return [row for row in rows if row[1] != "-"]
 
 
+def _estimate(name: str, value: Estimate | None, meaning: str) -> tuple[str, str, str]:
+    """The row of an estimate."""
+    if value is None or value.low is None or value.high is None:
+        return name, _number(value.value if value else None), f"no interval: {meaning}"
+    return name, f"{value.value:+.4f}", f"{value.low:+.4f} to {value.high:+.4f}: {meaning}"
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _estimate(value: Estimate | None) -> str:
-    return "-" if value is None else str(value)
 
 
 def cosine(value: float | None) -> str:

@@ -465,7 +465,7 @@ def test_the_command_prints_its_result_as_json(settings):
 def test_the_command_shows_a_table_and_warnings(settings):
     done = CliRunner().invoke(app, [*options_of(settings()), "--device", "cpu", "--dtype", "float32"])
     assert done.exit_code == 0, done.output
-    for said in ("useful question information", "effective rank", "scale-run --thinker", "warning: not measurable"):
+    for said in ("useful information", "effective rank", "scale-run --thinker", "warning: not measurable"):
         assert said in done.stdout
 
 
@@ -581,7 +581,7 @@ def test_a_training_on_a_file_that_0_1_began_keeps_its_validation_questions(sett
     with pytest.raises(UsageError, match="add `--resume`"):
         train(settings(**options), Quiet(), Processes())
     with pytest.raises(UsageError, match=r"another training: `--lr` was 0\.002, now 0\.01; give"):
-        train(settings(**options, resume=True, lr=0.01, out=first.folder), Quiet(), Processes())
+        train(settings(**{**options, "out": first.folder}, resume=True, lr=0.01), Quiet(), Processes())
 
 
 OLD_FIGURES = (*("loss", "without", "another", "per_path", "path_cosine", "question_cosine", "effective_rank", "dead"),)
@@ -603,12 +603,13 @@ def forget(folder: Path) -> None:
 
 
 def test_a_training_of_0_1_is_shown_and_goes_on(settings, tmp_path):
-    train(settings(), Quiet(), Processes())
+    options = [*options_of(settings()), "--device", "cpu", "--dtype", "float32"]
+    assert CliRunner().invoke(app, options).exit_code == 0
     forget(tmp_path / "trained")
-    done = CliRunner().invoke(app, [*options_of(settings()), "--device", "cpu", "--dtype", "float32", "--resume"])
+    done = CliRunner().invoke(app, [*options, "--resume"])
     assert done.exit_code == 0, done.output
     assert "loss, another question's" in done.stdout
-    assert "useful question information" not in done.stdout
+    assert "useful information" not in done.stdout
     assert "warning: not measurable" in done.stdout
 
 
