@@ -19,7 +19,7 @@ from typing import Any
 BARE = ["--no-standardise", "--no-path-offset"]
 TOGETHER = ["--standardise", "--path-offset", "--question-weight", "1"]
 RECIPES: dict[str, list[str]] = {
-    "published": [*BARE, "--no-normalise", "--freeze-token-sets"],
+    "published": [*BARE, "--no-normalise", "--freeze-token-sets", "--contrastive-weight", "PUBLISHED"],
     "learned sets": BARE,
     "standardise": ["--no-path-offset"],
     "path offset": ["--no-standardise"],
@@ -32,7 +32,8 @@ RECIPES: dict[str, list[str]] = {
     "default": [],
 }
 SHARED = ("--task", "--data", "--backbone", "--assistant", "--difficulty", "--dtype", "--device")
-HEALTH = ("loss", "without", "another", "path_cosine", "question_cosine", "effective_rank")
+HEALTH = ("loss", "without", "mean", "another", "path_cosine", "question_cosine", "effective_rank")
+ESTIMATES = ("useful", "information")
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "pass_at_1", "coverage", "mean_tokens")
 
 
@@ -65,13 +66,23 @@ def shared(options: list[str]) -> list[str]:
 def recipe(name: str, options: list[str], run: list[str], samples: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         out = Path(folder) / "thinker"
-        trained = called("scale-train", *options, *RECIPES[name], "--out", str(out))
+        trained = called("scale-train", *options, *settings(name, options), "--out", str(out))
         found = called("scale-run", *run, "--thinker", str(out), "--samples", str(samples), "--out", f"{folder}/run")
         first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["validation"]
     health = {key: rounded(trained[key]) for key in HEALTH}
-    question_information = rounded(trained["another"] - trained["loss"])
+    estimates = {key: {part: rounded(trained[key][part]) for part in ("value", "low", "high")} for key in ESTIMATES}
     started = {f"{key}_at_start": rounded(first[key]) for key in ("loss", "question_cosine")}
-    return {**health, "question_information": question_information, **started, **figures(found)}
+    return {**health, **estimates, **started, **figures(found)}
+
+
+def settings(name: str, options: list[str]) -> list[str]:
+    """The options of a recipe.
+
+    The published code adds up the language losses of the N paths and divides the contrastive loss by N. Both are means
+    here, so that its weight is 1 / N^2.
+    """
+    paths = int(options[options.index("--latent-paths") + 1]) if "--latent-paths" in options else 8
+    return [word.replace("PUBLISHED", f"{1 / paths**2:.4g}") for word in RECIPES[name]]
 
 
 def cot(run: list[str], samples: int, folder: Path) -> dict[str, Any]:

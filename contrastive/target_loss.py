@@ -29,6 +29,7 @@ class Example:
         prefix: what stands before the thoughts in the backbone's prompt.
         suffix: what stands after the thoughts in the backbone's prompt.
         target: what the backbone is to say: rationale, answer and end token.
+        template: the same for questions that differ only in numbers and names; empty where that is not known.
     """
 
     question: str
@@ -36,6 +37,7 @@ class Example:
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     target: tuple[int, ...]
+    template: str = ""
 
 
 class UnsupportedModel(Exception):

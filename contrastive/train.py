@@ -15,7 +15,8 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -29,6 +30,7 @@ from transformers import PreTrainedModel
 
 from contrastive.health import Health, Validation, examine
 from contrastive.objective import Objective, backward
+from contrastive.paired import Estimate, mean_difference
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
@@ -37,6 +39,14 @@ STATE_FILE, METRICS_FILE = "training.safetensors", "metrics.jsonl"
 _OPTIMISER = "optimiser."  # begins the names of the optimiser's tensors in the state
 
 Judged = TypeVar("Judged", bound=Validation)
+
+
+@dataclass(frozen=True)
+class _Best:
+    """What later validations are compared with: losses of the best one by question, and the loss of training then."""
+
+    own: tuple[float, ...]
+    training: float | None
 
 
 @dataclass(frozen=True)
@@ -180,6 +190,8 @@ class Loop(ABC, Generic[Judged]):
             self.trained(), lr=self.schedule.lr, weight_decay=self.schedule.weight_decay
         )
         frozen = self.frozen()
+        self._best: _Best | None = None
+        self._recent: list[float] = []  # losses of the steps since the last validation
         progress = self._resumed()
         self.watcher.started(progress, self.schedule)
         if not (self.folder / STATE_FILE).is_file():
@@ -209,18 +221,22 @@ class Loop(ABC, Generic[Judged]):
         progress.seconds += took
         rates = {"lr": lr, "gradient_norm": float(norm), "tokens_per_second": tokens / took}
         row = {"step": progress.step, **parts, **rates, "seconds": progress.seconds}
+        self._recent.append(parts["language"])
         self._write(row)
         self.watcher.stepped(progress, row)
 
     def _examine(self, progress: Progress) -> None:
         """Validates, keeps what was learned if it is the best so far, and saves the state."""
         began = time.monotonic()
-        health = self.examine()
+        health = self._beside_training(self.examine())
         progress.seconds += time.monotonic() - began
         if math.isinf(progress.best) and not math.isfinite(health.loss):
             raise NotFinite(f"the loss of the validation questions is {health.loss} before anything was learned")
         if health.loss < progress.best:
             progress.best, progress.best_step, progress.waited = health.loss, progress.step, 0
+            self._best = None
+            if health.per_question:
+                self._best = _Best(health.per_question.own, health.training)
             if self.processes.rank == 0:
                 self.keep(health)
         else:
@@ -230,6 +246,17 @@ class Loop(ABC, Generic[Judged]):
         if self.processes.rank == 0:
             self._save(progress)
         self.watcher.examined(progress, health)
+
+    def _beside_training(self, health: Judged) -> Judged:
+        """The figures of a validation with those that compare it with training and with the best validation so far."""
+        training = sum(self._recent) / len(self._recent) if self._recent else None
+        self._recent.clear()
+        rise: Estimate | None = None
+        fall: float | None = None
+        if self._best and health.per_question and len(self._best.own) == len(health.per_question.own):
+            rise = mean_difference(health.per_question.own, self._best.own, health.per_question.tokens)
+            fall = None if training is None or self._best.training is None else self._best.training - training
+        return replace(health, training=training, rise=rise, training_fall=fall)
 
     def _write(self, row: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
@@ -261,6 +288,7 @@ class Loop(ABC, Generic[Judged]):
             self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": self._moments(tensors)})
         except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
             raise DamagedFile(f"{path} is damaged ({' '.join(str(error).split())[:200]})") from None
+        self._best = _best_of(metrics or [], progress.best_step)
         if metrics is not None and self.processes.rank == 0:
             # the steps after the saved state are taken again, so that their lines would be there twice
             partial = self.folder / f"{METRICS_FILE}.tmp"
@@ -386,6 +414,19 @@ def _digest_of(tensors: dict[str, Tensor]) -> str:
     """Hashes of the tensors, 16 hex digits each, in the order of their names: equal if no bit has changed."""
     hashes = (torch.hash_tensor(tensor).view(torch.int64) for _, tensor in sorted(tensors.items()))
     return "".join(f"{int(value) % 2**64:016x}" for value in hashes)
+
+
+def _best_of(metrics: list[tuple[int, str]], best_step: int) -> _Best | None:
+    """Reads the best validation from the lines of metrics.jsonl; None where earlier versions wrote it."""
+    for step, line in metrics:
+        if step != best_step:
+            continue
+        with suppress(KeyError, TypeError, ValueError):
+            validation = json.loads(line)["validation"]
+            training = validation["training"]
+            own = tuple(map(float, validation["per_question"]["own"]))
+            return _Best(own, None if training is None else float(training))
+    return None
 
 
 def under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

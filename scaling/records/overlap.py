@@ -1,4 +1,4 @@
-"""Finds out which questions of a run something was trained on, by a short digest of each question.
+"""Compares questions by their texts: which questions of a run something was trained on, and which share a template.
 
 Digests are small enough to be kept with a checkpoint. Questions are compared by their texts, without regard to white space
 and case, and never by their ids. Standard library only.
@@ -7,6 +7,7 @@ and case, and never by their ids. Standard library only.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,6 +19,8 @@ KEY = "question_digests"  # the key of the digests in a checkpoint's config
 _BYTES = (
     6  # length of a digest: a chance match among 100,000 trained and 1,000 asked questions has a probability below 1e-6
 )
+
+_VARYING = re.compile(r"[0-9]+(?:[.,:/][0-9]+)*|[^\W\d_]\w*")  # a number, or a word
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,14 @@ def question_digest(text: str, choices: Sequence[str] = ()) -> str:
 def digest_of(question: Question) -> str:
     """The digest of a question with its options."""
     return question_digest(question.text, question.choices)
+
+
+def template_of(question: Question) -> str:
+    """The text of a question with its numbers and its words in capitals masked: the same for questions that tell one story.
+
+    Names are such words; so is the first word of a sentence. White space and case do not matter.
+    """
+    return _normal(_VARYING.sub(lambda found: "#" if not found[0][0].islower() else found[0], question.text))
 
 
 def _normal(text: str) -> str:

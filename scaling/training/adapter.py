@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from contrastive.forward import gradient_checkpointing
-from contrastive.health import Validation
+from contrastive.health import PerQuestion, Validation, questions_of
 from contrastive.target_loss import Example, Reader
 from contrastive.train import Loop, digest, under
 from scaling.models import adapters, loading, model_files
@@ -30,7 +30,7 @@ from scaling.records.errors import UsageError, one_line
 _ADAPTER = "adapter."  # begins the names of the adapter's tensors in the state of a training
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figures(Validation):
     """Figures of an adapter over the validation examples.
 
@@ -100,10 +100,16 @@ class LoraTrainer(Loop[Figures]):
         """Computes the validation loss, one example at a time: it depends neither on batch size nor on processes."""
         places = self.processes.share(range(len(self.validation)))
         sums = self.processes.collect({n: float(self.reader.whole([self.validation[n]])) for n in places})
-        loss = math.fsum(sums.values()) / sum(len(example.target) for example in self.validation)
+        groups = questions_of(self.validation)
+        per_question = PerQuestion(
+            ids=tuple(self.validation[group[0]].question for group in groups),
+            tokens=tuple(sum(len(self.validation[n].target) for n in group) for group in groups),
+            own=tuple(math.fsum(sums[n] for n in group) for group in groups),
+        )
+        loss = math.fsum(sums.values()) / sum(per_question.tokens)
         if math.isnan(self.loss_before):
             self.loss_before = loss
-        return Figures(loss=loss, before=self.loss_before)
+        return Figures(loss=loss, before=self.loss_before, per_question=per_question)
 
 
 @torch.no_grad()

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from contrastive.checkpoint import CARD_FILE
+from contrastive.health import Health
+from contrastive.paired import Estimate
 from scaling.models.model_files import with_revision
 
 
@@ -78,8 +82,9 @@ def _settings(about: dict[str, Any]) -> str:
 
 def card(about: dict[str, Any]) -> str:
     """The card of a thinker, in Markdown. about: `ThinkerConfig.about` of its checkpoint."""
-    metrics = about["metrics"]
-    information = metrics["another"] - metrics["loss"]
+    health = TypeAdapter(Health).validate_python(about["metrics"])
+    rows = "\n".join(f"| {name} | {figure} | {note} |" for name, figure, note in rows_of(health))
+    said = "\n".join(dict.fromkeys(f"- {sentence}" for sentence in (health.verdict(), *health.warnings())))
     return f"""---
 library_name: softcotpp
 base_model: {with_revision(about["backbone"])[0]}
@@ -98,15 +103,11 @@ scale-run --backbone {about["backbone"]} --assistant {about["assistant"]} --thin
 
 ## Held-out questions of {about["task"]}
 
-| figure | value |
-|---|---|
-| loss with the question's thoughts, nats a token | {metrics["loss"]:.4f} |
-| without thoughts | {metrics["without"]:.4f} |
-| with another question's thoughts | {metrics["another"]:.4f} |
-| question information | {information:+.4f} |
-| mean cosine between paths | {_cosine(metrics["path_cosine"])} |
-| mean cosine between questions | {_cosine(metrics["question_cosine"])} |
-| effective rank of the paths | {metrics["effective_rank"]:.2f} of {about["latent_paths"]} |
+| figure | value | 95 % interval, or what it is |
+|---|---|---|
+{rows}
+
+{said}
 
 ## How it was made
 
@@ -116,5 +117,45 @@ scale-run --backbone {about["backbone"]} --assistant {about["assistant"]} --thin
 """
 
 
-def _cosine(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def rows_of(health: Health) -> list[tuple[str, str, str]]:
+    """The figures of a thinker as rows of a table: name, value, and its 95 % interval or what it means."""
+    template = health.template_information
+    partners = "no two share one" if template is None else f"{template.questions} questions"
+    best = "mean" if health.constant is None else "best constant"
+    rows = [
+        ("loss, own thoughts", _number(health.loss), "nats a token, held-out questions"),
+        ("loss, no thoughts", _number(health.without), "the same prompt without them"),
+        ("loss, best constant", _number(health.constant), "a prompt that knows no question"),
+        ("loss, mean thought", _number(health.mean), "each path's, of the other questions"),
+        ("loss, another question's", _number(health.another), "several partners each"),
+        ("loss in training", _number(health.training), "since the validation before"),
+        _estimate("gain", health.gain, "none less own"),
+        _estimate("useful information", health.useful, f"{best} less own"),
+        _estimate("question information", health.information, "another less own"),
+        _estimate("of the same template", template, partners),
+        _estimate("variance explained", health.explained, "of questions"),
+        ("cosine of paths", cosine(health.path_cosine), "mean over pairs; 1 is all the same"),
+        ("cosine of questions", cosine(health.question_cosine), "no verdict: 0.99 can hide much"),
+        ("effective rank", f"{health.effective_rank:.2f}", f"of {len(health.per_path)} paths"),
+        ("lowest loss of a path", _number(min(health.per_path)), ""),
+        ("highest loss of a path", _number(max(health.per_path)), ""),
+        ("norm of thoughts", cosine(health.norm_ratio), "input embeddings have 1"),
+        ("cosine to embeddings", cosine(health.nearest_cosine), "with the nearest; mean of soft tokens"),
+    ]
+    return [row for row in rows if row[1] != "-"]
+
+
+def _estimate(name: str, value: Estimate | None, meaning: str) -> tuple[str, str, str]:
+    """The row of an estimate."""
+    if value is None or value.low is None or value.high is None:
+        return name, _number(value.value if value else None), f"no interval: {meaning}"
+    return name, f"{value.value:+.4f}", f"{value.low:+.4f} to {value.high:+.4f}: {meaning}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def cosine(value: float | None) -> str:
+    """A figure near 1 with two digits, as in tables; "-" where it is not known."""
+    return "-" if value is None else f"{value:.2f}"

@@ -12,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from contrastive.health import Health, Validation
+from contrastive.paired import Estimate
 from contrastive.train import Progress as Training
 from contrastive.train import Schedule
 from scaling.display import RunProgress, bar_on, say
 from scaling.notebook_bar import NotebookBar
 from scaling.run import RunObserver
+from scaling.training.card import cosine, rows_of
 
 if TYPE_CHECKING:
     from scaling.training.lora import LoraResult
@@ -96,7 +98,7 @@ class TrainingProgress:
         )
         paths = ""
         if "contrastive" in row:
-            paths = f"contrast {row['contrastive']:.3f}, cosine {_cosine(row['path_cosine'])}, "
+            paths = f"contrast {row['contrastive']:.3f}, cosine {cosine(row['path_cosine'])}, "
         figures = f"loss {row['language']:.4f}, {paths}{row['tokens_per_second']:.0f} tokens/s"
         if self._progress:
             self._progress.update(self._task, completed=progress.step, said=figures)
@@ -106,11 +108,13 @@ class TrainingProgress:
 
     def examined(self, progress: Training, health: Validation) -> None:
         """Shows a line with the figures of a validation."""
-        figures = {key: value for key, value in vars(health).items() if isinstance(value, float)}
-        self._accelerator.log({f"validation/{key}": value for key, value in figures.items()}, step=progress.step)
+        figures = {f"validation/{key}": value for key, value in health.figures().items()}
+        self._accelerator.log(figures, step=progress.step)
         best = ", best so far" if progress.best_step == progress.step else ""
-        paths = _of_thoughts(health) if isinstance(health, Health) else ""
-        self._print(f"validation at step {progress.step}: loss {health.loss:.4f}{best}{paths}")
+        training = "" if health.training is None else f", training {health.training:.4f}"
+        thoughts = _of_thoughts(health) if isinstance(health, Health) else ""
+        memorising = ", memorising" if health.memorises else ""
+        self._print(f"validation at step {progress.step}: loss {health.loss:.4f}{best}{training}{thoughts}{memorising}")
         if progress.stopped_early:
             self._print(f"stopped early: no better validation since step {progress.best_step}")
 
@@ -126,24 +130,17 @@ class TrainingProgress:
 
 
 def show_result(console: Console, result: Result) -> None:
-    """Prints the figures of the thinker in the checkpoint, warnings about them, and the command that uses it."""
+    """Prints the figures of the thinker in the checkpoint, the verdict and warnings, and the command that uses it."""
     health, folder, progress = result.health, result.folder, result.progress
     table = Table(title=f"thinker of step {progress.best_step}", show_header=False, title_justify="left")
-    for row in (
-        ("loss, own thoughts", f"{health.loss:.4f}", "nats a token, held-out questions"),
-        ("loss, no thoughts", f"{health.without:.4f}", "the same prompt without them"),
-        ("loss, another question's", f"{health.another:.4f}", ""),
-        ("question information", f"{health.question_information:+.4f}", "the last less the first"),
-        ("cosine of paths", _cosine(health.path_cosine), "mean over pairs; 1 is all the same"),
-        ("cosine of questions", _cosine(health.question_cosine), "1 is a constant prompt"),
-        ("effective rank", f"{health.effective_rank:.2f}", f"of {len(health.per_path)} paths"),
-        ("loss of the paths", f"{min(health.per_path):.4f} to {max(health.per_path):.4f}", ""),
-        ("seconds", f"{progress.seconds:.1f}", ""),
-    ):
-        table.add_row(*row)
+    for name, figure, note in (*rows_of(health), ("seconds", f"{progress.seconds:.1f}", "")):
+        table.add_row(name, figure, note)
     console.print(table)
-    for warning in health.warnings():
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    warnings = health.warnings()
+    if health.verdict() not in warnings:
+        console.print(health.verdict(), highlight=False, soft_wrap=True)
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     _use(console, f"checkpoint: {folder}/", result.command)
 
 
@@ -179,11 +176,16 @@ def _use(console: Console, what: str, command: str) -> None:
 
 def _of_thoughts(health: Health) -> str:
     """The part of a validation's line that only a thinker has."""
+    over = "constant" if health.constant is not None else "mean thought"
     return (
-        f" (without thoughts {health.without:.4f}, with another question's {health.another:.4f}), cosine of paths "
-        f"{_cosine(health.path_cosine)}, of questions {_cosine(health.question_cosine)}, rank {health.effective_rank:.1f}"
+        f", without thoughts {health.without:.4f}; useful information {_with_error(health.useful)} over the {over}, another "
+        f"question's {_with_error(health.information)}; cosine of paths {cosine(health.path_cosine)}, of questions "
+        f"{cosine(health.question_cosine)}, rank {health.effective_rank:.1f}"
     )
 
 
-def _cosine(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _with_error(estimate: Estimate | None) -> str:
+    """An estimate and its standard error, as far as they are known."""
+    if estimate is None:
+        return "-"
+    return f"{estimate.value:+.4f}" + ("" if estimate.error is None else f" +- {estimate.error:.4f}")

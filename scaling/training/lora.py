@@ -37,7 +37,7 @@ from scaling.training.run import (
     CONFIG,
     RESTORE,
     TrainingObserver,
-    describe,
+    as_begun,
     digests_of_split,
     examples,
     load_split,
@@ -84,7 +84,7 @@ class LoraResult:
         return {
             "folder": str(self.folder),
             **vars(self.progress),
-            **vars(self.figures),
+            **self.figures.to_dict(),
             "parameters": self.parameters,
             "merged": str(self.merged) if self.merged else None,
             "check": asdict(self.check) if self.check else None,
@@ -117,13 +117,14 @@ def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Proces
     """
     config, dtype = hardware.placed(config.resolved())
     split = load_split(config, watcher)
-    check_task = held_out(config, split)
+    held_out(config, split)  # what is wrong with them is told before models are loaded
     for line in model_files.before_loading(config.backbone):
         watcher.status(line)
     source = model_files.locate(config.backbone)
     backbone = loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
     adapters.refuse_quantised(backbone)
-    described = describe(config, split, {"backbone": backbone})
+    split, described = as_begun(config, split, {"backbone": backbone})
+    check_task = held_out(config, split)  # again, as the questions may be split as an earlier version did
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
         _refuse_damaged(folder)

@@ -96,7 +96,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """The values that `scale-train --json` prints."""
-        return {"folder": str(self.folder), **vars(self.progress), **vars(self.health)}
+        return {"folder": str(self.folder), **vars(self.progress), **self.health.to_dict()}
 
 
 def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> Result:
@@ -118,7 +118,7 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     backbone, assistant = loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
     for model in (backbone, assistant):
         refuse_untrainable(model.model, name=model.name)
-    described = describe(config, split, {"backbone": backbone, "assistant": assistant})
+    split, described = as_begun(config, split, {"backbone": backbone, "assistant": assistant})
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
         _health_of(folder)  # the best thinker so far is only there: a damaged one is reported before training goes on
@@ -246,6 +246,31 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
         **wording_of(config).identity(),
         "questions": config_hash({"ids": ids}),
     }
+
+
+def as_begun(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) -> tuple[Split, dict[str, Any]]:
+    """The questions of a training and all that decides its result.
+
+    A training that a version before 0.2 began goes on with the validation questions that it had.
+
+    Args:
+        config: the resolved settings.
+        split: the questions as they are split today.
+        used: the models by their role.
+    """
+    described = describe(config, split, used)
+    if split.task.definition.generated or _holds(folder_of(config, described), described):
+        return split, described
+    earlier = split_of(config, by_id=True)
+    described_earlier = describe(config, earlier, used)
+    if _holds(folder_of(config, described_earlier), described_earlier):
+        return earlier, described_earlier
+    return split, described
+
+
+def _holds(folder: Path, described: dict[str, Any]) -> bool:
+    """Whether a folder holds a training with these very questions."""
+    return (folder / CONFIG).is_file() and read_about(folder).get("questions") == described["questions"]
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:

@@ -21,7 +21,7 @@ from scaling.prompts import PromptBuilder, continuation, prompt_identity
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import Journal, config_hash
 from scaling.records.names import stem_of
-from scaling.records.overlap import Learned, digest_of, overlap_of
+from scaling.records.overlap import Learned, digest_of, overlap_of, template_of
 from scaling.records.records import Question
 from scaling.run import RunObserver, Setup, digest, environment, sample_all
 from scaling.tasks.catalogue import definition_of, load_task
@@ -72,11 +72,18 @@ class Split:
         return warnings
 
 
-def split_of(config: TrainConfig) -> Split:
+def split_of(config: TrainConfig, *, by_id: bool = False) -> Split:
     """Splits the questions of a training.
 
     A generated task has a validation split. From other tasks' train split, validation questions are picked by a hash of
-    their ids, so that the same questions are picked whatever the order. Raises UsageError where nothing is left to train on.
+    their texts, so that the same questions are picked whatever their order and their ids.
+
+    Args:
+        config: the settings.
+        by_id: pick them by a hash of their ids, as versions before 0.2 did.
+
+    Raises:
+        UsageError: where nothing is left to train on.
     """
     if definition_of(config.task, config.data, columns=config.columns, kind=config.answer_kind).generated:
         task = load_task(config.task, split="train", limit=config.limit, difficulty=config.difficulty)
@@ -89,7 +96,7 @@ def split_of(config: TrainConfig) -> Split:
         raise UsageError(
             f"`--validation` {config.validation} leaves nothing to train on: there are {len(task.questions)} questions."
         )
-    held_ids = {q.id for q in sorted(task.questions, key=_hash)[: config.validation]}
+    held_ids = {q.id for q in sorted(task.questions, key=_id_hash if by_id else _text_hash)[: config.validation]}
     held_out = tuple(q for q in task.questions if q.id in held_ids)
     others = [q for q in task.questions if q.id not in held_ids]
     texts = set(map(digest_of, held_out))
@@ -106,8 +113,13 @@ def _data_of(config: TrainConfig) -> dict[str, Any]:
     return {"data": config.data, "columns": config.columns, "kind": config.answer_kind}
 
 
-def _hash(question: Question) -> str:
-    """A hash by which validation questions are picked."""
+def _text_hash(question: Question) -> str:
+    """A hash by which validation questions are picked: the same for questions that say the same."""
+    return hashlib.sha256(f"{_SPLIT_SEED}\0{digest_of(question)}".encode()).hexdigest()
+
+
+def _id_hash(question: Question) -> str:
+    """The hash by which versions before 0.2 picked them."""
     return hashlib.sha256(f"{_SPLIT_SEED}\0{question.id}".encode()).hexdigest()
 
 
@@ -169,7 +181,8 @@ class ExampleBuilder:
                 f"{self._context}: leave the question out of the data, or take a backbone with a longer context."
             )
         assistant_prompt = self._assistant.assistant(question) if self._assistant else ()
-        return Example(question.id, assistant_prompt, prompt.prefix, prompt.suffix, target)
+        template = template_of(question)
+        return Example(question.id, assistant_prompt, prompt.prefix, prompt.suffix, target, template)
 
 
 def end_token(backbone: LanguageModel) -> int:

@@ -199,7 +199,7 @@ def test_the_best_thinker_is_kept(trainer):
 
 
 def test_what_validation_says(trainer, plain, some_examples):
-    """Losses against the plain loop; another question's thoughts are those of the next."""
+    """Losses against the plain loop; of two questions, each is the only partner of the other, and the mean of the others."""
     observer = RecordingObserver()
     training = trainer(watcher=observer)
     training.run()
@@ -215,7 +215,8 @@ def test_what_validation_says(trainer, plain, some_examples):
     assert health.per_path == pytest.approx(own.tolist(), rel=1e-4)
     assert health.loss == pytest.approx(own.mean().item(), rel=1e-4)
     assert health.another == pytest.approx(another.item(), rel=1e-4)
-    assert health.question_information == pytest.approx(health.another - health.loss)
+    assert health.mean == pytest.approx(health.another, abs=1e-5)
+    assert health.information.value == pytest.approx(health.another - health.loss, abs=1e-6)
 
 
 PROCESS = """

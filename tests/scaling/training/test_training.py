@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -32,6 +33,7 @@ from scaling.tasks import hub
 from scaling.tasks.catalogue import load_task
 from scaling.tasks.kinds import KINDS
 from scaling.tasks.task import PlainTask, ask
+from scaling.training import run as run_module
 from scaling.training import targets
 from scaling.training.cli import app
 from scaling.training.config import TrainConfig
@@ -114,7 +116,7 @@ def test_generated_questions_are_of_the_train_and_validation_splits(settings):
     assert texts.isdisjoint(question.text for question in load_task("arithmetic", split="test", limit=500).questions)
 
 
-def test_files_are_split_by_hash_of_the_id(settings, tmp_path):
+def test_files_are_split_by_hash_of_the_text(settings, tmp_path):
     rows_of(tmp_path / "data" / "train.jsonl", 20)
     rows_of(tmp_path / "data" / "test.jsonl", 5)
     config = settings(data=tmp_path / "data", limit=None, validation=4).resolved()
@@ -126,7 +128,19 @@ def test_files_are_split_by_hash_of_the_id(settings, tmp_path):
     assert fewer.train == split.train[:5]
 
 
-def test_what_says_the_same_is_on_one_side_of_the_split(settings, tmp_path):
+def test_validation_questions_stay_the_same_under_other_ids_and_in_another_order(settings, tmp_path):
+    rows = [json.loads(line) for line in rows_of(tmp_path / "train.jsonl", 20).read_text().splitlines()]
+    named_anew = [{**row, "id": f"other{n}"} for n, row in enumerate(reversed(rows))]
+    (tmp_path / "again.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in named_anew))
+    held = [
+        {q.text for q in split_of(settings(data=tmp_path / name, limit=None, validation=4).resolved()).validation}
+        for name in ("train.jsonl", "again.jsonl")
+    ]
+    assert held[0] == held[1]
+
+
+@pytest.mark.parametrize("validation", [4, 5])
+def test_what_says_the_same_is_on_one_side_of_the_split(settings, tmp_path, validation):
     """Every text stands there twice, under two ids and in another case."""
     rows = [
         {"id": f"{side}{n}", "question": text, "answer": n}
@@ -134,14 +148,14 @@ def test_what_says_the_same_is_on_one_side_of_the_split(settings, tmp_path):
         for side, text in (("a", f"What is {n}?"), ("b", f"WHAT  is {n}?"))
     ]
     (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    split = split_of(settings(data=tmp_path / "train.jsonl", limit=None, validation=4).resolved())
+    split = split_of(settings(data=tmp_path / "train.jsonl", limit=None, validation=validation).resolved())
     held, learned = ({question.id[1:] for question in own} for own in (split.validation, split.train))
-    assert held
+    assert len(held) == math.ceil(validation / 2), "twins have the same hash"
     assert held.isdisjoint(learned)
-    twins = 2 * len(held) - 4
-    assert len(split.train) == 20 - twins
-    assert twins > 0
-    assert [f"{twins} training questions say the same" in text for text in split.warnings(settings())] == [True]
+    twins = 2 * len(held) - validation
+    assert len(split.train) == 24 - validation - twins
+    told = [text for text in split.warnings(settings()) if f"{twins} training questions say the same" in text]
+    assert len(told) == twins
 
 
 def test_a_training_file_that_only_repeats_its_validation_is_refused(settings, tmp_path):
@@ -442,12 +456,14 @@ def test_the_command_prints_its_result_as_json(settings):
     result = json.loads(done.stdout)
     assert result["step"] == 4
     assert result["loss"] == result["best"]
+    assert set(result["useful"]) == {"value", "error", "low", "high", "questions"}
+    assert result["useful"]["value"] == pytest.approx(result["mean"] - result["loss"], abs=1e-5)
 
 
 def test_the_command_shows_a_table_and_warnings(settings):
     done = CliRunner().invoke(app, [*options_of(settings()), "--device", "cpu", "--dtype", "float32"])
     assert done.exit_code == 0, done.output
-    for said in ("question information", "effective rank", "scale-run --thinker", "warning:"):
+    for said in ("useful information", "effective rank", "scale-run --thinker", "warning: not measurable"):
         assert said in done.stdout
 
 
@@ -540,6 +556,59 @@ def test_a_training_of_version_0_1_is_resumed(settings, tmp_path):
     watch = Quiet()
     train(settings(resume=True), watch, Processes())
     assert watch.first == 4
+
+
+@pytest.mark.parametrize("with_out", [True, False])
+def test_a_training_on_a_file_that_0_1_began_keeps_its_validation_questions(settings, tmp_path, monkeypatch, with_out):
+    """They were picked by id then, and its checkpoint had neither intervals nor losses of single questions."""
+    monkeypatch.chdir(tmp_path)
+    rows_of(tmp_path / "own.jsonl", 12)
+    options = {"data": Path("own.jsonl"), "limit": None} | ({} if with_out else {"out": None})
+    config = settings(**options).resolved()
+    by_id = split_of(config, by_id=True)
+    assert {q.id for q in by_id.validation} != {q.id for q in split_of(config).validation}
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "split_of", lambda *_, **__: by_id)
+        first = train(config, Quiet(), Processes())
+    forget(first.folder)
+    watch = Quiet()
+    second = train(settings(**options, resume=True), watch, Processes())
+    assert (watch.first, second.folder) == (4, first.folder)
+    assert second.health.useful is None
+    assert second.health.loss == first.health.loss
+    with pytest.raises(UsageError, match="add `--resume`"):
+        train(settings(**options), Quiet(), Processes())
+    with pytest.raises(UsageError, match=r"another training: `--lr` was 0\.002, now 0\.01; give"):
+        train(settings(**{**options, "out": first.folder}, resume=True, lr=0.01), Quiet(), Processes())
+
+
+OLD_FIGURES = (*("loss", "without", "another", "per_path", "path_cosine", "question_cosine", "effective_rank", "dead"),)
+
+
+def forget(folder: Path) -> None:
+    """Takes out of a training's files what version 0.1 did not write."""
+
+    def old(metrics):
+        return {key: metrics[key] for key in OLD_FIGURES}
+
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["about"]["metrics"] = old(config["about"]["metrics"])
+    path.write_text(json.dumps(config))
+    rows = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    rows = [row | ({"validation": old(row["validation"])} if "validation" in row else {}) for row in rows]
+    (folder / METRICS_FILE).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def test_a_training_of_0_1_is_shown_and_goes_on(settings, tmp_path):
+    options = [*options_of(settings()), "--device", "cpu", "--dtype", "float32"]
+    assert CliRunner().invoke(app, options).exit_code == 0
+    forget(tmp_path / "trained")
+    done = CliRunner().invoke(app, [*options, "--resume"])
+    assert done.exit_code == 0, done.output
+    assert "loss, another question's" in done.stdout
+    assert "useful information" not in done.stdout
+    assert "warning: not measurable" in done.stdout
 
 
 @pytest.mark.parametrize(
