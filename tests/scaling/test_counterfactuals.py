@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.methods.thoughts import CachedThoughts, Constant, Edited, Scaled, with_counterfactual
+from scaling.methods.thoughts import CachedThoughts, Constant, Edited, Scaled
 from scaling.preview import preview
 from scaling.prompts import PromptBuilder
 from scaling.records.errors import UsageError
 from scaling.records.journal import load_questions
-from scaling.records.records import PromptedQuestion, Question
+from scaling.records.records import Question
 from scaling.run import execute, prepare
 from scaling.tasks.catalogue import load_task
 from scaling.tasks.counterfactuals import Counterfactual, changes, with_another_number
@@ -233,39 +233,30 @@ def test_questions_without_numbers_are_counted_and_a_run_of_these_alone_is_refus
         made(task="prosqa", **COUNTERFACTUAL)
 
 
-class Reads:
-    """A thinker whose only value is the first number of what it reads."""
-
-    assistant, projection, num_tokens = None, 0, 1
-
-    def __call__(self, question):
-        return torch.full((1, 1, 1), float(NUMBER.search(question.text)[0]))
-
-    def reads(self, question):
-        return len(question.text)
-
-    def identity(self):
-        return {"reads": "digits"}
+CARRIES = """
+import re, torch
+class Carries:
+    name, soft_tokens = "carries", 1
+    def __init__(self, surroundings):
+        self.width = surroundings.backbone.width
+    def thoughts(self, question):
+        return torch.full((1, 1, self.width), float(re.search("[0-9]+", question.text)[0]))
+"""
 
 
-def test_thoughts_that_carry_the_digit_follow_the_edit(config_of):
-    task = load_task("hidden-fact", limit=30)
-    config = config_of(task="hidden-fact", **COUNTERFACTUAL)
-
-    def edit(question: Question) -> Question:
-        changed = counterfactual_of(task.definition, question)
-        return Question(question.id, changed.text, changed.answer)
-
-    thoughts = Edited(Reads(), edit)
-    for question, prompted in zip(task.questions, prompted_of(task, config), strict=True):
-        assert float(thoughts(question)) == int(prompted.counterfactual_answer) != int(question.answer)
-        assert thoughts.identity() == {"reads": "digits"}
-
-
-def prompted_of(task, config):
-    for question in task.questions:
-        plain = PromptedQuestion(question.id, question.text, question.answer, (), "", 1, 1, 1, 1)
-        yield with_counterfactual(config, task.definition, question, plain)
+def test_answers_of_a_backbone_that_reads_the_digit_in_the_thoughts_follow_the_edit(made, tmp_path):
+    """The backbone is a stub that writes the digit of its soft token: the only place where it can be."""
+    file = tmp_path / "carries.py"
+    file.write_text(CARRIES)
+    chosen = {"method": f"{file}:Carries", "latent_paths": 1, "task": "hidden-fact", "limit": 10}
+    for control, expected in (({}, "answer"), (COUNTERFACTUAL, "counterfactual_answer")):
+        setup = made(**chosen, **control)
+        for question, asked in zip(setup.task.questions, setup.asked, strict=True):
+            [prompt] = setup.method.prompts(question, [0])
+            assert not NUMBER.search(asked.prompt.split("How many")[0].split("user")[-1])
+            said = f"{int(prompt.thoughts[0, 0])}"
+            assert setup.task.definition.read(said, question).lenient == getattr(asked, expected)
+            assert (said == question.answer) == (not control)
 
 
 # ---- doses
