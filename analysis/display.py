@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from analysis.results import Results
-from analysis.tables import Table, headline, overview, prompts_table, tables
+from analysis.tables import Table, headline, overview, special_tables, tables
 
 
 def show(console: Console, results: Results, folder: Path) -> None:
@@ -24,8 +24,8 @@ def show(console: Console, results: Results, folder: Path) -> None:
     short = overview(results)
     if short:
         console.print(_lines(short), highlight=False)
-        if of_prompts := prompts_table(results):
-            console.print(_lines(of_prompts), highlight=False)
+        for special in special_tables(results):
+            console.print(_lines(special), highlight=False)
     for table in [] if short else tables(results, every_axis=False):
         console.print(_rich(table), highlight=False)
     for note in results.notes:

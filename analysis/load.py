@@ -185,6 +185,25 @@ class Run:
             data=replace(self.data, questions=questions),
         )
 
+    def gives(self, answers: Mapping[str, str]) -> NDArray[np.bool_]:
+        """Whether each completion's answer, in the lenient reading, is equal to a given one.
+
+        Args:
+            answers: by question id, in canonical form; no completion of another question has it.
+
+        Returns:
+            [Q, N, M].
+        """
+        shape = self.tokens.shape
+        cells, table = _inside(self.data.table, self.questions, shape)
+        matches = np.zeros(len(table), dtype=bool)
+        for name, rows in table.reset_index(drop=True).groupby("question_id", observed=True):
+            if (question_id := str(name)) in answers:
+                wanted, given = answers[question_id], rows["answer"].dropna()
+                classes = classes_of([wanted, *given])
+                matches[given.index] = [classes[answer].key == classes[wanted].key for answer in given]
+        return _spread(matches, cells, shape)
+
     def completions(self, ids: Collection[str]) -> list[Completion]:
         """The completions of some questions with their texts, those of the run's grid alone."""
         folder, wanted = self.data.folder, set(ids)

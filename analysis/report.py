@@ -41,7 +41,7 @@ def html(results: Results, figures: Sequence[Plot], questions: dict[str, Any]) -
     return environment.from_string(source).render(
         title=headline(results),
         script_hash=digest,
-        verdicts=[(comparison.decision, sentence) for comparison, sentence in _verdicts(results)],
+        verdicts=_verdicts(results),
         results=results,
         figures=[(figure, _inline(figure.svg)) for figure in figures],
         tables=tables(results),
@@ -65,8 +65,11 @@ def settings_table(results: Results) -> tuple[list[str], list[tuple[str, list[st
     return [name for name, _ in runs], [(key, [_shown(one.get(key)) for one in known]) for key in keys]
 
 
-def _verdicts(results: Results) -> list[Any]:
-    return list(zip(results.comparisons[results.axis], results.sentences, strict=True))
+def _verdicts(results: Results) -> list[tuple[str, str]]:
+    """Each verdict of the report: the decision in a word, and the sentence."""
+    decided = [comparison.decision for comparison in results.comparisons[results.axis]]
+    decided += [one.decision for one in results.followed]
+    return list(zip(decided, results.sentences, strict=True))
 
 
 def _shown(value: Any) -> str:

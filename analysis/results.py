@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.compute import AXES, Compute, compute
+from analysis.counterfactuals import Followed, followed
+from analysis.doses import OverDoses, over_doses
 from analysis.estimators import VoteEstimate, pass_at, vote, whole_vote
 from analysis.load import Run
 from analysis.methods import Method, controls, trained_questions, unlike_settings
@@ -136,6 +138,8 @@ class Results:
         comparisons: for each axis that all methods have, the comparisons of methods.
         controls: for (method, control), the kind of control.
         prompts: the methods that were run with several prompts, with their accuracy over them.
+        doses: the methods that were run at several scales of their thoughts, with their accuracy over them.
+        followed: the methods whose assistant read edited questions, with how often answers follow the edit.
         pareto: (method, n, m) of each grid that is on the Pareto front of cost and accuracy.
         notes: sentences on what may be wrong or misleading about the figures.
         version: of the toolkit.
@@ -148,6 +152,8 @@ class Results:
     comparisons: dict[str, list[Comparison]]
     controls: dict[tuple[str, str], str]
     prompts: list[OverPrompts]
+    doses: list[OverDoses]
+    followed: list[Followed]
     pareto: list[tuple[str, int, int]]
     notes: list[str]
     version: str
@@ -159,12 +165,12 @@ class Results:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdicts, in the order of the comparisons."""
+        """The verdicts in the order of the comparisons, then whose answer the chains of edited questions give."""
         sentences = []
         for comparison in self.comparisons[self.axis]:
             control = self.controls.get((comparison.first, comparison.second))
             sentences.append(control_sentence(comparison, control) if control else sentence(comparison))
-        return sentences
+        return [*sentences, *(one.sentence for one in self.followed)]
 
 
 def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: Outside | None = None) -> Results:
@@ -199,6 +205,8 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
         comparisons={axis: compare_all(curves, axis, pairs=pairs, seed=settings.seed) for axis in axes},
         controls=of_controls,
         prompts=over_prompts([(one.method, one.table["accuracy"].value) for one in figures]),
+        doses=over_doses([(one.method, one.table["accuracy"]) for one in figures]),
+        followed=followed(methods, of_controls, seed=settings.seed),
         pareto=pareto(figures, "flops" if "flops" in axes else "chains", settings.voter),
         notes=_notes(methods, figures, settings, axes),
         version=version("softcotpp"),

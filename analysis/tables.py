@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from analysis.counterfactuals import Followed
+from analysis.doses import OverDoses
 from analysis.prompts import OverPrompts
 from analysis.results import MethodResults, Results, Voted
 from analysis.statistics import Interval
@@ -48,8 +50,7 @@ def tables(results: Results, *, every_axis: bool = True) -> list[Table]:
     all_tables = [_accuracy(results), _compute(results)]
     if len(results.settings.voters) > _FEW:
         all_tables.insert(1, _votes(results))
-    if of_prompts := prompts_table(results):
-        all_tables.insert(1, of_prompts)
+    all_tables[1:1] = special_tables(results)
     if len(results.methods) > 1:
         all_tables.append(_comparisons(results, every_axis=every_axis))
     all_tables.append(_paths(results))
@@ -74,6 +75,61 @@ def overview(results: Results) -> Table | None:
         "",
         ("method", "N x M", results.settings.voter, "pass@1", "coverage", "FLOPs" if axis == "flops" else axis),
         tuple(row(one) for one in results.methods),
+    )
+
+
+def special_tables(results: Results) -> list[Table]:
+    """The tables of what only some reports hold: several prompts, scales of thoughts, edited questions."""
+    found = (prompts_table(results), doses_table(results), followed_table(results))
+    return [table for table in found if table is not None]
+
+
+def doses_table(results: Results) -> Table | None:
+    """Accuracy over the scales of thoughts of each method that was run at several. None where there is no such method."""
+    scales = sorted({scale for one in results.doses for scale in one.accuracies})
+
+    def row(one: OverDoses) -> tuple[str, ...]:
+        cells = [_with_interval(one.accuracies[scale]) if scale in one.accuracies else "-" for scale in scales]
+        return (one.method, f"{one.num_paths} x {one.num_samples}", *cells)
+
+    if not results.doses:
+        return None
+    return Table(
+        "Accuracy over the dose of thoughts",
+        f"Percent right by the vote {results.settings.voter} where thoughts are mean + scale x (thought - mean), the mean "
+        "over questions. At 0 every question has the same thoughts, at 1 its own.",
+        ("method", "N x M", *(f"x {scale:g}" for scale in scales)),
+        tuple(map(row, results.doses)),
+    )
+
+
+def followed_table(results: Results) -> Table | None:
+    """Whose answer chains give where the assistant read an edited question. None where it never did."""
+
+    def share(interval: Interval | None) -> str:
+        return "-" if interval is None else _with_interval(interval)
+
+    def row(one: Followed) -> tuple[str, ...]:
+        tested = ("-", "-")
+        if one.difference:
+            tested = (_points(one.difference.interval), _p(one.difference.p_value))
+        shares = (share(one.true), share(one.followed), share(one.without))
+        votes = (share(one.true_vote), share(one.followed_vote))
+        return (one.method, f"{one.edited} of {one.num_questions}", str(one.known), *shares, *tested, *votes)
+
+    if not results.followed:
+        return None
+    return Table(
+        "Whose answer: the question's or the edited one's",
+        "Percent over the questions of which the assistant read an edited text, a number changed. True: chains with the "
+        "true question's answer. Edited: chains with the right answer to the edited question, where it is known; "
+        "without: chains of the method without the control that have this answer; difference: edited - without in points, "
+        "paired by question. Then the same for flat votes.",
+        (
+            *("method", "edited questions", "answer known", "true", "edited", "without", "difference", "p"),
+            *("vote true", "vote edited"),
+        ),
+        tuple(map(row, results.followed)),
     )
 
 
@@ -139,6 +195,8 @@ def as_json(results: Results) -> dict[str, Any]:
         "notes": results.notes,
         "comparisons": {axis: [_comparison(one) for one in pairs] for axis, pairs in results.comparisons.items()},
         "prompts": [one.to_dict() for one in results.prompts],
+        "doses": [asdict(one) for one in results.doses],
+        "followed": [asdict(one) for one in results.followed],
         "pareto": [{"method": name, "n": n, "m": m} for name, n, m in results.pareto],
         "methods": [_method(one) for one in results.methods],
     }

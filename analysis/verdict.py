@@ -191,7 +191,7 @@ def control_sentence(comparison: Comparison, control: str) -> str:
 
     Args:
         comparison: of the method with its control.
-        control: the kind of control: zero, mean, shuffled, unk or none.
+        control: the kind of control: zero, mean, shuffled, counterfactual, unk or none.
     """
     verdict = sentence(comparison)
     if comparison.decision == "no common budget":
@@ -209,7 +209,7 @@ def control_sentence(comparison: Comparison, control: str) -> str:
     return f"The control {second} {does}: nothing here shows that {asked}. {verdict}"
 
 
-_OF_THOUGHTS = ("mean", "shuffled")  # controls with thoughts that do not belong to the question
+_OF_THOUGHTS = ("mean", "shuffled", "counterfactual")  # controls with thoughts that do not belong to the question
 _NO_DIFFERENCE = "no question tells them apart"
 _AXIS_NAMES = {"chains": "chains", "tokens": "generated tokens", "flops": "FLOPs", "seconds": "seconds"}
 

@@ -192,9 +192,19 @@ class RunConfig(BaseModel):
         ),
     ] = None
     control: Annotated[
-        Literal["zero", "mean", "shuffled", "unk", "none"] | None,
+        Literal["zero", "mean", "shuffled", "counterfactual", "unk", "none"] | None,
         Setting(
-            "What replaces the thoughts: zero, mean, shuffled (another question's), unk or none.",
+            "What replaces the thoughts: zero, mean, shuffled or counterfactual (of other questions), unk or none.",
+            *(_PATHS, _METHODS, Tag.NAMED, Tag.VALIDATION),
+            used_by=Trait.THOUGHTS,
+            whose=_THOUGHTS,
+        ),
+    ] = None
+    thought_scale: Annotated[
+        float | None,
+        Field(ge=0, allow_inf_nan=False),
+        Setting(
+            "Distance of thoughts from their mean over questions: 0, 0.5, 1 (default), 1.5 ... times their own.",
             *(_PATHS, _METHODS, Tag.NAMED, Tag.VALIDATION),
             used_by=Trait.THOUGHTS,
             whose=_THOUGHTS,
@@ -406,6 +416,11 @@ class RunConfig(BaseModel):
                 f"`--shot-format` {self.shot_format} says where solved questions stand, and `--shots` is 0: raise it, or "
                 f"leave the format out."
             )
+        if self.thought_scale is not None and self.control not in (None, "shuffled", "counterfactual"):
+            raise UsageError(
+                f"`--thought-scale` {self.thought_scale} scales thoughts that `--control {self.control}` replaces by "
+                f"the same ones for every question: leave one of them out."
+            )
         refuse_unfit_prompt(self)
         if self.adaptive is not None and self.voter != "flat":
             raise UsageError(
@@ -497,6 +512,7 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "prompt": None if settings["prompt"] == PLAIN_PROMPT else settings["prompt"],
         "thinking": None if settings["thinking"] == "off" else settings["thinking"],
         "shot_format": None if settings["shot_format"] == "turns" else settings["shot_format"],
+        "thought_scale": None if settings["thought_scale"] == 1 else settings["thought_scale"],
         "exact": settings["exact"] or None,  # None is left out of the hash, so runs from before this option keep theirs
     }
 

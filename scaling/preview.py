@@ -5,7 +5,6 @@ It makes all checks that a run makes before it loads weights. Of the models it l
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from scaling.methods.base import Parts
 from scaling.methods.build import parts_of
 from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.methods.kinds import Trait, kind_of
-from scaling.methods.thoughts import filled_slots
+from scaling.methods.thoughts import filled_slots, left_alone, read_by_assistant
 from scaling.models import loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.models.quantised import refuse_unloadable
@@ -26,7 +25,7 @@ from scaling.prompts import SLOT, PromptBuilder, as_asked, prompt_identity
 from scaling.records.errors import WARNING, UsageError
 from scaling.records.journal import refuse_unfit_folder
 from scaling.records.records import PromptedQuestion
-from scaling.run import begin, described_by, refuse_too_long
+from scaling.run import begin, completed, described_by, refuse_too_long
 from scaling.tasks.task import LoadedTask
 from scaling.wording import wording_of
 
@@ -35,6 +34,7 @@ _REPLACED = {  # for each value of `--control`, what is in the slots
     "zero": "zeros",
     "mean": "the mean thoughts of the first questions",
     "shuffled": "the thoughts of another question",
+    "counterfactual": "the thoughts of the question with one number changed",
     "unk": "the embedding of the backbone's rarest token",
     "none": "nothing: the markers stand side by side",
 }
@@ -58,7 +58,8 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
     backbone = _unread(config, "backbone", dtype)
     assistant = _unread(config, "assistant", dtype) if config.assisted else None
     parts.refuse_unfit(backbone, assistant)
-    _refuse_unfit(parts, task, backbone, assistant)
+    asked = _asked(parts, task, backbone, assistant)
+    _refuse_unfit(parts, task, asked, backbone, assistant)
     settings = {**config.model_dump(mode="json"), "num_questions": len(task.questions)}
     prompts = [_backbone(parts, task, backbone)]
     if assistant and (
@@ -67,7 +68,11 @@ def preview(config: RunConfig) -> tuple[dict[str, object], str]:
         prompts.append(_assistant(config, task, assistant))
     if config.control:
         prompts.append(f"control {config.control}: the slots hold {_REPLACED[config.control]}")
-    prompts += [f"{WARNING}{warning}." for warning in provenance.warnings()]
+    if config.thought_scale is not None:
+        prompts.append(
+            f"thought scale {config.thought_scale:g}: the slots hold mean + {config.thought_scale:g} x (thought - mean)"
+        )
+    prompts += [f"{WARNING}{warning}." for warning in (*provenance.warnings(), left_alone(config, asked)) if warning]
     return settings, "\n\n".join(prompts)
 
 
@@ -89,10 +94,15 @@ def _unread(config: RunConfig, role: str, dtype: torch.dtype) -> LanguageModel:
     return model
 
 
-def _refuse_unfit(parts: Parts, task: LoadedTask, backbone: LanguageModel, assistant: LanguageModel | None) -> None:
+def _refuse_unfit(
+    parts: Parts,
+    task: LoadedTask,
+    asked: list[PromptedQuestion],
+    backbone: LanguageModel,
+    assistant: LanguageModel | None,
+) -> None:
     """Raises UsageError for prompts that are too long, an engine that cannot serve the run, or another run's directory."""
     config = parts.config
-    asked = _asked(parts, task, backbone, assistant)
     refuse_too_long(asked, config, backbone, assistant)
     longest = max(question.prompt_tokens for question in asked) + config.longest
     refuse_unfit(config, backbone, Workload(longest, slots=filled_slots(config) > 0))
@@ -113,12 +123,12 @@ def _asked(
     for question in task.questions:
         read = 0
         if thinking and config.soft:
-            read = len(thinking.assistant(question))
+            read = len(thinking.assistant(read_by_assistant(config, task.definition, question)))
         elif thinking and notes:
             read = len(thinking.hint_request(question))
         prompt = builder.backbone(question, num_slots=config.num_slots, notes=notes)
         prompted = as_asked(question, prompt, num_slots=filled_slots(config), assistant_tokens=read)
-        asked.append(replace(prompted, kind=task.kind))
+        asked.append(completed(prompted, question, task, config))
     return asked
 
 
@@ -147,7 +157,8 @@ def _assistant(config: RunConfig, task: LoadedTask, assistant: LanguageModel) ->
     if not num_slots:
         ids, following, slots = builder.hint_request(question), f"it writes at most {MAX_HINT_TOKENS}", ""
     else:
-        ids, following = builder.assistant(question), f"{num_slots} slots"
+        ids = builder.assistant(read_by_assistant(config, task.definition, question))
+        following = f"{num_slots} slots"
         slots = "".join(f"[{slot}]" for slot in range(1, num_slots + 1))
     return f"assistant prompt, {len(ids)} tokens, then {following}:\n{assistant.tokenizer.decode(list(ids))}{slots}"
 

@@ -32,6 +32,7 @@ from scaling.methods.build import build
 from scaling.methods.hints import MAX_HINT_TOKENS
 from scaling.methods.kinds import Trait, kind_of
 from scaling.methods.measured import Measured
+from scaling.methods.thoughts import left_alone, with_counterfactual
 from scaling.models import devices, hardware, model_files
 from scaling.models.hardware import cpu_name, peak_memory
 from scaling.models.loading import LanguageModel
@@ -205,14 +206,28 @@ def prepare(config: RunConfig, watcher: RunObserver) -> Setup:
     for line in model_files.before_loading(config.backbone, *([config.assistant] if config.assisted else [])):
         watcher.status(line)
     built = build(config, task, dtype, watcher.status)
-    asked = asked_of(built.method, task)
+    asked = asked_of(built.method, task, built.config)
+    if unchanged := left_alone(built.config, asked):
+        watcher.status(f"{WARNING}{unchanged}")
     refuse_too_long(asked, built.config, built.method.backbone, built.assistant)
     return Setup(built.config, task, built.method, asked, built.assistant, provenance)
 
 
-def asked_of(method: Method, task: LoadedTask) -> list[PromptedQuestion]:
-    """The task's questions with the prompts of the method."""
-    return [replace(method.asked(question), kind=task.kind) for question in task.questions]
+def asked_of(method: Method, task: LoadedTask, config: RunConfig) -> list[PromptedQuestion]:
+    """The task's questions with the prompts of the method. config: the run's settings."""
+    return [completed(method.asked(question), question, task, config) for question in task.questions]
+
+
+def completed(prompted: PromptedQuestion, question: Question, task: LoadedTask, config: RunConfig) -> PromptedQuestion:
+    """The record of a question with what a method does not say of it.
+
+    Args:
+        prompted: the record of its prompt.
+        question: the question itself.
+        task: of the run.
+        config: the run's settings.
+    """
+    return with_counterfactual(config, task.definition, question, replace(prompted, kind=task.kind))
 
 
 def begin(config: RunConfig) -> tuple[RunConfig, LoadedTask, torch.dtype, Provenance]:

@@ -134,6 +134,8 @@ class Run:
 
         asked = self._question(question)
         setup = self._setup()
+        # as the run read it, with the rationale that questions.jsonl leaves out
+        asked = next((known for known in setup.task.questions if known.id == asked.id), asked)
         prompts = setup.method.prompts(asked, range(setup.config.num_paths))
         thoughts = torch.stack([prompt.thoughts for prompt in prompts])
         if not thoughts.numel() and setup.config.control == "none":

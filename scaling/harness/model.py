@@ -84,9 +84,18 @@ class SoftCoTModel(LM):
         _refuse(kind, options, max_batch_size)
         given = {"max_new_tokens": _LONGEST, **options}
         config = load_config(None, given, RunConfig).resolved()
-        if kind_of(config.method).has(Trait.NOTES) or config.control in ("mean", "shuffled"):
-            asked = f"control={config.control}" if config.control else f"method={config.method}"
+        needs_all = {
+            "control": config.control in ("mean", "shuffled"),
+            "thought_scale": config.thought_scale is not None,
+            "method": kind_of(config.method).has(Trait.NOTES),
+        }
+        if asked := next((f"{key}={getattr(config, key)}" for key, needs in needs_all.items() if needs), None):
             raise UsageError(f"`{asked}` {_NEEDS_ALL_QUESTIONS}: use another, or `scale-run`.")
+        if config.control == "counterfactual":
+            raise UsageError(
+                "`control=counterfactual` changes a number in the question, and the harness's hold their exemplars: "
+                "use another, or `scale-run`."
+            )
         if voter_of(config.voter).signal:
             raise UsageError(f"`voter={config.voter}` weighs what the harness's chains do not hold: use another.")
         config, dtype = hardware.placed(config)

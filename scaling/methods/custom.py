@@ -40,6 +40,7 @@ from scaling.records.records import Question
 from scaling.tasks.task import LoadedTask
 
 _AT_ONCE = 8  # questions of a batch, where the method does not say how many
+_Read = tuple[str, str]  # id and text of a question: an edited one has the id of its original
 
 
 class CustomThoughts:
@@ -67,18 +68,18 @@ class CustomThoughts:
         self._made, self._identity, self._call = made, identity, call
         self._shape = (surroundings.num_paths, self.num_tokens, width)
         self._method, self._questions = config.method, surroundings.task.questions
-        self._places = {question.id: place for place, question in enumerate(self._questions)}
+        self._places = {_read(question): place for place, question in enumerate(self._questions)}
         # where the engine takes the device after all thoughts are made, they cannot be made again
         self._keeps_all = devices.engine_takes_gpus(config)
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[_Read, Tensor] = {}
         modules = [self.assistant.model] if self.assistant and not ENGINES[config.engine].in_process else []
         self._to_device = surroundings.to_thinking_device(*modules)
 
     def __call__(self, question: Question) -> Tensor:
-        if question.id not in self._known:
+        if _read(question) not in self._known:
             thoughts = self._compute(question)
             self._known = {**self._known, **thoughts} if self._keeps_all else thoughts
-        return self._known[question.id]
+        return self._known[_read(question)]
 
     def reads(self, question: Question) -> int:
         if not hasattr(self._made, "assistant_tokens"):
@@ -89,15 +90,15 @@ class CustomThoughts:
         return self._identity
 
     @torch.no_grad()
-    def _compute(self, question: Question) -> dict[str, Tensor]:
-        """Computes the thoughts of the question's batch. Returns them by question id, [N, L, D] each."""
+    def _compute(self, question: Question) -> dict[_Read, Tensor]:
+        """Computes the thoughts of the question's batch. Returns them by what was read, [N, L, D] each."""
         self._to_device()
         if not hasattr(self._made, "batch_thoughts"):
-            return {question.id: self._checked(self._call(self._made.thoughts, question), self._shape, [question])}
+            return {_read(question): self._checked(self._call(self._made.thoughts, question), self._shape, [question])}
         batch = self._batch(question)
         thoughts = self._call(self._made.batch_thoughts, batch)
         checked = self._checked(thoughts, (len(batch), *self._shape), batch)
-        return {member.id: rows for member, rows in zip(batch, checked, strict=True)}
+        return dict(zip(map(_read, batch), checked, strict=True))
 
     def _batch(self, question: Question) -> Sequence[Question]:
         """The questions whose thoughts are computed together with this one's.
@@ -105,7 +106,7 @@ class CustomThoughts:
         They are always the same ones, whichever questions were asked before, so that a continued run gets the same thoughts.
         A question that the task does not have is a batch by itself.
         """
-        place, size = self._places.get(question.id), int(getattr(self._made, "questions_at_once", _AT_ONCE))
+        place, size = self._places.get(_read(question)), int(getattr(self._made, "questions_at_once", _AT_ONCE))
         if place is None:
             return [question]
         start = place - place % size
@@ -134,6 +135,10 @@ class CustomThoughts:
         return thoughts.detach().float()
 
 
+def _read(question: Question) -> _Read:
+    return question.id, question.text
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CustomParts(Parts):
     """The parts of a user's own method.
@@ -145,9 +150,9 @@ class CustomParts(Parts):
     kind: MethodKind
 
     @classmethod
-    def read(cls, config: RunConfig, task: LoadedTask) -> CustomParts:  # noqa: ARG003
+    def read(cls, config: RunConfig, task: LoadedTask) -> CustomParts:
         kind = kind_of(config.method)
-        refuse_unfit_control(config)
+        refuse_unfit_control(config, task)
         refuse_unfit_arguments(kind.factory, config.method_args or {}, config.method, option="--method-args")
         if kind.has(Trait.SLOTS):
             num_slots = config.soft_tokens or kind.soft_tokens or SOFT_TOKENS
@@ -167,7 +172,7 @@ class CustomParts(Parts):
         if not has_thoughts(type(made)):
             raise self._refused(f"made a {type(made).__name__}, which has no method `thoughts`")
         source = CustomThoughts(made, surroundings, width=decoder.width, identity=identity, call=self._call)
-        thoughts = controlled(self.config, source, decoder)
+        thoughts = controlled(self.config, source, decoder, task)
         return SoftCoT(decoder, thoughts, task=task, num_slots=surroundings.soft_tokens, wording=wording)
 
     def _decoder(self, made: Any, surroundings: Surroundings) -> LanguageModel:

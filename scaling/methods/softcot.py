@@ -100,8 +100,8 @@ class SoftCoTParts(Parts):
     thinker: thinkers.SavedThinker | None
 
     @classmethod
-    def read(cls, config: RunConfig, task: LoadedTask) -> SoftCoTParts:  # noqa: ARG003
-        refuse_unfit_control(config)
+    def read(cls, config: RunConfig, task: LoadedTask) -> SoftCoTParts:
+        refuse_unfit_control(config, task)
         saved = thinkers.find(config)
         return cls(thinkers.with_checkpoint(config, saved), thinker=saved)
 
@@ -128,7 +128,7 @@ class SoftCoTParts(Parts):
             }
             move = surroundings.to_thinking_device(assistant.model, thinker)
             thoughts = CachedThoughts(thinking, made_by=made_by, to_device=move)
-        thoughts = controlled(config, self._with_noise(thoughts, backbone), backbone)
+        thoughts = controlled(config, self._with_noise(thoughts, backbone), backbone, task)
         for warning in thinkers.mismatches(config, self.thinker, backbone, assistant) if self.thinker else []:
             surroundings.tell(f"{WARNING}{warning}")
         return SoftCoT(backbone, thoughts, task=task, num_slots=num_slots, wording=surroundings.wording)

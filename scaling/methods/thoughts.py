@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -25,16 +26,17 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder
 from scaling.records.errors import UsageError
 from scaling.records.files import replaced
-from scaling.records.records import Question
+from scaling.records.records import PromptedQuestion, Question
 from scaling.records.seeds import stream_seed
 from scaling.tasks.catalogue import task_of
-from scaling.tasks.task import LoadedTask, Task
+from scaling.tasks.task import LoadedTask, Task, counterfactual_of
 
 Perturb = Callable[[Tensor, float, torch.Generator], Tensor]  # thought [L, D], noise, generator -> perturbed [L, D]
 
+_COUNTERFACTUAL = "counterfactual"  # value of `--control`
 _TENSOR = "thoughts"  # the name of the tensor in a file of the cache
 _PATH_STREAM = -1  # stands where the random stream of a sample has the sample's number: the stream of a path's noise
-_MEAN_OVER = 32  # questions over which `--control mean` averages
+_MEAN_OVER = 32  # questions over which `--control mean` and `--thought-scale` average
 
 
 class ThoughtSource(Protocol):
@@ -271,6 +273,51 @@ class Shuffled:
         return self._source.identity()
 
 
+class Edited:
+    """Thoughts of the question with one number changed, as `--control counterfactual` uses them."""
+
+    def __init__(self, source: ThoughtSource, edit: Callable[[Question], Question]):
+        """
+        Args:
+            source: makes the thoughts.
+            edit: gives the question that the source reads in place of another.
+        """
+        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self._source, self._edit = source, edit
+
+    def __call__(self, question: Question) -> Tensor:
+        return self._source(self._edit(question))
+
+    def reads(self, question: Question) -> int:
+        return self._source.reads(self._edit(question))
+
+    def identity(self) -> dict[str, Any]:
+        return self._source.identity()
+
+
+class Scaled:
+    """Thoughts moved away from their mean, or towards it: mean + scale x (thought - mean)."""
+
+    def __init__(self, source: ThoughtSource, mean: Tensor, scale: float):
+        """
+        Args:
+            source: makes the thoughts.
+            mean: of each path, [N, L, D].
+            scale: 0 gives the mean, 1 the thoughts themselves but for rounding.
+        """
+        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self._source, self._mean, self._scale = source, mean, scale
+
+    def __call__(self, question: Question) -> Tensor:
+        return self._mean + self._scale * (self._source(question) - self._mean)
+
+    def reads(self, question: Question) -> int:
+        return self._source.reads(question)
+
+    def identity(self) -> dict[str, Any]:
+        return self._source.identity()
+
+
 def partners_of(questions: Sequence[Question]) -> dict[str, Question]:
     """For each question id the next question, and for the last the first. Raises UsageError if there is only one."""
     if len(questions) < 2:
@@ -290,8 +337,8 @@ def placeholders(backbone: LanguageModel, *, num_paths: int, num_tokens: int) ->
     return backbone.rare_rows()[0].expand(num_paths, num_tokens, -1).to(backbone.model.device)
 
 
-def controlled(config: RunConfig, source: ThoughtSource, backbone: LanguageModel) -> ThoughtSource:
-    """The source of thoughts that `--control` asks for: the method's own without a control, else what replaces it.
+def controlled(config: RunConfig, source: ThoughtSource, backbone: LanguageModel, task: Task) -> ThoughtSource:
+    """The source of thoughts that `--control` and `--thought-scale` ask for: by default the method's own.
 
     A replacement does not depend on `--limit`, so that a run can be extended.
 
@@ -299,25 +346,72 @@ def controlled(config: RunConfig, source: ThoughtSource, backbone: LanguageModel
         config: resolved settings.
         source: the method's own.
         backbone: the model that reads the thoughts.
+        task: of the questions.
     """
     num_paths, num_tokens = config.num_paths, config.num_slots
+    if config.thought_scale is not None:
+        source = Scaled(source, _mean_of(config, source), config.thought_scale)
     if config.control is None:
         return source
+    if config.control == _COUNTERFACTUAL:
+        return Edited(source, lambda question: read_by_assistant(config, task, question))
     if config.control == "shuffled":
         return Shuffled(source, partners_of(shuffled_among(config).questions))
     if config.control == "mean":
-        first = task_of(config, limit=_MEAN_OVER).questions
-        return Constant(torch.stack([source(question) for question in first]).mean(0), replaces=source)
+        return Constant(_mean_of(config, source), replaces=source)
     if config.control == "unk":
         return Constant(placeholders(backbone, num_paths=num_paths, num_tokens=num_tokens), replaces=source)
     zeros = torch.zeros(num_paths, filled_slots(config), backbone.width, device=backbone.model.device)
     return Constant(zeros, replaces=source)
 
 
-def refuse_unfit_control(config: RunConfig) -> None:
-    """Raises UsageError where `--control` asks for what the questions do not have."""
+def _mean_of(config: RunConfig, source: ThoughtSource) -> Tensor:
+    """The mean thoughts of each path over the first questions of the split, [N, L, D]."""
+    first = task_of(config, limit=_MEAN_OVER).questions
+    return torch.stack([source(question) for question in first]).mean(0)
+
+
+def refuse_unfit_control(config: RunConfig, task: LoadedTask) -> None:
+    """Raises UsageError where `--control` asks for what the questions do not have.
+
+    Args:
+        config: resolved settings.
+        task: the questions that are asked.
+    """
     if config.control == "shuffled":
         partners_of(shuffled_among(config).questions)
+    if config.control == _COUNTERFACTUAL and all(
+        read_by_assistant(config, task.definition, question) is question for question in task.questions
+    ):
+        raise UsageError(
+            f"`--control {_COUNTERFACTUAL}` changes a number in what the assistant reads, and none of the "
+            f"{len(task.questions)} questions has one in digits: take another task, or `--control shuffled`."
+        )
+
+
+def read_by_assistant(config: RunConfig, task: Task, question: Question) -> Question:
+    """The question that thoughts are made of in place of this one: an edited one under `--control counterfactual`.
+
+    It keeps its id, and so the random streams of the method. Where nothing can be changed, it is the question itself.
+    """
+    changed = counterfactual_of(task, question) if config.control == _COUNTERFACTUAL else None
+    if changed is None:
+        return question
+    return replace(question, text=changed.text, answer=changed.answer or question.answer, rationale=())
+
+
+def with_counterfactual(config: RunConfig, task: Task, question: Question, asked: PromptedQuestion) -> PromptedQuestion:
+    """The record of a question with what the assistant reads in its place, if that is another question."""
+    changed = counterfactual_of(task, question) if config.control == _COUNTERFACTUAL else None
+    return replace(asked, counterfactual=changed.text, counterfactual_answer=changed.answer) if changed else asked
+
+
+def left_alone(config: RunConfig, asked: Sequence[PromptedQuestion]) -> str | None:
+    """Says how many questions `--control counterfactual` could not change; None where that is none."""
+    number = sum(question.counterfactual is None for question in asked)
+    if config.control != _COUNTERFACTUAL or not number:
+        return None
+    return f"{number} of {len(asked)} questions have no number to change, so the assistant reads them as they are"
 
 
 def filled_slots(config: RunConfig) -> int:

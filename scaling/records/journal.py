@@ -425,7 +425,7 @@ def load_thoughts(folder: Path) -> dict[str, PathCosines]:
 
 def changes(old: PromptedQuestion, new: PromptedQuestion) -> list[str]:
     """Names the parts of a question that the model reads and that differ. The model does not read the gold answer."""
-    differing = [name for name in ("text", "choices") if getattr(old, name) != getattr(new, name)]
+    differing = [name for name in ("text", "choices", "counterfactual") if getattr(old, name) != getattr(new, name)]
     if old.kind != new.kind and old.kind is not None and new.kind is not None:
         differing.append("kind")
     # notes that an assistant writes may differ in a word between machines, and are no part of the question

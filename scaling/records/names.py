@@ -26,7 +26,7 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     """The name of a run's method, such as `CoT-SC` or `SoftCoT++ [untrained]`.
 
     -SC stands for self-consistency: several samples of a single path. A prompt other than `plain` is named. Brackets say how
-    the method was trained, unless that was on questions of the run's own task, and name a control.
+    the method was trained, unless that was on questions of the run's own task, and name a control and a scale of thoughts.
 
     Args:
         config: the settings in run.json.
@@ -38,7 +38,11 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     shots = f", {config['shots']}-shot" if config.get("shots") else ""
     template = re.sub(r"[][,=]", "-", Path(str(config["prompt"])).stem) if config.get("prompt") else ""
     prompt = f" with prompt {template}" if template else ""
-    details = [str(detail) for detail in (training_of(config, environment or {}), config.get("control")) if detail]
+    scale = config.get("thought_scale")
+    dose = None if scale is None else f"thoughts x {scale:g}"
+    details = [
+        str(detail) for detail in (training_of(config, environment or {}), config.get("control"), dose) if detail
+    ]
     brackets = f" [{', '.join(details)}]" if details else ""
     return f"{title}{several}{shots}{prompt}{brackets}"
 

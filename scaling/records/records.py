@@ -58,6 +58,9 @@ class PromptedQuestion:
         kind: of its answer, see `scaling.tasks.kinds`; None in runs of version 0.1.
         current: False for a question of an earlier session that is no longer asked. It is kept because it has completions.
         judged: False while the gold answer is a new one by which the completions are not judged yet.
+        counterfactual: the text that the assistant read in place of `text`, with one number changed (`--control
+            counterfactual`); None if it read the question itself.
+        counterfactual_answer: the right answer to that text; None where it is not known.
     """
 
     id: str
@@ -73,6 +76,8 @@ class PromptedQuestion:
     kind: str | None = None
     current: bool = True
     judged: bool = True
+    counterfactual: str | None = None
+    counterfactual_answer: str | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -275,6 +280,8 @@ _UNSAID = {
     "kind": None,
     "current": True,
     "judged": True,
+    "counterfactual": None,
+    "counterfactual_answer": None,
 }  # a field with this value is left out of its line
 _FIT_COMPLETION: dict[str, Fit] = {
     **dict.fromkeys(("question_id", "text"), _is_text),
@@ -288,7 +295,7 @@ _FIT_ASKED: dict[str, Fit] = {
     **dict.fromkeys(("id", "text", "answer", "prompt"), _is_text),
     "choices": lambda value: type(value) is list and all(map(_is_text, value)),
     **dict.fromkeys(("prefix_tokens", "soft_tokens", "suffix_tokens", "assistant_tokens", "hint_tokens"), _is_count),
-    "kind": _is_text_or_none,
+    **dict.fromkeys(("kind", "counterfactual", "counterfactual_answer"), _is_text_or_none),
     **dict.fromkeys(("current", "judged"), _is_flag),
 }
 _FIT_THOUGHTS: dict[str, Fit] = {

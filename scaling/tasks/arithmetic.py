@@ -8,18 +8,22 @@ is read, follows from the kind of the answers. torch is not loaded.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from scaling.records.records import Question
 from scaling.tasks.arithmetic_stories import NAMES, STORIES
+from scaling.tasks.counterfactuals import Counterfactual, changes
 from scaling.tasks.generated import SPLITS, distinct, pick, split_by
 from scaling.tasks.task import Task
 
 DIFFICULTIES = (1, 2, 3, 4)
 
 _FACTORS = (2, 3, 4, 5)  # operands of multiplications and divisions
+_LARGEST_TERM = 20  # before the stream widens
+_EQUATION = re.compile(r"so ([0-9]+) ([-+*/]) ([0-9]+) = ")  # of a step, as `_rationale` writes it
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,23 @@ class Arithmetic(Task):
     def questions(self, split: str, limit: int | None) -> Iterator[Question]:
         return islice(generate(split, difficulty=self.difficulty), limit)
 
+    def counterfactual(self, question: Question) -> Counterfactual | None:
+        """The question with another start number or operand. Every step still has a positive whole result."""
+        steps = _EQUATION.findall(" ".join(question.rationale))
+        if not steps:
+            return super().counterfactual(question)
+        values = [int(steps[0][0]), *(int(operand) for _, _, operand in steps)]
+        in_digits = [0, *(step for step, text in enumerate(question.rationale, 1) if " twice" not in text)]
+        largest = max(_LARGEST_TERM, *values)
+        # larger ones, which thinkers have not seen in training, come last
+        for change in sorted(changes(question.text), key=lambda change: change.number > largest):
+            changed = values.copy()
+            changed[in_digits[change.place]] = change.number
+            answer = _result(changed[0], list(zip([sign for _, sign, _ in steps], changed[1:], strict=True)))
+            if answer is not None and str(answer) != question.answer:
+                return Counterfactual(change.text, str(answer))
+        return None
+
 
 def generate(split: str, *, difficulty: int = 1) -> Iterator[Question]:
     """An endless stream of distinct questions. Question i of a split and difficulty is the same in every process.
@@ -112,7 +133,7 @@ def _stream(split: str, difficulty: int) -> Iterator[Question]:
 def _distinct_questions(split: str, difficulty: int) -> Iterator[tuple[str, list[_Step], tuple[str, ...]]]:
     """The text, the steps and the rationale of each question. Once most texts were used, larger numbers are allowed."""
     stories, persons = _stories(split), _people(split)
-    limits = _Limits(term=10, result=20) if difficulty == 1 else _Limits(term=20, result=99)
+    limits = _Limits(term=10, result=20) if difficulty == 1 else _Limits(term=_LARGEST_TERM, result=99)
 
     def draw(rng: random.Random, width: int) -> tuple[str, list[_Step], tuple[str, ...]]:
         story, person = pick(rng, stories), pick(rng, persons)
@@ -173,6 +194,18 @@ def _apply(operation: str, value: int, operand: int) -> int:
     if operation == "-":
         return value - operand
     return value * operand if operation == "*" else value // operand
+
+
+def _result(start: int, steps: Sequence[tuple[str, int]]) -> int | None:
+    """The result of steps, each an operation with its operand. None if that of a step is no whole number from 1."""
+    value = start
+    for operation, operand in steps:
+        if operation == "/" and value % operand:
+            return None
+        value = _apply(operation, value, operand)
+        if value < 1:
+            return None
+    return value
 
 
 def _text(story: _Story, fields: dict[str, str], start: int, steps: list[_Step]) -> str:

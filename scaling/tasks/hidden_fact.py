@@ -18,6 +18,7 @@ import re
 
 from scaling.records.records import Question
 from scaling.tasks.answers import Reading
+from scaling.tasks.counterfactuals import Counterfactual, chance_of
 from scaling.tasks.generated import GeneratedTask, people, pick
 from scaling.tasks.numbers import leading_number
 
@@ -31,6 +32,9 @@ _THINGS = (
 _FACT = re.compile(r"has [0-9] \w+\. How many (\w+)")
 
 
+_ASKED = re.compile(r"How many (\w+) does (\w+) have")
+
+
 class HiddenFact(GeneratedTask):
     """The task of naming a digit that only the assistant has read."""
 
@@ -41,15 +45,20 @@ class HiddenFact(GeneratedTask):
     def draw(self, rng: random.Random, split: str, width: int) -> Question:
         [name] = people(rng, split, 1, width=width)
         digit, things = pick(rng, DIGITS), pick(rng, _THINGS)
-        fact = f"{name} has {digit} {things if digit > 1 else things[:-1]}."
-        text = f"{fact} How many {things} does {name} have?"
-        return Question("", text, str(digit), rationale=(fact,))
+        fact = _fact(name, digit, things)
+        return Question("", f"{fact} How many {things} does {name} have?", str(digit), rationale=(fact,))
 
     def text(self, question: Question) -> str:
         return _FACT.sub(r"has some \1. How many \1", question.text)
 
     def assistant_text(self, question: Question) -> str:
         return question.text
+
+    def counterfactual(self, question: Question) -> Counterfactual:
+        other = pick(chance_of(question.text), [digit for digit in DIGITS if str(digit) != question.answer])
+        things, name = _ASKED.findall(question.text)[-1]
+        asked = question.text[question.text.index("How many") :]
+        return Counterfactual(f"{_fact(name, other, things)} {asked}", str(other))
 
     def solution(self, question: Question) -> str:
         return question.answer
@@ -58,3 +67,7 @@ class HiddenFact(GeneratedTask):
         """The stated number, or else the one that the text begins with. The lenient answer may be the first one in it."""
         stated = self.answers.read(text, question=question.text).strict or leading_number(text.strip())
         return Reading(stated, stated or next(iter(re.findall("[0-9]+", text)), None))
+
+
+def _fact(name: str, digit: int, things: str) -> str:
+    return f"{name} has {digit} {things if digit > 1 else things[:-1]}."

@@ -16,6 +16,7 @@ from string import ascii_uppercase
 from scaling.records.errors import DATA, UsageError, nearest, one_line
 from scaling.records.records import Question
 from scaling.tasks.answers import Reading
+from scaling.tasks.counterfactuals import Counterfactual, with_another_number
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.files import Data, read_questions
 from scaling.tasks.kinds import KINDS, Kind, kind_of, unknown_kind
@@ -97,6 +98,16 @@ class Task:
     def assistant_text(self, question: Question) -> str:
         """The question as the assistant's prompt shows it. Thoughts come from it. By default: what the backbone reads."""
         return self.text(question)
+
+    def counterfactual(self, question: Question) -> Counterfactual | None:
+        """The question with something changed that its answer depends on, as `--control counterfactual` needs it.
+
+        By default one number of its text is changed, and the answer is not known.
+
+        Returns:
+            None if nothing in it can be changed.
+        """
+        return with_another_number(question.text)
 
     def asks(self, question: Question) -> str:  # noqa: ARG002
         """The request at the end of the prompt; an empty text for none."""
@@ -198,6 +209,30 @@ def ask(task: Task, method: str, question: Question) -> str:
     if not isinstance(answer, str):
         raise UsageError(f"{where} must give a text, and gave {answer!r:.60} for question {question.id}: correct it.")
     return answer
+
+
+def counterfactual_of(task: Task, question: Question) -> Counterfactual | None:
+    """A changed question, of which the assistant reads something else than of the question itself; None if there is none.
+
+    Raises UsageError if the task's `counterfactual`, which may be a user's code, fails or gives something else.
+    """
+    where = f"the task {task.name}: `counterfactual`"
+    try:
+        changed = task.counterfactual(question)
+    except Exception as error:
+        raise UsageError(f"{where} {failed(error)} at question {question.id}: correct it.") from None
+    if changed is None:
+        return None
+    text, answer = changed if isinstance(changed, tuple) and len(changed) == 2 else (None, None)
+    if not isinstance(text, str) or not isinstance(answer, str | None):
+        raise UsageError(
+            f"{where} must give a text and its answer (or None for that), or None, and gave {changed!r:.60} for question "
+            f"{question.id}: correct it."
+        )
+    edited = replace(question, text=text)
+    if ask(task, "assistant_text", edited) == ask(task, "assistant_text", question):
+        return None
+    return Counterfactual(text, answer and (task.canonical(answer, edited) or answer))
 
 
 def read_answer(task: Task, text: str, question: Question) -> Reading:

@@ -93,7 +93,7 @@ def right_answers(built: Built, task: LoadedTask, watcher: RunObserver, *, paren
         UsageError: where a question fills the backbone's context.
         Interrupted: on Ctrl-C.
     """
-    asked, backbone = asked_of(built.method, task), built.method.backbone
+    asked, backbone = asked_of(built.method, task, built.config), built.method.backbone
     room = backbone.context - max(question.prompt_tokens for question in asked)
     if room < 1:
         raise UsageError(

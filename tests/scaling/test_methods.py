@@ -25,7 +25,7 @@ from scaling.tasks.task import PlainTask, ask
 METHODS = tuple(KINDS)
 PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")
 EMBEDDINGS = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
-CONTROLS = ("zero", "mean", "shuffled", "unk", "none")
+CONTROLS = ("zero", "mean", "shuffled", "counterfactual", "unk", "none")
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ def test_a_control_replaces_the_thoughts_and_nothing_else(made, method, control)
     assert control == "none" or not torch.equal(thoughts, thoughts_of(own))
     asked = other.asked[0]
     assert asked.soft_tokens == thoughts.shape[1]
-    assert (asked.assistant_tokens > 0) == (control == "shuffled")
+    assert (asked.assistant_tokens > 0) == (control in ("shuffled", "counterfactual"))
 
 
 def test_the_zero_and_the_placeholder_control(made):

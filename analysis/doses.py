@@ -1,0 +1,53 @@
+"""Compares the accuracy of a method over `--thought-scale`: does it rise with what tells thoughts of questions apart?
+
+Methods of a report that differ in nothing but the scale (and in what may differ between seeds) are one row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.methods import Method, may_differ
+from analysis.statistics import Interval
+from scaling.records.names import called
+from scaling.records.settings import Differs
+
+_SCALE = "thought_scale"
+
+
+@dataclass(frozen=True)
+class OverDoses:
+    """A method's accuracy at each scale of its thoughts.
+
+    Attributes:
+        method: the method's name without the scale.
+        num_paths: N, the same at all scales.
+        num_samples: M, likewise.
+        accuracies: share of questions that the report's first vote gets right, by rising scale; at least two.
+    """
+
+    method: str
+    num_paths: int
+    num_samples: int
+    accuracies: dict[float, Interval]
+
+
+def over_doses(methods: Sequence[tuple[Method, Interval]]) -> list[OverDoses]:
+    """The methods that a report holds at several scales. methods: each with its accuracy."""
+    groups: dict[tuple[str, int, int, str], dict[float, Interval]] = {}
+    left_out = {*may_differ(Differs.SEEDS), _SCALE}
+    for method, accuracy in methods:
+        run = method.runs[0]
+        settings = {key: value for key, value in run.config.items() if key != _SCALE}
+        equal = sorted(
+            (key, str(value)) for key, value in settings.items() if key not in left_out and value is not None
+        )
+        key = (called(settings, run.environment), method.num_paths, method.num_samples, str(equal))
+        scale = run.config.get(_SCALE)
+        groups.setdefault(key, {})[1.0 if scale is None else float(scale)] = accuracy
+    return [
+        OverDoses(name, num_paths, num_samples, dict(sorted(accuracies.items())))
+        for (name, num_paths, num_samples, _), accuracies in groups.items()
+        if len(accuracies) > 1
+    ]
