@@ -90,34 +90,39 @@ class Reading:
 
 @torch.no_grad()
 def losses(
-    reader: Reader, examples: Sequence[Example], thoughts: Tensor | None = None, advance: Advance = lambda _: None
-) -> Tensor:
+    reader: Reader, *targets: Sequence[Example], thoughts: Tensor | None = None, advance: Advance = lambda _: None
+) -> list[Tensor]:
     """Losses [Q] float64 on the CPU, summed over each target's tokens.
 
     Args:
         reader: computes losses with the backbone.
-        examples: Q of them.
+        targets: one or several targets of the same Q questions; a question is read once for all of them.
         thoughts: [L, D], the same for all, or [Q, 1, L, D]; None for the prompt without thoughts.
-        advance: is called with the number of examples that were read.
+        advance: is called with the number of questions that are done.
+
+    Returns:
+        Losses for each of `targets`.
     """
-    device = reader.backbone.device
+    number, device = len(targets[0]), reader.backbone.device
     if thoughts is None:
         thoughts = torch.zeros(0, reader.backbone.get_input_embeddings().weight.shape[1])
-    each = thoughts.to(device).expand(len(examples), 1, *thoughts.shape[-2:])
-    sums = []
-    for start in range(0, len(examples), BATCH):
-        batch = examples[start : start + BATCH]
-        sums.append(reader.losses(batch, each[start : start + BATCH])[:, 0])
-        advance(len(batch))
-    return torch.cat(sums).double().cpu()
+    each = thoughts.to(device).expand(number, 1, *thoughts.shape[-2:])
+    sums: list[list[Tensor]] = [[] for _ in targets]
+    for start in range(0, number, BATCH):
+        places = slice(start, start + BATCH)
+        before = reader.read_prefixes(targets[0][places])
+        for found, examples in zip(sums, targets, strict=True):
+            found.append(reader.losses(examples[places], each[places], before=before)[:, 0])
+        advance(len(targets[0][places]))
+    return [torch.cat(found).double().cpu() for found in sums]
 
 
 def room(reader: Reader, asked: Sequence[Answered], advance: Advance) -> Losses:
     """The loss of the answer's own tokens after the question, and after the question and its first rationale."""
     alone = [each.alone for each in asked]
     informed = [each.informed[0] for each in asked]
-    sums = {NONE: losses(reader, alone, advance=advance), RATIONALE: losses(reader, informed, advance=advance)}
-    return Losses(sums, _tokens(alone))
+    sums = losses(reader, alone, informed, advance=advance)
+    return Losses(dict(zip((NONE, RATIONALE), sums, strict=True)), _tokens(alone))
 
 
 def readings(
@@ -219,11 +224,12 @@ def oracle(
     another = all(len(each.chains) > 1 for each in asked)
     unseen = [each.chains[1] if another else each.alone for each in asked]
     ways = {NONE: None, CONSTANT: start, OWN: own}
-    scored = [
-        Losses({name: losses(reader, targets, thoughts) for name, thoughts in ways.items()}, _tokens(targets))
-        for targets in (first, unseen)
-    ]
-    return scored[0], scored[1], another
+    sums = {name: losses(reader, first, unseen, thoughts=thoughts) for name, thoughts in ways.items()}
+    on_first, on_unseen = (
+        Losses({name: both[place] for name, both in sums.items()}, _tokens(targets))
+        for place, targets in enumerate((first, unseen))
+    )
+    return on_first, on_unseen, another
 
 
 def _tokens(examples: Sequence[Example]) -> Tensor:

@@ -88,7 +88,7 @@ def probe(config: ProbeConfig, watcher: ProbeObserver) -> Report:
     reader = reader_of(backbone)
 
     begin = watcher.begin
-    seen = measure.room(reader, asked, begin("room", 2 * len(asked)))
+    seen = measure.room(reader, asked, begin("room", len(asked)))
     best_layers, facts, not_probed, readings = _probed(config, assistant, asked, layers, watcher)
     start, scale = _mean_embedding(backbone, config.soft_tokens), backbone.embedding_scale()
     learned = [alone(build, split.task.definition, question) for question in split.train]
@@ -223,7 +223,8 @@ def _constant(
     done = begin("best constant prompt", steps)
     thoughts = measure.best_constant(reader, learned, start, steps=steps, scale=scale, advance=done)
     targets = [each.alone for each in asked]
-    return thoughts, {CONSTANT: measure.losses(reader, targets, thoughts, begin("its loss", len(asked)))}
+    [sums] = measure.losses(reader, targets, thoughts=thoughts, advance=begin("its loss", len(asked)))
+    return thoughts, {CONSTANT: sums}
 
 
 def _oracle(
