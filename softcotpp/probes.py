@@ -26,5 +26,5 @@ def probe(*, quiet: bool = False, **options: Any) -> ProbeReport:
     settings = settings_from(options, ProbeConfig, call="sc.probe")
     from scaling.probe.cli import carry_out
 
-    with interruptible(kept=False):
+    with interruptible():
         return carry_out(settings, Console(stderr=True, quiet=quiet))

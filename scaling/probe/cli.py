@@ -11,6 +11,7 @@ from scaling.cli import LocalFilesOnly, Revision, Version, examples, guarded, re
 from scaling.config import OUTPUT, load_config
 from scaling.options import panel_option, takes
 from scaling.probe.config import ProbeConfig
+from scaling.records.errors import Interrupted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,14 +70,18 @@ def carry_out(settings: ProbeConfig, console: Console) -> Report:
 
     Raises:
         UsageError: where the settings, or what they name, cannot be used.
+        Interrupted: on Ctrl-C.
     """
     settings.resolved()  # conflicts between options are reported before torch is imported
     refuse_small_limit()
     from scaling.probe.display import ProbeProgress
     from scaling.probe.run import probe
 
-    with ProbeProgress(console) as progress:
-        return probe(settings, progress)
+    try:
+        with ProbeProgress(console) as progress:
+            return probe(settings, progress)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; a probe keeps nothing, so the same command begins again.") from None
 
 
 def main() -> None:

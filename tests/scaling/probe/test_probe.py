@@ -91,6 +91,15 @@ def test_a_file_gives_half_of_its_questions_at_most(options, tmp_path):
     assert report.questions == 12
 
 
+def test_the_oracle_of_own_chains_is_scored_on_the_second_one(options, monkeypatch):
+    def chains(split, *_):
+        return {one.id: [f"It is {one.answer}.", f"So {one.answer}."] for one in split.validation}
+
+    monkeypatch.setattr("scaling.probe.run.own_chains", chains)
+    report = sc.probe(**options, task="hidden-fact", targets="self", quiet=True)
+    assert report.oracle.scored_on == "another chain of the same question"
+
+
 # ---- what is refused
 
 
@@ -124,6 +133,12 @@ def test_questions_without_a_rationale_are_refused_with_what_to_do(options, tmp_
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows[:10])))
     with pytest.raises(UsageError, match=r"at least 20 questions of the train split, .* there are 10"):
         sc.probe(**options, data=tmp_path, quiet=True)
+
+
+def test_a_backbone_that_is_never_right_has_no_chains_of_its_own(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match=r"^the backbone answered 0 of 10 questions rightly, .* `--targets gold`"):
+        sc.probe(**{**options, "limit": 10, "chains": 1}, task="arithmetic", difficulty=4, targets="self", quiet=True)
 
 
 @pytest.mark.parametrize("layers", ["8", "[8, 16]", "8,16"])
