@@ -11,7 +11,7 @@ from rich.table import Table
 
 from scaling.display import RunProgress, bar_on, say
 from scaling.notebook_bar import NotebookBar
-from scaling.probe.measure import CONSTANT, NONE, OWN, RATIONALE, Advance, Estimate
+from scaling.probe.measure import CONSTANT, NONE, OTHER, OWN, RATIONALE, Advance, Estimate
 from scaling.probe.report import ProbedFact, Report
 from scaling.probe.states import PLACES
 from scaling.run import RunObserver
@@ -22,6 +22,7 @@ _NAMES = {
     CONSTANT: "best constant prompt",
     RATIONALE: "own rationale",
     OWN: "own thoughts (oracle)",
+    OTHER: "another's thoughts",
 }
 
 

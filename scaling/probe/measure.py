@@ -21,7 +21,8 @@ from scaling.probe.answers import Answered
 from scaling.probe.facts import Fact
 from scaling.probe.states import PLACES
 
-NONE, RATIONALE, CONSTANT, OWN = "none", "rationale", "constant", "own"  # what stands before a target
+# what stands before a target
+NONE, RATIONALE, CONSTANT, OWN, OTHER = "none", "rationale", "constant", "own", "other"
 BATCH = 8  # questions that go through the backbone together
 _STEP = 0.1  # how far an entry of a thought moves in the first step, relative to the embeddings' scale
 _FOLDS = 5
@@ -211,7 +212,7 @@ def oracle(
 
     Returns:
         Losses of the first chains, losses of the unseen targets, and whether these are second chains: without thoughts
-        (`NONE`), with `start` (`CONSTANT`) and with the own thoughts (`OWN`).
+        (`NONE`), with `start` (`CONSTANT`), with the own thoughts (`OWN`) and with those of the next question (`OTHER`).
     """
     first = [each.chains[0] for each in asked]
     batches = [first[place : place + BATCH] for place in range(0, len(first), BATCH)]
@@ -223,7 +224,7 @@ def oracle(
     )
     another = all(len(each.chains) > 1 for each in asked)
     unseen = [each.chains[1] if another else each.alone for each in asked]
-    ways = {NONE: None, CONSTANT: start, OWN: own}
+    ways = {NONE: None, CONSTANT: start, OWN: own, OTHER: own.roll(1, 0)}
     sums = {name: losses(reader, first, unseen, thoughts=thoughts) for name, thoughts in ways.items()}
     on_first, on_unseen = (
         Losses({name: both[place] for name, both in sums.items()}, _tokens(targets))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scaling.probe.facts import ANSWER, OPERAND, OPERATION, RESULT
-from scaling.probe.measure import CONSTANT, NONE, OWN, RATIONALE, Estimate, Losses
+from scaling.probe.measure import CONSTANT, NONE, OTHER, OWN, RATIONALE, Estimate, Losses
 from scaling.probe.states import PLACES, SLOTS
 
 _HOLDS = 0.5  # of what there is to gain over chance, so much must be read for "holds"
@@ -79,14 +79,16 @@ class Oracle:
     Attributes:
         scored_on: what the thoughts were not optimised on and are scored on.
         own_chain, unseen: mean losses in nats a token of the chain that they were optimised on, and of what they are scored
-            on: `none` (without thoughts), `constant` (where all began) and `own`.
-        gain: `constant` minus `own` of the latter.
+            on: `none` (without thoughts), `constant` (where all began), `own`, and `other` (thoughts of another question).
+        gain: `constant` minus `own` of the latter: how much they help.
+        information: `other` minus `own` of the latter: how much of it belongs to the question.
     """
 
     scored_on: str
     own_chain: Mapping[str, float]
     unseen: Mapping[str, float]
     gain: Estimate
+    information: Estimate
 
     @classmethod
     def of(cls, own: Losses, unseen: Losses, *, another: bool) -> Oracle:
@@ -96,6 +98,7 @@ class Oracle:
             {name: own.per_token(name) for name in own.sums},
             {name: unseen.per_token(name) for name in unseen.sums},
             unseen.gain(CONSTANT, OWN),
+            unseen.gain(OTHER, OWN),
         )
 
 
@@ -193,6 +196,12 @@ class Report:
         what = f"from {losses[CONSTANT]:.2f} to {losses[OWN]:.2f} nats a token on {self.oracle.scored_on}"
         if _matters(gain):
             yield f"There are thoughts that help: optimised on a question's own chain, they lower the loss {what}."
+        elif _matters(self.oracle.information):
+            yield (
+                f"Thoughts optimised on a question's own chain carry their question ({losses[OTHER]:.2f} nats a token with "
+                f"another question's, {losses[OWN]:.2f} with the own), and yet help no more than the constant prompt "
+                f"({losses[CONSTANT]:.2f}): they have learned the chain's wording, too."
+            )
         else:
             yield f"No thoughts that help were found: optimised on a question's own chain, they take the loss {what}."
 
@@ -205,7 +214,7 @@ class Report:
         reads = [fact.gains[best] for fact in self.facts]
         if reads and not any(gain.positive for gain in reads):
             return "Verdict: there is room, but no linear map finds what is needed in this assistant's states."
-        if self.oracle and not _matters(self.oracle.gain):
+        if self.oracle and not (_matters(self.oracle.gain) or _matters(self.oracle.information)):
             return "Verdict: there is room, but not even thoughts of the question's own chain brought anything."
         return f"Verdict: thoughts can help here; begin with `--states {best}`, and judge them by the best constant prompt."
 

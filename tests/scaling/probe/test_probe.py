@@ -12,7 +12,7 @@ import softcotpp as sc
 from scaling.probe.cli import app
 from scaling.probe.config import ProbeConfig
 from scaling.probe.facts import ANSWER, OPERAND
-from scaling.probe.measure import CONSTANT, NONE, OWN, RATIONALE, Estimate
+from scaling.probe.measure import CONSTANT, NONE, OTHER, OWN, RATIONALE, Estimate
 from scaling.probe.report import Oracle, Preferred, ProbedFact, Report, Room
 from scaling.probe.states import LAST, MEAN, PLACES, SLOTS
 from scaling.records.errors import UsageError
@@ -48,7 +48,7 @@ def test_json_has_the_figures_of_all_measures(printed):
     [fact] = printed["facts"]
     assert (fact["kind"], fact["classes"], fact["questions"]) == (ANSWER, 9, 45)
     assert set(fact["scores"]) == set(fact["gains"]) == set(PLACES)
-    assert set(printed["oracle"]["unseen"]) == {NONE, CONSTANT, OWN}
+    assert set(printed["oracle"]["unseen"]) == {NONE, CONSTANT, OWN, OTHER}
     assert printed["verdict"][-1].startswith("Verdict: ")
     assert printed["settings"]["oracle_steps"] == QUICK["oracle_steps"]
 
@@ -159,7 +159,7 @@ def about(mean, *, half=0.05):
     return Estimate(mean, mean - half, mean + half, 100)
 
 
-def report_of(*, room=1.0, left=0.5, gains=None, preferred=None, oracle=None):
+def report_of(*, room=1.0, left=0.5, gains=None, preferred=None, oracle=None, information=0.0):
     facts = tuple(
         ProbedFact(f"{kind} fact", kind, 4, 0.25, 100, dict.fromkeys(PLACES, 0.5), dict(zip(PLACES, own, strict=True)))
         for kind, own in (gains or {}).items()
@@ -176,7 +176,14 @@ def report_of(*, room=1.0, left=0.5, gains=None, preferred=None, oracle=None):
         facts=facts,
         not_probed=(),
         preferred=Preferred(preferred, about(0.4)) if preferred else None,
-        oracle=oracle and Oracle("the answer alone", {}, {NONE: 2, CONSTANT: 1, OWN: 1 - oracle}, about(oracle)),
+        oracle=oracle
+        and Oracle(
+            "the answer alone",
+            {},
+            {NONE: 2, CONSTANT: 1, OWN: 1 - oracle, OTHER: 1 - oracle + information},
+            about(oracle),
+            about(information),
+        ),
         seconds=1.0,
     )
 
@@ -201,6 +208,7 @@ def test_states_that_hold_what_the_slots_do_not_are_named():
         ({"left": 0.0}, "nothing to gain here that a constant prompt has not"),
         ({"room": 0.0, "left": 0.0}, "nothing to gain here"),
         ({"left": 0.5, "oracle": 0.0001}, "not even thoughts of the question's own chain"),
+        ({"left": 0.5, "oracle": -0.5, "information": 1.0}, "thoughts can help here"),
         ({"gains": {ANSWER: (about(0), about(0), about(0))}}, "no linear map finds what is needed"),
         ({"gains": {ANSWER: (about(1), about(1), about(1))}}, f"begin with `--states {SLOTS}`"),
         ({"gains": {ANSWER: (about(0), about(0), about(1))}, "preferred": MEAN}, f"begin with `--states {MEAN}`"),
