@@ -78,6 +78,8 @@ class Oracle:
 
     Attributes:
         scored_on: what the thoughts were not optimised on and are scored on.
+        second_chain: whether that is a second chain of each question. On an answer alone a failure decides nothing, as the
+            thoughts have learned the wording of a chain.
         own_chain, unseen: mean losses in nats a token of the chain that they were optimised on, and of what they are scored
             on: `none` (without thoughts), `constant` (where all began), `own`, and `other` (thoughts of another question).
         gain: `constant` minus `own` of the latter: how much they help.
@@ -85,6 +87,7 @@ class Oracle:
     """
 
     scored_on: str
+    second_chain: bool
     own_chain: Mapping[str, float]
     unseen: Mapping[str, float]
     gain: Estimate
@@ -95,6 +98,7 @@ class Oracle:
         """another: whether the unseen targets are second chains of the same questions, and not answers alone."""
         return cls(
             "another chain of the same question" if another else "the answer alone",
+            another,
             {name: own.per_token(name) for name in own.sums},
             {name: unseen.per_token(name) for name in unseen.sums},
             unseen.gain(CONSTANT, OWN),
@@ -203,7 +207,8 @@ class Report:
                 f"({losses[CONSTANT]:.2f}): they have learned the chain's wording, too."
             )
         else:
-            yield f"No thoughts that help were found: optimised on a question's own chain, they take the loss {what}."
+            open_ = "" if self.oracle.second_chain else "; with one chain that decides nothing, see `--targets self`"
+            yield f"No thoughts that help were found: optimised on a question's own chain, they take the loss {what}{open_}."
 
     def _whole(self) -> str:
         """The verdict in one sentence."""
@@ -214,7 +219,8 @@ class Report:
         reads = [fact.gains[best] for fact in self.facts]
         if reads and not any(gain.positive for gain in reads):
             return "Verdict: there is room, but no linear map finds what is needed in this assistant's states."
-        if self.oracle and not (_matters(self.oracle.gain) or _matters(self.oracle.information)):
+        oracle = self.oracle
+        if oracle and oracle.second_chain and not (_matters(oracle.gain) or _matters(oracle.information)):
             return "Verdict: there is room, but not even thoughts of the question's own chain brought anything."
         return f"Verdict: thoughts can help here; begin with `--states {best}`, and judge them by the best constant prompt."
 
