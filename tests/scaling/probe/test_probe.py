@@ -178,7 +178,8 @@ def report_of(*, room=1.0, left=0.5, gains=None, preferred=None, oracle=None, in
         preferred=Preferred(preferred, about(0.4)) if preferred else None,
         oracle=oracle
         and Oracle(
-            "the answer alone",
+            "another chain",
+            True,
             {},
             {NONE: 2, CONSTANT: 1, OWN: 1 - oracle, OTHER: 1 - oracle + information},
             about(oracle),
