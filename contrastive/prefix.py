@@ -133,6 +133,7 @@ def states_after(
     inputs: Tensor,
     *,
     output: Output | None = None,
+    before: Prefix | None = None,
 ) -> Tensor:
     """Runs a model on n continuations of each prefix, with gradient for the inputs. Works for every causal model.
 
@@ -144,6 +145,7 @@ def states_after(
         prefixes: token ids of the B prefixes.
         inputs: [B, n, S, D] embeddings, padded on the right where a continuation is shorter.
         output: what is computed for each position; `hidden_states` by default.
+        before: the prefixes as the model has read them, where it did so before.
 
     Returns:
         [B, n, S, *], whatever `output` computes.
@@ -151,8 +153,7 @@ def states_after(
     batch, times, length, width = inputs.shape
     longest = max(map(len, prefixes)) + length
     if can_extend(model, longest=longest):
-        ids, mask = pad_right(prefixes, inputs.device)
-        before = prefill(model, ids, mask)
+        before = before or prefill(model, *pad_right(prefixes, inputs.device))
         steps = torch.arange(length, device=inputs.device)
         positions = (before.lengths[:, None] + steps).repeat_interleave(times, dim=0)
         causal = torch.ones(length, length, dtype=torch.bool, device=inputs.device).tril()

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from contrastive.forward import MODEL_ERRORS, hidden_states, pad_right
 from contrastive.losses import token_losses
-from contrastive.prefix import states_after
+from contrastive.prefix import Prefix, can_extend, prefill, states_after
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,13 @@ class Reader:
         # tokens go through that layer. A model that does more to its logits computes them at all positions, in more memory.
         self._output = hidden_states if self._logits_are_the_layers() else logits
 
-    def losses(self, examples: Sequence[Example], thoughts: Tensor) -> Tensor:
+    def read_prefixes(self, examples: Sequence[Example]) -> Prefix | None:
+        """Keys and values of the examples' prefixes, for `losses`; None for a model that cannot go on from them."""
+        if not can_extend(self.backbone):
+            return None
+        return prefill(self.backbone, *pad_right([example.prefix for example in examples], self.backbone.device))
+
+    def losses(self, examples: Sequence[Example], thoughts: Tensor, *, before: Prefix | None = None) -> Tensor:
         """Negative log-likelihood of each example's target after each path's thoughts, summed over its tokens, in nats.
 
         Only the thoughts get a gradient.
@@ -65,6 +71,7 @@ class Reader:
         Args:
             examples: B of them.
             thoughts: [B, N, L, D]. With L = 0 the prompt is the same one without thoughts.
+            before: what `read_prefixes` returned for these examples, so that prefixes are not read again.
 
         Returns:
             [B, N] float32.
@@ -76,7 +83,7 @@ class Reader:
         after = embed(tails)[:, None].expand(-1, paths, -1, -1)
         inputs = torch.cat([thoughts.to(after.dtype), after], dim=2)
         prefixes = [example.prefix for example in examples]
-        states = states_after(self.backbone, prefixes, inputs, output=self._output)
+        states = states_after(self.backbone, prefixes, inputs, output=self._output, before=before)
         counts = torch.tensor([len(example.target) for example in examples], device=device)
         # the state before the first target token, which predicts it, is the last one of the suffix
         starts = torch.tensor([slots + len(example.suffix) - 1 for example in examples], device=device)

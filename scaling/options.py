@@ -87,6 +87,7 @@ def _kinds(annotation: Any) -> list[Any]:
 
 def page() -> str:
     """The page of all options, as Markdown."""
+    from scaling.probe.config import ProbeConfig
     from scaling.training.config import TrainConfig
 
     return "\n".join(
@@ -102,12 +103,13 @@ def page() -> str:
             "This page is made from the options' declarations, by `python -m scaling.options > docs/options.md`.",
             *_of_command("scale-run", RunConfig, "run"),
             *_of_command("scale-train", TrainConfig, "training"),
+            *_of_command("scale-probe", ProbeConfig, "probe"),
         ]
     )
 
 
 def _of_command(name: str, model: type[BaseModel], thing: str) -> Iterator[str]:
-    """The lines of one command's section. thing: what the command makes, a "run" or a "training"."""
+    """The lines of one command's section. thing: what the command makes, a "run", a "training" or a "probe"."""
     yield from ("", f"## `{name}`")
     settings = settings_of(model)
     for group in dict.fromkeys(setting.group for setting in settings.values()):
@@ -137,6 +139,8 @@ def _value(model: type[BaseModel], key: str) -> str:
 
 def _users(model: type[BaseModel], key: str, setting: Setting) -> str:
     """The methods and the engines that use an option; without the methods if all of them do."""
+    if "method" not in model.model_fields:
+        return ""
     methods = list(settings_of(model)["method"].values) or _kinds(model.model_fields["method"].annotation)
     users = [name for name in methods if setting.used_by and kind_of(name).has(setting.used_by)]
     engines = takers_of(key) if "engine" in model.model_fields else ()

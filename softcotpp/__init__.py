@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scaling.tasks.task import Task
     from softcotpp.own_method import Method
     from softcotpp.pages import Report, report
+    from softcotpp.probes import probe
     from softcotpp.runs import Run, load, run
     from softcotpp.trainings import Trained, train
 
@@ -32,6 +33,7 @@ _FROM = {
     **dict.fromkeys(("Run", "load", "run"), "softcotpp.runs"),
     **dict.fromkeys(("Trained", "train"), "softcotpp.trainings"),
     **dict.fromkeys(("Report", "report"), "softcotpp.pages"),
+    "probe": "softcotpp.probes",
     "Method": "softcotpp.own_method",
     "Trait": "scaling.methods.kinds",
     "Question": "scaling.records.records",
@@ -49,6 +51,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "load",
+    "probe",
     "report",
     "run",
     "train",

@@ -14,10 +14,11 @@ from pydantic import BaseModel
 
 from scaling.cli import refuse_small_limit
 from scaling.config import RunConfig, load_config
+from scaling.probe.config import ProbeConfig
 from scaling.records.errors import Interrupted, UsageError, nearest
 from scaling.training.config import TrainConfig
 
-Settings = TypeVar("Settings", RunConfig, TrainConfig)
+Settings = TypeVar("Settings", RunConfig, TrainConfig, ProbeConfig)
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 _FILE = "config"  # the keyword for a YAML file with options

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scaling.config import RunConfig
+from scaling.probe.config import ProbeConfig
 from scaling.records.settings import settings_of
 from scaling.training.config import TrainConfig
 
@@ -19,7 +20,7 @@ OF_OTHERS = {  # says which options an engine takes; the keys of a task file, so
     "scaling/engines/kinds.py",
     "scaling/tasks/yaml_task.py",
 }
-OPTIONS = {*RunConfig.model_fields, *TrainConfig.model_fields}
+OPTIONS = {*RunConfig.model_fields, *TrainConfig.model_fields, *ProbeConfig.model_fields}
 FACTS = {fact: name for name, own in settings_of(RunConfig).items() for fact in own.facts}
 FEW = 2  # options that may stand side by side in a list
 MOST = 12  # parameters of a function

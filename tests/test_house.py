@@ -36,6 +36,7 @@ LIGHT = (
     "scaling.tasks.catalogue",
     "scaling.config",
     "scaling.cli",
+    "scaling.probe.cli",
     "analysis.cli",
 )
 LIGHT += (

@@ -21,13 +21,18 @@ from analysis.compute import AXES
 from analysis.voters import chosen
 from scaling import cli as run
 from scaling.config import RunConfig, load_config
+from scaling.probe import cli as probe
+from scaling.probe.config import ProbeConfig
 from scaling.training import cli as train
 from scaling.training.config import TrainConfig
 from sweeps import cli as sweep
 from sweeps.grid import read_grid, recipes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = {"scale-run": run, "scale-train": train, "scale-report": report, "scale-sweep": sweep}
+COMMANDS = {
+    **{"scale-run": run, "scale-train": train, "scale-probe": probe},
+    **{"scale-report": report, "scale-sweep": sweep},
+}
 EVERY = [(name, line) for name, module in COMMANDS.items() for line in module.EXAMPLES]
 
 
@@ -96,7 +101,7 @@ def test_an_example_is_what_the_command_takes(name, line):
         names = {parse_run(one).name for one in options["runs"]}
         assert options["baseline"] is None or options["baseline"] in names
         return
-    kind = RunConfig if name == "scale-run" else TrainConfig
+    kind = {"scale-run": RunConfig, "scale-train": TrainConfig, "scale-probe": ProbeConfig}[name]
     given = {key: value for key, value in options.items() if key in kind.model_fields and value is not None}
     load_config(options["config"], given, kind).resolved()
 

@@ -16,6 +16,8 @@ from scaling import cli
 from scaling.config import RunConfig, idle_options, load_config, option
 from scaling.methods.kinds import KINDS, Trait
 from scaling.options import page, takes
+from scaling.probe import cli as probe_cli
+from scaling.probe.config import ProbeConfig
 from scaling.records.errors import UsageError
 from scaling.records.journal import config_hash
 from scaling.records.settings import Differs, Effect, Setting, Tag, names, run_names, settings_of
@@ -25,8 +27,10 @@ from sweeps.grid import check_key
 from sweeps.points import idle_in_training
 
 REPOSITORY = Path(__file__).parents[2]
-MODELS = (RunConfig, TrainConfig)
+MODELS = (RunConfig, TrainConfig, ProbeConfig)
 EVERY = [(model, name) for model in MODELS for name in model.model_fields]
+IN_SWEEPS = [(model, name) for model, name in EVERY if model is not ProbeConfig]
+COMMANDS = [(cli.scale_run, RunConfig), (training_cli.scale_train, TrainConfig), (probe_cli.scale_probe, ProbeConfig)]
 
 
 @pytest.mark.parametrize(("model", "name"), EVERY)
@@ -71,7 +75,7 @@ def test_a_command_has_the_options_of_its_settings_before_its_own():
     assert "--no-fast" not in shown
 
 
-@pytest.mark.parametrize(("command", "model"), [(cli.scale_run, RunConfig), (training_cli.scale_train, TrainConfig)])
+@pytest.mark.parametrize(("command", "model"), COMMANDS)
 def test_the_parameters_of_the_commands_begin_with_the_settings(command, model):
     assert list(inspect.signature(command).parameters)[: len(model.model_fields)] == list(model.model_fields)
 
@@ -108,7 +112,7 @@ def test_options_that_trainings_share_with_runs_are_those_of_runs():
     assert set(names(TrainConfig, Tag.INHERITED)) <= set(RunConfig.model_fields)
 
 
-@pytest.mark.parametrize(("model", "name"), EVERY)
+@pytest.mark.parametrize(("model", "name"), IN_SWEEPS)
 def test_a_grid_can_set_what_the_declaration_does_not_forbid(model, name):
     key = name if model is RunConfig else f"train.{name}"
     if why := settings_of(model)[name].not_in_sweeps:

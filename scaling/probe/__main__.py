@@ -1,0 +1,5 @@
+"""`python -m scaling.probe` is the command `scale-probe`."""
+
+from scaling.probe.cli import main
+
+main()
