@@ -81,7 +81,7 @@ class Health(Validation):
 @torch.no_grad()
 def examine(
     thinker: Thinker,
-    assistant: PreTrainedModel,
+    assistant: PreTrainedModel | None,
     reader: Reader,
     examples: Sequence[Example],
     objective: Objective,
@@ -94,7 +94,7 @@ def examine(
 
     Args:
         thinker: what is examined.
-        assistant: the frozen model that the thinker reads questions with.
+        assistant: the frozen model that the thinker reads questions with; None for a thinker that needs none.
         reader: computes losses with the frozen backbone.
         examples: the validation questions with their targets.
         objective: says how many soft tokens there are.
@@ -105,7 +105,7 @@ def examine(
     """
     places = list(range(len(examples)))[processes.rank :: processes.count]
     thoughts = processes.collect(
-        {n: think(thinker, assistant, [examples[n]], objective.num_slots).cpu() for n in places}
+        {n: think(thinker, assistant, reader.backbone, [examples[n]], objective.num_slots).cpu() for n in places}
     )
     all_thoughts = torch.cat(list(thoughts.values()))
     other = _others(examples)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.checkpoint import CARD_FILE
+from scaling.methods.kinds import DEFAULT
 from scaling.models.model_files import with_revision
+from scaling.records.names import TITLES
 
 
 def write_card(folder: Path, about: dict[str, Any]) -> None:
@@ -86,14 +88,12 @@ base_model: {with_revision(about["backbone"])[0]}
 tags: [softcot, latent-reasoning]
 ---
 
-# SoftCoT++ thinker for {about["backbone"]}
+# {TITLES[about.get("method", DEFAULT)]} thinker for {about["backbone"]}
 
-{about["latent_paths"]} learned initial token sets and one projection; no frozen model is in here. The assistant
-{about["assistant"]} turns a question into {about["soft_tokens"]} soft thoughts for each path, after which
-{about["backbone"]} reasons.
+{_what(about)}
 
 ```
-scale-run --backbone {about["backbone"]} --assistant {about["assistant"]} --thinker FOLDER
+scale-run {_options(about)}--thinker FOLDER
 ```
 
 ## Held-out questions of {about["task"]}
@@ -114,6 +114,26 @@ scale-run --backbone {about["backbone"]} --assistant {about["assistant"]} --thin
 |---|---|
 {_settings(about)}
 """
+
+
+def _what(about: dict[str, Any]) -> str:
+    """A paragraph on what a thinker is, and what it makes of a question."""
+    size = f"{about['soft_tokens']} soft thoughts for each path, after which\n{about['backbone']} reasons."
+    if "assistant" not in about:
+        paths, title = about["latent_paths"], TITLES[about["method"]]
+        return f"{title} with {paths} latent paths; no frozen model is in here. It gives a question {size}"
+    if states := about.get("states"):
+        learned = f"A projection and learned gains, on the states `{states}` of the assistant"
+    else:
+        learned = f"{about['latent_paths']} learned initial token sets and one projection"
+    return f"{learned}; no frozen model is in here. The assistant\n{about['assistant']} turns a question into {size}"
+
+
+def _options(about: dict[str, Any]) -> str:
+    """The options that name the models, and the method where it is not the default."""
+    method = f"--method {about['method']} " if "method" in about else ""
+    assistant = f"--assistant {about['assistant']} " if "assistant" in about else ""
+    return f"{method}--backbone {about['backbone']} {assistant}"
 
 
 def _cosine(value: float | None) -> str:

@@ -203,7 +203,13 @@ def test_prompts_of_training_are_those_of_runs(model, kind):
     config = RunConfig(latent_paths=2, device="cpu")
     method = SoftCoT(
         model,
-        Thinking(model, make_thinker(config, None, model, model), task=PlainTask(kind), num_tokens=3),
+        Thinking(
+            model,
+            model,
+            make_thinker(config.model_copy(update={"soft_tokens": 3}), None, model, model),
+            task=PlainTask(kind),
+            num_tokens=3,
+        ),
         task=PlainTask(kind),
         num_slots=3,
     )
