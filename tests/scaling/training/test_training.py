@@ -302,8 +302,8 @@ def test_what_a_training_writes_and_that_a_run_takes_it(settings, tmp_path, run)
     assert {path.name for path in out.iterdir()} == names
     thinker, config = checkpoint.load(out)
     assert (config.num_paths, config.soft_tokens, config.vectors_per_path) == (2, 3, 3)
-    assert config.standardise
-    assert config.path_offset
+    assert config.sizes["standardise"]
+    assert config.sizes["path_offset"]
     assert config.about["backbone_fingerprint"]
     assert config.about["metrics"]["loss"] == result.health.loss == result.progress.best
     assert thinker.offset.abs().max() > 0
@@ -399,7 +399,7 @@ def test_the_published_recipe_is_one_of_the_settings(settings, tmp_path):
     train(
         settings(normalise=False, standardise=False, freeze_token_sets=True, contrastive="view"), Quiet(), Processes()
     )
-    assert not checkpoint.read_config(tmp_path / "trained").normalise
+    assert not checkpoint.read_config(tmp_path / "trained").sizes["normalise"]
     state = load_file(tmp_path / "trained" / STATE_FILE)
     start = loading.load(str(settings().backbone), name="", device="cpu", dtype=torch.float32)
     untrained = new_thinker(settings(standardise=False).resolved(), start, start, [])
