@@ -25,6 +25,7 @@ class Trait(Enum):
 
     THOUGHTS = auto()  # a question has soft thoughts, which a control may replace
     THINKER = auto()  # they are made by a thinker
+    READING = auto()  # the thinker reads the question
     REFINED = auto()  # the thinker refines them in rounds, of which there may be more or fewer
     PERTURBED = auto()  # latent paths are random draws around the thought of one
     PATHS = auto()  # there may be more than one latent path
@@ -82,7 +83,8 @@ def _kind(name: str, *traits: Trait) -> tuple[str, MethodKind]:
 
 
 _THINKER = (Trait.THOUGHTS, Trait.THINKER, Trait.SLOTS)
-_SOFT = (*_THINKER, Trait.ASSISTANT)
+_READER = (*_THINKER, Trait.READING)
+_SOFT = (*_READER, Trait.ASSISTANT)
 _PERTURBED = (*_SOFT, Trait.PERTURBED, Trait.PATHS)
 KINDS = dict(
     (
@@ -92,8 +94,8 @@ KINDS = dict(
         _kind("softcot-dropout", *_PERTURBED),
         _kind("softcot-gumbel", *_PERTURBED),
         _kind("prompt-tuning", *_THINKER, Trait.PATHS),
-        _kind("proposer", *_THINKER, Trait.PATHS),
-        _kind("refiner", *_THINKER, Trait.PATHS, Trait.REFINED),
+        _kind("proposer", *_READER, Trait.PATHS),
+        _kind("refiner", *_READER, Trait.PATHS, Trait.REFINED),
         _kind("cot", Trait.SHOTS),
         _kind("cot-unk", Trait.SLOTS),
         _kind("assist-cot", Trait.ASSISTANT, Trait.NOTES),

@@ -24,7 +24,7 @@ from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Setting, Tag
 
-_LR_OF_THOUGHTS, _LR_OF_ADAPTER = 2e-3, 2e-4  # default learning rates
+_LR, _LR_OF_CONSTANTS, _LR_OF_ADAPTER = 2e-3, 2e-2, 2e-4  # default learning rates; see docs/training.md
 _SLOTS = "slots"  # the states that a thinker is trained on by default
 ROUNDS = 3  # default of `--refine-steps`
 _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
@@ -173,9 +173,10 @@ class TrainConfig(BaseModel):
     gradient_checkpointing: Annotated[
         bool, Setting("Compute activations twice rather than keep them.", _STEPS, _FREE)
     ] = False
-    lr: Annotated[_Positive | None, Setting("Learning rate, falling linearly. Default 0.002; lora 0.0002.", _STEPS)] = (
-        None
-    )
+    lr: Annotated[
+        _Positive | None,
+        Setting("Learning rate, falling linearly. Default 0.002; prompt-tuning 0.02, lora 0.0002.", _STEPS),
+    ] = None
     warmup: Annotated[_Amount, Setting("Steps of rising learning rate. Default 0.", _STEPS)] = 0
     weight_decay: Annotated[_Weight, Setting("Default 0.", _STEPS)] = 0.0
     clip: Annotated[_Positive, Setting("Largest norm of the gradient. Default 1.", _STEPS)] = 1.0
@@ -250,7 +251,8 @@ class TrainConfig(BaseModel):
         if given:
             users = [name for name in _METHODS if given not in idle_options(name, TrainConfig)]
             raise UsageError(
-                f"`{option(given)}` is for `--method` {' or '.join(users)}, and `--method` is {self.method}: leave it out."
+                f"`{option(given)}` is for `--method {' or '.join(users)}`, and `--method` is {self.method}: leave it out, "
+                f"or give another method."
             )
 
     def _differs(self, key: str) -> bool:
@@ -289,7 +291,8 @@ class TrainConfig(BaseModel):
             )
         refined = kind_of(self.method).has(Trait.REFINED)
         return {
-            "lr": self.lr or _LR_OF_THOUGHTS,
+            # a constant has nothing before it that would make its steps larger, as a projection has
+            "lr": self.lr or (_LR if kind_of(self.method).has(Trait.READING) else _LR_OF_CONSTANTS),
             "contrastive": self.contrastive if self.latent_paths > 1 else "none",
             "states": self.states if pooled else None,  # None is left out, so that earlier trainings can go on
             "refine_steps": self.refine_steps or (ROUNDS if refined else None),

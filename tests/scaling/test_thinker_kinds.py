@@ -111,7 +111,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(config_of, refiner, options, 
         preview(config_of(thinker=str(refiner), **options))
 
 
-def test_a_thinker_of_another_width_is_refused(config_of, tmp_path, refiner, other_model_folder):
+def test_a_thinker_of_another_width_is_refused(config_of, refiner, other_model_folder):
     with pytest.raises(UsageError, match="backbone width"):
         preview(config_of(method="refiner", thinker=str(refiner), backbone=str(other_model_folder)))
 
@@ -141,10 +141,8 @@ def test_pooled_states_cost_no_slots_in_the_assistant(made, tmp_path, states):
     read = costs.assistant.forward(4, behind=prompted.assistant_tokens)
     attention = 4 * prompted.assistant_tokens * 4 * 32 if states == "attention" else 0
     assert whole.path(prompted) - costs.path(prompted) == read - attention
-    assert torch.equal(
-        thoughts_of(made(thinker=str(tmp_path / "pooled"), exact=True, latent_paths=1), paths=1)[0],
-        thoughts_of(made(thinker=str(tmp_path / "pooled"), exact=True))[0],
-    )
+    one, two = (made(thinker=str(tmp_path / "pooled"), exact=True, latent_paths=paths) for paths in (1, 2))
+    assert torch.equal(thoughts_of(one, paths=1), thoughts_of(two)[:1])
 
 
 def test_a_proposer_reads_its_prompt_once_for_all_paths(made):
@@ -165,7 +163,7 @@ def test_costs_of_a_damaged_file_are_refused():
 
 
 @pytest.mark.parametrize("method", OWN)
-def test_thoughts_for_an_engine_elsewhere_are_kept(made, method, monkeypatch, tmp_path):
+def test_thoughts_for_an_engine_elsewhere_are_kept(made, method, tmp_path):
     setup = made(method=method)
     source, moved = setup.method.thoughts, []
     assert isinstance(source, Thinking)

@@ -40,7 +40,7 @@ class Quiet:
     def started(self, progress, schedule):
         pass
 
-    def stepped(self, progress, row):
+    def stepped(self, progress, row):  # noqa: ARG002
         if progress.step == self._stop_at:
             raise KeyboardInterrupt
 
@@ -102,15 +102,15 @@ def test_a_default_training_names_no_new_option(settings):
     [
         (
             {"method": "prompt-tuning", "assistant": "x"},
-            r"`--assistant` is for `--method` softcot\+\+, and `--method` is",
+            r"`--assistant` is for `--method softcot\+\+`, and `--method` is",
         ),
-        ({"method": "proposer", "standardise": False}, r"`--standardise` is for `--method` softcot\+\+"),
-        ({"method": "proposer", "states": "last"}, r"`--states` is for `--method` softcot\+\+"),
-        ({"method": "proposer", "refine_steps": 2}, "`--refine-steps` is for `--method` refiner"),
-        ({"method": "refiner", "rank": 2}, "`--rank` is for `--method` lora"),
+        ({"method": "proposer", "standardise": False}, r"`--standardise` is for `--method softcot\+\+"),
+        ({"method": "proposer", "states": "last"}, r"`--states` is for `--method softcot\+\+"),
+        ({"method": "proposer", "refine_steps": 2}, "`--refine-steps` is for `--method refiner"),
+        ({"method": "refiner", "rank": 2}, "`--rank` is for `--method lora"),
         (
             {"method": "lora", "contrastive": "none"},
-            r"`--contrastive` is for `--method` softcot\+\+ or prompt-tuning or",
+            r"`--contrastive` is for `--method softcot\+\+ or prompt-tuning or",
         ),
         ({"states": "last", "vector_per_slot": True}, "`--vector-per-slot` is for the tokens in the slots"),
         ({"states": "mean", "freeze_token_sets": True}, "`--freeze-token-sets` is for the tokens in the slots"),
