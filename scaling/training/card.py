@@ -121,7 +121,9 @@ def _what(about: dict[str, Any]) -> str:
     size = f"{about['soft_tokens']} soft thoughts for each path, after which\n{about['backbone']} reasons."
     if "assistant" not in about:
         paths, title = about["latent_paths"], TITLES[about["method"]]
-        return f"{title}, {paths} latent path{'s' * (paths != 1)}; no frozen model is in here. It gives a question {size}"
+        return (
+            f"{title}, {paths} latent path{'s' * (paths != 1)}; no frozen model is in here. It gives a question {size}"
+        )
     if states := about.get("states"):
         learned = f"A projection and learned gains, on the states `{states}` of the assistant"
     else:
