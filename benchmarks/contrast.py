@@ -46,7 +46,7 @@ def main() -> None:
     )
     thinker = new_thinker(config, backbone, assistant, learn)
     with torch.no_grad():
-        thoughts = think(thinker, assistant.model, asked, config.soft_tokens)
+        thoughts = think(thinker, assistant.model, backbone.model, asked, config.soft_tokens)
     products = thoughts.flatten(2) @ thoughts.flatten(2).transpose(1, 2)
     lengths, apart = products.diagonal(dim1=1, dim2=2), ~torch.eye(config.latent_paths, dtype=torch.bool)
     print(json.dumps({"squared_length": lengths.mean().item(), "inner_product": products[:, apart].mean().item()}))

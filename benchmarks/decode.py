@@ -177,10 +177,13 @@ def make_prompts(asked: argparse.Namespace) -> None:
     if data is None:
         say(f"{asked.data} does not exist: taking the project's own arithmetic questions")
     task = load_task("gsm8k" if data else "arithmetic", data=data, limit=asked.questions)
-    untrained = RunConfig.model_validate({"latent_paths": asked.latent_paths, "device": device})
+    untrained = RunConfig.model_validate({"latent_paths": asked.latent_paths, "soft_tokens": 4, "device": device})
     thinker = make_thinker(untrained, None, backbone, assistant)
     method = SoftCoT(
-        backbone, Thinking(assistant, thinker, task=task.definition, num_tokens=4), task=task.definition, num_slots=4
+        backbone,
+        Thinking(assistant, backbone, thinker, task=task.definition, num_tokens=4),
+        task=task.definition,
+        num_slots=4,
     )
     prompts = [prompt for question in task.questions for prompt in method.prompts(question, range(asked.latent_paths))]
     with torch.inference_mode():

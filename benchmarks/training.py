@@ -29,6 +29,7 @@ from floor import timed
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.objective import Objective, backward
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader
@@ -100,6 +101,7 @@ def step_case(asked: argparse.Namespace) -> Row:
     examples = make_examples(asked, backbone, assistant)
     settings = {"latent_paths": asked.num_paths, "soft_tokens": asked.soft_tokens, "device": device}
     thinker = new_thinker(TrainConfig.model_validate(settings), backbone, assistant, examples)
+    assert isinstance(thinker, AssistantThinker)
     work = {"ours": ours, "plain": plain}[asked.case]
 
     def step() -> None:
@@ -155,7 +157,7 @@ def ours(
 
 
 def plain(
-    thinker: Thinker, assistant: LanguageModel, backbone: LanguageModel, examples: list[Example], slots: int
+    thinker: AssistantThinker, assistant: LanguageModel, backbone: LanguageModel, examples: list[Example], slots: int
 ) -> None:
     tokens = sum(len(example.target) for example in examples) * thinker.num_paths
     for example in examples:

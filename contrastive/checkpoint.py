@@ -7,7 +7,8 @@ Loading is strict: a file that does not fit the other one exactly is refused.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.projection import new_projection
+from contrastive.prompt_tuning import PromptTuning
+from contrastive.proposer import Proposer, Refiner
 from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 
@@ -25,6 +29,11 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "thinker.safetensors", "RE
 # keys of `about` for a thinker imported from a published file: the file's name, and whether it held initial tokens
 IMPORTED, EMBEDDED = "imported_from", "has_embedding"
 MOST_SOFT_TOKENS = 1 << 16  # more than that would fill the context of any model
+THINKERS: dict[str, type[Thinker]] = {
+    thinker.kind: thinker for thinker in (AssistantThinker, PromptTuning, Proposer, Refiner)
+}
+_KIND = "kind"
+_COMMON = {"num_paths": "int", "soft_tokens": "int", "backbone_width": "int", "prompt_version": "str", "about": "dict"}
 
 
 class Checkpoint(ModelHubMixin):
@@ -80,42 +89,46 @@ class ThinkerConfig:
     Attributes:
         num_paths: N, the latent paths.
         soft_tokens: L, the soft tokens that it was trained with.
-        assistant_width: D_a, the width of the assistant's hidden states.
         backbone_width: D, the width of the backbone's embeddings.
-        vectors_per_path: K, learned vectors in each initial token set: 1 or L.
-        normalise: see `Thinker`.
-        standardise: whether it has statistics of the assistant's states, see `Thinker`.
-        path_offset: whether each path has a learned offset, see `Thinker`.
+        vectors_per_path: K, learned vectors of each path: 1 for any number of soft tokens, else L.
         prompt_version: version of the prompts that it was trained with.
         about: how it was made, for readers and for warnings: models and their fingerprints, task, losses, metrics.
+        kind: of the thinker; the file has it only where it is not the first one of THINKERS.
+        sizes: what only this kind has, see `Thinker.sizes`.
     """
 
     num_paths: int
     soft_tokens: int
-    assistant_width: int
     backbone_width: int
     vectors_per_path: int
-    normalise: bool
-    standardise: bool
-    path_offset: bool
     prompt_version: str
     about: dict[str, Any]
+    kind: str = AssistantThinker.kind
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def assistant_width(self) -> int | None:
+        """D_a, the width of the assistant's hidden states; None for a thinker without an assistant."""
+        return self.sizes.get("assistant_width")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the file."""
+        kind = {} if self.kind == AssistantThinker.kind else {_KIND: self.kind}
+        common = {"num_paths": self.num_paths, "soft_tokens": self.soft_tokens, "backbone_width": self.backbone_width}
+        return {**kind, **common, **self.sizes, "prompt_version": self.prompt_version, "about": self.about}
 
 
 def describe(thinker: Thinker, *, soft_tokens: int, prompt_version: str, about: dict[str, Any]) -> ThinkerConfig:
     """Makes the config of a thinker from the shapes of its tensors. The arguments are those of `ThinkerConfig`."""
-    num_paths, per_path, assistant_width = thinker.token_sets.vectors.shape
     return ThinkerConfig(
-        num_paths=num_paths,
+        num_paths=thinker.num_paths,
         soft_tokens=soft_tokens,
-        assistant_width=assistant_width,
-        backbone_width=thinker.projection.out_features,
-        vectors_per_path=per_path,
-        normalise=thinker.normalise,
-        standardise=thinker.statistics is not None,
-        path_offset=thinker.offset is not None,
+        backbone_width=thinker.width,
+        vectors_per_path=thinker.vectors_per_path,
         prompt_version=prompt_version,
         about=about,
+        kind=thinker.kind,
+        sizes=thinker.sizes(),
     )
 
 
@@ -138,7 +151,7 @@ def save(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in thinker.state_dict().items()}
     save_file(tensors, folder / f"{WEIGHTS_FILE}.tmp")
     (folder / f"{WEIGHTS_FILE}.tmp").replace(folder / WEIGHTS_FILE)
-    (folder / f"{CONFIG_FILE}.tmp").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    (folder / f"{CONFIG_FILE}.tmp").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     (folder / f"{CONFIG_FILE}.tmp").replace(folder / CONFIG_FILE)
 
 
@@ -151,14 +164,21 @@ def read_config(folder: Path) -> ThinkerConfig:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    known = {field.name for field in fields(ThinkerConfig)}
-    if not isinstance(values, dict) or set(values) != known:
-        different = sorted(set(values) ^ known) if isinstance(values, dict) else sorted(known)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} has missing or unknown keys: {', '.join(_COMMON)}")
+    kind = values.pop(_KIND, AssistantThinker.kind)
+    if not isinstance(kind, str) or kind not in THINKERS:
+        raise CheckpointError(f"{path} is of a kind that this release does not know: {_KIND}={kind!r}")
+    own = _own_sizes(kind)
+    required = {*_COMMON, *(name for name, size in own.items() if size.default is Parameter.empty)}
+    different = sorted((required - set(values)) | (set(values) - {*_COMMON, *own}))
+    if different:
         raise CheckpointError(f"{path} has missing or unknown keys: {', '.join(different)}")
-    wrong = [name for name, value in values.items() if not _is_valid(ThinkerConfig.__annotations__[name], value)]
+    types = {**_COMMON, **{name: str(size.annotation) for name, size in own.items()}}
+    wrong = [name for name, value in values.items() if not _is_valid(types[name], value)]
     if wrong:
         raise CheckpointError(f"{path} has values that make no sense: {', '.join(f'{n}={values[n]!r}' for n in wrong)}")
-    config = ThinkerConfig(**values)
+    config = _config_of(kind, values)
     # The other sizes are compared with the tensors' shapes. No tensor has L in its shape unless K = L, so that a wrong
     # value would only be noticed when thoughts are computed.
     per_slot = config.vectors_per_path > 1
@@ -168,23 +188,32 @@ def read_config(folder: Path) -> ThinkerConfig:
     return config
 
 
+def _own_sizes(kind: str) -> dict[str, Parameter]:
+    """The sizes that only this kind of thinker has, as the parameters of its `shapes`."""
+    parameters = signature(THINKERS[kind].shapes).parameters
+    return {name: parameter for name, parameter in parameters.items() if name not in _COMMON}
+
+
+def _config_of(kind: str, values: dict[str, Any]) -> ThinkerConfig:
+    """The config that these checked values are of."""
+    own = {name: values[name] for name in _own_sizes(kind) if name in values}
+    common = {name: values[name] for name in _COMMON}
+    vectors = own.get("vectors_per_path", common["soft_tokens"])
+    return ThinkerConfig(**common, vectors_per_path=vectors, kind=kind, sizes=own)
+
+
 def _is_valid(kind: str, value: object) -> bool:
-    """Whether a JSON value has the annotated type. All whole numbers of the config are counts, so they start at one."""
-    return type(value).__name__ == kind.split("[")[0] and (kind != "int" or (isinstance(value, int) and value > 0))
+    """Whether a JSON value has the annotated type. An `int` is a count, so that it starts at one."""
+    if kind.endswith("| None"):
+        return value is None or type(value).__name__ == kind.split()[0]
+    return type(value).__name__ == kind and (kind != "int" or (isinstance(value, int) and value > 0))
 
 
 def load(folder: Path) -> tuple[Thinker, ThinkerConfig]:
     """Loads the thinker in `folder`, float32 on the CPU. Raises CheckpointError unless every tensor fits the config."""
     config = read_config(folder)
     _check_sizes(folder, config)
-    statistics = torch.zeros(2, config.num_paths, config.assistant_width) if config.standardise else None
-    thinker = Thinker(
-        SoftTokenSets(torch.zeros(config.num_paths, config.vectors_per_path, config.assistant_width)),
-        new_projection(config.assistant_width, config.backbone_width, scale=1.0),
-        normalise=config.normalise,
-        statistics=statistics,
-        offset=config.path_offset,
-    )
+    thinker = THINKERS[config.kind].empty(config.num_paths, config.soft_tokens, config.backbone_width, **config.sizes)
     try:
         tensors = load_file(folder / WEIGHTS_FILE)
         thinker.load_state_dict(tensors, strict=True)
@@ -201,14 +230,12 @@ def _check_sizes(folder: Path, config: ThinkerConfig) -> None:
     This comes before any tensor is made: a damaged file may claim sizes that no memory can hold. Raises CheckpointError.
     """
     path = folder / WEIGHTS_FILE
-    paths, width, out = config.num_paths, config.assistant_width, config.backbone_width
-    expected_shapes = {
-        "token_sets.vectors": [paths, config.vectors_per_path, width],
-        "projection.weight": [out, width],
-        "projection.bias": [out],
-        **({"statistics": [2, paths, width]} if config.standardise else {}),
-        **({"offset": [paths, 1, out]} if config.path_offset else {}),
-    }
+    try:
+        expected_shapes = THINKERS[config.kind].shapes(
+            config.num_paths, config.soft_tokens, config.backbone_width, **config.sizes
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE} has values that make no sense: {error}") from None
     try:
         with safe_open(path, framework="pt") as file:
             stored_shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -222,7 +249,9 @@ def _check_sizes(folder: Path, config: ThinkerConfig) -> None:
             )
 
 
-def import_published(path: Path, *, prompt_version: str, soft_tokens: int = 4) -> tuple[Thinker, ThinkerConfig]:
+def import_published(
+    path: Path, *, prompt_version: str, soft_tokens: int = 4
+) -> tuple[AssistantThinker, ThinkerConfig]:
     """Imports a thinker from a `projection.bin` as the papers' authors publish it.
 
     The file holds the tensors weight [D, D_a], bias [D] and, where there are several paths, embedding [N, D_a]. It is read
@@ -245,7 +274,7 @@ def import_published(path: Path, *, prompt_version: str, soft_tokens: int = 4) -
     except Exception as error:  # a damaged file may raise anything
         raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     weight, bias, embedding = _published(path, tensors)
-    thinker = Thinker(
+    thinker = AssistantThinker(
         SoftTokenSets(embedding[:, None]), new_projection(weight.shape[1], weight.shape[0], scale=1.0), normalise=False
     )
     thinker.projection.load_state_dict({"weight": weight.float(), "bias": bias.float()})

@@ -62,6 +62,18 @@ def hidden_states(model: PreTrainedModel, **inputs: Any) -> Tensor:
     return states
 
 
+def layer_states(model: PreTrainedModel, *, layer: int, **inputs: Any) -> Tensor:
+    """The hidden states after one layer, [B, S, D].
+
+    Args:
+        model: the model.
+        layer: 1 for the first layer, -1 for the last, whose states are those after the final norm.
+        inputs: as of the model's own forward pass.
+    """
+    states: Tensor = decoder_of(model)(**inputs, output_hidden_states=True).hidden_states[layer]
+    return states
+
+
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Pads token ids on the right, where causal attention never looks. Returns ids and mask, both [B, T] int64."""
     ids = [torch.tensor(row, dtype=torch.long) for row in rows]
@@ -106,12 +118,13 @@ def attention_masks(
 
 
 @contextmanager
-def gradient_checkpointing(model: PreTrainedModel, *, active: bool) -> Iterator[None]:
+def gradient_checkpointing(model: PreTrainedModel | None, *, active: bool) -> Iterator[None]:
     """While entered, layers compute their activations again in the backward pass instead of keeping them in memory.
 
-    active: False changes nothing.
+    model: None changes nothing, and so does `active` False.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if active else []
+    modules = model.modules() if active and model is not None else ()
+    layers = [module for module in modules if isinstance(module, GradientCheckpointingLayer)]
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:

@@ -219,7 +219,7 @@ class Health(Validation):
 @torch.no_grad()
 def examine(
     thinker: Thinker,
-    assistant: PreTrainedModel,
+    assistant: PreTrainedModel | None,
     reader: Reader,
     examples: Sequence[Example],
     objective: Objective,
@@ -234,7 +234,7 @@ def examine(
 
     Args:
         thinker: what is examined.
-        assistant: the frozen model that the thinker reads questions with.
+        assistant: the frozen model that the thinker reads questions with; None for a thinker that needs none.
         reader: computes losses with the frozen backbone.
         examples: the validation questions with their targets.
         objective: says how many soft tokens there are.
@@ -250,7 +250,10 @@ def examine(
     thoughts = torch.stack(
         list(
             processes.collect(
-                {n: think(thinker, assistant, [first[n]], objective.num_slots)[0].cpu() for n in numbers}
+                {
+                    n: think(thinker, assistant, reader.backbone, [first[n]], objective.num_slots)[0].cpu()
+                    for n in numbers
+                }
             ).values()
         )
     )

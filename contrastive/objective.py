@@ -23,10 +23,10 @@ from transformers import PreTrainedModel
 
 from contrastive import losses
 from contrastive.diversity import mean_off_diagonal, path_cosine
-from contrastive.forward import gradient_checkpointing, pad_right
+from contrastive.forward import gradient_checkpointing
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader
-from contrastive.thinker import Thinker
+from contrastive.thinker import Thinker, Thoughts, read
 
 Form = Literal["paper", "view", "uniform", "none"]
 TEMPERATURES: dict[str, float] = {"paper": 1.0, "view": 0.05, "uniform": 0.5, "none": 1.0}
@@ -37,7 +37,9 @@ _DROPOUT = 0.5  # share of the values that the view form sets to zero
 class Objective:
     """What training minimises, and how it is computed.
 
-    loss = language loss + weight * contrastive loss of paths + question_weight * contrastive loss of questions
+    loss = language loss + weight * contrastive loss of paths + question_weight * contrastive loss of questions + penalty
+
+    A thinker says which part of its thoughts the contrasts compare, and whether it has a penalty.
 
     Attributes:
         num_slots: L, soft tokens of each path.
@@ -69,24 +71,49 @@ class Parts:
         contrastive: the contrastive loss of paths, without its weight.
         questions: the contrastive loss of questions, without its weight.
         path_cosine: mean cosine between paths, None for a single path.
+        penalty: the thinker's own; 0 for a thinker without.
     """
 
     language: float
     contrastive: float
     questions: float
     path_cosine: float | None
+    penalty: float = 0.0
 
 
-def think(thinker: Thinker, assistant: PreTrainedModel, examples: Sequence[Example], num_slots: int) -> Tensor:
-    """Computes the thoughts [B, N, L, D] of the examples' questions. num_slots: L."""
-    ids, mask = pad_right([example.assistant for example in examples], assistant.device)
-    thoughts: Tensor = thinker(assistant, ids, mask, num_slots)
-    return thoughts
+def think(
+    thinker: Thinker,
+    assistant: PreTrainedModel | None,
+    backbone: PreTrainedModel,
+    examples: Sequence[Example],
+    num_slots: int,
+) -> Tensor:
+    """Computes the thoughts [B, N, L, D] of the examples' questions.
+
+    Args:
+        thinker: makes them.
+        assistant: the frozen model that it reads questions with; None for a thinker that needs none.
+        backbone: the frozen model whose prompts it may read.
+        examples: B of them.
+        num_slots: L.
+    """
+    return _compute(thinker, assistant, backbone, examples, num_slots).thoughts
+
+
+def _compute(
+    thinker: Thinker,
+    assistant: PreTrainedModel | None,
+    backbone: PreTrainedModel,
+    examples: Sequence[Example],
+    num_slots: int,
+) -> Thoughts:
+    questions, prompts = [example.assistant for example in examples], [example.prefix for example in examples]
+    return thinker.compute(read(thinker, assistant, backbone, questions=questions, prompts=prompts), num_slots)
 
 
 def backward(
     thinker: Thinker,
-    assistant: PreTrainedModel,
+    assistant: PreTrainedModel | None,
     reader: Reader,
     batch: Sequence[Example],
     objective: Objective,
@@ -100,7 +127,7 @@ def backward(
 
     Args:
         thinker: what is trained.
-        assistant: the frozen model that the thinker reads questions with.
+        assistant: the frozen model that the thinker reads questions with; None for a thinker that needs none.
         reader: computes the language loss with the frozen backbone.
         batch: the examples of this step, those of all processes.
         objective: the loss.
@@ -112,27 +139,47 @@ def backward(
     """
     share = processes.share(batch)
     with gradient_checkpointing(assistant, active=objective.recompute):
-        thoughts = think(thinker, assistant, share, objective.num_slots) if share else _nothing(thinker, objective)
-    all_thoughts = processes.gather(thoughts, len(batch)).requires_grad_()
-    between_paths, between_questions = _contrasts(all_thoughts, batch, objective, step)
+        own = (
+            _compute(thinker, assistant, reader.backbone, share, objective.num_slots)
+            if share
+            else _nothing(thinker, objective)
+        )
+    compared = processes.gather(own.contrasted, len(batch)).requires_grad_()
+    between_paths, between_questions = _contrasts(compared, batch, objective, step)
     # every process computes the contrastive losses over the thoughts of all, and keeps the gradient of its own thoughts
     weighted = objective.weight * between_paths + objective.question_weight * between_questions
-    (contrast_gradient,) = torch.autograd.grad(weighted, all_thoughts)
-    language, language_gradient = _language(reader, share, thoughts.detach(), batch, objective)
+    (contrast_gradient,) = torch.autograd.grad(weighted, compared)
+    language, language_gradient = _language(reader, share, own.thoughts.detach(), batch, objective)
+    penalty = language.new_zeros(()) if own.penalty is None else own.penalty.sum() / len(batch)
     if share:
-        thoughts.backward(processes.share(contrast_gradient) + language_gradient)  # type: ignore[no-untyped-call]
+        _through(own, processes.share(contrast_gradient), language_gradient, penalty)
     trained = [parameter for parameter in thinker.parameters() if parameter.requires_grad]
     for parameter in trained:  # a process without questions has no gradient, and yet takes part in the sum
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    processes.add_up([parameter.grad for parameter in trained if parameter.grad is not None] + [language])
-    cosine = mean_off_diagonal(path_cosine(all_thoughts.detach()))
-    return Parts(float(language), float(between_paths.detach()), float(between_questions.detach()), cosine)
+    added = penalty.detach().clone()
+    processes.add_up([parameter.grad for parameter in trained if parameter.grad is not None] + [language, added])
+    cosine = mean_off_diagonal(path_cosine(compared.detach()))
+    return Parts(
+        float(language), float(between_paths.detach()), float(between_questions.detach()), cosine, float(added)
+    )
 
 
-def _nothing(thinker: Thinker, objective: Objective) -> Tensor:
-    """The thoughts of a process that has no question of this batch: an empty tensor [0, N, L, D]."""
-    weight = thinker.projection.weight
-    return weight.new_zeros(0, thinker.num_paths, objective.num_slots, len(weight))
+def _through(own: Thoughts, contrast_gradient: Tensor, language_gradient: Tensor, penalty: Tensor) -> None:
+    """Takes the gradients with respect to thoughts, and that of the penalty, through the thinker."""
+    if own.contrasted is own.thoughts:
+        roots, gradients = [own.thoughts], [contrast_gradient + language_gradient]
+    else:
+        roots, gradients = [own.thoughts, own.contrasted], [language_gradient, contrast_gradient]
+    if own.penalty is not None:
+        roots, gradients = [*roots, penalty], [*gradients, torch.ones_like(penalty)]
+    torch.autograd.backward(roots, gradients)
+
+
+def _nothing(thinker: Thinker, objective: Objective) -> Thoughts:
+    """The thoughts of a process that has no question of this batch: empty tensors [0, N, L, D]."""
+    parameter = next(thinker.parameters())
+    empty = parameter.new_zeros(0, thinker.num_paths, objective.num_slots, thinker.width)
+    return Thoughts(empty, empty)
 
 
 def _language(

@@ -1,174 +1,246 @@
-"""The thinker turns questions into soft thoughts, with a frozen assistant, N initial token sets and a projection.
+"""A thinker turns questions into soft thoughts. This is what all kinds of thinkers have in common.
 
-The whole project uses these letters in shapes: B questions, N latent paths, M samples per path, L soft tokens, T positions,
-D_a width of the assistant, D width of the backbone, V size of the vocabulary.
+The thoughts of a question are a constant plus a residual: the constant is learned for each path and slot and is the same for
+all questions, the residual is computed from the question.
 
-Knows token ids, no texts, no benchmarks and no backbone.
+The whole project uses these letters in shapes: B questions, N latent paths, M samples per path, L soft tokens, T positions
+of the assistant's prompt, P positions of the backbone's prompt, D_a width of the assistant, D width of the backbone, V size
+of the vocabulary.
+
+Knows token ids, no texts and no benchmarks.
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from contrastive import prefix
-from contrastive.projection import new_projection
+from contrastive.forward import pad_right
 from contrastive.token_sets import SoftTokenSets
 
 
-class Thinker(nn.Module):
-    """All that is learned: the initial token sets, the projection and, optionally, an offset for each path.
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a thinker may read of B questions. A thinker that does not read a part of it gets None there.
 
-    The assistant is an argument of the methods and never a part of the thinker's state.
+    Attributes:
+        size: B.
+        assistant: the frozen model that reads the questions.
+        input_ids: [B, T] int64, the assistant's prompts up to the first slot, padded on the right.
+        attention_mask: [B, T] int64, 0 for padding.
+        embeddings: [B, P, D] float32, the backbone's input embeddings of its prompts up to the first slot, padded right.
+        seen: [B, P] bool, False for padding.
     """
 
-    statistics: Tensor | None
-    offset: nn.Parameter | None
-
-    def __init__(
-        self,
-        token_sets: SoftTokenSets,
-        projection: nn.Linear,
-        *,
-        normalise: bool = True,
-        statistics: Tensor | None = None,
-        offset: bool = False,
-    ):
-        """Joins the parts of a thinker.
-
-        Args:
-            token_sets: the initial token sets of the N paths.
-            projection: from D_a to D.
-            normalise: divide each assistant state by its root mean square before the projection, so that the scale of
-                thoughts does not depend on the assistant's final norm. False is the papers' plain T = W h + b.
-            statistics: [2, N, D_a], mean and standard deviation of each path's states over a reference set. If given, states
-                are standardised by these instead.
-            offset: whether each path has a learned vector that is added to W h + b. It begins as zero.
-        """
-        super().__init__()
-        self.token_sets = token_sets
-        self.projection = projection
-        self.normalise = normalise
-        self.register_buffer("statistics", statistics)
-        per_path = torch.zeros(self.num_paths, 1, projection.out_features)
-        self.register_parameter("offset", nn.Parameter(per_path) if offset else None)
+    size: int
+    assistant: PreTrainedModel | None = None
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    embeddings: Tensor | None = None
+    seen: Tensor | None = None
 
     @classmethod
-    def untrained(cls, rare_rows: Tensor, *, num_paths: int, backbone_width: int, scale: float) -> Thinker:
-        """Makes a thinker before any training.
+    def of_assistant(cls, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Inputs:
+        """The inputs of a thinker that reads with an assistant. The arguments are those of the class."""
+        return cls(len(input_ids), assistant, input_ids, attention_mask)
 
-        Args:
-            rare_rows: [C, D_a] input embeddings of rarely used tokens of the assistant, of the rarest first.
-            num_paths: N.
-            backbone_width: D.
-            scale: root mean square of the thoughts, to be that of the backbone's input embeddings.
-        """
-        projection = new_projection(rare_rows.shape[1], backbone_width, scale=scale)
-        return cls(SoftTokenSets.from_rows(rare_rows, num_paths), projection)
+    def with_assistant(self) -> tuple[PreTrainedModel, Tensor, Tensor]:
+        """Assistant, ids and mask. Raises ValueError where there is no assistant."""
+        if self.assistant is None or self.input_ids is None or self.attention_mask is None:
+            raise ValueError("this thinker reads questions with an assistant, and none was given")
+        return self.assistant, self.input_ids, self.attention_mask
+
+    def prompt(self) -> tuple[Tensor, Tensor]:
+        """Embeddings of the backbone's prompts, and which of them are seen. Raises ValueError where there are none."""
+        if self.embeddings is None or self.seen is None:
+            raise ValueError("this thinker reads the backbone's prompt, and none was given")
+        return self.embeddings, self.seen
+
+
+@dataclass(frozen=True, eq=False)
+class Thoughts:
+    """What a thinker computes for B questions, as training needs it.
+
+    Attributes:
+        thoughts: [B, N, L, D] float32, what the backbone reads.
+        contrasted: [B, N, L, D] float32, the part of them that is to differ between paths. It may be `thoughts` itself.
+        penalty: [B] float32, is added to the loss as a mean over questions; None for none.
+    """
+
+    thoughts: Tensor
+    contrasted: Tensor
+    penalty: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of a thinker besides those of its assistant. Positions are of the prompt that it reads.
+
+    Attributes:
+        slot: for each slot of each path.
+        position: for each position, once a question.
+        pair: for each pair of two positions, once a question.
+        slot_position: for each pair of a slot and a position.
+        slot_slot: for each pair of two slots of a path.
+        slots_read: whether the assistant reads the slots of every path.
+    """
+
+    slot: int = 0
+    position: int = 0
+    pair: int = 0
+    slot_position: int = 0
+    slot_slot: int = 0
+    slots_read: bool = False
+
+
+class Thinker(nn.Module, ABC):
+    """All that is learned. A frozen model is an argument of the methods and never a part of a thinker's state.
+
+    Subclasses say what they read, compute the residual, and say what a checkpoint must know to build them again.
+
+    Attributes:
+        offset: [N, 1, D] or [N, L, D], the constant of each path, or of each path and slot; None for none.
+        refine_steps: rounds of refinement of the thoughts; None for a thinker that has no such rounds.
+    """
+
+    kind: ClassVar[str]  # names the class in `config.json`
+    uses_assistant: ClassVar[bool] = False
+    uses_prompt: ClassVar[bool] = False
+    of_path: ClassVar[tuple[str, ...]] = ("offset",)  # names of parameters whose first dimension is N
+    offset: nn.Parameter | None
+    refine_steps: int | None = None
 
     @property
+    @abstractmethod
     def num_paths(self) -> int:
         """N."""
-        return self.token_sets.vectors.shape[0]
 
-    def first_paths(self, num_paths: int) -> Thinker:
-        """The same thinker with only its first `num_paths` paths, so that the others cost nothing."""
-        return self._only(slice(num_paths))
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D."""
 
-    def _only(self, paths: slice) -> Thinker:
-        """The same thinker with some of its paths."""
-        kept = Thinker(
-            SoftTokenSets(self.token_sets.vectors[paths]),
-            self.projection,
-            normalise=self.normalise,
-            statistics=None if self.statistics is None else self.statistics[:, paths],
-            offset=self.offset is not None,
-        )
-        if self.offset is not None and kept.offset is not None:
-            kept.offset.data = self.offset.detach()[paths].clone()
+    @property
+    @abstractmethod
+    def vectors_per_path(self) -> int:
+        """K, the learned vectors of a path: 1 for any number of slots, else L."""
+
+    @abstractmethod
+    def residual(self, inputs: Inputs, num_slots: int) -> Tensor:
+        """The part of the thoughts that is computed from the questions, [B, N, L, D] float32. num_slots: L."""
+
+    @abstractmethod
+    def sizes(self) -> dict[str, Any]:
+        """What `empty` needs besides N, L and D, by name, as JSON can hold it. Values at their default may be left out."""
+
+    @classmethod
+    @abstractmethod
+    def shapes(cls, num_paths: int, soft_tokens: int, backbone_width: int) -> dict[str, list[int]]:
+        """Shape of each tensor of a thinker, by name. Subclasses have further arguments: those that `sizes` gives."""
+
+    @classmethod
+    @abstractmethod
+    def empty(cls, num_paths: int, soft_tokens: int, backbone_width: int) -> Self:
+        """A thinker whose tensors are to be filled from a file. Arguments as of `shapes`."""
+
+    @abstractmethod
+    def flops(self) -> Flops:
+        """What computing thoughts costs."""
+
+    def only(self, paths: slice) -> Self:
+        """A copy with some of the paths; what all paths share is not copied."""
+        kept = copy(self)
+        for kind in ("_parameters", "_buffers", "_modules"):  # else both would have the same ones for ever
+            kept.__dict__[kind] = dict(self.__dict__[kind])
+        for name in self.of_path:
+            whole = self._parameters[name]
+            if whole is not None:
+                setattr(kept, name, nn.Parameter(whole.detach()[paths].clone(), requires_grad=whole.requires_grad))
         return kept
 
-    def forward(self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int) -> Tensor:
-        """Computes the thoughts of questions: T^k = W h^k + b with h^k = Assistant([question ; [INI]^k x L]).
+    def first_paths(self, num_paths: int) -> Self:
+        """The same thinker with only its first `num_paths` paths, so that the others cost nothing."""
+        return self.only(slice(num_paths))
 
-        The assistant reads the question once, without gradient. The slots of all paths then follow in one forward pass, in
-        which each slot sees only its own path.
+    def forward(self, inputs: Inputs, num_slots: int) -> Tensor:
+        """The thoughts of questions, [B, N, L, D] float32. num_slots: L."""
+        return self.compute(inputs, num_slots).thoughts
 
-        Args:
-            assistant: the frozen model.
-            input_ids: [B, T] int64, the assistant's prompt up to the first slot, padded on the right.
-            attention_mask: [B, T] int64, 0 for padding.
-            num_slots: L.
+    def compute(self, inputs: Inputs, num_slots: int) -> Thoughts:
+        """The thoughts of questions, with what training needs besides. num_slots: L."""
+        thoughts = self.with_constant(self.residual(inputs, num_slots))
+        return Thoughts(thoughts, thoughts)
 
-        Returns:
-            Thoughts [B, N, L, D], float32.
-        """
-        return self.project(self.states(assistant, input_ids, attention_mask, num_slots))
-
-    def paths_apart(
-        self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int
-    ) -> Tensor:
-        """Computes the thoughts of `forward` with a forward pass of its own for each path.
+    def paths_apart(self, inputs: Inputs, num_slots: int) -> Tensor:
+        """Computes the thoughts of `forward` with a computation of its own for each path.
 
         A path's thoughts are then the same to the last bit, however many paths there are. They differ from those of
         `forward` by rounding alone. Arguments and result are the same.
         """
-        path_thinkers = [self._only(slice(path, path + 1)) for path in range(self.num_paths)]
-        if not prefix.can_extend(assistant, longest=input_ids.shape[1] + num_slots):
-            return torch.cat(
-                [path_thinker(assistant, input_ids, attention_mask, num_slots) for path_thinker in path_thinkers], dim=1
-            )
-        question = prefix.prefill(assistant, input_ids, attention_mask)
-        return torch.cat(
-            [
-                path_thinker.project(path_thinker.follow(assistant, question, num_slots))
-                for path_thinker in path_thinkers
-            ],
-            dim=1,
-        )
+        each = [self.only(slice(path, path + 1)) for path in range(self.num_paths)]
+        return torch.cat([one(inputs, num_slots) for one in each], dim=1)
 
-    def states(self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int) -> Tensor:
-        """The assistant's last hidden states at the slots, [B, N, L, D_a]. Arguments as in `forward`."""
-        longest = input_ids.shape[1] + num_slots
-        if not prefix.can_extend(assistant, longest=longest):
-            tokens = self.token_sets(num_slots).to(assistant.dtype)  # [N, L, D_a]
-            questions = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
-            return prefix.states_after(assistant, questions, tokens.expand(len(input_ids), -1, -1, -1))
-        return self.follow(assistant, prefix.prefill(assistant, input_ids, attention_mask), num_slots)
+    def with_constant(self, residual: Tensor) -> Tensor:
+        """Adds the constant to a residual [..., N, L, D]. Raises ValueError where it has another number of slots."""
+        if self.offset is None:
+            return residual
+        per_path = self.offset.shape[1]
+        if per_path not in (1, residual.shape[-2]):
+            raise ValueError(f"there are {per_path} constants a path, which cannot fill {residual.shape[-2]} slots")
+        return residual + self.offset
 
-    def follow(self, assistant: PreTrainedModel, question: prefix.Prefix, num_slots: int) -> Tensor:
-        """The assistant's last hidden states at the slots, [B, N, L, D_a], after questions that it has already read.
+    def with_steps(self, refine_steps: int | None) -> Self:
+        """Sets the rounds of refinement; None leaves them. Raises ValueError for a thinker that has none."""
+        if refine_steps is not None and self.refine_steps is None:
+            raise ValueError(f"a thinker of the kind {self.kind} has no rounds of refinement")
+        self.refine_steps = self.refine_steps if refine_steps is None else refine_steps
+        return self
 
-        It is for assistants that can continue after a prefix, see `prefix.can_extend`.
-
-        Args:
-            assistant: the frozen model.
-            question: B questions that it has read.
-            num_slots: L.
-        """
-        rows = len(question.seen)
-        # all paths lie behind each other in one row; the mask and equal positions keep them apart
-        slots = self.token_sets(num_slots).flatten(0, 1).to(assistant.dtype).expand(rows, -1, -1)
-        steps = torch.arange(num_slots, device=slots.device).repeat(self.num_paths)
-        positions = question.lengths[:, None] + steps
-        mask = prefix.path_mask(self.num_paths, num_slots, slots.device)
-        states = prefix.extend(assistant, question, slots, positions, mask)
-        return states.view(rows, self.num_paths, num_slots, -1)
-
-    def project(self, states: Tensor) -> Tensor:
-        """Maps assistant states [..., N, L, D_a] to thoughts [..., N, L, D], in float32."""
-        states = states.float()
-        if self.statistics is not None:
-            mean, deviation = self.statistics[:, :, None]
-            states = (states - mean) / deviation
-        elif self.normalise:
-            states = states * states.pow(2).mean(-1, keepdim=True).clamp(min=1e-12).rsqrt()
-        thoughts: Tensor = self.projection(states)
-        return thoughts if self.offset is None else thoughts + self.offset
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 
-def state_statistics(states: Tensor) -> Tensor:
-    """Mean and standard deviation of each path over questions and slots, [2, N, D_a] float32. states: [B, N, L, D_a]."""
-    of_path = states.float().transpose(0, 1).flatten(1, 2)
-    return torch.stack([of_path.mean(1), of_path.std(1, unbiased=False).clamp(min=1e-6)])
+@torch.no_grad()
+def read(
+    thinker: Thinker,
+    assistant: PreTrainedModel | None,
+    backbone: PreTrainedModel,
+    *,
+    questions: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
+) -> Inputs:
+    """Makes the inputs of a thinker: those that it reads.
+
+    Args:
+        thinker: what will read them.
+        assistant: the frozen model that reads questions; None for a thinker that needs none.
+        backbone: the frozen model, of which only the input embeddings are used.
+        questions: token ids of the assistant's prompts up to the first slot.
+        prompts: token ids of the backbone's prompts up to the first slot.
+    """
+    if thinker.uses_assistant and assistant is not None:
+        return Inputs.of_assistant(assistant, *pad_right(questions, assistant.device))
+    if not thinker.uses_prompt:
+        return Inputs(len(prompts))
+    device = next(thinker.parameters()).device
+    ids, mask = pad_right(prompts, backbone.device)
+    embeddings = backbone.get_input_embeddings()(ids).float()
+    return Inputs(len(prompts), embeddings=embeddings.to(device), seen=mask.bool().to(device))
+
+
+def rare_constants(rare_rows: Tensor, *, num_paths: int, num_slots: int, scale: float) -> Tensor:
+    """Untrained constants [N, L, D], no two alike: embeddings of rarely used tokens with the root mean square `scale`.
+
+    Those of the first n paths do not depend on N. rare_rows: [C, D], of the rarest first.
+    """
+    vectors = SoftTokenSets.from_rows(rare_rows, num_paths * num_slots).vectors.detach()
+    vectors = vectors * (scale / vectors.pow(2).mean(-1, keepdim=True).sqrt())
+    return vectors.view(num_paths, num_slots, -1)

@@ -353,17 +353,17 @@ class Loop(ABC, Generic[Judged]):
 
 @dataclass(eq=False, kw_only=True)
 class Trainer(Loop[Health]):
-    """Trains a thinker between two frozen models.
+    """Trains a thinker before a frozen backbone, and after a frozen assistant where it has one.
 
     Attributes:
         thinker: what is trained.
-        assistant: the frozen model that it reads questions with.
+        assistant: the frozen model that it reads questions with; None for a thinker that needs none.
         reader: computes losses with the frozen backbone.
         objective: the loss.
     """
 
     thinker: Thinker
-    assistant: PreTrainedModel
+    assistant: PreTrainedModel | None
     reader: Reader
     objective: Objective
 
@@ -371,7 +371,7 @@ class Trainer(Loop[Health]):
         return [parameter for parameter in self.thinker.parameters() if parameter.requires_grad]
 
     def frozen(self) -> Sequence[tuple[int, ...]]:
-        return [digest(model) for model in (self.assistant, self.reader.backbone)]
+        return [digest(model) for model in (self.assistant, self.reader.backbone) if model is not None]
 
     def learned(self) -> dict[str, Tensor]:
         return {f"thinker.{name}": tensor for name, tensor in self.thinker.state_dict().items()}

@@ -71,7 +71,8 @@ class RunConfig(BaseModel):
         str,
         AfterValidator(known_method),
         Setting(
-            "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, cot, cot-unk, assist-cot, lora, or FILE.py:NAME.",
+            "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, prompt-tuning, proposer, refiner, cot, cot-unk, "
+            "assist-cot, lora, or FILE.py:NAME.",
             *(_RUN, _METHODS, Tag.NAMED, Tag.VALIDATION),
             values=KINDS,
             content="method_sha256",
@@ -189,6 +190,17 @@ class RunConfig(BaseModel):
             *(_PATHS, _METHODS, Tag.VALIDATION),
             used_by=Trait.PERTURBED,
             whose="the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)",
+        ),
+    ] = None
+    refine_steps: Annotated[
+        int | None,
+        Field(ge=0),
+        Setting(
+            "Rounds in which refiner refines its thoughts. Default: the checkpoint's, else 3.",
+            *(_PATHS, _METHODS, Tag.NAMED, Tag.VALIDATION),
+            used_by=Trait.REFINED,
+            whose="`refiner`",
+            symbol="R",
         ),
     ] = None
     control: Annotated[
@@ -352,7 +364,7 @@ class RunConfig(BaseModel):
 
     @property
     def soft(self) -> bool:
-        """Whether the method has a thinker, and so an assistant and soft thoughts."""
+        """Whether the method has a thinker, and so soft thoughts."""
         return kind_of(self.method).has(Trait.THINKER)
 
     @property
@@ -477,8 +489,13 @@ def is_generated(task: str | None, data: Any) -> bool:
     return task_of_settings(task, data).generated
 
 
-def default_thinker(backbone: str, assistant: str) -> str:
-    """The default of `--thinker`: the trained one that comes with the default models, else an untrained one."""
+def default_thinker(kind: MethodKind, backbone: str, assistant: str) -> str:
+    """The default of `--thinker`: the trained one that comes with the default models, else an untrained one.
+
+    The default thinker has an assistant, so that methods without one have no trained default.
+    """
+    if not kind.has(Trait.ASSISTANT):
+        return UNTRAINED
     return DEFAULT_THINKER if backbone == assistant == DEFAULT_MODEL else UNTRAINED
 
 
@@ -494,7 +511,8 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     kind = kind_of(settings["method"])
     task = task_of_settings(settings["task"], settings["data"], settings["columns"], settings["answer_kind"])
     soft = kind.has(Trait.THINKER)
-    thinker = (settings["thinker"] or default_thinker(settings["backbone"], settings["assistant"])) if soft else None
+    models = (settings["backbone"], settings["assistant"])
+    thinker = (settings["thinker"] or default_thinker(kind, *models)) if soft else None
     paths = kind.latent_paths or (1 if not kind.has(Trait.PATHS) else 8 if thinker == UNTRAINED else None)
     seeds = "streams" if "engine_seeds" in ENGINES[settings["engine"]].settings else None
     return {

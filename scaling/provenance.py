@@ -15,6 +15,7 @@ from typing import Any
 from contrastive.checkpoint import IMPORTED
 from scaling.config import RunConfig
 from scaling.methods import thinkers
+from scaling.methods.kinds import DEFAULT, kind_of
 from scaling.models import adapters
 from scaling.records.errors import UsageError, listed
 from scaling.records.names import UNKNOWN, questions_called
@@ -166,7 +167,10 @@ def provenance_of(config: RunConfig, task: LoadedTask) -> tuple[LoadedTask, Prov
         else part
         for part in _with_prompts(_parts(config), wording_of(config))
     )
-    models = shlex.join(["--backbone", config.backbone, "--assistant", config.assistant])
+    trained_as = kind_of(config.method).trained_as
+    method = ["--method", trained_as] if trained_as and trained_as != DEFAULT else []
+    thinking = ["--assistant", config.assistant] if config.assisted else []
+    models = shlex.join([*method, "--backbone", config.backbone, *thinking])
     provenance = Provenance(name_of(task, config.data), len(task.questions), parts, config.overlap == "drop", models)
     shared = (provenance.overlap or Overlap()).ids
     if shared and config.overlap == "refuse":

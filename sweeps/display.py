@@ -107,8 +107,9 @@ def what(job: Job) -> str:
     label = f", {job.label}" if job.label else ""
     if job.kind == "train":
         paths = job.settings.get("latent_paths", TRAIN_DEFAULTS["latent_paths"])
-        adapted = kind_of(job.settings.get("method", DEFAULT)).has(Trait.ADAPTER)
-        kind = "adapter" if adapted else f"thinker, {paths} path{'s' * (paths != 1)}"
+        method = job.settings.get("method", DEFAULT)
+        thinker = "thinker" if method == TRAIN_DEFAULTS["method"] else method
+        kind = "adapter" if kind_of(method).has(Trait.ADAPTER) else f"{thinker}, {paths} path{'s' * (paths != 1)}"
         return f"train {kind}{label}"
     part = f", questions {job.part[0]} to {job.part[1] - 1}" if job.part else ""
     merged = ", merged" if job.kind == "merge" else ""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig
-from scaling.methods.kinds import kind_of
+from scaling.methods.kinds import DEFAULT, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.names import DEFAULT_TASK, stem_of
 from scaling.records.settings import Tag, names
@@ -143,7 +143,7 @@ def _by_models(job: Job) -> str:
 def _training(point: Point, label: str) -> Job:
     """The job that trains the checkpoint of this point."""
     settings = point.train or {}
-    method = settings.get("method", "softcot++")
+    method = settings.get("method", DEFAULT)
     name, folder = f"train-{point.training}", f"checkpoints/{method}-{point.training}"
     return Job(name, "train", settings, folder, models=_models(settings), label=label)
 

@@ -273,7 +273,7 @@ class _Maker:
             given = given | {"latent_paths": 1}
         idle = idle_in_training(method, given.get("contrastive"))
         train = {key: value for key, value in given.items() if key not in idle}
-        train |= {"method": method} if kind.has(Trait.ADAPTER) else {}
+        train |= {"method": kind.trained_as}
         train = {key: value for key, value in train.items() if value != TRAIN_DEFAULTS[key]}
         _place(train)
         return train
@@ -331,7 +331,7 @@ def _refuse_too_many(run: Settings, train: Settings | None) -> None:
         whose, todo = f"{has} are trained", f"add `latent_paths: {run['latent_paths']}` under `train`"
     else:
         models = (run.get(role, RUN_DEFAULTS[role]) for role in ("backbone", "assistant"))
-        thinker = run.get("thinker") or default_thinker(*models)
+        thinker = run.get("thinker") or default_thinker(kind_of(run["method"]), *models)
         has = _paths_here(thinker)
         whose, todo = f"the thinker {thinker} has {has}", "train one with a part `train`"
     if has and run["latent_paths"] > has:

@@ -14,14 +14,14 @@ from scaling.methods.assist import AssistCoTParts
 from scaling.methods.base import Method, Parts, Surroundings, Tell
 from scaling.methods.cot import ChainOfThoughtParts
 from scaling.methods.custom import CustomParts
+from scaling.methods.kinds import KINDS, Trait
 from scaling.methods.lora import LoraParts
 from scaling.methods.softcot import PlaceholderParts, SoftCoTParts
 from scaling.models.loading import LanguageModel
 from scaling.tasks.task import LoadedTask
 
-_SOFT = ("softcot++", "softcot", "softcot-p", "softcot-dropout", "softcot-gumbel")
 _PARTS: dict[str, type[Parts]] = {
-    **dict.fromkeys(_SOFT, SoftCoTParts),
+    **{name: SoftCoTParts for name, kind in KINDS.items() if kind.has(Trait.THINKER)},
     **{"cot": ChainOfThoughtParts, "cot-unk": PlaceholderParts, "assist-cot": AssistCoTParts, "lora": LoraParts},
 }
 

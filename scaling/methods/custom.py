@@ -34,6 +34,7 @@ from scaling.methods.thinkers import SOFT_TOKENS
 from scaling.methods.thoughts import controlled, refuse_unfit_control
 from scaling.models import devices
 from scaling.models.loading import LanguageModel, fingerprint_of
+from scaling.records.costs import NO_THINKER
 from scaling.records.errors import UsageError
 from scaling.records.plugins import refuse_unfit_arguments, users_code
 from scaling.records.records import Question
@@ -60,7 +61,7 @@ class CustomThoughts:
         config = surroundings.config
         self.num_tokens = surroundings.soft_tokens
         self.assistant = surroundings.assistant if config.assisted else None
-        self.projection = getattr(made, "flops_per_slot", 0)
+        self.projection, self.costs = getattr(made, "flops_per_slot", 0), NO_THINKER
         if type(self.projection) is not int or self.projection < 0:
             raise UsageError(
                 f"`--method` {config.method} has `flops_per_slot` {self.projection!r}, and needs a whole number from 0."

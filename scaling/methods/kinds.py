@@ -24,7 +24,9 @@ class Trait(Enum):
     """Something that a method has or does, on which settings, models and costs depend."""
 
     THOUGHTS = auto()  # a question has soft thoughts, which a control may replace
-    THINKER = auto()  # they are made by a thinker from what an assistant reads
+    THINKER = auto()  # they are made by a thinker
+    READING = auto()  # the thinker reads the question
+    REFINED = auto()  # the thinker refines them in rounds, of which there may be more or fewer
     PERTURBED = auto()  # latent paths are random draws around the thought of one
     PATHS = auto()  # there may be more than one latent path
     SLOTS = auto()  # prompts have soft tokens: thoughts, or placeholders
@@ -68,12 +70,21 @@ class MethodKind:
         """Whether a thinker is trained with as many paths as the method has, rather than with one."""
         return self.has(Trait.THINKER) and self.has(Trait.PATHS) and not self.has(Trait.PERTURBED)
 
+    @property
+    def trained_as(self) -> str | None:
+        """The method of `scale-train` that trains its thinker or adapter; None where there is nothing to train."""
+        if self.has(Trait.THINKER):
+            return DEFAULT if self.has(Trait.ASSISTANT) else self.name
+        return self.name if self.has(Trait.ADAPTER) else None
+
 
 def _kind(name: str, *traits: Trait) -> tuple[str, MethodKind]:
     return name, MethodKind(name, TITLES[name], frozenset(traits))
 
 
-_SOFT = (Trait.THOUGHTS, Trait.THINKER, Trait.SLOTS, Trait.ASSISTANT)
+_THINKER = (Trait.THOUGHTS, Trait.THINKER, Trait.SLOTS)
+_READER = (*_THINKER, Trait.READING)
+_SOFT = (*_READER, Trait.ASSISTANT)
 _PERTURBED = (*_SOFT, Trait.PERTURBED, Trait.PATHS)
 KINDS = dict(
     (
@@ -82,6 +93,9 @@ KINDS = dict(
         _kind("softcot-p", *_PERTURBED),
         _kind("softcot-dropout", *_PERTURBED),
         _kind("softcot-gumbel", *_PERTURBED),
+        _kind("prompt-tuning", *_THINKER, Trait.PATHS),
+        _kind("proposer", *_READER, Trait.PATHS),
+        _kind("refiner", *_READER, Trait.PATHS, Trait.REFINED),
         _kind("cot", Trait.SHOTS),
         _kind("cot-unk", Trait.SLOTS),
         _kind("assist-cot", Trait.ASSISTANT, Trait.NOTES),

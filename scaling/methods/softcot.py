@@ -86,7 +86,8 @@ class SoftCoT:
 
     def costs(self) -> RunCosts:
         assistant = self.thoughts.assistant
-        return RunCosts(self.backbone.costs, assistant.costs if assistant else None, self.thoughts.projection)
+        thinking = assistant.costs if assistant else None
+        return RunCosts(self.backbone.costs, thinking, self.thoughts.projection, self.thoughts.costs)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,27 +107,37 @@ class SoftCoTParts(Parts):
         return cls(thinkers.with_checkpoint(config, saved), thinker=saved)
 
     def build(self, surroundings: Surroundings) -> Method:
-        config, backbone, assistant = self.config, surroundings.backbone, surroundings.assistant
+        config, backbone = self.config, surroundings.backbone
+        assistant = surroundings.assistant if config.assisted else None
         thinker = thinkers.make_thinker(config, self.thinker, backbone, assistant)
         num_slots = config.num_slots
         origin = self.identity()
-        if thinkers.has_no_token(self.thinker):
+        if assistant and thinkers.has_no_token(self.thinker):
             token = origin["initial_token"] = thinkers.placeholder(assistant)[0]
             surroundings.tell(
                 f"{WARNING}the file {config.thinker} has no initial token, so the slots hold the assistant's {token}"
             )
         task = surroundings.task.definition
         thinking = Thinking(
-            assistant, thinker, task=task, num_tokens=num_slots, apart=bool(config.exact), origin=origin
+            assistant,
+            backbone,
+            thinker,
+            task=task,
+            num_tokens=num_slots,
+            wording=surroundings.wording,
+            apart=bool(config.exact),
+            origin=origin,
         )
         thoughts: ThoughtSource = thinking
         if not ENGINES[config.engine].in_process:
             # an engine in another process may take the assistant's device, so thoughts are made before and kept on disk
+            reads = {"assistant": assistant.computes} if assistant else {"backbone": backbone.computes}
             made_by = {
-                **{"assistant": assistant.computes, "dtype": config.dtype},
-                **{"thinker": digest_of(thinker), "soft_tokens": num_slots},
+                **reads,
+                **{"dtype": config.dtype, "thinker": digest_of(thinker), "soft_tokens": num_slots},
             }
-            move = surroundings.to_thinking_device(assistant.model, thinker)
+            modules = [assistant.model, thinker] if assistant else [thinker]
+            move = surroundings.to_thinking_device(*modules)
             thoughts = CachedThoughts(thinking, made_by=made_by, to_device=move)
         thoughts = controlled(config, self._with_noise(thoughts, backbone), backbone, task)
         for warning in thinkers.mismatches(config, self.thinker, backbone, assistant) if self.thinker else []:
@@ -145,7 +156,7 @@ class SoftCoTParts(Parts):
         return {"thinker_sha256": self.thinker.sha256 if self.thinker else None}
 
     def refuse_unfit(self, backbone: LanguageModel, assistant: LanguageModel | None) -> None:
-        if self.thinker and assistant:
+        if self.thinker:
             thinkers.check(self.config, self.thinker, backbone, assistant)
 
 

@@ -1,7 +1,7 @@
 """Finds the thinker of a run, reads it from disk, and checks it against the models and the settings.
 
-A thinker is one of four things: the trained default of the bundled model, a checkpoint of `scale-train`, a file that the
-papers' authors published, or a new one that was not trained. This module knows nothing of questions.
+A thinker comes from one of four places: the trained default of the bundled model, a checkpoint of `scale-train`, a file that
+the papers' authors published, or a new one that was not trained. This module knows nothing of questions.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ import torch
 from torch import Tensor
 
 from contrastive import checkpoint
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.checkpoint import ThinkerConfig
+from contrastive.prompt_tuning import PromptTuning
+from contrastive.proposer import ROUNDS, Proposer, Refiner
 from contrastive.thinker import Thinker
 from scaling.config import DEFAULT_THINKER, UNTRAINED, RunConfig
-from scaling.methods.kinds import kind_of
+from scaling.methods.kinds import Trait, kind_of
 from scaling.models import model_files
 from scaling.models.folders import unfit
 from scaling.models.loading import LanguageModel, has_other_weights
+from scaling.models.shapes import layers_of
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError, nearest
 
 SOFT_TOKENS = 4  # soft tokens of a thought, as in the papers' evaluation
+_OWN: dict[str, type[PromptTuning] | type[Proposer]] = {  # kinds of thinkers without an assistant
+    thinker.kind: thinker for thinker in (PromptTuning, Proposer, Refiner)
+}
 _TRAINED = Path(__file__).parents[1] / "trained"  # thinkers that come with the package
 
 
@@ -50,12 +57,24 @@ def find(config: RunConfig) -> SavedThinker | None:
     place = _place(config)
     try:
         if place.is_file():
-            thinker, saved = checkpoint.import_published(place, prompt_version=PROMPT_VERSION, soft_tokens=SOFT_TOKENS)
-            return SavedThinker(thinker, saved, model_files.sha256(place))
+            published = checkpoint.import_published(place, prompt_version=PROMPT_VERSION, soft_tokens=SOFT_TOKENS)
+            _refuse_other_kind(config, published[1].kind)
+            return SavedThinker(*published, model_files.sha256(place))
         thinker, saved = checkpoint.load(place)
     except checkpoint.CheckpointError as error:
         raise UsageError(f"`--thinker`: {error}: restore the file, or give another checkpoint.") from None
+    _refuse_other_kind(config, saved.kind)
     return SavedThinker(thinker, saved, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
+
+
+def _refuse_other_kind(config: RunConfig, kind: str) -> None:
+    """Raises UsageError for a thinker that another method was trained with. kind: that of the checkpoint."""
+    needed = kind_of(config.method).trained_as
+    if kind != needed:
+        raise UsageError(
+            f"`--thinker` {config.thinker} was trained by `scale-train --method {kind}`, and `--method {config.method}` "
+            f"needs one of `scale-train --method {needed}`: give another checkpoint, or `--method {kind}`."
+        )
 
 
 def about(config: RunConfig) -> dict[str, Any] | None:
@@ -89,7 +108,7 @@ def _place(config: RunConfig) -> Path:
 
 
 def with_checkpoint(config: RunConfig, saved: SavedThinker | None) -> RunConfig:
-    """Fills in the number of soft tokens and of latent paths where the user has not set them.
+    """Fills in the numbers of soft tokens, of latent paths and of rounds of refinement where the user has not set them.
 
     They come from the checkpoint. An untrained thinker has the papers' 4 soft tokens.
 
@@ -100,6 +119,9 @@ def with_checkpoint(config: RunConfig, saved: SavedThinker | None) -> RunConfig:
     Raises:
         UsageError: the asked number of soft tokens does not fit the checkpoint.
     """
+    rounds = saved.config.sizes.get("refine_steps") if saved else ROUNDS
+    if kind_of(config.method).has(Trait.REFINED) and config.refine_steps is None:
+        config = config.model_copy(update={"refine_steps": rounds})
     if saved is None:
         return config.model_copy(update={"soft_tokens": config.soft_tokens or SOFT_TOKENS})
     trained = saved.config
@@ -113,7 +135,7 @@ def with_checkpoint(config: RunConfig, saved: SavedThinker | None) -> RunConfig:
 
 
 def make_thinker(
-    config: RunConfig, saved: SavedThinker | None, backbone: LanguageModel, assistant: LanguageModel
+    config: RunConfig, saved: SavedThinker | None, backbone: LanguageModel, assistant: LanguageModel | None
 ) -> Thinker:
     """Makes the thinker that the run uses, on the device where it thinks.
 
@@ -121,7 +143,7 @@ def make_thinker(
         config: settings with sizes and devices chosen.
         saved: the checkpoint, None for a new thinker that was not trained.
         backbone: the model that reads the thoughts.
-        assistant: the model that makes them.
+        assistant: the model that makes them; None for a thinker without one.
 
     Raises:
         UsageError: the checkpoint does not fit the models, or has fewer latent paths than asked for.
@@ -129,27 +151,43 @@ def make_thinker(
     # perturbed paths are drawn around the thought of the first path, so that one suffices
     num_paths = 1 if config.perturbed else config.num_paths
     if saved is None:
-        thinker = Thinker.untrained(
-            assistant.rare_rows(),
-            num_paths=num_paths,
-            backbone_width=backbone.width,
-            scale=backbone.embedding_scale(),
-        )
-        return thinker.to(config.thinking_device)
+        thinker = untrained(config.method, backbone, assistant, num_paths=num_paths, num_slots=config.num_slots)
+        return thinker.with_steps(config.refine_steps).to(config.thinking_device)
     check(config, saved, backbone, assistant)
-    if has_no_token(saved):
+    if has_no_token(saved) and assistant and isinstance(saved.thinker, AssistantThinker):
         saved.thinker.token_sets.vectors.data = placeholder(assistant)[1][None, None]
-    with_paths: Thinker = saved.thinker.first_paths(num_paths).requires_grad_(False).to(config.thinking_device)
-    return with_paths
+    with_paths = saved.thinker.first_paths(num_paths).with_steps(config.refine_steps)
+    return with_paths.requires_grad_(False).to(config.thinking_device)
 
 
-def check(config: RunConfig, saved: SavedThinker, backbone: LanguageModel, assistant: LanguageModel) -> None:
+def untrained(
+    method: str, backbone: LanguageModel, assistant: LanguageModel | None, *, num_paths: int, num_slots: int
+) -> Thinker:
+    """Makes the thinker of a method before any training.
+
+    Args:
+        method: by name.
+        backbone: gives the scale and the width of thoughts.
+        assistant: the model that makes them; None for a thinker without one.
+        num_paths: N.
+        num_slots: L.
+    """
+    scale = backbone.embedding_scale()
+    if assistant:
+        rows = assistant.rare_rows()
+        return AssistantThinker.untrained(rows, num_paths=num_paths, backbone_width=backbone.width, scale=scale)
+    kind = _OWN[str(kind_of(method).trained_as)]
+    return kind.untrained(backbone.rare_rows(), num_paths=num_paths, num_slots=num_slots, scale=scale)
+
+
+def check(config: RunConfig, saved: SavedThinker, backbone: LanguageModel, assistant: LanguageModel | None) -> None:
     """Raises UsageError unless the thinker fits the models and has as many paths as asked for.
 
     No weights of the models are read.
     """
     num_paths = 1 if config.perturbed else config.num_paths
-    _check(config, saved.config, num_paths, {"assistant": assistant, "backbone": backbone})
+    models = {"backbone": backbone, **({"assistant": assistant} if assistant else {})}
+    _check(config, saved.config, num_paths, models)
 
 
 def has_no_token(saved: SavedThinker | None) -> bool:
@@ -177,13 +215,16 @@ def placeholder(assistant: LanguageModel) -> tuple[str, Tensor]:
 
 def _check(config: RunConfig, saved: ThinkerConfig, num_paths: int, models: dict[str, LanguageModel]) -> None:
     """As `check`. models: backbone and assistant by those names."""
-    for role, width in (("assistant", saved.assistant_width), ("backbone", saved.backbone_width)):
-        model = models[role]
+    widths = {"assistant": saved.assistant_width, "backbone": saved.backbone_width}
+    for role, model in models.items():
+        width = widths[role]
         if model.width != width:
             raise UsageError(
                 f"`--thinker` {config.thinker} was trained with {role} width {width}, but `--{role}` {model.name} has "
                 f"width {model.width}: give the {role} of the checkpoint, or another checkpoint."
             )
+    if "assistant" in models and (layer := saved.sizes.get("layer")):
+        refuse_unknown_layer(layer, models["assistant"], option="--thinker")
     if saved.num_paths < num_paths:
         raise UsageError(
             f"`--thinker` {config.thinker} holds {saved.num_paths} latent paths, fewer than `--latent-paths` {num_paths}: "
@@ -196,12 +237,24 @@ def _check(config: RunConfig, saved: ThinkerConfig, num_paths: int, models: dict
         )
 
 
-def mismatches(config: RunConfig, saved: SavedThinker, backbone: LanguageModel, assistant: LanguageModel) -> list[str]:
+def refuse_unknown_layer(layer: int, assistant: LanguageModel, *, option: str) -> None:
+    """Raises UsageError for a layer that the assistant does not have. option: the one that names the layer."""
+    count = layers_of(assistant.model.config)
+    if not 1 <= abs(layer) <= count:
+        raise UsageError(
+            f"`{option}` is layer {layer}, and the assistant {assistant.name} has {count} layers: give 1 to {count}, "
+            f"or -1 to -{count} from the last."
+        )
+
+
+def mismatches(
+    config: RunConfig, saved: SavedThinker, backbone: LanguageModel, assistant: LanguageModel | None
+) -> list[str]:
     """Warnings where backbone or assistant are not the models that the checkpoint was trained with."""
     about: dict[str, Any] = saved.config.about
     reasons = []
     for role, model in (("backbone", backbone), ("assistant", assistant)):
-        if has_other_weights(model, role, about):
+        if model and has_other_weights(model, role, about):
             reasons.append(
                 f"the thinker {config.thinker} was trained with another {role} ({about.get(role)}) of this width"
             )

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,17 +19,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from contrastive.thinker import Thinker
+from contrastive.thinker import Thinker, read
 from scaling.cache import cache_folder, made
 from scaling.config import RunConfig
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder
+from scaling.records.costs import NO_THINKER, ThinkerCosts
 from scaling.records.errors import UsageError
 from scaling.records.files import replaced
 from scaling.records.records import PromptedQuestion, Question
 from scaling.records.seeds import stream_seed
 from scaling.tasks.catalogue import task_of
 from scaling.tasks.task import LoadedTask, Task, counterfactual_of
+from scaling.wording import Wording
 
 Perturb = Callable[[Tensor, float, torch.Generator], Tensor]  # thought [L, D], noise, generator -> perturbed [L, D]
 
@@ -46,11 +48,13 @@ class ThoughtSource(Protocol):
         num_tokens: L, the soft tokens of a thought.
         assistant: the model that is run to make them, None where there is none.
         projection: FLOPs of one soft token besides those of the assistant.
+        costs: what making thoughts costs besides.
     """
 
     num_tokens: int
     assistant: LanguageModel | None
     projection: int
+    costs: ThinkerCosts
 
     def __call__(self, question: Question) -> Tensor:
         """The thoughts of all paths of a question, [N, L, D] float32."""
@@ -66,45 +70,58 @@ class ThoughtSource(Protocol):
 
 
 class Thinking:
-    """Thoughts as a thinker makes them: SoftCoT with one path, SoftCoT++ with several."""
+    """Thoughts as a thinker makes them, such as SoftCoT with one path and SoftCoT++ with several."""
 
     def __init__(
         self,
-        assistant: LanguageModel,
+        assistant: LanguageModel | None,
+        backbone: LanguageModel,
         thinker: Thinker,
         *,
         task: Task,
         num_tokens: int,
+        wording: Wording | None = None,
         apart: bool = False,
         origin: Mapping[str, Any] | None = None,
     ):
         """
         Args:
-            assistant: the model whose states the thinker reads.
-            thinker: makes thoughts from these states.
-            task: gives the wording of the assistant's prompts.
+            assistant: the model whose states the thinker reads; None for a thinker without one.
+            backbone: the model whose prompt a thinker without an assistant may read; of its weights only the input
+                embeddings are used.
+            thinker: makes the thoughts.
+            task: gives the questions' texts.
             num_tokens: L, the soft tokens of a thought.
+            wording: how the backbone is asked; None for the prompt `plain`.
             apart: whether each path has a forward pass of its own. Then not even the rounding of its thoughts depends on
                 the number of paths.
             origin: what run.json says of the thinker, such as the SHA-256 of its file.
         """
         self._origin = dict(origin or {})
-        self.assistant: LanguageModel | None = assistant
+        self.assistant = assistant
         self.num_tokens = num_tokens
-        self.projection = 2 * thinker.projection.weight.numel()
-        self._model, self._thinker, self._apart = assistant.model, thinker, apart
-        self._prompts = PromptBuilder.of(assistant, task=task)
+        flops = asdict(thinker.flops())
+        self.projection, self.costs = flops.pop("slot"), ThinkerCosts(**flops)
+        self._backbone, self._thinker, self._apart = backbone, thinker, apart
+        self._questions = PromptBuilder.of(assistant, task=task) if assistant else None
+        self._prompts = PromptBuilder.of(backbone, task=task, wording=wording) if thinker.uses_prompt else None
 
     @torch.inference_mode()
     def __call__(self, question: Question) -> Tensor:
-        """The thoughts of a question, [N, L, D] float32 on the assistant's device.
+        """The thoughts of a question, [N, L, D] float32 on the device where the thinker is.
 
         Questions are not batched, so that thoughts do not depend on which questions happen to share a batch. Raises
         UsageError where a value is NaN or infinite.
         """
-        ids = torch.tensor([self.prompt(question)], device=self._model.device)
+        inputs = read(
+            self._thinker,
+            self.assistant.model if self.assistant else None,
+            self._backbone.model,
+            questions=[self.prompt(question)],
+            prompts=[self.prompt(question)],
+        )
         think = self._thinker.paths_apart if self._apart else self._thinker
-        thoughts: Tensor = think(self._model, ids, torch.ones_like(ids), self.num_tokens)[0]
+        thoughts: Tensor = think(inputs, self.num_tokens)[0]
         if not bool(thoughts.isfinite().all()):
             raise UsageError(
                 f"the thoughts of question {question.id} are not numbers (NaN or infinite); check the `--thinker` "
@@ -113,15 +130,16 @@ class Thinking:
         return thoughts
 
     def prompt(self, question: Question) -> tuple[int, ...]:
-        """The token ids that the assistant reads before its slots."""
-        return self._prompts.assistant(question)
+        """The token ids that the thinker reads: those before the slots of the assistant or of the backbone, or none."""
+        if self._questions:
+            return self._questions.assistant(question)
+        return self._prompts.backbone(question, num_slots=self.num_tokens).prefix if self._prompts else ()
 
     def reads(self, question: Question) -> int:
-        return len(self.prompt(question))
+        return len(self._questions.assistant(question)) if self._questions else 0
 
     def identity(self) -> dict[str, Any]:
-        assert self.assistant is not None
-        return self.assistant.identity("assistant") | self._origin
+        return {**(self.assistant.identity("assistant") if self.assistant else {}), **self._origin}
 
 
 class CachedThoughts:
@@ -138,7 +156,8 @@ class CachedThoughts:
             made_by: everything that decides the thoughts besides the prompt, such as models and thinker.
             to_device: moves the assistant to where it thinks; called only if a thought must be made.
         """
-        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self.assistant, self.num_tokens = source.assistant, source.num_tokens
+        self.projection, self.costs = source.projection, source.costs
         self._source, self._to_device = source, to_device
         self._folder = cache_folder() / "thoughts" / _digest(made_by)
 
@@ -181,7 +200,8 @@ def digest_of(thinker: Thinker) -> str:
 
     It does not depend on where the thinker is from, so untrained ones have it too.
     """
-    digest = hashlib.sha256(f"normalise={thinker.normalise}".encode())
+    settings = {"kind": thinker.kind, **thinker.sizes()}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(thinker.state_dict().items()):
         digest.update(f"{name}{list(tensor.shape)}".encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()
@@ -204,7 +224,8 @@ class Perturbed:
             noise: size of the perturbation relative to the thought.
             seed: of the run.
         """
-        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self.assistant, self.num_tokens = source.assistant, source.num_tokens
+        self.projection, self.costs = source.projection, source.costs
         self._source, self._perturb = source, perturb
         self._num_paths, self._noise, self._seed = num_paths, noise, seed
 
@@ -228,7 +249,7 @@ class Constant:
     """The same thoughts for every question, given in advance: zeros, placeholders, an empty tensor, or a mean thought."""
 
     assistant: LanguageModel | None = None
-    projection = 0
+    projection, costs = 0, NO_THINKER
 
     def __init__(self, thoughts: Tensor, *, replaces: ThoughtSource | None = None):
         """
@@ -260,7 +281,8 @@ class Shuffled:
             source: makes the thoughts.
             partners: for each question id the question whose thoughts it gets.
         """
-        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self.assistant, self.num_tokens = source.assistant, source.num_tokens
+        self.projection, self.costs = source.projection, source.costs
         self._source, self._partners = source, partners
 
     def __call__(self, question: Question) -> Tensor:
@@ -282,7 +304,8 @@ class Edited:
             source: makes the thoughts.
             edit: gives the question that the source reads in place of another.
         """
-        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self.assistant, self.num_tokens = source.assistant, source.num_tokens
+        self.projection, self.costs = source.projection, source.costs
         self._source, self._edit = source, edit
 
     def __call__(self, question: Question) -> Tensor:
@@ -305,7 +328,8 @@ class Scaled:
             mean: of each path, [N, L, D].
             scale: 0 gives the mean, 1 the thoughts themselves but for rounding.
         """
-        self.assistant, self.num_tokens, self.projection = source.assistant, source.num_tokens, source.projection
+        self.assistant, self.num_tokens = source.assistant, source.num_tokens
+        self.projection, self.costs = source.projection, source.costs
         self._source, self._mean, self._scale = source, mean, scale
 
     def __call__(self, question: Question) -> Tensor:

@@ -60,18 +60,53 @@ def _seen(behind: int, tokens: int, window: int) -> int:
 
 
 @dataclass(frozen=True)
+class ThinkerCosts:
+    """FLOPs of a thinker besides those of its assistant and of its projection.
+
+    Its positions are those of the prompt that it reads: the assistant's, or, without an assistant, the backbone's up to the
+    first slot.
+
+    Attributes:
+        position: for each position, once a question.
+        pair: for each pair of two positions, once a question.
+        slot_position: for each pair of a slot and a position.
+        slot_slot: for each pair of two slots of a path.
+        slots_read: whether the assistant reads the slots of every path.
+    """
+
+    position: int = 0
+    pair: int = 0
+    slot_position: int = 0
+    slot_slot: int = 0
+    slots_read: bool = True
+
+    def question(self, positions: int) -> int:
+        """FLOPs once a question, for all paths together."""
+        return positions * self.position + positions**2 * self.pair
+
+    def path(self, slots: int, positions: int) -> int:
+        """FLOPs that each path adds."""
+        return slots * (positions * self.slot_position + slots * self.slot_slot)
+
+
+NO_THINKER = ThinkerCosts()  # nothing besides an assistant and a projection, as in all runs of version 0.1
+
+
+@dataclass(frozen=True)
 class RunCosts:
     """Computes the FLOPs of a run from the lengths of its prompts and completions.
 
     Attributes:
         backbone: costs of the model that decodes.
         assistant: costs of the model that thinks, None without soft tokens or hints.
-        projection: FLOPs of the projection for one slot.
+        projection: FLOPs of the projection, or of what else makes a thought, for one slot.
+        thinker: what the thinker costs besides.
     """
 
     backbone: ModelCosts
     assistant: ModelCosts | None = None
     projection: int = 0
+    thinker: ThinkerCosts = NO_THINKER
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> RunCosts:
@@ -81,23 +116,26 @@ class RunCosts:
         """
         models = {role: _model_costs(fields[role]) for role in ("backbone", "assistant") if fields.get(role)}
         _refuse_no_count(fields["projection"])
-        return cls(**models, projection=fields["projection"])
+        thinker = ThinkerCosts(**fields["thinker"]) if "thinker" in fields else NO_THINKER
+        _refuse_no_count(*(value for value in vars(thinker).values() if type(value) is not bool))
+        return cls(**models, projection=fields["projection"], thinker=thinker)
 
     def question(self, asked: PromptedQuestion) -> int:
         """FLOPs that a question costs once, for all paths together.
 
-        The assistant reads the question and may write a hint, and the backbone reads the prompt's prefix.
+        The assistant reads the question and may write a hint, the thinker may read it, too, and the backbone reads the
+        prompt's prefix.
         """
-        return self._hint(asked) + self._assistant(asked.assistant_tokens) + self.backbone.forward(asked.prefix_tokens)
+        return self._hint(asked) + self._reading(asked) + self.backbone.forward(asked.prefix_tokens)
 
     def path(self, asked: PromptedQuestion) -> int:
         """FLOPs that each path of a question adds.
 
         These are its slots in the assistant, the projection, and the soft tokens and the suffix in the backbone.
         """
-        thinking = self._assistant(asked.soft_tokens, behind=asked.assistant_tokens)
-        thinking += asked.soft_tokens * self.projection
-        return thinking + self.backbone.forward(asked.soft_tokens + asked.suffix_tokens, behind=asked.prefix_tokens)
+        return self._slots(asked) + self.backbone.forward(
+            asked.soft_tokens + asked.suffix_tokens, behind=asked.prefix_tokens
+        )
 
     def completion(self, asked: PromptedQuestion, tokens: int) -> int:
         """FLOPs that each completion adds. tokens: number of its generated tokens."""
@@ -111,10 +149,22 @@ class RunCosts:
             tokens: number of generated tokens of each completion.
             paths: number of paths.
         """
-        thinking = self._assistant(asked.assistant_tokens + asked.soft_tokens) + asked.soft_tokens * self.projection
+        thinking = self._reading(asked) + self._slots(asked) + self._hint(asked)
         prefill = self.backbone.forward(asked.prompt_tokens)
-        thinking += self._hint(asked)
         return paths * thinking + sum(prefill + self.completion(asked, count) for count in tokens)
+
+    def _positions(self, asked: PromptedQuestion) -> int:
+        """Tokens of the prompt that the thinker reads."""
+        return asked.assistant_tokens if self.assistant else asked.prefix_tokens if asked.soft_tokens else 0
+
+    def _reading(self, asked: PromptedQuestion) -> int:
+        return self._assistant(asked.assistant_tokens) + self.thinker.question(self._positions(asked))
+
+    def _slots(self, asked: PromptedQuestion) -> int:
+        """FLOPs of a path's thoughts."""
+        read = asked.soft_tokens if self.thinker.slots_read else 0
+        thinking = self._assistant(read, behind=asked.assistant_tokens) + asked.soft_tokens * self.projection
+        return thinking + self.thinker.path(asked.soft_tokens, self._positions(asked))
 
     def _hint(self, asked: PromptedQuestion) -> int:
         if not self.assistant:

@@ -10,7 +10,9 @@ from pydantic import TypeAdapter
 from contrastive.checkpoint import CARD_FILE
 from contrastive.health import Health
 from contrastive.paired import Estimate
+from scaling.methods.kinds import DEFAULT
 from scaling.models.model_files import with_revision
+from scaling.records.names import TITLES
 
 
 def write_card(folder: Path, about: dict[str, Any]) -> None:
@@ -91,14 +93,12 @@ base_model: {with_revision(about["backbone"])[0]}
 tags: [softcot, latent-reasoning]
 ---
 
-# SoftCoT++ thinker for {about["backbone"]}
+# {TITLES[about.get("method", DEFAULT)]} thinker for {about["backbone"]}
 
-{about["latent_paths"]} learned initial token sets and one projection; no frozen model is in here. The assistant
-{about["assistant"]} turns a question into {about["soft_tokens"]} soft thoughts for each path, after which
-{about["backbone"]} reasons.
+{_what(about)}
 
 ```
-scale-run --backbone {about["backbone"]} --assistant {about["assistant"]} --thinker FOLDER
+scale-run {_options(about)}--thinker FOLDER
 ```
 
 ## Held-out questions of {about["task"]}
@@ -159,3 +159,25 @@ def _number(value: float | None) -> str:
 def cosine(value: float | None) -> str:
     """A figure near 1 with two digits, as in tables; "-" where it is not known."""
     return "-" if value is None else f"{value:.2f}"
+
+
+def _what(about: dict[str, Any]) -> str:
+    """A paragraph on what a thinker is, and what it makes of a question."""
+    size = f"{about['soft_tokens']} soft thoughts for each path, after which\n{about['backbone']} reasons."
+    if "assistant" not in about:
+        paths, title = about["latent_paths"], TITLES[about["method"]]
+        return (
+            f"{title}, {paths} latent path{'s' * (paths != 1)}; no frozen model is in here. It gives a question {size}"
+        )
+    if states := about.get("states"):
+        learned = f"A projection and learned gains, on the states `{states}` of the assistant"
+    else:
+        learned = f"{about['latent_paths']} learned initial token sets and one projection"
+    return f"{learned}; no frozen model is in here. The assistant\n{about['assistant']} turns a question into {size}"
+
+
+def _options(about: dict[str, Any]) -> str:
+    """The options that name the models, and the method where it is not the default."""
+    method = f"--method {about['method']} " if "method" in about else ""
+    assistant = f"--assistant {about['assistant']} " if "assistant" in about else ""
+    return f"{method}--backbone {about['backbone']} {assistant}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,15 +15,18 @@ from scaling.config import (
     AnswerKind,
     ColumnNames,
     Switch,
+    idle_options,
     option,
     refuse_unfit_prompt,
     task_of_settings,
 )
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
-from scaling.records.settings import Effect, Setting, Tag, names
+from scaling.records.settings import Effect, Setting, Tag
 
-_LR = {"softcot++": 2e-3, "lora": 2e-4}  # default learning rates
+_LR, _LR_OF_CONSTANTS, _LR_OF_ADAPTER = 2e-3, 2e-2, 2e-4  # default learning rates; see docs/training.md
+_SLOTS = "slots"  # the states that a thinker is trained on by default
+ROUNDS = 3  # default of `--refine-steps`
 _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
 
 # groups of options, in the order of the help
@@ -31,7 +34,7 @@ _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths a
 _LORA = "With --method lora, instead of paths, thoughts and their loss"
 _FREE, _INHERITED, _CONTRAST, _AFTERWARDS = Effect.FREE, Tag.INHERITED, Tag.CONTRAST, Tag.AFTERWARDS
 _WORDING = (PROMPT, Tag.WORDING, _INHERITED)
-_THOUGHTS, _ADAPTER = Trait.THINKER, Trait.ADAPTER
+_THOUGHTS, _ASSISTED, _ADAPTER = Trait.THINKER, Trait.ASSISTANT, Trait.ADAPTER
 _Count = Annotated[int, Field(ge=1)]
 _Amount = Annotated[int, Field(ge=0)]
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -48,9 +51,9 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Annotated[
-        Literal["softcot++", "lora"],
+        Literal["softcot++", "prompt-tuning", "proposer", "refiner", "lora"],
         Setting(
-            "softcot++ (default), or lora: fine-tune the backbone on the same targets.",
+            "softcot++ (default), prompt-tuning, proposer, refiner, or lora: fine-tune the backbone on the same targets.",
             _DATA,
             not_in_sweeps="methods with thoughts have a thinker trained, and lora an adapter",
         ),
@@ -88,26 +91,41 @@ class TrainConfig(BaseModel):
         ),
     ] = DEFAULT_MODEL
     assistant: Annotated[
-        str, Setting("The same, for the model that thinks.", _MODELS, Tag.HUB, _INHERITED, used_by=_THOUGHTS)
+        str, Setting("The same, for the model that thinks.", _MODELS, Tag.HUB, _INHERITED, used_by=_ASSISTED)
     ] = DEFAULT_MODEL
     latent_paths: Annotated[_Count, Setting("Latent paths N. Default 8; 1 is SoftCoT.", _PATHS, used_by=_THOUGHTS)] = 8
     soft_tokens: Annotated[_Count, Setting("Soft tokens L. Default 4.", _PATHS, _INHERITED, used_by=_THOUGHTS)] = 4
     vector_per_slot: Annotated[
-        bool, Setting("A learned vector for each slot, not one repeated in all.", _PATHS, used_by=_THOUGHTS)
+        bool, Setting("A learned vector for each slot, not one repeated in all.", _PATHS, used_by=_ASSISTED)
     ] = False
     normalise: Annotated[
-        bool, Setting("Without --standardise: assistant states get RMS 1. Papers: off.", _PATHS, used_by=_THOUGHTS)
+        bool, Setting("Without --standardise: assistant states get RMS 1. Papers: off.", _PATHS, used_by=_ASSISTED)
     ] = True
     standardise: Annotated[
         bool,
-        Setting("Assistant states are centred and scaled over a reference set (default).", _PATHS, used_by=_THOUGHTS),
+        Setting("Assistant states are centred and scaled over a reference set (default).", _PATHS, used_by=_ASSISTED),
     ] = True
     path_offset: Annotated[
-        bool, Setting("A learned vector for each path beside W h + b (default).", _PATHS, used_by=_THOUGHTS)
+        bool, Setting("A learned vector for each path beside W h + b (default).", _PATHS, used_by=_ASSISTED)
     ] = True
     freeze_token_sets: Annotated[
-        bool, Setting("Train the projection alone, as the published code does.", _PATHS, used_by=_THOUGHTS)
+        bool, Setting("Train the projection alone, as the published code does.", _PATHS, used_by=_ASSISTED)
     ] = False
+    states: Annotated[
+        Literal["slots", "last", "mean", "attention"] | None,
+        Setting(
+            "Assistant states: of slots after the question (default), of its last token, their mean, or by attention.",
+            _PATHS,
+            used_by=_ASSISTED,
+        ),
+    ] = None
+    layer: Annotated[
+        int | None,
+        Setting("Layer of the assistant, from 1, or from -1 for the last (default).", _PATHS, used_by=_ASSISTED),
+    ] = None
+    refine_steps: Annotated[
+        _Count | None, Setting("Rounds of refinement of refiner. Default 3.", _PATHS, used_by=Trait.REFINED)
+    ] = None
     contrastive: Annotated[
         Literal["paper", "view", "uniform", "none"],
         Setting("paper, view (default), uniform or none.", _LOSS, _CONTRAST, used_by=_THOUGHTS),
@@ -155,9 +173,10 @@ class TrainConfig(BaseModel):
     gradient_checkpointing: Annotated[
         bool, Setting("Compute activations twice rather than keep them.", _STEPS, _FREE)
     ] = False
-    lr: Annotated[_Positive | None, Setting("Learning rate, falling linearly. Default 0.002; lora 0.0002.", _STEPS)] = (
-        None
-    )
+    lr: Annotated[
+        _Positive | None,
+        Setting("Learning rate, falling linearly. Default 0.002; prompt-tuning 0.02, lora 0.0002.", _STEPS),
+    ] = None
     warmup: Annotated[_Amount, Setting("Steps of rising learning rate. Default 0.", _STEPS)] = 0
     weight_decay: Annotated[_Weight, Setting("Default 0.", _STEPS)] = 0.0
     clip: Annotated[_Positive, Setting("Largest norm of the gradient. Default 1.", _STEPS)] = 1.0
@@ -219,35 +238,46 @@ class TrainConfig(BaseModel):
             "task": self.task or (task.name if task.generated else None),
             "limit": self.limit or (512 if task.generated else None),
             "epochs": self.epochs or (None if self.max_steps else 3),
-            "lr": self.lr or _LR[self.method],
         }
+        self._refuse_idle()
         return self.model_copy(
             update=common | (self._lora() if kind_of(self.method).has(Trait.ADAPTER) else self._thoughts())
         )
 
-    def _lora(self) -> dict[str, Any]:
-        """Defaults that only LoRA has. Raises UsageError for an option that it would have to ignore."""
-        given = [key for key in names(TrainConfig, Trait.THINKER) if key in self.model_fields_set]
+    def _refuse_idle(self) -> None:
+        """Raises UsageError for an option that the method would have to ignore."""
+        idle = [key for key in TrainConfig.model_fields if key in idle_options(self.method, TrainConfig)]
+        given = next((key for key in idle if key in self.model_fields_set and self._differs(key)), None)
         if given:
+            users = [name for name in _METHODS if given not in idle_options(name, TrainConfig)]
             raise UsageError(
-                f"`{option(given[0])}` is for the thoughts of `--method softcot++`, and `--method` is lora, which has none: "
-                f"leave it out."
+                f"`{option(given)}` is for `--method {' or '.join(users)}`, and `--method` is {self.method}: leave it out, "
+                f"or give another method."
             )
+
+    def _differs(self, key: str) -> bool:
+        """Whether an option that is given says anything: that something is left out needs no refusal."""
+        return getattr(self, key) not in (None, False) or TrainConfig.model_fields[key].default is True
+
+    def _lora(self) -> dict[str, Any]:
+        """Defaults that only LoRA has. Raises UsageError where options contradict each other."""
         if self.check_limit and self.check_on is None:
             raise UsageError(
                 f"`--check-limit` {self.check_limit} counts questions of `--check-on`, which is not given: name a file of "
                 f"questions that are not trained on, or leave it out."
             )
-        return {"rank": self.rank or _RANK, "check_limit": self.check_limit or (_CHECKED if self.check_on else None)}
+        checked = self.check_limit or (_CHECKED if self.check_on else None)
+        return {"lr": self.lr or _LR_OF_ADAPTER, "rank": self.rank or _RANK, "check_limit": checked}
 
     def _thoughts(self) -> dict[str, Any]:
-        """Defaults that only a thinker has. Raises UsageError where options contradict each other, or are for LoRA only."""
-        given = [key for key in names(TrainConfig, Trait.ADAPTER) if getattr(self, key)]
-        if given:
-            raise UsageError(
-                f"`{option(given[0])}` is for `--method lora`, and `--method` is {self.method}: add `--method lora`, or "
-                f"leave it out."
-            )
+        """Defaults that only a thinker has. Raises UsageError where options contradict each other."""
+        pooled = self.states not in (None, _SLOTS)
+        for key in ("vector_per_slot", "freeze_token_sets") if pooled else ():
+            if getattr(self, key):
+                raise UsageError(
+                    f"`{option(key)}` is for the tokens in the slots of `--states slots`, and `--states` is {self.states}: "
+                    f"leave it out."
+                )
         if self.standardise and not self.normalise:
             raise UsageError(
                 "`--no-normalise` changes nothing where states are standardised: add `--no-standardise`, or leave it out."
@@ -259,4 +289,14 @@ class TrainConfig(BaseModel):
                 f"`--contrastive` {self.contrastive} drives paths apart, and there is one: leave it out, or raise "
                 f"`--latent-paths`."
             )
-        return {"contrastive": self.contrastive if self.latent_paths > 1 else "none"}
+        refined = kind_of(self.method).has(Trait.REFINED)
+        return {
+            # a constant has nothing before it that would make its steps larger, as a projection has
+            "lr": self.lr or (_LR if kind_of(self.method).has(Trait.READING) else _LR_OF_CONSTANTS),
+            "contrastive": self.contrastive if self.latent_paths > 1 else "none",
+            "states": self.states if pooled else None,  # None is left out, so that earlier trainings can go on
+            "refine_steps": self.refine_steps or (ROUNDS if refined else None),
+        }
+
+
+_METHODS = get_args(TrainConfig.model_fields["method"].annotation)

@@ -6,12 +6,14 @@ import shlex
 from pathlib import Path
 
 from scaling.config import DEFAULT_MODEL, option
-from scaling.methods.kinds import Trait, kind_of
+from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from scaling.records.names import DEFAULT_TASK
 from scaling.records.settings import Tag, names
 from scaling.tasks.columns import typed
 from scaling.tasks.formats import holds_split
 from scaling.training.config import TrainConfig
+
+_METHOD_OF_ONE = "softcot"  # the name of the default method where a thinker has a single path
 
 
 def command_for(config: TrainConfig, folder: Path) -> str:
@@ -19,8 +21,10 @@ def command_for(config: TrainConfig, folder: Path) -> str:
     if kind_of(config.method).has(Trait.ADAPTER):
         parts = ["--method", "lora", "--adapter", str(folder)]
     else:
-        parts = [*(["--method", "softcot"] if config.latent_paths == 1 else []), "--thinker", str(folder)]
-        parts += _unless_default("--assistant", config.assistant)
+        method = _METHOD_OF_ONE if config.latent_paths == 1 and config.method == DEFAULT else config.method
+        parts = [*(["--method", method] if method != DEFAULT else []), "--thinker", str(folder)]
+        if kind_of(method).has(Trait.ASSISTANT):
+            parts += _unless_default("--assistant", config.assistant)
     return _joined([*parts, *_unless_default("--backbone", config.backbone), *_questions(config), *_prompt(config)])
 
 

@@ -21,11 +21,13 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from contrastive import checkpoint
+from contrastive.assistant_thinker import SLOTS, AssistantThinker, state_statistics
 from contrastive.health import Health
 from contrastive.objective import Objective
 from contrastive.parallel import Processes
+from contrastive.projection import new_projection
 from contrastive.target_loss import Example, Reader, UnsupportedModel
-from contrastive.thinker import Thinker, state_statistics
+from contrastive.thinker import Thinker, read
 from contrastive.token_sets import SoftTokenSets
 from contrastive.train import (
     METRICS_FILE,
@@ -38,7 +40,8 @@ from contrastive.train import (
     StepObserver,
     Trainer,
 )
-from scaling.config import decided, option
+from scaling.config import decided, idle_options, option
+from scaling.methods import thinkers
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
@@ -113,12 +116,16 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     """
     config, dtype = hardware.placed(config.resolved())
     split = load_split(config, watcher)
-    for line in model_files.before_loading(config.backbone, config.assistant):
+    assisted = kind_of(config.method).has(Trait.ASSISTANT)
+    for line in model_files.before_loading(config.backbone, *([config.assistant] if assisted else [])):
         watcher.status(line)
-    backbone, assistant = loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
-    for model in (backbone, assistant):
+    backbone, assistant = _models(config, dtype, assisted=assisted)
+    used = {"backbone": backbone, **({"assistant": assistant} if assistant else {})}
+    for model in used.values():
         refuse_untrainable(model.model, name=model.name)
-    split, described = as_begun(config, split, {"backbone": backbone, "assistant": assistant})
+    if assistant and config.layer is not None:
+        thinkers.refuse_unknown_layer(config.layer, assistant, option="--layer")
+    split, described = as_begun(config, split, used)
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
         _health_of(folder)  # the best thinker so far is only there: a damaged one is reported before training goes on
@@ -131,18 +138,20 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     )
     learn, validate = examples(config, split, build, backbone, watcher, processes)
     thinker = new_thinker(config, backbone, assistant, learn)
+    watcher.status(f"{thinker.parameter_count():,} parameters to train")
     digests = digests_of_split(config, split, learn, validate)
     surroundings = environment(backbone.model.device, config=config)
 
     def keep(health: Health) -> None:
         """Saves the thinker with its figures, as it is the best so far."""
-        about = {**described, **digests, "metrics": asdict(health), "environment": surroundings}
+        parameters = {"trained_parameters": thinker.parameter_count()}
+        about = {**described, **parameters, **digests, "metrics": asdict(health), "environment": surroundings}
         checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
         write_card(folder, about)
 
     trainer = Trainer(
         thinker=thinker,
-        assistant=assistant.model,
+        assistant=assistant.model if assistant else None,
         reader=reader_of(backbone),
         train=learn,
         validation=validate,
@@ -156,6 +165,14 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     progress = run_steps(trainer)
     processes.wait()
     return Result(folder, progress, _health_of(folder), command_for(config, folder))
+
+
+def _models(config: TrainConfig, dtype: torch.dtype, *, assisted: bool) -> tuple[LanguageModel, LanguageModel | None]:
+    """Loads the backbone, and the assistant where the method has one."""
+    if assisted:
+        return loading.load_pair(config.backbone, config.assistant, device=config.device, dtype=dtype)
+    source = model_files.locate(config.backbone)
+    return loading.load(source, name=config.backbone, device=config.device, dtype=dtype), None
 
 
 def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
@@ -233,9 +250,11 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
         split: the questions.
         used: the models by their role.
     """
-    adapted = kind_of(config.method).has(Trait.ADAPTER)  # a thinker's train.json from earlier versions names no method
-    of_others = names(TrainConfig, Trait.THINKER) if adapted else ("method", *names(TrainConfig, Trait.ADAPTER))
-    settings = config.model_dump(mode="json", exclude={*names(TrainConfig, Effect.FREE), *of_others})
+    others = {*names(TrainConfig, Effect.FREE), *idle_options(config.method, TrainConfig)}
+    if config.method == TrainConfig.model_fields["method"].default:
+        others.add("method")  # as train.json of earlier versions does not name it
+    others |= {key for key in names(TrainConfig, Trait.ASSISTANT) if getattr(config, key) is None}
+    settings = config.model_dump(mode="json", exclude=others)
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
     return {
         **settings,
@@ -428,38 +447,62 @@ def examples(
 
 @torch.no_grad()
 def new_thinker(
-    config: TrainConfig, backbone: LanguageModel, assistant: LanguageModel, examples: Sequence[Example]
+    config: TrainConfig, backbone: LanguageModel, assistant: LanguageModel | None, examples: Sequence[Example]
 ) -> Thinker:
     """Makes the thinker as it is before its first step.
 
     Args:
         config: the settings.
         backbone: gives the scale and the width of thoughts.
-        assistant: gives the initial tokens.
+        assistant: gives the initial tokens; None for a thinker without one.
         examples: with `--standardise`, the questions of the first of them are the reference set.
     """
+    if assistant is None:
+        sizes = {"num_paths": config.latent_paths, "num_slots": config.soft_tokens}
+        thinker = thinkers.untrained(config.method, backbone, None, **sizes)
+        return thinker.with_steps(config.refine_steps).to(config.device)
+    made = _assisted(config, backbone, assistant).to(config.device)
+    if config.standardise:
+        reference = list({example.question: example for example in examples}.values())[:_REFERENCE]
+        states = [
+            made.reference(
+                read(made, assistant.model, backbone.model, questions=[example.assistant], prompts=[example.prefix]),
+                config.soft_tokens,
+            )
+            for example in reference
+        ]
+        made.statistics = state_statistics(states)
+    made.token_sets.requires_grad_(not config.freeze_token_sets)
+    return made
+
+
+def _assisted(config: TrainConfig, backbone: LanguageModel, assistant: LanguageModel) -> AssistantThinker:
+    """A thinker on the states of an assistant, without statistics. Arguments as of `new_thinker`."""
     scale = backbone.embedding_scale()
-    start = Thinker.untrained(
-        assistant.rare_rows(), num_paths=config.latent_paths, backbone_width=backbone.width, scale=scale
+    if config.states not in (None, SLOTS):
+        return AssistantThinker.pooled(
+            config.states,
+            new_projection(assistant.width, backbone.width, scale=scale),
+            num_paths=config.latent_paths,
+            num_slots=config.soft_tokens,
+            normalise=config.normalise,
+            offset=config.path_offset,
+            layer=config.layer,
+        )
+    start = thinkers.untrained(
+        config.method, backbone, assistant, num_paths=config.latent_paths, num_slots=config.soft_tokens
     )
+    assert isinstance(start, AssistantThinker)
     vectors = start.token_sets.vectors.detach()
     if config.vector_per_slot:
         vectors = vectors.expand(-1, config.soft_tokens, -1)
-    thinker = Thinker(
-        SoftTokenSets(vectors), start.projection, normalise=config.normalise, offset=config.path_offset
-    ).to(config.device)
-    if config.standardise:
-        reference = list({example.question: example for example in examples}.values())[:_REFERENCE]
-        states = [_states(thinker, assistant, example, config.soft_tokens) for example in reference]
-        thinker.statistics = state_statistics(torch.cat(states))
-    thinker.token_sets.requires_grad_(not config.freeze_token_sets)
-    return thinker
-
-
-def _states(thinker: Thinker, assistant: LanguageModel, example: Example, num_slots: int) -> torch.Tensor:
-    """The assistant's states [1, N, L, D_a] for one question."""
-    ids = torch.tensor([example.assistant], device=assistant.model.device)
-    return thinker.states(assistant.model, ids, torch.ones_like(ids), num_slots)
+    return AssistantThinker(
+        SoftTokenSets(vectors),
+        start.projection,
+        normalise=config.normalise,
+        offset=config.path_offset,
+        layer=config.layer,
+    )
 
 
 def reader_of(backbone: LanguageModel) -> Reader:

@@ -7,22 +7,22 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.projection import new_projection
 from contrastive.target_loss import Example
-from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 
 N, L, WIDTH = 3, 2, 32
 
 
 @pytest.fixture
-def new_thinker() -> Callable[..., Thinker]:
+def new_thinker() -> Callable[..., AssistantThinker]:
     """`new_thinker(num_paths=3, **options of Thinker)`: for models of width 32, always the same."""
 
-    def make(*, num_paths: int = N, **options) -> Thinker:
+    def make(*, num_paths: int = N, **options) -> AssistantThinker:
         generator = torch.Generator().manual_seed(5)
         vectors = torch.randn(num_paths, 1, WIDTH, generator=generator) * 0.3
-        thinker = Thinker(SoftTokenSets(vectors), new_projection(WIDTH, WIDTH, scale=0.3), **options)
+        thinker = AssistantThinker(SoftTokenSets(vectors), new_projection(WIDTH, WIDTH, scale=0.3), **options)
         if thinker.offset is not None:
             with torch.no_grad():
                 thinker.offset.normal_(generator=generator)

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contrastive import checkpoint
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 from contrastive.projection import new_projection
-from contrastive.thinker import Thinker
+from contrastive.thinker import Inputs
 from contrastive.token_sets import SoftTokenSets
 
 N, D_A, D = 3, 8, 12
@@ -22,7 +23,7 @@ N, D_A, D = 3, 8, 12
 
 def new_thinker(*, per_path=1, normalise=True):
     vectors = torch.randn(N, per_path, D_A, generator=torch.Generator().manual_seed(2))
-    return Thinker(SoftTokenSets(vectors), new_projection(D_A, D, scale=0.5), normalise=normalise)
+    return AssistantThinker(SoftTokenSets(vectors), new_projection(D_A, D, scale=0.5), normalise=normalise)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_round_trip(tmp_path, per_path, normalise):
     assert (config.num_paths, config.soft_tokens, config.vectors_per_path) == (N, 4, per_path)
     assert (config.assistant_width, config.backbone_width, config.prompt_version) == (D_A, D, "7")
     assert loaded.normalise is normalise
-    assert config.normalise is normalise
+    assert config.sizes["normalise"] is normalise
     for name, tensor in thinker.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in loaded.parameters())
@@ -59,7 +60,7 @@ def test_round_trip(tmp_path, per_path, normalise):
 def test_only_what_is_learned_is_written(saved, make_model):
     """Mistake: whole frozen models in every checkpoint."""
     thinker, assistant = checkpoint.load(saved)[0], make_model("llama", hidden_size=D_A)
-    thinker(assistant, torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.int64), 4)
+    thinker(Inputs.of_assistant(assistant, torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.int64)), 4)
     checkpoint.save(thinker, saved, soft_tokens=4, prompt_version="7")
     shapes = {name: tuple(tensor.shape) for name, tensor in load_file(saved / WEIGHTS_FILE).items()}
     assert shapes == {"token_sets.vectors": (N, 1, D_A), "projection.weight": (D, D_A), "projection.bias": (D,)}
@@ -216,7 +217,7 @@ def test_a_pickle_is_refused_unopened(saved, write):
 
 def test_statistics_and_offset_are_part_of_a_checkpoint(tmp_path):
     generator = torch.Generator().manual_seed(4)
-    thinker = Thinker(
+    thinker = AssistantThinker(
         SoftTokenSets(torch.randn(N, 1, D_A, generator=generator)),
         new_projection(D_A, D, scale=0.5),
         statistics=torch.rand(2, N, D_A, generator=generator),
@@ -282,7 +283,7 @@ def test_a_published_projection_is_plain(tmp_path, paths):
     tensors = published(tmp_path / "projection.bin", **embedding)
     thinker, config = checkpoint.import_published(tmp_path / "projection.bin", prompt_version="7")
     assert (config.num_paths, config.backbone_width, config.assistant_width) == (paths or 1, D, D_A)
-    assert not config.normalise
+    assert not config.sizes["normalise"]
     states = torch.randn(2, paths or 1, 4, D_A)
     torch.testing.assert_close(thinker.project(states), states @ tensors["weight"].T + tensors["bias"])
     expected = embedding.get("embedding", torch.zeros(1, D_A))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.projection import new_projection
-from contrastive.thinker import Thinker
+from contrastive.thinker import Inputs
 from contrastive.token_sets import SoftTokenSets
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
@@ -25,7 +26,7 @@ def new_thinker(*, num_paths=N, normalise=True, per_path=1, seed=5):
     projection = new_projection(WIDTH, BACKBONE_WIDTH, scale=1.0)
     with torch.no_grad():
         projection.bias.normal_(generator=generator)
-    return Thinker(SoftTokenSets(vectors), projection, normalise=normalise)
+    return AssistantThinker(SoftTokenSets(vectors), projection, normalise=normalise)
 
 
 def questions(lengths=LENGTHS, *, seed=3):
@@ -59,7 +60,7 @@ def plain_thoughts(thinker, assistant, question, path, *, num_slots=L):
 @torch.no_grad()
 def test_one_packed_pass_equals_every_sequence_alone(make_model, family, normalise):
     assistant, thinker, rows = make_model(family), new_thinker(normalise=normalise), questions()
-    thoughts = thinker(assistant, *padded(rows), L)
+    thoughts = thinker(Inputs.of_assistant(assistant, *padded(rows)), L)
     assert thoughts.shape == (len(rows), N, L, BACKBONE_WIDTH)
     assert thoughts.dtype == torch.float32
     expected = torch.stack(
@@ -73,16 +74,16 @@ def test_one_packed_pass_equals_every_sequence_alone(make_model, family, normali
 def test_the_sliding_window_matters_to_this_comparison(make_model, family):
     """Guards the test above: with the window switched off the same weights give other thoughts."""
     thinker, rows = new_thinker(), questions()
-    thoughts = thinker(make_model(family), *padded(rows), L)
+    thoughts = thinker(Inputs.of_assistant(make_model(family), *padded(rows)), L)
     unlimited = make_model(family)
     unlimited.config.sliding_window = 10_000
-    assert (thinker(unlimited, *padded(rows), L) - thoughts)[0].abs().max() > 1e-3
+    assert (thinker(Inputs.of_assistant(unlimited, *padded(rows)), L) - thoughts)[0].abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_one_vector_a_slot(make_model):
     assistant, thinker, rows = make_model("llama"), new_thinker(per_path=L), questions()
-    thoughts = thinker(assistant, *padded(rows), L)
+    thoughts = thinker(Inputs.of_assistant(assistant, *padded(rows)), L)
     for number, row in enumerate(rows):
         for path in range(N):
             expected = plain_thoughts(thinker, assistant, row, path)
@@ -91,12 +92,12 @@ def test_one_vector_a_slot(make_model):
 
 def test_token_sets_that_cannot_fill_the_slots_are_refused(make_model):
     with pytest.raises(ValueError, match=f"{L} vectors a path, which cannot fill {L + 1} slots"):
-        new_thinker(per_path=L)(make_model("llama"), *padded(questions()), L + 1)
+        new_thinker(per_path=L)(Inputs.of_assistant(make_model("llama"), *padded(questions())), L + 1)
 
 
 @torch.no_grad()
 def test_paths_differ_on_every_question(make_model):
-    thoughts = new_thinker()(make_model("llama"), *padded(questions()), L)
+    thoughts = new_thinker()(Inputs.of_assistant(make_model("llama"), *padded(questions())), L)
     distances = torch.cdist(thoughts.flatten(2), thoughts.flatten(2))  # [B, N, N]
     assert distances[:, ~torch.eye(N, dtype=torch.bool)].min() > 0.1
 
@@ -105,11 +106,13 @@ def test_paths_differ_on_every_question(make_model):
 @torch.no_grad()
 def test_a_path_does_not_depend_on_how_many_there_are(make_model, family):
     assistant, thinker, batch = make_model(family), new_thinker(num_paths=5), padded(questions())
-    all_paths = thinker(assistant, *batch, L)
+    all_paths = thinker(Inputs.of_assistant(assistant, *batch), L)
     for count in (1, 3):
         fewer = thinker.first_paths(count)
         assert fewer.num_paths == count
-        torch.testing.assert_close(fewer(assistant, *batch, L), all_paths[:, :count], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            fewer(Inputs.of_assistant(assistant, *batch), L), all_paths[:, :count], atol=1e-5, rtol=0
+        )
 
 
 def test_first_paths_keeps_the_plain_form():
@@ -120,9 +123,9 @@ def test_first_paths_keeps_the_plain_form():
 @torch.no_grad()
 def test_a_question_does_not_depend_on_the_batch(make_model):
     assistant, thinker, rows = make_model("qwen3"), new_thinker(), questions()
-    together = thinker(assistant, *padded(rows), L)
+    together = thinker(Inputs.of_assistant(assistant, *padded(rows)), L)
     for number, row in enumerate(rows):
-        alone = thinker(assistant, *padded([row]), L)[0]
+        alone = thinker(Inputs.of_assistant(assistant, *padded([row])), L)[0]
         torch.testing.assert_close(together[number], alone, atol=1e-5, rtol=0)
 
 
@@ -131,7 +134,9 @@ def test_padding_content_changes_nothing(make_model):
     assistant, thinker, (ids, mask) = make_model("llama"), new_thinker(), padded(questions())
     other = torch.where(mask.bool(), ids, torch.full_like(ids, 55))
     assert not torch.equal(ids, other)
-    torch.testing.assert_close(thinker(assistant, ids, mask, L), thinker(assistant, other, mask, L))
+    torch.testing.assert_close(
+        thinker(Inputs.of_assistant(assistant, ids, mask), L), thinker(Inputs.of_assistant(assistant, other, mask), L)
+    )
 
 
 @pytest.mark.parametrize("scale", [0.02, 1.5])
@@ -139,8 +144,8 @@ def test_padding_content_changes_nothing(make_model):
 def test_untrained_thoughts_have_the_asked_scale(make_model, scale):
     assistant = make_model("llama")
     rows = assistant.get_input_embeddings().weight.flip(0)
-    thinker = Thinker.untrained(rows, num_paths=8, backbone_width=96, scale=scale)
-    thoughts = thinker(assistant, *padded(questions([9] * 8)), L)
+    thinker = AssistantThinker.untrained(rows, num_paths=8, backbone_width=96, scale=scale)
+    thoughts = thinker(Inputs.of_assistant(assistant, *padded(questions([9] * 8))), L)
     assert thoughts.square().mean().sqrt().item() == pytest.approx(scale, rel=0.1)
 
 
@@ -148,9 +153,9 @@ def test_untrained_thoughts_have_the_asked_scale(make_model, scale):
 def test_an_untrained_thinker_is_the_same_every_time_and_leaves_the_global_generator_alone():
     rows = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(1)
-    first = Thinker.untrained(rows, num_paths=30, backbone_width=BACKBONE_WIDTH, scale=1.0)
+    first = AssistantThinker.untrained(rows, num_paths=30, backbone_width=BACKBONE_WIDTH, scale=1.0)
     torch.manual_seed(2)
-    second = Thinker.untrained(rows, num_paths=30, backbone_width=BACKBONE_WIDTH, scale=1.0)
+    second = AssistantThinker.untrained(rows, num_paths=30, backbone_width=BACKBONE_WIDTH, scale=1.0)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
 
@@ -161,7 +166,7 @@ def test_gradient_reaches_what_is_learned_and_only_that(make_model, family, norm
     """Mistake: initial tokens that never receive a gradient because the assistant ran without one."""
     assistant, thinker = frozen(make_model(family)), new_thinker(normalise=normalise)
     target = torch.randn(BACKBONE_WIDTH, generator=torch.Generator().manual_seed(0))
-    (thinker(assistant, *padded(questions()), L) - target).square().mean().backward()
+    (thinker(Inputs.of_assistant(assistant, *padded(questions())), L) - target).square().mean().backward()
     assert (thinker.token_sets.vectors.grad.abs().amax(dim=(1, 2)) > 1e-8).all(), "every path's tokens learn"
     assert thinker.projection.weight.grad.abs().min() > 0
     assert thinker.projection.bias.grad.abs().min() > 0
@@ -172,7 +177,7 @@ def test_a_training_step_changes_every_learned_tensor(make_model):
     assistant, thinker = frozen(make_model("llama")), new_thinker()
     before = {name: tensor.clone() for name, tensor in thinker.state_dict().items()}
     optimiser = torch.optim.SGD(thinker.parameters(), lr=0.1)
-    thinker(assistant, *padded(questions()), L).square().mean().backward()
+    thinker(Inputs.of_assistant(assistant, *padded(questions())), L).square().mean().backward()
     optimiser.step()
     assert set(before) == {"token_sets.vectors", "projection.weight", "projection.bias"}
     for name, tensor in thinker.state_dict().items():
@@ -181,6 +186,6 @@ def test_a_training_step_changes_every_learned_tensor(make_model):
 
 @torch.no_grad()
 def test_a_half_precision_assistant_still_gives_float32_thoughts(make_model):
-    thoughts = new_thinker()(make_model("llama").bfloat16(), *padded(questions()), L)
+    thoughts = new_thinker()(Inputs.of_assistant(make_model("llama").bfloat16(), *padded(questions())), L)
     assert thoughts.dtype == torch.float32
     assert thoughts.isfinite().all()

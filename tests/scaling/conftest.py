@@ -17,8 +17,8 @@ import torch
 from transformers import PreTrainedModel
 
 from contrastive import checkpoint
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.projection import new_projection
-from contrastive.thinker import Thinker
 from contrastive.token_sets import SoftTokenSets
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding, Generated, Request, SoftPrompt
@@ -171,7 +171,7 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         prompt_version: str = PROMPT_VERSION,
     ) -> Path:
         vectors = torch.randn(2, per_path, assistant_width, generator=torch.Generator().manual_seed(3))
-        thinker = Thinker(SoftTokenSets(vectors), new_projection(assistant_width, backbone_width, scale=0.5))
+        thinker = AssistantThinker(SoftTokenSets(vectors), new_projection(assistant_width, backbone_width, scale=0.5))
         checkpoint.save(thinker, tmp_path / "checkpoint", soft_tokens=3, prompt_version=prompt_version)
         return tmp_path / "checkpoint"
 

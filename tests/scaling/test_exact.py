@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.projection import new_projection
-from contrastive.thinker import Thinker
+from contrastive.thinker import Inputs
 from contrastive.token_sets import SoftTokenSets
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding, Generated, Request
@@ -124,15 +125,15 @@ def test_a_result_that_depends_on_a_rows_place_is_noticed(make_model: MakeModel,
 def test_a_path_thinks_the_same_however_many_there_are(make_model: MakeModel) -> None:
     assistant = make_model("llama").to(HALF)
     vectors = torch.randn(5, 1, 32, generator=torch.Generator().manual_seed(3))
-    thinker = Thinker(SoftTokenSets(vectors), new_projection(32, 48, scale=0.5))
+    thinker = AssistantThinker(SoftTokenSets(vectors), new_projection(32, 48, scale=0.5))
     ids = torch.arange(10, 31)[None]
     with torch.inference_mode():
-        together = thinker(assistant, ids, torch.ones_like(ids), 3)
-        apart = thinker.paths_apart(assistant, ids, torch.ones_like(ids), 3)
+        together = thinker(Inputs.of_assistant(assistant, ids, torch.ones_like(ids)), 3)
+        apart = thinker.paths_apart(Inputs.of_assistant(assistant, ids, torch.ones_like(ids)), 3)
         assert apart.shape == together.shape == (1, 5, 3, 48)
         assert float((apart - together).norm() / together.norm()) < 0.02  # rounding of bfloat16
         for count in (1, 3):
-            fewer = thinker.first_paths(count).paths_apart(assistant, ids, torch.ones_like(ids), 3)
+            fewer = thinker.first_paths(count).paths_apart(Inputs.of_assistant(assistant, ids, torch.ones_like(ids)), 3)
             assert torch.equal(fewer, apart[:, :count])
 
 

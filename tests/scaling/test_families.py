@@ -25,11 +25,12 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.objective import Objective, backward
 from contrastive.parallel import Processes
 from contrastive.projection import new_projection
 from contrastive.target_loss import Example, Reader
-from contrastive.thinker import Thinker
+from contrastive.thinker import Inputs
 from contrastive.token_sets import SoftTokenSets
 from scaling.engines.base import Decoding, Request, SoftPrompt
 from scaling.engines.local.engine import TransformersEngine
@@ -306,12 +307,12 @@ def examples() -> list[Example]:
     return [Example(f"q{n}", ids(4 + 7 * n), ids(3 + 8 * n), ids(2), (*ids(2 + n), 1)) for n in range(2)]
 
 
-def plain_loss(thinker: Thinker, model: PreTrainedModel, batch: Sequence[Example]) -> Tensor:
+def plain_loss(thinker: AssistantThinker, model: PreTrainedModel, batch: Sequence[Example]) -> Tensor:
     """Mean over paths and target tokens by the definition: every path's whole sequence alone, without cache."""
     embed, losses = model.get_input_embeddings(), []
     for example in batch:
         ids = torch.tensor([example.assistant])
-        thoughts = thinker(model, ids, torch.ones_like(ids), SLOTS)[0]
+        thoughts = thinker(Inputs.of_assistant(model, ids, torch.ones_like(ids)), SLOTS)[0]
         before, after = (torch.tensor(ids) for ids in (example.prefix, (*example.suffix, *example.target[:-1])))
         for path in thoughts:
             inputs = torch.cat([embed(before), path, embed(after)])[None]
@@ -327,7 +328,7 @@ def test_two_training_steps(case: str) -> None:
         pytest.skip(REFUSED[case])
     model, generator = tiny(case), torch.Generator().manual_seed(3)
     vectors = torch.randn(PATHS, 1, width_of(model), generator=generator) * 0.3
-    thinker = Thinker(SoftTokenSets(vectors), new_projection(width_of(model), width_of(model), scale=0.3))
+    thinker = AssistantThinker(SoftTokenSets(vectors), new_projection(width_of(model), width_of(model), scale=0.3))
     objective = Objective(num_slots=SLOTS, micro_batch=2, recompute=False)
     optimizer = torch.optim.SGD(thinker.parameters(), lr=0.1)
     reader = Reader(model)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from scaling.methods.build import build
 from scaling.methods.thoughts import CachedThoughts, think_ahead
 from scaling.models import hardware
+from scaling.records.costs import ThinkerCosts
 from scaling.records.errors import UsageError
 from scaling.records.records import Question
 from scaling.tasks.catalogue import task_of
@@ -24,7 +25,7 @@ class Source:
     """Thoughts of their own for every question; counts how often it thinks."""
 
     assistant = None
-    num_tokens, projection = 2, 7
+    num_tokens, projection, costs = 2, 7, ThinkerCosts(pair=3)
 
     def __init__(self):
         self.thought = []
@@ -183,3 +184,4 @@ def test_a_folder_that_takes_no_thoughts_is_told(monkeypatch, tmp_path):
 def test_what_it_costs_is_what_the_source_costs():
     thoughts = kept(Source())
     assert (thoughts.num_tokens, thoughts.projection, thoughts.reads(QUESTIONS[0])) == (2, 7, len(QUESTIONS[0].text))
+    assert thoughts.costs == ThinkerCosts(pair=3)

@@ -9,7 +9,7 @@ import torch
 
 from scaling.config import RunConfig, idle_options, load_config
 from scaling.methods import hints
-from scaling.methods.kinds import KINDS
+from scaling.methods.kinds import KINDS, Trait
 from scaling.methods.perturbations import Gumbel, dropout, gaussian, rms
 from scaling.methods.thoughts import partners_of
 from scaling.models import loading
@@ -53,7 +53,7 @@ def test_every_method_runs_and_knows_its_costs(tmp_path, config_of, silent, meth
     assert summary["num_completions"] == 2 * 2 * (several.get("latent_paths", 2))
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     costs = RunCosts.from_json(described["environment"]["costs"])
-    assert (costs.assistant is None) == (method in ("cot", "cot-unk", "lora"))
+    assert (costs.assistant is None) == (not KINDS[method].has(Trait.ASSISTANT))
     for asked in load_questions(tmp_path / "run"):
         assert costs.question(asked) > 0
         # what the run computed at most, was nothing shared
@@ -317,6 +317,7 @@ _VALUES = {
     "soft_tokens": 2,
     "control": "zero",
     "noise": 0.1,
+    "refine_steps": 2,
     "adapter": "x",
     "shots": 1,
     "shot_format": "text",

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from contrastive import checkpoint
+from contrastive.thinker import Inputs
 from scaling.config import DEFAULT_MODEL, DEFAULT_THINKER, UNTRAINED, RunConfig
 from scaling.display import rows
 from scaling.methods import thinkers
@@ -107,7 +108,7 @@ def test_a_published_file_without_tokens_has_placeholders_in_its_slots(tmp_path,
     thinker = make_thinker(config, find(config), model, model)
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        found = thinker(model.model, ids, torch.ones_like(ids), 4)
+        found = thinker(Inputs.of_assistant(model.model, ids, torch.ones_like(ids)), 4)
         slots = torch.tensor([[5, 6, 7, *[placeholder] * 4]])
         states = model.model.model(input_ids=slots).last_hidden_state[:, 3:]
     torch.testing.assert_close(found[0], states @ weight.T + bias, rtol=1e-4, atol=1e-4)

@@ -330,6 +330,19 @@ def test_settings_that_a_training_has_no_use_for_are_not_shown():
     assert told == {("softcot", None), ("softcot++", "none"), ("softcot++", "view"), ("lora", None)}
 
 
+def test_every_thinker_is_trained_as_its_own_kind_and_rounds_are_an_axis():
+    axes = {"method": ["softcot++", "softcot", "prompt-tuning", "proposer", "refiner"], "refine_steps": [1, 8]}
+    found = points(run={"assistant": "there"}, train={"max_steps": 3, "states": "last"}, axes=axes)
+    trained = {point.run["method"]: point.train for point in found}
+    assert {name: train.get("method", "softcot++") for name, train in trained.items()} == {
+        name: "softcot++" if name == "softcot" else name for name in trained
+    }
+    assert [name for name, train in trained.items() if {"assistant", "states"} & set(train)] == ["softcot++", "softcot"]
+    assert {point.run.get("refine_steps") for point in found if point.run["method"] == "refiner"} == {1, 8}
+    assert len(found) == len(axes["method"]) + 1, "only a refiner has rounds"
+    assert len({point.training for point in found}) == len(axes["method"]), "rounds of a run need no other training"
+
+
 def test_paths_are_told_apart_by_their_last_parts_as_many_as_it_takes():
     for paths, words in (
         (["a/x/model", "a/y/model"], ["x/model", "y/model"]),

@@ -505,7 +505,7 @@ def test_the_command_shows_a_table(settings):
 def test_a_refused_option_ends_with_two_and_a_sentence():
     done = CliRunner().invoke(app, ["--method", "lora", "--latent-paths", "8"])
     assert done.exit_code == 2
-    assert "`--latent-paths` is for the thoughts" in done.stderr
+    assert "`--latent-paths` is for `--method softcot++ or prompt-tuning or" in done.stderr
     done = CliRunner().invoke(app, ["--rank", "8"])
     assert done.exit_code == 2
-    assert "add `--method lora`" in done.stderr
+    assert "`--rank` is for `--method lora`, and `--method` is softcot++" in done.stderr

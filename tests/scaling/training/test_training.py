@@ -215,7 +215,13 @@ def test_prompts_of_training_are_those_of_runs(model, kind):
     config = RunConfig(latent_paths=2, device="cpu")
     method = SoftCoT(
         model,
-        Thinking(model, make_thinker(config, None, model, model), task=PlainTask(kind), num_tokens=3),
+        Thinking(
+            model,
+            model,
+            make_thinker(config.model_copy(update={"soft_tokens": 3}), None, model, model),
+            task=PlainTask(kind),
+            num_tokens=3,
+        ),
         task=PlainTask(kind),
         num_slots=3,
     )
@@ -308,8 +314,8 @@ def test_what_a_training_writes_and_that_a_run_takes_it(settings, tmp_path, run)
     assert {path.name for path in out.iterdir()} == names
     thinker, config = checkpoint.load(out)
     assert (config.num_paths, config.soft_tokens, config.vectors_per_path) == (2, 3, 3)
-    assert config.standardise
-    assert config.path_offset
+    assert config.sizes["standardise"]
+    assert config.sizes["path_offset"]
     assert config.about["backbone_fingerprint"]
     assert config.about["metrics"]["loss"] == result.health.loss == result.progress.best
     assert thinker.offset.abs().max() > 0
@@ -405,7 +411,7 @@ def test_the_published_recipe_is_one_of_the_settings(settings, tmp_path):
     train(
         settings(normalise=False, standardise=False, freeze_token_sets=True, contrastive="view"), Quiet(), Processes()
     )
-    assert not checkpoint.read_config(tmp_path / "trained").normalise
+    assert not checkpoint.read_config(tmp_path / "trained").sizes["normalise"]
     state = load_file(tmp_path / "trained" / STATE_FILE)
     start = loading.load(str(settings().backbone), name="", device="cpu", dtype=torch.float32)
     untrained = new_thinker(settings(standardise=False).resolved(), start, start, [])

@@ -1,0 +1,134 @@
+"""`scale-train` for thinkers without an assistant and on pooled states: what it writes, that it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from contrastive import checkpoint
+from contrastive.parallel import Processes
+from contrastive.train import STATE_FILE
+from scaling.records.errors import Interrupted, UsageError
+from scaling.training.config import TrainConfig
+from scaling.training.run import train
+
+CASES: list[dict[str, Any]] = [
+    {"method": "prompt-tuning"},
+    {"method": "proposer"},
+    {"method": "refiner", "refine_steps": 2},
+    {"states": "last"},
+    {"states": "mean", "standardise": False, "layer": -2},
+    {"states": "attention", "layer": 1},
+]
+
+
+class Quiet:
+    """Observes a training. stop_at: the step after which it is interrupted."""
+
+    def __init__(self, stop_at: int = 0):
+        self.said: list[str] = []
+        self._stop_at = stop_at
+
+    def status(self, text):
+        self.said.append(text)
+
+    def started(self, progress, schedule):
+        pass
+
+    def stepped(self, progress, row):  # noqa: ARG002
+        if progress.step == self._stop_at:
+            raise KeyboardInterrupt
+
+    def examined(self, progress, health):
+        pass
+
+
+@pytest.fixture
+def settings(tiny_model_folder, tmp_path) -> Callable[..., TrainConfig]:
+    """`settings(**changes)`: 6 questions, 2 paths of 3 soft tokens, 4 steps."""
+    model = str(tiny_model_folder)
+    standard = {
+        **{"backbone": model, "device": "cpu", "dtype": "float32", "limit": 6, "validation": 3},
+        **{"latent_paths": 2, "soft_tokens": 3, "max_steps": 4, "batch_size": 3, "validate_every": 2},
+        "out": tmp_path / "trained",
+    }
+
+    def make(**changes: Any) -> TrainConfig:
+        assistant = {} if "method" in changes else {"assistant": model}
+        return TrainConfig.model_validate({**standard, **assistant, **changes})
+
+    return make
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_training_goes_on_where_it_was_interrupted_and_a_run_takes_its_thinker(case, settings, tmp_path, run):
+    whole = train(settings(**case, out=tmp_path / "whole"), watcher := Quiet(), Processes())
+    with pytest.raises(Interrupted):
+        train(settings(**case), Quiet(stop_at=3), Processes())
+    train(settings(**case, resume=True), Quiet(), Processes())
+    states = [load_file(tmp_path / name / STATE_FILE) for name in ("whole", "trained")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    thinker, config = checkpoint.load(whole.folder)
+    assert f"{thinker.parameter_count():,} parameters to train" in watcher.said
+    assert config.about["trained_parameters"] == thinker.parameter_count()
+    assert f"`trained_parameters` | {thinker.parameter_count()}" in (whole.folder / "README.md").read_text()
+    about = json.loads((whole.folder / "train.json").read_text())
+    assert about.get("method") == case.get("method")
+    assert ("assistant_fingerprint" in about) is ("method" not in case)
+    lines = run(tmp_path / "run", thinker=str(whole.folder), method=case.get("method", "softcot++"))
+    assert len(lines) == 8
+    assert {key[1] for key in lines} == {0, 1}
+
+
+def test_a_default_training_names_no_new_option(settings):
+    """Trainings of earlier versions go on: their train.json knows none."""
+    train(settings(states="slots"), Quiet(), Processes())
+    result = train(settings(resume=True), Quiet(), Processes())
+    assert not {"states", "layer", "refine_steps", "method"} & set(
+        json.loads((result.folder / "train.json").read_text())
+    )
+    with pytest.raises(UsageError, match="`--states` was None, now 'last'"):
+        train(settings(states="last", resume=True), Quiet(), Processes())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"method": "prompt-tuning", "assistant": "x"},
+            r"`--assistant` is for `--method softcot\+\+`, and `--method` is",
+        ),
+        ({"method": "proposer", "standardise": False}, r"`--standardise` is for `--method softcot\+\+"),
+        ({"method": "proposer", "states": "last"}, r"`--states` is for `--method softcot\+\+"),
+        ({"method": "proposer", "refine_steps": 2}, "`--refine-steps` is for `--method refiner"),
+        ({"method": "refiner", "rank": 2}, "`--rank` is for `--method lora"),
+        (
+            {"method": "lora", "contrastive": "none"},
+            r"`--contrastive` is for `--method softcot\+\+ or prompt-tuning or",
+        ),
+        ({"states": "last", "vector_per_slot": True}, "`--vector-per-slot` is for the tokens in the slots"),
+        ({"states": "mean", "freeze_token_sets": True}, "`--freeze-token-sets` is for the tokens in the slots"),
+    ],
+)
+def test_options_that_a_thinker_would_ignore_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        TrainConfig.model_validate(changes).resolved()
+
+
+@pytest.mark.parametrize("layer", [0, 3, -3])
+def test_a_layer_that_is_not_there_is_refused(settings, layer):
+    with pytest.raises(UsageError, match=f"`--layer` is layer {layer}, and the assistant .* has 2 layers"):
+        train(settings(layer=layer), Quiet(), Processes())
+
+
+def test_prompt_tuning_has_nothing_but_its_prompts(settings):
+    result = train(settings(method="prompt-tuning"), Quiet(), Processes())
+    tensors = load_file(result.folder / "thinker.safetensors")
+    assert {name: list(tensor.shape) for name, tensor in tensors.items()} == {"offset": [2, 3, 32]}
+    assert result.health.question_information == pytest.approx(0.0, abs=1e-6)
