@@ -144,7 +144,7 @@ class Wording:
         bare = ask(task, "solution", replace(question, rationale=()))
         solved = {
             "rationale": list(question.rationale),
-            "answer": task.answers.written(question.answer),
+            "answer": task.answers.in_box(question.answer),
             "solution": ask(task, "solution", question),
             "conclusion": bare,
         }

@@ -29,6 +29,7 @@ from scaling.prompts import PROMPT_VERSION
 from scaling.records.records import Completion, Key
 from scaling.records.seeds import stream_seed
 from scaling.run import execute
+from scaling.tasks.equality import AnswerChecker
 from scaling.training.adapter import new_adapter, save_adapter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -48,6 +49,13 @@ class Silent:
 
     def completion(self, completion: Completion) -> None:
         self.completions.append(completion)
+
+
+@pytest.fixture(scope="module")
+def checker() -> Iterator[AnswerChecker]:
+    """Compares answers of a whole module with one process."""
+    with AnswerChecker(timeout_seconds=30.0) as shared:
+        yield shared
 
 
 @pytest.fixture

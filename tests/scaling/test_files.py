@@ -128,6 +128,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path
         ("number", GOOD | {"answer": "10-12"}, ["`answer`", "range", '"10-12"']),
         ("number", GOOD | {"answer": "10 \u2013 12"}, ["`answer`", "range"]),
         ("number", GOOD | {"answer": "3 - 1"}, ["`answer`", "one number", '"3 - 1"']),  # may be a score
+        ("number", GOOD | {"answer": "7 p.m."}, ["`answer`", "no date, time", '"7 p.m."']),
         ("number", GOOD | {"answer": "01/05"}, ["`answer`", "no date"]),
         ("number", GOOD | {"answer": "5.1.2024"}, ["`answer`", "no date"]),
         ("number", GOOD | {"answer": "5 January 2024"}, ["`answer`", "no date"]),

@@ -42,6 +42,8 @@ QUESTIONS = {
     "choice": Question("c", "Which one?", "B", choices=("this", "that"), rationale=("That one.",)),
     "yes_no": Question("y", "Is it?", "no", rationale=("It is not.",)),
     "text": Question("t", "Which town?", "paris", rationale=("It is in France.",)),
+    "set": Question("s", "Which two?", "3, red", rationale=("These two.",)),
+    "expression": Question("e", "How much is it?", "1/7", rationale=("It is 2/14.",)),
 }
 NUMBER = PlainTask("number")
 HEADER = "<|im_start|>assistant\n"
@@ -137,6 +139,7 @@ def test_shipped_prompts_show_the_question_once_and_their_solutions_are_read(pro
     assert (with_slots.count(SLOT * 2), without.count(SLOT)) == (1, 0)
     assert len(without) < len(with_slots)
     reading = task.read(wording.solution(question, task=task), question)
+    assert wording.solution(question, task=task).count("boxed") <= 1
     assert (reading.strict, reading.lenient) == (question.answer, question.answer)
 
 
