@@ -26,6 +26,7 @@ from scaling.engines.local.engine import TransformersEngine
 from scaling.engines.local.sampling import sample_tokens, uniforms
 from scaling.models import loading
 from scaling.prompts import PROMPT_VERSION
+from scaling.records import answer_classes
 from scaling.records.records import Completion, Key
 from scaling.records.seeds import stream_seed
 from scaling.run import execute
@@ -53,8 +54,9 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def checker() -> Iterator[AnswerChecker]:
-    """Compares answers of a whole module with one process."""
-    with AnswerChecker(timeout_seconds=30.0) as shared:
+    """Compares answers of a whole module with one process, which votes use, too."""
+    with AnswerChecker(timeout_seconds=30.0) as shared, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer_classes, "_checker", shared)
         yield shared
 
 
