@@ -66,8 +66,7 @@ class Kind:
 
     @property
     def request(self) -> str:
-        # asked for a "short" explanation, a small model states its answer far more often than after "think step by step"
-        return f"Give a short explanation and end with {self.ending}."
+        return request_for(self.ending)
 
     def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
         """Reads the answers of a completion. No text makes it raise an exception.
@@ -300,6 +299,12 @@ def _without_braces(text: str) -> str:
 
 def _without_commas(match: re.Match[str]) -> str:
     return match[0].replace(",", "")
+
+
+def request_for(ending: str) -> str:
+    """The sentence that asks for a solution which ends like this."""
+    # asked for a "short" explanation, a small model states its answer far more often than after "think step by step"
+    return f"Give a short explanation and end with {ending}."
 
 
 def kind_of(kind: str | Kind) -> Kind:
