@@ -83,7 +83,7 @@ class Held:
     size: int = 0
 
 
-# What an error message calls the keys of a config that are not options.
+# What an error message calls the keys of run.json and train.json that are not options.
 _NO_OPTION = {
     "first_question": "the first question of the data (a digest of its text and answer)",
     "prompt_version": "the version of the prompts",
@@ -102,8 +102,14 @@ _NO_OPTION = {
     "method_sha256": "the code of `--method` (a SHA-256 of its file and name)",
     "method_identity": "what the code of `--method` says of itself",
     "decoder_fingerprint": "the model with which `--method` decodes (a fingerprint of its weights)",
+    "questions": "the questions of training and validation (a digest of ids and texts)",
     "task_sha256": "what `--task` is (a SHA-256 of its file and name)",
 }
+
+
+def spelled(key: str) -> str:
+    """How messages call a key of run.json or train.json: its option or, if it has none, what it is."""
+    return _NO_OPTION.get(key) or f"`--{key.replace('_', '-')}`"
 
 
 class Journal:
@@ -634,8 +640,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here:
         values = (config.get(key) for config in (old, new))
         before, after = ("not set" if value is None else _canonical(value) for value in values)
         if before != after:
-            name = _NO_OPTION.get(key) or f"`--{key.replace('_', '-')}`"
-            differing.append(f"{name} is {before} in {there} and {after} {here}")
+            differing.append(f"{spelled(key)} is {before} in {there} and {after} {here}")
     return "; ".join(differing)
 
 

@@ -74,8 +74,7 @@ class Kind:
 
     @property
     def request(self) -> str:
-        # asked for a "short" explanation, a small model states its answer far more often than after "think step by step"
-        return f"Give a short explanation and end with {self.ending}."
+        return request_for(self.ending)
 
     def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
         """Reads the answers of a completion. No text makes it raise an exception.
@@ -382,6 +381,12 @@ def _is_bracketed(text: str) -> bool:
     """Whether one pair of brackets stands around a text."""
     *before, last = _depths(text) if text and text[0] in _OPENING and text[-1] in _CLOSING else (1,)
     return last == 0 and 0 not in before
+
+
+def request_for(ending: str) -> str:
+    """The sentence that asks for a solution which ends like this."""
+    # asked for a "short" explanation, a small model states its answer far more often than after "think step by step"
+    return f"Give a short explanation and end with {ending}."
 
 
 def kind_of(kind: str | Kind) -> Kind:

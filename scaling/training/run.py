@@ -38,7 +38,7 @@ from contrastive.train import (
     StepObserver,
     Trainer,
 )
-from scaling.config import decided, option
+from scaling.config import decided
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
@@ -47,7 +47,7 @@ from scaling.prompts import PROMPT_VERSION
 from scaling.provenance import name_of
 from scaling.records.errors import WARNING, Interrupted, UsageError, one_line
 from scaling.records.files import replaced
-from scaling.records.journal import config_hash
+from scaling.records.journal import config_hash, spelled
 from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
 from scaling.records.settings import Effect, names
@@ -316,7 +316,7 @@ def open_folder(config: TrainConfig, described: dict[str, Any], *, processes: Pr
         )
         if different:
             listed = ", ".join(
-                f"`{option(key)}` was {other.get(key)!r}, now {described.get(key)!r}" for key in different
+                f"{spelled(key)} was {other.get(key)!r}, now {described.get(key)!r}" for key in different
             )
             raise UsageError(f"{folder} holds another training: {listed}; give another `--out`.")
         if (folder / STATE_FILE).is_file() and not config.resume:
