@@ -424,14 +424,21 @@ def load_thoughts(folder: Path) -> dict[str, PathCosines]:
 
 
 def changes(old: PromptedQuestion, new: PromptedQuestion) -> list[str]:
-    """Names the parts of a question that the model reads and that differ. The model does not read the gold answer."""
+    """Names the parts of a question that the model reads and that differ. The model does not read the gold answer.
+
+    Of the kind of answers it reads the request in the prompt.
+    """
     differing = [name for name in ("text", "choices") if getattr(old, name) != getattr(new, name)]
-    if old.kind != new.kind and old.kind is not None and new.kind is not None:
+    if _another_kind(old, new) and (old.prompt != new.prompt or old.hint_tokens or new.hint_tokens):
         differing.append("kind")
     # notes that an assistant writes may differ in a word between machines, and are no part of the question
     if not differing and old.prompt != new.prompt and not (old.hint_tokens or new.hint_tokens):
         differing.append("prompt")
     return differing
+
+
+def _another_kind(old: PromptedQuestion, new: PromptedQuestion) -> bool:
+    return old.kind != new.kind and old.kind is not None and new.kind is not None
 
 
 @dataclass(frozen=True)
@@ -610,7 +617,7 @@ def _brought_up_to_date(
 
 def _is_judged(old: PromptedQuestion | None, new: PromptedQuestion) -> bool:
     """Whether all completions of a question are judged by its present gold answer. old: None if it has no completions."""
-    return old is None or (old.judged and old.answer == new.answer)
+    return old is None or (old.judged and old.answer == new.answer and not _another_kind(old, new))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here: str) -> str:
