@@ -90,7 +90,7 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
         **{key: value for key, value in stored.run["environment"].items() if key != "voter"},
         **voter_record(voter),
     }
-    with Journal.open(stored.folder, config=config, environment=environment, questions=asked) as journal:
+    with Journal.open(stored.folder, config=config, environment=environment, questions=asked, anew=True) as journal:
         _judge_anew(journal, gold, task.definition, stored, tell)
         mapping = {key: getattr(stored.config, key) for key in _READ_ANEW if key in settings.model_fields_set}
         if IDENTITY in config:  # a user's task: from now on, the run is one of today's reader

@@ -54,7 +54,11 @@ _NAMES: dict[str, tuple[set[str], ...]] = {
         | {"response", "answerindex", "answeridx", "correctindex", "cop"},
         {"solution", "spans"},
     ),
-    "choices": ({"choices", "options"}, {"endings", "candidates", "mc1targets", "answerchoices", "targetscores"}),
+    "choices": (
+        {"choices", "options"},
+        {"endings", "candidates", "mc1targets", "answerchoices", "targetscores"}
+        | {"alternatives", "answeroptions", "possibleanswers", "multiplechoice"},
+    ),
     "rationale": (
         {"rationale"},
         {"solution", "explanation", "reasoning", "steps", "facts", "chainofthought", "cot", "cotcontent", "exp"},
@@ -63,7 +67,7 @@ _NAMES: dict[str, tuple[set[str], ...]] = {
 }
 _BODY = "body"  # the first part of a question that is asked in `question`
 _CONTEXTS = {"passage", "context", "article", "paragraph", "story", "background", "document", "premise"}
-_WRONG = re.compile(r"(?:incorrectanswer|distractor)\d*")
+_WRONG = re.compile(r"(?:incorrect|wrong|distractor)(?:answer|option|choice)?(s?)\d*")  # plural: a list of them
 _OPTION = re.compile(r"((?:option|choice|ending|answer|sol|opt|op)?)([a-z]|\d)")
 _LETTER = re.compile(r"\s*\(?([A-Z])\s*[).:]\s*")
 _IN_QUESTION = re.compile(r"\n\s*(?:Options|Answer Choices|Choices):?\s*\n(?=\s*\(A\))")
@@ -240,9 +244,12 @@ class _Finder:
             if any(_value(row, hit) not in (None, [], "") for _, row in self.rows):
                 return (hit,)
         normal = {_normal(column): column for column in self.columns}
-        wrong = [column for name, column in normal.items() if _WRONG.fullmatch(name)]
-        if "correctanswer" in normal and wrong:
-            return (normal["correctanswer"], *wrong)
+        matches = {column: match for name, column in normal.items() if (match := _WRONG.fullmatch(name))}
+        lists = [column for column, match in matches.items() if match[1] and self._holds_lists(column)]
+        wrong = [column for column, match in matches.items() if not match[1]]
+        right = self.given.get("answer") or tuple(self._hits("answer"))
+        if len(right) == 1 and (lists or len(wrong) > 1 or (wrong and _normal(right[0]) == "correctanswer")):
+            return (*right, *(lists[:1] or wrong))
         groups: dict[str, dict[str, str]] = {}
         for name, column in normal.items():
             if (match := _OPTION.fullmatch(name)) and (match[1] or match[2].isalpha()):
@@ -266,6 +273,9 @@ class _Finder:
 
     def _holds_text(self, column: str) -> bool:
         return any(isinstance(value := _value(row, column), str) and value.strip() for _, row in self.rows)
+
+    def _holds_lists(self, column: str) -> bool:
+        return any(_texts(_value(row, column)) for _, row in self.rows)
 
     def _holds_steps(self, column: str) -> bool:
         """Whether every row has a text, a list of texts or nothing there, and some row has something."""
@@ -329,7 +339,8 @@ def _fields(row: Fields, taken: Mapping[str, Sequence[str]], where: str, finder:
         if field == "choices" and len(values) > 1:
             told = taken.get("answer", ())
             right = _said(_value(row, told[0])) if told and told[0] in columns else None
-            fields[field] = _filled(values) if right is None else _around(right, values)
+            entries = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+            fields[field] = _filled(values) if right is None else _around(right, entries)
     if "answer" in fields:
         _solve(fields, where)
     return fields

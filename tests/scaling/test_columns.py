@@ -150,6 +150,22 @@ def test_answers_tell_options_as_people_write_them(options: list[Any], answers: 
     assert [row["answer"] for row in fields(*rows)] == list(right)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"wrong1": "bee", "wrong2": "cow", "wrong3": "dog"},
+        {"Incorrect Answer 1": "bee", "Incorrect Answer 2": "cow", "Incorrect Answer 3": "dog"},
+        {"incorrect_answers": ["bee", "cow", "dog"]},
+        {"distractors": ["bee", "cow", "dog"]},
+    ],
+)
+@pytest.mark.parametrize("name", ["answer", "correct_answer"])
+def test_wrong_answers_are_options_beside_the_right_one(wrong: dict[str, Any], name: str) -> None:
+    (row,) = fields({"question": "?", name: "ant", **wrong})
+    assert sorted(row["choices"]) == OPTIONS
+    assert row["choices"]["ABCD".index(row["answer"])] == "ant"
+
+
 def test_a_wrong_option_that_is_the_right_text_is_left_out() -> None:
     columns = "question=q answer=right choices=right+wrong1+wrong2"
     (row,) = fields({"q": "?", "right": "ant", "wrong1": "ant", "wrong2": "bee"}, columns=columns)
