@@ -36,6 +36,7 @@ from scaling.tasks.answers import bare, boxed, letter_of
 from scaling.tasks.formats import Fields, Row
 
 FIELDS = ("id", "question", "answer", "choices", "rationale")
+NO_OPTIONS = "none"  # as the column of `choices`: what looks like options is none
 ANSWER_IS = "answer_is"  # key of `--columns` beside the fields
 READINGS = {  # its values: how the answer tells the right option
     **{"letter": "letters", "text": "texts of options"},
@@ -149,7 +150,10 @@ class _Finder:
         self.reading = given.pop(ANSWER_IS, None)
         self.columns = _columns_of(rows)
         self.place = rows[0][0].rsplit(" ", 2)[0]
-        self.given = {field: self._parts(columns) for field, columns in given.items()}
+        self.bare = given.get("choices") == NO_OPTIONS and NO_OPTIONS not in self.columns
+        self.given = {
+            field: self._parts(columns) for field, columns in given.items() if field != "choices" or not self.bare
+        }
         self.own = not given and are_fields(self.columns)
 
     def find(self) -> dict[str, tuple[str, ...]]:
@@ -240,6 +244,8 @@ class _Finder:
 
     def _choices(self) -> tuple[str, ...]:
         """The columns of the options: one, or one for each option; none if there are no options."""
+        if self.bare:
+            return ()
         for hit in self._hits("choices"):
             if any(_value(row, hit) not in (None, [], "") for _, row in self.rows):
                 return (hit,)
@@ -571,7 +577,8 @@ def _settle(where: str, fields: Fields, options: _Options, reading: str, finder:
         told = READINGS.get(reading, "labels of options") if reading else "letters, numbers or texts of options"
         raise UsageError(
             f"{where}, field `answer` must be one of the {told}{', as in other rows' if reading else ''}, not "
-            f"{_shown(fields['answer'])}: correct that row, or name other columns with {finder.option}."
+            f"{_shown(fields['answer'])}: correct that row, or name other columns with {finder.option}"
+            f"{'' if reading or 'choices' in finder.given else f' (`choices={NO_OPTIONS}` if it has no options)'}."
         )
     if place is not None and reading == "text" and options.texts.count(options.texts[place]) > 1:
         raise UsageError(f"{where} must have its right option once, and has {_shown(said)} twice: correct that row.")

@@ -150,6 +150,14 @@ def test_answers_tell_options_as_people_write_them(options: list[Any], answers: 
     assert [row["answer"] for row in fields(*rows)] == list(right)
 
 
+def test_what_only_looks_like_options_can_be_said_to_be_none() -> None:
+    row = OWN | {"a": 2, "b": 3, "answer": 5}
+    assert "`choices=none` if it has no options" in refusal(row)
+    (read,) = fields(row, columns="question=question answer=answer choices=none")
+    assert read == OWN | {"answer": 5}
+    assert fields({"question": "?", "none": ["x", "y"], "answer": "B"}, columns="choices=none")[0]["answer"] == "B"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
