@@ -140,8 +140,8 @@ def _readable(differing: dict[str, list[Any]]) -> list[str]:
 
 
 def short(value: Any) -> str:
-    """The value as a short text; of a path only the last part."""
-    text = str(value)
+    """The value as a short text: `none` for None, of a path only the last part."""
+    text = "none" if value is None else str(value)
     return Path(text).name if "/" in text and " " not in text else shorten(text, _SHORT, placeholder=" ...")
 
 

@@ -613,6 +613,7 @@ def _fixed_values(annotation: Any) -> list[str]:
 
 
 def _said(message: str) -> str:
+    message = message.removeprefix("Value error, ")  # which pydantic writes before the sentence of a check
     return message[0].lower() + message[1:]
 
 

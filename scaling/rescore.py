@@ -6,7 +6,7 @@ are replaced in one step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from scaling.wording import wording_of
 Tell = Callable[[str], None]
 _CHOSEN_LATER = ("soft_tokens", "served_model")  # if not given, the checkpoint and the server decide these settings
 _DECIDES_FIGURES = ("voter", "adaptive")  # settings that change no completion, but the figures of the summary
+_READ_ANEW = ("columns", "answer_kind")  # settings that may change the gold answers of the same questions
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
     """
     stored = _stored(settings.out or _only_match(settings, parent))
     stored = _with_settings(stored, settings)
-    task = _task(stored, tell)
+    task = _task(stored, tell, needed=bool(settings.model_fields_set.intersection(_READ_ANEW)))
     gold = {question.id: question for question in task.questions}
+    _refuse_other_questions(stored, gold, settings)
     # a question that is no longer in the data, or no longer asked, keeps the gold answer that it had
     gold |= {old.id: _question(old) for old in stored.asked if old.id not in gold or not old.current}
     asked = [
@@ -88,10 +90,13 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
         **{key: value for key, value in stored.run["environment"].items() if key != "voter"},
         **voter_record(voter),
     }
-    with Journal.open(stored.folder, config=config, environment=environment, questions=asked) as journal:
+    with Journal.open(stored.folder, config=config, environment=environment, questions=asked, anew=True) as journal:
         _judge_anew(journal, gold, task.definition, stored, tell)
+        mapping = {key: getattr(stored.config, key) for key in _READ_ANEW if key in settings.model_fields_set}
         if IDENTITY in config:  # a user's task: from now on, the run is one of today's reader
-            journal.restate({**config, "task": stored.config.task, **task.identity}, environment)
+            mapping |= {"task": stored.config.task, **task.identity}
+        if mapping:
+            journal.restate({**config, **mapping}, environment)
         current = replace(task, questions=tuple(gold[question.id] for question in asked) or task.questions)
         costs = journal.costs_so_far()
         summary = summary_of(stored.config, current, journal.completions, costs, stored.folder, voter=voter)
@@ -171,11 +176,13 @@ def _only_match(settings: RunConfig, parent: Path) -> Path:
 def _with_settings(stored: Stored, settings: RunConfig) -> Stored:
     """The stored run with the given settings that change only how it is judged or counted.
 
-    These are the voter, `adaptive`, and a user's task. Raises UsageError if another given setting is not that of the run.
+    These are the voter, `adaptive`, a user's task, and how the answers in `--data` are read. Raises UsageError if another
+    given setting is not that of the run.
     """
     given = settings.model_fields_set - {"out"}
     old = stored.run["config"]
     moved = {"task"} & given if old.get(IDENTITY) and identity_of(settings.task) else set()
+    moved |= given.intersection(_READ_ANEW)
     given -= moved
     extended = [key for key in run_names(Effect.SIZE) if key in given and getattr(settings, key) != old.get(key)]
     if apart := [*_apart(old, settings, given), *extended]:
@@ -186,6 +193,16 @@ def _with_settings(stored: Stored, settings: RunConfig) -> Stored:
         )
     changed = {key: getattr(settings, key) for key in (*_DECIDES_FIGURES, *moved) if key in given | moved}
     return replace(stored, config=stored.config.model_copy(update=changed))
+
+
+def _refuse_other_questions(stored: Stored, gold: Mapping[str, Question], settings: RunConfig) -> None:
+    """Raises UsageError if the given columns make other questions than the run has asked. gold: today's, by id."""
+    known = {asked.id for asked in stored.asked if asked.current}
+    if settings.columns and gold and (other := sorted(known - set(gold))):
+        raise UsageError(
+            f"`--columns` must give the questions that {stored.folder} has asked, of which {listed(other)} are not among "
+            f"them: name the columns of the same questions, options and ids, or start another run."
+        )
 
 
 def _apart(recorded: dict[str, Any], settings: RunConfig, keys: Any) -> list[str]:
@@ -203,8 +220,13 @@ def _apart(recorded: dict[str, Any], settings: RunConfig, keys: Any) -> list[str
     ]
 
 
-def _task(stored: Stored, tell: Tell) -> LoadedTask:
+def _task(stored: Stored, tell: Tell, *, needed: bool) -> LoadedTask:
     """The task with today's questions. If they cannot be read again, it has none, and those of the run are used.
+
+    Args:
+        stored: the run.
+        tell: is called with a line if they cannot be read.
+        needed: whether it is an error if they cannot be read.
 
     Raises:
         UsageError: the task is a user's and cannot be loaded, so that its reader of answers is missing.
@@ -214,7 +236,7 @@ def _task(stored: Stored, tell: Tell) -> LoadedTask:
     try:
         return task_of(config)
     except UsageError as error:
-        if not stored.asked:
+        if needed or not stored.asked:
             raise
         tell(f"the questions cannot be read again, so the gold answers are those of {stored.folder}: {error}")
     if config.task:

@@ -44,6 +44,7 @@ _OF_QUESTIONS = (
     "kind",
     "request",
     "instruction",
+    "own_form",
     "ending",
     "wanted",
     "hint_first",
@@ -132,6 +133,7 @@ class Wording:
                 f"`--instruction` is not shown by {self._template.place}: write `{{{{ request }}}}` or "
                 f"`{{{{ self.request() }}}}` in its block `user`, or leave the option out."
             )
+        self._refuse_hidden(question, user, values)
         if answer and self.thinks:
             raise UsageError(
                 "`--thinking on` has a thought before the answer, and the answer's beginning is given by `--prefill` or the "
@@ -141,12 +143,14 @@ class Wording:
 
     def solution(self, question: Question, *, task: Task) -> str:
         """What the model is to answer: a training learns it, and `--shots` show it. Raises UsageError as `turns` does."""
-        bare = ask(task, "solution", replace(question, rationale=()))
+        written = task.answers.written(question.answer)
         solved = {
             "rationale": list(question.rationale),
-            "answer": task.answers.written(question.answer),
+            "answer": task.answers.in_box(question.answer),
             "solution": ask(task, "solution", question),
-            "conclusion": bare,
+            "conclusion": f"The answer is {written}."
+            if task.wanted is not None
+            else ask(task, "solution", replace(question, rationale=())),
         }
         return self._template.render("solution", self._values(question, task) | {"slots": ""} | solved)
 
@@ -178,20 +182,40 @@ class Wording:
                 texts.append(f"{option} {_shown(name, there)} there, {_shown(name, here)} here{edited}")
         return texts
 
+    def _refuse_hidden(self, question: Question, user: str, values: Mapping[str, Any]) -> None:
+        """Raises UsageError if the user's turn does not show the question's text, or not all of its options.
+
+        Case and white space do not count, as a template may change them.
+        """
+        shown = _folded(user)
+        if _folded(values["question"]) in shown:
+            return
+        missing = [text for text in (values["text"], *values["choices"]) if _folded(text) not in shown]
+        if missing:
+            what, lacks = "options" if missing[0] in values["choices"] else "text", shorten(missing[0], _SHORT)
+            raise UsageError(
+                f"{self._template.place} does not show the {what} of question {question.id} ({lacks!r}) in the user's turn: "
+                f"write `{{{{ question }}}}`, or `{{{{ text }}}}` and each of `choices`, in its block `user`."
+            )
+
     def _values(self, question: Question, task: Task) -> dict[str, Any]:
         """The variables of all blocks, but for the slots."""
         kind = task.answers
         asked = ask(task, "asks", question)
-        own = "" if asked == kind.request else asked  # a task's own words
+        # a task that says what is wanted has no words of its own for other prompts than `plain`
+        own = "" if task.wanted is not None or asked == kind.request else asked
+        own = own if self.instruction is None else self.instruction
+        shown = ask(task, "text", question)
         return {
-            "question": ask(task, "text", question),
-            "text": question.text,
+            "question": shown,
+            "text": question.text if question.choices else shown,
             "choices": list(question.choices),
             "kind": kind.name,
             "request": asked if self.instruction is None else self.instruction,
-            "instruction": own if self.instruction is None else self.instruction,
-            "ending": kind.ending,
-            "wanted": kind.wanted,
+            "instruction": own,
+            "own_form": bool(own) and task.wanted is None and type(task).solution is not Task.solution,
+            "ending": task.ending,
+            "wanted": kind.wanted if task.wanted is None else task.wanted,
             "hint_first": kind.hint_first if task.hint_first is None else task.hint_first,
         }
 
@@ -201,6 +225,10 @@ class Wording:
 
 
 _OF_TRAININGS = tuple(field.name for field in fields(Wording) if field.name != "shot_format")
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _shown(name: str, value: object) -> str:
@@ -260,7 +288,7 @@ class PromptTemplate:
         """The source of a template and its file, as jinja2 asks for them."""
         path = _FOLDER / f"{name}.jinja" if name in SHIPPED else Path(name).expanduser()
         try:
-            source = path.read_text(encoding="utf-8")
+            source = path.read_text(encoding="utf-8-sig")  # Windows begins files with a mark
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             known = ", ".join(SHIPPED)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from sweeps.cost_estimate import Expected
-from sweeps.labels import Words, axes_of, unmet, value_of
+from sweeps.labels import Words, axes_of, unmet
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
 from sweeps.points import TRAIN_DEFAULTS
@@ -170,7 +170,7 @@ def show_points(console: Console, plan: Plan, results: Mapping[str, Mapping[str,
     shown, words = plan.points[:SHOWN], Words(plan.points)
     for point in shown:
         figures = results.get(point.id)
-        settings = [words.of(key, value_of(point, key)) for key in keys]
+        settings = [words.cell(point, key) for key in keys]
         table.add_row(*settings, *(_figures(figures) if figures else ("no result yet", "", "")))
     console.print(table)
     if len(shown) < len(plan.points):

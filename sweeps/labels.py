@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaling.config import idle_options
+from scaling.engines.kinds import KINDS as ENGINES
 from scaling.records.names import DEFAULT_TASK
 from sweeps.grid import TRAIN, GridFile, check_value, chosen, named
 from sweeps.points import RUN_DEFAULTS, TRAIN_DEFAULTS, Point, Settings, idle_in_training
+
+_DEFAULT = "default"  # the text of a value that is not given
 
 
 def varied(points: Sequence[Point]) -> list[str]:
@@ -42,6 +45,17 @@ def value_of(point: Point, key: str) -> Any:
     return DEFAULT_TASK if key == "task" and value is None and not point.run.get("data") else value
 
 
+def _has_use(point: Point, key: str) -> bool:
+    """Whether the point has a use for a setting that has no value, so that something else decides its default."""
+    method = point.run["method"]
+    if key.startswith(TRAIN):
+        train = point.train
+        return train is not None and key.removeprefix(TRAIN) not in idle_in_training(method, train.get("contrastive"))
+    engine = ENGINES[point.run.get("engine", RUN_DEFAULTS["engine"])]
+    unused = key in idle_options(method) or engine.does_not_take(key) or (key == "task" and point.run.get("data"))
+    return not unused
+
+
 class Words:
     """Writes the settings of these points as texts. Paths are as short as they can be while all of them differ."""
 
@@ -51,15 +65,20 @@ class Words:
         self._values: dict[str, list[str]] = {}
 
     def of(self, key: str, value: Any) -> str:
-        """The value of a setting as a text; `-` for None."""
+        """The value of a setting as a text; `default` for None."""
         if isinstance(value, dict):
             return " ".join(f"{name} {entry}" for name, entry in value.items())
         if not isinstance(value, str) or "/" not in value:
-            return "-" if value is None else str(value)
+            return _DEFAULT if value is None else str(value)
         if key not in self._short:
             values = (value_of(point, key) for point in self._points)
             self._short[key] = _shortened({value for value in values if isinstance(value, str)})
         return self._short[key].get(value, value)
+
+    def cell(self, point: Point, key: str) -> str:
+        """The value that a point has of a setting, as a text; `-` where it has no use for it."""
+        value = value_of(point, key)
+        return self.of(key, value) if value is not None or _has_use(point, key) else "-"
 
     def values(self, key: str) -> list[str]:
         """The texts of all values that a setting has in the points, each once, in the order of the points."""
@@ -68,7 +87,7 @@ class Words:
             for point in self._points:
                 value = value_of(point, key)
                 hashable = repr(value) if isinstance(value, dict | list) else value
-                if value is not None and hashable not in texts:
+                if hashable not in texts and (value is not None or _has_use(point, key)):
                     texts[hashable] = self.of(key, value)
             self._values[key] = list(dict.fromkeys(texts.values()))
         return self._values[key]
@@ -77,7 +96,8 @@ class Words:
         """The values that a point has of the settings `keys`, by comma, each with the name of its setting."""
         parts = []
         for key in keys:
-            if (value := value_of(point, key)) is not None:
+            value = value_of(point, key)
+            if value is not None or _has_use(point, key):
                 name, text = key.removeprefix(TRAIN), self.of(key, value)
                 parts.append(text if key in ("method", "task") else f"{key if name in keys else name} {text}")
         return ", ".join(parts)

@@ -2,8 +2,9 @@
 
 A point holds the settings of a run. Where the sweep trains the run's thinker or adapter, it also holds the settings of that
 training. Settings that the point's method does not use are left out. The id of a point is a hash of its settings without
-those at their default. So the same point has the same id in every grid file, and adding values to an axis keeps the ids of
-the points that were there before. This module knows nothing of jobs or of results on disk.
+those at their default, and of what the files of its method, task and prompt hold. So the same point has the same id in every
+grid file, adding values to an axis keeps the ids of the points that were there before, and an edited file makes another
+point. This module knows nothing of jobs or of results on disk.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.names import DEFAULT_TASK
 from scaling.records.settings import Effect, Tag, names
+from scaling.tasks.catalogue import identity_of
 from scaling.training.config import TrainConfig
+from scaling.wording import Wording
 from sweeps.grid import TRAIN, GridFile, check_value, named
 
 Settings = dict[str, Any]
@@ -122,6 +125,7 @@ class _Maker:
         self._checked: dict[tuple[str, str], Any] = {}
         self._trainings: dict[str, tuple[Settings, str]] = {}
         self._groups: dict[tuple[str | None, str], str] = {}
+        self._contents: dict[tuple[str | None, str | None], Settings] = {}
         fixed = {**file.run, **{f"{TRAIN}{key}": value for key, value in (file.train or {}).items()}}
         self._fixed = self._check(fixed)
         self._trains = file.train is not None or any(key.startswith(TRAIN) for key in named(file))
@@ -225,8 +229,16 @@ class _Maker:
             changed = {key: value for key, value in decides.items() if value != RUN_DEFAULTS[key]}
             if code := kind_of(settings["method"]).sha256:  # a user's own method is identified by its code
                 changed["method"] = code
-            self._groups[known] = hashed([changed, training])
+            self._groups[known] = hashed([changed | self._content(settings), training])
         return self._groups[known]
+
+    def _content(self, settings: Settings) -> Settings:
+        """Digests of the files of task and prompt, as run.json and train.json hold them; none for what is built in."""
+        known = (settings.get("task"), settings.get("prompt"))
+        if known not in self._contents:
+            task, prompt = known
+            self._contents[known] = identity_of(task) | Wording(prompt).identity()
+        return self._contents[known]
 
     def _sized(self, run: Settings, method: str, trained: int | None) -> Settings:
         """Fills in N, M and the number of questions.
@@ -263,7 +275,7 @@ class _Maker:
             _refuse_tested(dict(run), train)
             decides = TrainConfig(**train).resolved().model_dump(mode="json", exclude=set(TRAIN_FREE))
             changed = {key: value for key, value in decides.items() if value != TRAIN_DEFAULTS[key]}
-            self._trainings[known] = (train, hashed(changed))
+            self._trainings[known] = (train, hashed(changed | self._content(train)))
         return self._trainings[known]
 
     def _trained(self, given: Settings, method: str) -> Settings:

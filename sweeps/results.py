@@ -136,6 +136,7 @@ def write_table(plan: Plan, figures: Mapping[str, Mapping[str, Any]], root: Path
     writer.writerow(["point", *keys, *FIGURES, "run"])
     for point in plan.points:
         values, settings = figures.get(point.id, {}), [value_of(point, key) for key in keys]
+        settings = [json.dumps(value) if isinstance(value, dict | list) else value for value in settings]
         cells = [point.id, *settings, *(values.get(key) for key in (*FIGURES, "run"))]
         writer.writerow([quoted(cell) for cell in cells])
     write_whole(root / TABLE, lines.getvalue())

@@ -71,6 +71,12 @@ def locate(name: str) -> str:
             raise UsageError(f"the folder {path} is no model folder: {advice(name, path, wanted='')}")
         _refuse_damaged(path)
         return str(path.resolve())
+    folder, _, revision = name.rpartition("@")
+    if folder and Path(folder).expanduser().exists():
+        raise UsageError(
+            f"`{name}` names the revision {revision} of {folder}, which lies on this machine, and only models of the Hub "
+            f"have revisions: give `{folder}`, or a Hub id."
+        )
     if is_hub_id(name):
         return name
     raise UsageError(
@@ -312,7 +318,10 @@ def _unpack(gguf: Path, folder: Path) -> None:
             trust_remote_code=False,
         )
     except Exception as error:  # a damaged file may raise anything
-        raise UsageError(f"the GGUF file {gguf} cannot be read: {one_line(error, limit=300)}") from error
+        raise UsageError(
+            f"the GGUF file {gguf} cannot be read ({one_line(error, limit=300)}): download or copy it again, or "
+            f"give another file of a model for text."
+        ) from error
     # the weights are plain bfloat16 now: what is saved must not say that they are packed
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
         if hasattr(model, attribute):

@@ -71,5 +71,5 @@ def install(extra: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean X?` for the closest known name, or an empty string."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean `{match[0]}`?" if match else ""

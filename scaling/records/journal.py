@@ -83,7 +83,7 @@ class Held:
     size: int = 0
 
 
-# What an error message calls the keys of a config that are not options.
+# What an error message calls the keys of run.json and train.json that are not options.
 _NO_OPTION = {
     "first_question": "the first question of the data (a digest of its text and answer)",
     "prompt_version": "the version of the prompts",
@@ -102,8 +102,14 @@ _NO_OPTION = {
     "method_sha256": "the code of `--method` (a SHA-256 of its file and name)",
     "method_identity": "what the code of `--method` says of itself",
     "decoder_fingerprint": "the model with which `--method` decodes (a fingerprint of its weights)",
+    "questions": "the questions of training and validation (a digest of ids and texts)",
     "task_sha256": "what `--task` is (a SHA-256 of its file and name)",
 }
+
+
+def spelled(key: str) -> str:
+    """How messages call a key of run.json or train.json: its option or, if it has none, what it is."""
+    return _NO_OPTION.get(key) or f"`--{key.replace('_', '-')}`"
 
 
 class Journal:
@@ -158,6 +164,7 @@ class Journal:
         config: dict[str, Any],
         environment: dict[str, Any],
         questions: Sequence[PromptedQuestion] = (),
+        anew: bool = False,
     ) -> Journal:
         """Starts a run in `folder`, or continues the one that is there.
 
@@ -169,6 +176,7 @@ class Journal:
             config: the settings that decide what is drawn, with the facts that follow from them (see `Setting.content`).
             environment: where and how the run is computed; it may differ from the earlier session's.
             questions: all questions that are asked now. They replace those in questions.jsonl.
+            anew: whether all completions are going to be judged anew, so that answers may be of another kind.
 
         Raises:
             UsageError: the directory is in use, holds another config, other files or a damaged journal, or a question that
@@ -190,7 +198,7 @@ class Journal:
                 recorded.get(ID) if contents.size else config_hash(config)
             )  # without completions the run begins now
             asked = _brought_up_to_date(
-                folder, [] if other else stored_questions(folder), questions, contents.completions
+                folder, [] if other else stored_questions(folder), questions, contents.completions, anew=anew
             )
             if other:
                 for name in (SUMMARY, THOUGHTS):
@@ -426,12 +434,16 @@ def load_thoughts(folder: Path) -> dict[str, PathCosines]:
 def changes(old: PromptedQuestion, new: PromptedQuestion) -> list[str]:
     """Names the parts of a question that the model reads and that differ. The model does not read the gold answer."""
     differing = [name for name in ("text", "choices", "counterfactual") if getattr(old, name) != getattr(new, name)]
-    if old.kind != new.kind and old.kind is not None and new.kind is not None:
+    if _another_kind(old, new):
         differing.append("kind")
     # notes that an assistant writes may differ in a word between machines, and are no part of the question
     if not differing and old.prompt != new.prompt and not (old.hint_tokens or new.hint_tokens):
         differing.append("prompt")
     return differing
+
+
+def _another_kind(old: PromptedQuestion, new: PromptedQuestion) -> bool:
+    return old.kind != new.kind and old.kind is not None and new.kind is not None
 
 
 @dataclass(frozen=True)
@@ -581,6 +593,8 @@ def _brought_up_to_date(
     stored: Sequence[PromptedQuestion],
     questions: Sequence[PromptedQuestion],
     completions: Collection[Key],
+    *,
+    anew: bool = False,
 ) -> list[PromptedQuestion]:
     """The new lines of questions.jsonl: today's questions, then those asked earlier that have completions.
 
@@ -589,13 +603,15 @@ def _brought_up_to_date(
         stored: the lines of questions.jsonl so far.
         questions: all questions that are asked now.
         completions: the keys of all completions.
+        anew: whether a question may have another kind of answers.
 
     Raises:
         UsageError: a question that has completions differs from the one that they were drawn for.
     """
     drawn = {question_id for question_id, _, _ in completions}
     before = {asked.id: asked for asked in stored if asked.id in drawn}
-    altered = {new.id: what for new in questions if new.id in before and (what := changes(before[new.id], new))}
+    altered = {new.id: changes(before[new.id], new) for new in questions if new.id in before}
+    altered = {key: names for key, names in altered.items() if names and not (anew and names == ["kind"])}
     if altered:
         parts = ", ".join(dict.fromkeys(name for names in altered.values() for name in names))
         raise UsageError(
@@ -610,7 +626,7 @@ def _brought_up_to_date(
 
 def _is_judged(old: PromptedQuestion | None, new: PromptedQuestion) -> bool:
     """Whether all completions of a question are judged by its present gold answer. old: None if it has no completions."""
-    return old is None or (old.judged and old.answer == new.answer)
+    return old is None or (old.judged and old.answer == new.answer and not _another_kind(old, new))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here: str) -> str:
@@ -634,8 +650,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], *, there: Path, here:
         values = (config.get(key) for config in (old, new))
         before, after = ("not set" if value is None else _canonical(value) for value in values)
         if before != after:
-            name = _NO_OPTION.get(key) or f"`--{key.replace('_', '-')}`"
-            differing.append(f"{name} is {before} in {there} and {after} {here}")
+            differing.append(f"{spelled(key)} is {before} in {there} and {after} {here}")
     return "; ".join(differing)
 
 

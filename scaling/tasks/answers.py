@@ -9,6 +9,8 @@ The lenient reading takes the stated answer, too. If nothing is stated, it searc
 cannot be read, or is withdrawn ("5? No"), it searches only what follows, never what came before. If the stated answer names
 several answers ("5 or 6") or an option that does not exist, it finds nothing.
 
+Answers in words are read literally: any word may be part of one, also "not", "maybe" and "correct".
+
 Neither reading uses what is denied ("not 5"). Neither uses what comes after a new question, once an answer was stated.
 
 The functions never get the gold answer, so nothing is read because it would be correct. Every pattern takes linear time on
@@ -53,10 +55,14 @@ _HEDGE = (
     r"|(?:found|given|calculated|computed|determined|obtained|known|thought|expected) (?:to be|by|as))"
 )
 _HEDGES = re.compile(rf"(?:{_HEDGE}\b[\s,:*_]*)+", re.IGNORECASE)
+_ASIDE = re.compile(rf"[\s*_]*(?:,\s*{_HEDGE}\s*,|{_HEDGE}\s*:)[\s*_]*", re.IGNORECASE)  # a hedge that marks set apart
 _SOME_HEDGES = rf"(?:,?\s{_HEDGE}\b,?){{0,2}}"
 
 _BOX_PARTS = re.compile(r"\\f?box(?:ed)?\s?\{|\\[{}]|[{}]")
-_OR_ANOTHER_BOX = re.compile(r"[\s$.*]*\bor[\s$*]*\\f?box(?:ed)?\s?\{")
+_OR_ANOTHER_BOX = re.compile(r"[\s$.*]*\b(?P<or>or)[\s$*]*\\f?box(?:ed)?\s?\{")
+_AND_ANOTHER_BOX = re.compile(
+    r"[\s$*]{0,8}(?:[,;&]|(?=\b(?:and|or)\b))[\s$*]{0,8}(?:and\b|(?P<or>or)\b)?[\s$*]{0,8}\\f?box(?:ed)?\s?\{"
+)
 _STATEMENT = re.compile(
     r"(?P<hashes>(?<!#)####(?!#))|(?P<short>(?:(?<=\n)|\A)[ \t>*_]{0,4}(?-i:A)[*_]{0,2}:)|\bans\s?[.:=]"
     r"|(?<!</)\banswer\b(?:>|(?:\s(?:to|of|for|in)\s[^\n.:=]{0,80}?|\s?\([^()\n]{0,40}\))?"
@@ -98,6 +104,8 @@ _WITHDRAWN = re.compile(
     r"|.?\s*(?:scratch that|correction)\b",
     re.IGNORECASE,
 )
+# a question mark that may end a title: "Who Framed Roger Rabbit?"
+_OF_A_TITLE = re.compile(r"\?(?!\s*(?:no|nope|wait|hmm)\b)", re.IGNORECASE)
 _NO_ANSWER = re.compile(
     r"(?:n['’]t|not|never|neither|correct|incorrect|right|wrong|clear|reasonable|consistent|accurate|verified|confirmed|valid"
     r"|plausible|sensible|logical|obvious|helpful|useful|above|below|shown|given|found|obtained|calculated|supposed"
@@ -105,6 +113,10 @@ _NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _NOT = re.compile(r"not\s*(?:[.,;!\n]|$)", re.IGNORECASE)
+_REMARK = re.compile(  # in pairs, so that of the labels "valid" and "invalid" the last one is read
+    r"(?:(?:in)?(?:correct|valid|accurate|consistent)|(?:un)?(?:clear|reasonable|verified|confirmed))[\s*_\"'`.!]*",
+    re.IGNORECASE,
+)
 SENTENCE_END = re.compile(
     r"(?<!\bi\.e)(?<!\be\.g)(?<!\bapprox)(?<!\bRs)[.!?;](?=[\s*]|$)(?!\s?=)|[\n。]", re.IGNORECASE
 )
@@ -193,12 +205,16 @@ class _Statement:
         start: where it begins in the completion.
         whole: whether it must be an answer and nothing else.
         skipped: if one of these is read from it, it was no statement, and the one before it is tried.
+        in_box: whether it is the content of a box.
+        remark: whether it may be about the answer, as in "the answer is correct". It counts only if no other does.
     """
 
     said: str
     start: int
     whole: bool = False
     skipped: tuple[str | None, ...] = ()
+    in_box: bool = False
+    remark: bool = False
 
 
 def read_text(
@@ -209,6 +225,8 @@ def read_text(
     elsewhere: Callable[[str], str | None],
     question: str = "",
     plain: Callable[[str], str] = tidy,
+    box: Callable[[str], str | None] | None = None,
+    literal: bool = False,
 ) -> Reading:
     """Reads the answers of a completion.
 
@@ -219,11 +237,20 @@ def read_text(
         elsewhere: reads a text in which no answer is stated.
         question: the question's text. If it asks "how many dozens", then "7 dozen" is 7, otherwise 84.
         plain: writes the text in plain characters before it is read.
+        box: reads the content of a box, for answers that may be lists: then "\\boxed{3} and \\boxed{5}" are one. None if
+            `stated` reads it.
+        literal: whether any words may be the answer, also hedges and "not".
     """
     text = plain(text)
     for scale in {match[1].lower() for match in _ASKED_IN.finditer(question)}:
         text = re.sub(rf"(?<=[0-9A-Za-z][ -]){scale}\b", f"{scale}s", text, flags=re.IGNORECASE)
-    strict, rest = _stated(text, lambda found: whole(found.said) if found.whole else stated(found.said))
+
+    def read(found: _Statement) -> str | None:
+        if found.in_box and box is not None:
+            return box(found.said)
+        return whole(found.said) if found.whole else stated(found.said)
+
+    strict, rest = _stated(text, read, lists=box is not None, literal=literal)
     return Reading(strict, strict) if strict is not None else Reading(None, elsewhere(rest))
 
 
@@ -238,16 +265,24 @@ def boxed(text: str) -> str | None:
     return box.said.strip() if box else None
 
 
-def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | None, str]:
+def _stated(
+    text: str, read: Callable[[_Statement], str | None], *, lists: bool, literal: bool
+) -> tuple[str | None, str]:
     """The stated answer of a text: what `read` returns for the last box or, if there is none, for the last statement.
+
+    Args:
+        text: the completion.
+        read: reads a statement.
+        lists: whether several boxes may be one answer.
+        literal: as in `read_text`.
 
     Returns:
         The answer, None if none is stated; and the part of the text in which the lenient reading may search.
     """
     read = cache(read)  # so that each statement is read once, though `_before_new_question` reads them, too
-    text = _before_new_question(text, read)
-    box = _last_box(text)
-    for statement in [box] if box else _statements(text):
+    text = _before_new_question(text, read, literal=literal)
+    box = _last_box(text, lists=lists)
+    for statement in [box] if box else _ranked(_statements(text, literal=literal)):
         answer = read(statement)
         if answer in statement.skipped:
             continue
@@ -257,24 +292,39 @@ def _stated(text: str, read: Callable[[_Statement], str | None]) -> tuple[str | 
     return None, _DENIED.sub("", text)
 
 
-def _before_new_question(text: str, read: Callable[[_Statement], str | None]) -> str:
+def _ranked(statements: Iterator[_Statement]) -> Iterator[_Statement]:
+    """Statements with those that may be remarks at the end."""
+    remarks = []
+    for statement in statements:
+        if statement.remark:
+            remarks.append(statement)
+        else:
+            yield statement
+    yield from remarks
+
+
+def _before_new_question(text: str, read: Callable[[_Statement], str | None], *, literal: bool) -> str:
     """The text up to the first new question ("Q: ...") that the model invents after it has stated an answer."""
     if not _NEW_QUESTION.search(text):
         return text
     box = _FILLED_BOX.search(text)
     stated = (
-        statement.start for statement in reversed(list(_statements(text))) if read(statement) not in statement.skipped
+        statement.start
+        for statement in reversed(list(_statements(text, literal=literal)))
+        if read(statement) not in statement.skipped
     )
     start = min(next(stated, len(text)), box.start() if box else len(text))
     question = _NEW_QUESTION.search(text, start)
     return text[: question.start()] if question else text
 
 
-def _last_box(text: str) -> _Statement | None:
+def _last_box(text: str, *, lists: bool = False) -> _Statement | None:
     """The content of the last box that is closed and not empty; for nested boxes, that of the inner one.
 
-    Two boxes with "or" between them are two answers, so their contents are joined: "5 or 6".
+    Two boxes with "or" between them are two answers, so their contents are joined: "5 or 6". If `lists` is true, boxes with
+    a comma or "and" between them are joined, too: "3, 5".
     """
+    joint = _AND_ANOTHER_BOX if lists else _OR_ANOTHER_BOX
     open_braces: list[tuple[int, bool]] = []
     start, content, end = -1, "", 0
     for part in _BOX_PARTS.finditer(text):
@@ -282,19 +332,21 @@ def _last_box(text: str) -> _Statement | None:
             begin, is_box = open_braces.pop()
             inside = text[begin : part.start()] if is_box and begin > start else ""
             if inside.strip():
-                another = _OR_ANOTHER_BOX.match(text, end) if end else None
-                both = content if another and another.end() == begin and content != inside else ""
-                start, content, end = begin, f"{both} or {inside}" if both else inside, part.end()
+                another = joint.match(text, end) if end else None
+                if another and another.end() == begin and content != inside:
+                    inside = f"{content} or {inside}" if another["or"] else f"{content}, {inside}"
+                start, content, end = begin, inside, part.end()
         elif part[0] == "{" or len(part[0]) > 2:
             open_braces.append((part.end(), len(part[0]) > 2))
-    return _Statement(content, start) if content else None
+    return _Statement(content, start, in_box=True) if content else None
 
 
-def _statements(text: str) -> Iterator[_Statement]:
+def _statements(text: str, *, literal: bool) -> Iterator[_Statement]:
     """The statements of a text, the last first. Each reaches from words such as "answer is" to the next such words.
 
     "####" may also begin a heading. "The answer is not 5", "I doubt that the answer is 5", "if so, the answer would be 5"
-    and "the answer is correct" state no answer.
+    and "the answer is correct" state no answer. If `literal` is true, the first and the last do: "not guilty" and "correct"
+    may be answers.
     """
     end = len(text)
     for match in reversed(list(_STATEMENT.finditer(text))):
@@ -310,8 +362,10 @@ def _statements(text: str) -> Iterator[_Statement]:
             continue  # "the answer could be 5. Let us see"
         elif _is_doubted(text, match, said):
             continue
-        elif (place := _withdrawn(said)) is not None:
+        elif (place := _withdrawn(said, literal=literal)) is not None:
             yield _Statement("", match.end() + place)
+        elif literal:
+            yield _literal(said, match.end(), text[max(0, match.start() - 60) : match.start()])
         elif bare := said.strip(MARKUP + ".,"):
             bare = _OR_HEDGED.sub(r" \1 ", _listed(said)).lstrip(MARKUP + ",")
             hedges = _HEDGES.match(bare)
@@ -320,6 +374,15 @@ def _statements(text: str) -> Iterator[_Statement]:
                 before = text[max(0, match.start() - 60) : match.start()]
                 skipped = (None, SEVERAL) if _ONLY_IF_READ.search(before) else ()
                 yield _Statement(bare, match.end(), skipped=skipped)
+
+
+def _literal(said: str, start: int, before: str) -> _Statement:
+    """A statement with all its words. start: where it begins. before: what stands before it."""
+    aside = _ASIDE.match(said)
+    words = _listed(said[aside.end() :] if aside else said).lstrip(MARKUP + ",")
+    hoped = _ONLY_IF_READ.search(before) and _NO_ANSWER.match(words)
+    is_remark = hoped or _REMARK.fullmatch(SENTENCE_END.split(words, maxsplit=1)[0])
+    return _Statement(words, start, skipped=(None,), remark=bool(is_remark))
 
 
 def yes_or_no(text: str) -> str | None:
@@ -336,11 +399,16 @@ def _is_doubted(text: str, match: re.Match[str], said: str) -> bool:
     return "would" in match[0] and bool(_SUPPOSED.search(before) or re.search(r"\b(?:if|unless)\b", sentence))
 
 
-def _withdrawn(said: str) -> int | None:
-    """Where a statement ends that is a question ("5? No") or is taken back ("5. No, wait"); None if it is neither."""
+def _withdrawn(said: str, *, literal: bool) -> int | None:
+    """Where a statement ends that is a question ("5? No") or is taken back ("5. No, wait"); None if it is neither.
+
+    If `literal` is true, a question mark counts only before words such as "no".
+    """
     start = len(said) - len(said.lstrip(MARKUP))
     end = re.search(r",(?=\sno,\s)", said) or SENTENCE_END.search(said, start)
-    return end.end() if end and _WITHDRAWN.match(said, end.start()) else None
+    if end is None or (literal and _OF_A_TITLE.match(said, end.start())):
+        return None
+    return end.end() if _WITHDRAWN.match(said, end.start()) else None
 
 
 def _listed(said: str) -> str:

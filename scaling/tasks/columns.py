@@ -8,8 +8,11 @@ recognised. A data set that can be read in two ways is refused with what to type
 - options as a list, with or without letters in front; as an object of letters, of `text` and `label`, or of `choices` and
   `labels` (1 for the right one); as a list of objects with `label` and `text`; as JSON in a text; as columns of their own
   (`A+B+C+D`); in the question, below a line "Options:".
-- the right option by its letter or label, its number, or its text. All rows decide which; `answer_is=0` says it.
+- the right option by its letter or label, its number, or its text. All rows decide which; `answer_is=0` says it. Letters
+  and numbers count the options as the data write them, also those that are empty.
 - a solution as answer, which ends in `#### 18` or holds `\\boxed{18}`: it is the rationale, too.
+
+Rows that have no other columns than `id`, `question`, `answer`, `choices` and `rationale` are taken as they are: our files.
 
 Where the data tell the right option by its place, the options get an order that depends on their texts alone.
 """
@@ -33,6 +36,7 @@ from scaling.tasks.answers import bare, boxed, letter_of
 from scaling.tasks.formats import Fields, Row
 
 FIELDS = ("id", "question", "answer", "choices", "rationale")
+NO_OPTIONS = "none"  # as the column of `choices`: what looks like options is none
 ANSWER_IS = "answer_is"  # key of `--columns` beside the fields
 READINGS = {  # its values: how the answer tells the right option
     **{"letter": "letters", "text": "texts of options"},
@@ -51,7 +55,11 @@ _NAMES: dict[str, tuple[set[str], ...]] = {
         | {"response", "answerindex", "answeridx", "correctindex", "cop"},
         {"solution", "spans"},
     ),
-    "choices": ({"choices", "options"}, {"endings", "candidates", "mc1targets", "answerchoices", "targetscores"}),
+    "choices": (
+        {"choices", "options"},
+        {"endings", "candidates", "mc1targets", "answerchoices", "targetscores"}
+        | {"alternatives", "answeroptions", "possibleanswers", "multiplechoice"},
+    ),
     "rationale": (
         {"rationale"},
         {"solution", "explanation", "reasoning", "steps", "facts", "chainofthought", "cot", "cotcontent", "exp"},
@@ -60,10 +68,11 @@ _NAMES: dict[str, tuple[set[str], ...]] = {
 }
 _BODY = "body"  # the first part of a question that is asked in `question`
 _CONTEXTS = {"passage", "context", "article", "paragraph", "story", "background", "document", "premise"}
-_WRONG = re.compile(r"(?:incorrectanswer|distractor)\d*")
+_WRONG = re.compile(r"(?:incorrect|wrong|distractor)(?:answer|option|choice)?(s?)\d*")  # plural: a list of them
 _OPTION = re.compile(r"((?:option|choice|ending|answer|sol|opt|op)?)([a-z]|\d)")
 _LETTER = re.compile(r"\s*\(?([A-Z])\s*[).:]\s*")
 _IN_QUESTION = re.compile(r"\n\s*(?:Options|Answer Choices|Choices):?\s*\n(?=\s*\(A\))")
+_BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])")
 _ONLY_BOX = re.compile(r"[\s$]*\\f?box")
 _QUOTED = re.compile(r"(?s)^.*[\s\"'\\].*$")  # a name that `shlex.split` would not leave as it is
 _PASSAGE = 300  # characters of a first part that is set apart by a blank line
@@ -106,8 +115,6 @@ def mapped(
 ) -> tuple[list[Row], str]:
     """Gives the rows of a data set the fields of questions.
 
-    Rows whose columns are called `id`, `question` and `answer` are taken as they are called.
-
     Args:
         rows: all rows.
         given: the columns of fields, as the user has named them.
@@ -143,8 +150,11 @@ class _Finder:
         self.reading = given.pop(ANSWER_IS, None)
         self.columns = _columns_of(rows)
         self.place = rows[0][0].rsplit(" ", 2)[0]
-        self.given = {field: self._parts(columns) for field, columns in given.items()}
-        self.own = not given and {"id", "question", "answer"} <= set(self.columns)
+        self.bare = given.get("choices") == NO_OPTIONS and NO_OPTIONS not in self.columns
+        self.given = {
+            field: self._parts(columns) for field, columns in given.items() if field != "choices" or not self.bare
+        }
+        self.own = not given and are_fields(self.columns)
 
     def find(self) -> dict[str, tuple[str, ...]]:
         """The columns of each field that the data set has."""
@@ -234,13 +244,18 @@ class _Finder:
 
     def _choices(self) -> tuple[str, ...]:
         """The columns of the options: one, or one for each option; none if there are no options."""
+        if self.bare:
+            return ()
         for hit in self._hits("choices"):
             if any(_value(row, hit) not in (None, [], "") for _, row in self.rows):
                 return (hit,)
         normal = {_normal(column): column for column in self.columns}
-        wrong = [column for name, column in normal.items() if _WRONG.fullmatch(name)]
-        if "correctanswer" in normal and wrong:
-            return (normal["correctanswer"], *wrong)
+        matches = {column: match for name, column in normal.items() if (match := _WRONG.fullmatch(name))}
+        lists = [column for column, match in matches.items() if match[1] and self._holds_lists(column)]
+        wrong = [column for column, match in matches.items() if not match[1]]
+        right = self.given.get("answer") or tuple(self._hits("answer"))
+        if len(right) == 1 and (lists or len(wrong) > 1 or (wrong and _normal(right[0]) == "correctanswer")):
+            return (*right, *(lists[:1] or wrong))
         groups: dict[str, dict[str, str]] = {}
         for name, column in normal.items():
             if (match := _OPTION.fullmatch(name)) and (match[1] or match[2].isalpha()):
@@ -265,6 +280,9 @@ class _Finder:
     def _holds_text(self, column: str) -> bool:
         return any(isinstance(value := _value(row, column), str) and value.strip() for _, row in self.rows)
 
+    def _holds_lists(self, column: str) -> bool:
+        return any(_texts(_value(row, column)) for _, row in self.rows)
+
     def _holds_steps(self, column: str) -> bool:
         """Whether every row has a text, a list of texts or nothing there, and some row has something."""
         values = [_value(row, column) for _, row in self.rows]
@@ -273,6 +291,11 @@ class _Finder:
 
 
 _MISSING = object()
+
+
+def are_fields(columns: Iterable[str]) -> bool:
+    """Whether columns are the fields of our own files, and there are no others."""
+    return {"id", "question", "answer"} <= set(columns) <= set(FIELDS)
 
 
 def _columns_of(rows: Sequence[Row]) -> list[str]:
@@ -314,18 +337,18 @@ def _fields(row: Fields, taken: Mapping[str, Sequence[str]], where: str, finder:
             continue
         if missing and (field in finder.given or field in ("question", "answer")):
             raise UsageError(
-                f"{where} must have the column `{missing[0]}`, which is taken for `{field}`: correct that row, or "
-                f"{finder.option}.{nearest(missing[0], row)}"
+                f"{where} must have the column `{missing[0]}`, which is taken for `{field}` and is missing: correct that "
+                f"row, or name another column with {finder.option}.{nearest(missing[0], row)}"
             )
         values = [None if value is _MISSING else value for value in values]
         fields[field] = _joined(values) if field != "choices" and len(values) > 1 else values[0]
         if field == "choices" and len(values) > 1:
-            texts = [str(value).strip() for value in values if value is not None and str(value).strip()]
             told = taken.get("answer", ())
             right = _said(_value(row, told[0])) if told and told[0] in columns else None
-            fields[field] = _Options(texts, right=texts.index(right) if right in texts else None)
+            entries = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+            fields[field] = _filled(values) if right is None else _around(right, entries)
     if "answer" in fields:
-        _solve(fields)
+        _solve(fields, where)
     return fields
 
 
@@ -339,22 +362,51 @@ def _joined(values: Iterable[Any]) -> Any:
     return ("\n\n" if passage else " ").join(texts)
 
 
-def _solve(fields: Fields) -> None:
-    """Takes the answer out of a solution in its place, and out of a list that has one entry."""
+def _solve(fields: Fields, where: str) -> None:
+    """Takes the answer out of a solution in its place, and out of a list that has one entry.
+
+    Raises UsageError if the solution has a box without an end.
+    """
     value = fields["answer"]
     if isinstance(value, list) and value and all(entry == value[0] for entry in value):
         value = fields["answer"] = value[0]
     if not isinstance(value, str):
         return
     steps, hashes, last = value.rpartition("####")
-    fields["answer"] = last.strip() if hashes else boxed(value) or value
+    fields["answer"] = last.strip() if hashes else _in_box(value, where)
     if hashes and fields.get("rationale") in (None, value):
         fields["rationale"] = steps
 
 
+def _in_box(text: str, where: str) -> str:
+    """The content of the last box of a text; the text itself if it has none. Raises UsageError if it cannot be told."""
+    boxes = [match.end() for match in _BOX.finditer(text)]
+    if not boxes:
+        return text
+    after = text[boxes[-1] :].lstrip()
+    # `\\boxed 3$`, as some solutions of MATH have it, is the box of one word
+    words = [] if after.startswith("{") else after.split("$")[0].rstrip(" .\n").split()
+    content = boxed(text[: boxes[-1]] + after) if after.startswith("{") else words[0] if len(words) == 1 else None
+    if not content or not _closed(after):
+        raise UsageError(
+            f"{where} must have an answer in `\\boxed{{...}}`, and its last box has no end or no braces: correct that row."
+        )
+    return content
+
+
+def _closed(text: str) -> bool:
+    """Whether the brace that a text begins with is closed in it; true if it begins with none."""
+    depth = 0
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth <= 0:
+            return True
+    return not text.startswith("{")
+
+
 def _solved(value: Any) -> bool:
     """Whether a text is a solution that marks its answer, and not the answer alone."""
-    return isinstance(value, str) and ("####" in value or bool(boxed(value) and not _ONLY_BOX.match(value)))
+    return isinstance(value, str) and ("####" in value or bool(_BOX.search(value) and not _ONLY_BOX.match(value)))
 
 
 @dataclass(frozen=True)
@@ -365,11 +417,20 @@ class _Options:
         texts: their texts.
         labels: what the data call them; empty if they are called A, B, C ...
         right: the right one, from 0, if the options say it themselves.
+        places: the place of each among the letters A, B, C ... of the data, from 0; empty if these are 0, 1, 2 ...
+        written: their texts with the letters that the data write in front; empty if there are none.
     """
 
     texts: list[str]
     labels: tuple[str, ...] = ()
     right: int | None = None
+    places: tuple[int, ...] = ()
+    written: tuple[str, ...] = ()
+
+    def at(self, place: int) -> int | None:
+        """The option at a place of the data; None if there is none."""
+        places = self.places or range(len(self.texts))
+        return places.index(place) if place in places else None
 
 
 def _options(value: Any) -> _Options | None:
@@ -378,8 +439,8 @@ def _options(value: Any) -> _Options | None:
         return value
     if isinstance(value, str):
         return _options(_literal(value)) if value.lstrip()[:1] in ("[", "{") else None
-    if _are_texts(value) and value:
-        return _Options(_without_letters(value))
+    if texts := _texts(value):
+        return _lettered(texts)
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         return _labelled([entry.get("label") for entry in value], [entry.get("text") for entry in value])
     if not isinstance(value, dict) or not value:
@@ -389,8 +450,30 @@ def _options(value: Any) -> _Options | None:
     if {"choices", "labels"} <= set(value):
         return _scored(value["choices"], value["labels"])
     if list(value) == list(ascii_uppercase[: len(value)]) and len(value) > 1:
-        return _labelled(list(value), list(value.values()))
+        options = _filled(list(value.values()))
+        return options if len(options.texts) > 1 else None
     return _scored(list(value), list(value.values()))
+
+
+def _texts(value: Any) -> list[str]:
+    """The entries of a list of texts and numbers, as texts; empty for anything else."""
+    fits = isinstance(value, list) and all(
+        isinstance(entry, str | int | float | Decimal) and not isinstance(entry, bool) for entry in value
+    )
+    return [str(entry) for entry in value] if fits else []
+
+
+def _filled(values: Sequence[Any]) -> _Options:
+    """Options of which some may be empty, as where questions have unequal numbers of them."""
+    texts = ["" if value is None else str(value).strip() for value in values]
+    places = tuple(place for place, text in enumerate(texts) if text)
+    return _Options([text for text in texts if text], places=places)
+
+
+def _around(right: str, values: Sequence[Any]) -> _Options:
+    """The right option, and those that are other texts."""
+    others = [text for text in _filled(values).texts if text != right]
+    return _Options([right, *others], right=0) if right else _Options(others)
 
 
 def _literal(text: str) -> Any:
@@ -404,22 +487,25 @@ def _literal(text: str) -> Any:
     return None
 
 
-def _without_letters(texts: list[str]) -> list[str]:
-    """The options without letters in front ("A)21", "(B) 22"), if each has its own."""
-    matches = [_LETTER.match(text) for text in texts]
-    if all(match and match[1] == letter for match, letter in zip(matches, ascii_uppercase, strict=False)):
-        return [text[match.end() :].strip() for text, match in zip(texts, matches, strict=True) if match]
-    return texts
+def _lettered(texts: list[str]) -> _Options:
+    """Options that may have letters in front ("A)21", "(B) 22"), in any order, each its own."""
+    matches = [match for text in texts if (match := _LETTER.match(text))]
+    places = tuple(ascii_uppercase.index(match[1]) for match in matches)
+    if 0 not in places or len(set(places)) < len(texts):
+        return _Options(texts)
+    bare_texts = [text[match.end() :].strip() for text, match in zip(texts, matches, strict=True)]
+    return _Options(bare_texts, places=places, written=tuple(text.strip() for text in texts))
 
 
-def _labelled(labels: Any, texts: Any) -> _Options | None:
-    fits = _are_texts(labels) and _are_texts(texts) and len(labels) == len(texts) > 0
-    return _Options(texts, tuple(labels)) if fits else None
+def _labelled(labels: Any, given: Any) -> _Options | None:
+    marks, texts = _texts(labels), _texts(given)
+    return _Options(texts, tuple(marks)) if len(marks) == len(texts) > 0 else None
 
 
-def _scored(texts: Any, scores: Any) -> _Options | None:
+def _scored(given: Any, scores: Any) -> _Options | None:
     """Options of which one has the score 1, and all others 0."""
-    if not (_are_texts(texts) and isinstance(scores, list) and len(texts) == len(scores) > 1):
+    texts = _texts(given)
+    if not (isinstance(scores, list) and len(texts) == len(scores) > 1):
         return None
     numbers = all(isinstance(score, int | float | Decimal) and score in (0, 1) for score in scores)
     return _Options(texts, right=[*map(bool, scores)].index(True)) if numbers and sum(map(bool, scores)) == 1 else None
@@ -433,31 +519,75 @@ def _settle_choices(rows: list[Row], finder: _Finder) -> list[str]:
     """
     if not any(fields.get("choices") for _, fields in rows):
         _part_questions(rows)
+    if finder.own and all(_is_settled(fields) for _, fields in rows):
+        return []
     read = [(where, fields, _options(fields.get("choices"))) for where, fields in rows]
-    if finder.reading and not any(options for _, _, options in read):
+    with_options = [(where, fields, options) for where, fields, options in read if options]
+    if finder.reading and not with_options:
         raise UsageError(f"{finder.option} has `{ANSWER_IS}`, and {finder.place} has no options: leave it out.")
-    right = [options.right if options else None for _, _, options in read]
-    shuffled = any(place is not None for place in right)
-    reading = "" if shuffled else _reading(read, finder)
-    for (where, fields, options), place in zip(read, right, strict=True):
-        if options is None:
-            continue
-        if not shuffled:
-            place = _READ[reading](options, _said(fields.get("answer")))
-            fields["choices"] = options.texts
-            if place is None and reading != "letter" and "answer" in fields:
-                raise UsageError(
-                    f"{where}, field `answer` must be one of the {READINGS.get(reading, 'labels of options')}, as in other "
-                    f"rows, not {json.dumps(fields['answer'], default=str, ensure_ascii=False):.60}: correct that row."
-                )
-        elif place is not None:
-            order = sorted(range(len(options.texts)), key=_order(fields.get("question"), options.texts))
-            fields["choices"] = [options.texts[number] for number in order]
-            place = order.index(place)
-        if place is not None:
-            fields["answer"] = ascii_uppercase[place] if place < len(ascii_uppercase) else fields.get("answer")
+    without = next((where for where, fields in rows if not fields.get("choices")), None)
+    if with_options and without and not finder.own:
+        raise UsageError(f"{without} must have options, as other rows have them: correct that row, or take it out.")
+    if any(options.right is not None for _, _, options in with_options):
+        for row in with_options:
+            _shuffle(*row, finder)
+        return ["options in an order of their own"]
+    reading = _reading(read, finder)
+    for row in with_options:
+        _settle(*row, reading, finder)
     told = reading in ("0", "1", "text") and READINGS[reading]
-    return (["options in an order of their own"] if shuffled else []) + ([f"answers are {told}"] if told else [])
+    return [f"answers are {told}"] if told else []
+
+
+def _is_settled(fields: Fields) -> bool:
+    """Whether a row of our own files has no options, or has them as a list of texts and the letter of the right one."""
+    choices = fields.get("choices")
+    return not choices or (
+        _are_texts(choices) and _by_letter(_Options(choices), _said(fields.get("answer"))) is not None
+    )
+
+
+def _shuffle(where: str, fields: Fields, options: _Options, finder: _Finder) -> None:
+    """Settles a row whose options tell the right one by its place.
+
+    Raises UsageError if they do not, or if the row has an answer that is another one.
+    """
+    if options.right is None:
+        raise UsageError(f"{where} must tell its right option, as other rows do, and does not: correct that row.")
+    said = _said(fields.get("answer"))
+    readings = {place for read in _READ.values() if (place := read(options, said)) is not None}
+    if said and options.right not in readings:
+        answer = "+".join(finder.find().get("answer", ("answer",)))
+        raise UsageError(
+            f"{where} must have one right answer, and `{answer}` is {_shown(said)} where its options tell "
+            f"{_shown(options.texts[options.right])}: correct that row."
+        )
+    order = sorted(range(len(options.texts)), key=_order(fields.get("question"), options.texts))
+    fields["choices"] = [options.texts[number] for number in order]
+    place = order.index(options.right)
+    fields["answer"] = ascii_uppercase[place] if place < len(ascii_uppercase) else fields.get("answer")
+
+
+def _settle(where: str, fields: Fields, options: _Options, reading: str, finder: _Finder) -> None:
+    """Settles a row whose answer tells the right option. Raises UsageError if it does not."""
+    said = _said(fields.get("answer"))
+    place = _READ[reading](options, said) if reading else None
+    fields["choices"] = options.texts
+    if place is None and not finder.own and "answer" in fields:
+        told = READINGS.get(reading, "labels of options") if reading else "letters, numbers or texts of options"
+        raise UsageError(
+            f"{where}, field `answer` must be one of the {told}{', as in other rows' if reading else ''}, not "
+            f"{_shown(fields['answer'])}: correct that row, or name other columns with {finder.option}"
+            f"{'' if reading or 'choices' in finder.given else f' (`choices={NO_OPTIONS}` if it has no options)'}."
+        )
+    if place is not None and reading == "text" and options.texts.count(options.texts[place]) > 1:
+        raise UsageError(f"{where} must have its right option once, and has {_shown(said)} twice: correct that row.")
+    if place is not None and place < len(ascii_uppercase):
+        fields["answer"] = ascii_uppercase[place]
+
+
+def _shown(value: Any) -> str:
+    return f"{json.dumps(value, default=str, ensure_ascii=False):.60}"
 
 
 def _part_questions(rows: list[Row]) -> None:
@@ -467,8 +597,8 @@ def _part_questions(rows: list[Row]) -> None:
         text = str(fields.get("question"))
         match = _IN_QUESTION.search(text)
         lines = [line.strip() for line in text[match.end() :].splitlines() if line.strip()] if match else []
-        options = _without_letters(lines)
-        if match is None or options == lines:
+        options = _lettered(lines)
+        if match is None or not options.written:
             return
         parted.append((text[: match.start()], options))
     for (_, fields), (text, options) in zip(rows, parted, strict=True):
@@ -485,8 +615,8 @@ def _said(answer: Any) -> str:
 
 
 def _by_letter(options: _Options, said: str) -> int | None:
-    letter = letter_of(bare(said), len(options.texts))
-    return None if letter is None else ascii_uppercase.index(letter)
+    letter = letter_of(bare(said), len(ascii_uppercase))
+    return None if letter is None else options.at(ascii_uppercase.index(letter))
 
 
 def _by_label(options: _Options, said: str) -> int | None:
@@ -494,13 +624,19 @@ def _by_label(options: _Options, said: str) -> int | None:
 
 
 def _by_text(options: _Options, said: str) -> int | None:
+    """The first option that is this text, or else this text in other letters."""
     texts = [text.strip() for text in options.texts]
-    return texts.index(said) if texts.count(said) == 1 else None
+    ways = [texts, list(options.written), [text.lower() for text in texts]]
+    return next(
+        (way.index(text) for way, text in zip(ways, (said, said, said.lower()), strict=True) if text in way), None
+    )
 
 
 def _by_number(options: _Options, said: str, first: int) -> int | None:
-    number = int(said) - first if re.fullmatch(r"[0-9]{1,3}", said) else -1
-    return number if 0 <= number < len(options.texts) else None
+    number = int(match[1]) - first if (match := re.fullmatch(r"([0-9]{1,3})(?:\.0+)?", said)) else -1
+    if list(options.places) != sorted(options.places):  # letters in an order of their own: a number counts the options
+        return number if 0 <= number < len(options.texts) else None
+    return options.at(number)
 
 
 _READ: dict[str, Callable[[_Options, str], int | None]] = {
@@ -513,7 +649,7 @@ _READ: dict[str, Callable[[_Options, str], int | None]] = {
 
 
 def _reading(read: Sequence[tuple[str, Fields, _Options | None]], finder: _Finder) -> str:
-    """How the answers tell the right option: the reading that fits all rows, or else most.
+    """How the answers tell the right option: the reading that fits all rows, or else most; empty if none fits any row.
 
     Raises UsageError if two readings fit all rows, and do not agree.
     """
@@ -524,7 +660,7 @@ def _reading(read: Sequence[tuple[str, Fields, _Options | None]], finder: _Finde
     names = ["label", "text"] if labelled else [name for name in _READ if name != "label"]
     found = {name: tuple(_READ[name](options, said) for options, said in pairs) for name in names}
     full = [name for name in names if None not in found[name]]
-    if full and (labelled or finder.own or len({found[name] for name in full}) == 1):
+    if full and (labelled or len({found[name] for name in full}) == 1):
         return full[0]
     if full:
         named = " or ".join(READINGS[name] for name in full)
@@ -533,7 +669,8 @@ def _reading(read: Sequence[tuple[str, Fields, _Options | None]], finder: _Finde
             f"{finder.place} has answers that may be {named}: say which, as in "
             f"{finder.line({**fields, 'choices': finder.find().get('choices', ())}, answer_is=full[0])}."
         )
-    return max(names, key=lambda name: len(pairs) - found[name].count(None))
+    most = max(names, key=lambda name: len(pairs) - found[name].count(None))
+    return most if any(place is not None for place in found[most]) else ""
 
 
 def _unique(rows: Sequence[Row]) -> bool:

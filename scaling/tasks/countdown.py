@@ -35,7 +35,9 @@ _WRITTEN = (  # ways to write operations and brackets, and the plain one
     (re.compile(r"[\[{]"), "("),
     (re.compile(r"[\]}]"), ")"),
 )
-_EXPRESSION = re.compile(r"(?<![0-9.,])[-(0-9][-+*/() 0-9]*[0-9)](?![0-9]|[.,][0-9])")
+_EXPRESSION = re.compile(  # with its decimals, so that "12 * 10 / 8.0" is none, and not "12 * 10"
+    r"(?<![0-9.,])[-(0-9](?:[-+*/() 0-9]|(?<=[0-9])[.,](?=[0-9]))*[0-9)](?![0-9]|[.,][0-9])"
+)
 _OPERATION = re.compile(r"(?<=[0-9)])([-+*/])")
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 

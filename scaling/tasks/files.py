@@ -17,14 +17,18 @@ from typing import Any, NamedTuple
 
 from scaling.records.errors import UsageError, nearest
 from scaling.records.records import Question
+from scaling.tasks import numbers
 from scaling.tasks.columns import mapped
 from scaling.tasks.formats import Row, read_rows, shown
 from scaling.tasks.kinds import KINDS, Kind, kind_of
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # a calculator call in a rationale of GSM8K, which is no part of the text
 _YES_NO = ("yes", "no", "true", "false")
+_LATEX = re.compile(r"\\[a-zA-Z]|\^")
+_FEW = 10  # one formula in so many answers makes a task of kind "expression"
 _MAX_CHOICES = 26
 _SHORT = 100  # characters of the longest answer that makes a task of kind "text" where no kind is named
+_OTHER_KIND = "name another kind with `--answer-kind`"
 _MOST = 400  # decimal places of a number as an answer
 
 
@@ -79,19 +83,29 @@ def questions_of(
 ) -> Data:
     """Makes questions of rows that were read already; see `read_questions`."""
     rows, taken = mapped(rows, columns, option=option)
-    inferred = kind is None
-    kind = kind or infer_kind(fields for _, fields in rows)
+    hint, inferred = "", kind is None
+    if kind is None:
+        fields = [fields for _, fields in rows]
+        kind = infer_kind(fields, formulas=bool(taken))
+        if kind == "number" and any(map(_is_formula, fields)):
+            hint = "some answers are formulas, which `--answer-kind expression` compares"
     questions = [question_from(fields, kind=kind, where=where) for where, fields in rows]
     refuse_duplicates(rows, questions)
-    taken = f"{taken}, kind {kind_of(kind).name}" if taken and inferred else taken
-    return Data(kind, questions[:limit], taken)
+    named = f"kind {kind_of(kind).name}" if inferred and (taken or hint) else ""
+    return Data(kind, questions[:limit], ", ".join(filter(None, (taken, named, hint))))
 
 
-def infer_kind(rows: Iterable[Mapping[str, Any]]) -> str:
+def infer_kind(rows: Iterable[Mapping[str, Any]], *, formulas: bool = False) -> str:
     """The kind of the answers of rows.
 
-    "choice" if every row has choices; else "yes_no" if every answer is yes, no, true or false; else "text" if fewer than
-    half of the answers are numbers and all are short texts; else "number", so that a slip among numbers is named.
+    "choice" if every row has choices; else "yes_no" if every answer is yes, no, true or false; else "expression" if one in
+    ten answers is a formula; else "text" if fewer than half of the answers are numbers and all are short texts; else
+    "number", so that a slip among numbers is named.
+
+    Args:
+        rows: the fields of all rows.
+        formulas: whether answers that could all be of kind "number" may be called "expression". Our own files, which
+            version 0.1 has called "number", stay so.
     """
     rows = list(rows)
     if all(row.get("choices") for row in rows):
@@ -99,10 +113,26 @@ def infer_kind(rows: Iterable[Mapping[str, Any]]) -> str:
     answers = [_answer_text(row.get("answer")).strip() for row in rows]
     if all(answer.lower() in _YES_NO for answer in answers):
         return "yes_no"
+    number, expression = KINDS["number"], KINDS["expression"]
+    if (
+        sum(map(_is_formula, rows)) * _FEW >= len(rows)
+        and (formulas or any(number.gold(answer) is None for answer in answers))
+        and all(expression.gold(answer) is not None for answer in answers)
+    ):
+        return "expression"
     texts = all(0 < len(answer) <= _SHORT for answer in answers)
     half = (len(answers) + 1) // 2
-    numbers = islice((answer for answer in answers if KINDS["number"].gold(answer) is not None), half)
+    numbers = islice((answer for answer in answers if number.gold(answer) is not None), half)
     return "text" if texts and len(list(numbers)) < half else "number"
+
+
+def _is_formula(row: Mapping[str, Any]) -> bool:
+    """Whether an answer is in LaTeX, or in the box of a solution, and is not one number."""
+    answer = _answer_text(row.get("answer"))
+    if not _LATEX.search(answer) and "\\boxed" not in str(row.get("rationale") or ""):
+        return False
+    number = KINDS["number"].gold(answer)
+    return number is None or numbers.value(number) is None
 
 
 def question_from(fields: Mapping[str, Any], *, kind: str | Kind, where: str) -> Question:
@@ -144,14 +174,15 @@ def _text(fields: Mapping[str, Any], *, where: str) -> str:
 def _answer(fields: Mapping[str, Any], *, kind: Kind, num_choices: int, where: str) -> str:
     value = _required(fields, "answer", where=where)
     if isinstance(value, list) and len(value) > 1 and not kind.several:
-        required = "one right answer, as a list of which any counts is not understood"
-        advice = "keep one of them, or give `--answer-kind set` if an answer has to name all"
+        required = "one right answer, as a list of accepted answers is not understood"
+        advice = "keep one of them in each row (`--answer-kind set` is for answers that have to name all)"
         raise _wrong("answer", required, value, where=where, advice=advice)
     values = value if kind.several and isinstance(value, list) else [value]
     answer = kind.gold("; ".join(map(_answer_text, values)), num_choices=num_choices)
     if answer is None:
         required = kind.required(num_choices)
-        advice = "correct that row, or name another kind with `--answer-kind`"
+        formula = not kind.has_choices and _LATEX.search(_answer_text(value)) and KINDS["expression"].gold(value)
+        advice = f"correct that row, or {'give `--answer-kind expression`' if formula else _OTHER_KIND}"
         raise _wrong("answer", f"{required} in a task of kind `{kind.name}`", value, where=where, advice=advice)
     return answer
 

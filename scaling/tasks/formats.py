@@ -25,6 +25,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,14 @@ Fields = dict[str, Any]
 Row = tuple[str, Fields]  # where it is ("`--data`: test.jsonl line 3", with which messages begin), and its fields
 
 _HUB = "hf:"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ALIASES = {"validation": ("validation", "dev", "valid", "val")}  # what files of a split may be called
 _DEPTHS = ("*", "*/*", "*/*/*")  # where files of a folder are looked for, nearest first
 _SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 _ARRAY = re.compile(rb"\s*\[\s*[{\]]")  # the beginning of a JSON array of objects
 _MARK = b"\xef\xbb\xbf"  # a byte order mark, which Windows editors write
+_MARKS_OF_16_BITS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, which spreadsheets call "Unicode text"
+_DELIMITERS = (",", ";", "\t")  # of tables; spreadsheets in half of the world write semicolons
 _UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": gzip.decompress,
     b"BZh": bz2.decompress,
@@ -102,6 +106,10 @@ def hub_rows(
         advice: what can be done where it cannot be had.
     """
     name, _, config = str(place).removeprefix(_HUB).partition(":")
+    if not _HUB_NAME.fullmatch(name):
+        raise UsageError(
+            f"{asked} must name a data set as hf:OWNER/NAME[:CONFIG], and is `{place}`: name one, or {advice}."
+        )
     datasets = _datasets(asked, advice)
     try:
         return _with_classes(datasets.load_dataset(name, config or None, split=split))
@@ -206,18 +214,18 @@ def _files_of(folder: Path, *, split: str) -> list[Path]:
 
 
 def _group(file: Path) -> tuple[Path, str, str]:
-    """What all parts of one split have in common: their folder, their name without a number, and their format."""
+    """What all parts of one split have in common: their folder, the split's name, and their format."""
     stem = _SHARD.sub("", stem_of(file))
     above = file.parent.parent if stem.isdigit() else file.parent
-    return above, "" if stem.isdigit() else stem, file.name.removeprefix(stem_of(file))
+    return above, _split_of(file), file.name.removeprefix(stem_of(file))
 
 
 def _candidates(folder: Path, *, split: str) -> list[Path]:
-    """The files that are called like a split, in the nearest folder that has any."""
+    """The files that are called like a split, in the nearest folder that has any; of several other names of it, all."""
     for depth in _DEPTHS:
         files = _tables(folder, depth)
-        for name in _ALIASES.get(split, (split,)):
-            if found := [file for file in files if _split_of(file) == name]:
+        for names in ((split,), _ALIASES.get(split, ())):
+            if found := [file for file in files if _split_of(file) in names]:
                 return found
     return []
 
@@ -267,12 +275,26 @@ def _read(file: Path) -> list[Row]:
     suffix = _suffix(file)
     if content.startswith(b"PAR1") or suffix == ".parquet":
         return _numbered(str(file), _parquet(file, content))
-    content = content.removeprefix(_MARK)
+    content = _in_bytes(file, content).removeprefix(_MARK)
     if suffix in (".csv", ".tsv") and not content.lstrip().startswith(b"{"):
         return list(_separated(file, content, suffix))
     if _ARRAY.match(content) or suffix == ".json":
         return _document(file, content)
+    if suffix not in TABLES and content.strip() and not content.lstrip().startswith((b"{", b"[")):
+        raise UsageError(
+            f"`--data`: {file} must have a name that tells its format ({', '.join(TABLES)}), as it holds no JSON: rename it."
+        )
     return _lines(file, content)
+
+
+def _in_bytes(file: Path, content: bytes) -> bytes:
+    """The content of a text file in UTF-8, if its first bytes say that it is UTF-16; else the content itself."""
+    if not content.startswith(_MARKS_OF_16_BITS):
+        return content
+    try:
+        return content.decode("utf-16").encode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"`--data`: {file} must be valid UTF-16 ({error}): save the file as UTF-8.") from None
 
 
 def _suffix(file: Path) -> str:
@@ -283,7 +305,10 @@ def _suffix(file: Path) -> str:
 
 def _unpacked(file: Path, content: bytes) -> bytes:
     if content.startswith(_PACKED):
-        raise UsageError(f"`--data`: {file} is compressed, and gzip, bzip2 and xz are read: unpack it first.")
+        raise UsageError(
+            f"`--data`: {file} is compressed, and gzip, bzip2 and xz are read: unpack it first, or save a "
+            f"spreadsheet as CSV."
+        )
     unpack = next((unpack for magic, unpack in _UNPACK.items() if content.startswith(magic)), None)
     if unpack is None:
         return content
@@ -316,9 +341,7 @@ def _separated(file: Path, content: bytes, suffix: str) -> Iterator[Row]:
     """The rows of a CSV or TSV file as texts. Its first line names the columns."""
     text = _decoded(content, file)
     csv.field_size_limit(sys.maxsize)
-    header = text.split("\n", 1)[0]
-    # spreadsheets in half of the world write semicolons
-    delimiter = "\t" if suffix == ".tsv" else ";" if ";" in header and "," not in header else ","
+    delimiter = "\t" if suffix == ".tsv" else _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] = []
     line = 1
@@ -338,6 +361,21 @@ def _separated(file: Path, content: bytes, suffix: str) -> Iterator[Row]:
             yield where, dict(zip(columns, entries, strict=True))
     except csv.Error as error:
         raise UsageError(f"`--data`: {file} line {reader.line_num} is not valid ({error}): correct that row.") from None
+
+
+def _delimiter(text: str) -> str:
+    """What separates the entries of a table: of what its first line has, the first that parts the second line alike."""
+    header = text.split("\n", 1)[0]
+    found = [delimiter for delimiter in _DELIMITERS if delimiter in header] or [","]
+    return next((delimiter for delimiter in found if _parts_alike(text, delimiter)), found[0])
+
+
+def _parts_alike(text: str, delimiter: str) -> bool:
+    try:
+        rows = filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        return len({len(row) for row in islice(rows, 2)}) == 1
+    except csv.Error:
+        return False
 
 
 def _named_once(columns: list[str], where: str) -> list[str]:
@@ -385,6 +423,8 @@ def _only_list(file: Path, read: Any) -> list[Any]:
     """The list of objects in the object of a JSON file. The object itself is a row if it has no such list."""
     if not isinstance(read, dict):
         raise UsageError(f"`--data`: {file} must hold objects, one a row, not {shown(read)}: give another file.")
+    if not read:
+        return []
     lists = {key: value for key, value in read.items() if isinstance(value, list) and _are_objects(value)}
     if len(lists) > 1:
         names = listed([f"`{key}`" for key in lists])

@@ -39,7 +39,7 @@ class HiddenFact(GeneratedTask):
     """The task of naming a digit that only the assistant has read."""
 
     name, kind = "hidden-fact", "number"
-    request = "Answer with the number alone."
+    wanted, request = "the number", "Answer with the number alone."
     max_new_tokens = 16
 
     def draw(self, rng: random.Random, split: str, width: int) -> Question:

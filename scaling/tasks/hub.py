@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from scaling.records.records import Question
-from scaling.tasks.columns import mapped
+from scaling.tasks.columns import are_fields, mapped
 from scaling.tasks.files import Data, question_from, questions_of, refuse_duplicates
 from scaling.tasks.formats import Fields, Row, holds_split, hub_rows, on_hub, read_rows
 from scaling.tasks.task import Task, unknown_split
@@ -65,7 +65,7 @@ class HubTask(YamlTask):
         """Whether rows have the published columns, and not those of our own files."""
         names = rows[0][1].keys() if rows else set[str]()
         published = {name for columns in self._published.values() for name in columns.split("+")}
-        return published <= names and not {"id", "question", "answer"} <= names
+        return published <= names and not are_fields(names)
 
     def _converted(self, rows: Sequence[Row], split: str) -> Data:
         """The questions of rows in the published form. An id does not depend on which rows are left out."""

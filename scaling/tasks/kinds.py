@@ -6,7 +6,7 @@ A new kind is a subclass of `Kind` and an entry in `KINDS`. A kind knows nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from scaling.records.errors import nearest
@@ -27,18 +27,26 @@ from scaling.tasks.answers import (
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.number_words import leading_words
 from scaling.tasks.numbers import number_or_formula, tidy, value, written
-from scaling.tasks.stated_expressions import last_expression, plain, stated_expression
+from scaling.tasks.stated_expressions import boxed_expression, last_expression, plain, stated_expression
 from scaling.tasks.words import plain_words
 
 _DIFFERENCE = re.compile(
     r"[0-9.]+\s*-\s*[0-9.]+"
 )  # from a model "15 - 3" is 12, but as a gold answer it may be a score
-_END_OF_TEXT = re.compile(r"\n|(?<=\w{4})[.!?;](?:\s|$)|,?\sbecause\b")  # but not at the point of "St. Louis"
+_TIME = re.compile(r"[0-9]{1,2} ?[ap]\. ?m\.?", re.IGNORECASE)
+_END = (  # of what is stated, but not at the point of "St. Louis"
+    r"[\n。！？]|(?<=\w{4})[*_\"'`$)]{0,4}[.!?](?:\s|$)|,?\sbecause\s"
+    r"|(?<=\w{2})[*_\"'`$)]{0,4}[.!?]\s+(?=(?:It|This|That|The|Thus|Therefore|We|He|She|They)\b)"
+)
+_END_OF_TEXT = re.compile(rf"{_END}|(?<=\w{{4}});(?:\s|$)")
+_END_OF_SET = re.compile(_END)
 _ROUNDS = 8  # most times that the values of a set are written; most are written the same after the first
-_MOST_WORDS = 6  # a longer value of a set is part of an explanation
-_SEPARATOR = re.compile(r"[,;\n]|(?<![\w-])(?:and|or|&)(?![\w-])|\\text *\{ *(?:and|or) *\}")
-_THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
-_BRACKETS = re.compile(r"(?:\\\{|[\[{(])(.*?)(?:\\\}|[\]})])", re.DOTALL)
+_THOUSANDS = r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])"
+_SEPARATOR = r"[,;\n，、；،؛]|(?<![\w-])(?:and|or|&)(?![\w-])"
+_OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
+_OF_SET = re.compile(rf"(?P<thousands>{_THOUSANDS})|(?P<separator>{_SEPARATOR})|[()\[\]{{}}]")
+_DEPTH = 4  # most brackets within brackets that a value of a set may have
+_AROUND = " \t\r\n$*.`"  # may stand around a set and its values
 
 
 class Kind:
@@ -66,8 +74,7 @@ class Kind:
 
     @property
     def request(self) -> str:
-        # asked for a "short" explanation, a small model states its answer far more often than after "think step by step"
-        return f"Give a short explanation and end with {self.ending}."
+        return request_for(self.ending)
 
     def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
         """Reads the answers of a completion. No text makes it raise an exception.
@@ -117,6 +124,10 @@ class Kind:
         """The answer as it is written after "The answer is" in a solution."""
         return answer
 
+    def in_box(self, answer: str) -> str:
+        """The answer as it is written in `\\boxed{}`."""
+        return self.written(answer)
+
     def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:  # noqa: ARG002
         """Whether an answer is the gold answer; both in canonical form. checker: compares numbers and formulas."""
         return answer == gold
@@ -139,12 +150,12 @@ class Number(Kind):
         return number_or_formula(answer)
 
     def gold(self, answer: str, *, num_choices: int = 0) -> str | None:
-        return (
-            None if _DIFFERENCE.fullmatch(tidy(answer).strip(" $")) else super().gold(answer, num_choices=num_choices)
-        )
+        plain = tidy(answer).strip(" $")
+        ambiguous = _DIFFERENCE.fullmatch(plain) or _TIME.fullmatch(plain)
+        return None if ambiguous else super().gold(answer, num_choices=num_choices)
 
     def required(self, num_choices: int) -> str:  # noqa: ARG002
-        return "one number such as 18, 3/4 or 1200.5, or one formula, and no date, range or list of them,"
+        return "one number such as 18, 3/4 or 1200.5, or one formula, and no date, time, range or list of them,"
 
     def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:
         return checker.equal(gold, answer)
@@ -212,6 +223,7 @@ class Expression(Kind):
             elsewhere=lambda rest: self.elsewhere(rest, choices),
             question=question,
             plain=plain,
+            box=boxed_expression,
         )
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
@@ -223,21 +235,38 @@ class Expression(Kind):
     def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
         return expressions.canonical(answer)
 
+    def gold(self, answer: str, *, num_choices: int = 0) -> str | None:
+        return _if_read_from_box(self, super().gold(answer, num_choices=num_choices))
+
     def required(self, num_choices: int) -> str:  # noqa: ARG002
         return "a mathematical answer such as \\frac{1}{2}, (1, 2) or x = 5, of at most 400 characters,"
 
     def written(self, answer: str) -> str:
-        return f"$\\boxed{{{answer}}}$"
+        return f"$\\boxed{{{self.in_box(answer)}}}$"
+
+    def in_box(self, answer: str) -> str:
+        return answer
 
     def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:
         return checker.equal_expressions(gold, answer)
 
 
 class Text(Kind):
-    """A few words. What does not count is said in `scaling.tasks.words`. Only a stated answer is read."""
+    """A few words. What does not count is said in `scaling.tasks.words`. Only a stated answer is read, in all its words."""
 
     name = "text"
     verbatim = True
+
+    def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
+        return read_text(
+            text,
+            stated=lambda said: self.stated(said, choices),
+            whole=self.canonical,
+            elsewhere=lambda rest: self.elsewhere(rest, choices),
+            question=question,
+            box=self.canonical,
+            literal=True,
+        )
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
         return self.canonical(_END_OF_TEXT.split(said.strip(), maxsplit=1)[0])
@@ -248,14 +277,26 @@ class Text(Kind):
     def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
         return plain_words(answer) or None
 
+    def gold(self, answer: str, *, num_choices: int = 0) -> str | None:
+        return _if_read_from_box(self, super().gold(answer, num_choices=num_choices))
+
     def required(self, num_choices: int) -> str:  # noqa: ARG002
         return "a text with at least one letter or digit"
+
+    def written(self, answer: str) -> str:
+        # in a box where the end would be cut off, as that of "just because of you"
+        return answer if self.read(f"The answer is {answer}.").strict == answer else f"\\boxed{{{answer}}}"
+
+    def in_box(self, answer: str) -> str:
+        return answer
 
 
 class Set(Text):
     """Several values in any order, such as "3, 5 and 7" or "red and blue"; repeated ones count once.
 
-    Values are equal if they are the same number, or the same words as in `Text`. In data a gold answer may be a list.
+    Values are equal if they are the same number, or the same words as in `Text`. What stands in brackets is one value, as
+    the point (1, 2), whose order counts. Brackets around all values do not count, but for round ones: (1, 2) is a point. In
+    data a gold answer may be a list.
     """
 
     name = "set"
@@ -263,20 +304,27 @@ class Set(Text):
     wanted = "the values, separated by commas,"
     several = True
 
-    def stated(self, said: str, choices: Sequence[str]) -> str | None:
-        values = super().stated(said, choices)
-        longest = max((len(one.split()) for one in (values or "").split(",")), default=0)
-        return values if longest <= _MOST_WORDS else None
+    def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
+        return self.canonical(_END_OF_SET.split(said.strip(), maxsplit=1)[0])
 
     def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
         for _ in range(_ROUNDS):
-            before, parts = answer, _SEPARATOR.split(_THOUSANDS.sub(_without_commas, _without_braces(answer)))
+            before, text = answer, tidy(answer).replace("\\{", "{").replace("\\}", "}").strip(_AROUND)
+            parts = _parts(text[1:-1] if _is_bracketed(text) and text[0] != "(" else text)
             answer = ", ".join(sorted({one for part in parts if (one := self._value(part))}))
             if answer == before:
                 return answer or None
         return None
 
-    def _value(self, text: str) -> str:
+    def _value(self, text: str, depth: int = _DEPTH) -> str:
+        text = text.strip(_AROUND)
+        parts = _parts(text[1:-1], thousands=False) if depth and _is_bracketed(text) else ()
+        if len(parts) < 2:
+            return self._number_or_words(text)
+        values = [one for part in parts if (one := self._value(part, depth - 1))]
+        return f"{text[0]}{', '.join(sorted(values) if text[0] == '{' else values)}{text[-1]}"
+
+    def _number_or_words(self, text: str) -> str:
         words = plain_words(text)
         spoken = leading_words(words)
         if spoken and spoken[1] == len(words):
@@ -291,15 +339,54 @@ class Set(Text):
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Number(), Choice(), YesNo(), Expression(), Text(), Set())}
 
 
-def _without_braces(text: str) -> str:
-    """The values of a set without the brackets around all of them."""
-    text = tidy(text).strip(" \t\r\n$*.`")
-    inside = _BRACKETS.fullmatch(text)
-    return inside[1] if inside else text
+def _if_read_from_box(kind: Kind, gold: str | None) -> str | None:
+    """The gold answer; None if no completion could state it, as not even its box is read."""
+    return gold if gold is not None and kind.read(f"\\boxed{{{kind.in_box(gold)}}}").strict == gold else None
 
 
-def _without_commas(match: re.Match[str]) -> str:
-    return match[0].replace(",", "")
+def _parts(text: str, *, thousands: bool = True) -> list[str]:
+    """The values of a set between separators that stand in no brackets; brackets that do not match count as none.
+
+    Args:
+        text: the values.
+        thousands: whether 1,234 is one value.
+    """
+    depths = list(_depths(text))
+    matched = bool(depths) and min(depths) >= 0 and depths[-1] == 0
+    parts, place = [""], 0
+    for token, depth in zip(_OF_SET.finditer(text), depths, strict=True):
+        if matched and depth:
+            continue
+        parts[-1] += text[place : token.start()]
+        place = token.end()
+        if token["separator"]:
+            parts.append("")
+        elif token["thousands"] and not thousands:
+            parts += token[0].split(",")
+        else:
+            parts[-1] += token[0].replace(",", "")
+    parts[-1] += text[place:]
+    return [part for part in parts if part]
+
+
+def _depths(text: str) -> Iterator[int]:
+    """For each token of a text in how many brackets it stands; for a bracket, after it."""
+    depth = 0
+    for token in _OF_SET.finditer(text):
+        depth += (token[0] in _OPENING) - (token[0] in _CLOSING)
+        yield depth
+
+
+def _is_bracketed(text: str) -> bool:
+    """Whether one pair of brackets stands around a text."""
+    *before, last = _depths(text) if text and text[0] in _OPENING and text[-1] in _CLOSING else (1,)
+    return last == 0 and 0 not in before
+
+
+def request_for(ending: str) -> str:
+    """The sentence that asks for a solution which ends like this."""
+    # asked for a "short" explanation, a small model states its answer far more often than after "think step by step"
+    return f"Give a short explanation and end with {ending}."
 
 
 def kind_of(kind: str | Kind) -> Kind:

@@ -16,9 +16,11 @@ from scaling.tasks.kinds import Kind
 
 _MOST_LETTERS = 26
 _LETTERS = re.compile(
-    r"\W*(?:(?:the|letters?|word|string)\b[\s:\"'*`]+)*(?P<letters>[a-z](?:[\s,.\"'-]{1,3}[a-z]\b(?!['’]))+|[a-z]+)\b",
+    r"\W*(?:(?:the|letters?|word|string)\b[\s:\"'*`]+)*(?P<letters>[a-z](?:(?:[\s,.\"'+-]{1,3}|,?\sand\s)[a-z]\b(?!['’]))+|[a-z]+)\b",
     re.IGNORECASE,
 )
+_CALCULATED = re.compile(r"[a-z](?:\s?\+\s?[a-z]){1,25}\s?=\s?(?=[a-z])", re.IGNORECASE)  # "c + l = cl"
+_BETWEEN = re.compile(r"\band\b|[\s,.\"'*_`+-]", re.IGNORECASE)
 _ASKED = {
     "train": "Take the last letter of each of the names {names}, and put the letters together.",
     "validation": "Which letters stand at the ends of the names {names}? Write them one after the other.",
@@ -51,14 +53,14 @@ class Letters(Kind):
     verbatim = True
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
-        match = _LETTERS.match(said)
+        match = _LETTERS.match(_CALCULATED.sub("", said, count=1))
         return self.canonical(match["letters"]) if match else None
 
     def elsewhere(self, text: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
         return None
 
     def canonical(self, answer: str, *, num_choices: int = 0) -> str | None:  # noqa: ARG002
-        letters = re.sub(r"[\s,.\"'*_`-]", "", answer).lower()
+        letters = (_BETWEEN.sub("", answer) or answer).lower()
         return letters if re.fullmatch(f"[a-z]{{1,{_MOST_LETTERS}}}", letters) else None
 
     def required(self, num_choices: int) -> str:  # noqa: ARG002

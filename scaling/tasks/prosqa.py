@@ -64,7 +64,7 @@ class ProsQA(GeneratedTask):
     """The task of ProsQA. An answer is one of the two words that a question offers."""
 
     name, kind = "prosqa", "text"
-    request = 'Give a short explanation and end with "The answer is" and the right one of the two words.'
+    wanted = "the right one of the two words"
     max_new_tokens = 128
     takes_data = True
 

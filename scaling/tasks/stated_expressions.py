@@ -45,6 +45,11 @@ def stated_expression(said: str) -> str | None:
     return leading_number(tidy(said)) or words
 
 
+def boxed_expression(content: str) -> str | None:
+    """The answer in canonical form that is the content of a box. Nothing of it is cut off, also not the sign of "5!"."""
+    return expressions.canonical(content) or stated_expression(content)
+
+
 def last_expression(text: str) -> str | None:
     """The last formula between dollar signs in canonical form; if there is none, the last number."""
     for part in reversed(_IN_DOLLARS.findall(text)[-3:]):

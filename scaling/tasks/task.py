@@ -19,7 +19,7 @@ from scaling.tasks.answers import Reading
 from scaling.tasks.counterfactuals import Counterfactual, with_another_number
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.files import Data, read_questions
-from scaling.tasks.kinds import KINDS, Kind, kind_of, unknown_kind
+from scaling.tasks.kinds import KINDS, Kind, kind_of, request_for, unknown_kind
 
 
 class Task:
@@ -32,7 +32,10 @@ class Task:
         name: what run directories and reports call the task; if it is empty, the name of the file or the class.
         kind: what an answer is: a name of `scaling.tasks.kinds.KINDS`, or a `Kind` of your own. The kind supplies the
             defaults of the request, the reader, the comparison and the canonical form of answers.
-        request: the sentence at the end of the prompt that asks for the answer; None for the kind's.
+        wanted: what the answer is, as a request calls it, such as "the city"; None for the kind's words. All prompts of
+            `--prompt` ask for it.
+        request: the sentence at the end of the prompt `plain` that asks for the answer; None for one that follows from
+            `wanted`. Without `wanted`, the other prompts add what they ask for to this sentence.
         hint_first: whether thoughts and hints come before the request; None for what the kind says.
         splits: the possible values of `--split`; empty if `questions` accepts any.
         limit: how many questions a run asks by default; None for all. `--limit` overrides it.
@@ -49,6 +52,7 @@ class Task:
 
     name: str = ""
     kind: str | Kind = "text"
+    wanted: str | None = None
     request: str | None = None
     hint_first: bool | None = None
     splits: Sequence[str] = ()
@@ -67,6 +71,11 @@ class Task:
     def answers(self) -> Kind:
         """The kind of the answers, as an object."""
         return kind_of(self.kind)
+
+    @property
+    def ending(self) -> str:
+        """How a solution ends, in the words of a request: '"The answer is" and the city'."""
+        return self.answers.ending if self.wanted is None else f'"The answer is" and {self.wanted}'
 
     def questions(self, split: str, limit: int | None) -> Iterable[Question]:
         """The questions of a split. By default, those in the files that `--data` names.
@@ -111,7 +120,8 @@ class Task:
 
     def asks(self, question: Question) -> str:  # noqa: ARG002
         """The request at the end of the prompt; an empty text for none."""
-        return self.answers.request if self.request is None else self.request
+        request = self.answers.request if self.wanted is None else request_for(self.ending)
+        return request if self.request is None else self.request
 
     def solution(self, question: Question) -> str:
         """The rationale and the answer, stated as the request asks for it. Training learns it, and `--shots` show it."""
@@ -346,6 +356,7 @@ def check(task: Task, *, place: str) -> None:
             isinstance(kind, str) and (kind in KINDS or isinstance(task.kind, Kind)),
             unknown_kind(kind).rstrip("."),
         ),
+        "wanted": (task.wanted is None or isinstance(task.wanted, str), "give a text"),
         "request": (task.request is None or isinstance(task.request, str), "give a text"),
         "limit": (task.limit is None or _is_count(task.limit), "give a whole number from 1, or None"),
         "max_new_tokens": (_is_count(task.max_new_tokens), "give a whole number from 1"),

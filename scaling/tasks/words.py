@@ -9,11 +9,12 @@ from scaling.tasks.numbers import tidy
 
 _ROUNDS = 8  # most times that marks are removed, as removing some may uncover others
 _MARKS = " \t\r\n*_:\"'`>$.()"
+_FOREIGN_MARKS = re.compile("[¿¡。、・「」『』【】〔〕《》〈〉،؛؟।…‹›„‚]")
 _QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"'})
 _ARTICLE = re.compile(r"(?:an?|the)\s+(?=\S)")
 # not within numbers, times and names such as C++, and no minus sign
 _PUNCTUATION = re.compile(
-    r"(?<![0-9])[.,:;](?![0-9])|(?<=[0-9])[.,:;](?![0-9])|(?<![0-9])[,:;]|[!?\"`()\[\]']|(?<![0-9 ])\*|\*(?![0-9 ])"
+    r"(?<![0-9])[.,:;](?![0-9])|(?<=[0-9])[.,:;](?![0-9])|(?<![0-9])[,:;]|[!?\"`()\[\]{}']|(?<![0-9 ])\*|\*(?![0-9 ])"
 )
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-_/–—]+(?=[^\W\d_])")
 
@@ -26,7 +27,9 @@ def plain_words(text: str) -> str:
     """
     for _ in range(_ROUNDS):
         before = text
-        text = unicodedata.normalize("NFKC", tidy(text.translate(_QUOTES)).strip(_MARKS)).casefold()
+        text = unicodedata.normalize(
+            "NFKC", _FOREIGN_MARKS.sub(" ", tidy(text.translate(_QUOTES))).strip(_MARKS)
+        ).casefold()
         text = " ".join(_HYPHEN.sub(" ", _PUNCTUATION.sub("", text)).split())
         text = _ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text
         if text == before:

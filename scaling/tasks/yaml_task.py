@@ -4,7 +4,8 @@
     kind: text                    # number, choice, yes_no or text; if it is left out, it follows from the rows
     columns: {question: body+prompt, answer: target, choices: options, rationale: steps, id: key}
     splits: {test: eval.jsonl}    # files in the folder, or splits on the Hub, and no other split exists
-    instruction: End with "The answer is" and the city.
+    wanted: the city              # what the answer is, for the prompts to ask for
+    instruction: Name the city.   # the whole request, in words of your own
     name: capitals
     limit: 50
     max_new_tokens: 128
@@ -28,7 +29,7 @@ from scaling.tasks.formats import on_hub
 from scaling.tasks.kinds import Kind
 from scaling.tasks.task import Task, unknown_split
 
-_KEYS = ("data", "kind", "columns", "splits", "instruction", "name", "limit", "max_new_tokens")
+_KEYS = ("data", "kind", "columns", "splits", "wanted", "instruction", "name", "limit", "max_new_tokens")
 
 
 class YamlTask(Task):
@@ -42,7 +43,7 @@ class YamlTask(Task):
         self._place = place
         self.name = entries.get("name", "")
         self.kind = entries.get("kind", Task.kind)
-        self.request = entries.get("instruction")
+        self.wanted, self.request = entries.get("wanted"), entries.get("instruction")
         self.limit = entries.get("limit")
         self.max_new_tokens = entries.get("max_new_tokens", Task.max_new_tokens)
         self._inferred = "kind" not in entries

@@ -50,7 +50,7 @@ from scaling.prompts import PROMPT_VERSION
 from scaling.provenance import name_of
 from scaling.records.errors import WARNING, Interrupted, UsageError, one_line
 from scaling.records.files import replaced
-from scaling.records.journal import config_hash
+from scaling.records.journal import config_hash, spelled
 from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
 from scaling.records.settings import Effect, names
@@ -360,7 +360,7 @@ def open_folder(config: TrainConfig, described: dict[str, Any], *, processes: Pr
         )
         if different:
             listed = ", ".join(
-                f"`{option(key)}` was {other.get(key)!r}, now {described.get(key)!r}" for key in different
+                f"{spelled(key)} was {other.get(key)!r}, now {described.get(key)!r}" for key in different
             )
             raise UsageError(f"{folder} holds another training: {listed}; give another `--out`.")
         if (folder / STATE_FILE).is_file() and not config.resume:

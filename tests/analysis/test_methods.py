@@ -185,7 +185,7 @@ def test_other_options_of_the_prompt_are_told_too(run_of):
     runs = [run_of(1, 4, method="cot", **own) for own in ({}, {"system_prompt": f"Be kind. {'And so on. ' * 9}"})]
     methods = group([(None, run) for run in runs], common=False)
     assert [m.name for m in methods] == [
-        "CoT-SC (system_prompt None)",
+        "CoT-SC (system_prompt none)",
         "CoT-SC (system_prompt Be kind. And so on. And so on. And ...)",
     ]
     assert list(unlike_settings(methods)) == ["system_prompt"]

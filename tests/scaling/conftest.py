@@ -26,9 +26,11 @@ from scaling.engines.local.engine import TransformersEngine
 from scaling.engines.local.sampling import sample_tokens, uniforms
 from scaling.models import loading
 from scaling.prompts import PROMPT_VERSION
+from scaling.records import answer_classes
 from scaling.records.records import Completion, Key
 from scaling.records.seeds import stream_seed
 from scaling.run import execute
+from scaling.tasks.equality import AnswerChecker
 from scaling.training.adapter import new_adapter, save_adapter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -48,6 +50,14 @@ class Silent:
 
     def completion(self, completion: Completion) -> None:
         self.completions.append(completion)
+
+
+@pytest.fixture(scope="module")
+def checker() -> Iterator[AnswerChecker]:
+    """Compares answers of a whole module with one process, which votes use, too."""
+    with AnswerChecker(timeout_seconds=30.0) as shared, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer_classes, "_checker", shared)
+        yield shared
 
 
 @pytest.fixture

@@ -46,12 +46,6 @@ def rows() -> Iterator[Row]:
 ROWS = list(rows())
 
 
-@pytest.fixture(scope="module")
-def checker() -> Iterator[AnswerChecker]:
-    with AnswerChecker(timeout_seconds=30.0) as shared:
-        yield shared
-
-
 def test_the_table_is_long_enough_to_mean_something() -> None:
     assert len({(row.text, row.kind, row.question, row.gold) for row in ROWS}) == len(ROWS) >= 150
 

@@ -67,17 +67,118 @@ def test_made_ids_are_unique_and_do_not_depend_on_other_questions(texts: list[st
         assert name == (alone[text] if seen[text] == 1 else f"{alone[text]}-{seen[text]}")
 
 
-def test_our_own_fields_are_taken_whatever_else_is_there() -> None:
-    row = {
-        "id": "a",
-        "question": "?",
-        "answer": "1",
-        "passage": "Long.",
-        "prompt": "!",
-        "solution": "None.",
-        "label": 3,
+OWN: dict[str, Any] = {"id": "a", "question": "?", "answer": "1"}
+OURS = [
+    OWN,
+    OWN | {"rationale": ["One."]},
+    OWN | {"choices": None},
+    OWN | {"choices": ["B", "A"], "answer": "A"},  # a letter, though it is a text, too
+    OWN | {"choices": ["a", "a"], "answer": "B"},
+    OWN | {"choices": ["(B) x", "(A) y"], "answer": "b"},
+]
+
+
+@pytest.mark.parametrize("row", OURS)
+def test_our_own_files_are_taken_as_they_are(row: dict[str, Any]) -> None:
+    assert mapped([("here line 1", row)]) == ([("here line 1", row)], "")
+
+
+@given(st.permutations(["id", "question", "answer", "extra"]), st.text(min_size=1).filter(str.strip))
+def test_a_column_that_means_nothing_changes_nothing(order: list[str], extra: str) -> None:
+    row = {**OWN, "extra": extra}
+    converted, taken = mapped([("here line 1", {name: row[name] for name in order})])
+    assert (converted, taken) == ([("here line 1", OWN)], "")
+
+
+def test_options_and_texts_beside_our_own_fields_are_not_lost() -> None:
+    letters = dict(zip("ABCD", OPTIONS, strict=True))
+    for more in ({"options": OPTIONS}, {"choices": OPTIONS, "subject": "animals"}, letters, {"endings": OPTIONS}):
+        (row,) = fields(OWN | more | {"answer": "C"})
+        assert row == OWN | {"choices": OPTIONS, "answer": "C"}
+    assert 'give `--columns "question=passage+question answer=answer"`' in refusal(OWN | {"passage": "Long."})
+    assert fields(OWN | {"body": "Ann has 1."})[0]["question"] == "Ann has 1. ?"
+
+
+@pytest.mark.parametrize("choices", [{"choices": OPTIONS}, {"options": OPTIONS}])
+def test_numbers_of_options_that_may_begin_at_0_or_1_are_never_guessed(choices: dict[str, Any]) -> None:
+    rows = [OWN | choices | {"id": str(answer), "answer": answer} for answer in (1, 3, 2)]
+    assert "answer_is=0" in refusal(*rows)
+    assert [row["answer"] for row in fields(*rows, rows[0] | {"id": "0", "answer": 0})] == ["B", "D", "C", "A"]
+
+
+@given(
+    st.lists(st.booleans(), min_size=4, max_size=4).filter(lambda there: sum(there) > 1),
+    st.data(),
+    st.sampled_from(["letter", "0", "1"]),
+    st.sampled_from([None, "", " "]),
+    st.booleans(),
+)
+def test_letters_and_numbers_count_empty_options_too(
+    there: list[bool], data: st.DataObject, told: str, empty: str | None, inside: bool
+) -> None:
+    place = data.draw(st.sampled_from([number for number in range(4) if there[number]]))
+    options = {
+        letter: text if is_there else empty for letter, text, is_there in zip("ABCD", OPTIONS, there, strict=True)
     }
-    assert fields(row) == [row]
+    said = {"letter": "ABCD"[place], "0": place, "1": place + 1}[told]
+    choices = "o" if inside else "A+B+C+D"
+    row = {"q": "?", "key": said, **({"o": options} if inside else options)}
+    (settled,) = fields(row, columns=f"question=q answer=key choices={choices} answer_is={told}")
+    assert settled["choices"] == [text for text, is_there in zip(OPTIONS, there, strict=True) if is_there]
+    assert settled["choices"]["ABCD".index(settled["answer"])] == OPTIONS[place]
+
+
+@given(st.permutations(range(4)), st.integers(0, 3))
+def test_letters_in_front_name_the_options_in_any_order(order: list[int], right: int) -> None:
+    options = [f"{'ABCD'[number]}. {OPTIONS[number]}" for number in order]
+    (row,) = fields({"question": "?", "options": options, "answer": "ABCD"[right]})
+    assert row["choices"]["ABCD".index(row["answer"])] == OPTIONS[right]
+
+
+@pytest.mark.parametrize(
+    ("options", "answers", "right"),
+    [
+        (["Yes", "No"], ["yes", "no"], "AB"),
+        (["A. Smith", "B. Jones"], ["B. Jones", "A. Smith"], "BA"),
+        ([10, 20], ["B", "A"], "BA"),
+        (OPTIONS, [0.0, 3.0], "AD"),
+        (OPTIONS, ["4.0", "2.0"], "DB"),
+    ],
+)
+def test_answers_tell_options_as_people_write_them(options: list[Any], answers: list[Any], right: str) -> None:
+    rows = [{"question": f"{n}?", "options": options, "answer": answer} for n, answer in enumerate(answers)]
+    assert [row["answer"] for row in fields(*rows)] == list(right)
+
+
+def test_what_only_looks_like_options_can_be_said_to_be_none() -> None:
+    row = OWN | {"a": 2, "b": 3, "answer": 5}
+    assert "`choices=none` if it has no options" in refusal(row)
+    (read,) = fields(row, columns="question=question answer=answer choices=none")
+    assert read == OWN | {"answer": 5}
+    assert fields({"question": "?", "none": ["x", "y"], "answer": "B"}, columns="choices=none")[0]["answer"] == "B"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"wrong1": "bee", "wrong2": "cow", "wrong3": "dog"},
+        {"Incorrect Answer 1": "bee", "Incorrect Answer 2": "cow", "Incorrect Answer 3": "dog"},
+        {"incorrect_answers": ["bee", "cow", "dog"]},
+        {"distractors": ["bee", "cow", "dog"]},
+    ],
+)
+@pytest.mark.parametrize("name", ["answer", "correct_answer"])
+def test_wrong_answers_are_options_beside_the_right_one(wrong: dict[str, Any], name: str) -> None:
+    (row,) = fields({"question": "?", name: "ant", **wrong})
+    assert sorted(row["choices"]) == OPTIONS
+    assert row["choices"]["ABCD".index(row["answer"])] == "ant"
+
+
+def test_a_wrong_option_that_is_the_right_text_is_left_out() -> None:
+    columns = "question=q answer=right choices=right+wrong1+wrong2"
+    (row,) = fields({"q": "?", "right": "ant", "wrong1": "ant", "wrong2": "bee"}, columns=columns)
+    assert sorted(row["choices"]) == ["ant", "bee"]
+    assert row["choices"]["AB".index(row["answer"])] == "ant"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +187,8 @@ def test_our_own_fields_are_taken_whatever_else_is_there() -> None:
         ("Two and two.\n#### 4", "4", "Two and two.\n"),
         ("Two and two is $\\boxed{\\frac{8}{2}}$.", "\\frac{8}{2}", "Two and two is $\\boxed{\\frac{8}{2}}$."),
         ("$\\boxed{4}$", "4", None),
+        ("So $x=\\boxed 4$.", "4", "So $x=\\boxed 4$."),
+        ("$\\boxed{\\{1,2\\}}$", "\\{1,2\\}", None),
         ("4", "4", None),
         (["4"], "4", None),
         (["4", "4"], "4", None),
@@ -134,6 +237,44 @@ def test_a_column_whose_name_has_a_plus_is_that_column() -> None:
             "line 2, field `answer` must be one of the texts of options",
         ),
         ([{"question": "?", "answer": 1, "solution": "a", "steps": "b"}], None, "rationale in `solution` or `steps`"),
+        (
+            [
+                {"question": "?", "correct_answer": right, "distractor1": "x", "distractor2": "y"}
+                for right in ("r", None)
+            ],
+            None,
+            "line 2 must tell its right option",
+        ),
+        (
+            [{"input": "?", "target_scores": {"a": right, "b": 1 - right}, "answer": "a"} for right in (1, 0)],
+            None,
+            'line 2 must have one right answer, and `answer` is "a" where its options tell "b"',
+        ),
+        (
+            [{"question": "?", "options": options, "answer": "A"} for options in (OPTIONS, None)],
+            None,
+            "line 2 must have options",
+        ),
+        (
+            [
+                {"question": "?", "options": ["a", *options], "answer": options[0]}
+                for options in (["a", "b"], ["c", "b"])
+            ],
+            None,
+            "letters or texts of options",
+        ),
+        (
+            [{"question": "?", "options": ["a", "a", "b"], "answer": "a"}],
+            "question=question answer=answer choices=options answer_is=text",
+            'line 1 must have its right option once, and has "a" twice',
+        ),
+        (
+            [{"question": "?", "options": OPTIONS, "answer": "elk"}],
+            None,
+            "must be one of the letters, numbers or texts of options",
+        ),
+        ([{"problem": "?", "solution": "It is \\boxed{3"}], None, "line 1 must have an answer in `\\boxed{...}`"),
+        ([{"problem": "?", "solution": "It is \\boxed 3 and so on"}], None, "has no end or no braces"),
     ],
 )
 def test_what_is_missing_or_not_clear_is_told(rows: list[dict[str, Any]], columns: str | None, said: str) -> None:

@@ -128,6 +128,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path
         ("number", GOOD | {"answer": "10-12"}, ["`answer`", "range", '"10-12"']),
         ("number", GOOD | {"answer": "10 \u2013 12"}, ["`answer`", "range"]),
         ("number", GOOD | {"answer": "3 - 1"}, ["`answer`", "one number", '"3 - 1"']),  # may be a score
+        ("number", GOOD | {"answer": "7 p.m."}, ["`answer`", "no date, time", '"7 p.m."']),
         ("number", GOOD | {"answer": "01/05"}, ["`answer`", "no date"]),
         ("number", GOOD | {"answer": "5.1.2024"}, ["`answer`", "no date"]),
         ("number", GOOD | {"answer": "5 January 2024"}, ["`answer`", "no date"]),
@@ -149,7 +150,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path
         ("choice", GOOD | {"answer": "C", "choices": ["1", "2"]}, ["`answer`", "A to B", '"C"']),
         ("choice", GOOD | {"answer": "A"}, ["`choices`", "2 to 26", "null"]),
         ("choice", GOOD | {"answer": "A", "choices": ["1"]}, ["`choices`", "2 to 26"]),
-        ("choice", GOOD | {"answer": "A", "choices": [1, 2]}, ["`choices`", "strings", "[1, 2]"]),
+        ("choice", GOOD | {"answer": "A", "choices": [1, None]}, ["`choices`", "strings", "[1, null]"]),
         ("number", GOOD | {"rationale": 3}, ["`rationale`", "3"]),
         ("number", GOOD | {"rationale": ["a", 3]}, ["`rationale`", "list of strings"]),
     ],
@@ -230,3 +231,29 @@ def test_the_benchmarks_load_completely(place: str, split: str, kind: str, count
     found, questions, *_ = read_questions(DATA / place, kind=None, split=split)
     assert (found, len(questions)) == (kind, count)
     assert not any("<<" in step for question in questions for step in question.rationale)
+
+
+@pytest.mark.parametrize(
+    ("formulas", "numbers", "kind"), [(1, 9, "expression"), (1, 10, "number"), (2, 0, "expression"), (0, 3, "number")]
+)
+def test_one_formula_in_ten_answers_makes_an_expression_task(
+    tmp_path: Path, formulas: int, numbers: int, kind: str
+) -> None:
+    solutions = [f"So $\\boxed{{{n}\\sqrt{{2}}}}$." for n in range(2, 2 + formulas)]
+    solutions += [f"So $\\boxed{{\\frac{{{n}}}{{2}}}}$." for n in range(numbers)]
+    rows = [{"problem": f"{n}?", "solution": solution} for n, solution in enumerate(solutions)]
+    data = read_questions(write(tmp_path / "math.jsonl", *rows), kind=None, split="test")
+    assert data.kind == kind
+    assert ("`--answer-kind expression`" in data.taken) == (kind == "number" and formulas > 0)
+
+
+def test_our_own_files_of_numbers_and_formulas_stay_of_kind_number(tmp_path: Path) -> None:
+    rows = [GOOD | {"id": str(n), "answer": f"{n}\\sqrt{{2}}"} for n in range(2, 5)]
+    data = read_questions(write(tmp_path / "own.jsonl", *rows), kind=None, split="test")
+    assert data.kind == "number"
+    assert "`--answer-kind expression`" in data.taken
+
+
+def test_a_formula_that_is_no_number_is_refused_with_the_kind_that_reads_it(tmp_path: Path) -> None:
+    said = refusal(write(tmp_path / "q.jsonl", GOOD | {"answer": "\\text{odd}"}), kind="number")
+    assert "give `--answer-kind expression`" in said

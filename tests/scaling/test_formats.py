@@ -106,6 +106,8 @@ def test_compressed_texts_are_unpacked(tmp_path: Path, pack: Any, ending: str) -
         ("q.json", '[{"question": "\\ud800"}]', "entry 1 must be valid UTF-8"),
         ("q.json", '{"train": [{"a": 1}], "test": [{"a": 1}]}', "must hold one list of rows, and has `train`, `test`"),
         ("q.json", '{"nfl": {"passage": "", "qa_pairs": []}}', "holds an object with `nfl`"),
+        ("q.txt", "question,answer\n1?,2\n", "must have a name that tells its format (.jsonl"),
+        ("q.csv", b"\xff\xfe1", "must be valid UTF-16"),
         ("q.json", "7", "must hold objects, one a row, not 7"),
         ("q.parquet", b"PAR1 and no more", "is no whole Parquet file"),
         ("q.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0", "run `git lfs pull`"),
@@ -123,6 +125,17 @@ def test_a_zip_file_is_to_be_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "q.zip", "w") as file:
         file.writestr("q.jsonl", json.dumps(ROW))
     assert "unpack it first" in refusal(tmp_path / "q.zip")
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_is_read_however_its_program_has_saved_it(
+    tmp_path: Path, encoding: str, delimiter: str, ending: str
+) -> None:
+    row = {"question": "Was ist 1, 2; 3?", "answer, or none": "2,5", "note": "für\tmich"}
+    pandas.DataFrame([row]).to_csv(tmp_path / f"q.{ending}", index=False, sep=delimiter, encoding=encoding)
+    assert fields(tmp_path / f"q.{ending}") == [row]
 
 
 def test_semicolons_and_a_byte_order_mark_of_spreadsheets_are_understood(tmp_path: Path) -> None:
@@ -163,6 +176,27 @@ def test_the_files_of_a_split_are_found_in_a_folder(tmp_path: Path, names: list[
 def test_the_validation_split_has_four_names(tmp_path: Path, name: str) -> None:
     line(tmp_path / f"{name}.jsonl")
     assert fields(tmp_path, "validation") == [ROW]
+
+
+@pytest.mark.parametrize("names", [["dev.jsonl", "val.jsonl"], ["valid/0000.jsonl", "dev/0000.jsonl"]])
+def test_two_files_that_may_be_the_validation_split_are_named(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        line(tmp_path / name)
+    message = refusal(tmp_path, "validation")
+    assert all(part in message for part in ["for `--split validation`, and has 2", *names])
+    line(tmp_path / names[0].replace("dev", "validation").replace("valid/", "validation/"))
+    assert fields(tmp_path, "validation") == [ROW]
+
+
+@pytest.mark.parametrize(("name", "text"), [("q.json", "{}"), ("q.json", "[]"), ("q.jsonl", ""), ("q.csv", "")])
+def test_a_file_of_nothing_has_no_rows(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert fields(tmp_path / name) == []
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:/name", "hf::main", "hf:a/b/c"])
+def test_what_names_no_data_set_of_the_hub_is_refused_without_asking_it(name: str) -> None:
+    assert f"must name a data set as hf:OWNER/NAME[:CONFIG], and is `{name}`" in refusal(Path(name))
 
 
 @pytest.mark.parametrize(

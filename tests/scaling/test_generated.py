@@ -251,6 +251,11 @@ def test_countdown_reads_a_right_expression(text: str) -> None:
     assert accepted(task_of("countdown"), COUNTDOWN, text)
 
 
+@pytest.mark.parametrize("expression", ["22 * 4 / 2.0", "22.0 * (4 - 2)", "22 * (4 - 2) - 0.5", "4 * 22 / 2,5"])
+def test_countdown_reads_no_part_of_an_expression_with_decimals(expression: str) -> None:
+    assert read_answer(task_of("countdown"), f"The answer is {expression}.", COUNTDOWN).lenient is None
+
+
 @pytest.mark.parametrize(
     "expression",
     [
@@ -632,6 +637,9 @@ def test_last_letters_are_those_of_the_names_in_their_order(level: int) -> None:
         ("The answer is the letters nsa, in this order", "nsa"),
         ("The answer is the.", "the"),
         ("The answer is an.", "an"),
+        ("The answer is n, s, and a.", "nsa"),
+        ("The answer is n + s + a = nsa.", "nsa"),
+        ("The answer is n + s + a", "nsa"),
         ("nsa", None),
     ],
 )

@@ -26,6 +26,24 @@ def test_a_hub_id_is_taken_as_it_is(tmp_path, monkeypatch):
     assert model_files.locate("owner/name-1B") == "owner/name-1B"
 
 
+def test_a_folder_has_no_revisions(tiny_model_folder, monkeypatch):
+    monkeypatch.chdir(tiny_model_folder.parent.parent)
+    relative = f"{tiny_model_folder.parent.name}/{tiny_model_folder.name}"  # has the form of a Hub id
+    for folder in (str(tiny_model_folder), relative):
+        with pytest.raises(UsageError, match="only models of the Hub have revisions: give"):
+            model_files.locate(f"{folder}@main")
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\3\0\0\0", b"no such file"])
+def test_a_damaged_gguf_file_is_told_what_to_do_about(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bad.gguf").write_bytes(content)
+    with pytest.raises(
+        UsageError, match=r"bad\.gguf cannot be read \(.*\): download or copy it again, or give another"
+    ):
+        model_files.locate(str(tmp_path / "bad.gguf"))
+
+
 def test_a_missing_folder_names_its_nearest_neighbour(tiny_model_folder):
     with pytest.raises(UsageError, match=f"Did you mean `{tiny_model_folder.name}`"):
         model_files.locate(str(tiny_model_folder.with_name(tiny_model_folder.name[:-1])))

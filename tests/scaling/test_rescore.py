@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -50,7 +53,14 @@ def data_of(path: Path, **gold: object) -> Path:
 def a_run(tmp_path, tiny_model_folder):
     """`a_run(folder, *questions, **config)`: four chains a question, all judged wrongly as an older version might have."""
 
-    def make(folder: Path, *questions: str, gold: str = "5", **changes: object) -> Path:
+    def make(
+        folder: Path,
+        *questions: str,
+        gold: str = "5",
+        texts: Sequence[str] = TEXTS,
+        asks: Mapping[str, Any] | None = None,
+        **changes: object,
+    ) -> Path:
         same = {"method": "cot", "samples": 4, "data": tmp_path / "mine.jsonl", "backbone": str(tiny_model_folder)}
         config = RunConfig(**{**same, **changes}).resolved()
         stored = {**config.model_dump(mode="json"), "first_question": "0" * 12}
@@ -58,9 +68,10 @@ def a_run(tmp_path, tiny_model_folder):
             PromptedQuestion(name, f"How many {name}?", gold, (), f"How many {name}?<|im_end|>", 9, 0, 0, 0)
             for name in questions
         ]
+        asked = [replace(question, **(asks or {})) for question in asked]
         with Journal.open(folder, config=stored, environment={}, questions=asked) as journal:
             for name in questions:
-                for sample, text in enumerate(TEXTS):
+                for sample, text in enumerate(texts):
                     seed = stream_seed(config.seed, name, 0, sample)
                     one = Completion(name, 0, sample, text, "1", False, "1", False, 9, "end", seed, -1.5)
                     journal.append(one, {"seconds": 1.0 + sample, "timeouts": 2})
@@ -99,6 +110,64 @@ def test_a_question_that_reads_otherwise_today_is_refused(tmp_path, a_run, told)
     with pytest.raises(UsageError, match="text of a"):
         rescore(RunConfig(out=folder), told.append)
     assert (folder / "samples.jsonl").read_bytes() == before
+
+
+LETTERS = {"id": "a", "question": "Which?", "options": ["x", "y", "z"], "answer": 1}
+
+
+@pytest.fixture
+def a_run_of_options(tmp_path, a_run):
+    """A run of one question with options, whose gold answer was read as a number from 0."""
+
+    (tmp_path / "mine.jsonl").write_text(json.dumps(LETTERS))
+    asks = {"text": "Which?", "choices": tuple(LETTERS["options"]), "answer": "B", "kind": "choice"}
+    texts = ["The answer is (A).", "The answer is (B).", "The answer is (C).", "no idea"]
+    zero = "question=question answer=answer choices=options answer_is=0"
+    return a_run(tmp_path / "run", "a", columns=zero, texts=texts, asks=asks)
+
+
+def test_columns_that_give_the_same_questions_other_gold_answers_are_judged_by(tmp_path, a_run_of_options, told):
+    folder = a_run_of_options
+    rescore(RunConfig(out=folder), told.append)
+    assert [one.correct for one in load(folder)[1]] == [False, True, False, False]
+    one = "question=question answer=answer choices=options answer_is=1"
+    for _ in range(2):
+        rescore(RunConfig(out=folder, data=tmp_path / "mine.jsonl", columns=one), told.append)
+        run, completions = load(folder)
+        assert [one.correct for one in completions] == [True, False, False, False]
+        assert run["config"]["columns"]["answer_is"] == "1"
+    rescore(RunConfig(out=folder), told.append)
+    assert [one.correct for one in load(folder)[1]] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("question=question answer=answer choices=options id=question answer_is=1", "of which a are not among them"),
+        ("question=question+id answer=answer choices=options id=id answer_is=1", "text of a"),
+        ("question=question answer=answer choices=options answer_is=text", "one of the texts of options"),
+    ],
+)
+def test_columns_that_give_other_questions_or_none_are_refused(a_run_of_options, told, columns, said):
+    folder = a_run_of_options
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    with pytest.raises(UsageError, match=said):
+        rescore(RunConfig(out=folder, columns=columns), told.append)
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
+
+
+def test_another_kind_of_answers_is_judged_by(tmp_path, a_run, told):
+    data_of(tmp_path / "mine.jsonl", a="5, 6")
+    texts = ["The answer is 6.", "The answer is 6 and 5."]
+    asks = {"kind": "text", "answer": "5 6"}
+    folder = a_run(tmp_path / "run", "a", answer_kind="text", texts=texts, asks=asks)
+    rescore(RunConfig(out=folder), told.append)
+    assert not any(one.correct for one in load(folder)[1])
+    rescore(RunConfig(out=folder, answer_kind="set"), told.append)
+    assert [one.correct for one in load(folder)[1]] == [False, True]
+    assert load(folder)[0]["config"]["answer_kind"] == "set"
+    (question,) = load_questions(folder)
+    assert (question.answer, question.kind) == ("5, 6", "set")
 
 
 def test_without_its_data_a_run_is_judged_by_the_gold_answers_that_it_was_asked_with(tmp_path, a_run, told):

@@ -195,6 +195,9 @@ def test_half_an_adapter_or_thinker_is_not_sent_back_to_where_it_came_from(make_
         find(RunConfig(thinker=str(thinker)))
     with pytest.raises(UsageError, match=r"does not exist: .* Did you mean `untrained`\?"):
         find(RunConfig(thinker="untraind"))
+    with pytest.raises(UsageError, match="does not exist") as caught:
+        find(RunConfig(thinker="nothinker"))
+    assert "Did you mean" not in str(caught.value)
 
 
 def test_a_hub_id_is_fetched(monkeypatch, make_checkpoint):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
@@ -27,8 +27,9 @@ from scaling.records.errors import WARNING, UsageError
 from scaling.records.journal import config_hash, load, load_questions
 from scaling.records.records import Question
 from scaling.rescore import rescore
-from scaling.run import described_by, execute, prepare
-from scaling.tasks.catalogue import load_task
+from scaling.run import begin, described_by, execute, prepare
+from scaling.tasks.catalogue import TASKS, load_task
+from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.kinds import KINDS
 from scaling.tasks.task import PlainTask, Task
 from scaling.training.config import TrainConfig
@@ -42,7 +43,10 @@ QUESTIONS = {
     "choice": Question("c", "Which one?", "B", choices=("this", "that"), rationale=("That one.",)),
     "yes_no": Question("y", "Is it?", "no", rationale=("It is not.",)),
     "text": Question("t", "Which town?", "paris", rationale=("It is in France.",)),
+    "set": Question("s", "Which two?", "3, red", rationale=("These two.",)),
+    "expression": Question("e", "How much is it?", "1/7", rationale=("It is 2/14.",)),
 }
+CHECKER = AnswerChecker()
 NUMBER = PlainTask("number")
 HEADER = "<|im_start|>assistant\n"
 QWEN = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
@@ -107,6 +111,7 @@ def test_plain_is_the_prompt_of_version_0_1(kind, slots, own):
     assert Wording().solution(question, task=task) == task.solution(question)
 
 
+@settings(max_examples=40)
 @given(text=st.text(min_size=1), rationale=st.lists(st.text(), max_size=3))
 def test_no_question_changes_plain(text, rationale):
     question = Question("q", text, "5", rationale=tuple(rationale))
@@ -117,6 +122,7 @@ def test_no_question_changes_plain(text, rationale):
 
 
 @every
+@settings(max_examples=25)
 @given(text=st.text(alphabet="{}%#- \nabc7*_.", min_size=1))
 def test_what_looks_like_a_template_in_data_is_text(prompt, text):
     question = Question("q", f"{text}{{{{ 7 * 7 }}}}{{% for %}}", "5", rationale=(text,))
@@ -137,6 +143,7 @@ def test_shipped_prompts_show_the_question_once_and_their_solutions_are_read(pro
     assert (with_slots.count(SLOT * 2), without.count(SLOT)) == (1, 0)
     assert len(without) < len(with_slots)
     reading = task.read(wording.solution(question, task=task), question)
+    assert wording.solution(question, task=task).count("boxed") <= 1
     assert (reading.strict, reading.lenient) == (question.answer, question.answer)
 
 
@@ -164,11 +171,80 @@ def test_every_shipped_template_is_in_the_package():
     assert all(any(fnmatch(file, one) for one in pattern) for file in files)
 
 
-@every
-def test_a_tasks_own_request_is_kept(prompt):
-    task = PlainTask("number")
-    task.request = "Put it in [square brackets]."
-    assert task.request in Wording(prompt).turns(QUESTIONS["number"], task=task).user
+def of_task(name: str) -> tuple[Task, Question]:
+    """A built-in task with a question. Those of the Hub get one that was written here, without a network."""
+    task = TASKS[name]()
+    if task.generated:
+        return task, load_task(name, limit=1).questions[0]
+    return task, QUESTIONS[task.answers.name]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_prompt_keeps_its_meaning_on_every_task(name):
+    task, question = of_task(name)
+    asks = {prompt: wording.turns(question, task=task).user for prompt, wording in WORDINGS.items()}
+    solved = {prompt: wording.solution(question, task=task) for prompt, wording in WORDINGS.items()}
+    assert asks["plain"] == f"{task.text(question)}\n\n{task.asks(question)}"
+    assert solved["plain"] == task.solution(question)
+    assert len(set(asks.values())) == 4
+    assert f"Without any explanation, answer with {task.ending}." in asks["direct"]
+    assert solved["direct"] == f"The answer is {task.answers.written(question.answer)}."
+    assert "step by step" in asks["paper"]
+    assert solved["paper"].count("## Step") == len(question.rationale)
+    for prompt in ("paper", "boxed"):
+        assert f"ut {task.wanted or task.answers.wanted} in \\boxed{{}}." in asks[prompt]
+        assert "\\boxed{" in solved[prompt]
+    for solution in solved.values():
+        assert task.equal(question, str(task.read(solution, question).strict), CHECKER)
+
+
+@pytest.mark.parametrize("by", ["instruction", "request", "asks"])
+@pytest.mark.parametrize("kind", ["number", "text"])
+def test_a_prompt_adds_its_own_sentence_to_the_words_of_a_user(by, kind):
+    words, question = "Think in French.", QUESTIONS[kind]
+    task, options = PlainTask(kind), {"instruction": words} if by == "instruction" else {}
+    vars(task).update({"request": {"request": words}, "asks": {"asks": lambda _: words}}.get(by, {}))
+    wordings = {prompt: Wording(prompt, **options) for prompt in SHIPPED}
+    asks = {prompt: wording.turns(question, task=task).user for prompt, wording in wordings.items()}
+    assert all(text.count(words) == 1 for text in asks.values())
+    assert asks["plain"].endswith(f"\n\n{words}")
+    assert asks["direct"].endswith(f"{words} Leave out any explanation, and give the answer alone.")
+    assert f"{words} Solve the problem step by step." in asks["paper"]
+    assert "\\boxed{}" in asks["paper"]
+    assert asks["boxed"].endswith(f"{words} Put {task.answers.wanted} in \\boxed{{}}.")
+    assert wordings["direct"].solution(question, task=task) == f"The answer is {question.answer}."
+    for prompt in ("paper", "boxed"):
+        assert wordings[prompt].solution(question, task=task).endswith(f"The answer is \\boxed{{{question.answer}}}.")
+
+
+def test_a_form_of_the_answer_that_a_task_writes_itself_is_kept():
+    class Brackets(Task):
+        kind, request = "number", "Put it in [square brackets]."
+
+        def solution(self, question: Question) -> str:
+            return " ".join([*question.rationale, f"[{question.answer}]"])
+
+    question = QUESTIONS["number"]
+    asks = {prompt: wording.turns(question, task=Brackets()).user for prompt, wording in WORDINGS.items()}
+    solved = {prompt: wording.solution(question, task=Brackets()) for prompt, wording in WORDINGS.items()}
+    assert all(Brackets.request in text for text in asks.values())
+    assert len(set(asks.values())) == 4
+    assert ["\\boxed" in asks[prompt] for prompt in ("plain", "direct", "paper", "boxed")] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert solved["direct"] == "[-7]"
+    assert solved["paper"].endswith("## Step 2:\nIts negative is -7.\n\n[-7]")
+
+
+def test_no_prompt_tells_the_fact_that_only_the_assistant_reads(template):
+    task, question = of_task("hidden-fact")
+    every_text = "{% block user %}{{ text }}{{ question }}{{ slots }}{% endblock %}"
+    for wording in (*WORDINGS.values(), Wording(template(every_text))):
+        turns = wording.turns(question, task=task, slots="x")
+        assert not re.search("[0-9]", " ".join(turns)), turns
 
 
 # ---- own templates
@@ -253,6 +329,42 @@ def test_a_template_without_slots_is_refused_before_a_model_is_loaded(template, 
         sizes = {} if method == "softcot++" else {"latent_paths": 1}
         with pytest.raises(UsageError, match="must show `slots` once"):
             execute(config_of(method=method, prompt=path, **sizes), silent)
+
+
+HIDES = [
+    ("Solve it.", "number", "text of question n"),
+    ("{{ text | replace('3', '4') }}", "number", "text of question n"),
+    ("{{ text }}", "choice", "options of question c"),
+    ("{{ text }} A {{ choices[0] }}", "choice", r"options of question c ('that')"),
+]
+SHOWS = [
+    "{{ question | upper }}",
+    "{% for one in choices %}{{ one }}\n{% endfor %}  {{ text | indent }}",
+    "{{ text }} Is it {{ choices | join(' or ') }}?",
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "what"), HIDES)
+def test_a_template_that_hides_the_question_is_refused(template, text, kind, what):
+    path = template(f"{{% block user %}}{text}{{% endblock %}}")
+    with pytest.raises(UsageError) as caught:
+        Wording(path).turns(QUESTIONS[kind], task=PlainTask(kind))
+    assert str(caught.value).startswith(f"`--prompt {path}` does not show the {what}")
+
+
+@pytest.mark.parametrize("text", SHOWS)
+def test_a_template_may_show_the_question_in_its_own_form(template, text):
+    assert Wording(template(f"{{% block user %}}{text}{{% endblock %}}")).turns(
+        QUESTIONS["choice"], task=PlainTask("choice")
+    )
+
+
+def test_a_template_of_windows_begins_with_a_mark(template):
+    text = "{% block request %}Say it.{% endblock %}"
+    path = template(text)
+    plain, turns = Wording(path).identity(), Wording(path).turns(QUESTIONS["number"], task=NUMBER)
+    template(text, begin='\ufeff{% extends "plain" %}\n')
+    assert (Wording(path).identity(), Wording(path).turns(QUESTIONS["number"], task=NUMBER)) == (plain, turns)
 
 
 # ---- options
@@ -466,8 +578,10 @@ def test_a_format_of_solved_questions_needs_some():
         RunConfig(method="cot", shot_format="text").resolved()
 
 
-@every
-@pytest.mark.parametrize("method", ["softcot++", "cot-unk", "assist-cot", "cot"])
+@pytest.mark.parametrize(
+    ("prompt", "method"),
+    [*((prompt, "softcot++") for prompt in SHIPPED), ("paper", "cot-unk"), ("boxed", "assist-cot"), ("direct", "cot")],
+)
 def test_what_is_shown_before_is_what_is_asked(tmp_path, monkeypatch, config_of, silent, prompt, method):
     monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "cache"))
     sizes = {} if method == "softcot++" else {"latent_paths": 1}
@@ -484,7 +598,7 @@ def test_what_is_shown_before_is_what_is_asked(tmp_path, monkeypatch, config_of,
     assert all(one.text.startswith("Well, I") for one in silent.completions)
 
 
-@every
+@pytest.mark.parametrize("prompt", ["plain", "paper"])
 def test_the_control_none_is_the_prompt_without_thoughts(config_of, silent, prompt):
     """The baseline of the same wording: the same tokens around the slots, and nothing in them."""
     own = {"prompt": prompt, "thinker": "untrained"}
@@ -576,13 +690,14 @@ def test_a_run_with_another_prompt_than_the_thinkers_is_warned(template, make_ch
     file.write_text(json.dumps({**json.loads(file.read_text()), "about": about}))
 
     def warned(**own):
-        lines = []
-        silent.status = lines.append
-        prepare(config_of(thinker=str(place), **own), silent)
-        said = [line for line in lines if "another prompt" in line]
-        assert said == [] or said[0].startswith(WARNING)
-        assert ("another prompt" in preview(config_of(thinker=str(place), **own))[1]) == bool(said)
-        return " ".join(said)
+        provenance = begin(config_of(thinker=str(place), **own))[-1]
+        return " ".join(line for line in provenance.warnings() if "another prompt" in line)
+
+    lines = []
+    silent.status = lines.append
+    prepare(config_of(thinker=str(place)), silent)
+    assert [line for line in lines if "another prompt" in line] == [f"{WARNING}{warned()}"]
+    assert "another prompt" in preview(config_of(thinker=str(place)))[1]
 
     assert not warned(prompt=path, prefill="Well,")
     assert "(`--prompt` mine.jinja there, plain here; `--prefill` Well, there, none here)" in warned()

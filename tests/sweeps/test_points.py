@@ -419,3 +419,48 @@ def test_a_thinker_with_too_few_paths_is_known_before_anything_runs(tmp_path):
     assert only(latent_paths=16, thinker="untrained")
     assert only(latent_paths=16, backbone="another/model"), "without a trained thinker, it is untrained"
     assert only(latent_paths=16, method="softcot-p"), "drawn around one thought"
+
+
+# ---- files of users
+
+
+OWN_TASK = """
+from scaling.tasks.task import Task
+
+
+class Own(Task):
+    request = "{}"
+"""
+FILES = {
+    "prompt": ("own.jinja", '{{% extends "plain" %}}{{% block request %}}{}{{% endblock %}}'),
+    "task": ("own.py", OWN_TASK),
+    "yaml": ("own.yaml", "data: own.jsonl\nkind: number\ninstruction: {}\n"),
+    "method": ("method.py", OWN.replace("latent_paths = 3", "latent_paths = 3\n    note = '{}'")),
+}
+
+
+@pytest.mark.parametrize("option", FILES)
+def test_an_edited_file_makes_another_point_and_training(tmp_path, option):
+    name, text = FILES[option]
+    file = tmp_path / name
+
+    def of(words):
+        file.write_text(text.format(words))
+        key = "task" if option == "yaml" else option
+        run = {"method": "softcot", "latent_paths": 1} | {key: str(file)}
+        (point,) = points(run=run, train=None if option == "method" else {})
+        return point
+
+    before, after, again = of("Say it."), of("Say that."), of("Say it.")
+    assert (before.id, before.group, before.training) == (again.id, again.group, again.training)
+    assert before.id != after.id
+    assert before.group != after.group
+    assert option == "method" or before.training != after.training
+
+
+def test_a_value_that_is_not_given_is_called_default():
+    found = points(run={"method": "cot"}, axes={"instruction": [None, "Go."]})
+    words = Words(found)
+    assert words.values("instruction") == ["default", "Go."]
+    assert [words.label(point, ["instruction"]) for point in found] == ["instruction default", "instruction Go."]
+    assert [words.cell(point, "noise") for point in found] == ["-", "-"], "cot has no use for it"

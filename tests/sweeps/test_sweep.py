@@ -542,6 +542,14 @@ def test_no_cell_of_the_table_is_a_formula(planned, tiny):
     assert {row["temperature"] for row in rows} == {"0.0", "1.0"}
 
 
+def test_a_mapping_is_written_to_the_table_as_json(planned, tiny):
+    values = [{"columns": {"question": name}} for name in ("a", "b")]
+    sweep = planned(run=tiny | {"data": "mine.jsonl"}, axes={"of": values})
+    sweep.root.mkdir()
+    write_table(sweep.plan, {}, sweep.root)
+    assert [json.loads(row["columns"]) for row in table_of(sweep)] == [value["columns"] for value in values]
+
+
 def test_a_task_of_the_users_is_swept_in_parts_and_reported(planned, drain, tiny, tmp_path):
     file = tmp_path / "asks.py"
     file.write_text(
