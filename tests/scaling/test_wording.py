@@ -203,7 +203,8 @@ def test_a_prompt_keeps_its_meaning_on_every_task(name):
 def test_a_prompt_adds_its_own_sentence_to_the_words_of_a_user(by, kind):
     words, question = "Think in French.", QUESTIONS[kind]
     task, options = PlainTask(kind), {"instruction": words} if by == "instruction" else {}
-    vars(task).update({"request": {"request": words}, "asks": {"asks": lambda _: words}}.get(by, {}))
+    if by != "instruction":
+        setattr(task, by, words if by == "request" else lambda _: words)
     wordings = {prompt: Wording(prompt, **options) for prompt in SHIPPED}
     asks = {prompt: wording.turns(question, task=task).user for prompt, wording in wordings.items()}
     assert all(text.count(words) == 1 for text in asks.values())
