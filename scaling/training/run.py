@@ -40,7 +40,7 @@ from contrastive.train import (
     StepObserver,
     Trainer,
 )
-from scaling.config import decided, idle_options, option
+from scaling.config import decided, idle_options
 from scaling.methods import thinkers
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading, model_files

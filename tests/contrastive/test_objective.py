@@ -110,7 +110,7 @@ def test_contrasts_are_added_with_their_weights(make_model, new_thinker, some_ex
     parts, actual = gradients(thinker, models, examples, objective)
     _, language = gradients(thinker, models, examples, LANGUAGE)
     thinker.zero_grad()
-    thoughts = think(thinker, *models, examples, L)
+    thoughts = think(thinker, models[0], models[1], examples, L)
     paths = getattr(losses, f"{form}_loss")(thoughts, temperature=2.0).mean()
     questions = losses.question_loss(thoughts).mean()
     (0.7 * paths + 0.3 * questions).backward()
@@ -152,7 +152,7 @@ def test_two_halves_of_the_gradient_add_up(make_model, new_thinker, some_example
     """Contrasts across questions are over all processes' questions, and are counted once."""
     thinker, models, examples = new_thinker(), pair(make_model), some_examples(5)
     parts, expected = gradients(thinker, models, examples, FULL)
-    everyone = think(thinker, *models, examples, L).detach()
+    everyone = think(thinker, models[0], models[1], examples, L).detach()
     halves = [gradients(thinker, models, examples, FULL, processes=OneOfTwo(rank, everyone)) for rank in (0, 1)]
     assert_same_gradients({name: halves[0][1][name] + halves[1][1][name] for name in expected}, expected)
     assert halves[0][0].language + halves[1][0].language == pytest.approx(parts.language, rel=1e-5)
