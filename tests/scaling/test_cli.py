@@ -185,7 +185,15 @@ def test_an_empty_value_is_refused(call, monkeypatch, name, blank):
         "--shots",
         "--seed",
     )
-    numbers += ("--adaptive", "--temperature", "--top-p", "--top-k", "--max-new-tokens")
+    numbers += (
+        "--adaptive",
+        "--temperature",
+        "--top-p",
+        "--top-k",
+        "--max-new-tokens",
+        "--refine-steps",
+        "--thought-scale",
+    )
     monkeypatch.setenv("COLUMNS", "200")
     result = call(name, blank)
     if name in numbers:  # which the parser reads

@@ -318,6 +318,7 @@ _VALUES = {
     "control": "zero",
     "noise": 0.1,
     "refine_steps": 2,
+    "thought_scale": 0.5,
     "adapter": "x",
     "shots": 1,
     "shot_format": "text",

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contrastive.thinker import Thinker
+from contrastive.assistant_thinker import AssistantThinker
 from scaling.models import loading
 from scaling.probe import measure
 from scaling.probe.answers import alone, answered, gold_chain
@@ -123,7 +123,7 @@ def test_states_are_those_of_each_prompt_alone(which, request):
 
 
 def test_the_slots_are_those_of_an_untrained_thinker(tiny):
-    thinker = Thinker.untrained(tiny.rare_rows(), num_paths=1, backbone_width=32, scale=1.0)
+    thinker = AssistantThinker.untrained(tiny.rare_rows(), num_paths=1, backbone_width=32, scale=1.0)
     prompt = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         expected = thinker.states(tiny.model, prompt, torch.ones_like(prompt), 2).flatten()

@@ -131,4 +131,5 @@ def test_prompt_tuning_has_nothing_but_its_prompts(settings):
     result = train(settings(method="prompt-tuning"), Quiet(), Processes())
     tensors = load_file(result.folder / "thinker.safetensors")
     assert {name: list(tensor.shape) for name, tensor in tensors.items()} == {"offset": [2, 3, 32]}
-    assert result.health.question_information == pytest.approx(0.0, abs=1e-6)
+    assert result.health.information is not None
+    assert result.health.information.value == pytest.approx(0.0, abs=1e-6)
