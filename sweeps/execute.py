@@ -19,6 +19,7 @@ from scaling.records.errors import UsageError
 from scaling.records.journal import RUN, SUMMARY, Journal, costs_so_far, load, load_questions, load_summary, merge
 from scaling.records.records import Completion, Costs, Key, added
 from scaling.records.summary import run_summary
+from scaling.records.voters import OF_RUNS
 from scaling.run import COUNTERS, Setup, carry_out, digest, prepare
 from scaling.sampler import Grid
 from scaling.training.config import TrainConfig
@@ -209,6 +210,11 @@ def _finished(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:
     """
     run, completions = load(merged)
     config = run["config"]
+    voter = config.get("voter") or "flat"
+    if not isinstance(voter, str) or voter not in OF_RUNS:
+        raise UsageError(
+            f"{parts[0]} is damaged, as it names the voter {voter!r:.60}, which there is not: {_again(parts[0])}."
+        )
     names_and_costs = [_cost_of(part) for part in parts]
     costs: Costs = {}
     for _, part_costs in names_and_costs:
@@ -223,7 +229,7 @@ def _finished(parts: list[Path], merged: Path, folder: Path) -> dict[str, Any]:
         folder=folder,
         num_paths=config.get("latent_paths") or 1,
         num_samples=config["samples"],
-        voter=config.get("voter") or "flat",
+        voter=voter,
     )
     with Journal.open(merged, config=config, environment=run["environment"], questions=questions) as journal:
         journal.write_summary(summary)

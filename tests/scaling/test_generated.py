@@ -525,7 +525,7 @@ def test_prosqa_reads_the_word_or_the_sentence(text: str, strict: str | None, le
     [
         (None, "has no file of rows"),
         ("{", "is not valid JSON"),
-        ("{}", "must hold a list of objects"),
+        ("{}", "must hold at least one question"),
         ('[{"question": "Is it?"}]', "entry 1 must have a `question` that ends like"),
         ('["Is Tom a lempus or rorpus?"]', "entry 1 must be one JSON object"),
         ('[{"question": "Is Tom a lempus or rorpus?", "answer": "x"}]', "must have a list of texts as its `steps`"),
