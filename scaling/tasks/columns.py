@@ -69,6 +69,7 @@ _NAMES: dict[str, tuple[set[str], ...]] = {
 _BODY = "body"  # the first part of a question that is asked in `question`
 _CONTEXTS = {"passage", "context", "article", "paragraph", "story", "background", "document", "premise"}
 _WRONG = re.compile(r"(?:incorrect|wrong|distractor)(?:answer|option|choice)?(s?)\d*")  # plural: a list of them
+_LABEL = re.compile(r"[A-Za-z]|[0-9]{1,2}")  # a key of an object of options
 _OPTION = re.compile(r"((?:option|choice|ending|answer|sol|opt|op)?)([a-z]|\d)")
 _LETTER = re.compile(r"\s*\(?([A-Z])\s*[).:]\s*")
 _IN_QUESTION = re.compile(r"\n\s*(?:Options|Answer Choices|Choices):?\s*\n(?=\s*\(A\))")
@@ -452,6 +453,8 @@ def _options(value: Any) -> _Options | None:
     if list(value) == list(ascii_uppercase[: len(value)]) and len(value) > 1:
         options = _filled(list(value.values()))
         return options if len(options.texts) > 1 else None
+    if len(value) > 1 and all(_LABEL.fullmatch(str(key)) for key in value) and _are_texts(list(value.values())):
+        return _labelled(list(value), list(value.values()))
     return _scored(list(value), list(value.values()))
 
 

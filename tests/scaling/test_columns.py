@@ -279,3 +279,11 @@ def test_a_column_whose_name_has_a_plus_is_that_column() -> None:
 )
 def test_what_is_missing_or_not_clear_is_told(rows: list[dict[str, Any]], columns: str | None, said: str) -> None:
     assert said in refusal(*rows, columns=columns)
+
+
+@pytest.mark.parametrize("keys", ["123", "012", "xyz"])
+def test_an_object_of_options_may_have_numbers_and_other_letters_as_keys(keys: str) -> None:
+    """Mistake: such options were dropped, and the answers became numbers."""
+    row = {"id": "1", "question": "Which insect stings?", "options": dict(zip(keys, OPTIONS, strict=False))}
+    (made,) = fields({**row, "answer": keys[1]})
+    assert (made["choices"], made["answer"]) == (OPTIONS[:3], "B")
