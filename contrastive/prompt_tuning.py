@@ -8,38 +8,20 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from contrastive.thinker import Flops, Inputs, Thinker, rare_constants
+from contrastive.thinker import ConstantPerSlot, Flops, Inputs, rare_constants
 
 
-class PromptTuning(Thinker):
+class PromptTuning(ConstantPerSlot):
     """Thoughts that are learned constants, N x L x D numbers. They read nothing."""
 
     kind: ClassVar[str] = "prompt-tuning"
-    offset: nn.Parameter
-
-    def __init__(self, constant: Tensor) -> None:
-        """constant: [N, L, D]."""
-        super().__init__()
-        self.offset = nn.Parameter(constant.detach().float().clone())
 
     @classmethod
     def untrained(cls, rare_rows: Tensor, *, num_paths: int, num_slots: int, scale: float) -> PromptTuning:
         """Makes prompts of rare tokens. The arguments are those of `rare_constants`."""
         return cls(rare_constants(rare_rows, num_paths=num_paths, num_slots=num_slots, scale=scale))
-
-    @property
-    def num_paths(self) -> int:
-        return self.offset.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.offset.shape[2]
-
-    @property
-    def vectors_per_path(self) -> int:
-        return self.offset.shape[1]
 
     def flops(self) -> Flops:
         return Flops()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from contrastive.thinker import Flops, Inputs, Thinker, Thoughts, rare_constants
+from contrastive.thinker import ConstantPerSlot, Flops, Inputs, Thoughts, rare_constants
 
 WIDTH = 256  # of the blocks of an untrained thinker
 HEADS, BLOCKS = 4, 2
@@ -80,7 +80,7 @@ def _heads(rows: Tensor) -> Tensor:
     return rows.view(*rows.shape[:2], HEADS, -1).transpose(1, 2)
 
 
-class Proposer(Thinker):
+class Proposer(ConstantPerSlot):
     """Thoughts T^k = c^k + s g U n(q^k), where q^k are the queries of path k after they have seen the question's prompt.
 
     c is a learned constant for each path and slot, s the scale of the embeddings, g a learned gate that begins small, U the
@@ -90,7 +90,6 @@ class Proposer(Thinker):
     kind: ClassVar[str] = "proposer"
     uses_prompt: ClassVar[bool] = True
     of_path: ClassVar[tuple[str, ...]] = ("offset", "queries")
-    offset: nn.Parameter
     scale: Tensor
 
     def __init__(self, constant: Tensor, queries: Tensor, *, scale: float) -> None:
@@ -101,9 +100,8 @@ class Proposer(Thinker):
             queries: [N, L, d].
             scale: s, root mean square of the backbone's input embeddings.
         """
-        super().__init__()
+        super().__init__(constant)
         width, backbone_width = queries.shape[-1], constant.shape[-1]
-        self.offset = nn.Parameter(constant.detach().float().clone())
         self.queries = nn.Parameter(queries.detach().float().clone())
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
         self.down = nn.Linear(backbone_width, width, bias=False)
@@ -136,18 +134,6 @@ class Proposer(Thinker):
                 if isinstance(module, nn.Linear):
                     module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)
         return thinker
-
-    @property
-    def num_paths(self) -> int:
-        return self.offset.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.offset.shape[2]
-
-    @property
-    def vectors_per_path(self) -> int:
-        return self.offset.shape[1]
 
     def sizes(self) -> dict[str, Any]:
         return {"width": self.queries.shape[-1]}

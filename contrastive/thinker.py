@@ -236,6 +236,29 @@ def read(
     return Inputs(len(prompts), embeddings=embeddings.to(device), seen=mask.bool().to(device))
 
 
+class ConstantPerSlot(Thinker):
+    """A thinker whose constant has a vector for each path and slot, which tells N, L and D."""
+
+    offset: nn.Parameter
+
+    def __init__(self, constant: Tensor) -> None:
+        """constant: [N, L, D]."""
+        super().__init__()
+        self.offset = nn.Parameter(constant.detach().float().clone())
+
+    @property
+    def num_paths(self) -> int:
+        return self.offset.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.offset.shape[2]
+
+    @property
+    def vectors_per_path(self) -> int:
+        return self.offset.shape[1]
+
+
 def rare_constants(rare_rows: Tensor, *, num_paths: int, num_slots: int, scale: float) -> Tensor:
     """Untrained constants [N, L, D], no two alike: embeddings of rarely used tokens with the root mean square `scale`.
 

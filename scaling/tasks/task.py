@@ -150,9 +150,9 @@ class Task:
 class PlainTask(Task):
     """The task of questions that come without one, from `--data` or the lm-evaluation-harness: the defaults of a kind."""
 
-    def __init__(self, kind: str | Kind | None, *, name: str = "", data: Path | None = None) -> None:
+    def __init__(self, kind: str | Kind | None, *, name: str = "") -> None:
         """Makes the task; `kind` is None if it follows from the rows of `data`, see `scaling.tasks.files.infer_kind`."""
-        self.kind, self.name, self.data = kind or Task.kind, name, data
+        self.kind, self.name = kind or Task.kind, name
         self._inferred = kind is None
 
     @property
