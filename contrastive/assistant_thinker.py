@@ -53,6 +53,7 @@ class AssistantThinker(Thinker):
         states: States = SLOTS,
         queries: Tensor | None = None,
         layer: int | None = None,
+        constants_per_path: int | None = None,
     ):
         """Joins the parts of a thinker.
 
@@ -63,19 +64,20 @@ class AssistantThinker(Thinker):
                 thoughts does not depend on the assistant's final norm. False is the papers' plain T = W h + b.
             statistics: [2, N, D_a], mean and standard deviation of each path's states over a reference set; [2, 1, D_a] for
                 pooled states. If given, states are standardised by these instead.
-            offset: whether each path (with pooled states: each path and slot) has a learned vector that is added. It begins
-                as zero.
+            offset: whether each path has learned vectors that are added. They begin as zero.
             states: what is projected.
             queries: [N, L, D_a], of the states `attention`.
             layer: whose states are read: 1 for the first layer of the assistant, -1 for the last, after the final norm; None
                 for the last.
+            constants_per_path: vectors that `offset` has for each path: L for one a slot, 1 for one in all slots; None for
+                L with pooled states and 1 with those of slots.
         """
         super().__init__()
         self.token_sets = token_sets
         self.projection = projection
         self.normalise, self.states_of, self.layer = normalise, states, layer
         self.register_buffer("statistics", statistics)
-        constants = torch.zeros(self.num_paths, 1 if states == SLOTS else self.vectors_per_path, self.width)
+        constants = torch.zeros(self.num_paths, constants_per_path or self._usual_constants(), self.width)
         self.register_parameter("offset", nn.Parameter(constants) if offset else None)
         self.register_parameter("queries", None if queries is None else nn.Parameter(queries.detach().clone()))
 
@@ -130,6 +132,18 @@ class AssistantThinker(Thinker):
             layer=layer,
         )
 
+    def _usual_constants(self) -> int:
+        """Constants of a path, unless they come from an earlier stage of training."""
+        return 1 if self.states_of == SLOTS else self.vectors_per_path
+
+    def begin_from(self, constant: Tensor) -> None:
+        # the projection begins as zero, and its bias stays so, as a bias is one more constant
+        self.offset = nn.Parameter(constant.detach().float().clone(), requires_grad=False)
+        self.projection.bias.requires_grad_(False)
+        with torch.no_grad():
+            self.projection.weight.zero_()
+            self.projection.bias.zero_()
+
     @property
     def num_paths(self) -> int:
         """N."""
@@ -160,6 +174,8 @@ class AssistantThinker(Thinker):
         }
         if self.states_of != SLOTS:
             described["states"] = self.states_of
+        if self.offset is not None and self.offset.shape[1] != self._usual_constants():
+            described["constants_per_path"] = self.offset.shape[1]
         return described if self.layer is None else {**described, "layer": self.layer}
 
     @classmethod
@@ -176,6 +192,7 @@ class AssistantThinker(Thinker):
         path_offset: bool,
         states: str = SLOTS,
         layer: int | None = None,
+        constants_per_path: int | None = None,
     ) -> dict[str, list[int]]:
         del normalise, layer, soft_tokens
         if states not in get_args(States):
@@ -188,7 +205,7 @@ class AssistantThinker(Thinker):
             "projection.weight": [backbone_width, assistant_width],
             "projection.bias": [backbone_width],
             **({"statistics": [2, statistics, assistant_width]} if standardise else {}),
-            **({"offset": [num_paths, offset, backbone_width]} if path_offset else {}),
+            **({"offset": [num_paths, constants_per_path or offset, backbone_width]} if path_offset else {}),
             **({"queries": sets} if states == "attention" else {}),
         }
 
@@ -205,6 +222,7 @@ class AssistantThinker(Thinker):
             states=sizes.get("states", SLOTS),
             queries=tensors.get("queries"),
             layer=sizes.get("layer"),
+            constants_per_path=sizes.get("constants_per_path"),
         )
 
     def flops(self) -> Flops:

@@ -25,6 +25,7 @@ from contrastive import diversity
 from contrastive.objective import Objective, think
 from contrastive.paired import Estimate, explained_variance, mean_difference
 from contrastive.parallel import Processes
+from contrastive.prompt_tuning import PromptTuning
 from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
 
@@ -289,6 +290,24 @@ def examine(
         effective_rank=diversity.effective_rank(thoughts),
         dead=tuple(diversity.dead_paths(cosines)),
     )
+
+
+@torch.no_grad()
+def constant_losses(constant: PromptTuning, reader: Reader, examples: Sequence[Example]) -> dict[str, float]:
+    """Losses with learned constants, by id of the question, summed over its targets, in nats; means over paths.
+
+    Args:
+        constant: one prompt for each path, for all questions.
+        reader: computes losses with the frozen backbone.
+        examples: the questions with their targets.
+    """
+    losses: dict[str, float] = {}
+    for places in _batches(examples, [constant.num_paths] * len(examples)):
+        batch = [examples[place] for place in places]
+        prompts = constant.offset.expand(len(batch), -1, -1, -1).to(reader.backbone.device)
+        for example, loss in zip(batch, reader.losses(batch, prompts).double().mean(1).tolist(), strict=True):
+            losses[example.question] = losses.get(example.question, 0.0) + loss
+    return losses
 
 
 def compared(per_question: PerQuestion, **figures: Any) -> Health:

@@ -14,7 +14,7 @@ import math
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -360,12 +360,14 @@ class Trainer(Loop[Health]):
         assistant: the frozen model that it reads questions with; None for a thinker that needs none.
         reader: computes losses with the frozen backbone.
         objective: the loss.
+        constant: losses of the validation questions with the best constant prompt, see `health.examine`; None if not known.
     """
 
     thinker: Thinker
     assistant: PreTrainedModel | None
     reader: Reader
     objective: Objective
+    constant: Mapping[str, float] | None = None
 
     def trained(self) -> list[Parameter]:
         return [parameter for parameter in self.thinker.parameters() if parameter.requires_grad]
@@ -387,7 +389,7 @@ class Trainer(Loop[Health]):
     def examine(self) -> Health:
         arguments = (self.thinker, self.assistant, self.reader, self.validation, self.objective)
         try:
-            return examine(*arguments, processes=self.processes)
+            return examine(*arguments, processes=self.processes, constant=self.constant)
         except LinAlgError:  # the singular values of thoughts that are not finite
             raise NotFinite("the thoughts of the validation questions are not numbers") from None
 

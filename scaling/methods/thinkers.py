@@ -67,6 +67,40 @@ def find(config: RunConfig) -> SavedThinker | None:
     return SavedThinker(thinker, saved, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
 
 
+def constants(folder: Path, backbone: LanguageModel, num_paths: int, soft_tokens: int) -> PromptTuning:
+    """Reads the learned constants of the first N paths from a checkpoint of `scale-train --method prompt-tuning`.
+
+    Args:
+        folder: of the checkpoint.
+        backbone: the model that is to read them.
+        num_paths: N.
+        soft_tokens: L.
+
+    Raises:
+        UsageError: where there are none, or not as many.
+    """
+    advice = "give the folder of a `scale-train --method prompt-tuning` with the same backbone and soft tokens"
+    try:
+        thinker, saved = checkpoint.load(folder)
+    except checkpoint.CheckpointError as error:
+        raise UsageError(f"`--constant`: {error}: {advice}.") from None
+    if not isinstance(thinker, PromptTuning):
+        raise UsageError(f"`--constant` {folder} is a thinker of the kind {saved.kind}: {advice}.")
+    if (thinker.width, saved.soft_tokens) != (backbone.width, soft_tokens) or thinker.num_paths < num_paths:
+        raise UsageError(
+            f"`--constant` {folder} has {thinker.num_paths} paths of {saved.soft_tokens} soft tokens of width "
+            f"{thinker.width}, and {num_paths} of {soft_tokens} of width {backbone.width} are needed: {advice}."
+        )
+    return thinker.first_paths(num_paths).to(backbone.model.device)
+
+
+def checksum(folder: Path) -> str:
+    """The checksum of a checkpoint's tensors. Raises UsageError where there are none."""
+    if not (folder / checkpoint.WEIGHTS_FILE).is_file():
+        raise UsageError(f"`--constant` {folder} has no {checkpoint.WEIGHTS_FILE}: give the folder of a checkpoint.")
+    return model_files.sha256(folder / checkpoint.WEIGHTS_FILE)
+
+
 def _refuse_other_kind(config: RunConfig, kind: str) -> None:
     """Raises UsageError for a thinker that another method was trained with. kind: that of the checkpoint."""
     needed = kind_of(config.method).trained_as
@@ -125,10 +159,11 @@ def with_checkpoint(config: RunConfig, saved: SavedThinker | None) -> RunConfig:
     if saved is None:
         return config.model_copy(update={"soft_tokens": config.soft_tokens or SOFT_TOKENS})
     trained = saved.config
-    if config.soft_tokens and trained.vectors_per_path not in (1, config.soft_tokens):
+    vectors = max(trained.vectors_per_path, trained.sizes.get("constants_per_path") or 1)
+    if config.soft_tokens and vectors not in (1, config.soft_tokens):
         raise UsageError(
             f"`--soft-tokens` {config.soft_tokens} does not fit `--thinker` {config.thinker}, which was trained with one "
-            f"vector for each of {trained.vectors_per_path} slots: leave the option out."
+            f"vector for each of {vectors} slots: leave the option out."
         )
     sizes = {"soft_tokens": trained.soft_tokens, "latent_paths": 8 if config.perturbed else trained.num_paths}
     return config.model_copy(update={key: getattr(config, key) or value for key, value in sizes.items()})

@@ -26,6 +26,7 @@ from scaling.records.settings import Effect, Setting, Tag
 
 _LR, _LR_OF_CONSTANTS, _LR_OF_ADAPTER = 2e-3, 2e-2, 2e-4  # default learning rates; see docs/training.md
 _SLOTS = "slots"  # the states that a thinker is trained on by default
+STAGES: Literal["constant,thoughts"] = "constant,thoughts"
 ROUNDS = 3  # default of `--refine-steps`
 _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
 
@@ -125,6 +126,22 @@ class TrainConfig(BaseModel):
     ] = None
     refine_steps: Annotated[
         _Count | None, Setting("Rounds of refinement of refiner. Default 3.", _PATHS, used_by=Trait.REFINED)
+    ] = None
+    stage: Annotated[
+        Literal["constant,thoughts"] | None,
+        Setting(
+            "constant,thoughts: first constants for all questions, then thoughts on top of them. Default: at once.",
+            _PATHS,
+            used_by=Trait.READING,
+        ),
+    ] = None
+    constant: Annotated[
+        Path | None,
+        Setting(
+            "Instead of a first stage: the constants of this checkpoint of prompt-tuning.",
+            _PATHS,
+            used_by=Trait.READING,
+        ),
     ] = None
     contrastive: Annotated[
         Literal["paper", "view", "uniform", "none"],
@@ -244,6 +261,11 @@ class TrainConfig(BaseModel):
             update=common | (self._lora() if kind_of(self.method).has(Trait.ADAPTER) else self._thoughts())
         )
 
+    def constant_stage(self, folder: Path) -> TrainConfig:
+        """The settings of the first stage of these resolved settings, which have two. folder: of the first stage."""
+        idle = {key: TrainConfig.model_fields[key].default for key in idle_options("prompt-tuning", TrainConfig)}
+        return self.model_copy(update={**idle, "method": "prompt-tuning", "lr": _LR_OF_CONSTANTS, "out": folder})
+
     def _refuse_idle(self) -> None:
         """Raises UsageError for an option that the method would have to ignore."""
         idle = [key for key in TrainConfig.model_fields if key in idle_options(self.method, TrainConfig)]
@@ -282,6 +304,11 @@ class TrainConfig(BaseModel):
             raise UsageError(
                 "`--no-normalise` changes nothing where states are standardised: add `--no-standardise`, or leave it out."
             )
+        if (self.stage or self.constant) and not self.path_offset:
+            raise UsageError(
+                "`--no-path-offset` leaves out the constants that come first with `--stage` and `--constant`: leave one of "
+                "them out."
+            )
         if self.contrastive == "none" and self.contrastive_temperature is not None:
             raise UsageError("`--contrastive-temperature` is given and `--contrastive` is none: leave one of them out.")
         if self.latent_paths == 1 and self.contrastive != "none" and "contrastive" in self.model_fields_set:
@@ -296,6 +323,7 @@ class TrainConfig(BaseModel):
             "contrastive": self.contrastive if self.latent_paths > 1 else "none",
             "states": self.states if pooled else None,  # None is left out, so that earlier trainings can go on
             "refine_steps": self.refine_steps or (ROUNDS if refined else None),
+            "stage": STAGES if self.constant else self.stage,
         }
 
 

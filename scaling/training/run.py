@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,10 +23,11 @@ from safetensors import SafetensorError
 
 from contrastive import checkpoint
 from contrastive.assistant_thinker import SLOTS, AssistantThinker, state_statistics
-from contrastive.health import Health
+from contrastive.health import Health, constant_losses
 from contrastive.objective import Objective
 from contrastive.parallel import Processes
 from contrastive.projection import new_projection
+from contrastive.prompt_tuning import PromptTuning
 from contrastive.target_loss import Example, Reader, UnsupportedModel
 from contrastive.thinker import Thinker, read
 from contrastive.token_sets import SoftTokenSets
@@ -61,6 +63,7 @@ from scaling.training.hint import command_for
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 from scaling.wording import wording_of
 
+CONSTANT = "constant"  # folder of the first stage, in the training's folder
 CONFIG = "train.json"  # in the training's folder: what decides its result
 TRACKED = "softcotpp"  # name of a training in a tracker, and of the folder with TensorBoard's files
 FOUND = ("metrics", "environment", DIGESTS)  # keys of train.json that do not decide the result of a training
@@ -137,10 +140,94 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
         wording=wording_of(config),
     )
     learn, validate = examples(config, split, build, backbone, watcher, processes)
+    stage = partial(
+        _train_stage,
+        split=split,
+        learn=learn,
+        validate=validate,
+        reader=reader_of(backbone),
+        surroundings=environment(backbone.model.device, config=config),
+        watcher=watcher,
+        processes=processes,
+    )
+    constant = None
+    if config.stage:
+        constant = _constant(config, split, backbone, folder, stage, watcher, processes)
+        watcher.status("second stage: the thoughts, after these constants")
     thinker = new_thinker(config, backbone, assistant, learn)
+    if constant is not None:
+        thinker.begin_from(constant.offset)
+    progress = stage(config, thinker, assistant, described, folder, constant=constant)
+    return Result(folder, progress, _health_of(folder), command_for(config, folder))
+
+
+def _constant(
+    config: TrainConfig,
+    split: Split,
+    backbone: LanguageModel,
+    folder: Path,
+    stage: Callable[..., Progress],
+    watcher: TrainingObserver,
+    processes: Processes,
+) -> PromptTuning:
+    """The constants that thoughts are learned on top of: those of `--constant`, or else of a first stage in FOLDER/constant.
+
+    That first stage is the training which `--method prompt-tuning` with the same settings is.
+
+    Args:
+        config: the settings of the whole training.
+        split: its questions.
+        backbone: the model that reads the constants.
+        folder: of the whole training.
+        stage: runs a stage, see `_train_stage`.
+        watcher: is told what happens.
+        processes: those that train together.
+    """
+    if config.constant is not None:
+        return thinkers.constants(config.constant, backbone, config.latent_paths, config.soft_tokens)
+    first = config.constant_stage(folder / CONSTANT)
+    described = describe(first, split, {"backbone": backbone})
+    open_folder(first, described, processes=processes)
+    watcher.status("first stage: constants, the same for all questions")
+    stage(first, new_thinker(first, backbone, None, ()), None, described, folder / CONSTANT)
+    return thinkers.constants(folder / CONSTANT, backbone, config.latent_paths, config.soft_tokens)
+
+
+def _train_stage(
+    config: TrainConfig,
+    thinker: Thinker,
+    assistant: LanguageModel | None,
+    described: dict[str, Any],
+    folder: Path,
+    *,
+    constant: PromptTuning | None = None,
+    split: Split,
+    learn: Sequence[Example],
+    validate: Sequence[Example],
+    reader: Reader,
+    surroundings: dict[str, Any],
+    watcher: TrainingObserver,
+    processes: Processes,
+) -> Progress:
+    """Trains a thinker, or goes on with it, and saves the best one that validation finds.
+
+    Args:
+        config: the settings of this stage.
+        thinker: what is trained, as it is before the first step.
+        assistant: the model that it reads questions with; None for a thinker that needs none.
+        described: what decides the training's result, from `describe`.
+        folder: where checkpoint, state and metrics are written.
+        constant: the constants that useful question information is measured against; None for each path's mean thought.
+        split: the questions.
+        learn: the examples to learn from.
+        validate: the examples to validate on.
+        reader: computes losses with the backbone.
+        surroundings: of the training, for its checkpoint.
+        watcher: is told what happens.
+        processes: those that train together.
+    """
     watcher.status(f"{thinker.parameter_count():,} parameters to train")
     digests = digests_of_split(config, split, learn, validate)
-    surroundings = environment(backbone.model.device, config=config)
 
     def keep(health: Health) -> None:
         """Saves the thinker with its figures, as it is the best so far."""
@@ -152,11 +239,12 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     trainer = Trainer(
         thinker=thinker,
         assistant=assistant.model if assistant else None,
-        reader=reader_of(backbone),
+        reader=reader,
         train=learn,
         validation=validate,
         schedule=schedule_of(config, len(learn)),
         objective=_objective(config),
+        constant=constant_losses(constant, reader, validate) if constant is not None else None,
         folder=folder,
         keep=keep,
         watcher=watcher,
@@ -164,7 +252,7 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     )
     progress = run_steps(trainer)
     processes.wait()
-    return Result(folder, progress, _health_of(folder), command_for(config, folder))
+    return progress
 
 
 def _models(config: TrainConfig, dtype: torch.dtype, *, assisted: bool) -> tuple[LanguageModel, LanguageModel | None]:
@@ -253,8 +341,11 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     others = {*names(TrainConfig, Effect.FREE), *idle_options(config.method, TrainConfig)}
     if config.method == TrainConfig.model_fields["method"].default:
         others.add("method")  # as train.json of earlier versions does not name it
-    others |= {key for key in names(TrainConfig, Trait.ASSISTANT) if getattr(config, key) is None}
+    later = (*names(TrainConfig, Trait.ASSISTANT), *names(TrainConfig, Trait.READING))  # options that came with 0.2
+    others |= {key for key in later if getattr(config, key) is None}
     settings = config.model_dump(mode="json", exclude=others)
+    if config.constant is not None:
+        settings["constant"] = thinkers.checksum(config.constant)
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
     return {
         **settings,
