@@ -55,7 +55,8 @@ from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
 from scaling.records.settings import Effect, names
 from scaling.run import RunObserver, environment
-from scaling.training.card import write_card
+from scaling.training.accuracy import accuracy_of
+from scaling.training.card import CHOSEN_BY, LAST, STEP, write_card
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
@@ -80,6 +81,9 @@ class TrainingObserver(StepObserver, Protocol):
         """A run begins, such as the sampling of targets. Returns the observer of that run."""
         ...
 
+    def answering(self, right: int, done: int, total: int) -> None:
+        """A validation samples chains. Of `total` chains `done` are finished, and `right` of these are right."""
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -90,6 +94,7 @@ class Result:
         progress: how far the training came.
         health: figures of the thinker in the checkpoint, the best of all validations.
         command: the `scale-run` command that uses it.
+        last: folder of the checkpoint of the last step; None where an earlier version has made all steps.
     """
 
     folder: Path
@@ -97,9 +102,14 @@ class Result:
     health: Health
     command: str
 
+    @property
+    def last(self) -> Path | None:
+        return self.folder / LAST if (self.folder / LAST).is_dir() else None
+
     def to_dict(self) -> dict[str, Any]:
         """The values that `scale-train --json` prints."""
-        return {"folder": str(self.folder), **vars(self.progress), **self.health.to_dict()}
+        last = str(self.last) if self.last else None
+        return {"folder": str(self.folder), "last": last, **vars(self.progress), **self.health.to_dict()}
 
 
 def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> Result:
@@ -142,12 +152,15 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     digests = digests_of_split(config, split, learn, validate)
     surroundings = environment(backbone.model.device, config=config)
 
-    def keep(health: Health) -> None:
-        """Saves the thinker with its figures, as it is the best so far."""
+    def keep(health: Health, step: int, better: bool) -> None:
+        """Saves the thinker with its figures, as the last one so far, and if it is better than all before as the best."""
         parameters = {"trained_parameters": thinker.parameter_count()}
         about = {**described, **parameters, **digests, "metrics": asdict(health), "environment": surroundings}
-        checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
-        write_card(folder, about)
+        chosen = {folder / LAST: LAST} | ({folder: config.select or "loss"} if better else {})
+        for place, by in chosen.items():
+            about |= {STEP: step, CHOSEN_BY: by}
+            checkpoint.save(thinker, place, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
+            write_card(place, about)
 
     trainer = Trainer(
         thinker=thinker,
@@ -161,6 +174,11 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
         keep=keep,
         watcher=watcher,
         processes=processes,
+        accuracy=(
+            accuracy_of(config, split, thinker, backbone, assistant, watcher.answering, processes)
+            if config.select == "accuracy"
+            else None
+        ),
     )
     progress = run_steps(trainer)
     processes.wait()
@@ -253,7 +271,7 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     others = {*names(TrainConfig, Effect.FREE), *idle_options(config.method, TrainConfig)}
     if config.method == TrainConfig.model_fields["method"].default:
         others.add("method")  # as train.json of earlier versions does not name it
-    others |= {key for key in names(TrainConfig, Trait.ASSISTANT) if getattr(config, key) is None}
+    others |= {key for key in (*names(TrainConfig, Trait.ASSISTANT), "select") if getattr(config, key) is None}
     settings = config.model_dump(mode="json", exclude=others)
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
     return {
