@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from contrastive import checkpoint
 from contrastive.parallel import Processes
-from contrastive.train import METRICS_FILE, STATE_FILE
+from contrastive.train import METRICS_FILE, STATE_FILE, digest
 from scaling.cli import app as run_app
 from scaling.models import loading, model_files
 from scaling.records.errors import Interrupted, UsageError
@@ -155,8 +155,27 @@ def test_a_resumed_training_is_the_same(settings, tmp_path, stop_at):
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.fixture
+def model(tiny_model_folder):
+    name = str(tiny_model_folder)
+    return loading.load(model_files.locate(name), name=name, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture
+def thinker(settings, model):
+    return new_thinker(settings(standardise=False).resolved(), model, model, [])
+
+
+def test_measuring_leaves_the_backbone_as_it_was(settings, model, thinker):
+    """The engine gives it an attention of its own, and a step must not depend on whether the engine was there."""
+    config = settings().resolved()
+    measure = accuracy_of(config, split_of(config), thinker, model, model, Observer().answering, Processes())
+    before = model.model.config._attn_implementation, digest(model.model)
+    assert measure() == measure()
+    assert (model.model.config._attn_implementation, digest(model.model)) == before
+
+
 def test_measuring_changes_no_step(settings, tmp_path):
-    """Neither weights nor the backbone's attention are other ones after a validation has sampled."""
     results = [train(settings(select=by, out=tmp_path / by), Observer(), Processes()) for by in ("loss", "accuracy")]
     loss, accuracy = (load_file(result.folder / STATE_FILE) for result in results)
     assert all(torch.equal(loss[name], tensor) for name, tensor in accuracy.items())
@@ -215,12 +234,9 @@ def test_an_adapter_has_no_such_option(tiny_model_folder):
         config.resolved()
 
 
-def test_a_question_that_fills_the_context_is_refused(settings, tiny_model_folder):
-    name = str(tiny_model_folder)
-    model = loading.load(model_files.locate(name), name=name, device="cpu", dtype=torch.float32)
+def test_a_question_that_fills_the_context_is_refused(settings, model, thinker):
     config = settings().resolved()
     split = split_of(config)
-    thinker = new_thinker(settings(standardise=False).resolved(), model, model, [])
     long = replace(split.validation[0], text="x " * 600)
     whole = replace(split, validation=(*split.validation, long))
     with pytest.raises(UsageError, match=r"context of 512 tokens.*`--select loss`"):
