@@ -160,7 +160,7 @@ def _accuracy(accuracy: Accuracy | None) -> list[tuple[str, str, str]]:
 
 def chains_of(accuracy: Accuracy) -> str:
     """How many chains an accuracy is of."""
-    return f"{accuracy.chains} greedy chains of {accuracy.questions} questions"
+    return f"{accuracy.chains} greedy chains"
 
 
 def _estimate(name: str, value: Estimate | None, meaning: str) -> tuple[str, str, str]:

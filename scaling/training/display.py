@@ -109,7 +109,7 @@ class TrainingProgress:
     def answering(self, right: int, done: int, total: int) -> None:
         """Shows how far the sampling of a validation is: right, finished and all chains."""
         share = f", {right / done:.1%} right" if done else ""
-        figures = f"validation: {done}/{total} chains{share}"
+        figures = f"validation: {done}/{total} greedy chains{share}"
         if self._progress:
             self._progress.update(self._task, said=figures)
         elif time.monotonic() - self._printed > _LINE_EVERY:

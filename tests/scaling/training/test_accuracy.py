@@ -218,7 +218,7 @@ def test_the_command_shows_accuracies(settings, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "shown" / METRICS_FILE).read_text().splitlines()]
     values = [row["validation"] for row in rows if "validation" in row]
     for step, figures in enumerate(values):
-        share = f"accuracy {figures['accuracy']['value']:.1%} of 18 greedy chains of 6 questions"
+        share = f"accuracy {figures['accuracy']['value']:.1%} of 18 greedy chains"
         assert f"validation at step {step}: {share}, loss {figures['loss']:.4f}" in shown.stderr
     assert "chosen by accuracy" in shown.stdout
     assert f"step 1: {tmp_path / 'shown' / 'last'}/" in shown.stdout
