@@ -325,7 +325,7 @@ class Loop(ABC, Generic[Judged]):
         ):  # states of older versions have no digest
             raise ValueError("it is not what was written")
         types = {name: type(value) for name, value in asdict(Progress()).items()}
-        values = {**asdict(progress), "best_accuracy": None}
+        values = {**asdict(progress), "best_accuracy": None}  # which is checked below, as it may be a number too
         if not all(type(value) is types[name] for name, value in values.items()):
             raise ValueError("its progress holds values of other types")
         if progress.best_accuracy is not None and not 0 <= progress.best_accuracy <= 1:
