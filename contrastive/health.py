@@ -74,6 +74,25 @@ class PerQuestion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """The share of right answers among chains that were sampled for held-out questions.
+
+    Attributes:
+        value: the share.
+        low: lower end of its 95 % interval; None where there are too few questions for one.
+        high: upper end.
+        chains: number of chains.
+        questions: number of questions that they are of.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    chains: int
+    questions: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Validation:
     """Figures over held-out questions, in nats a token of their targets.
 
@@ -83,6 +102,7 @@ class Validation:
         rise: `loss` less that of the best validation before; None where there was none.
         training_fall: how much `training` has fallen since that validation; None where one of them is not known.
         per_question: the losses behind these figures; None in what earlier versions wrote.
+        accuracy: of sampled chains; None where none were sampled.
     """
 
     loss: float
@@ -90,6 +110,7 @@ class Validation:
     rise: Estimate | None = None
     training_fall: float | None = None
     per_question: PerQuestion | None = None
+    accuracy: Accuracy | None = None
 
     @property
     def memorises(self) -> bool:
@@ -103,8 +124,9 @@ class Validation:
         if not self.memorises or self.rise is None:
             return []
         return [
-            f"memorising: the loss of held-out questions is {self.rise.value:.4f} nats above its best (standard error "
-            f"{self.rise.error:.4f}), while that of training has fallen by {self.training_fall:.4f}. The best is kept."
+            f"memorising: the loss of held-out questions is {self.rise.value:.4f} nats above that of the best validation "
+            f"(standard error {self.rise.error:.4f}), while that of training has fallen by {self.training_fall:.4f}. The "
+            f"best is kept."
         ]
 
     def figures(self) -> dict[str, float]:
@@ -115,6 +137,8 @@ class Validation:
             if isinstance(value, Estimate):
                 named[field.name] = value.value
                 named |= {} if value.error is None else {f"{field.name}_error": value.error}
+            elif isinstance(value, Accuracy):
+                named[field.name] = value.value
             elif isinstance(value, float):
                 named[field.name] = value
         return named

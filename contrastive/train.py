@@ -28,7 +28,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
-from contrastive.health import Health, Validation, examine
+from contrastive.health import Accuracy, Health, Validation, examine
 from contrastive.objective import Objective, backward
 from contrastive.paired import Estimate, mean_difference
 from contrastive.parallel import Processes
@@ -61,7 +61,7 @@ class Schedule:
         warmup: steps of rising learning rate.
         clip: largest norm of the gradient; a longer gradient is scaled down to it.
         validate_every: steps between validations.
-        patience: validations without a better loss after which training stops, 0 for never.
+        patience: validations without a better one after which training stops, 0 for never.
         seed: of the order of examples.
     """
 
@@ -96,7 +96,8 @@ class Progress:
 
     Attributes:
         step: optimiser steps taken so far.
-        best: lowest validation loss so far, in nats a token.
+        best: loss of the best validation so far, in nats a token. It is the lowest so far, unless accuracy decides.
+        best_accuracy: accuracy of the best validation so far; None where the loss decides.
         best_step: the step of that validation.
         waited: validations since then.
         seconds: time spent so far, earlier sessions included.
@@ -109,6 +110,15 @@ class Progress:
     waited: int = 0
     seconds: float = 0.0
     stopped_early: bool = False
+    best_accuracy: float | None = None
+
+    def is_beaten_by(self, figures: Validation) -> bool:
+        """Whether a validation is better than all before: by its accuracy if it has one, and between equals by its loss."""
+        if not math.isfinite(figures.loss):
+            return False
+        if figures.accuracy is None or self.best_accuracy is None:
+            return figures.loss < self.best
+        return (figures.accuracy.value, -figures.loss) > (self.best_accuracy, -self.best)
 
 
 class StepObserver(Protocol):
@@ -133,18 +143,22 @@ class Loop(ABC, Generic[Judged]):
         validation: the examples to validate on.
         schedule: steps and optimiser.
         folder: where state and metrics are written; only process 0 writes.
-        keep: is called with the figures of every validation that is better than all before, to save a checkpoint.
+        keep: is called after every validation, to save a checkpoint, with its figures, the step, and whether it is better
+            than all before.
         watcher: is told what happens.
         processes: those that train together.
+        accuracy: measures the accuracy of what is trained, by which the best validation is then chosen. Every process
+            calls it, and has to get the same. None for choosing by the loss.
     """
 
     train: Sequence[Example]
     validation: Sequence[Example]
     schedule: Schedule
     folder: Path
-    keep: Callable[[Judged], None]
+    keep: Callable[[Judged, int, bool], None]
     watcher: StepObserver
     processes: Processes = field(default_factory=Processes)
+    accuracy: Callable[[], Accuracy] | None = None
 
     @abstractmethod
     def trained(self) -> list[Parameter]:
@@ -226,22 +240,26 @@ class Loop(ABC, Generic[Judged]):
         self.watcher.stepped(progress, row)
 
     def _examine(self, progress: Progress) -> None:
-        """Validates, keeps what was learned if it is the best so far, and saves the state."""
+        """Validates, keeps what was learned, and saves the state."""
         began = time.monotonic()
         health = self._beside_training(self.examine())
+        if self.accuracy:
+            health = replace(health, accuracy=self.accuracy())
         progress.seconds += time.monotonic() - began
         if math.isinf(progress.best) and not math.isfinite(health.loss):
             raise NotFinite(f"the loss of the validation questions is {health.loss} before anything was learned")
-        if health.loss < progress.best:
+        better = progress.is_beaten_by(health)
+        if better:
             progress.best, progress.best_step, progress.waited = health.loss, progress.step, 0
+            progress.best_accuracy = health.accuracy.value if health.accuracy else None
             self._best = None
             if health.per_question:
                 self._best = _Best(health.per_question.own, health.training)
-            if self.processes.rank == 0:
-                self.keep(health)
         else:
             progress.waited += 1
             progress.stopped_early = 0 < self.schedule.patience <= progress.waited
+        if self.processes.rank == 0:
+            self.keep(health, progress.step, better)
         self._write({"step": progress.step, "validation": asdict(health), "seconds": progress.seconds})
         if self.processes.rank == 0:
             self._save(progress)
@@ -307,8 +325,11 @@ class Loop(ABC, Generic[Judged]):
         ):  # states of older versions have no digest
             raise ValueError("it is not what was written")
         types = {name: type(value) for name, value in asdict(Progress()).items()}
-        if not all(type(value) is types[name] for name, value in asdict(progress).items()):
+        values = {**asdict(progress), "best_accuracy": None}  # which is checked below, as it may be a number too
+        if not all(type(value) is types[name] for name, value in values.items()):
             raise ValueError("its progress holds values of other types")
+        if progress.best_accuracy is not None and not 0 <= progress.best_accuracy <= 1:
+            raise ValueError("its accuracy is no share")
         if math.isnan(progress.best) or not math.isfinite(progress.seconds):
             raise ValueError("its progress is not a number")
         if not 0 <= progress.best_step <= progress.step <= self.schedule.max_steps:

@@ -62,8 +62,11 @@ class ProgressReporter:
     def stepped(self, progress: Training, row: dict[str, Any]) -> None:
         self._update(done=progress.step, loss=row.get("language"))
 
+    def answering(self, right: int, done: int, total: int) -> None:  # noqa: ARG002
+        self._update(doing=f"validating, {done} of {total} chains")
+
     def examined(self, progress: Training, health: Any) -> None:  # noqa: ARG002
-        self._update(validation=health.loss)
+        self._update(doing="training", validation=health.loss)
 
 
 def perform(job: Job, root: Path, tell: Tell) -> dict[str, Any]:

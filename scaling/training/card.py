@@ -8,11 +8,15 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from contrastive.checkpoint import CARD_FILE
-from contrastive.health import Health
+from contrastive.health import Accuracy, Health
 from contrastive.paired import Estimate
 from scaling.methods.kinds import DEFAULT
 from scaling.models.model_files import with_revision
 from scaling.records.names import TITLES
+
+LAST = "last"  # in a training's folder, the folder with the checkpoint of the last validation, be it the best or not
+# keys of a checkpoint's `about`: its step, and why it was kept, which is "loss", "accuracy" or LAST
+STEP, CHOSEN_BY = "step", "chosen_by"
 
 
 def write_card(folder: Path, about: dict[str, Any]) -> None:
@@ -96,7 +100,7 @@ tags: [softcot, latent-reasoning]
 # {TITLES[about.get("method", DEFAULT)]} thinker for {about["backbone"]}
 
 {_what(about)}
-
+{_chosen(about, health)}
 ```
 scale-run {_options(about)}--thinker FOLDER
 ```
@@ -123,6 +127,7 @@ def rows_of(health: Health) -> list[tuple[str, str, str]]:
     partners = "no two share one" if template is None else f"{template.questions} questions"
     best = "mean" if health.constant is None else "best constant"
     rows = [
+        *_accuracy(health.accuracy),
         ("loss, own thoughts", _number(health.loss), "nats a token, held-out questions"),
         ("loss, no thoughts", _number(health.without), "the same prompt without them"),
         ("loss, best constant", _number(health.constant), "a prompt that knows no question"),
@@ -143,6 +148,19 @@ def rows_of(health: Health) -> list[tuple[str, str, str]]:
         ("cosine to embeddings", cosine(health.nearest_cosine), "with the nearest; mean of soft tokens"),
     ]
     return [row for row in rows if row[1] != "-"]
+
+
+def _accuracy(accuracy: Accuracy | None) -> list[tuple[str, str, str]]:
+    """The row of the accuracy, if chains were sampled."""
+    if accuracy is None:
+        return []
+    interval = "no interval" if accuracy.low is None else f"{accuracy.low:.1%} to {accuracy.high:.1%}"
+    return [("accuracy", f"{accuracy.value:.1%}", f"{interval}: {chains_of(accuracy)}")]
+
+
+def chains_of(accuracy: Accuracy) -> str:
+    """How many chains an accuracy is of."""
+    return f"{accuracy.chains} greedy chains"
 
 
 def _estimate(name: str, value: Estimate | None, meaning: str) -> tuple[str, str, str]:
@@ -174,6 +192,19 @@ def _what(about: dict[str, Any]) -> str:
     else:
         learned = f"{about['latent_paths']} learned initial token sets and one projection"
     return f"{learned}; no frozen model is in here. The assistant\n{about['assistant']} turns a question into {size}"
+
+
+def _chosen(about: dict[str, Any], health: Health) -> str:
+    """A paragraph on the step and why this thinker was kept; empty for what earlier versions wrote."""
+    if STEP not in about:
+        return ""
+    by = {
+        "loss": "of all validations this one had the lowest loss",
+        "accuracy": "of all validations this one had the highest accuracy of greedy chains",
+        LAST: "the last validation, be it the best or not",
+    }[about[CHOSEN_BY]]
+    accuracy = "".join(f", accuracy {value} ({note})" for _, value, note in _accuracy(health.accuracy))
+    return f"\nStep {about[STEP]}: {by}. Loss {health.loss:.4f} nats a token{accuracy}.\n"
 
 
 def _options(about: dict[str, Any]) -> str:

@@ -43,8 +43,8 @@ def scale_train(
 ) -> None:
     """Learn N initial token sets and a projection, so that every latent path reasons well and the paths differ.
 
-    The checkpoint is the thinker of the best validation: give its folder to `scale-run --thinker`. With --method lora it
-    is an adapter of the backbone, for `scale-run --method lora --adapter`.
+    The checkpoint is the thinker of the best validation: give its folder to `scale-run --thinker`. That of the last one is
+    in the folder `last` in it. With --method lora it is an adapter of the backbone, for `scale-run --method lora --adapter`.
     """
     given = {key: value for key, value in given.items() if value is not None}
     raise typer.Exit(guarded("scale-train", lambda: _train(config, given, as_json=json)))

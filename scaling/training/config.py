@@ -199,8 +199,16 @@ class TrainConfig(BaseModel):
     clip: Annotated[_Positive, Setting("Largest norm of the gradient. Default 1.", _STEPS)] = 1.0
     validate_every: Annotated[_Count | None, Setting("Steps. Default: ten times in all.", _STEPS)] = None
     patience: Annotated[
-        _Amount, Setting("Stop after so many validations without a better loss. Default 0: never.", _STEPS)
+        _Amount, Setting("Stop after so many validations without a better one. Default 0: never.", _STEPS)
     ] = 0
+    select: Annotated[
+        Literal["loss", "accuracy"] | None,
+        Setting(
+            "The best validation has the lowest loss (default), or the highest accuracy of greedy chains.",
+            _STEPS,
+            used_by=_THOUGHTS,
+        ),
+    ] = None
     seed: Annotated[int, Setting("Order of questions and dropout. Default 0.", _STEPS)] = 0
     device: Annotated[str, Setting("auto (default), cpu, cuda, cuda:1 ...", OUTPUT, _FREE, _INHERITED)] = "auto"
     dtype: Annotated[
@@ -321,7 +329,9 @@ class TrainConfig(BaseModel):
             # a constant has nothing before it that would make its steps larger, as a projection has
             "lr": self.lr or (_LR if kind_of(self.method).has(Trait.READING) else _LR_OF_CONSTANTS),
             "contrastive": self.contrastive if self.latent_paths > 1 else "none",
-            "states": self.states if pooled else None,  # None is left out, so that earlier trainings can go on
+            # None is left out of train.json, so that earlier trainings can go on
+            "states": self.states if pooled else None,
+            "select": None if self.select == "loss" else self.select,
             "refine_steps": self.refine_steps or (ROUNDS if refined else None),
             "stage": STAGES if self.constant else self.stage,
         }

@@ -18,7 +18,7 @@ from contrastive.train import Schedule
 from scaling.display import RunProgress, bar_on, say
 from scaling.notebook_bar import NotebookBar
 from scaling.run import RunObserver
-from scaling.training.card import cosine, rows_of
+from scaling.training.card import chains_of, cosine, rows_of
 
 if TYPE_CHECKING:
     from scaling.training.lora import LoraResult
@@ -106,15 +106,27 @@ class TrainingProgress:
             self._printed = time.monotonic()
             self._print(f"step {progress.step}/{self._schedule.max_steps}: {figures}, {self._left(progress)} left")
 
+    def answering(self, right: int, done: int, total: int) -> None:
+        """Shows how far the sampling of a validation is: right, finished and all chains."""
+        share = f", {right / done:.1%} right" if done else ""
+        figures = f"validation: {done}/{total} greedy chains{share}"
+        if self._progress:
+            self._progress.update(self._task, said=figures)
+        elif time.monotonic() - self._printed > _LINE_EVERY:
+            self._printed = time.monotonic()
+            self._print(figures)
+
     def examined(self, progress: Training, health: Validation) -> None:
         """Shows a line with the figures of a validation."""
-        figures = {f"validation/{key}": value for key, value in health.figures().items()}
-        self._accelerator.log(figures, step=progress.step)
+        tracked = {f"validation/{key}": value for key, value in health.figures().items()}
+        self._accelerator.log(tracked, step=progress.step)
         best = ", best so far" if progress.best_step == progress.step else ""
         training = "" if health.training is None else f", training {health.training:.4f}"
         thoughts = _of_thoughts(health) if isinstance(health, Health) else ""
+        right = f"accuracy {health.accuracy.value:.1%} of {chains_of(health.accuracy)}, " if health.accuracy else ""
         memorising = ", memorising" if health.memorises else ""
-        self._print(f"validation at step {progress.step}: loss {health.loss:.4f}{best}{training}{thoughts}{memorising}")
+        figures = f"{right}loss {health.loss:.4f}{best}{training}{thoughts}{memorising}"
+        self._print(f"validation at step {progress.step}: {figures}")
         if progress.stopped_early:
             self._print(f"stopped early: no better validation since step {progress.best_step}")
 
@@ -132,7 +144,8 @@ class TrainingProgress:
 def show_result(console: Console, result: Result) -> None:
     """Prints the figures of the thinker in the checkpoint, the verdict and warnings, and the command that uses it."""
     health, folder, progress = result.health, result.folder, result.progress
-    table = Table(title=f"thinker of step {progress.best_step}", show_header=False, title_justify="left")
+    by = ", chosen by accuracy" if health.accuracy else ""
+    table = Table(title=f"thinker of step {progress.best_step}{by}", show_header=False, title_justify="left")
     for name, figure, note in (*rows_of(health), ("seconds", f"{progress.seconds:.1f}", "")):
         table.add_row(name, figure, note)
     console.print(table)
@@ -142,6 +155,8 @@ def show_result(console: Console, result: Result) -> None:
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     _use(console, f"checkpoint: {folder}/", result.command)
+    if result.last:
+        console.print(f"step {progress.step}: {result.last}/", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_adapter(console: Console, result: LoraResult) -> None:

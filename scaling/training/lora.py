@@ -153,8 +153,10 @@ def _trainer(
     versions = environment(training.backbone.model.device, config=config)
     versions["versions"]["peft"] = version("peft")
 
-    def keep(figures: Figures) -> None:
-        """Saves the adapter with its figures, as it is the best so far."""
+    def keep(figures: Figures, step: int, better: bool) -> None:  # noqa: ARG001 - an adapter is no small file: one is kept
+        """Saves the adapter with its figures, if it is better than all before."""
+        if not better:
+            return
         about = {**training.described, **digests, "metrics": asdict(figures), "environment": versions}
         save_adapter(model, folder, backbone=config.backbone)
         write_about(folder, about)

@@ -57,7 +57,8 @@ from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of
 from scaling.records.settings import Effect, names
 from scaling.run import RunObserver, environment
-from scaling.training.card import write_card
+from scaling.training.accuracy import accuracy_of
+from scaling.training.card import CHOSEN_BY, LAST, STEP, write_card
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
@@ -83,6 +84,9 @@ class TrainingObserver(StepObserver, Protocol):
         """A run begins, such as the sampling of targets. Returns the observer of that run."""
         ...
 
+    def answering(self, right: int, done: int, total: int) -> None:
+        """A validation samples chains. Of `total` chains `done` are finished, and `right` of these are right."""
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -93,6 +97,7 @@ class Result:
         progress: how far the training came.
         health: figures of the thinker in the checkpoint, the best of all validations.
         command: the `scale-run` command that uses it.
+        last: folder of the checkpoint of the last step; None where an earlier version has made all steps.
     """
 
     folder: Path
@@ -100,9 +105,14 @@ class Result:
     health: Health
     command: str
 
+    @property
+    def last(self) -> Path | None:
+        return self.folder / LAST if (self.folder / LAST).is_dir() else None
+
     def to_dict(self) -> dict[str, Any]:
         """The values that `scale-train --json` prints."""
-        return {"folder": str(self.folder), **vars(self.progress), **self.health.to_dict()}
+        last = str(self.last) if self.last else None
+        return {"folder": str(self.folder), "last": last, **vars(self.progress), **self.health.to_dict()}
 
 
 def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> Result:
@@ -140,119 +150,116 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
         wording=wording_of(config),
     )
     learn, validate = examples(config, split, build, backbone, watcher, processes)
-    stage = partial(
-        _train_stage,
-        split=split,
-        learn=learn,
-        validate=validate,
-        reader=reader_of(backbone),
-        surroundings=environment(backbone.model.device, config=config),
-        watcher=watcher,
-        processes=processes,
+    stages = _Stages(
+        split, learn, validate, backbone, environment(backbone.model.device, config=config), watcher, processes
     )
-    constant = None
-    if config.stage:
-        constant = _constant(config, split, backbone, folder, stage, watcher, processes)
-        watcher.status("second stage: the thoughts, after these constants")
+    constant = stages.constant(config, folder) if config.stage else None
     thinker = new_thinker(config, backbone, assistant, learn)
     if constant is not None:
         thinker.begin_from(constant.offset)
-    progress = stage(config, thinker, assistant, described, folder, constant=constant)
+        watcher.status("second stage: thoughts, on top of these constants")
+    progress = stages.train(config, thinker, assistant, described, folder, constant=constant)
     return Result(folder, progress, _health_of(folder), command_for(config, folder))
 
 
-def _constant(
-    config: TrainConfig,
-    split: Split,
-    backbone: LanguageModel,
-    folder: Path,
-    stage: Callable[..., Progress],
-    watcher: TrainingObserver,
-    processes: Processes,
-) -> PromptTuning:
-    """The constants that thoughts are learned on top of: those of `--constant`, or else of a first stage in FOLDER/constant.
+@dataclass(frozen=True, eq=False)
+class _Stages:
+    """What all stages of a training share.
 
-    That first stage is the training which `--method prompt-tuning` with the same settings is.
-
-    Args:
-        config: the settings of the whole training.
-        split: its questions.
-        backbone: the model that reads the constants.
-        folder: of the whole training.
-        stage: runs a stage, see `_train_stage`.
-        watcher: is told what happens.
-        processes: those that train together.
-    """
-    if config.constant is not None:
-        return thinkers.constants(config.constant, backbone, config.latent_paths, config.soft_tokens)
-    first = config.constant_stage(folder / CONSTANT)
-    described = describe(first, split, {"backbone": backbone})
-    open_folder(first, described, processes=processes)
-    watcher.status("first stage: constants, the same for all questions")
-    stage(first, new_thinker(first, backbone, None, ()), None, described, folder / CONSTANT)
-    return thinkers.constants(folder / CONSTANT, backbone, config.latent_paths, config.soft_tokens)
-
-
-def _train_stage(
-    config: TrainConfig,
-    thinker: Thinker,
-    assistant: LanguageModel | None,
-    described: dict[str, Any],
-    folder: Path,
-    *,
-    constant: PromptTuning | None = None,
-    split: Split,
-    learn: Sequence[Example],
-    validate: Sequence[Example],
-    reader: Reader,
-    surroundings: dict[str, Any],
-    watcher: TrainingObserver,
-    processes: Processes,
-) -> Progress:
-    """Trains a thinker, or goes on with it, and saves the best one that validation finds.
-
-    Args:
-        config: the settings of this stage.
-        thinker: what is trained, as it is before the first step.
-        assistant: the model that it reads questions with; None for a thinker that needs none.
-        described: what decides the training's result, from `describe`.
-        folder: where checkpoint, state and metrics are written.
-        constant: the constants that useful question information is measured against; None for each path's mean thought.
+    Attributes:
         split: the questions.
         learn: the examples to learn from.
         validate: the examples to validate on.
-        reader: computes losses with the backbone.
-        surroundings: of the training, for its checkpoint.
+        backbone: the model that reads the thoughts.
+        surroundings: versions and machine, for the checkpoints.
         watcher: is told what happens.
         processes: those that train together.
     """
-    watcher.status(f"{thinker.parameter_count():,} parameters to train")
-    digests = digests_of_split(config, split, learn, validate)
 
-    def keep(health: Health) -> None:
-        """Saves the thinker with its figures, as it is the best so far."""
-        parameters = {"trained_parameters": thinker.parameter_count()}
-        about = {**described, **parameters, **digests, "metrics": asdict(health), "environment": surroundings}
-        checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
-        write_card(folder, about)
+    split: Split
+    learn: Sequence[Example]
+    validate: Sequence[Example]
+    backbone: LanguageModel
+    surroundings: dict[str, Any]
+    watcher: TrainingObserver
+    processes: Processes
 
-    trainer = Trainer(
-        thinker=thinker,
-        assistant=assistant.model if assistant else None,
-        reader=reader,
-        train=learn,
-        validation=validate,
-        schedule=schedule_of(config, len(learn)),
-        objective=_objective(config),
-        constant=constant_losses(constant, reader, validate) if constant is not None else None,
-        folder=folder,
-        keep=keep,
-        watcher=watcher,
-        processes=processes,
-    )
-    progress = run_steps(trainer)
-    processes.wait()
-    return progress
+    def constant(self, config: TrainConfig, folder: Path) -> PromptTuning:
+        """The constants that thoughts are learned on top of: those of `--constant`, or of a first stage in FOLDER/constant.
+
+        That first stage is the very training which `--method prompt-tuning` with the same settings is.
+
+        Args:
+            config: the settings of the whole training.
+            folder: of the whole training.
+        """
+        source = config.constant
+        if source is None:
+            source = folder / CONSTANT
+            first = config.constant_stage(source)
+            described = describe(first, self.split, {"backbone": self.backbone})
+            open_folder(first, described, processes=self.processes)
+            self.watcher.status("first stage: constants, the same for all questions")
+            self.train(first, new_thinker(first, self.backbone, None, ()), None, described, source)
+        return thinkers.constants(source, self.backbone, config.latent_paths, config.soft_tokens)
+
+    def train(
+        self,
+        config: TrainConfig,
+        thinker: Thinker,
+        assistant: LanguageModel | None,
+        described: dict[str, Any],
+        folder: Path,
+        *,
+        constant: PromptTuning | None = None,
+    ) -> Progress:
+        """Trains a thinker, or goes on with it, and saves the best one and the last.
+
+        Args:
+            config: the settings of this stage.
+            thinker: what is trained, as it is before the first step.
+            assistant: the model that it reads questions with; None for a thinker that needs none.
+            described: what decides the result, from `describe`.
+            folder: where checkpoints, state and metrics are written.
+            constant: what useful question information is measured against; None for each path's mean thought.
+        """
+        self.watcher.status(f"{thinker.parameter_count():,} parameters to train")
+        digests = digests_of_split(config, self.split, self.learn, self.validate)
+        reader = reader_of(self.backbone)
+
+        def keep(health: Health, step: int, better: bool) -> None:
+            """Saves the thinker with its figures as the last one, and as the best if it is better than all before."""
+            parameters = {"trained_parameters": thinker.parameter_count()}
+            about = {**described, **parameters, **digests, "metrics": asdict(health), "environment": self.surroundings}
+            chosen = {folder / LAST: LAST} | ({folder: config.select or "loss"} if better else {})
+            save = partial(checkpoint.save, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION)
+            for place, by in chosen.items():
+                about |= {STEP: step, CHOSEN_BY: by}
+                save(thinker, place, about=about)
+                write_card(place, about)
+
+        accuracy = None
+        if config.select == "accuracy":
+            told = self.watcher.answering
+            accuracy = accuracy_of(config, self.split, thinker, self.backbone, assistant, told, self.processes)
+        trainer = Trainer(
+            thinker=thinker,
+            assistant=assistant.model if assistant else None,
+            reader=reader,
+            train=self.learn,
+            validation=self.validate,
+            schedule=schedule_of(config, len(self.learn)),
+            objective=_objective(config),
+            constant=constant_losses(constant, reader, self.validate) if constant is not None else None,
+            folder=folder,
+            keep=keep,
+            watcher=self.watcher,
+            processes=self.processes,
+            accuracy=accuracy,
+        )
+        progress = run_steps(trainer)
+        self.processes.wait()
+        return progress
 
 
 def _models(config: TrainConfig, dtype: torch.dtype, *, assisted: bool) -> tuple[LanguageModel, LanguageModel | None]:
@@ -341,7 +348,7 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     others = {*names(TrainConfig, Effect.FREE), *idle_options(config.method, TrainConfig)}
     if config.method == TrainConfig.model_fields["method"].default:
         others.add("method")  # as train.json of earlier versions does not name it
-    later = (*names(TrainConfig, Trait.ASSISTANT), *names(TrainConfig, Trait.READING))  # options that came with 0.2
+    later = (*names(TrainConfig, Trait.ASSISTANT), *names(TrainConfig, Trait.READING), "select")  # options of 0.2
     others |= {key for key in later if getattr(config, key) is None}
     settings = config.model_dump(mode="json", exclude=others)
     if config.constant is not None:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from contrastive.health import Accuracy
 from contrastive.objective import Objective
 from contrastive.target_loss import Reader
 from contrastive.train import METRICS_FILE, STATE_FILE, ModelChanged, Schedule, Trainer, digest
@@ -57,7 +60,7 @@ def trainer(make_model, new_thinker, some_examples, tmp_path):
             "schedule": schedule,
             "objective": OBJECTIVE,
             "folder": tmp_path / folder,
-            "keep": [].append,
+            "keep": lambda *_: None,
             "watcher": watcher or RecordingObserver(),
         }
         return Trainer(**(settings | changes))
@@ -182,20 +185,103 @@ def test_early_stopping_and_the_best_thinker(trainer):
     kept = []
     schedule = replace(SCHEDULE, lr=1e-30, max_steps=20, validate_every=1, patience=2)
     observer = RecordingObserver()
-    progress = trainer(schedule=schedule, watcher=observer, keep=kept.append).run()
+    progress = trainer(schedule=schedule, watcher=observer, keep=lambda *one: kept.append(one)).run()
     assert progress.stopped_early
     assert (progress.step, progress.best_step, progress.waited) == (2, 0, 2)
     assert len({health.loss for _, health in observer.healths}) == 1
-    assert [health.loss for health in kept] == [progress.best]
+    assert [(health.loss, step, better) for health, step, better in kept] == [
+        (progress.best, step, step == 0) for step in range(3)
+    ]
 
 
 def test_the_best_thinker_is_kept(trainer):
     kept, observer = [], RecordingObserver()
-    progress = trainer(schedule=replace(SCHEDULE, validate_every=1), watcher=observer, keep=kept.append).run()
+    schedule = replace(SCHEDULE, validate_every=1)
+    progress = trainer(schedule=schedule, watcher=observer, keep=lambda *one: kept.append(one)).run()
     losses = [health.loss for _, health in observer.healths]
-    assert progress.best == min(losses) == kept[-1].loss
+    assert [(step, health) for health, step, _ in kept] == observer.healths
+    best = [health.loss for health, _, better in kept if better]
+    assert progress.best == min(losses) == best[-1]
     assert losses[progress.best_step] == progress.best
-    assert [health.loss for health in kept] == sorted((health.loss for health in kept), reverse=True)
+    assert best == sorted(best, reverse=True)
+
+
+def scored(shares):
+    """An accuracy that is measured as these shares, one after the other."""
+    given = iter(shares)
+
+    def measure():
+        share = next(given)
+        return Accuracy(value=share, low=None, high=None, chains=10, questions=5)
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.2, 0.5, 0.4, 0.1), (0.5, 0.2, 0.4, 0.1), (0.3, 0.3, 0.3, 0.3), (0.1, 0.6, 0.6, 0)]
+)
+def test_the_highest_accuracy_is_the_best_whatever_the_loss_and_between_equals_the_lower_loss(trainer, shares):
+    kept, observer = [], RecordingObserver()
+    training = trainer(
+        schedule=replace(SCHEDULE, max_steps=3, validate_every=1),
+        watcher=observer,
+        keep=lambda *one: kept.append(one),
+        accuracy=scored(shares),
+    )
+    progress = training.run()
+    losses = [health.loss for _, health in observer.healths]
+    assert [health.accuracy.value for _, health in observer.healths] == list(shares)
+    assert min(losses) == losses[-1], "the loss alone would keep the last one"
+    best = max(range(4), key=lambda step: (shares[step], -losses[step]))
+    assert (progress.best_step, progress.best_accuracy, progress.best) == (best, shares[best], losses[best])
+    assert [step for _, step, better in kept if better][-1] == best
+
+
+def test_patience_counts_validations_without_a_better_accuracy(trainer):
+    observer = RecordingObserver()
+    schedule = replace(SCHEDULE, max_steps=7, validate_every=1, patience=3)
+    progress = trainer(schedule=schedule, watcher=observer, accuracy=scored([0.4, 0.5, 0.3, 0.2, 0.1])).run()
+    losses = [health.loss for _, health in observer.healths]
+    assert min(losses[2:]) < losses[1], "by its loss a later one is better"
+    assert (progress.stopped_early, progress.step, progress.best_step) == (True, 4, 1)
+
+
+@pytest.mark.parametrize("die_at", [1, 3, 4, 6])
+def test_a_resumed_training_keeps_the_best_accuracy(trainer, tmp_path, die_at):
+    shares = {0: 0.2, 2: 0.6, 4: 0.3, 6: 0.5, 7: 0.1}
+
+    def by_step(folder, **changes):
+        observer = RecordingObserver(**changes)
+        schedule = replace(SCHEDULE, validate_every=2)
+        training = trainer(folder, schedule=schedule, watcher=observer)
+
+        def measure():
+            step = observer.rows[-1]["step"] if observer.rows else observer.first
+            return scored([shares[step]])()
+
+        training.accuracy = measure
+        return training
+
+    whole = by_step("whole").run()
+    with pytest.raises(KeyboardInterrupt):
+        by_step("cut", die_at=die_at).run()
+    again = by_step("cut").run()
+    assert replace(again, seconds=0) == replace(whole, seconds=0)
+    assert (again.best_step, again.best_accuracy) == (2, 0.6)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_a_state_from_before_accuracies_is_continued(trainer, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer("cut", watcher=RecordingObserver(die_at=4)).run()
+    path = tmp_path / "cut" / STATE_FILE
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    progress = json.loads(metadata["progress"])
+    assert progress.pop("best_accuracy") is None
+    save_file(load_file(path), path, metadata={**metadata, "progress": json.dumps(progress)})
+    again, whole = trainer("cut").run(), trainer("whole").run()
+    assert replace(again, seconds=0) == replace(whole, seconds=0)
 
 
 def test_what_validation_says(trainer, plain, some_examples):
@@ -231,7 +317,6 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--import-mode=importlib",
 @pytest.mark.skipif("TWO_PROCESSES_OUT" not in os.environ, reason="is started by the test of two processes")
 def test_one_of_the_processes(trainer):
     from accelerate import Accelerator
-    from safetensors.torch import save_file
 
     accelerator = Accelerator(cpu=True)
     training = trainer(f"rank{accelerator.process_index}")
@@ -243,8 +328,6 @@ def test_one_of_the_processes(trainer):
 
 
 def test_two_processes_end_with_the_parameters_of_one(trainer, tmp_path):
-    from safetensors.torch import load_file
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

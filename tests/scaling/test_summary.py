@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.records.intervals import wilson_interval
+from scaling.records.intervals import wilson_interval, wilson_of_chains
 from scaling.records.records import Completion, Key, Question
 from scaling.records.summary import summarise
 
@@ -75,7 +75,7 @@ def test_figures_worked_out_by_hand():
     assert math.isclose(summary["accuracy_high"], high)
 
 
-def wilson(successes: int, total: int) -> tuple[float, float]:
+def wilson(successes: float, total: float) -> tuple[float, float]:
     """The interval of Wilson (1927), where the 97.5 % quantile of the normal distribution is z."""
     z, share = 1.959963984540054, successes / total
     centre = share + z * z / (2 * total)
@@ -86,6 +86,29 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 @given(st.integers(2, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_interval_is_wilsons(case):
     assert wilson_interval(*case) == pytest.approx(wilson(*case), abs=1e-12)
+
+
+@given(st.integers(2, 40).flatmap(lambda n: st.lists(st.integers(0, 1), min_size=n, max_size=n)))
+def test_with_one_chain_a_question_the_interval_is_wilsons(right):
+    assert wilson_of_chains(right, 1) == pytest.approx(wilson(sum(right), len(right)), abs=1e-12)
+
+
+@given(st.integers(1, 6).flatmap(lambda m: st.tuples(st.lists(st.integers(0, m), min_size=2, max_size=40), st.just(m))))
+def test_the_interval_of_chains_is_between_those_of_all_chains_and_of_as_few_as_questions(case):
+    right, chains = case
+    low, high = wilson_of_chains(right, chains)
+    share, number = sum(right) / (len(right) * chains), len(right)
+    narrow, wide = (wilson(share * count, count) for count in (number * chains, number))
+    assert wide[0] - 1e-9 <= low <= narrow[0] + 1e-9
+    assert narrow[1] - 1e-9 <= high <= wide[1] + 1e-9
+
+
+def test_chains_of_a_question_count_as_much_as_they_differ():
+    """Where all chains of a question are alike, they are one chain; where every question has the same share, all count."""
+    assert wilson_of_chains([4, 0, 4, 0], 4) == pytest.approx(wilson(2, 4))
+    assert wilson_of_chains([2, 2, 2, 2], 4) == pytest.approx(wilson(8, 16))
+    assert wilson_of_chains([0, 0, 0], 4) == pytest.approx(wilson(0, 3), abs=1e-12)
+    assert wilson_of_chains([3], 4) == (None, None)
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -310,8 +310,9 @@ def test_what_a_training_writes_and_that_a_run_takes_it(settings, tmp_path, run)
     options = {"standardise": True, "path_offset": True, "question_weight": 0.1, "vector_per_slot": True}
     result = train(settings(**options), Quiet(), Processes())
     assert result.folder == out
-    names = {"config.json", "thinker.safetensors", "README.md", "train.json", METRICS_FILE, STATE_FILE}
-    assert {path.name for path in out.iterdir()} == names
+    saved = {"config.json", "thinker.safetensors", "README.md"}
+    assert {path.name for path in out.iterdir()} == {*saved, "train.json", METRICS_FILE, STATE_FILE, "last"}
+    assert {path.name for path in (out / "last").iterdir()} == saved
     thinker, config = checkpoint.load(out)
     assert (config.num_paths, config.soft_tokens, config.vectors_per_path) == (2, 3, 3)
     assert config.sizes["standardise"]
@@ -387,11 +388,11 @@ def test_a_training_that_ended_before_its_first_validation_begins_again(settings
 def test_a_training_whose_state_is_gone_is_not_begun_again(settings, tmp_path):
     train(settings(), Quiet(), Processes())
     (tmp_path / "trained" / STATE_FILE).unlink()
-    before = {path: path.read_bytes() for path in (tmp_path / "trained").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "trained").rglob("*.*")}
     for resume in (False, True):
         with pytest.raises(UsageError, match=f"{STATE_FILE} is gone"):
             train(settings(resume=resume), Quiet(), Processes())
-    assert {path: path.read_bytes() for path in (tmp_path / "trained").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "trained").rglob("*.*")} == before
 
 
 @pytest.mark.parametrize("place", ["below a file", "in /proc", "a file", "a link to nothing"])
