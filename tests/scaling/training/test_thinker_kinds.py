@@ -24,6 +24,9 @@ CASES: list[dict[str, Any]] = [
     {"states": "last"},
     {"states": "mean", "standardise": False, "layer": -2},
     {"states": "attention", "layer": 1},
+    {"stage": "constant,thoughts"},
+    {"stage": "constant,thoughts", "states": "attention"},
+    {"stage": "constant,thoughts", "method": "refiner", "refine_steps": 2},
 ]
 
 
