@@ -125,10 +125,11 @@ def with_checkpoint(config: RunConfig, saved: SavedThinker | None) -> RunConfig:
     if saved is None:
         return config.model_copy(update={"soft_tokens": config.soft_tokens or SOFT_TOKENS})
     trained = saved.config
-    if config.soft_tokens and trained.vectors_per_path not in (1, config.soft_tokens):
+    of_any_number = trained.vectors_per_path == 1 and not trained.sizes.get("computed_slots")
+    if config.soft_tokens and not of_any_number and config.soft_tokens != trained.soft_tokens:
         raise UsageError(
             f"`--soft-tokens` {config.soft_tokens} does not fit `--thinker` {config.thinker}, which was trained with one "
-            f"vector for each of {trained.vectors_per_path} slots: leave the option out."
+            f"vector for each of {trained.soft_tokens} slots: leave the option out."
         )
     sizes = {"soft_tokens": trained.soft_tokens, "latent_paths": 8 if config.perturbed else trained.num_paths}
     return config.model_copy(update={key: getattr(config, key) or value for key, value in sizes.items()})

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +58,7 @@ from scaling.run import RunObserver, environment
 from scaling.training.card import write_card
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
+from scaling.training.mixture import OWN, SELF, TEACHER
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 from scaling.wording import wording_of
 
@@ -133,7 +134,7 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
         backbone,
         assistant,
         task=split.task.definition,
-        num_slots=config.soft_tokens,
+        num_slots=config.trained_slots,
         wording=wording_of(config),
     )
     learn, validate = examples(config, split, build, backbone, watcher, processes)
@@ -146,7 +147,8 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
         """Saves the thinker with its figures, as it is the best so far."""
         parameters = {"trained_parameters": thinker.parameter_count()}
         about = {**described, **parameters, **digests, "metrics": asdict(health), "environment": surroundings}
-        checkpoint.save(thinker, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
+        used = thinker.first_slots(config.soft_tokens)
+        checkpoint.save(used, folder, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION, about=about)
         write_card(folder, about)
 
     trainer = Trainer(
@@ -253,7 +255,8 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     others = {*names(TrainConfig, Effect.FREE), *idle_options(config.method, TrainConfig)}
     if config.method == TrainConfig.model_fields["method"].default:
         others.add("method")  # as train.json of earlier versions does not name it
-    others |= {key for key in names(TrainConfig, Trait.ASSISTANT) if getattr(config, key) is None}
+    later = {*names(TrainConfig, Trait.ASSISTANT), "train_soft_tokens"}  # earlier versions do not name them either
+    others |= {key for key in later if getattr(config, key) is None}
     settings = config.model_dump(mode="json", exclude=others)
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
     return {
@@ -417,7 +420,7 @@ def examples(
         config: the settings.
         split: the questions.
         build: turns questions and targets into token ids.
-        backbone: samples its own chains with `--targets self`.
+        backbone: samples its own chains where `--targets` has some that are made of them.
         watcher: is told what happens.
         processes: those that train together; only process 0 samples.
 
@@ -425,24 +428,44 @@ def examples(
         The examples to learn from, and those to validate on.
 
     Raises:
-        UsageError: where one of the two is empty.
+        UsageError: where a kind of targets is of no question to learn from, or of none to validate on.
     """
-    texts: Callable[[Any], Sequence[str]] = lambda question: [build.solution(question)]  # noqa: E731
-    if config.targets == "self":
+    weights, chains = config.target_weights, {}
+    if any(kind in OWN for kind in weights):
         if processes.rank == 0:
             watcher.status("sampling the backbone's own chains")
             own_chains(split, config, backbone, watcher.sampling())
         processes.wait()
         chains = own_chains(split, config, backbone, watcher.sampling())
-        texts = lambda question: chains[question.id]  # noqa: E731
-    learn, validate = examples_of(split.train, texts, build), examples_of(split.validation, texts, build)
-    if not learn or not validate:
-        raise UsageError(
+    watcher.status(f"making targets ({config.targets}) of {len(split.train) + len(split.validation):,} questions")
+    made: list[list[Example]] = [[], []]
+    for kind, weight in weights.items():
+        for examples_so_far, questions in zip(made, (split.train, split.validation), strict=True):
+            of_kind = examples_of(kind, questions, chains, build)
+            if not of_kind:
+                raise UsageError(_none_of(kind))
+            examples_so_far += of_kind if weight == 1 else [replace(example, weight=weight) for example in of_kind]
+    learn, validate = made
+    watcher.status(f"{len(learn)} targets to learn from, {len(validate)} to validate on")
+    return learn, validate
+
+
+def _none_of(kind: str) -> str:
+    """Why there are no targets of a kind, and what to do."""
+    if kind == SELF:
+        return (
             "the backbone answered no question rightly, so there is no chain to learn from: raise `--limit`, `--validation` "
             "or `--chains`, or use `--targets gold`."
         )
-    watcher.status(f"{len(learn)} targets to learn from, {len(validate)} to validate on")
-    return learn, validate
+    if kind == TEACHER:
+        return (
+            "the backbone's own right chains have no step before their answer, or there are none, so there is nothing that a "
+            "teacher could read: raise `--limit`, `--validation` or `--chains`, or use `--targets answer`."
+        )
+    return (
+        f"no question has a first step for `--targets {kind}`: give questions with a `rationale`, and a `--prompt` whose "
+        f"solutions show it, or use `--targets answer`."
+    )
 
 
 @torch.no_grad()
@@ -458,7 +481,7 @@ def new_thinker(
         examples: with `--standardise`, the questions of the first of them are the reference set.
     """
     if assistant is None:
-        sizes = {"num_paths": config.latent_paths, "num_slots": config.soft_tokens}
+        sizes = {"num_paths": config.latent_paths, "num_slots": config.trained_slots}
         thinker = thinkers.untrained(config.method, backbone, None, **sizes)
         return thinker.with_steps(config.refine_steps).to(config.device)
     made = _assisted(config, backbone, assistant).to(config.device)
@@ -467,7 +490,7 @@ def new_thinker(
         states = [
             made.reference(
                 read(made, assistant.model, backbone.model, questions=[example.assistant], prompts=[example.prefix]),
-                config.soft_tokens,
+                config.trained_slots,
             )
             for example in reference
         ]
@@ -484,18 +507,18 @@ def _assisted(config: TrainConfig, backbone: LanguageModel, assistant: LanguageM
             config.states,
             new_projection(assistant.width, backbone.width, scale=scale),
             num_paths=config.latent_paths,
-            num_slots=config.soft_tokens,
+            num_slots=config.trained_slots,
             normalise=config.normalise,
             offset=config.path_offset,
             layer=config.layer,
         )
     start = thinkers.untrained(
-        config.method, backbone, assistant, num_paths=config.latent_paths, num_slots=config.soft_tokens
+        config.method, backbone, assistant, num_paths=config.latent_paths, num_slots=config.trained_slots
     )
     assert isinstance(start, AssistantThinker)
     vectors = start.token_sets.vectors.detach()
     if config.vector_per_slot:
-        vectors = vectors.expand(-1, config.soft_tokens, -1)
+        vectors = vectors.expand(-1, config.trained_slots, -1)
     return AssistantThinker(
         SoftTokenSets(vectors),
         start.projection,
@@ -525,7 +548,8 @@ def schedule_of(config: TrainConfig, num_examples: int) -> Schedule:
 def _objective(config: TrainConfig) -> Objective:
     """The loss that the settings describe."""
     return Objective(
-        num_slots=config.soft_tokens,
+        num_slots=config.trained_slots,
+        used_slots=config.soft_tokens,
         contrastive=config.contrastive,
         weight=config.contrastive_weight,
         temperature=config.contrastive_temperature,
