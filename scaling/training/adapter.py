@@ -59,6 +59,9 @@ class LoraTrainer(Loop[Figures]):
     recompute: bool = False
     loss_before: float = math.nan
 
+    def __post_init__(self) -> None:
+        self.reader.untrained = self.model.disable_adapter  # a teacher is the backbone without the adapter
+
     def trained(self) -> list[Parameter]:
         return list(self._named().values())
 

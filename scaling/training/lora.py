@@ -150,7 +150,6 @@ def _trainer(
     config, folder = training.config, training.folder
     reader = reader_of(training.backbone)
     model = new_adapter(training.backbone, rank=decided(config, "rank"), seed=config.seed)
-    reader.untrained = model.disable_adapter  # the teacher of `--targets teacher` is the backbone as it was
     versions = environment(training.backbone.model.device, config=config)
     versions["versions"]["peft"] = version("peft")
 

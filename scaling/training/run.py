@@ -69,6 +69,7 @@ RESTORE = "restore the file, or begin again with another `--out`"  # the advice 
 _REFERENCE = 64  # questions whose states give the mean and deviation for standardising
 ROWS = 8  # targets x paths that go through the backbone together by default
 _VALIDATIONS = 10  # of a training by default
+_PART = 4_000  # questions whose targets are made between two lines that say how far that is
 
 
 class TrainingObserver(StepObserver, Protocol):
@@ -441,7 +442,11 @@ def examples(
     made: list[list[Example]] = [[], []]
     for kind, weight in weights.items():
         for examples_so_far, questions in zip(made, (split.train, split.validation), strict=True):
-            of_kind = examples_of(kind, questions, chains, build)
+            of_kind: list[Example] = []
+            for start in range(0, len(questions), _PART):
+                of_kind += examples_of(kind, questions[start : start + _PART], chains, build)
+                if start + _PART < len(questions):
+                    watcher.status(f"{kind}: {start + _PART:,} of {len(questions):,} questions")
             if not of_kind:
                 raise UsageError(_none_of(kind))
             examples_so_far += of_kind if weight == 1 else [replace(example, weight=weight) for example in of_kind]
@@ -459,8 +464,8 @@ def _none_of(kind: str) -> str:
         )
     if kind == TEACHER:
         return (
-            "the backbone's own right chains have no step before their answer, or there are none, so there is nothing that a "
-            "teacher could read: raise `--limit`, `--validation` or `--chains`, or use `--targets answer`."
+            "the backbone's own right chains have no step before their answer, or there are none, so a teacher has "
+            "nothing to read: raise `--limit`, `--validation` or `--chains`, or use `--targets answer`."
         )
     return (
         f"no question has a first step for `--targets {kind}`: give questions with a `rationale`, and a `--prompt` whose "

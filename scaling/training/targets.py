@@ -197,7 +197,7 @@ class ExampleBuilder:
         self._refuse_long(question, len(prompt.prefix) + self._num_slots + len(prompt.suffix) + len(target))
         assistant_prompt = self._assistant.assistant(question) if self._assistant else ()
         template = template_of(question)
-        answer = self._answer_of(question, text, target)
+        answer = self._answer_of(question, text, target) if end else None  # a step may hold it, and does not state it
         return Example(question.id, assistant_prompt, prompt.prefix, prompt.suffix, target, template, answer=answer)
 
     def given(self, question: Question, lead: str, rest: str, *, end: bool = True) -> Example:
