@@ -301,6 +301,7 @@ def test_what_is_learned_from_as_before_is_written_as_before(settings, targets):
     assert "6 targets to learn from, 3 to validate on" in watcher.said
 
 
+@pytest.mark.usefixtures("own_chains")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
