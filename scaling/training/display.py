@@ -153,7 +153,7 @@ def show_adapter(console: Console, result: LoraResult) -> None:
     table = Table(title=f"adapter of step {progress.best_step}", show_header=False, title_justify="left")
     rows = [
         ("loss", f"{figures.loss:.4f}", "nats a token, held-out questions"),
-        ("loss, answer alone", "-" if figures.answer is None else f"{figures.answer:.4f}", "its own tokens"),
+        *([] if figures.answer is None else [("loss, answer alone", f"{figures.answer:.4f}", "its own tokens")]),
         ("loss before training", f"{figures.before:.4f}", ""),
         ("trained parameters", f"{result.parameters:,}", ""),
         ("seconds", f"{progress.seconds:.1f}", ""),
