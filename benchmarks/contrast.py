@@ -21,6 +21,7 @@ from contrastive import losses
 from contrastive.objective import think
 from scaling.models import loading
 from scaling.training.config import TrainConfig
+from scaling.training.mixture import GOLD
 from scaling.training.run import new_thinker, reader_of
 from scaling.training.targets import ExampleBuilder, examples_of, split_of
 from scaling.wording import wording_of
@@ -40,10 +41,7 @@ def main() -> None:
     build = ExampleBuilder(
         backbone, assistant, task=split.task.definition, num_slots=config.soft_tokens, wording=wording_of(config)
     )
-    learn, asked = (
-        examples_of(questions, lambda question: [build.solution(question)], build)
-        for questions in (split.train, split.validation)
-    )
+    learn, asked = (examples_of(GOLD, questions, {}, build) for questions in (split.train, split.validation))
     thinker = new_thinker(config, backbone, assistant, learn)
     with torch.no_grad():
         thoughts = think(thinker, assistant.model, backbone.model, asked, config.soft_tokens)

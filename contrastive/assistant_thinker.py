@@ -39,6 +39,7 @@ class AssistantThinker(Thinker):
     kind: ClassVar[str] = "softcot++"
     uses_assistant: ClassVar[bool] = True
     of_path: ClassVar[tuple[str, ...]] = ("offset", "queries")
+    of_slot: ClassVar[tuple[str, ...]] = ("offset", "queries")
     statistics: Tensor | None
     queries: nn.Parameter | None
 
@@ -162,6 +163,12 @@ class AssistantThinker(Thinker):
         kept.token_sets = SoftTokenSets(self.token_sets.vectors[paths])
         if self.statistics is not None and self.states_of == SLOTS:  # else there is one for all paths
             kept.statistics = self.statistics[:, paths]
+        return kept
+
+    def first_slots(self, num_slots: int) -> Self:
+        kept = super().first_slots(num_slots)
+        if kept is not self:
+            kept.token_sets = SoftTokenSets(self.token_sets.vectors[:, :num_slots])
         return kept
 
     def sizes(self) -> dict[str, Any]:

@@ -7,6 +7,10 @@
 
 Both are differences of losses of the same questions, and each has an interval over questions. Only an interval that does
 not hold zero gives a verdict. The cosine between questions gives none: thoughts of cosine 0.99 may carry their question.
+
+A *loss* is what training minimises as its language loss, over the held-out questions: nats a token of negative
+log-likelihood, of the divergence from a teacher where the target is what a teacher predicts, or over a mixture of targets
+sum(weight * loss) / sum(weight * scored tokens). Losses over other targets, or other weights, do not compare.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from contrastive.objective import Objective, think
 from contrastive.paired import Estimate, explained_variance, mean_difference
 from contrastive.parallel import Processes
 from contrastive.prompt_tuning import PromptTuning
-from contrastive.target_loss import Example, Reader
+from contrastive.target_loss import Example, Reader, answer_tokens, weighted_tokens
 from contrastive.thinker import Thinker
 
 _PARTNERS = 3  # other questions whose thoughts a question gets in the place of its own
@@ -45,7 +49,7 @@ class PerQuestion:
 
     Attributes:
         ids: of the questions.
-        tokens: target tokens of each.
+        tokens: scored tokens of each. Both these and the losses are sums in which each target has its weight.
         own: with its own thoughts, or with what else is trained.
         without: of the same prompt without thoughts. None here and below where nothing of it was measured.
         mean: with each path's mean thought over the other questions.
@@ -55,7 +59,7 @@ class PerQuestion:
     """
 
     ids: tuple[str, ...]
-    tokens: tuple[int, ...]
+    tokens: tuple[int | float, ...]  # whole numbers are kept as such in metrics.jsonl
     own: tuple[float, ...]
     without: Losses | None = None
     mean: Losses | None = None
@@ -97,7 +101,9 @@ class Validation:
     """Figures over held-out questions, in nats a token of their targets.
 
     Attributes:
-        loss: of their targets.
+        loss: of their targets, see the top of this module.
+        answer: of the answers' own tokens alone, such as those of "18" in "The answer is 18.", a mean over all targets that
+            hold them; None where none does, or where only a teacher predicts them. In `loss` they count among the wording.
         training: mean loss of the steps since the validation before; None before the first step.
         rise: `loss` less that of the best validation before; None where there was none.
         training_fall: how much `training` has fallen since that validation; None where one of them is not known.
@@ -106,6 +112,7 @@ class Validation:
     """
 
     loss: float
+    answer: float | None = None
     training: float | None = None
     rise: Estimate | None = None
     training_fall: float | None = None
@@ -262,30 +269,29 @@ def examine(
         assistant: the frozen model that the thinker reads questions with; None for a thinker that needs none.
         reader: computes losses with the frozen backbone.
         examples: the validation questions with their targets.
-        objective: says how many soft tokens there are.
+        objective: says how many soft tokens there are, and how many of them runs will use. The figures are of those.
         processes: share the work; each of them gets the whole result.
         constant: losses with the best constant prompt by id of the question, summed over its targets, in nats.
 
     Raises:
         torch.linalg.LinAlgError: where thoughts are not finite.
     """
+    num_slots = objective.used_slots or objective.num_slots
+    thinker = thinker.first_slots(num_slots)
     groups = questions_of(examples)
     first = [examples[places[0]] for places in groups]
     numbers = range(len(first))[processes.rank :: processes.count]
     thoughts = torch.stack(
         list(
             processes.collect(
-                {
-                    n: think(thinker, assistant, reader.backbone, [first[n]], objective.num_slots)[0].cpu()
-                    for n in numbers
-                }
+                {n: think(thinker, assistant, reader.backbone, [first[n]], num_slots)[0].cpu() for n in numbers}
             ).values()
         )
     )
     plans, total = [_plan(first, n, thinker.num_paths) for n in range(len(first))], thoughts.sum(0)
     plan_of = {place: plans[n] for n, places in enumerate(groups) for place in places}
     batches = _batches(examples, [plan_of[place].num_rows for place in range(len(examples))])
-    losses: dict[int, Tensor] = processes.collect(
+    found: dict[int, tuple[Tensor, Tensor]] = processes.collect(
         {
             place: sums
             for places in batches[processes.rank :: processes.count]
@@ -296,8 +302,9 @@ def examine(
             ).items()
         }
     )
-    sums = [torch.stack([losses[place] for place in places]).sum(0) for places in groups]
-    tokens = tuple(sum(len(examples[place].target) for place in places) for places in groups)
+    sums = [torch.stack([found[place][0] * examples[place].weight for place in places]).sum(0) for places in groups]
+    tokens = tuple(weighted_tokens([examples[place] for place in places]) for places in groups)
+    of_answers = [float(found[place][1][: thinker.num_paths].mean()) for place in range(len(examples))]
     per_question = _per_question([example.question for example in first], tokens, sums, plans, constant or {})
     per_path = torch.stack([each[: thinker.num_paths] for each in sums]).sum(0) / sum(tokens)
     cosines = diversity.path_cosine(thoughts)
@@ -305,6 +312,7 @@ def examine(
     return compared(
         per_question,
         loss=float(per_path.mean()),
+        answer=over_answers(of_answers, examples),
         without=float(torch.stack([each[-1] for each in sums]).sum() / sum(tokens)),
         norm_ratio=norm_ratio,
         nearest_cosine=nearest,
@@ -364,6 +372,17 @@ def compared(per_question: PerQuestion, **figures: Any) -> Health:
         explained=explained,
         **figures,
     )
+
+
+def over_answers(losses: Sequence[float], examples: Sequence[Example]) -> float | None:
+    """The loss of the answers' own tokens, in nats a token; None where no target is known to hold any.
+
+    Args:
+        losses: of each example, summed over these tokens.
+        examples: the examples.
+    """
+    count = sum(len(answer_tokens(example)) for example in examples)
+    return sum(losses) / count if count else None
 
 
 def questions_of(examples: Sequence[Example]) -> list[list[int]]:
@@ -452,8 +471,10 @@ def _batches(examples: Sequence[Example], rows: Sequence[int]) -> list[list[int]
     return batches
 
 
-def _losses(reader: Reader, batch: Mapping[int, Example], rows: Tensor) -> dict[int, Tensor]:
-    """Losses summed over the target's tokens, [R + 1] float64 by place: of each row, and at last without thoughts.
+def _losses(reader: Reader, batch: Mapping[int, Example], rows: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """Losses summed over the target's scored tokens, and over the answer's own ones, by place.
+
+    Each is [R + 1] or [R], float64: of each row, and of the first at last that without thoughts. Weights are left out.
 
     Args:
         reader: computes them.
@@ -463,13 +484,14 @@ def _losses(reader: Reader, batch: Mapping[int, Example], rows: Tensor) -> dict[
     rows = rows.to(reader.backbone.device)
     examples = list(batch.values())
     without = reader.losses(examples, rows[:, :1, :0])
-    sums = torch.cat([reader.losses(examples, rows), without], dim=1).double().cpu()
-    return dict(zip(batch, sums, strict=True))
+    losses, of_answers = reader.losses_and_answers(examples, rows)
+    sums = torch.cat([losses, without], dim=1).double().cpu()
+    return dict(zip(batch, zip(sums, of_answers.double().cpu(), strict=True), strict=True))
 
 
 def _per_question(
     ids: Sequence[str],
-    tokens: tuple[int, ...],
+    tokens: tuple[float, ...],
     sums: Sequence[Tensor],
     plans: Sequence[_Plan],
     constant: Mapping[str, float],

@@ -44,9 +44,7 @@ class _TokenLosses(torch.autograd.Function):
         losses, gradient = states.new_empty(len(states), dtype=torch.float32), torch.empty_like(states)
         for part in range(0, len(states), _CHUNK):
             at = slice(part, part + _CHUNK)
-            logits = linear(states[at], head, bias).float()
-            if cap:
-                logits = cap * torch.tanh(logits / cap)
+            logits = _capped(linear(states[at], head, bias).float(), cap)
             log_probs = logits.log_softmax(-1)
             losses[at] = -log_probs.gather(1, targets[at, None])[:, 0]
             if ctx.needs_input_grad[0]:
@@ -65,6 +63,59 @@ class _TokenLosses(torch.autograd.Function):
     def backward(ctx: Any, loss_gradient: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
         return gradient * loss_gradient[:, None].to(gradient.dtype), None, None, None, None
+
+
+def token_divergences(
+    states: Tensor, teachers: Tensor, head: Tensor, bias: Tensor | None, *, cap: float | None = None
+) -> Tensor:
+    """Kullback-Leibler divergence KL(teacher || student) of the next token at each position, [T] float32, in nats.
+
+    sum_v p_teacher(v) (log p_teacher(v) - log p_student(v)), with both distributions at temperature 1. As in `token_losses`,
+    the gradient is computed in the forward pass, chunk by chunk. Only the student's states get one.
+
+    Args:
+        states: [T, D] last hidden states of a frozen model, the student's.
+        teachers: [T, D] those of the teacher, which has the same output layer.
+        head: as of `token_losses`, and so the next two.
+        bias: see there.
+        cap: see there.
+    """
+    divergences: Tensor = _TokenDivergences.apply(states, teachers, head, bias, cap)  # type: ignore[no-untyped-call]
+    return divergences
+
+
+class _TokenDivergences(torch.autograd.Function):
+    """`token_divergences` for autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, teachers: Tensor, head: Tensor, bias: Tensor | None, cap: float | None
+    ) -> Tensor:
+        divergences, gradient = states.new_empty(len(states), dtype=torch.float32), torch.empty_like(states)
+        for part in range(0, len(states), _CHUNK):
+            at = slice(part, part + _CHUNK)
+            student, teacher = (_capped(linear(each[at], head, bias).float(), cap) for each in (states, teachers))
+            log_probs, log_targets = student.log_softmax(-1), teacher.log_softmax(-1)
+            targets = log_targets.exp()
+            divergences[at] = (targets * (log_targets - log_probs)).sum(-1)
+            if ctx.needs_input_grad[0]:
+                # the derivative by the student's logits is softmax(logits) less the teacher's probabilities
+                logit_gradient = log_probs.exp_() - targets
+                if cap:
+                    logit_gradient *= 1 - (student / cap).square()
+                gradient[at] = logit_gradient.to(head.dtype) @ head
+        ctx.save_for_backward(gradient)
+        return divergences
+
+    @staticmethod
+    def backward(ctx: Any, divergence_gradient: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return gradient * divergence_gradient[:, None].to(gradient.dtype), None, None, None, None
+
+
+def _capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits with the soft limit of a model that has one."""
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def paper_loss(thoughts: Tensor, *, temperature: float = 1.0) -> Tensor:

@@ -25,7 +25,7 @@ from contrastive import losses
 from contrastive.diversity import mean_off_diagonal, path_cosine
 from contrastive.forward import gradient_checkpointing
 from contrastive.parallel import Processes
-from contrastive.target_loss import Example, Reader
+from contrastive.target_loss import Example, Reader, weighted_tokens, weights_of
 from contrastive.thinker import Thinker, Thoughts, read
 
 Form = Literal["paper", "view", "uniform", "none"]
@@ -39,6 +39,7 @@ class Objective:
 
     loss = language loss + weight * contrastive loss of paths + question_weight * contrastive loss of questions + penalty
 
+    The language loss is sum(weight * loss) / sum(weight * scored tokens) over the targets of the batch, a mean over paths.
     A thinker says which part of its thoughts the contrasts compare, and whether it has a penalty.
 
     Attributes:
@@ -50,6 +51,7 @@ class Objective:
         micro_batch: questions whose activations in the backbone are in memory at once.
         recompute: compute activations again in the backward pass instead of keeping them (gradient checkpointing).
         seed: of the view form's dropout.
+        used_slots: soft tokens that runs will use, the first ones of each path; None for all. Validation is with these.
     """
 
     num_slots: int
@@ -60,6 +62,7 @@ class Objective:
     micro_batch: int = 1
     recompute: bool = False
     seed: int = 0
+    used_slots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Parts:
     """The parts of a step's loss.
 
     Attributes:
-        language: the language loss, in nats a token.
+        language: the language loss, in nats a token: a negative log-likelihood, the divergence from a teacher where that is
+            the target, or the weighted mean of both over a mixture of targets.
         contrastive: the contrastive loss of paths, without its weight.
         questions: the contrastive loss of questions, without its weight.
         path_cosine: mean cosine between paths, None for a single path.
@@ -191,19 +195,20 @@ def _language(
         reader: computes losses with the frozen backbone.
         share: this process's examples.
         thoughts: [B, N, L, D] of these examples.
-        batch: the examples of all processes. The loss is a mean over the paths and target tokens of all of them.
+        batch: the examples of all processes. The loss is a weighted mean over the paths and scored tokens of all of them.
         objective: says how many questions are in the backbone at once.
 
     Returns:
         This process's part of the mean, a scalar, and the gradient [B, N, L, D].
     """
-    tokens = sum(len(example.target) for example in batch) * thoughts.shape[1]
+    tokens = weighted_tokens(batch) * thoughts.shape[1]
     total, gradient = thoughts.new_zeros(()), torch.zeros_like(thoughts)
     for start in range(0, len(share), objective.micro_batch):
         at = slice(start, start + objective.micro_batch)
         rows = thoughts[at].clone().requires_grad_()
         with gradient_checkpointing(reader.backbone, active=objective.recompute):
-            loss = reader.losses(share[at], rows).sum() / tokens
+            losses = reader.losses(share[at], rows)
+            loss = (losses * weights_of(share[at], losses.device)).sum() / tokens
             (gradient[at],) = torch.autograd.grad(loss, rows)
         total += loss.detach()
     return total, gradient

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from contrastive.target_loss import Example, Reader
+from contrastive.target_loss import Example, Reader, weighted_tokens, weights_of
 
 
 def tune_prompt(
@@ -40,7 +40,7 @@ def tune_prompt(
     def loss(thoughts: Tensor, step: int) -> Tensor:
         batch = batches[step]
         losses = reader.losses(batch, thoughts.expand(len(batch), 1, -1, -1))
-        return losses.sum() / sum(len(example.target) for example in batch)
+        return (losses * weights_of(batch, losses.device)).sum() / weighted_tokens(batch)
 
     return _descended(start, loss, steps=len(batches), lr=lr, stepped=stepped)
 

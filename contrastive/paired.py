@@ -46,7 +46,7 @@ class Estimate:
 
 
 def mean_difference(
-    higher: Sequence[float | None] | None, lower: Sequence[float | None] | None, tokens: Sequence[int]
+    higher: Sequence[float | None] | None, lower: Sequence[float | None] | None, tokens: Sequence[float]
 ) -> Estimate | None:
     """The difference of two losses in nats a token, paired by question: that of `higher` less that of `lower`.
 
@@ -57,7 +57,7 @@ def mean_difference(
     Args:
         higher: one loss, for each question summed over its target tokens, in nats; None for a question without it.
         lower: the other loss.
-        tokens: target tokens of each question.
+        tokens: scored tokens of each question, as they are weighted in the losses.
 
     Returns:
         The difference over the questions that have both losses. None where no question has.

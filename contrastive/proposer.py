@@ -85,6 +85,9 @@ class Proposer(ConstantPerSlot):
 
     c is a learned constant for each path and slot, s the scale of the embeddings, g a learned gate that begins small, U the
     projection from d to D, and n the root-mean-square norm. The contrast of paths compares the part besides c.
+
+    The queries of a path see each other. With fewer slots than it was trained with, see `first_slots`, all K queries are
+    therefore computed, and the first L give the thoughts.
     """
 
     kind: ClassVar[str] = "proposer"
@@ -97,7 +100,7 @@ class Proposer(ConstantPerSlot):
 
         Args:
             constant: c, [N, L, D].
-            queries: [N, L, d].
+            queries: [N, K, d], with K at least L.
             scale: s, root mean square of the backbone's input embeddings.
         """
         super().__init__(constant)
@@ -136,18 +139,26 @@ class Proposer(ConstantPerSlot):
         return thinker
 
     def sizes(self) -> dict[str, Any]:
-        return {"width": self.queries.shape[-1]}
+        computed = {"computed_slots": self.queries.shape[1]} if self._computed_slots else {}
+        return {"width": self.queries.shape[-1], **computed}
+
+    @property
+    def _computed_slots(self) -> int:
+        """K where it is more than L, else 0."""
+        return 0 if self.queries.shape[1] == self.vectors_per_path else self.queries.shape[1]
 
     @classmethod
     def shapes(  # type: ignore[override]
-        cls, num_paths: int, soft_tokens: int, backbone_width: int, *, width: int
+        cls, num_paths: int, soft_tokens: int, backbone_width: int, *, width: int, computed_slots: int | None = None
     ) -> dict[str, list[int]]:
         if width % HEADS:
             raise ValueError(f"width={width} is no multiple of {HEADS}, the number of heads")
+        if computed_slots is not None and computed_slots <= soft_tokens:
+            raise ValueError(f"computed_slots={computed_slots} must be more than soft_tokens={soft_tokens}")
         blocks = {f"blocks.{n}.{name}": shape for n in range(BLOCKS) for name, shape in Block.shapes(width).items()}
         return {
             "offset": [num_paths, soft_tokens, backbone_width],
-            "queries": [num_paths, soft_tokens, width],
+            "queries": [num_paths, computed_slots or soft_tokens, width],
             "scale": [],
             "gate": [],
             "down.weight": [width, backbone_width],
@@ -158,10 +169,10 @@ class Proposer(ConstantPerSlot):
 
     @classmethod
     def empty(  # type: ignore[override]
-        cls, num_paths: int, soft_tokens: int, backbone_width: int, *, width: int
+        cls, num_paths: int, soft_tokens: int, backbone_width: int, *, width: int, computed_slots: int | None = None
     ) -> Proposer:
         constant = torch.zeros(num_paths, soft_tokens, backbone_width)
-        return cls(constant, torch.zeros(num_paths, soft_tokens, width), scale=1.0)
+        return cls(constant, torch.zeros(num_paths, computed_slots or soft_tokens, width), scale=1.0)
 
     def flops(self) -> Flops:
         width, products = self.queries.shape[-1], 2 * self.queries.shape[-1] * self.width
@@ -174,30 +185,33 @@ class Proposer(ConstantPerSlot):
             pair=(BLOCKS - 1) * attention,
             slot_position=BLOCKS * attention,
             slot_slot=BLOCKS * attention,
+            computed_slots=self._computed_slots,
         )
 
     def residual(self, inputs: Inputs, num_slots: int) -> Tensor:
         queries, _, _ = self._propose(inputs, num_slots)
-        return self._proposed(queries)
+        return self._proposed(queries)[:, :, :num_slots]
 
     def compute(self, inputs: Inputs, num_slots: int) -> Thoughts:
         residual = self.residual(inputs, num_slots)
         return Thoughts(self.with_constant(residual), residual)
 
     def _propose(self, inputs: Inputs, num_slots: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Lets the queries read the prompts.
+        """Lets the queries read the prompts: all of them, even where only the first `num_slots` of a path are used.
 
         Returns:
             The queries [B, S, d], the prompts as the last block has read them [B, P, d], and what a query may see of both,
             [B, 1, S, P + S] bool.
         """
-        if self.queries.shape[1] not in (1, num_slots):
-            raise ValueError(f"there are {self.queries.shape[1]} queries a path, which cannot fill {num_slots} slots")
+        per_path = self.queries.shape[1]
+        if per_path not in (1, num_slots) and num_slots != self.vectors_per_path:
+            raise ValueError(f"there are {per_path} queries a path, which cannot fill {num_slots} slots")
+        computed = max(per_path, num_slots)
         embeddings, seen = inputs.prompt()
         prompt = self.down(embeddings / self.scale)
         prompt = prompt + _positions(prompt.shape[1], prompt.shape[2], prompt.device)
-        queries = self.queries.expand(-1, num_slots, -1).flatten(0, 1).expand(inputs.size, -1, -1)
-        path = torch.arange(self.num_paths, device=seen.device).repeat_interleave(num_slots)
+        queries = self.queries.expand(-1, computed, -1).flatten(0, 1).expand(inputs.size, -1, -1)
+        path = torch.arange(self.num_paths, device=seen.device).repeat_interleave(computed)
         same = (path[:, None] == path).expand(inputs.size, -1, -1)
         allowed = torch.cat([seen[:, None].expand(-1, len(path), -1), same], dim=2)[:, None]
         first, last = list(self.blocks)[:-1], cast(Block, self.blocks[-1])
@@ -241,11 +255,18 @@ class Refiner(Proposer):
 
     @classmethod
     def shapes(  # type: ignore[override]
-        cls, num_paths: int, soft_tokens: int, backbone_width: int, *, width: int, refine_steps: int
+        cls,
+        num_paths: int,
+        soft_tokens: int,
+        backbone_width: int,
+        *,
+        width: int,
+        refine_steps: int,
+        computed_slots: int | None = None,
     ) -> dict[str, list[int]]:
         del refine_steps
         return {
-            **super().shapes(num_paths, soft_tokens, backbone_width, width=width),
+            **super().shapes(num_paths, soft_tokens, backbone_width, width=width, computed_slots=computed_slots),
             **{f"refine.{name}": shape for name, shape in Block.shapes(width).items()},
             "refine_norm.weight": [width],
             "refine_up.weight": [backbone_width, width],
@@ -254,9 +275,17 @@ class Refiner(Proposer):
 
     @classmethod
     def empty(  # type: ignore[override]
-        cls, num_paths: int, soft_tokens: int, backbone_width: int, *, width: int, refine_steps: int
+        cls,
+        num_paths: int,
+        soft_tokens: int,
+        backbone_width: int,
+        *,
+        width: int,
+        refine_steps: int,
+        computed_slots: int | None = None,
     ) -> Proposer:
-        return super().empty(num_paths, soft_tokens, backbone_width, width=width).with_steps(refine_steps)
+        made = super().empty(num_paths, soft_tokens, backbone_width, width=width, computed_slots=computed_slots)
+        return made.with_steps(refine_steps)
 
     def flops(self) -> Flops:
         proposed = super().flops()
@@ -271,19 +300,20 @@ class Refiner(Proposer):
             pair=proposed.pair,
             slot_position=proposed.slot_position + updates * attention,
             slot_slot=proposed.slot_slot + updates * attention,
+            computed_slots=proposed.computed_slots,
         )
 
     def residual(self, inputs: Inputs, num_slots: int) -> Tensor:
         proposed, change = self._refined(inputs, num_slots)
-        return proposed + change
+        return (proposed + change)[:, :, :num_slots]
 
     def compute(self, inputs: Inputs, num_slots: int) -> Thoughts:
-        proposed, change = self._refined(inputs, num_slots)
+        proposed, change = (part[:, :, :num_slots] for part in self._refined(inputs, num_slots))
         penalty = PENALTY * (change / self.scale).pow(2).flatten(1).mean(1)
         return Thoughts(self.with_constant(proposed + change), change, penalty)
 
     def _refined(self, inputs: Inputs, num_slots: int) -> tuple[Tensor, Tensor]:
-        """What is proposed, and how the refinement changes it, both [B, N, L, D]."""
+        """What is proposed, and how the refinement changes it, both [B, N, K, D]."""
         queries, prompt, allowed = self._propose(inputs, num_slots)
         proposed = self._proposed(queries)
         if not self.refine_steps:

@@ -1,21 +1,23 @@
-"""Computes how probable the frozen backbone finds a target text, with thoughts in its prompt or without.
+"""Computes how far the frozen backbone is from a target text, with thoughts in its prompt or without.
 
-Knows token ids, no texts and no tasks.
+The loss of a target is its negative log-likelihood. Where an example has a reference, it is the distance from what the same
+backbone predicts after that reference, its *teacher*. Knows token ids, no texts and no tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 from transformers import PreTrainedModel
 
 from contrastive.forward import MODEL_ERRORS, hidden_states, pad_right
-from contrastive.losses import token_losses
+from contrastive.losses import token_divergences, token_losses
 from contrastive.prefix import Prefix, can_extend, prefill, states_after
 
 
@@ -28,8 +30,14 @@ class Example:
         assistant: what the assistant reads before its slots.
         prefix: what stands before the thoughts in the backbone's prompt.
         suffix: what stands after the thoughts in the backbone's prompt.
-        target: what the backbone is to say: rationale, answer and end token.
+        target: what the backbone is to say, such as rationale, answer and end token.
         template: the same for questions that differ only in numbers and names; empty where that is not known.
+        weight: of this target's loss beside those of others. Only the ratio of weights counts, see `weighted_tokens`.
+        given: number of tokens at the beginning of the target that the backbone only reads. The others are scored.
+        reference: what the teacher reads before the scored tokens, prompt included. None where the loss is the negative
+            log-likelihood of these tokens.
+        answer: where the answer's own tokens stand in the target, as the first place and the one after the last; None
+            where that is not known.
     """
 
     question: str
@@ -38,6 +46,33 @@ class Example:
     suffix: tuple[int, ...]
     target: tuple[int, ...]
     template: str = ""
+    weight: float = 1
+    given: int = 0
+    reference: tuple[int, ...] | None = None
+    answer: tuple[int, int] | None = None
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The tokens of the target that have a loss."""
+        return self.target[self.given :]
+
+
+def weighted_tokens(examples: Sequence[Example]) -> float:
+    """By what a sum of weighted losses is divided to be in nats a token: sum(weight * scored tokens) over the examples."""
+    return sum(example.weight * len(example.scored) for example in examples)
+
+
+def answer_tokens(example: Example) -> range:
+    """The places in the target of the answer's own tokens, such as those of "18" in "The answer is 18.".
+
+    There are none where it is not known where they stand, and none for an example with a reference, whose loss is another.
+    """
+    return range(0) if example.answer is None or example.reference is not None else range(*example.answer)
+
+
+def weights_of(examples: Sequence[Example], device: torch.device) -> Tensor:
+    """The weights of B examples, [B, 1] float32, to multiply their losses with."""
+    return torch.tensor([[example.weight] for example in examples], dtype=torch.float32, device=device)
 
 
 class UnsupportedModel(Exception):
@@ -48,8 +83,13 @@ class Reader:
     """Computes losses of target texts with a backbone."""
 
     def __init__(self, backbone: PreTrainedModel) -> None:
-        """backbone: frozen and in evaluation mode. Raises UnsupportedModel where it computes no logits for embeddings."""
+        """backbone: frozen and in evaluation mode. Raises UnsupportedModel where it computes no logits for embeddings.
+
+        Where something in the backbone is trained after all, `untrained` must be set to what takes that away while it is
+        entered: a teacher is the backbone as it was.
+        """
         self.backbone = backbone
+        self.untrained: Callable[[], AbstractContextManager[Any]] = nullcontext
         layer = backbone.get_output_embeddings()
         self._head, self._bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
         self._cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)
@@ -64,7 +104,10 @@ class Reader:
         return prefill(self.backbone, *pad_right([example.prefix for example in examples], self.backbone.device))
 
     def losses(self, examples: Sequence[Example], thoughts: Tensor, *, before: Prefix | None = None) -> Tensor:
-        """Negative log-likelihood of each example's target after each path's thoughts, summed over its tokens, in nats.
+        """Loss of each example's target after each path's thoughts, summed over its scored tokens, in nats.
+
+        That is their negative log-likelihood, or for an example with a reference the Kullback-Leibler divergence from the
+        teacher's prediction to the one after the thoughts, KL(teacher || student), at temperature 1.
 
         Only the thoughts get a gradient.
 
@@ -74,53 +117,108 @@ class Reader:
             before: what `read_prefixes` returned for these examples, so that prefixes are not read again.
 
         Returns:
-            [B, N] float32.
+            [B, N] float32, without the examples' weights.
         """
+        return _summed(self._after_thoughts(examples, thoughts, before), [len(example.scored) for example in examples])
+
+    def losses_and_answers(self, examples: Sequence[Example], thoughts: Tensor) -> tuple[Tensor, Tensor]:
+        """As `losses`, and besides the same sums over the answers' own tokens alone, see `answer_tokens`; both [B, N]."""
+        return _with_answers(self._after_thoughts(examples, thoughts, None), examples)
+
+    def whole(self, examples: Sequence[Example]) -> Tensor:
+        """Loss of each example's target without thoughts, summed over its scored tokens, [B] float32, in nats.
+
+        Unlike in `losses`, a gradient flows through all positions: this is for training the backbone itself.
+        """
+        return _summed(self._after_prompts(examples), [len(example.scored) for example in examples])[:, 0]
+
+    def whole_and_answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """As `whole`, and besides the same sums over the answers' own tokens alone, see `answer_tokens`; both [B]."""
+        losses, of_answers = _with_answers(self._after_prompts(examples), examples)
+        return losses[:, 0], of_answers[:, 0]
+
+    def _after_prompts(self, examples: Sequence[Example]) -> Tensor:
+        """The losses of all scored tokens without thoughts, [tokens, 1] float32, with a gradient everywhere."""
+        teachers = self._teachers(examples)
+        ids, mask = pad_right(
+            [(*example.prefix, *example.suffix, *example.target[:-1]) for example in examples], self.backbone.device
+        )
+        states = self._output(self.backbone, input_ids=ids, attention_mask=mask, use_cache=False)
+        starts = [len(example.prefix) + len(example.suffix) + example.given - 1 for example in examples]
+        return self._by_token(states[:, None], examples, starts, teachers)
+
+    def _after_thoughts(self, examples: Sequence[Example], thoughts: Tensor, before: Prefix | None) -> Tensor:
+        """The losses of all scored tokens, [tokens, N] float32. Arguments as of `losses`."""
         _, paths, slots, _ = thoughts.shape
         device, embed = self.backbone.device, self.backbone.get_input_embeddings()
+        teachers = self._teachers(examples)
         # the last target token is only predicted, so that the model need not read it
         tails, _ = pad_right([(*example.suffix, *example.target[:-1]) for example in examples], device)
         after = embed(tails)[:, None].expand(-1, paths, -1, -1)
         inputs = torch.cat([thoughts.to(after.dtype), after], dim=2)
         prefixes = [example.prefix for example in examples]
         states = states_after(self.backbone, prefixes, inputs, output=self._output, before=before)
-        counts = torch.tensor([len(example.target) for example in examples], device=device)
-        # the state before the first target token, which predicts it, is the last one of the suffix
-        starts = torch.tensor([slots + len(example.suffix) - 1 for example in examples], device=device)
-        return self._sums(states, examples, counts, starts)
+        # the state before the first scored token predicts it: the last one of the suffix, or of what is given
+        starts = [slots + len(example.suffix) + example.given - 1 for example in examples]
+        return self._by_token(states, examples, starts, teachers)
 
-    def whole(self, examples: Sequence[Example]) -> Tensor:
-        """Negative log-likelihood of each example's target without thoughts, summed over its tokens, [B] float32, in nats.
+    @torch.no_grad()
+    def _teachers(self, examples: Sequence[Example]) -> Tensor | None:
+        """The teacher's states before each scored token of the examples that have a reference; None where none has.
 
-        Unlike in `losses`, a gradient flows through all positions: this is for training the backbone itself.
+        They are computed once an example, however many paths it has.
+
+        Returns:
+            [tokens, D], or logits [tokens, V] where the model's own are used.
         """
-        device = self.backbone.device
-        ids, mask = pad_right(
-            [(*example.prefix, *example.suffix, *example.target[:-1]) for example in examples], device
-        )
-        states = self._output(self.backbone, input_ids=ids, attention_mask=mask, use_cache=False)
-        counts = torch.tensor([len(example.target) for example in examples], device=device)
-        starts = torch.tensor([len(example.prefix) + len(example.suffix) - 1 for example in examples], device=device)
-        return self._sums(states[:, None], examples, counts, starts)[:, 0]
+        taught = [(example.reference, example) for example in examples if example.reference is not None]
+        if not taught:
+            return None
+        ids, mask = pad_right([(*read, *example.scored[:-1]) for read, example in taught], self.backbone.device)
+        with self.untrained():
+            states = self._output(self.backbone, input_ids=ids, attention_mask=mask, use_cache=False)
+        rows = [
+            states[row, len(read) - 1 : len(read) - 1 + len(example.scored)]
+            for row, (read, example) in enumerate(taught)
+        ]
+        return torch.cat(rows)
 
-    def _sums(self, states: Tensor, examples: Sequence[Example], counts: Tensor, starts: Tensor) -> Tensor:
-        """Sums the losses of the target tokens of each example and path, [B, N] float32.
+    def _by_token(
+        self, states: Tensor, examples: Sequence[Example], starts: Sequence[int], teachers: Tensor | None
+    ) -> Tensor:
+        """The losses of the scored tokens, those of the first example first, [tokens, N] float32.
 
         Args:
             states: [B, N, S, D], or logits [B, N, S, V] where the model's own are used.
             examples: B of them.
-            counts: [B] int64, target tokens of each example.
-            starts: [B] int64, where in S the state is that predicts the first target token.
+            starts: for each example, where in S the state is that predicts the first scored token.
+            teachers: what `_teachers` returned for these examples.
         """
-        batch, paths = states.shape[:2]
-        question = torch.arange(batch, device=counts.device).repeat_interleave(counts)
+        paths, device = states.shape[1], states.device
+        counts = torch.tensor([len(example.scored) for example in examples], device=device)
+        question = torch.arange(len(examples), device=device).repeat_interleave(counts)
         place = torch.cat(
-            [start + torch.arange(n, device=counts.device) for start, n in zip(starts, counts, strict=True)]
+            [start + torch.arange(n, device=device) for start, n in zip(starts, counts.tolist(), strict=True)]
         )
-        targets = torch.tensor([token for example in examples for token in example.target], device=counts.device)
+        targets = torch.tensor([token for example in examples for token in example.scored], device=device)
         chosen = states.transpose(1, 2)[question, place].flatten(0, 1)  # [tokens * N, D]
-        losses = self._token_losses(chosen, targets.repeat_interleave(paths))
-        return losses.new_zeros(batch, paths).index_add(0, question, losses.view(-1, paths))
+        if teachers is None:
+            return self._token_losses(chosen, targets.repeat_interleave(paths)).view(-1, paths)
+        taught = torch.tensor([example.reference is not None for example in examples], device=device)
+        of_teacher = taught[question].repeat_interleave(paths)
+        losses = torch.zeros(len(chosen), device=device)
+        told = self._token_losses(chosen[~of_teacher], targets.repeat_interleave(paths)[~of_teacher])
+        matched = self._divergences(chosen[of_teacher], teachers.repeat_interleave(paths, dim=0))
+        losses = losses.masked_scatter(~of_teacher, told).masked_scatter(of_teacher, matched)
+        return losses.view(-1, paths)
+
+    def _divergences(self, states: Tensor, teachers: Tensor) -> Tensor:
+        """KL(teacher || student) at each position, [T] float32. states and teachers: [T, D], or logits [T, V]."""
+        if self._output is logits:
+            student, teacher = states.float().log_softmax(-1), teachers.float().log_softmax(-1)
+            return kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+        assert self._head is not None  # as in `_token_losses`
+        return token_divergences(states, teachers, self._head, self._bias, cap=self._cap)
 
     def _token_losses(self, states: Tensor, targets: Tensor) -> Tensor:
         """Loss of each target token, [T] float32. states: [T, D], or logits [T, V]; targets: [T] int64."""
@@ -152,6 +250,22 @@ class Reader:
             return False
         expected_losses = cross_entropy(expected.float(), ids[0, 1:], reduction="none")
         return torch.allclose(actual, expected_losses, rtol=0.02, atol=0.02)
+
+
+def _summed(by_token: Tensor, counts: Sequence[int]) -> Tensor:
+    """Sums over the tokens of each example, [B, N]. by_token: [tokens, N]; counts: tokens of each example."""
+    question = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(by_token.device)
+    return by_token.new_zeros(len(counts), by_token.shape[1]).index_add(0, question, by_token)
+
+
+def _with_answers(by_token: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Sums over the scored tokens of each example, and over its answer's own tokens; both [B, N]. by_token: [tokens, N]."""
+    counts = [len(example.scored) for example in examples]
+    own = [
+        place in answer_tokens(example) for example in examples for place in range(example.given, len(example.target))
+    ]
+    of_answers = by_token * torch.tensor(own, device=by_token.device)[:, None]
+    return _summed(by_token, counts), _summed(of_answers, counts)
 
 
 def logits(model: PreTrainedModel, **inputs: Any) -> Tensor:

@@ -90,6 +90,7 @@ class Flops:
         slot_position: for each pair of a slot and a position.
         slot_slot: for each pair of two slots of a path.
         slots_read: whether the assistant reads the slots of every path.
+        computed_slots: how many slots of a path are computed, where that is more than are used; 0 for as many as are used.
     """
 
     slot: int = 0
@@ -98,6 +99,7 @@ class Flops:
     slot_position: int = 0
     slot_slot: int = 0
     slots_read: bool = False
+    computed_slots: int = 0
 
 
 class Thinker(nn.Module, ABC):
@@ -114,6 +116,7 @@ class Thinker(nn.Module, ABC):
     uses_assistant: ClassVar[bool] = False
     uses_prompt: ClassVar[bool] = False
     of_path: ClassVar[tuple[str, ...]] = ("offset",)  # names of parameters whose first dimension is N
+    of_slot: ClassVar[tuple[str, ...]] = ("offset",)  # names of parameters whose second one is L, or 1 for all slots
     offset: nn.Parameter | None
     refine_steps: int | None = None
 
@@ -163,14 +166,33 @@ class Thinker(nn.Module, ABC):
 
     def only(self, paths: slice) -> Self:
         """A copy with some of the paths; what all paths share is not copied."""
+        return self._cut(self.of_path, (paths,))
+
+    def _cut(self, names: Sequence[str], place: tuple[slice, ...]) -> Self:
+        """A copy that has only a part of some parameters; all others are shared."""
         kept = copy(self)
         for kind in ("_parameters", "_buffers", "_modules"):  # else both would have the same ones for ever
             kept.__dict__[kind] = dict(self.__dict__[kind])
-        for name in self.of_path:
+        for name in names:
             whole = self._parameters[name]
             if whole is not None:
-                setattr(kept, name, nn.Parameter(whole.detach()[paths].clone(), requires_grad=whole.requires_grad))
+                setattr(kept, name, nn.Parameter(whole.detach()[place].clone(), requires_grad=whole.requires_grad))
         return kept
+
+    def first_slots(self, num_slots: int) -> Self:
+        """The same thinker for fewer slots: its thoughts are the first `num_slots` of those that this one computes for all.
+
+        A thinker that computes each slot from no later slot computes only those. Others say in `flops` how many they
+        compute. A thinker whose slots share all vectors is returned itself, and so is one that has no more slots.
+
+        Raises:
+            ValueError: it has fewer slots.
+        """
+        if self.vectors_per_path in (1, num_slots):
+            return self
+        if self.vectors_per_path < num_slots:
+            raise ValueError(f"there are {self.vectors_per_path} slots a path, fewer than {num_slots}")
+        return self._cut(self.of_slot, (slice(None), slice(num_slots)))
 
     def first_paths(self, num_paths: int) -> Self:
         """The same thinker with only its first `num_paths` paths, so that the others cost nothing."""

@@ -185,7 +185,7 @@ class Loop(ABC, Generic[Judged]):
             step: number of the step, from 0.
 
         Returns:
-            The parts of the loss by name, and how many target tokens were predicted.
+            The parts of the loss by name, and how many target tokens were scored.
         """
 
     @abstractmethod
@@ -405,7 +405,7 @@ class Trainer(Loop[Health]):
     def backward(self, batch: Sequence[Example], *, step: int) -> tuple[dict[str, Any], int]:
         arguments = (self.thinker, self.assistant, self.reader, batch, self.objective)
         parts = backward(*arguments, step=step, processes=self.processes)
-        return asdict(parts), sum(len(example.target) for example in batch) * self.thinker.num_paths
+        return asdict(parts), sum(len(example.scored) for example in batch) * self.thinker.num_paths
 
     def examine(self) -> Health:
         arguments = (self.thinker, self.assistant, self.reader, self.validation, self.objective)

@@ -159,11 +159,12 @@ def with_checkpoint(config: RunConfig, saved: SavedThinker | None) -> RunConfig:
     if saved is None:
         return config.model_copy(update={"soft_tokens": config.soft_tokens or SOFT_TOKENS})
     trained = saved.config
-    vectors = max(trained.vectors_per_path, trained.sizes.get("constants_per_path") or 1)
-    if config.soft_tokens and vectors not in (1, config.soft_tokens):
+    of_slots = ("computed_slots", "constants_per_path")  # sizes of thinkers that were made for a number of slots
+    of_any_number = trained.vectors_per_path == 1 and not any(map(trained.sizes.get, of_slots))
+    if config.soft_tokens and not of_any_number and config.soft_tokens != trained.soft_tokens:
         raise UsageError(
             f"`--soft-tokens` {config.soft_tokens} does not fit `--thinker` {config.thinker}, which was trained with one "
-            f"vector for each of {vectors} slots: leave the option out."
+            f"vector for each of {trained.soft_tokens} slots: leave the option out."
         )
     sizes = {"soft_tokens": trained.soft_tokens, "latent_paths": 8 if config.perturbed else trained.num_paths}
     return config.model_copy(update={key: getattr(config, key) or value for key, value in sizes.items()})

@@ -6,14 +6,13 @@ token counts either.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from contrastive.target_loss import Example
 from scaling.records.records import Question
 from scaling.tasks.task import Task
-from scaling.training.targets import ExampleBuilder
+from scaling.training.targets import ExampleBuilder, last_place
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def gold_chain(build: ExampleBuilder, question: Question) -> str | None:
     if not question.rationale:
         return None
     solution = build.solution(question)
-    bare = build.solution(replace(question, rationale=()))
+    bare = build.statement(question)
     return solution if solution != bare else " ".join([*question.rationale, bare])
 
 
@@ -59,7 +58,7 @@ def answered(
     made = []
     for question in questions:
         written = task.answers.written(question.answer)
-        cuts = [(chain, cut) for chain in chains_of(question) if (cut := _last(written, chain)) is not None]
+        cuts = [(chain, cut) for chain in chains_of(question) if (cut := last_place(written, chain)) is not None]
         if cuts:
             informed = tuple(_own_tokens(build, question, chain[:at], chain[at:end]) for chain, (at, end) in cuts)
             whole = tuple(build(question, chain) for chain, _ in cuts)
@@ -69,22 +68,13 @@ def answered(
 
 def alone(build: ExampleBuilder, task: Task, question: Question) -> Example:
     """The answer's own tokens after the question and the wording around the answer."""
-    bare = build.solution(replace(question, rationale=()))
-    at, end = _last(task.answers.written(question.answer), bare) or (0, len(bare))
+    bare = build.statement(question)
+    at, end = last_place(task.answers.written(question.answer), bare) or (0, len(bare))
     return _own_tokens(build, question, bare[:at], bare[at:end])
-
-
-def _last(answer: str, text: str) -> tuple[int, int] | None:
-    """Where the answer stands last in a text, as a word of its own; None if it does not."""
-    places = [match.span() for match in re.finditer(rf"(?<![\w.]){re.escape(answer)}(?!\w)", text)]
-    return places[-1] if places else None
 
 
 def _own_tokens(build: ExampleBuilder, question: Question, lead: str, answer: str) -> Example:
     """The tokens of an answer as the target, and those of the text that leads to it as what was read before."""
-    whole = build(question, f"{lead}{answer}")
-    tokens, before = whole.target[:-1], build(question, lead).target[:-1]
-    shared = 0  # a space before the answer may be a token of its own, or a part of the answer's first one
-    while shared < min(len(before), len(tokens) - 1) and before[shared] == tokens[shared]:
-        shared += 1
-    return replace(whole, suffix=(*whole.suffix, *tokens[:shared]), target=tokens[shared:])
+    whole = build.given(question, lead, answer, end=False)
+    read = whole.target[: whole.given]
+    return replace(whole, suffix=(*whole.suffix, *read), target=whole.scored, given=0, answer=None)

@@ -72,6 +72,7 @@ class ThinkerCosts:
         slot_position: for each pair of a slot and a position.
         slot_slot: for each pair of two slots of a path.
         slots_read: whether the assistant reads the slots of every path.
+        computed_slots: how many slots of a path the thinker computes where that is more than are used, else 0.
     """
 
     position: int = 0
@@ -79,13 +80,14 @@ class ThinkerCosts:
     slot_position: int = 0
     slot_slot: int = 0
     slots_read: bool = True
+    computed_slots: int = 0
 
     def question(self, positions: int) -> int:
         """FLOPs once a question, for all paths together."""
         return positions * self.position + positions**2 * self.pair
 
     def path(self, slots: int, positions: int) -> int:
-        """FLOPs that each path adds."""
+        """FLOPs that each path adds. slots: those that are computed."""
         return slots * (positions * self.slot_position + slots * self.slot_slot)
 
 
@@ -162,9 +164,10 @@ class RunCosts:
 
     def _slots(self, asked: PromptedQuestion) -> int:
         """FLOPs of a path's thoughts."""
-        read = asked.soft_tokens if self.thinker.slots_read else 0
-        thinking = self._assistant(read, behind=asked.assistant_tokens) + asked.soft_tokens * self.projection
-        return thinking + self.thinker.path(asked.soft_tokens, self._positions(asked))
+        slots = self.thinker.computed_slots if asked.soft_tokens and self.thinker.computed_slots else asked.soft_tokens
+        read = slots if self.thinker.slots_read else 0
+        thinking = self._assistant(read, behind=asked.assistant_tokens) + slots * self.projection
+        return thinking + self.thinker.path(slots, self._positions(asked))
 
     def _hint(self, asked: PromptedQuestion) -> int:
         if not self.assistant:

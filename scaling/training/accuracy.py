@@ -57,9 +57,14 @@ def accuracy_of(
         processes: those that train together.
     """
     task, size, wording = split.task.definition, config.soft_tokens, wording_of(config)
-    thinking = Thinking(assistant, backbone, thinker, task=task, num_tokens=size, wording=wording)
+
+    def method() -> Method:
+        used = thinker.first_slots(size)  # may be a copy, so it has to be made whenever the accuracy is measured
+        thinking = Thinking(assistant, backbone, used, task=task, num_tokens=size, wording=wording)
+        return SoftCoT(backbone, thinking, task=task, num_slots=size, wording=wording)
+
     return GreedyAccuracy(
-        SoftCoT(backbone, thinking, task=task, num_slots=size, wording=wording),
+        method,
         replace(split.task, questions=split.validation),
         num_paths=config.latent_paths,
         wording=wording,
@@ -76,7 +81,7 @@ class GreedyAccuracy:
 
     def __init__(
         self,
-        method: Method,
+        method: Callable[[], Method],
         task: LoadedTask,
         *,
         num_paths: int,
@@ -87,7 +92,7 @@ class GreedyAccuracy:
         """Prepares the sampling.
 
         Args:
-            method: makes the prompts.
+            method: returns the method as it is now, which makes the prompts.
             task: the questions, and how answers are read and judged. Chains are as long as its default allows.
             num_paths: N, the latent paths.
             wording: how the backbone is asked.
@@ -99,12 +104,14 @@ class GreedyAccuracy:
         """
         self._method, self._task, self._num_paths, self._wording = method, task, num_paths, wording
         self._tell, self._processes = tell, processes
-        self._longest = max(method.asked(question).prompt_tokens for question in task.questions)
+        now = method()
+        self._backbone = now.backbone
+        self._longest = max(now.asked(question).prompt_tokens for question in task.questions)
         # where a question is long, all chains get a lower token limit; a run would be refused
-        self._new_tokens = min(task.definition.max_new_tokens, method.backbone.context - self._longest)
+        self._new_tokens = min(task.definition.max_new_tokens, now.backbone.context - self._longest)
         if self._new_tokens < 1:
             raise UsageError(
-                f"a question to validate on fills the backbone's context of {method.backbone.context} tokens, so that "
+                f"a question to validate on fills the backbone's context of {now.backbone.context} tokens, so that "
                 f"`--select accuracy` can sample no chain: leave it out of the data, or use `--select loss`."
             )
 
@@ -122,7 +129,7 @@ class GreedyAccuracy:
         right = dict.fromkeys(places, 0)
         grid = Grid([self._task.questions[place] for place in places], self._num_paths, num_samples=1, seed=0)
         total = len(places) * self._num_paths
-        backbone, definition = self._method.backbone, self._task.definition
+        backbone, definition = self._backbone, self._task.definition
         stop = stops_for(stop_strings(backbone.tokenizer), backbone.tokenizer)
         self._tell(0, 0, total)
         with AnswerChecker() as checker, _attention_put_back(backbone.model):
@@ -130,7 +137,7 @@ class GreedyAccuracy:
             completions = sample(
                 grid,
                 (),
-                method=self._method,
+                method=self._method(),
                 engine=self._engine(),
                 decoding=Decoding(0.0, 1.0, 0, self._new_tokens, stop=stop),
                 read=reader(backbone.tokenizer, definition, equal=equal, wording=self._wording),
@@ -142,7 +149,7 @@ class GreedyAccuracy:
 
     def _engine(self) -> TransformersEngine:
         """An engine within the memory that is free now. Its packed weights are freed with it, before training goes on."""
-        backbone = self._method.backbone
+        backbone = self._backbone
         tokens = self._longest + self._new_tokens
         return fitted_engine(backbone.model, end_tokens=backbone.end_tokens, tokens_per_row=tokens)
 

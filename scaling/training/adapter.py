@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from contrastive.forward import gradient_checkpointing
-from contrastive.health import PerQuestion, Validation, questions_of
-from contrastive.target_loss import Example, Reader
+from contrastive.health import PerQuestion, Validation, over_answers, questions_of
+from contrastive.target_loss import Example, Reader, weighted_tokens, weights_of
 from contrastive.train import Loop, digest, under
 from scaling.models import adapters, loading, model_files
 from scaling.models.loading import LanguageModel
@@ -59,6 +59,9 @@ class LoraTrainer(Loop[Figures]):
     recompute: bool = False
     loss_before: float = math.nan
 
+    def __post_init__(self) -> None:
+        self.reader.untrained = self.model.disable_adapter  # a teacher is the backbone without the adapter
+
     def trained(self) -> list[Parameter]:
         return list(self._named().values())
 
@@ -82,34 +85,43 @@ class LoraTrainer(Loop[Figures]):
             parameter.copy_(saved[name])
 
     def backward(self, batch: Sequence[Example], *, step: int) -> tuple[dict[str, Any], int]:  # noqa: ARG002
-        """See `Loop.backward`. The loss is a mean over the target tokens of the whole batch, however the batch is split."""
-        examples, tokens = self.processes.share(batch), sum(len(example.target) for example in batch)
+        """See `Loop.backward`. The loss is a weighted mean over the scored tokens of the batch, however it is split."""
+        examples, tokens = self.processes.share(batch), weighted_tokens(batch)
         total = torch.zeros((), device=self.reader.backbone.device)
         for start in range(0, len(examples), self.micro_batch):
             with gradient_checkpointing(self.reader.backbone, active=self.recompute):
-                loss = self.reader.whole(examples[start : start + self.micro_batch]).sum() / tokens
+                part = examples[start : start + self.micro_batch]
+                losses = self.reader.whole(part)
+                loss = (losses * weights_of(part, losses.device)[:, 0]).sum() / tokens
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         for parameter in self.trained():  # a process without examples has no gradient, and yet takes part in the sum
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         self.processes.add_up([*(p.grad for p in self.trained() if p.grad is not None), total])
-        return {"language": float(total)}, tokens
+        return {"language": float(total)}, sum(len(example.scored) for example in batch)
 
     @torch.no_grad()
     def examine(self) -> Figures:
         """Computes the validation loss, one example at a time: it depends neither on batch size nor on processes."""
         places = self.processes.share(range(len(self.validation)))
-        sums = self.processes.collect({n: float(self.reader.whole([self.validation[n]])) for n in places})
+        found = self.processes.collect({n: self._losses(self.validation[n]) for n in places})
+        sums = {n: self.validation[n].weight * loss for n, (loss, _) in found.items()}
         groups = questions_of(self.validation)
         per_question = PerQuestion(
             ids=tuple(self.validation[group[0]].question for group in groups),
-            tokens=tuple(sum(len(self.validation[n].target) for n in group) for group in groups),
+            tokens=tuple(weighted_tokens([self.validation[n] for n in group]) for group in groups),
             own=tuple(math.fsum(sums[n] for n in group) for group in groups),
         )
         loss = math.fsum(sums.values()) / sum(per_question.tokens)
         if math.isnan(self.loss_before):
             self.loss_before = loss
-        return Figures(loss=loss, before=self.loss_before, per_question=per_question)
+        answer = over_answers([found[n][1] for n in range(len(self.validation))], self.validation)
+        return Figures(loss=loss, answer=answer, before=self.loss_before, per_question=per_question)
+
+    def _losses(self, example: Example) -> tuple[float, float]:
+        """Losses summed over the target's scored tokens, and over the answer's own ones."""
+        loss, of_answer = self.reader.whole_and_answers([example])
+        return float(loss), float(of_answer)
 
 
 @torch.no_grad()

@@ -129,6 +129,7 @@ def rows_of(health: Health) -> list[tuple[str, str, str]]:
     rows = [
         *_accuracy(health.accuracy),
         ("loss, own thoughts", _number(health.loss), "nats a token, held-out questions"),
+        ("loss, answer alone", _number(health.answer), "own thoughts, the answer's own tokens"),
         ("loss, no thoughts", _number(health.without), "the same prompt without them"),
         ("loss, best constant", _number(health.constant), "a prompt that knows no question"),
         ("loss, mean thought", _number(health.mean), "each path's, of the other questions"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from scaling.config import (
     DEFAULT_MODEL,
@@ -23,12 +23,14 @@ from scaling.config import (
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Setting, Tag
+from scaling.training.mixture import SELF, TARGETS, parse_targets, plain_targets
 
 _LR, _LR_OF_CONSTANTS, _LR_OF_ADAPTER = 2e-3, 2e-2, 2e-4  # default learning rates; see docs/training.md
 _SLOTS = "slots"  # the states that a thinker is trained on by default
 STAGES: Literal["constant,thoughts"] = "constant,thoughts"
 ROUNDS = 3  # default of `--refine-steps`
 _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
+_GENERATED, _EPOCHS = 2048, 3  # generated questions where nothing says how many, and epochs of those that are limited
 
 # groups of options, in the order of the help
 _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths and thoughts", "Loss", "Steps"
@@ -68,7 +70,9 @@ class TrainConfig(BaseModel):
         AnswerKind | None, Setting("Answers of --data. Default: as they look.", _DATA, _INHERITED)
     ] = None
     limit: Annotated[
-        int | None, Field(ge=2), Setting("Questions to learn from. Default 512 if they are generated, else all.", _DATA)
+        int | None,
+        Field(ge=2),
+        Setting("Questions to learn from. Default: all, or new ones for every step if they are generated.", _DATA),
     ] = None
     validation: Annotated[
         int, Field(ge=2), Setting("Questions held out, never of the test split. Default 32.", _DATA)
@@ -77,9 +81,13 @@ class TrainConfig(BaseModel):
         int, Field(ge=1, le=4), Setting("Of generated questions: 1 (default) to 4 at most.", _DATA, _INHERITED)
     ] = 1
     targets: Annotated[
-        Literal["gold", "self"], Setting("gold rationales (default), or self: the backbone's own right chains.", _DATA)
+        str,
+        AfterValidator(plain_targets),
+        Setting(
+            "gold (default), self, answer, first-step, teacher, or weighted: answer:1,teacher:2.", _DATA, values=TARGETS
+        ),
     ] = "gold"
-    chains: Annotated[_Count, Setting("Chains sampled per question for self targets. Default 4.", _DATA)] = 4
+    chains: Annotated[_Count, Setting("Chains sampled per question for self and teacher. Default 4.", _DATA)] = 4
     prompt: Annotated[str | None, Setting("A template of the prompt, as in scale-run.", *_WORDING)] = None
     system_prompt: Annotated[str | None, Setting("The system turn, as in scale-run.", *_WORDING)] = None
     instruction: Annotated[str | None, Setting("The request for the answer, as in scale-run.", *_WORDING)] = None
@@ -96,6 +104,10 @@ class TrainConfig(BaseModel):
     ] = DEFAULT_MODEL
     latent_paths: Annotated[_Count, Setting("Latent paths N. Default 8; 1 is SoftCoT.", _PATHS, used_by=_THOUGHTS)] = 8
     soft_tokens: Annotated[_Count, Setting("Soft tokens L. Default 4.", _PATHS, _INHERITED, used_by=_THOUGHTS)] = 4
+    train_soft_tokens: Annotated[
+        _Count | None,
+        Setting("Soft tokens in training; runs use the first --soft-tokens of them.", _PATHS, used_by=_THOUGHTS),
+    ] = None
     vector_per_slot: Annotated[
         bool, Setting("A learned vector for each slot, not one repeated in all.", _PATHS, used_by=_ASSISTED)
     ] = False
@@ -181,7 +193,9 @@ class TrainConfig(BaseModel):
     check_limit: Annotated[
         _Count | None, Setting("First questions of them. Default 50.", _LORA, _FREE, _AFTERWARDS, used_by=_ADAPTER)
     ] = None
-    epochs: Annotated[_Count | None, Setting("Times through the targets. Default 3.", _STEPS)] = None
+    epochs: Annotated[
+        _Count | None, Setting("Times through the targets. Default 3; 1 if generated without --limit.", _STEPS)
+    ] = None
     max_steps: Annotated[_Count | None, Setting("Optimiser steps, instead of epochs.", _STEPS)] = None
     batch_size: Annotated[_Count, Setting("Targets of a step. Default 8.", _STEPS)] = 8
     grad_accumulation: Annotated[
@@ -241,6 +255,16 @@ class TrainConfig(BaseModel):
         ),
     ] = None
 
+    @property
+    def target_weights(self) -> dict[str, float]:
+        """The kinds of targets with their weights."""
+        return parse_targets(self.targets)
+
+    @property
+    def trained_slots(self) -> int:
+        """Soft tokens while training, at least as many as runs use."""
+        return self.train_soft_tokens or self.soft_tokens
+
     def resolved(self) -> TrainConfig:
         """The same settings with all defaults that depend on other settings. Raises UsageError where settings contradict."""
         task = task_of_settings(self.task, self.data)
@@ -252,17 +276,18 @@ class TrainConfig(BaseModel):
                 f"{self.batch_size}: lower the one or raise the other."
             )
         refuse_unfit_prompt(self)
-        if self.thinking == "on" and self.targets == "gold":
+        if self.thinking == "on" and self.targets != SELF:
             raise UsageError(
-                "`--thinking on` has a thought before the answer, and `--targets gold` are answers without one: add "
-                "`--targets self`, or leave the thinking out."
+                f"`--thinking on` has a thought before the answer, and `--targets` {self.targets} are answers without one: "
+                f"give `--targets self`, or leave the thinking out."
             )
+        fresh = task.generated and self.limit is None
         common = {
             "prompt": None if self.prompt == PLAIN_PROMPT else self.prompt,
             "thinking": None if self.thinking == "off" else self.thinking,
             "task": self.task or (task.name if task.generated else None),
-            "limit": self.limit or (512 if task.generated else None),
-            "epochs": self.epochs or (None if self.max_steps else 3),
+            "limit": self._new_questions() if fresh else self.limit,
+            "epochs": self.epochs or (None if self.max_steps else 1 if fresh else _EPOCHS),
         }
         self._refuse_idle()
         return self.model_copy(
@@ -273,6 +298,10 @@ class TrainConfig(BaseModel):
         """The settings of the first stage of these resolved settings, which have two. folder: of the first stage."""
         idle = {key: TrainConfig.model_fields[key].default for key in idle_options("prompt-tuning", TrainConfig)}
         return self.model_copy(update={**idle, "method": "prompt-tuning", "lr": _LR_OF_CONSTANTS, "out": folder})
+
+    def _new_questions(self) -> int:
+        """How many questions are generated where no limit is given: so many that no step repeats one, if that is known."""
+        return max(2, self.max_steps * self.batch_size) if self.max_steps else _GENERATED
 
     def _refuse_idle(self) -> None:
         """Raises UsageError for an option that the method would have to ignore."""
@@ -317,12 +346,22 @@ class TrainConfig(BaseModel):
                 "`--no-path-offset` leaves out the constants that come first with `--stage` and `--constant`: leave one of "
                 "them out."
             )
+        if (self.stage or self.constant) and self.train_soft_tokens:
+            raise UsageError(
+                "`--train-soft-tokens` trains more soft tokens than are kept, and thoughts after `--stage` or `--constant` "
+                "are learned on top of those that were kept: leave one of them out."
+            )
         if self.contrastive == "none" and self.contrastive_temperature is not None:
             raise UsageError("`--contrastive-temperature` is given and `--contrastive` is none: leave one of them out.")
         if self.latent_paths == 1 and self.contrastive != "none" and "contrastive" in self.model_fields_set:
             raise UsageError(
                 f"`--contrastive` {self.contrastive} drives paths apart, and there is one: leave it out, or raise "
                 f"`--latent-paths`."
+            )
+        if self.trained_slots < self.soft_tokens:
+            raise UsageError(
+                f"`--train-soft-tokens` {self.train_soft_tokens} are fewer than the `--soft-tokens` {self.soft_tokens} that "
+                f"runs use: lower the latter, or raise the former."
             )
         refined = kind_of(self.method).has(Trait.REFINED)
         return {
@@ -332,6 +371,7 @@ class TrainConfig(BaseModel):
             # None is left out of train.json, so that earlier trainings can go on
             "states": self.states if pooled else None,
             "select": None if self.select == "loss" else self.select,
+            "train_soft_tokens": self.trained_slots if self.trained_slots > self.soft_tokens else None,
             "refine_steps": self.refine_steps or (ROUNDS if refined else None),
             "stage": STAGES if self.constant else self.stage,
         }

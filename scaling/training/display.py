@@ -122,10 +122,11 @@ class TrainingProgress:
         self._accelerator.log(tracked, step=progress.step)
         best = ", best so far" if progress.best_step == progress.step else ""
         training = "" if health.training is None else f", training {health.training:.4f}"
+        answer = "" if health.answer is None else f", answer alone {health.answer:.4f}"
         thoughts = _of_thoughts(health) if isinstance(health, Health) else ""
         right = f"accuracy {health.accuracy.value:.1%} of {chains_of(health.accuracy)}, " if health.accuracy else ""
         memorising = ", memorising" if health.memorises else ""
-        figures = f"{right}loss {health.loss:.4f}{best}{training}{thoughts}{memorising}"
+        figures = f"{right}loss {health.loss:.4f}{best}{answer}{training}{thoughts}{memorising}"
         self._print(f"validation at step {progress.step}: {figures}")
         if progress.stopped_early:
             self._print(f"stopped early: no better validation since step {progress.best_step}")
@@ -165,6 +166,7 @@ def show_adapter(console: Console, result: LoraResult) -> None:
     table = Table(title=f"adapter of step {progress.best_step}", show_header=False, title_justify="left")
     rows = [
         ("loss", f"{figures.loss:.4f}", "nats a token, held-out questions"),
+        *([] if figures.answer is None else [("loss, answer alone", f"{figures.answer:.4f}", "its own tokens")]),
         ("loss before training", f"{figures.before:.4f}", ""),
         ("trained parameters", f"{result.parameters:,}", ""),
         ("seconds", f"{progress.seconds:.1f}", ""),

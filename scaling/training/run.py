@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -61,6 +61,7 @@ from scaling.training.accuracy import accuracy_of
 from scaling.training.card import CHOSEN_BY, LAST, STEP, write_card
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
+from scaling.training.mixture import OWN, SELF, TEACHER
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
 from scaling.wording import wording_of
 
@@ -72,6 +73,7 @@ RESTORE = "restore the file, or begin again with another `--out`"  # the advice 
 _REFERENCE = 64  # questions whose states give the mean and deviation for standardising
 ROWS = 8  # targets x paths that go through the backbone together by default
 _VALIDATIONS = 10  # of a training by default
+_PART = 4_000  # questions whose targets are made between two lines that say how far that is
 
 
 class TrainingObserver(StepObserver, Protocol):
@@ -146,7 +148,7 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
         backbone,
         assistant,
         task=split.task.definition,
-        num_slots=config.soft_tokens,
+        num_slots=config.trained_slots,
         wording=wording_of(config),
     )
     learn, validate = examples(config, split, build, backbone, watcher, processes)
@@ -235,7 +237,7 @@ class _Stages:
             save = partial(checkpoint.save, soft_tokens=config.soft_tokens, prompt_version=PROMPT_VERSION)
             for place, by in chosen.items():
                 about |= {STEP: step, CHOSEN_BY: by}
-                save(thinker, place, about=about)
+                save(thinker.first_slots(config.soft_tokens), place, about=about)
                 write_card(place, about)
 
         accuracy = None
@@ -348,7 +350,8 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     others = {*names(TrainConfig, Effect.FREE), *idle_options(config.method, TrainConfig)}
     if config.method == TrainConfig.model_fields["method"].default:
         others.add("method")  # as train.json of earlier versions does not name it
-    later = (*names(TrainConfig, Trait.ASSISTANT), *names(TrainConfig, Trait.READING), "select")  # options of 0.2
+    # options that earlier versions do not name either
+    later = {*names(TrainConfig, Trait.ASSISTANT), *names(TrainConfig, Trait.READING), "select", "train_soft_tokens"}
     others |= {key for key in later if getattr(config, key) is None}
     settings = config.model_dump(mode="json", exclude=others)
     if config.constant is not None:
@@ -515,7 +518,7 @@ def examples(
         config: the settings.
         split: the questions.
         build: turns questions and targets into token ids.
-        backbone: samples its own chains with `--targets self`.
+        backbone: samples its own chains where `--targets` has some that are made of them.
         watcher: is told what happens.
         processes: those that train together; only process 0 samples.
 
@@ -523,24 +526,48 @@ def examples(
         The examples to learn from, and those to validate on.
 
     Raises:
-        UsageError: where one of the two is empty.
+        UsageError: where a kind of targets is of no question to learn from, or of none to validate on.
     """
-    texts: Callable[[Any], Sequence[str]] = lambda question: [build.solution(question)]  # noqa: E731
-    if config.targets == "self":
+    weights, chains = config.target_weights, {}
+    if any(kind in OWN for kind in weights):
         if processes.rank == 0:
             watcher.status("sampling the backbone's own chains")
             own_chains(split, config, backbone, watcher.sampling())
         processes.wait()
         chains = own_chains(split, config, backbone, watcher.sampling())
-        texts = lambda question: chains[question.id]  # noqa: E731
-    learn, validate = examples_of(split.train, texts, build), examples_of(split.validation, texts, build)
-    if not learn or not validate:
-        raise UsageError(
+    watcher.status(f"making targets ({config.targets}) of {len(split.train) + len(split.validation):,} questions")
+    made: list[list[Example]] = [[], []]
+    for kind, weight in weights.items():
+        for examples_so_far, questions in zip(made, (split.train, split.validation), strict=True):
+            of_kind: list[Example] = []
+            for start in range(0, len(questions), _PART):
+                of_kind += examples_of(kind, questions[start : start + _PART], chains, build)
+                if start + _PART < len(questions):
+                    watcher.status(f"{kind}: {start + _PART:,} of {len(questions):,} questions")
+            if not of_kind:
+                raise UsageError(_none_of(kind))
+            examples_so_far += of_kind if weight == 1 else [replace(example, weight=weight) for example in of_kind]
+    learn, validate = made
+    watcher.status(f"{len(learn)} targets to learn from, {len(validate)} to validate on")
+    return learn, validate
+
+
+def _none_of(kind: str) -> str:
+    """Why there are no targets of a kind, and what to do."""
+    if kind == SELF:
+        return (
             "the backbone answered no question rightly, so there is no chain to learn from: raise `--limit`, `--validation` "
             "or `--chains`, or use `--targets gold`."
         )
-    watcher.status(f"{len(learn)} targets to learn from, {len(validate)} to validate on")
-    return learn, validate
+    if kind == TEACHER:
+        return (
+            "the backbone's own right chains have no step before their answer, or there are none, so a teacher has "
+            "nothing to read: raise `--limit`, `--validation` or `--chains`, or use `--targets answer`."
+        )
+    return (
+        f"no question has a first step for `--targets {kind}`: give questions with a `rationale`, and a `--prompt` whose "
+        f"solutions show it, or use `--targets answer`."
+    )
 
 
 @torch.no_grad()
@@ -556,7 +583,7 @@ def new_thinker(
         examples: with `--standardise`, the questions of the first of them are the reference set.
     """
     if assistant is None:
-        sizes = {"num_paths": config.latent_paths, "num_slots": config.soft_tokens}
+        sizes = {"num_paths": config.latent_paths, "num_slots": config.trained_slots}
         thinker = thinkers.untrained(config.method, backbone, None, **sizes)
         return thinker.with_steps(config.refine_steps).to(config.device)
     made = _assisted(config, backbone, assistant).to(config.device)
@@ -565,7 +592,7 @@ def new_thinker(
         states = [
             made.reference(
                 read(made, assistant.model, backbone.model, questions=[example.assistant], prompts=[example.prefix]),
-                config.soft_tokens,
+                config.trained_slots,
             )
             for example in reference
         ]
@@ -582,18 +609,18 @@ def _assisted(config: TrainConfig, backbone: LanguageModel, assistant: LanguageM
             config.states,
             new_projection(assistant.width, backbone.width, scale=scale),
             num_paths=config.latent_paths,
-            num_slots=config.soft_tokens,
+            num_slots=config.trained_slots,
             normalise=config.normalise,
             offset=config.path_offset,
             layer=config.layer,
         )
     start = thinkers.untrained(
-        config.method, backbone, assistant, num_paths=config.latent_paths, num_slots=config.soft_tokens
+        config.method, backbone, assistant, num_paths=config.latent_paths, num_slots=config.trained_slots
     )
     assert isinstance(start, AssistantThinker)
     vectors = start.token_sets.vectors.detach()
     if config.vector_per_slot:
-        vectors = vectors.expand(-1, config.soft_tokens, -1)
+        vectors = vectors.expand(-1, config.trained_slots, -1)
     return AssistantThinker(
         SoftTokenSets(vectors),
         start.projection,
@@ -623,7 +650,8 @@ def schedule_of(config: TrainConfig, num_examples: int) -> Schedule:
 def _objective(config: TrainConfig) -> Objective:
     """The loss that the settings describe."""
     return Objective(
-        num_slots=config.soft_tokens,
+        num_slots=config.trained_slots,
+        used_slots=config.soft_tokens,
         contrastive=config.contrastive,
         weight=config.contrastive_weight,
         temperature=config.contrastive_temperature,

@@ -1,12 +1,19 @@
 """Makes the examples of a training: which questions, and what the backbone is to say after them, as token ids.
 
-Targets are gold rationales, or chains of thought that the backbone has sampled itself and that reach the right answer.
+There are five kinds of targets, and mixtures of them:
+
+- `gold`: the gold rationale with the answer.
+- `self`: chains of thought that the backbone has sampled itself and that reach the right answer.
+- `answer`: the answer alone, in the words that the prompt gives it.
+- `first-step`: the first step of the gold rationale, without an end token, as the text would go on.
+- `teacher`: what the backbone predicts for the answer once it has read a right chain of its own without its last steps.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -28,10 +35,12 @@ from scaling.tasks.catalogue import definition_of, load_task
 from scaling.tasks.formats import holds_split
 from scaling.tasks.task import LoadedTask, Task
 from scaling.training.config import TrainConfig
+from scaling.training.mixture import ANSWER, FIRST_STEP, GOLD, SELF
 from scaling.wording import Wording, wording_of
 
 _SPLIT_SEED = "validation"  # part of the hash that picks validation questions
 _TEMPERATURE = 0.7  # for sampling chains: high enough that they differ, low enough that many are right
+_STEP = re.compile(r".+?(?:(?<=[.!?])(?=\s)|(?<=[。！？])|$)", re.MULTILINE)  # a sentence, or a line
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ class ExampleBuilder:
             num_slots: L, soft tokens in the backbone's prompt.
             wording: how the backbone is asked; None for the prompt `plain`.
         """
-        self._tokenizer = backbone.tokenizer
+        self._tokenizer, self._task = backbone.tokenizer, task
         self._end = end_token(backbone)
         # Other tokens that the chat template names, such as `<think>`, are allowed in targets: a chain that a model has
         # sampled itself may begin with such a thought.
@@ -158,31 +167,138 @@ class ExampleBuilder:
         """The target of a question that follows from its gold rationale."""
         return self._backbone.solution(question)
 
-    def __call__(self, question: Question, text: str) -> Example:
+    def statement(self, question: Question) -> str:
+        """The answer alone, in the words that the prompt and the task give it, as in "The answer is 18."."""
+        return self._backbone.solution(replace(question, rationale=()))
+
+    def first_step(self, question: Question) -> str | None:
+        """What a solution says up to the end of its first step; None without a rationale, or if no solution shows it."""
+        steps = [line.strip() for step in question.rationale for line in step.splitlines() if line.strip()]
+        if not steps:
+            return None
+        solution = self._backbone.solution(replace(question, rationale=(steps[0],)))
+        at = solution.find(steps[0])
+        return None if at < 0 else solution[: at + len(steps[0])]
+
+    def __call__(self, question: Question, text: str, *, end: bool = True) -> Example:
         """Makes an example of a question and a target.
 
         Args:
             question: the question.
-            text: what the backbone is to say; the end token is added.
+            text: what the backbone is to say.
+            end: whether the end token is added to it.
 
         Raises:
             UsageError: where prompt and target are longer than the backbone's context.
         """
         prompt = self._backbone.backbone(question, num_slots=self._num_slots)
+        target = self._target(question, text, end=end)
+        self._check(target)
+        self._refuse_long(question, len(prompt.prefix) + self._num_slots + len(prompt.suffix) + len(target))
+        assistant_prompt = self._assistant.assistant(question) if self._assistant else ()
+        template = template_of(question)
+        answer = self._answer_of(question, text, target) if end else None  # a step may hold it, and does not state it
+        return Example(question.id, assistant_prompt, prompt.prefix, prompt.suffix, target, template, answer=answer)
+
+    def given(self, question: Question, lead: str, rest: str, *, end: bool = True) -> Example:
+        """As the call, for a target of which only the rest is scored.
+
+        Args:
+            question: the question.
+            lead: the beginning of the text, which the backbone only reads.
+            rest: the other part, of at least one character.
+            end: whether the end token is added to it.
+        """
+        whole = self(question, f"{lead}{rest}", end=end)
+        most = len(whole.target) - 1 - end
+        return replace(whole, given=min(most, self._shared(question, lead, whole.target)))
+
+    def taught(self, question: Question, chains: Sequence[str]) -> Example | None:
+        """The answer with a teacher that has read the first chain in which something is left before the answer.
+
+        Scored are the answer's own tokens and what follows them. The teacher is asked as in a chain of thought, without
+        slots. It then reads the chain, cut by `before_answer`, and the words that lead to the answer.
+
+        Args:
+            question: the question.
+            chains: right chains.
+
+        Returns:
+            None where no chain has anything left.
+        """
+        written = self._task.answers.written(question.answer)
+        cuts = [cut for chain in chains if (cut := before_answer(chain, written))]
+        if not cuts:
+            return None
+        statement = self.statement(question)
+        at, _ = last_place(written, statement) or (0, 0)
+        example = self.given(question, statement[:at], statement[at:])
+        begun = self._backbone.turns(question).answer
+        whole = self._target(question, f"{cuts[0]}{continuation(statement, begun).lstrip()}")
+        prompt = self._backbone.backbone(question, num_slots=0).prefix
+        if whole[-len(example.scored) :] == example.scored:
+            read = whole[: -len(example.scored)]
+        else:  # a tokenizer that splits the answer otherwise after the chain
+            read = (*self._target(question, cuts[0], end=False), *example.target[: example.given])
+        self._check(read)
+        self._refuse_long(question, len(prompt) + len(read) + len(example.scored))
+        return replace(example, reference=(*prompt, *read))
+
+    def _target(self, question: Question, text: str, *, end: bool = True) -> tuple[int, ...]:
+        """The token ids of what the backbone says after a question's prompt."""
         begun = self._backbone.turns(question).answer
         # a prompt without chat format ends with "Answer:", after which a word begins with a space
         rest = continuation(text, begun) if begun or self._tokenizer.chat_template else f" {text}"
-        target = (*self._target_encoder.text_ids(rest), self._end)
-        self._check(target)
-        length = len(prompt.prefix) + self._num_slots + len(prompt.suffix) + len(target)
+        return (*self._target_encoder.text_ids(rest), *([self._end] if end else []))
+
+    def _shared(self, question: Question, lead: str, target: tuple[int, ...]) -> int:
+        """How many tokens of a target belong to its beginning `lead`.
+
+        A space before what follows may be a token of its own, or a part of the first token that follows.
+        """
+        before = self._target(question, lead, end=False) if lead else ()
+        return next((n for n, (a, b) in enumerate(zip(before, target, strict=False)) if a != b), len(before))
+
+    def _answer_of(self, question: Question, text: str, target: tuple[int, ...]) -> tuple[int, int] | None:
+        """Where the tokens of the answer stand that the text says last; None if it says none."""
+        place = last_place(self._task.answers.written(question.answer), text)
+        if place is None:
+            return None
+        first, last = (self._shared(question, text[:at], target) for at in place)
+        return first, max(last, first + 1)  # the answer may end within a token
+
+    def _refuse_long(self, question: Question, length: int) -> None:
+        """Raises UsageError for a question that needs more tokens than the backbone's context."""
         if length > self._context:
             raise UsageError(
                 f"question {question.id} needs {length} tokens with its target, more than the backbone's context of "
                 f"{self._context}: leave the question out of the data, or take a backbone with a longer context."
             )
-        assistant_prompt = self._assistant.assistant(question) if self._assistant else ()
-        template = template_of(question)
-        return Example(question.id, assistant_prompt, prompt.prefix, prompt.suffix, target, template)
+
+
+def last_place(answer: str, text: str) -> tuple[int, int] | None:
+    """Where the answer stands last in a text, as a word of its own; None if it does not."""
+    places = [match.span() for match in re.finditer(rf"(?<![\w.]){re.escape(answer)}(?!\w)", text)]
+    return places[-1] if places else None
+
+
+def before_answer(chain: str, answer: str) -> str:
+    """What is left of a chain before the steps at its end that hold the answer, so that it cannot be copied.
+
+    Steps are sentences or lines. The last one that holds the answer is cut with all that follows, and so are those right
+    before it that hold it, too: of "2 + 3 = 5. 5 + 4 = 9. The answer is 9." the first sentence is left. An answer that
+    stands nowhere is taken to be in the last step.
+
+    Returns:
+        The text up to the first step that is cut, with the white space before that; empty if nothing is left.
+    """
+    texts = [match for match in _STEP.finditer(chain) if match[0].strip()]
+    steps = [(match.end() - len(match[0].lstrip()), match.end()) for match in texts]
+    holds = [last_place(answer, chain[start:end]) is not None for start, end in steps]
+    last = max((place for place, held in enumerate(holds) if held), default=len(steps) - 1)
+    while last > 0 and holds[last - 1]:
+        last -= 1
+    return chain[: steps[last][0]] if last > 0 else ""
 
 
 def end_token(backbone: LanguageModel) -> int:
@@ -247,7 +363,33 @@ def own_chains(
 
 
 def examples_of(
-    questions: Sequence[Question], texts: Callable[[Question], Sequence[str]], build: ExampleBuilder
+    kind: str, questions: Sequence[Question], chains: Mapping[str, Sequence[str]], build: ExampleBuilder
 ) -> list[Example]:
-    """Makes one example for each text of each question. texts: gives the targets of a question."""
-    return [build(question, text) for question in questions for text in texts(question)]
+    """Makes the examples of one kind of targets: one of each question that has such a target, and of `self` one a chain.
+
+    Args:
+        kind: one of `scaling.training.mixture.TARGETS`.
+        questions: the questions.
+        chains: the backbone's own right chains by question id; empty for a kind that is not made of them.
+        build: turns questions and targets into token ids.
+    """
+    return [
+        example
+        for question in questions
+        for example in _of_question(kind, question, chains.get(question.id, ()), build)
+    ]
+
+
+def _of_question(kind: str, question: Question, chains: Sequence[str], build: ExampleBuilder) -> list[Example]:
+    """The examples of one question. chains: the backbone's own right ones."""
+    if kind == GOLD:
+        return [build(question, build.solution(question))]
+    if kind == SELF:
+        return [build(question, chain) for chain in chains]
+    if kind == ANSWER:
+        return [build(question, build.statement(question))]
+    if kind == FIRST_STEP:
+        step = build.first_step(question)
+        return [] if step is None else [build(question, step, end=False)]
+    taught = build.taught(question, chains)
+    return [] if taught is None else [taught]

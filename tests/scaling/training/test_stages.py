@@ -16,7 +16,13 @@ from scaling.records.errors import Interrupted, UsageError
 from scaling.training.run import train
 
 STAGED = {"stage": "constant,thoughts"}
-KINDS: list[dict[str, Any]] = [{}, {"states": "last"}, {"states": "attention"}, {"method": "proposer"}, {"method": "refiner"}]
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"states": "last"},
+    {"states": "attention"},
+    {"method": "proposer"},
+    {"method": "refiner"},
+]
 
 
 def validations(folder) -> list[tuple[int, dict[str, Any]]]:
@@ -31,7 +37,8 @@ def test_the_constant_is_that_of_prompt_tuning_and_stays_as_it_was_learned(kind,
     learned, _ = checkpoint.load(baseline.folder)
     first, config = checkpoint.load(whole.folder / "constant")
     second, _ = checkpoint.load(whole.folder / "last")
-    assert isinstance(first, PromptTuning) and config.about["method"] == "prompt-tuning"
+    assert isinstance(first, PromptTuning)
+    assert config.about["method"] == "prompt-tuning"
     assert torch.equal(first.offset, learned.offset)
     assert torch.equal(second.offset, first.offset)
     changed = [name for name, tensor in second.state_dict().items() if name != "offset" and tensor.abs().sum() > 0]
@@ -86,7 +93,7 @@ def test_stages_that_cannot_be_are_refused(changes, message, settings, quiet, tm
 def test_constants_that_do_not_fit_are_refused(settings, quiet, tmp_path):
     baseline = train(settings(method="prompt-tuning", out=tmp_path / "constants"), quiet(), Processes()).folder
     for changes in ({"latent_paths": 3}, {"soft_tokens": 2}):
-        with pytest.raises(UsageError, match="`--constant`.*are needed"):
+        with pytest.raises(UsageError, match=r"`--constant`.*are needed"):
             train(settings(constant=baseline, **changes, out=tmp_path / "other"), quiet(), Processes())
     other = train(settings(out=tmp_path / "thinker"), quiet(), Processes()).folder
     with pytest.raises(UsageError, match="of the kind softcot"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,50 +29,12 @@ CASES: list[dict[str, Any]] = [
 ]
 
 
-class Quiet:
-    """Observes a training. stop_at: the step after which it is interrupted."""
-
-    def __init__(self, stop_at: int = 0):
-        self.said: list[str] = []
-        self._stop_at = stop_at
-
-    def status(self, text):
-        self.said.append(text)
-
-    def started(self, progress, schedule):
-        pass
-
-    def stepped(self, progress, row):  # noqa: ARG002
-        if progress.step == self._stop_at:
-            raise KeyboardInterrupt
-
-    def examined(self, progress, health):
-        pass
-
-
-@pytest.fixture
-def settings(tiny_model_folder, tmp_path) -> Callable[..., TrainConfig]:
-    """`settings(**changes)`: 6 questions, 2 paths of 3 soft tokens, 4 steps."""
-    model = str(tiny_model_folder)
-    standard = {
-        **{"backbone": model, "device": "cpu", "dtype": "float32", "limit": 6, "validation": 3},
-        **{"latent_paths": 2, "soft_tokens": 3, "max_steps": 4, "batch_size": 3, "validate_every": 2},
-        "out": tmp_path / "trained",
-    }
-
-    def make(**changes: Any) -> TrainConfig:
-        assistant = {} if "method" in changes else {"assistant": model}
-        return TrainConfig.model_validate({**standard, **assistant, **changes})
-
-    return make
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_training_goes_on_where_it_was_interrupted_and_a_run_takes_its_thinker(case, settings, tmp_path, run):
-    whole = train(settings(**case, out=tmp_path / "whole"), watcher := Quiet(), Processes())
+def test_a_training_goes_on_where_it_was_interrupted_and_a_run_takes_its_thinker(case, settings, quiet, tmp_path, run):
+    whole = train(settings(**case, out=tmp_path / "whole"), watcher := quiet(), Processes())
     with pytest.raises(Interrupted):
-        train(settings(**case), Quiet(stop_at=3), Processes())
-    train(settings(**case, resume=True), Quiet(), Processes())
+        train(settings(**case), quiet(stop_at=3), Processes())
+    train(settings(**case, resume=True), quiet(), Processes())
     states = [load_file(tmp_path / name / STATE_FILE) for name in ("whole", "trained")]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -89,15 +50,15 @@ def test_a_training_goes_on_where_it_was_interrupted_and_a_run_takes_its_thinker
     assert {key[1] for key in lines} == {0, 1}
 
 
-def test_a_default_training_names_no_new_option(settings):
+def test_a_default_training_names_no_new_option(settings, quiet):
     """Trainings of earlier versions go on: their train.json knows none."""
-    train(settings(states="slots"), Quiet(), Processes())
-    result = train(settings(resume=True), Quiet(), Processes())
+    train(settings(states="slots"), quiet(), Processes())
+    result = train(settings(resume=True), quiet(), Processes())
     assert not {"states", "layer", "refine_steps", "method"} & set(
         json.loads((result.folder / "train.json").read_text())
     )
     with pytest.raises(UsageError, match="`--states` was None, now 'last'"):
-        train(settings(states="last", resume=True), Quiet(), Processes())
+        train(settings(states="last", resume=True), quiet(), Processes())
 
 
 @pytest.mark.parametrize(
@@ -125,13 +86,13 @@ def test_options_that_a_thinker_would_ignore_are_refused(changes, message):
 
 
 @pytest.mark.parametrize("layer", [0, 3, -3])
-def test_a_layer_that_is_not_there_is_refused(settings, layer):
+def test_a_layer_that_is_not_there_is_refused(settings, quiet, layer):
     with pytest.raises(UsageError, match=f"`--layer` is layer {layer}, and the assistant .* has 2 layers"):
-        train(settings(layer=layer), Quiet(), Processes())
+        train(settings(layer=layer), quiet(), Processes())
 
 
-def test_prompt_tuning_has_nothing_but_its_prompts(settings):
-    result = train(settings(method="prompt-tuning"), Quiet(), Processes())
+def test_prompt_tuning_has_nothing_but_its_prompts(settings, quiet):
+    result = train(settings(method="prompt-tuning"), quiet(), Processes())
     tensors = load_file(result.folder / "thinker.safetensors")
     assert {name: list(tensor.shape) for name, tensor in tensors.items()} == {"offset": [2, 3, 32]}
     assert result.health.information is not None
