@@ -140,6 +140,8 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
         refuse_untrainable(model.model, name=model.name)
     if assistant and config.layer is not None:
         thinkers.refuse_unknown_layer(config.layer, assistant, option="--layer")
+    if config.constant is not None:  # is refused before anything is written
+        thinkers.constants(config.constant, backbone, config.latent_paths, config.soft_tokens)
     split, described = as_begun(config, split, used)
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
