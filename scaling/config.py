@@ -259,6 +259,16 @@ class RunConfig(BaseModel):
         Setting("on: a model that can writes a thought first, and its answer after it. Default off.", *_WORDING),
     ] = None
     prefill: Annotated[str | None, Setting("The beginning of the answer, which the model continues.", *_WORDING)] = None
+    assistant_prompt: Annotated[
+        _Place | None,
+        Setting(
+            "For the assistant: answer, or a template as for --prompt. Default: to note what matters.",
+            *_WORDING,
+            used_by=Trait.ASSISTANT,
+            whose="methods with an assistant",
+            content="assistant_prompt_sha256",
+        ),
+    ] = None
     adaptive: Annotated[
         float | None,
         Field(gt=0.5, le=1),

@@ -118,7 +118,9 @@ def _asked(
     config = parts.config
     builder = _builder(parts, task, backbone)
     notes = "." if _writes_notes(config) else ""
-    thinking = PromptBuilder.of(assistant, task=task.definition) if assistant else None
+    thinking = (
+        PromptBuilder.of_assistant(assistant, task=task.definition, wording=wording_of(config)) if assistant else None
+    )
     asked = []
     for question in task.questions:
         read = 0
@@ -152,7 +154,7 @@ def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
 def _assistant(config: RunConfig, task: LoadedTask, assistant: LanguageModel) -> str:
     """The assistant's prompt of the first question, with a title."""
     question = task.questions[0]
-    builder = PromptBuilder.of(assistant, task=task.definition)
+    builder = PromptBuilder.of_assistant(assistant, task=task.definition, wording=wording_of(config))
     num_slots = config.num_slots
     if not num_slots:
         ids, following, slots = builder.hint_request(question), f"it writes at most {MAX_HINT_TOKENS}", ""

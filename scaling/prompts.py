@@ -1,7 +1,7 @@
 """Builds the prompts of backbone and assistant, for training and for runs alike.
 
 The backbone reads what a `Wording` makes of the question, with L slots in it, and the header of the assistant's turn. The
-assistant model reads an instruction and the question, and then its own L slots; no option changes these words.
+assistant model reads an instruction and the question, or what a template of its own makes of them, and then its own L slots.
 
 A slot is a token that is added to the tokenizer. So slots are found by their id, and a text that contains one is noticed.
 This module knows tokenizers and tasks, but no models and no tensors.
@@ -22,7 +22,7 @@ from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError, one_line
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import Task, ask
-from scaling.wording import Turns, Wording
+from scaling.wording import AssistantWording, Turns, Wording
 
 PROMPT_VERSION = "1"  # in run.json: runs of different prompts are different runs
 SLOT = "<|soft-thought-slot|>"
@@ -71,7 +71,7 @@ class PromptBuilder:
         Args:
             tokenizer: that of the model that will read the prompts.
             task: gives the texts of its questions.
-            wording: how the backbone is asked; None for the prompt `plain`. The assistant's prompts do not depend on it.
+            wording: how the model is asked; None for the prompt `plain`, or the assistant's request to note what matters.
             exemplars: questions with rationale. They are shown, solved, before every question that the backbone reads.
             check: is called with the token ids of each prompt, without slots. It raises UsageError for tokens that the
                 model does not know.
@@ -108,6 +108,11 @@ class PromptBuilder:
     ) -> PromptBuilder:
         """The builder for a model. It refuses prompts with tokens that the model does not know."""
         return cls(model.tokenizer, task=task, wording=wording, exemplars=exemplars, check=model.refuse_unknown)
+
+    @classmethod
+    def of_assistant(cls, model: LanguageModel, *, task: Task, wording: Wording | None = None) -> PromptBuilder:
+        """The builder for the assistant of a run or training. wording: how both of its models are asked."""
+        return cls.of(model, task=task, wording=wording.for_assistant if wording else None)
 
     def backbone(self, question: Question, *, num_slots: int, notes: str = "") -> Prompt:
         """The backbone's prompt, up to and with the header of the assistant's turn.
@@ -147,6 +152,8 @@ class PromptBuilder:
 
     def _for_assistant(self, question: Question, num_slots: int) -> tuple[int, ...]:
         """Token ids of the assistant's prompt: all of them, or those before its slot if it has one."""
+        if isinstance(self.wording, AssistantWording):  # slots come last
+            return self._prompt(self.turns(question), question, 0).prefix
         text = f"{_ASSISTANT}\n\n{ask(self._task, 'assistant_text', question)}"
         return self._prompt(Turns("", f"{text}\n\n{SLOT}" if num_slots else text, ""), question, num_slots).prefix
 

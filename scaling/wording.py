@@ -23,7 +23,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, TemplateSyntaxError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -33,7 +33,9 @@ from scaling.records.errors import UsageError, nearest, one_line
 from scaling.records.records import Question
 from scaling.tasks.task import Task, ask
 
-CONTENT = "prompt_sha256"  # key of run.json: an edited template makes another run
+# keys of run.json: an edited template makes another run
+CONTENT, ASSISTANT_CONTENT = "prompt_sha256", "assistant_prompt_sha256"
+ANSWER = "answer"  # value of `--assistant-prompt`: the assistant is about to answer
 _FOLDER = Path(__file__).parent / "prompt_templates"
 SHIPPED = tuple(sorted(path.stem for path in _FOLDER.glob("*.jinja")))
 _BLOCKS = ("system", "user", "request", "hint", "answer", "solution")
@@ -83,7 +85,13 @@ class Wording:
         thinking: "on" if the model writes down a thought before its answer. Its chat template must be able to ask for that.
         shot_format: "text" if solved questions stand in the user's turn, and not in turns of their own.
         prefill: the beginning of the answer in place of the template's.
+        assistant_prompt: how the assistant is asked: a template as for `prompt`, or "answer" for the template `direct` with
+            the answer begun, so that the assistant's last state is the one that it would answer from. None for a request
+            to note what matters.
     """
+
+    option: ClassVar[str] = "--prompt"  # that names the template
+    shows: ClassVar[str] = "text"  # the method of a task that gives the question's text
 
     prompt: str | None = None
     system_prompt: str | None = None
@@ -91,6 +99,7 @@ class Wording:
     thinking: str | None = None
     shot_format: str | None = None
     prefill: str | None = None
+    assistant_prompt: str | None = None
 
     @property
     def thinks(self) -> bool:
@@ -101,6 +110,13 @@ class Wording:
     def shots_in_text(self) -> bool:
         """Whether solved questions stand in the user's turn."""
         return self.shot_format == "text"
+
+    @property
+    def for_assistant(self) -> Wording | None:
+        """How the assistant is asked; None for the request to note what matters."""
+        if self.assistant_prompt == ANSWER:
+            return AssistantWording("direct", prefill="The answer is ")
+        return None if self.assistant_prompt is None else AssistantWording(self.assistant_prompt)
 
     def turns(self, question: Question, *, task: Task, slots: str = "") -> Turns:
         """The texts of a question's prompt.
@@ -156,11 +172,15 @@ class Wording:
 
     def identity(self) -> dict[str, str]:
         """What run.json and a checkpoint say of the template; empty for `plain`, so that runs of 0.1 keep their hash."""
-        return {} if self.prompt in (None, PLAIN) else {CONTENT: self._template.digest}
+        own = {} if self.prompt in (None, PLAIN) else {CONTENT: self._template.digest}
+        assistant = self.for_assistant
+        return own if assistant is None else {**own, ASSISTANT_CONTENT: assistant._template.digest}
 
     def check(self) -> None:
-        """Raises UsageError if the template is missing or has a fault that can be seen without a question."""
+        """Raises UsageError if a template is missing or has a fault that can be seen without a question."""
         _ = self._template
+        if self.for_assistant is not None:
+            self.for_assistant.check()
 
     def unlike(self, about: Mapping[str, Any]) -> list[str]:
         """The options in which prompts differ from those of a training.
@@ -175,7 +195,8 @@ class Wording:
         texts = []
         for name in _OF_TRAININGS:
             there, here = about.get(name), getattr(self, name)
-            same = about.get(CONTENT) == self.identity().get(CONTENT) if name == "prompt" else there == here
+            content = {"prompt": CONTENT, "assistant_prompt": ASSISTANT_CONTENT}.get(name)
+            same = about.get(content) == self.identity().get(content) if content else there == here
             if not same:
                 edited = " (edited since)" if there == here else ""
                 option = f"`--{name.replace('_', '-')}`"
@@ -205,7 +226,7 @@ class Wording:
         # a task that says what is wanted has no words of its own for other prompts than `plain`
         own = "" if task.wanted is not None or asked == kind.request else asked
         own = own if self.instruction is None else self.instruction
-        shown = ask(task, "text", question)
+        shown = ask(task, self.shows, question)
         return {
             "question": shown,
             "text": question.text if question.choices else shown,
@@ -221,7 +242,13 @@ class Wording:
 
     @cached_property
     def _template(self) -> PromptTemplate:
-        return PromptTemplate(self.prompt or PLAIN)
+        return PromptTemplate(self.prompt or PLAIN, option=self.option)
+
+
+class AssistantWording(Wording):
+    """How questions are put to the assistant, which may read another text of them than the backbone."""
+
+    option, shows = "--assistant-prompt", "assistant_text"
 
 
 _OF_TRAININGS = tuple(field.name for field in fields(Wording) if field.name != "shot_format")
@@ -235,6 +262,8 @@ def _shown(name: str, value: object) -> str:
     """The value of an option as a short text for a warning; of a template its name."""
     if name == "prompt":
         return Path(str(value or PLAIN)).name
+    if name == "assistant_prompt":
+        return Path(str(value or "none")).name
     return shorten(str(value or "none"), _SHORT)
 
 
@@ -251,9 +280,17 @@ class PromptTemplate:
         digest: SHA-256 of its text and of those that it extends, in hex.
     """
 
-    def __init__(self, name: str) -> None:
-        """Reads a template. name: a shipped one, or a file. Raises UsageError if there is none, or it has a fault."""
-        self.place = f"`--prompt {name}`"
+    def __init__(self, name: str, *, option: str = Wording.option) -> None:
+        """Reads a template.
+
+        Args:
+            name: a shipped one, or a file.
+            option: that names it, for messages.
+
+        Raises:
+            UsageError: there is none, or it has a fault.
+        """
+        self.place = f"`{option} {name}`"
         self._sources: dict[str, str] = {}
         self._environment = _environment(FunctionLoader(self._load))
         self._chain: list[Template] = []

@@ -42,13 +42,13 @@ class AssistCoT:
             backbone: the model that reads the hints and decodes.
             assistant: the model that writes them.
             task: gives the questions' texts.
-            wording: how the backbone is asked; None for the prompt `plain`.
+            wording: how both models are asked; None for the prompt `plain`.
             questions: all questions that will be asked.
             write: gets the token ids of the assistant's prompts and returns the hints, both by question id.
         """
         self.backbone, self._assistant = backbone, assistant
         self._builder = PromptBuilder.of(backbone, task=task, wording=wording)
-        builder = PromptBuilder.of(assistant, task=task)
+        builder = PromptBuilder.of_assistant(assistant, task=task, wording=wording)
         self._requests = {question.id: builder.hint_request(question) for question in questions}
         self._hints = write(self._requests)
         self._empty = torch.empty(0, backbone.width)

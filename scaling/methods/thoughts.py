@@ -92,7 +92,7 @@ class Thinking:
             thinker: makes the thoughts.
             task: gives the questions' texts.
             num_tokens: L, the soft tokens of a thought.
-            wording: how the backbone is asked; None for the prompt `plain`.
+            wording: how both models are asked; None for the prompt `plain`.
             apart: whether each path has a forward pass of its own. Then not even the rounding of its thoughts depends on
                 the number of paths.
             origin: what run.json says of the thinker, such as the SHA-256 of its file.
@@ -103,7 +103,7 @@ class Thinking:
         flops = asdict(thinker.flops())
         self.projection, self.costs = flops.pop("slot"), ThinkerCosts(**flops)
         self._backbone, self._thinker, self._apart = backbone, thinker, apart
-        self._questions = PromptBuilder.of(assistant, task=task) if assistant else None
+        self._questions = PromptBuilder.of_assistant(assistant, task=task, wording=wording) if assistant else None
         self._prompts = PromptBuilder.of(backbone, task=task, wording=wording) if thinker.uses_prompt else None
 
     @torch.inference_mode()

@@ -58,6 +58,7 @@ class ProbeConfig(BaseModel):
     ] = "gold"
     chains: Annotated[_Count, Setting("Chains sampled per question for self targets. Default 4.", _DATA)] = 4
     prompt: Annotated[str | None, Setting("A template of the prompt, as in scale-run.", PROMPT)] = None
+    assistant_prompt: Annotated[str | None, Setting("How the assistant is asked, as in scale-run.", PROMPT)] = None
     backbone: Annotated[
         str,
         Setting("Folder, GGUF file, Hub id (owner/name@revision), or smollm2-135m (default).", _MODELS, Tag.HUB),

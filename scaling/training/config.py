@@ -93,6 +93,9 @@ class TrainConfig(BaseModel):
     instruction: Annotated[str | None, Setting("The request for the answer, as in scale-run.", *_WORDING)] = None
     thinking: Annotated[Switch | None, Setting("on: as in scale-run; needs --targets self.", *_WORDING)] = None
     prefill: Annotated[str | None, Setting("The beginning of the answer, as in scale-run.", *_WORDING)] = None
+    assistant_prompt: Annotated[
+        str | None, Setting("How the assistant is asked, as in scale-run.", *_WORDING, used_by=_ASSISTED)
+    ] = None
     backbone: Annotated[
         str,
         Setting(

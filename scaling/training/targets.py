@@ -159,7 +159,7 @@ class ExampleBuilder:
         # sampled itself may begin with such a thought.
         self._target_encoder = DataEncoder(backbone.tokenizer, also_of_template=False)
         self._backbone = PromptBuilder.of(backbone, task=task, wording=wording)
-        self._assistant = PromptBuilder.of(assistant, task=task) if assistant else None
+        self._assistant = PromptBuilder.of_assistant(assistant, task=task, wording=wording) if assistant else None
         self._num_slots = num_slots
         self._context, self._check = backbone.context, backbone.refuse_unknown
 
@@ -329,7 +329,7 @@ def own_chains(
         watcher: is told how far the sampling is.
     """
     questions = (*split.train, *split.validation)
-    wording = wording_of(config)
+    wording = replace(wording_of(config), assistant_prompt=None)  # no assistant takes part
     method = ChainOfThought(backbone, task=split.task.definition, wording=wording)
     asked_by = {key: value for key, value in asdict(wording).items() if value is not None}
     settings = RunConfig(
