@@ -94,5 +94,5 @@ def test_a_method_without_an_assistant_refuses_it(method):
 
 
 def test_a_missing_template_is_named_with_its_option():
-    with pytest.raises(UsageError, match="`--assistant-prompt nothing.jinja` must be"):
+    with pytest.raises(UsageError, match=r"`--assistant-prompt nothing\.jinja` must be"):
         Wording(assistant_prompt="nothing.jinja").check()
