@@ -7,6 +7,7 @@ own; one step warms it up and `--repeats` are timed.
 plain: every path's whole sequence goes through both models with gradient, the paths of a question as one batch, and the
 logits of all positions are kept: what a loop over transformers' models does.
 ours: the keys of instruction and question are computed once a question without gradient and shared by its paths.
+constant, attention: the two stages of a staged training, with states pooled by attention.
 gradient_difference: of the two gradients, norm of the difference by the norm of the plain one.
 """
 
@@ -44,6 +45,7 @@ from scaling.training.run import ROWS, new_thinker
 from scaling.training.targets import ExampleBuilder
 
 Row = dict[str, Any]
+STAGES: dict[str, dict[str, str]] = {"constant": {"method": "prompt-tuning"}, "attention": {"states": "attention"}}
 
 
 def main() -> None:
@@ -53,10 +55,11 @@ def main() -> None:
         return
     for paths in map(int, asked.paths.split(",")):
         with TemporaryDirectory() as folder:
-            rows = [child(case, paths, Path(folder)) for case in ("plain", "ours")]
+            rows = [child(case, paths, Path(folder)) for case in ("plain", "ours", *STAGES)]
             plain, ours = (torch.load(Path(folder) / f"{case}.pt") for case in ("plain", "ours"))
         rows[1]["gradient_difference"] = float(f"{float((ours - plain).norm() / plain.norm()):.2g}")
-        rows[1]["times_faster"] = round(rows[0]["seconds_per_step"] / rows[1]["seconds_per_step"], 2)
+        for row in rows[1:]:
+            row["times_faster"] = round(rows[0]["seconds_per_step"] / row["seconds_per_step"], 2)
         for row in rows:
             print(json.dumps(row), flush=True)
 
@@ -99,14 +102,20 @@ def step_case(asked: argparse.Namespace) -> Row:
     dtype = pick_dtype(asked.dtype, device)
     backbone, assistant = loading.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
     examples = make_examples(asked, backbone, assistant)
-    settings = {"latent_paths": asked.num_paths, "soft_tokens": asked.soft_tokens, "device": device}
-    thinker = new_thinker(TrainConfig.model_validate(settings), backbone, assistant, examples)
-    assert isinstance(thinker, AssistantThinker)
-    work = {"ours": ours, "plain": plain}[asked.case]
+    sizes = {"latent_paths": asked.num_paths, "soft_tokens": asked.soft_tokens, "device": device}
+    settings = TrainConfig.model_validate({**sizes, **STAGES.get(asked.case, {})})
+    reads = None if settings.method == "prompt-tuning" else assistant
+    thinker = new_thinker(settings, backbone, reads, examples)
+    if asked.case == "attention":
+        thinker.begin_from(torch.zeros(asked.num_paths, asked.soft_tokens, backbone.width, device=device))
 
     def step() -> None:
         thinker.zero_grad()
-        work(thinker, assistant, backbone, examples, asked.soft_tokens)
+        if asked.case == "plain":
+            assert isinstance(thinker, AssistantThinker)
+            plain(thinker, assistant, backbone, examples, asked.soft_tokens)
+        else:
+            ours(thinker, reads, backbone, examples, asked.soft_tokens)
         if device.startswith("cuda"):
             torch.cuda.synchronize()
 
@@ -149,11 +158,13 @@ def reader_of(backbone: LanguageModel) -> Reader:
 
 
 def ours(
-    thinker: Thinker, assistant: LanguageModel, backbone: LanguageModel, examples: list[Example], slots: int
+    thinker: Thinker, assistant: LanguageModel | None, backbone: LanguageModel, examples: list[Example], slots: int
 ) -> None:
     reader = reader_of(backbone)
     objective = Objective(num_slots=slots, contrastive="none", micro_batch=-(-ROWS // thinker.num_paths))
-    backward(thinker, assistant.model, reader, examples, objective, step=0, processes=Processes())
+    backward(
+        thinker, assistant.model if assistant else None, reader, examples, objective, step=0, processes=Processes()
+    )
 
 
 def plain(

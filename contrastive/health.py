@@ -326,20 +326,24 @@ def examine(
 
 @torch.no_grad()
 def constant_losses(constant: PromptTuning, reader: Reader, examples: Sequence[Example]) -> dict[str, float]:
-    """Losses with learned constants, by id of the question, summed over its targets, in nats; means over paths.
+    """Losses with learned constants, summed over all targets of a question with their weights, in nats; means over paths.
 
     Args:
         constant: one prompt for each path, for all questions.
         reader: computes losses with the frozen backbone.
         examples: the questions with their targets.
+
+    Returns:
+        The losses by id of the question. Of questions with the same prompts, which `questions_of` takes as one, the first
+        one's id stands for all, as in `PerQuestion`.
     """
-    losses: dict[str, float] = {}
+    sums = [0.0] * len(examples)
     for places in _batches(examples, [constant.num_paths] * len(examples)):
         batch = [examples[place] for place in places]
         prompts = constant.offset.expand(len(batch), -1, -1, -1).to(reader.backbone.device)
-        for example, loss in zip(batch, reader.losses(batch, prompts).double().mean(1).tolist(), strict=True):
-            losses[example.question] = losses.get(example.question, 0.0) + loss
-    return losses
+        for place, loss in zip(places, reader.losses(batch, prompts).double().mean(1).tolist(), strict=True):
+            sums[place] = loss * examples[place].weight
+    return {examples[places[0]].question: sum(sums[place] for place in places) for places in questions_of(examples)}
 
 
 def compared(per_question: PerQuestion, **figures: Any) -> Health:

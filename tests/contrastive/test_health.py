@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contrastive.health import PerQuestion, Validation, compared, examine, partners, questions_of
+from contrastive.health import PerQuestion, Validation, compared, constant_losses, examine, partners, questions_of
 from contrastive.objective import Objective
 from contrastive.paired import Estimate
 from contrastive.parallel import Processes
+from contrastive.prompt_tuning import PromptTuning
 from contrastive.target_loss import Example, Reader
 
 GEOMETRY = {
@@ -161,3 +162,17 @@ def test_thoughts_that_are_input_embeddings_are_told(examined, some_examples, ne
     assert figures.nearest_cosine == pytest.approx(1, abs=1e-5)
     ratio = 2 * embeddings[11:14].pow(2).mean().sqrt() / embeddings.pow(2).mean().sqrt()
     assert figures.norm_ratio == pytest.approx(ratio.item(), rel=1e-5)
+
+
+def test_losses_of_constants_are_those_of_a_thinker_that_has_nothing_else(make_model, some_examples):
+    """With weights, several targets of a question, and a question that says the same under another id."""
+    backbone = make_model("llama")
+    constant = PromptTuning(torch.randn(2, 3, backbone.config.hidden_size, generator=torch.Generator().manual_seed(5)))
+    one, other, third = some_examples(3)
+    second_target, twin = replace(one, target=(5, 1), weight=2.5), replace(other, question="twin", target=(7, 8, 1))
+    examples = [one, other, second_target, third, twin]
+    reader = Reader(backbone)
+    figures = examine(constant, None, reader, examples, Objective(num_slots=3), processes=Processes())
+    losses = constant_losses(constant, reader, examples)
+    assert tuple(losses) == figures.per_question.ids
+    assert list(losses.values()) == pytest.approx(figures.per_question.own, abs=1e-4)
