@@ -1,13 +1,13 @@
 """The positive control of every thinker: thoughts are the only way in which the answer can reach the backbone.
 
-usage: positive_control.py [--only "last;blind"] [--steps 240] [--seed 0] [--out FOLDER] OPTIONS OF scale-train
+usage: positive_control.py [--only "last;blind"] [--steps 240] [--out FOLDER] OPTIONS OF scale-train
 
 Trains each recipe on the task `hidden-fact`, whose digit only the assistant reads, with new questions in every step, and
 prints a JSON line for each: losses and question information (with 95 % intervals) at each validation, on questions about
 other people, and seconds a step. Thoughts without the digit cannot go below 1.099 nats a token. `blind` is the twin of
-`attention` whose assistant reads no digit either; `prompt-tuning`, `proposer` and `refiner` have no assistant. All four have
-to stay where a constant is. The recipes that end in `staged` learn on top of the constants of `prompt-tuning`. With `--out`,
-what is trained is kept there, and a later call goes on with it.
+`attention` whose assistant reads no digit either (its held-out questions are about the same people); `prompt-tuning`,
+`proposer` and `refiner` have no assistant. All four have to stay where a constant is. The recipes that end in `staged` learn
+on top of the constants of `prompt-tuning`. With `--out`, trainings are kept there, and a later call goes on with them.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the trainings, one folder a recipe")
     asked, options = parser.parse_known_args()
     names = asked.only.split(";") if asked.only else list(RECIPES)
+    if unknown := [name for name in names if name not in RECIPES]:
+        parser.error(f"--only: {unknown[0]} is none of {'; '.join(RECIPES)}")
+    if asked.steps < 2 * VALIDATIONS or asked.steps % VALIDATIONS:
+        parser.error(f"--steps must be a multiple of {VALIDATIONS}, from {2 * VALIDATIONS}")
     with TemporaryDirectory() as temporary:
         folder = asked.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +69,9 @@ def trained(name: str, steps: int, folder: Path, options: list[str]) -> Path:
     print(name, file=sys.stderr, flush=True)
     out = folder / slug(name)
     asked = ["--task", "hidden-fact"] if name != "blind" else ["--data", str(blind_questions(folder, steps))]
+    if "--method" in RECIPES[name]:  # has no assistant
+        places = [place for place, word in enumerate(options) if word == "--assistant"]
+        options = [word for place, word in enumerate(options) if place not in places and place - 1 not in places]
     own = [str(folder / slug("prompt-tuning")) if word == STAGED[1] else word for word in RECIPES[name]]
     size = {
         "latent-paths": 1,

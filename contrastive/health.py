@@ -1,7 +1,8 @@
 """Measures on held-out questions whether thoughts are useful and different, and says how sure that is.
 
-- *Useful question information*: the loss with the best constant prompt less the loss with the question's own thoughts. A
-  trained constant may not be at hand; then each path's mean thought over the other questions stands for it.
+- *Useful question information*: the loss with the best constant prompt that is known less the loss with the question's own
+  thoughts. A trained constant may not be at hand, or not the best one; then each path's mean thought over the other
+  questions stands for it.
 - *Question information*: the loss with another question's thoughts less the loss with the own ones. It is also raised by
   thoughts that do harm to other questions, so it proves less.
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ _PATHS = 4  # paths of a question on which its thoughts are replaced; they take 
 _ROWS = 32  # rows that go through the backbone together
 _SAMPLED = 256  # thoughts' soft tokens that are compared with the whole vocabulary
 _VOCABULARY = 4096  # input embeddings that are compared with them at once
+_ROUNDING = 1e-4  # nats a token: a smaller difference may be due to rounding alone, so it gives no verdict
 _DIGITS = 5  # decimals that are kept of a question's losses
 
 Losses = tuple[float | None, ...]
@@ -169,6 +171,7 @@ class Health(Validation):
         constant: with the best constant prompt, None where none is known.
         gain: `without` less `loss`. Like all estimates below, it is None in what earlier versions wrote.
         useful: useful question information, see the top of this module.
+        compared_with: what it is measured against: of `constant` and `mean` the one with the lower loss.
         information: question information.
         template_information: question information where the other question has the same template (hard negatives).
         explained: share of the variance over questions of the loss with the mean thought that is gone with the own
@@ -189,6 +192,7 @@ class Health(Validation):
     constant: float | None = None
     gain: Estimate | None = None
     useful: Estimate | None = None
+    compared_with: Literal["constant", "mean"] = "mean"
     information: Estimate | None = None
     template_information: Estimate | None = None
     explained: Estimate | None = None
@@ -202,8 +206,14 @@ class Health(Validation):
 
     @property
     def baseline(self) -> str:
-        """What `useful` compares the own thoughts with."""
-        return "their mean thought" if self.constant is None else "the best constant prompt"
+        """What `useful` compares the own thoughts with, in words."""
+        return "the best constant prompt" if self.compared_with == "constant" else "their mean thought"
+
+    @property
+    def carries(self) -> int:
+        """1 where the thoughts are shown to be better than a constant, -1 where they are shown to be worse, else 0."""
+        useful = self.useful
+        return 0 if useful is None or abs(useful.value) < _ROUNDING else useful.sign
 
     def verdict(self) -> str:
         """A sentence on whether the thoughts say anything useful about their question."""
@@ -211,12 +221,12 @@ class Health(Validation):
         if useful is None or useful.low is None or useful.high is None:
             return "not measurable: this validation has no interval for what the thoughts say about their question."
         over = f"(95 % interval, {useful.questions} questions)"
-        if useful.sign > 0:
+        if self.carries > 0:
             return (
                 f"the thoughts carry their question: they are {useful.low:.4f} to {useful.high:.4f} nats a token better "
                 f"than {self.baseline} {over}."
             )
-        if useful.sign < 0:
+        if self.carries < 0:
             return (
                 f"the thoughts are worse than a constant: by {-useful.high:.4f} to {-useful.low:.4f} nats a token than "
                 f"{self.baseline} {over}."
@@ -228,7 +238,7 @@ class Health(Validation):
 
     def warnings(self) -> list[str]:
         """Sentences about what a user should worry about; empty where all is well. Intervals decide, but for the paths."""
-        carries = self.useful is not None and self.useful.sign > 0
+        carries = self.carries > 0
         warnings = [*super().warnings(), *([] if carries else [self.verdict()])]
         if not carries and self.information is not None and self.information.sign > 0:
             warnings.append(
@@ -343,7 +353,8 @@ def constant_losses(constant: PromptTuning, reader: Reader, examples: Sequence[E
         prompts = constant.offset.expand(len(batch), -1, -1, -1).to(reader.backbone.device)
         for place, loss in zip(places, reader.losses(batch, prompts).double().mean(1).tolist(), strict=True):
             sums[place] = loss * examples[place].weight
-    return {examples[places[0]].question: sum(sums[place] for place in places) for places in questions_of(examples)}
+    groups = questions_of(examples)
+    return {examples[places[0]].question: round(sum(sums[place] for place in places), _DIGITS) for places in groups}
 
 
 def compared(per_question: PerQuestion, **figures: Any) -> Health:
@@ -353,9 +364,11 @@ def compared(per_question: PerQuestion, **figures: Any) -> Health:
         per_question: the losses.
         figures: the other attributes of `Health`.
     """
-    # "useful" is over one set of questions: those of the constant where there is one, else all
-    constant = per_question.loss(per_question.constant)
-    baseline = per_question.mean if constant is None else per_question.constant
+    # "useful" is over one set of questions: those of the constant where it is the better one, else all
+    pairs = zip(per_question.constant or (), per_question.mean or per_question.constant or (), strict=False)
+    known = [(constant, mean) for constant, mean in pairs if constant is not None and mean is not None]
+    trained = bool(known) and sum(constant for constant, _ in known) <= sum(mean for _, mean in known)
+    baseline = per_question.constant if trained else per_question.mean
     explained = None
     if per_question.mean is not None:
         of_token = [
@@ -368,9 +381,10 @@ def compared(per_question: PerQuestion, **figures: Any) -> Health:
         mean=per_question.loss(per_question.mean),
         another=per_question.loss(per_question.another),
         alike=per_question.loss(per_question.alike),
-        constant=constant,
+        constant=per_question.loss(per_question.constant),
         gain=per_question.over_own(per_question.without),
         useful=per_question.over_own(baseline),
+        compared_with="constant" if trained else "mean",
         information=per_question.over_own(per_question.another),
         template_information=per_question.over_own(per_question.alike),
         explained=explained,

@@ -125,7 +125,7 @@ def rows_of(health: Health) -> list[tuple[str, str, str]]:
     """The figures of a thinker as rows of a table: name, value, and its 95 % interval or what it means."""
     template = health.template_information
     partners = "no two share one" if template is None else f"{template.questions} questions"
-    best = "mean" if health.constant is None else "best constant"
+    best = "best constant" if health.compared_with == "constant" else "mean"
     rows = [
         *_accuracy(health.accuracy),
         ("loss, own thoughts", _number(health.loss), "nats a token, held-out questions"),

@@ -300,7 +300,9 @@ class TrainConfig(BaseModel):
     def constant_stage(self, folder: Path) -> TrainConfig:
         """The settings of the first stage of these resolved settings, which have two. folder: of the first stage."""
         idle = {key: TrainConfig.model_fields[key].default for key in idle_options("prompt-tuning", TrainConfig)}
-        return self.model_copy(update={**idle, "method": "prompt-tuning", "lr": _LR_OF_CONSTANTS, "out": folder})
+        own = {"method": "prompt-tuning", "lr": _LR_OF_CONSTANTS, "out": folder}
+        own["select"] = None  # by loss: useful question information is measured against the best loss of constants
+        return self.model_copy(update={**idle, **own})
 
     def _new_questions(self) -> int:
         """How many questions are generated where no limit is given: so many that no step repeats one, if that is known."""

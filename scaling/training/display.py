@@ -42,6 +42,7 @@ class TrainingProgress:
         self._progress: Progress | NotebookBar | None = None
         self._runs: list[RunProgress] = []
         self._printed = 0.0
+        self._step = self._before = 0  # of this stage so far, and of the stages before it
 
     def __enter__(self) -> TrainingProgress:
         return self
@@ -72,9 +73,9 @@ class TrainingProgress:
         return self._runs[-1]
 
     def started(self, progress: Training, schedule: Schedule) -> None:
-        """Starts the bar, after the runs that came before are done."""
-        for run in self._runs:
-            run.__exit__(None, None, None)
+        """Starts the bar of a stage, after the runs and the stage that came before are done."""
+        self._stop()
+        self._before, self._step = self._before + self._step, progress.step
         self._schedule, self._began, self._first = schedule, time.monotonic(), progress.step
         if progress.step:
             self._print(f"going on from step {progress.step} of {schedule.max_steps}")
@@ -94,8 +95,9 @@ class TrainingProgress:
         """Shows a step's loss and speed. row: its line of metrics.jsonl."""
         self._accelerator.log(
             {f"train/{key}": value for key, value in row.items() if key != "step" and value is not None},
-            step=progress.step,
+            step=self._before + progress.step,
         )
+        self._step = progress.step
         paths = ""
         if "contrastive" in row:
             paths = f"contrast {row['contrastive']:.3f}, cosine {cosine(row['path_cosine'])}, "
@@ -119,7 +121,7 @@ class TrainingProgress:
     def examined(self, progress: Training, health: Validation) -> None:
         """Shows a line with the figures of a validation."""
         tracked = {f"validation/{key}": value for key, value in health.figures().items()}
-        self._accelerator.log(tracked, step=progress.step)
+        self._accelerator.log(tracked, step=self._before + progress.step)
         best = ", best so far" if progress.best_step == progress.step else ""
         training = "" if health.training is None else f", training {health.training:.4f}"
         answer = "" if health.answer is None else f", answer alone {health.answer:.4f}"
@@ -193,7 +195,7 @@ def _use(console: Console, what: str, command: str) -> None:
 
 def _of_thoughts(health: Health) -> str:
     """The part of a validation's line that only a thinker has."""
-    over = "constant" if health.constant is not None else "mean thought"
+    over = "constant" if health.compared_with == "constant" else "mean thought"
     return (
         f", without thoughts {health.without:.4f}; useful information {_with_error(health.useful)} over the {over}, another "
         f"question's {_with_error(health.information)}; cosine of paths {cosine(health.path_cosine)}, of questions "

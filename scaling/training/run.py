@@ -201,6 +201,8 @@ class _Stages:
         if source is None:
             source = folder / CONSTANT
             first = config.constant_stage(source)
+            if not (source / CONFIG).is_file():  # it was interrupted before this stage
+                first = first.model_copy(update={"resume": False})
             described = describe(first, self.split, {"backbone": self.backbone})
             open_folder(first, described, processes=self.processes)
             self.watcher.status("first stage: constants, the same for all questions")

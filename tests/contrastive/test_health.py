@@ -58,9 +58,9 @@ def test_what_says_the_same_is_one_question_whatever_its_id():
 
 @pytest.mark.parametrize(("useful", "said"), [(0.1, "carry"), (-0.1, "worse than a constant"), (0.0, "not measurable")])
 @pytest.mark.parametrize("known", [False, True])
-def test_the_verdict_follows_the_interval_over_the_constant_or_the_mean_thought(useful, said, known):
+def test_the_verdict_follows_the_interval_over_the_better_one_of_constant_and_mean_thought(useful, said, known):
     """The interval is 0.029 on either side; a cosine between questions of 0.999 does not matter."""
-    figures = health(constant=useful, mean=-useful) if known else health(mean=useful)
+    figures = health(constant=useful, mean=useful + 0.2) if known else health(mean=useful, constant=useful + 0.2)
     assert figures.useful.error == pytest.approx((0.001 / 3 / 4) ** 0.5)
     assert said in figures.verdict()
     assert ("the best constant prompt" if known else "their mean thought") in figures.verdict()
@@ -147,7 +147,9 @@ def test_a_thinker_that_reads_no_question_is_its_own_constant(examined, some_exa
     constant = dict(zip(figures.per_question.ids, figures.per_question.own, strict=True))
     assert examined(examples, thinker, constant=constant).useful.value == pytest.approx(0, abs=1e-6)
     (known, *_) = constant.items()
-    assert examined(examples, thinker, constant=dict([known])).useful.questions == 1
+    lower = {known[0]: known[1] - 0.1}
+    assert examined(examples, thinker, constant=lower).useful.questions == 1
+    assert examined(examples, thinker, constant={known[0]: known[1] + 0.1}).compared_with == "mean"
 
 
 def test_thoughts_that_are_input_embeddings_are_told(examined, some_examples, new_thinker, make_model):
@@ -176,3 +178,11 @@ def test_losses_of_constants_are_those_of_a_thinker_that_has_nothing_else(make_m
     losses = constant_losses(constant, reader, examples)
     assert tuple(losses) == figures.per_question.ids
     assert list(losses.values()) == pytest.approx(figures.per_question.own, abs=1e-4)
+
+
+def test_a_difference_of_the_size_of_rounding_gives_no_verdict():
+    losses = {"own": (1.0,) * 4, "mean": (1.00002, 1.00003, 1.00002, 1.00003)}
+    figures = compared(PerQuestion(ids=tuple("abcd"), tokens=(1,) * 4, **losses), **GEOMETRY)
+    assert figures.useful.sign == 1  # all four questions agree
+    assert figures.carries == 0
+    assert "not measurable" in figures.verdict()

@@ -51,7 +51,8 @@ def test_the_second_stage_begins_at_the_loss_of_its_constants_and_is_compared_wi
     best = json.loads((folder / "constant" / "config.json").read_text())["about"]["metrics"]["loss"]
     for step, health in validations(folder):
         assert health["constant"] == pytest.approx(best, abs=1e-4)
-        assert health["useful"]["value"] == pytest.approx(best - health["loss"], abs=1e-4)
+        constant = min(best, health["mean"])  # what is useful is measured against the better one
+        assert health["useful"]["value"] == pytest.approx(constant - health["loss"], abs=1e-4)
         assert step or health["loss"] == pytest.approx(best, abs=1e-4)  # before the first step
 
 
@@ -63,6 +64,27 @@ def test_a_staged_training_goes_on_in_the_stage_that_was_interrupted(stop_at, se
     resumed = train(settings(**STAGED, resume=True), quiet(), Processes())
     for name in ("thinker.safetensors", "constant/thinker.safetensors", "last/thinker.safetensors"):
         assert (whole.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
+
+
+def test_a_training_that_was_interrupted_before_its_first_stage_goes_on(settings, quiet):
+    class Early(quiet):
+        def status(self, text):
+            if "first stage" in text:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(**STAGED), Early(), Processes())
+    folder = train(settings(**STAGED, resume=True), quiet(), Processes()).folder
+    assert (folder / "constant" / "thinker.safetensors").is_file()
+
+
+def test_constants_are_chosen_by_their_loss_whatever_chooses_the_thoughts(settings, quiet):
+    folder = train(settings(**STAGED, select="accuracy"), quiet(), Processes()).folder
+    losses = [health["loss"] for _, health in validations(folder / "constant")]
+    kept = json.loads((folder / "constant" / "config.json").read_text())["about"]
+    assert kept["chosen_by"] == "loss"
+    assert kept["metrics"]["loss"] == min(losses)
+    assert json.loads((folder / "config.json").read_text())["about"]["chosen_by"] == "accuracy"
 
 
 def test_constants_of_another_training_stand_for_the_first_stage(settings, quiet, tmp_path):
