@@ -6,8 +6,8 @@ something to tell although the backbone sees the question. Splits share the stor
 
 import random
 
+from scaling.records.records import Question
 from scaling.tasks.generated import GeneratedTask, people, pick, split_by
-from scaling.tasks.task import Question
 
 STORIES = {
     "+": (

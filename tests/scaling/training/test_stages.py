@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from contrastive import checkpoint
 from contrastive.parallel import Processes
 from contrastive.prompt_tuning import PromptTuning
 from contrastive.train import METRICS_FILE
 from scaling.records.errors import Interrupted, UsageError
+from scaling.training.display import TrainingProgress
 from scaling.training.run import train
 
 STAGED = {"stage": "constant,thoughts"}
@@ -120,3 +124,15 @@ def test_constants_that_do_not_fit_are_refused(settings, quiet, tmp_path):
     other = train(settings(out=tmp_path / "thinker"), quiet(), Processes()).folder
     with pytest.raises(UsageError, match="of the kind softcot"):
         train(settings(constant=other, out=tmp_path / "other"), quiet(), Processes())
+
+
+def test_both_stages_are_shown_by_one_bar_and_tracked_as_one_series(settings):
+    """On a terminal, the cursor is shown again after each bar."""
+    written, tracked = io.StringIO(), []
+    console = Console(file=written, force_terminal=True, width=100)
+    accelerator = SimpleNamespace(is_main_process=True, log=lambda _, step: tracked.append(step))
+    with TrainingProgress(console, accelerator) as shown:
+        train(settings(**STAGED), shown, Processes())
+    assert written.getvalue().count("\x1b[?25l") == written.getvalue().count("\x1b[?25h") == 2
+    assert tracked == sorted(tracked)
+    assert tracked[-1] == 2 * 4  # steps of both stages
