@@ -29,7 +29,7 @@ class Part:
     """A part of a run that was trained.
 
     Attributes:
-        role: thinker, adapter, backbone or assistant.
+        role: thinker, adapter, backbone or assistant; of a training, constant prompt.
         name: its name as the user gave it.
         about: what its files say of its training, None where it was not trained.
         overlap: the run's questions that it was trained on, None where its files do not say which these were.
@@ -52,6 +52,24 @@ class Part:
         if not self.about.get("task"):
             return UNKNOWN
         return questions_called(str(self.about["task"]), self.about.get("data"))
+
+    def __str__(self) -> str:
+        """What warnings call it."""
+        return f"the {self.role} {self.name}"
+
+    def trained_otherwise(self, task: str) -> list[str]:
+        """Warnings where it was trained on another task, or with another prompt. task: name of the questions that are asked.
+
+        A whole model, into which an adapter was merged, may well be used for other questions.
+        """
+        warnings = []
+        if self.trained_on == UNKNOWN:
+            warnings.append(f"{self} does not say what it was trained on")
+        elif self.role not in ("backbone", "assistant") and self.trained_on != task:
+            warnings.append(f"{self} was trained on {self.trained_on}, and these questions are of {task}")
+        if self.asked_otherwise:
+            warnings.append(f"{self} was trained with another prompt ({'; '.join(self.asked_otherwise)})")
+        return warnings
 
 
 @dataclass(frozen=True)
@@ -119,20 +137,9 @@ class Provenance:
             warnings.append(
                 f"the wording of the prompts is ours, not the one that the published projection {part.name} was trained with"
             )
-        if part.trained_on == UNKNOWN:
-            warnings.append(f"the {part.role} {part.name} does not say what it was trained on")
-        elif part.role in ("thinker", "adapter") and part.trained_on != self.task:
-            warnings.append(
-                f"the {part.role} {part.name} was trained on {part.trained_on}, and these questions are of {self.task}"
-            )
-        if part.asked_otherwise:
-            warnings.append(
-                f"the {part.role} {part.name} was trained with another prompt ({'; '.join(part.asked_otherwise)})"
-            )
+        warnings += part.trained_otherwise(self.task)
         if part.overlap is None and part.trained_on == self.task:
-            warnings.append(
-                f"the {part.role} {part.name} does not say which questions it was trained on, so they may be among these"
-            )
+            warnings.append(f"{part} does not say which questions it was trained on, so they may be among these")
         return warnings
 
     def _about_overlap(self, part: Part) -> list[str]:
@@ -140,8 +147,7 @@ class Provenance:
         overlap = part.overlap or Overlap()
         todo = "they are left out" if self.dropped else "`--overlap drop` leaves them out, `--overlap refuse` stops"
         return [
-            f"the {part.role} {part.name} was {verb} {len(ids)} of the {self.asked} questions "
-            f"({listed(ids, shown=3)}): {todo}"
+            f"{part} was {verb} {len(ids)} of the {self.asked} questions ({listed(ids, shown=3)}): {todo}"
             for ids, verb in ((overlap.trained, "trained on"), (overlap.validated, "validated on"))
             if ids
         ]
@@ -197,7 +203,7 @@ def name_of(task: LoadedTask, data: Path | None) -> str:
 
 def _whose(parts: Iterable[Part]) -> str:
     """The parts that were trained on questions of the run, for a sentence."""
-    named = [f"the {part.role} {part.name}" for part in parts if part.overlap and part.overlap.ids]
+    named = [str(part) for part in parts if part.overlap and part.overlap.ids]
     return " or ".join(named)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
@@ -92,6 +92,7 @@ class Wording:
 
     option: ClassVar[str] = "--prompt"  # that names the template
     shows: ClassVar[str] = "text"  # the method of a task that gives the question's text
+    others: ClassVar[tuple[str, ...]] = ()  # values of the option that are no templates
 
     prompt: str | None = None
     system_prompt: str | None = None
@@ -242,13 +243,13 @@ class Wording:
 
     @cached_property
     def _template(self) -> PromptTemplate:
-        return PromptTemplate(self.prompt or PLAIN, option=self.option)
+        return PromptTemplate(self.prompt or PLAIN, option=self.option, others=self.others)
 
 
 class AssistantWording(Wording):
     """How questions are put to the assistant, which may read another text of them than the backbone."""
 
-    option, shows = "--assistant-prompt", "assistant_text"
+    option, shows, others = "--assistant-prompt", "assistant_text", (ANSWER,)
 
 
 _OF_TRAININGS = tuple(field.name for field in fields(Wording) if field.name != "shot_format")
@@ -280,17 +281,19 @@ class PromptTemplate:
         digest: SHA-256 of its text and of those that it extends, in hex.
     """
 
-    def __init__(self, name: str, *, option: str = Wording.option) -> None:
+    def __init__(self, name: str, *, option: str = Wording.option, others: Sequence[str] = Wording.others) -> None:
         """Reads a template.
 
         Args:
             name: a shipped one, or a file.
             option: that names it, for messages.
+            others: values of the option that are no templates, for messages.
 
         Raises:
             UsageError: there is none, or it has a fault.
         """
         self.place = f"`{option} {name}`"
+        self._known = (*others, *SHIPPED)
         self._sources: dict[str, str] = {}
         self._environment = _environment(FunctionLoader(self._load))
         self._chain: list[Template] = []
@@ -328,10 +331,10 @@ class PromptTemplate:
             source = path.read_text(encoding="utf-8-sig")  # Windows begins files with a mark
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            known = ", ".join(SHIPPED)
+            known = ", ".join(self._known)
             raise UsageError(
                 f"{self.place} must be {known} or a file of a template, and cannot be read ({why}): give one of these."
-                f"{nearest(name, SHIPPED)}"
+                f"{nearest(name, self._known)}"
             ) from None
         self._sources[name] = source
         return _BLOCK_ENDS.sub(r"{%-\1", _BLOCK_BEGINS.sub(r"\1-%}", source)), str(path), None

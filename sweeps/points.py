@@ -2,9 +2,9 @@
 
 A point holds the settings of a run. Where the sweep trains the run's thinker or adapter, it also holds the settings of that
 training. Settings that the point's method does not use are left out. The id of a point is a hash of its settings without
-those at their default, and of what the files of its method, task and prompt hold. So the same point has the same id in every
-grid file, adding values to an axis keeps the ids of the points that were there before, and an edited file makes another
-point. This module knows nothing of jobs or of results on disk.
+those at their default, and of what the files of its method, task, prompts and trained constants hold. So the same point has
+the same id in every grid file, adding values to an axis keeps the ids of the points that were there before, and an edited
+file makes another point. This module knows nothing of jobs or of results on disk.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from itertools import chain, product
 from pathlib import Path
@@ -29,6 +29,7 @@ from scaling.config import (
 )
 from scaling.engines.engine_args import engine_changes
 from scaling.methods.kinds import DEFAULT, Trait, kind_of
+from scaling.models.folders import checksum_of_constant
 from scaling.records.errors import UsageError
 from scaling.records.names import DEFAULT_TASK
 from scaling.records.settings import Effect, Tag, names
@@ -125,7 +126,7 @@ class _Maker:
         self._checked: dict[tuple[str, str], Any] = {}
         self._trainings: dict[str, tuple[Settings, str]] = {}
         self._groups: dict[tuple[str | None, str], str] = {}
-        self._contents: dict[tuple[str | None, str | None], Settings] = {}
+        self._contents: dict[tuple[str | None, Wording], Settings] = {}
         fixed = {**file.run, **{f"{TRAIN}{key}": value for key, value in (file.train or {}).items()}}
         self._fixed = self._check(fixed)
         self._trains = file.train is not None or any(key.startswith(TRAIN) for key in named(file))
@@ -233,11 +234,11 @@ class _Maker:
         return self._groups[known]
 
     def _content(self, settings: Settings) -> Settings:
-        """Digests of the files of task and prompt, as run.json and train.json hold them; none for what is built in."""
-        known = (settings.get("task"), settings.get("prompt"))
+        """Digests of the files of task and prompts, as run.json and train.json hold them; none for what is built in."""
+        known = (settings.get("task"), Wording(**{field.name: settings.get(field.name) for field in fields(Wording)}))
         if known not in self._contents:
-            task, prompt = known
-            self._contents[known] = identity_of(task) | Wording(prompt).identity()
+            task, wording = known
+            self._contents[known] = identity_of(task) | wording.identity()
         return self._contents[known]
 
     def _sized(self, run: Settings, method: str, trained: int | None) -> Settings:
@@ -275,6 +276,8 @@ class _Maker:
             _refuse_tested(dict(run), train)
             decides = TrainConfig(**train).resolved().model_dump(mode="json", exclude=set(TRAIN_FREE))
             changed = {key: value for key, value in decides.items() if value != TRAIN_DEFAULTS[key]}
+            if constant := train.get("constant"):  # as in train.json: neither its place nor its name decides anything
+                changed["constant"] = checksum_of_constant(Path(constant))
             self._trainings[known] = (train, hashed(changed | self._content(train)))
         return self._trainings[known]
 

@@ -27,6 +27,7 @@ from scaling.models.loading import LanguageModel, has_other_weights
 from scaling.models.shapes import layers_of
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError, nearest
+from scaling.records.files import sha256
 
 SOFT_TOKENS = 4  # soft tokens of a thought, as in the papers' evaluation
 _OWN: dict[str, type[PromptTuning] | type[Proposer]] = {  # kinds of thinkers without an assistant
@@ -59,12 +60,12 @@ def find(config: RunConfig) -> SavedThinker | None:
         if place.is_file():
             published = checkpoint.import_published(place, prompt_version=PROMPT_VERSION, soft_tokens=SOFT_TOKENS)
             _refuse_other_kind(config, published[1].kind)
-            return SavedThinker(*published, model_files.sha256(place))
+            return SavedThinker(*published, sha256(place))
         thinker, saved = checkpoint.load(place)
     except checkpoint.CheckpointError as error:
         raise UsageError(f"`--thinker`: {error}: restore the file, or give another checkpoint.") from None
     _refuse_other_kind(config, saved.kind)
-    return SavedThinker(thinker, saved, model_files.sha256(place / checkpoint.WEIGHTS_FILE))
+    return SavedThinker(thinker, saved, sha256(place / checkpoint.WEIGHTS_FILE))
 
 
 def constants(folder: Path, backbone: LanguageModel, num_paths: int, soft_tokens: int) -> PromptTuning:
@@ -77,7 +78,7 @@ def constants(folder: Path, backbone: LanguageModel, num_paths: int, soft_tokens
         soft_tokens: L.
 
     Raises:
-        UsageError: where there are none, or not as many.
+        UsageError: where there are none, not as many, or those of another backbone.
     """
     advice = "give the folder of a `scale-train --method prompt-tuning` with the same backbone and soft tokens"
     try:
@@ -86,6 +87,11 @@ def constants(folder: Path, backbone: LanguageModel, num_paths: int, soft_tokens
         raise UsageError(f"`--constant`: {error}: {advice}.") from None
     if not isinstance(thinker, PromptTuning):
         raise UsageError(f"`--constant` {folder} is a thinker of the kind {saved.kind}: {advice}.")
+    if has_other_weights(backbone, "backbone", saved.about):
+        raise UsageError(
+            f"`--constant` {folder} was trained with another backbone ({saved.about.get('backbone')}) than `--backbone` "
+            f"{backbone.name}, to which its constants mean nothing: {advice}."
+        )
     if (thinker.width, saved.soft_tokens) != (backbone.width, soft_tokens) or thinker.num_paths < num_paths:
         raise UsageError(
             f"`--constant` {folder} has {thinker.num_paths} paths of {saved.soft_tokens} soft tokens of width "
@@ -94,11 +100,12 @@ def constants(folder: Path, backbone: LanguageModel, num_paths: int, soft_tokens
     return thinker.first_paths(num_paths).to(backbone.model.device)
 
 
-def checksum(folder: Path) -> str:
-    """The checksum of a checkpoint's tensors. Raises UsageError where there are none."""
-    if not (folder / checkpoint.WEIGHTS_FILE).is_file():
-        raise UsageError(f"`--constant` {folder} has no {checkpoint.WEIGHTS_FILE}: give the folder of a checkpoint.")
-    return model_files.sha256(folder / checkpoint.WEIGHTS_FILE)
+def about_constants(folder: Path) -> dict[str, Any]:
+    """What the training of a checkpoint of `--constant` says of itself. Raises UsageError where it cannot be read."""
+    try:
+        return checkpoint.read_config(folder).about
+    except checkpoint.CheckpointError as error:
+        raise UsageError(f"`--constant`: {error}: restore the file, or give another checkpoint.") from None
 
 
 def _refuse_other_kind(config: RunConfig, kind: str) -> None:

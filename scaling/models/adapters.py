@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from scaling.models.folders import unfit
 from scaling.models.loading import LanguageModel, fingerprint_of, has_other_weights
-from scaling.models.model_files import find_folder, sha256
+from scaling.models.model_files import find_folder
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError, one_line
+from scaling.records.files import sha256
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

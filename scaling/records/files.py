@@ -1,10 +1,11 @@
-"""Replaces files in one step, and says how the project's own modules are run as commands. Standard library only.
+"""Replaces files in one step, hashes them, and says how the project's own modules are run. Standard library only.
 
 A reader finds either the old file or the new one, each complete, even if the writer is killed in between.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import uuid
@@ -13,6 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MODULE = (sys.executable, "-P", "-m")  # -P: does not run a user's file that has the module's name
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

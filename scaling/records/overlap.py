@@ -97,6 +97,20 @@ def digests_of(name: str, trained: Iterable[Question], validated: Iterable[Quest
     return {KEY: {"of": name, "train": _joined(trained), "validation": _joined(validated)}}
 
 
+def digests_with(digests: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """The digests of a training that builds on an earlier one: the questions of both, under the name of its own.
+
+    Args:
+        digests: those of the training, from `digests_of`.
+        earlier: the part of the earlier training's config that holds digests; it may hold none.
+    """
+    if learned_from(earlier) is None:
+        return dict(digests)
+    own, others = digests[KEY], earlier[KEY]
+    both = {part: " ".join(dict.fromkeys(f"{own[part]} {others[part]}".split())) for part in ("train", "validation")}
+    return {KEY: {**own, **both}}
+
+
 def _joined(questions: Iterable[Question]) -> str:
     return " ".join(dict.fromkeys(map(digest_of, questions)))
 

@@ -13,24 +13,32 @@ from contrastive.paired import Estimate
 from scaling.methods.kinds import DEFAULT
 from scaling.models.model_files import with_revision
 from scaling.records.names import TITLES
+from scaling.training.config import TrainConfig
+from scaling.training.hint import command_for
 
 LAST = "last"  # in a training's folder, the folder with the checkpoint of the last validation, be it the best or not
 # keys of a checkpoint's `about`: its step, and why it was kept, which is "loss", "accuracy" or LAST
 STEP, CHOSEN_BY = "step", "chosen_by"
+_HERE = Path("FOLDER")  # stands in the command of a card for wherever its reader has the checkpoint
 
 
-def write_card(folder: Path, about: dict[str, Any]) -> None:
-    """Writes the card of a thinker to its folder. about: `ThinkerConfig.about` of its checkpoint."""
-    (folder / CARD_FILE).write_text(card(about))
+def write_card(folder: Path, about: dict[str, Any], *, config: TrainConfig) -> None:
+    """Writes the card of a thinker to its folder. Arguments as of `card`."""
+    (folder / CARD_FILE).write_text(card(about, config=config))
 
 
-def write_lora_card(folder: Path, about: dict[str, Any]) -> None:
-    """Writes the card of an adapter to its folder. about: the content of its train.json."""
-    (folder / CARD_FILE).write_text(lora_card(about))
+def write_lora_card(folder: Path, about: dict[str, Any], *, config: TrainConfig) -> None:
+    """Writes the card of an adapter to its folder. Arguments as of `lora_card`."""
+    (folder / CARD_FILE).write_text(lora_card(about, config=config))
 
 
-def lora_card(about: dict[str, Any]) -> str:
-    """The card of an adapter, in Markdown. about: the content of its train.json."""
+def lora_card(about: dict[str, Any], *, config: TrainConfig) -> str:
+    """The card of an adapter, in Markdown.
+
+    Args:
+        about: the content of its train.json.
+        config: the resolved settings of its training, which say how a run has to ask.
+    """
     metrics = about["metrics"]
     return f"""---
 library_name: peft
@@ -44,7 +52,7 @@ Rank {about["rank"]}, alpha {2 * about["rank"]}, on all linear layers. It learne
 {about["task"]} after the prompt of chain of thought.
 
 ```
-scale-run --method lora --backbone {about["backbone"]} --adapter FOLDER
+{command_for(config, _HERE)}
 ```
 
 ## Held-out questions of {about["task"]}
@@ -86,8 +94,13 @@ def _settings(about: dict[str, Any]) -> str:
     return "\n".join(f"| `{key}` | {value} |" for key, value in about.items() if isinstance(value, str | int | float))
 
 
-def card(about: dict[str, Any]) -> str:
-    """The card of a thinker, in Markdown. about: `ThinkerConfig.about` of its checkpoint."""
+def card(about: dict[str, Any], *, config: TrainConfig) -> str:
+    """The card of a thinker, in Markdown.
+
+    Args:
+        about: `ThinkerConfig.about` of its checkpoint.
+        config: the resolved settings of its training, which say how a run has to ask.
+    """
     health = TypeAdapter(Health).validate_python(about["metrics"])
     rows = "\n".join(f"| {name} | {figure} | {note} |" for name, figure, note in rows_of(health))
     said = "\n".join(dict.fromkeys(f"- {sentence}" for sentence in (health.verdict(), *health.warnings())))
@@ -102,7 +115,7 @@ tags: [softcot, latent-reasoning]
 {_what(about)}
 {_chosen(about, health)}
 ```
-scale-run {_options(about)}--thinker FOLDER
+{command_for(config, _HERE)}
 ```
 
 ## Held-out questions of {about["task"]}
@@ -206,10 +219,3 @@ def _chosen(about: dict[str, Any], health: Health) -> str:
     }[about[CHOSEN_BY]]
     accuracy = "".join(f", accuracy {value} ({note})" for _, value, note in _accuracy(health.accuracy))
     return f"\nStep {about[STEP]}: {by}. Loss {health.loss:.4f} nats a token{accuracy}.\n"
-
-
-def _options(about: dict[str, Any]) -> str:
-    """The options that name the models, and the method where it is not the default."""
-    method = f"--method {about['method']} " if "method" in about else ""
-    assistant = f"--assistant {about['assistant']} " if "assistant" in about else ""
-    return f"{method}--backbone {about['backbone']} {assistant}"

@@ -26,6 +26,7 @@ from scaling.methods.lora import with_adapter
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError
+from scaling.records.files import sha256
 from scaling.run import environment
 from scaling.tasks.task import LoadedTask
 from scaling.training.adapter import Figures, LoraTrainer, new_adapter, save_adapter, save_merged
@@ -160,7 +161,7 @@ def _trainer(
         about = {**training.described, **digests, "metrics": asdict(figures), "environment": versions}
         save_adapter(model, folder, backbone=config.backbone)
         write_about(folder, about)
-        write_lora_card(folder, about)
+        write_lora_card(folder, about, config=config)
 
     return LoraTrainer(
         train=learn,
@@ -202,14 +203,14 @@ def _finish(training: _Training, model: PeftModel, check_task: LoadedTask | None
         about = read_about(training.folder)
         about["metrics"]["check"] = asdict(compare(check_task.name, before, after))
         write_about(training.folder, about)
-        write_lora_card(training.folder, about)
+        write_lora_card(training.folder, about, config=training.config)
 
 
 def _after(training: _Training, check_task: LoadedTask, whole: LanguageModel) -> dict[str, bool]:
     """The check after training. whole: the backbone with the adapter merged in."""
     training.watcher.status(f"answering {len(check_task.questions)} questions of {check_task.name} after training")
     settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
-    digest_of_weights = model_files.sha256(training.folder / adapters.WEIGHTS_FILE)
+    digest_of_weights = sha256(training.folder / adapters.WEIGHTS_FILE)
     method = with_adapter(
         whole,
         task=check_task.definition,

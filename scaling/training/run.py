@@ -46,20 +46,21 @@ from scaling.config import decided, idle_options
 from scaling.methods import thinkers
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading, model_files
+from scaling.models.folders import checksum_of_constant
 from scaling.models.loading import LanguageModel
 from scaling.models.quantised import refuse_untrainable
 from scaling.prompts import PROMPT_VERSION
-from scaling.provenance import name_of
-from scaling.records.errors import WARNING, Interrupted, UsageError, one_line
+from scaling.provenance import Part, name_of
+from scaling.records.errors import WARNING, Interrupted, UsageError, listed, one_line
 from scaling.records.files import replaced
 from scaling.records.journal import config_hash, spelled
 from scaling.records.overlap import KEY as DIGESTS
-from scaling.records.overlap import digests_of
+from scaling.records.overlap import digests_of, digests_with, learned_from, overlap_of
 from scaling.records.settings import Effect, names
 from scaling.run import RunObserver, environment
 from scaling.training.accuracy import accuracy_of
 from scaling.training.card import CHOSEN_BY, LAST, STEP, write_card
-from scaling.training.config import TrainConfig
+from scaling.training.config import STAGES, TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.mixture import OWN, SELF, TEACHER
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
@@ -143,6 +144,8 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     if config.constant is not None:  # is refused before anything is written
         thinkers.constants(config.constant, backbone, config.latent_paths, config.soft_tokens)
     split, described = as_begun(config, split, used)
+    for warning in warnings_of_constants(config, split):
+        watcher.status(f"{WARNING}{warning}")
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
         _health_of(folder)  # the best thinker so far is only there: a damaged one is reported before training goes on
@@ -242,7 +245,7 @@ class _Stages:
             for place, by in chosen.items():
                 about |= {STEP: step, CHOSEN_BY: by}
                 save(thinker.first_slots(config.soft_tokens), place, about=about)
-                write_card(place, about)
+                write_card(place, about, config=config)
 
         accuracy = None
         if config.select == "accuracy":
@@ -286,10 +289,38 @@ def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
     return split
 
 
+def warnings_of_constants(config: TrainConfig, split: Split) -> list[str]:
+    """Sentences about constants of `--constant` that another task, prompt or held-out question of this training concerns.
+
+    There are none without the option.
+
+    Args:
+        config: the settings.
+        split: the questions of the training.
+    """
+    if config.constant is None:
+        return []
+    about = thinkers.about_constants(config.constant)
+    wording = replace(wording_of(config), assistant_prompt=None)  # constants are trained without an assistant
+    part = Part("constant prompt", str(config.constant), about, None, tuple(wording.unlike(about)))
+    warnings = part.trained_otherwise(name_of(split.task, config.data))
+    learned = learned_from(about)
+    seen = overlap_of(split.validation, learned).trained if learned else ()
+    if seen:
+        warnings.append(
+            f"{part} was trained on {len(seen)} of the {len(split.validation)} held-out questions "
+            f"({listed(seen, shown=3)}), so that their losses are not those of new questions, and useful information is "
+            f"measured too low or too high: give constants that were trained without them, or `--stage {STAGES}`"
+        )
+    return warnings
+
+
 def digests_of_split(
     config: TrainConfig, split: Split, learn: Sequence[Example], validate: Sequence[Example]
 ) -> dict[str, Any]:
     """Digests of the questions that a training uses, for the checkpoint: only of questions that have a target.
+
+    With `--constant`, those that the constants were trained with are among them.
 
     Args:
         config: the settings.
@@ -299,10 +330,11 @@ def digests_of_split(
     """
     used = [{example.question for example in examples} for examples in (learn, validate)]
     parts = zip((split.train, split.validation), used, strict=True)
-    return digests_of(
+    digests = digests_of(
         name_of(split.task, config.data),
         *([question for question in questions if question.id in ids] for questions, ids in parts),
     )
+    return digests if config.constant is None else digests_with(digests, thinkers.about_constants(config.constant))
 
 
 def run_steps(trainer: Loop[Any]) -> Progress:
@@ -359,7 +391,7 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     others |= {key for key in later if getattr(config, key) is None}
     settings = config.model_dump(mode="json", exclude=others)
     if config.constant is not None:
-        settings["constant"] = thinkers.checksum(config.constant)
+        settings["constant"] = checksum_of_constant(config.constant)
     ids = "\0".join(question.id + question.text for question in (*split.train, *split.validation))
     return {
         **settings,

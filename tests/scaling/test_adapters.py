@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from scaling.models import adapters, loading, model_files
 from scaling.records.errors import UsageError
+from scaling.records.files import sha256
 from scaling.run import execute
 
 COT = {"latent_paths": None, "temperature": 1.0}
@@ -63,7 +64,7 @@ def test_run_json_tells_the_adapter_and_the_merged_backbone(tmp_path, config_of,
     execute(config_of(method="lora", adapter=folder, out=tmp_path / "run", latent_paths=None), silent)
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
     backbone = loaded(config["backbone"])
-    assert config["adapter_sha256"] == model_files.sha256(folder / adapters.WEIGHTS_FILE)
+    assert config["adapter_sha256"] == sha256(folder / adapters.WEIGHTS_FILE)
     assert config["backbone_fingerprint"] == backbone.fingerprint
     whole = adapters.merged(adapters.load(adapters.find(str(folder)), backbone), backbone)
     assert config["merged_fingerprint"] == whole.fingerprint != config["backbone_fingerprint"]

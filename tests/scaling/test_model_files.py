@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from scaling.models import model_files
 from scaling.records.errors import UsageError
+from scaling.records.files import sha256
 
 # ---- locate
 
@@ -187,7 +188,7 @@ def test_a_bundled_file_with_the_wrong_checksum_is_refused(cache, monkeypatch):
 
 
 def test_the_right_checksum_is_accepted(cache, monkeypatch):
-    monkeypatch.setitem(model_files.BUNDLED, "some-1b", ("some==1.0", "some/some.gguf", model_files.sha256(cache.gguf)))
+    monkeypatch.setitem(model_files.BUNDLED, "some-1b", ("some==1.0", "some/some.gguf", sha256(cache.gguf)))
     monkeypatch.setattr(model_files, "_bundled_file", lambda _: cache.gguf)
     assert model_files.locate("some-1b") == model_files.locate(str(cache.gguf))
     assert len(cache.calls) == 1

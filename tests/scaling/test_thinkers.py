@@ -19,6 +19,7 @@ from scaling.methods.thinkers import find, make_thinker, mismatches, with_checkp
 from scaling.models import adapters, loading, model_files
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError
+from scaling.records.files import sha256
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_a_published_file_can_be_run(tmp_path, run):
     lines = run(tmp_path / "run", thinker=tmp_path / "projection.bin")
     assert {path for _, path, _ in lines} == {0, 1}
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
-    assert config["thinker_sha256"] == model_files.sha256(tmp_path / "projection.bin")
+    assert config["thinker_sha256"] == sha256(tmp_path / "projection.bin")
 
 
 @pytest.mark.parametrize("token", ["<|im_start|>", None])

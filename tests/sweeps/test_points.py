@@ -128,7 +128,7 @@ def test_a_default_that_depends_on_other_settings_changes_no_id_either(method, w
     assert (plain.id, plain.group) == (told.id, told.group)
 
 
-@pytest.mark.parametrize("written", [{"lr": 2e-3}, {"epochs": 3}, {"latent_paths": 8}])
+@pytest.mark.parametrize("written", [{"lr": 2e-3}, {"epochs": 1}, {"latent_paths": 8}])
 def test_a_default_of_the_training_that_is_written_down_makes_no_other(written):
     (plain,), (told,) = (points(run={"method": "softcot++"}, train=train) for train in ({}, written))
     assert (plain.training, plain.id) == (told.training, told.id)
@@ -431,8 +431,10 @@ from scaling.tasks.task import Task
 class Own(Task):
     request = "{}"
 """
+REQUEST = '{{% extends "plain" %}}{{% block request %}}{}{{% endblock %}}'
 FILES = {
-    "prompt": ("own.jinja", '{{% extends "plain" %}}{{% block request %}}{}{{% endblock %}}'),
+    "assistant_prompt": ("think.jinja", REQUEST),
+    "prompt": ("own.jinja", REQUEST),
     "task": ("own.py", OWN_TASK),
     "yaml": ("own.yaml", "data: own.jsonl\nkind: number\ninstruction: {}\n"),
     "method": ("method.py", OWN.replace("latent_paths = 3", "latent_paths = 3\n    note = '{}'")),
@@ -456,6 +458,35 @@ def test_an_edited_file_makes_another_point_and_training(tmp_path, option):
     assert before.id != after.id
     assert before.group != after.group
     assert option == "method" or before.training != after.training
+
+
+def test_an_assistants_template_decides_nothing_where_no_assistant_takes_part(tmp_path):
+    def of(words):
+        (tmp_path / "think.jinja").write_text(REQUEST.format(words))
+        return only(method="cot", assistant_prompt=str(tmp_path / "think.jinja")).id
+
+    assert of("Say it.") == of("Say that.") == only(method="cot").id
+
+
+def test_trained_constants_are_known_by_their_tensors_and_not_by_their_place(tmp_path, monkeypatch):
+    def training(folder):
+        (point,) = points(run={"method": "softcot++"}, train={"constant": str(folder)})
+        return point.training, point.id
+
+    (tmp_path / "constants").mkdir()
+    tensors = tmp_path / "constants" / "thinker.safetensors"
+    tensors.write_bytes(b"one")
+    before = training(tmp_path / "constants")
+    monkeypatch.chdir(tmp_path)
+    assert training("constants") == before
+    tensors.write_bytes(b"another")
+    trained_again = training("constants")
+    assert not set(trained_again) & set(before)
+    tensors.write_bytes(b"one")
+    assert training("constants") == before
+    tensors.unlink()
+    with pytest.raises(UsageError, match="`--constant`"):
+        training("constants")
 
 
 def test_a_value_that_is_not_given_is_called_default():

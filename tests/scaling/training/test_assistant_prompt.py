@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,8 @@ def test_a_training_names_it_in_its_command_and_a_run_with_another_one_differs(s
     folder = train(config, quiet(), Processes()).folder
     about = json.loads((folder / "config.json").read_text())["about"]
     assert f"--assistant-prompt {ANSWER}" in command_for(config.resolved(), folder)
+    for card in (folder / "README.md", folder / "last" / "README.md"):
+        assert f"\n{command_for(config.resolved(), Path('FOLDER'))}\n" in card.read_text()
     assert wording_of(config).unlike(about) == []
     other = replace(wording_of(config), assistant_prompt=None)
     assert other.unlike(about) == [f"`--assistant-prompt` {ANSWER} there, none here"]
@@ -96,3 +99,12 @@ def test_a_method_without_an_assistant_refuses_it(method):
 def test_a_missing_template_is_named_with_its_option():
     with pytest.raises(UsageError, match=r"`--assistant-prompt nothing\.jinja` must be"):
         Wording(assistant_prompt="nothing.jinja").check()
+
+
+def test_a_misspelt_value_is_told_what_there_is():
+    with pytest.raises(UsageError, match=rf"must be {ANSWER}, .*Did you mean `{ANSWER}`") as refused:
+        Wording(assistant_prompt="answr").check()
+    assert "`--assistant-prompt answr`" in str(refused.value)
+    with pytest.raises(UsageError, match="`--prompt answr` must be") as refused:
+        Wording(prompt="answr").check()
+    assert ANSWER not in str(refused.value).replace("answr", "").split(), "which is no value of `--prompt`"

@@ -19,8 +19,9 @@ from scaling.cli import app as run_app
 from scaling.methods.build import Built
 from scaling.methods.cot import ChainOfThought
 from scaling.methods.kinds import Trait
-from scaling.models import adapters, loading, model_files
+from scaling.models import adapters, loading
 from scaling.records.errors import Interrupted, UsageError
+from scaling.records.files import sha256
 from scaling.records.journal import load
 from scaling.records.settings import names
 from scaling.tasks.task import PlainTask, ask
@@ -192,7 +193,7 @@ def test_two_processes_add_up_to_the_gradient_of_one(model, settings, tmp_path):
 
 def test_what_a_training_writes_and_that_its_loss_falls(settings, tmp_path, tiny_model_folder):
     watch = Quiet()
-    result = train_lora(settings(max_steps=20), watch, Processes())
+    result = train_lora(settings(max_steps=20, prefill="Well,"), watch, Processes())
     out = tmp_path / "trained"
     names = {adapters.CONFIG_FILE, adapters.WEIGHTS_FILE, "train.json", "README.md", METRICS_FILE, STATE_FILE}
     assert {path.name for path in out.iterdir()} == names
@@ -212,6 +213,9 @@ def test_what_a_training_writes_and_that_its_loss_falls(settings, tmp_path, tiny
     card = (out / "README.md").read_text()
     assert f"{result.figures.loss:.4f}" in card
     assert "library_name: peft" in card
+    assert f"scale-run --method lora --adapter FOLDER --backbone {tiny_model_folder} --prefill Well,\n" in card.replace(
+        "'", ""
+    )
 
 
 def test_the_adapter_kept_is_the_best_one(settings, tmp_path, model):
@@ -419,7 +423,7 @@ def test_the_check_is_two_greedy_runs(settings, tmp_path, questions_at):
     assert first.check.before == sum(done.correct for done in chains) / 2
     assert first.check.after == sum(done.correct for done in others) / 2
     weights = tmp_path / "trained" / adapters.WEIGHTS_FILE
-    assert adapted["config"]["adapter_sha256"] == model_files.sha256(weights)
+    assert adapted["config"]["adapter_sha256"] == sha256(weights)
     again = train_lora(config.model_copy(update={"resume": True}), Quiet(), Processes())
     assert again.check == first.check
     assert len(list((tmp_path / "trained" / "checks").iterdir())) == 2

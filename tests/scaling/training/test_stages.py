@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +16,12 @@ from contrastive import checkpoint
 from contrastive.parallel import Processes
 from contrastive.prompt_tuning import PromptTuning
 from contrastive.train import METRICS_FILE
-from scaling.records.errors import Interrupted, UsageError
+from scaling.records.errors import WARNING, Interrupted, UsageError
+from scaling.records.overlap import learned_from, overlap_of
+from scaling.tasks.catalogue import load_task
 from scaling.training.display import TrainingProgress
 from scaling.training.run import train
+from scaling.training.targets import split_of
 
 STAGED = {"stage": "constant,thoughts"}
 KINDS: list[dict[str, Any]] = [
@@ -136,3 +140,76 @@ def test_both_stages_are_shown_by_one_bar_and_tracked_as_one_series(settings):
     assert written.getvalue().count("\x1b[?25l") == written.getvalue().count("\x1b[?25h") == 2
     assert tracked == sorted(tracked)
     assert tracked[-1] == 2 * 4  # steps of both stages
+
+
+# ---- what the constants of another training were trained on
+
+
+def questions_at(path: Path, numbers: range | list[int]) -> Path:
+    rows = [{"id": f"q{n}", "question": f"What is {n} + 1?", "answer": n + 1} for n in numbers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def on_file(settings, quiet, tmp_path):
+    """`on_file(name, data, **changes)`: trains on all questions of a file, in a folder of that name.
+
+    Returns the folder and the warnings.
+    """
+
+    def do(name: str, data: Path, **changes: Any) -> tuple[Path, list[str]]:
+        watcher = quiet()
+        folder = train(settings(data=data, limit=None, **changes, out=tmp_path / name), watcher, Processes()).folder
+        return folder, [line for line in watcher.said if line.startswith(WARNING)]
+
+    return do
+
+
+def test_thoughts_know_what_their_constants_were_trained_on(on_file, tmp_path):
+    first, second = questions_at(tmp_path / "a.jsonl", range(9)), questions_at(tmp_path / "b.jsonl", range(20, 29))
+    constants, _ = on_file("constants", first, method="prompt-tuning")
+    thoughts, warnings = on_file("thoughts", second, constant=constants)
+    kept = {folder: learned_from(checkpoint.read_config(folder).about) for folder in (constants, thoughts)}
+    of_first, of_second = (load_task(None, data=data).questions for data in (first, second))
+    seen = overlap_of(of_first, kept[thoughts])
+    assert seen == overlap_of(of_first, kept[constants])
+    assert (len(seen.trained), len(seen.validated)) == (6, 3)
+    assert len(overlap_of(of_second, kept[thoughts]).ids) == 9
+    assert len(overlap_of(of_second, kept[constants]).ids) == 0
+    assert kept[thoughts].name == "b", "the name stays that of its own questions"
+    assert len(warnings) == 1
+    assert f"{WARNING}the constant prompt {constants} was trained on a, and these questions are of b" in warnings
+
+
+def test_held_out_questions_that_the_constants_learned_from_are_named(on_file, settings, tmp_path):
+    data = questions_at(tmp_path / "a.jsonl", range(12))
+    constants, _ = on_file("constants", data, method="prompt-tuning")
+    _, warnings = on_file("same", data, constant=constants)
+    assert warnings == [], "the same split holds out the same questions"
+    held = {question.id for question in split_of(settings(data=data, limit=None).resolved()).validation}
+    (tmp_path / "part").mkdir()
+    part = questions_at(tmp_path / "part" / "a.jsonl", [n for n in range(12) if f"q{n}" not in held])
+    _, warnings = on_file("leaking", part, constant=constants)
+    assert sum("3 of the 3 held-out questions" in line and "useful information" in line for line in warnings) == 1
+
+
+def test_constants_of_another_prompt_are_named_and_the_assistants_is_none_of_theirs(on_file, tmp_path):
+    data = questions_at(tmp_path / "a.jsonl", range(9))
+    constants, _ = on_file("constants", data, method="prompt-tuning", prefill="Well,")
+    _, warnings = on_file("same", data, constant=constants, prefill="Well,", assistant_prompt="answer", states="last")
+    assert warnings == []
+    _, (warning,) = on_file("other", data, constant=constants, prompt="boxed", prefill="Well,")
+    assert warning.startswith(f"{WARNING}the constant prompt {constants} was trained with another prompt")
+    assert "`--prompt` plain there, boxed here" in warning
+
+
+def test_constants_of_another_backbone_of_the_same_width_are_refused(settings, quiet, tmp_path):
+    constants = train(settings(method="prompt-tuning", out=tmp_path / "constants"), quiet(), Processes()).folder
+    file = constants / checkpoint.CONFIG_FILE
+    config = json.loads(file.read_text())
+    config["about"] |= {"backbone": "another/model", "backbone_fingerprint": "0" * 12}
+    file.write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"`--constant`.*another backbone \(another/model\).*give the folder"):
+        train(settings(constant=constants), quiet(), Processes())
+    assert not (tmp_path / "trained").exists(), "it is refused before anything is written"
