@@ -1,7 +1,7 @@
 """Tells whether a text holds an answer, in whatever spelling, so that who reads the text could copy the answer from it.
 
-This is another question than which answer a text states (`scaling.tasks.answers`): it is enough that the answer is named. The
-kinds in `scaling.tasks.kinds` call these functions. Only the standard library is used.
+This is another question than which answer a text states (`scaling.tasks.answers`): it is enough that the answer is named.
+The kinds in `scaling.tasks.kinds` call these functions. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -43,11 +43,16 @@ def mentions_number(text: str, answer: str) -> bool:
 
 
 def mentions_choice(text: str, letter: str, choices: Sequence[str]) -> bool:
-    """Whether a text names an option by its letter ("B", "(b)", "option b") or by its words. The article "a" is no letter."""
+    """Whether a text names an option by its letter ("B", "(b)", "option b") or by its words.
+
+    The article "a" is no letter.
+    """
     small = letter.lower()
     # "A dog" and "I see" name no option, and "A is right" does
     word = rf"(?!\s+(?!{_AFTER_LETTER})[a-z])" if letter in "AI" else ""
-    named = rf"(?<![\w'’-]){letter}(?![\w'’-]){word}|\({small}\)|(?<!\w){small}\)|\b(?:option|choice|letter)\s+{small}\b"
+    named = (
+        rf"(?<![\w'’-]){letter}(?![\w'’-]){word}|\({small}\)|(?<!\w){small}\)|\b(?:option|choice|letter)\s+{small}\b"
+    )
     if re.search(named, text) is not None:
         return True
     option = "".join(choices[ascii_uppercase.index(letter) :][:1])

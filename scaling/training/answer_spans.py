@@ -46,8 +46,10 @@ def before_answer(chain: str, question: Question, task: Task) -> str:
     Steps are sentences or lines. The last one that holds the answer is cut with all that follows. Then further steps are cut
     from the end, as long as the last one left holds the answer, or the task still reads the answer from what is left: of
     "2 + 3 = 5. 5 + 4 = 9. The answer is 9." the first sentence is left. An answer that is spread over several steps, as
-    "St. Louis" is over two, is cut as a whole. It is found in any spelling that the kind of answers knows (`Kind.mentions`) or that the task
-    reads as the gold answer or as the answer of the whole chain.
+    "St. Louis" is over two, is cut as a whole.
+
+    The answer is found in any spelling that the kind of answers knows (`Kind.mentions`) or that the task reads as the gold
+    answer or as the answer of the whole chain.
 
     Args:
         chain: the chain.

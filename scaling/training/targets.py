@@ -39,7 +39,7 @@ from scaling.training.mixture import ANSWER, FIRST_STEP, GOLD, SELF
 from scaling.wording import Wording, wording_of
 
 _SPLIT_SEED = "validation"  # part of the hash that picks validation questions
-_MOST_LONGER = 4  # tokens by which an answer may be longer in a target than before the text that follows it is known
+_MOST_LONGER = 4  # most tokens by which an answer that ends within a token is longer than it is alone
 _TEMPERATURE = 0.7  # for sampling chains: high enough that they differ, low enough that many are right
 
 

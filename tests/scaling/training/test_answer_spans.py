@@ -22,7 +22,7 @@ HOLDING = {
     ),
     "choice": (
         "B",
-        ["So it is B.", "Thus (B).", "I take b) here.", "B is right.", "It must be Saint John's.", "That is option b.", "**B**."],
+        ["So it is B.", "Thus (B).", "I take b) here.", "B is right.", "It is Saint John's.", "That is option b.", "**B**."],
     ),
     "yes_no": ("yes", ["Yes, it is.", "That is TRUE.", "So the answer: Yes.", "\\boxed{yes}."]),
     "expression": (
