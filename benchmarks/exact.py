@@ -18,7 +18,7 @@ from typing import Any
 from scaling.config import RunConfig
 from scaling.engines.base import Decoding
 from scaling.engines.local.engine import TransformersEngine
-from scaling.models.hardware import cpu_name
+from scaling.models.hardware import cpu_name, device_type
 from scaling.run import Setup, prepare
 from scaling.sampler import Grid, requests
 
@@ -75,7 +75,7 @@ def compare(asked: argparse.Namespace, dtype: str) -> list[dict[str, Any]]:
             {
                 "case": "exact" if exact else "default",
                 "dtype": dtype,
-                "device": cpu_name() if asked.device == "cpu" else asked.device,
+                "device": cpu_name() if device_type(asked.device) == "cpu" else asked.device,
                 "completions": len(first),
                 "rows": asked.rows,
                 "differing": {

@@ -50,6 +50,11 @@ def pick_device(device: str, *, option: str = "--device") -> str:
     return device
 
 
+def device_type(device: str) -> str:
+    """The type of a device: `cuda` for `cuda:1`, and `cpu` for `cpu:0`, as one of several processes calls its CPU."""
+    return device.partition(":")[0]
+
+
 def pick_dtype(dtype: str, device: str) -> torch.dtype:
     """Chooses the dtype for `auto`.
 
@@ -58,9 +63,10 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
     """
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    if device.startswith("cuda"):
+    kind = device_type(device)
+    if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if device == "cpu" and multiplies_bfloat16() else torch.float32
+    return torch.bfloat16 if kind == "cpu" and multiplies_bfloat16() else torch.float32
 
 
 def placed(config: Config) -> tuple[Config, torch.dtype]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from contrastive.target_loss import Example
 from scaling.records.records import Question
 from scaling.tasks.task import Task
-from scaling.training.targets import ExampleBuilder, last_place
+from scaling.training.answer_spans import answer_place
+from scaling.training.targets import ExampleBuilder
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def answered(
     """
     made = []
     for question in questions:
-        written = task.answers.written(question.answer)
-        cuts = [(chain, cut) for chain in chains_of(question) if (cut := last_place(written, chain)) is not None]
+        places = ((chain, answer_place(task.answers, question.answer, chain)) for chain in chains_of(question))
+        cuts = [(chain, place) for chain, place in places if place is not None]
         if cuts:
             informed = tuple(_own_tokens(build, question, chain[:at], chain[at:end]) for chain, (at, end) in cuts)
             whole = tuple(build(question, chain) for chain, _ in cuts)
@@ -69,7 +70,7 @@ def answered(
 def alone(build: ExampleBuilder, task: Task, question: Question) -> Example:
     """The answer's own tokens after the question and the wording around the answer."""
     bare = build.statement(question)
-    at, end = last_place(task.answers.written(question.answer), bare) or (0, len(bare))
+    at, end = answer_place(task.answers, question.answer, bare) or (0, len(bare))
     return _own_tokens(build, question, bare[:at], bare[at:end])
 
 

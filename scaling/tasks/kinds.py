@@ -25,6 +25,14 @@ from scaling.tasks.answers import (
     yes_or_no,
 )
 from scaling.tasks.equality import AnswerChecker
+from scaling.tasks.mentions import (
+    mentions_choice,
+    mentions_expression,
+    mentions_literally,
+    mentions_number,
+    mentions_words,
+    mentions_yes_or_no,
+)
 from scaling.tasks.number_words import leading_words
 from scaling.tasks.numbers import number_or_formula, tidy, value, written
 from scaling.tasks.stated_expressions import boxed_expression, last_expression, plain, stated_expression
@@ -128,6 +136,17 @@ class Kind:
         """The answer as it is written in `\\boxed{}`."""
         return self.written(answer)
 
+    def mentions(self, text: str, answer: str, *, choices: Sequence[str] = ()) -> bool:  # noqa: ARG002
+        """Whether a text holds an answer in any spelling, stated or not, so that it could be copied from there.
+
+        Args:
+            text: any text.
+            answer: in canonical form.
+            choices: the option texts of the question.
+        """
+        forms = dict.fromkeys((answer, self.written(answer), self.in_box(answer)))
+        return any(mentions_literally(text, form) for form in forms)
+
     def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:  # noqa: ARG002
         """Whether an answer is the gold answer; both in canonical form. checker: compares numbers and formulas."""
         return answer == gold
@@ -157,6 +176,9 @@ class Number(Kind):
     def required(self, num_choices: int) -> str:  # noqa: ARG002
         return "one number such as 18, 3/4 or 1200.5, or one formula, and no date, time, range or list of them,"
 
+    def mentions(self, text: str, answer: str, *, choices: Sequence[str] = ()) -> bool:  # noqa: ARG002
+        return mentions_number(text, answer)
+
     def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:
         return checker.equal(gold, answer)
 
@@ -184,6 +206,9 @@ class Choice(Kind):
     def written(self, answer: str) -> str:
         return f"({answer})"
 
+    def mentions(self, text: str, answer: str, *, choices: Sequence[str] = ()) -> bool:
+        return mentions_choice(text, answer, choices)
+
 
 class YesNo(Kind):
     """ "yes" or "no". "true" counts as "yes" and "false" as "no"."""
@@ -204,6 +229,9 @@ class YesNo(Kind):
 
     def required(self, num_choices: int) -> str:  # noqa: ARG002
         return "yes or no"
+
+    def mentions(self, text: str, answer: str, *, choices: Sequence[str] = ()) -> bool:  # noqa: ARG002
+        return mentions_yes_or_no(text, answer)
 
 
 class Expression(Kind):
@@ -247,6 +275,9 @@ class Expression(Kind):
     def in_box(self, answer: str) -> str:
         return answer
 
+    def mentions(self, text: str, answer: str, *, choices: Sequence[str] = ()) -> bool:  # noqa: ARG002
+        return mentions_expression(text, answer)
+
     def equal(self, gold: str, answer: str, checker: AnswerChecker) -> bool:
         return checker.equal_expressions(gold, answer)
 
@@ -289,6 +320,9 @@ class Text(Kind):
 
     def in_box(self, answer: str) -> str:
         return answer
+
+    def mentions(self, text: str, answer: str, *, choices: Sequence[str] = ()) -> bool:  # noqa: ARG002
+        return mentions_words(text, answer)
 
 
 class Set(Text):
@@ -334,6 +368,14 @@ class Set(Text):
 
     def required(self, num_choices: int) -> str:  # noqa: ARG002
         return "a list of values, or a text with commas or the word `and` between them,"
+
+    def mentions(self, text: str, answer: str, *, choices: Sequence[str] = ()) -> bool:  # noqa: ARG002
+        return all(self._mentions_value(text, part.strip()) for part in _parts(answer))
+
+    def _mentions_value(self, text: str, part: str) -> bool:
+        if value(part) is not None:
+            return mentions_number(text, part)
+        return mentions_literally(text, part) if _is_bracketed(part) else mentions_words(text, part)
 
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Number(), Choice(), YesNo(), Expression(), Text(), Set())}

@@ -85,13 +85,14 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
     from accelerate import Accelerator
 
     from contrastive.parallel import Processes
+    from scaling.models.hardware import device_type
     from scaling.training.display import TrainingProgress
     from scaling.training.run import TRACKED, check_folder, publish
 
     if settings.out:  # a problem with the folder is reported before models are loaded
         check_folder(settings.out, resume=settings.resume)
     folder = str(settings.out or "checkpoints")
-    accelerator = Accelerator(cpu=settings.device == "cpu", log_with=settings.log_with, project_dir=folder)
+    accelerator = Accelerator(cpu=device_type(settings.device) == "cpu", log_with=settings.log_with, project_dir=folder)
     if accelerator.num_processes > 1:
         settings = settings.model_copy(update={"device": str(accelerator.device)})
     if settings.log_with:

@@ -12,7 +12,6 @@ There are five kinds of targets, and mixtures of them:
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -34,13 +33,14 @@ from scaling.run import RunObserver, Setup, digest, environment, sample_all
 from scaling.tasks.catalogue import definition_of, load_task
 from scaling.tasks.formats import holds_split
 from scaling.tasks.task import LoadedTask, Task
+from scaling.training.answer_spans import answer_place, before_answer
 from scaling.training.config import TrainConfig
 from scaling.training.mixture import ANSWER, FIRST_STEP, GOLD, SELF
 from scaling.wording import Wording, wording_of
 
 _SPLIT_SEED = "validation"  # part of the hash that picks validation questions
+_MOST_LONGER = 4  # most tokens by which an answer that ends within a token is longer than it is alone
 _TEMPERATURE = 0.7  # for sampling chains: high enough that they differ, low enough that many are right
-_STEP = re.compile(r".+?(?:(?<=[.!?])(?=\s)|(?<=[。！？])|$)", re.MULTILINE)  # a sentence, or a line
 
 
 @dataclass(frozen=True)
@@ -226,20 +226,19 @@ class ExampleBuilder:
         Returns:
             None where no chain has anything left.
         """
-        written = self._task.answers.written(question.answer)
-        cuts = [cut for chain in chains if (cut := before_answer(chain, written))]
-        if not cuts:
+        cut = next((left for chain in chains if (left := before_answer(chain, question, self._task))), None)
+        if cut is None:
             return None
         statement = self.statement(question)
-        at, _ = last_place(written, statement) or (0, 0)
+        at, _ = answer_place(self._task.answers, question.answer, statement) or (0, 0)
         example = self.given(question, statement[:at], statement[at:])
         begun = self._backbone.turns(question).answer
-        whole = self._target(question, f"{cuts[0]}{continuation(statement, begun).lstrip()}")
+        whole = self._target(question, f"{cut}{continuation(statement, begun).lstrip()}")
         prompt = self._backbone.backbone(question, num_slots=0).prefix
         if whole[-len(example.scored) :] == example.scored:
             read = whole[: -len(example.scored)]
         else:  # a tokenizer that splits the answer otherwise after the chain
-            read = (*self._target(question, cuts[0], end=False), *example.target[: example.given])
+            read = (*self._target(question, cut, end=False), *example.target[: example.given])
         self._check(read)
         self._refuse_long(question, len(prompt) + len(read) + len(example.scored))
         return replace(example, reference=(*prompt, *read))
@@ -261,11 +260,17 @@ class ExampleBuilder:
 
     def _answer_of(self, question: Question, text: str, target: tuple[int, ...]) -> tuple[int, int] | None:
         """Where the tokens of the answer stand that the text says last; None if it says none."""
-        place = last_place(self._task.answers.written(question.answer), text)
+        place = answer_place(self._task.answers, question.answer, text)
         if place is None:
             return None
         first, last = (self._shared(question, text[:at], target) for at in place)
-        return first, max(last, first + 1)  # the answer may end within a token
+        last, stated = max(last, first + 1), text[slice(*place)]
+        # the last token of the answer may hold what follows it, too, as "5}"
+        ends = range(last, min(last + _MOST_LONGER, len(target)) + 1)
+        return first, next((end for end in ends if stated in self._text(target[first:end])), last)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
     def _refuse_long(self, question: Question, length: int) -> None:
         """Raises UsageError for a question that needs more tokens than the backbone's context."""
@@ -274,31 +279,6 @@ class ExampleBuilder:
                 f"question {question.id} needs {length} tokens with its target, more than the backbone's context of "
                 f"{self._context}: leave the question out of the data, or take a backbone with a longer context."
             )
-
-
-def last_place(answer: str, text: str) -> tuple[int, int] | None:
-    """Where the answer stands last in a text, as a word of its own; None if it does not."""
-    places = [match.span() for match in re.finditer(rf"(?<![\w.]){re.escape(answer)}(?!\w)", text)]
-    return places[-1] if places else None
-
-
-def before_answer(chain: str, answer: str) -> str:
-    """What is left of a chain before the steps at its end that hold the answer, so that it cannot be copied.
-
-    Steps are sentences or lines. The last one that holds the answer is cut with all that follows, and so are those right
-    before it that hold it, too: of "2 + 3 = 5. 5 + 4 = 9. The answer is 9." the first sentence is left. An answer that
-    stands nowhere is taken to be in the last step.
-
-    Returns:
-        The text up to the first step that is cut, with the white space before that; empty if nothing is left.
-    """
-    texts = [match for match in _STEP.finditer(chain) if match[0].strip()]
-    steps = [(match.end() - len(match[0].lstrip()), match.end()) for match in texts]
-    holds = [last_place(answer, chain[start:end]) is not None for start, end in steps]
-    last = max((place for place, held in enumerate(holds) if held), default=len(steps) - 1)
-    while last > 0 and holds[last - 1]:
-        last -= 1
-    return chain[: steps[last][0]] if last > 0 else ""
 
 
 def end_token(backbone: LanguageModel) -> int:

@@ -37,6 +37,7 @@ def test_a_device_this_machine_lacks(device):
 def test_auto_is_bfloat16_only_where_the_cpu_multiplies_it_faster(monkeypatch, abilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
     assert pick_dtype("auto", "cpu") == expected
+    assert pick_dtype("auto", "cpu:0") == expected, "one of several processes calls its CPU so"
 
 
 def test_auto_on_a_gpu(monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -23,15 +23,23 @@ from scaling.tasks.kinds import KINDS
 from scaling.tasks.task import PlainTask
 from scaling.training import run as run_module
 from scaling.training.adapter import LoraTrainer, new_adapter
+from scaling.training.answer_spans import before_answer
 from scaling.training.config import TrainConfig
 from scaling.training.lora import train_lora
 from scaling.training.mixture import TARGETS, parse_targets, plain_targets
 from scaling.training.run import train
-from scaling.training.targets import ExampleBuilder, before_answer, examples_of, last_place, split_of
-from scaling.wording import Wording
+from scaling.training.targets import ExampleBuilder, examples_of, split_of
+from scaling.wording import SHIPPED, Wording
 
 QUESTION = Question("q", "How many are 3 and 4, twice?", "14", rationale=("3 + 4 = 7.", "7 + 7 = 14."))
 CHAIN = "Both are 7. Twice that is 14.\nThe answer is 14."
+
+
+ANSWERS = [
+    *(("number", answer) for answer in ("14", "-7", "0.5", "1/3")),
+    *(("choice", "B"), ("yes_no", "no"), ("text", "just because of you"), ("text", "paris"), ("set", "3, red")),
+    *(("expression", answer) for answer in ("0.5", "\\frac{\\sqrt{3}}{2}", "(1, 2)", "-1, 2", "x^2+1")),
+]
 
 
 class Quiet:
@@ -214,34 +222,46 @@ def test_the_answers_own_tokens_are_known(builder, model, kind, answer):
         assert before.rstrip().rstrip("(").rstrip().endswith("The answer is")
 
 
+@pytest.mark.parametrize("prompt", SHIPPED)
+@pytest.mark.parametrize("which", ["tiny_model_folder", "other_model_folder"])
+def test_the_answers_own_tokens_are_the_fewest_that_hold_it(builder, which, prompt, request):
+    """In every kind and shipped prompt. A teacher's scored part begins with them, and so without "The answer is"."""
+    model = loading.load(str(request.getfixturevalue(which)), name=which, device="cpu", dtype=torch.float32)
+    decode = model.tokenizer.decode
+    for kind, answer in ANSWERS:
+        build, bare = builder(kind, backbone=model, prompt=prompt), KINDS[kind].in_box(answer)
+        choices = ("this", "that") if kind == "choice" else ()
+        question = Question("q", "Which?", answer, choices=choices, rationale=("We begin.", "Then more."))
+        statement = build.statement(question)
+        for text in (build.solution(question), statement):
+            example = build(question, text)
+            assert example.answer is not None, (kind, text)
+            first, end = example.answer
+            own = example.target[first:end]
+            assert bare in decode(own), (kind, text)
+            fewer = (own[1:], own[:-1], example.target[end:])
+            assert not any(bare in decode(tokens) for tokens in fewer), (kind, text)
+        [taught] = examples_of("teacher", [question], {"q": [f"We begin. {statement}"]}, build)
+        assert (taught.given, "The answer" in decode(taught.scored)) == (taught.answer[0], False), (kind, statement)
+
+
+def test_an_answer_that_ends_within_a_token_has_this_token(builder, tiny_model_folder, tmp_path):
+    """Vocabularies have tokens such as "}}", of an answer and of the box around it."""
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    last = merges.pop()
+    vocabulary["}}"] = vocabulary.pop("".join(last))
+    merges.append(["}", "}"])
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    model = loading.load(str(folder), name="edited", device="cpu", dtype=torch.float32)
+    build = builder("expression", backbone=model, prompt="boxed")
+    question = Question("q", "Which?", "\\frac{\\sqrt{3}}{2}")
+    example = build(question, build.statement(question))
+    assert model.tokenizer.decode(example.target[slice(*example.answer)]) == "\\frac{\\sqrt{3}}{2}}"
+
+
 # ---- teachers
-
-
-@pytest.mark.parametrize(
-    ("chain", "answer", "left"),
-    [
-        ("2 + 3 = 5. 5 + 4 = 9. The answer is 9.", "9", "2 + 3 = 5. "),
-        ("Five.\nThen 9.\nThe answer is 9.", "9", "Five.\n"),
-        ("9 eggs. 2 break. 9 - 2 + 2 = 9. It is 9.", "9", "9 eggs. 2 break. "),
-        ("It has 3.5 and 1.5. So 5.", "5", "It has 3.5 and 1.5. "),
-        ("First. Second. The answer is five.", "5", "First. Second. "),
-        ("5 + 4 = 9. The answer is 9.", "9", ""),
-        ("The answer is 9.", "9", ""),
-        ("Five. The answer is 9. That is right. Really.", "9", "Five. "),
-        ("", "9", ""),
-    ],
-)
-def test_what_is_left_of_a_chain_before_its_answer(chain, answer, left):
-    assert before_answer(chain, answer) == left
-
-
-@given(st.lists(st.sampled_from(["It is 9.", "Is it 9?", "Two. ", "3 + 4", "\n", " ", "9"]), max_size=8).map(" ".join))
-def test_the_last_step_that_is_left_does_not_hold_the_answer(chain):
-    left = before_answer(chain, "9")
-    assert chain.startswith(left)
-    steps = [step for step in re.split(r"(?<=[.!?])\s|\n", left) if step.strip()]
-    assert not steps or last_place("9", steps[-1]) is None
-    assert bool(left) is bool(steps)
 
 
 def test_a_teacher_reads_question_and_chain_and_predicts_the_same_tokens(builder, model):
@@ -255,6 +275,31 @@ def test_a_teacher_reads_question_and_chain_and_predicts_the_same_tokens(builder
     assert decode(example.scored).strip() == "14.<|im_end|>"
     assert decode((*example.reference, *example.scored)) == f"{asked}Both are 7. The answer is 14.<|im_end|>"
     assert (example.prefix, example.suffix) == (lambda e: (e.prefix, e.suffix))(build(QUESTION, "x")), "one question"
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "chain"),
+    [
+        ("number", "1234", "Sum both. 1000 + 234 = 1,234. So the total is 1,234. The answer is 1,234."),
+        ("choice", "B", "Sum both. It is blue, so it is B. The answer is B."),
+        ("yes_no", "yes", "Sum both. Yes, it is. The answer is yes."),
+        ("expression", "0.5", "Sum both. Thus x is \\frac{1}{2}. The answer is $\\boxed{\\frac{1}{2}}$."),
+        ("text", "st louis", "Sum both. It is St. Louis. The answer is St. Louis."),
+        ("set", "3, red", "Sum both. They are red and 3. The answer is red and 3."),
+    ],
+)
+def test_a_teacher_reads_the_answer_in_no_spelling(builder, model, kind, answer, chain):
+    """What it has read is the question, the step before the answer, and the words that lead to the answer."""
+    build = builder(kind)
+    question = Question("q", "Which?", answer, choices=("red", "blue") if kind == "choice" else ())
+    [example] = examples_of("teacher", [question], {"q": [chain]}, build)
+    read = model.tokenizer.decode((*example.reference, *example.scored))
+    asked = ChainOfThought(model, task=PlainTask(kind)).asked(question).prompt
+    assert read == f"{asked}Sum both. {build.statement(question)}<|im_end|>"
+
+
+def test_a_chain_whose_answer_is_not_found_teaches_nothing(builder):
+    assert examples_of("teacher", [QUESTION], {"q": ["Both are 7. I do not know."]}, builder()) == []
 
 
 def test_a_chain_with_nothing_left_teaches_nothing(builder):
@@ -274,9 +319,9 @@ def test_a_mixture_is_learned_from_and_resumes(settings, tmp_path):
     mixture = "first-step:2,answer,teacher:0.5"
     whole = train(settings(targets=mixture, out=tmp_path / "whole"), watcher := Quiet(), Processes())
     split = split_of(settings().resolved())
-    solution = split.task.definition.solution
+    task = split.task.definition
     counts = [
-        2 * len(part) + sum(bool(before_answer(solution(question), question.answer)) for question in part)
+        2 * len(part) + sum(bool(before_answer(task.solution(question), question, task)) for question in part)
         for part in (split.train, split.validation)
     ]
     assert "{} targets to learn from, {} to validate on".format(*counts) in watcher.said

@@ -467,6 +467,20 @@ def test_the_command_prints_its_result_as_json(settings):
     assert result["useful"]["value"] == pytest.approx(result["mean"] - result["loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize(("device", "of_cpu"), [("cpu", True), ("cpu:0", True), ("auto", False)])
+def test_a_cpu_is_asked_for_by_either_of_its_names(settings, monkeypatch, device, of_cpu):
+    """Else a machine that has a GPU would train on it."""
+    asked: list[bool] = []
+
+    def accelerator(*, cpu: bool, **_: object) -> None:
+        asked.append(cpu)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("accelerate.Accelerator", accelerator)
+    CliRunner().invoke(app, [*options_of(settings()), "--device", device])
+    assert asked == [of_cpu]
+
+
 def test_the_command_shows_a_table_and_warnings(settings):
     done = CliRunner().invoke(app, [*options_of(settings()), "--device", "cpu", "--dtype", "float32"])
     assert done.exit_code == 0, done.output
