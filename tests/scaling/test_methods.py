@@ -324,6 +324,7 @@ _VALUES = {
     "shot_format": "text",
     "latent_paths": 2,
     "method_args": {"steps": 2},
+    "assistant_prompt": "answer",
 }
 
 
