@@ -75,13 +75,14 @@ def test_a_staged_training_goes_on_in_the_stage_that_was_interrupted(stop_at, se
 
 
 def test_a_training_that_was_interrupted_before_its_first_stage_goes_on(settings, quiet):
-    class Early(quiet):
-        def status(self, text):
-            if "first stage" in text:
-                raise KeyboardInterrupt
+    def interrupt(text):
+        if "first stage" in text:
+            raise KeyboardInterrupt
 
+    early = quiet()
+    early.status = interrupt
     with pytest.raises(KeyboardInterrupt):
-        train(settings(**STAGED), Early(), Processes())
+        train(settings(**STAGED), early, Processes())
     folder = train(settings(**STAGED, resume=True), quiet(), Processes()).folder
     assert (folder / "constant" / "thinker.safetensors").is_file()
 
