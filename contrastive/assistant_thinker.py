@@ -138,8 +138,8 @@ class AssistantThinker(Thinker):
         return 1 if self.states_of == SLOTS else self.vectors_per_path
 
     def begin_from(self, constant: Tensor) -> None:
+        super().begin_from(constant)
         # the projection begins as zero, and its bias stays so, as a bias is one more constant
-        self.offset = nn.Parameter(constant.detach().float().clone(), requires_grad=False)
         self.projection.bias.requires_grad_(False)
         with torch.no_grad():
             self.projection.weight.zero_()

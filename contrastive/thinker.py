@@ -157,12 +157,12 @@ class Thinker(nn.Module, ABC):
     def flops(self) -> Flops:
         """What computing thoughts costs."""
 
-    @abstractmethod
     def begin_from(self, constant: Tensor) -> None:
         """Gives an untrained thinker a constant that was learned before and stays as it is, so that the residual is learned.
 
         constant: [N, L, D], a learned prompt for each path.
         """
+        self.offset = nn.Parameter(constant.detach().float().clone(), requires_grad=False)
 
     def only(self, paths: slice) -> Self:
         """A copy with some of the paths; what all paths share is not copied."""
@@ -274,9 +274,6 @@ class ConstantPerSlot(Thinker):
         """constant: [N, L, D]."""
         super().__init__()
         self.offset = nn.Parameter(constant.detach().float().clone())
-
-    def begin_from(self, constant: Tensor) -> None:
-        self.offset = nn.Parameter(constant.detach().float().clone(), requires_grad=False)
 
     @property
     def num_paths(self) -> int:
