@@ -34,7 +34,16 @@ def token_losses(
     return losses
 
 
-class _TokenLosses(torch.autograd.Function):
+class _OfStates(torch.autograd.Function):
+    """A value of each token whose forward pass saves its gradient by the states, the first of five arguments."""
+
+    @staticmethod
+    def backward(ctx: Any, loss_gradient: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return gradient * loss_gradient[:, None].to(gradient.dtype), None, None, None, None
+
+
+class _TokenLosses(_OfStates):
     """`token_losses` for autograd. Only the states get a gradient: the model is frozen."""
 
     @staticmethod
@@ -59,11 +68,6 @@ class _TokenLosses(torch.autograd.Function):
         ctx.save_for_backward(gradient)
         return losses
 
-    @staticmethod
-    def backward(ctx: Any, loss_gradient: Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return gradient * loss_gradient[:, None].to(gradient.dtype), None, None, None, None
-
 
 def token_divergences(
     states: Tensor, teachers: Tensor, head: Tensor, bias: Tensor | None, *, cap: float | None = None
@@ -84,7 +88,7 @@ def token_divergences(
     return divergences
 
 
-class _TokenDivergences(torch.autograd.Function):
+class _TokenDivergences(_OfStates):
     """`token_divergences` for autograd."""
 
     @staticmethod
@@ -106,11 +110,6 @@ class _TokenDivergences(torch.autograd.Function):
                 gradient[at] = logit_gradient.to(head.dtype) @ head
         ctx.save_for_backward(gradient)
         return divergences
-
-    @staticmethod
-    def backward(ctx: Any, divergence_gradient: Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return gradient * divergence_gradient[:, None].to(gradient.dtype), None, None, None, None
 
 
 def _capped(logits: Tensor, cap: float | None) -> Tensor:

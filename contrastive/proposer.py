@@ -275,17 +275,9 @@ class Refiner(Proposer):
 
     @classmethod
     def empty(  # type: ignore[override]
-        cls,
-        num_paths: int,
-        soft_tokens: int,
-        backbone_width: int,
-        *,
-        width: int,
-        refine_steps: int,
-        computed_slots: int | None = None,
+        cls, num_paths: int, soft_tokens: int, backbone_width: int, *, refine_steps: int, **sizes: Any
     ) -> Proposer:
-        made = super().empty(num_paths, soft_tokens, backbone_width, width=width, computed_slots=computed_slots)
-        return made.with_steps(refine_steps)
+        return super().empty(num_paths, soft_tokens, backbone_width, **sizes).with_steps(refine_steps)
 
     def flops(self) -> Flops:
         proposed = super().flops()
