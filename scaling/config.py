@@ -242,6 +242,15 @@ class RunConfig(BaseModel):
             whose="`cot`",
         ),
     ] = None
+    rationale: Annotated[
+        Literal["text", "equations"] | None,
+        Setting(
+            "Of solved questions: text (default), or equations: their calculator annotations (<<16-3-4=9>>) alone.",
+            *(_PATHS, Tag.HARNESS),
+            used_by=Trait.SHOTS,
+            whose="`cot`",
+        ),
+    ] = None
     prompt: Annotated[
         _Place | None,
         Setting(
@@ -438,6 +447,11 @@ class RunConfig(BaseModel):
                 f"`--shot-format` {self.shot_format} says where solved questions stand, and `--shots` is 0: raise it, or "
                 f"leave the format out."
             )
+        if self.rationale and not self.shots:
+            raise UsageError(
+                f"`--rationale` {self.rationale} says what solved questions show, and `--shots` is 0: raise it, or leave "
+                f"the rationale out."
+            )
         if self.thought_scale is not None and self.control not in (None, "shuffled", "counterfactual"):
             raise UsageError(
                 f"`--thought-scale` {self.thought_scale} scales thoughts that `--control {self.control}` replaces by "
@@ -540,6 +554,7 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "prompt": None if settings["prompt"] == PLAIN_PROMPT else settings["prompt"],
         "thinking": None if settings["thinking"] == "off" else settings["thinking"],
         "shot_format": None if settings["shot_format"] == "turns" else settings["shot_format"],
+        "rationale": None if settings["rationale"] == "text" else settings["rationale"],
         "thought_scale": None if settings["thought_scale"] == 1 else settings["thought_scale"],
         "exact": settings["exact"] or None,  # None is left out of the hash, so runs from before this option keep theirs
     }

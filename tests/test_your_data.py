@@ -41,7 +41,10 @@ def files(tmp_path, monkeypatch):
     pandas.DataFrame([{"question": "Who wrote it?", "answer": "Ann"}]).to_csv("names.tsv", index=False, sep="\t")
     Path("gsm8k/main").mkdir(parents=True)
     for split in ("train", "test"):
-        rows = [{"question": f"What is {n} + {split == 'train'}?", "answer": f"It is {n}.\n#### {n}"} for n in range(6)]
+        rows = [
+            {"question": f"What is {n} + {split == 'train'}?", "answer": f"It is {n}<<{n}+0={n}>>.\n#### {n}"}
+            for n in range(6)
+        ]
         pandas.DataFrame(rows).to_parquet(f"gsm8k/main/{split}-00000-of-00001.parquet")
 
 

@@ -21,6 +21,7 @@ from scaling.records.errors import UsageError
 from scaling.records.overlap import digest_of
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.catalogue import task_of
+from scaling.tasks.equations import EQUATIONS, lead_to_answer
 from scaling.tasks.task import LoadedTask, Task
 from scaling.wording import Wording
 
@@ -96,7 +97,7 @@ class ChainOfThoughtParts(Parts):
 
 
 def _exemplars(config: RunConfig, task: LoadedTask) -> tuple[list[Question], bool]:
-    """Chooses the exemplars: the first `--shots` questions of the training split that have a rationale.
+    """Chooses the exemplars: the first `--shots` questions of the training split that have a rationale to show.
 
     Questions are left out whose id or text is that of an asked question.
 
@@ -115,14 +116,16 @@ def _exemplars(config: RunConfig, task: LoadedTask) -> tuple[list[Question], boo
     generated = is_generated(config.task, config.data)  # splits of generated questions have no text in common
     limit = 2 * config.shots if generated else None
     asked = {question.id for question in task.questions}
-    solved = [q for q in task_of(config, split="train", limit=limit).questions if q.rationale and q.id not in asked]
+    shows = lead_to_answer if config.rationale == EQUATIONS else lambda question: bool(question.rationale)
+    solved = [q for q in task_of(config, split="train", limit=limit).questions if shows(q) and q.id not in asked]
     # the whole split and not what `--limit` leaves of it, so that exemplars stay the same where a run is extended
     tested = (task if generated or config.split == "train" else task_of(config, limit=None)).questions
     texts = {digest_of(question) for question in tested}
     unasked = [question for question in solved if digest_of(question) not in texts]
     if len(unasked) < config.shots:
+        what = "equations that lead to their answer" if config.rationale == EQUATIONS else "a rationale"
         raise UsageError(
-            f"`--shots` {config.shots} needs that many training questions with a rationale, and there are {len(unasked)} "
+            f"`--shots` {config.shots} needs that many training questions with {what}, and there are {len(unasked)} "
             f"that are not asked: give a smaller number."
         )
     shown = unasked[: config.shots]

@@ -16,7 +16,8 @@ TITLES = {  # names of the methods that come with the package, as in the papers
     **{"softcot++": "SoftCoT++", "prompt-tuning": "Prompt tuning", "proposer": "Proposer", "refiner": "Refiner"},
 }
 COMPRESSED = (".gz", ".bz2", ".xz")  # endings of files that are unpacked when they are read
-TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")  # endings of files of questions
+PAIRS = ".txt"  # ending of a file of lines such as "Question||<<1+2=3>> #### 3"
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", PAIRS)  # endings of files of questions
 _SPLITS = ("train", "test", "validation", "dev", "valid")  # names of files that say nothing about their questions
 # the part of a method's name that says how it was trained, and what else is in the same brackets
 _TRAINING = re.compile(r" \[(?:untrained|trained on [^\],]+)(?:, ([^\]]+))?\]")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from scaling.records.names import DEFAULT_TASK, stem_of
 from scaling.tasks import hub, own
 from scaling.tasks.arithmetic import Arithmetic
 from scaling.tasks.countdown import Countdown
+from scaling.tasks.equations import EQUATIONS, equations_in
 from scaling.tasks.formats import on_hub
 from scaling.tasks.generated import GeneratedTask
 from scaling.tasks.hidden_fact import HiddenFact
@@ -64,6 +66,7 @@ def load_task(
     difficulty: int = 1,
     columns: Mapping[str, str] | None = None,
     kind: str | None = None,
+    rationale: str | None = None,
 ) -> LoadedTask:
     """Loads a task with its questions, of which there is at least one.
 
@@ -75,6 +78,7 @@ def load_task(
         difficulty: the value of `--difficulty`, from 1 to the task's `levels`.
         columns: the value of `--columns`, see `definition_of`.
         kind: the value of `--answer-kind`, see `definition_of`.
+        rationale: the value of `--rationale`. With "equations", a rationale without any is empty.
 
     Raises:
         UsageError: there is no such task, it has no question, or an option does not fit it.
@@ -87,7 +91,7 @@ def load_task(
         raise UsageError(
             f"`--difficulty` must be {required} for the task `{task.name}`, not {difficulty}: give that, or leave it out."
         )
-    task.difficulty = difficulty
+    task.difficulty, task.equations = difficulty, rationale == EQUATIONS
     limit = limit or (task.limit if task.generated else None)
     place = f"`--data {data}`" if data else f"`--task {name}`"
     if identity:
@@ -98,6 +102,8 @@ def load_task(
         raise UsageError(
             f"{place} must hold at least one question, but has none: give another file, task or `--split`."
         )
+    if task.equations:
+        questions = tuple(replace(question, rationale=equations_in(question.rationale)) for question in questions)
     return LoadedTask(task.name, task, questions, identity)
 
 
@@ -105,7 +111,7 @@ def task_of(config: RunConfig, **changes: Any) -> LoadedTask:
     """Loads the task of a resolved config. changes: other values for its `data`, `split`, `limit` or `difficulty`."""
     asked = {
         **{"data": config.data, "split": config.split, "limit": config.limit, "difficulty": config.difficulty},
-        **{"columns": config.columns, "kind": config.answer_kind},
+        **{"columns": config.columns, "kind": config.answer_kind, "rationale": config.rationale},
     }
     return load_task(config.task, **{**asked, **changes})
 

@@ -19,10 +19,10 @@ from scaling.records.errors import UsageError, nearest
 from scaling.records.records import Question
 from scaling.tasks import numbers
 from scaling.tasks.columns import mapped
+from scaling.tasks.equations import equations_in, without_equations
 from scaling.tasks.formats import Row, read_rows, shown
 from scaling.tasks.kinds import KINDS, Kind, kind_of
 
-_CALCULATION = re.compile(r"<<[^<>]*>>")  # a calculator call in a rationale of GSM8K, which is no part of the text
 _YES_NO = ("yes", "no", "true", "false")
 _LATEX = re.compile(r"\\[a-zA-Z]|\^")
 _FEW = 10  # one formula in so many answers makes a task of kind "expression"
@@ -54,6 +54,7 @@ def read_questions(
     limit: int | None = None,
     columns: Mapping[str, str] | None = None,
     option: str = "--columns",
+    equations: bool = False,
 ) -> Data:
     """Reads the questions of a data set.
 
@@ -66,11 +67,13 @@ def read_questions(
         limit: how many questions; None for all.
         columns: the columns of fields, see `scaling.tasks.columns`; those that are not named are found by common names.
         option: where the user can name columns, for messages.
+        equations: whether rationales are their calculator annotations alone, and not the text without them.
 
     Raises:
         UsageError: there is no such place, its columns are not clear, or a row is wrong.
     """
-    return questions_of(read_rows(place, split=split), kind=kind, limit=limit, columns=columns, option=option)
+    rows = read_rows(place, split=split)
+    return questions_of(rows, kind=kind, limit=limit, columns=columns, option=option, equations=equations)
 
 
 def questions_of(
@@ -80,6 +83,7 @@ def questions_of(
     limit: int | None = None,
     columns: Mapping[str, str] | None = None,
     option: str = "--columns",
+    equations: bool = False,
 ) -> Data:
     """Makes questions of rows that were read already; see `read_questions`."""
     rows, taken = mapped(rows, columns, option=option)
@@ -89,10 +93,24 @@ def questions_of(
         kind = infer_kind(fields, formulas=bool(taken))
         if kind == "number" and any(map(_is_formula, fields)):
             hint = "some answers are formulas, which `--answer-kind expression` compares"
-    questions = [question_from(fields, kind=kind, where=where) for where, fields in rows]
-    refuse_duplicates(rows, questions)
+    questions = checked_questions(rows, kind=kind, equations=equations)
+    bare = only_equations(rows, questions)
     named = f"kind {kind_of(kind).name}" if inferred and (taken or hint) else ""
-    return Data(kind, questions[:limit], ", ".join(filter(None, (taken, named, hint))))
+    return Data(kind, questions[:limit], ", ".join(filter(None, (taken, named, hint, bare))))
+
+
+def checked_questions(rows: Sequence[Row], *, kind: str | Kind, equations: bool = False) -> list[Question]:
+    """Makes questions of rows that have the fields of questions. Raises UsageError for a wrong row, or for one id twice."""
+    questions = [question_from(fields, kind=kind, where=where, equations=equations) for where, fields in rows]
+    refuse_duplicates(rows, questions)
+    return questions
+
+
+def only_equations(rows: Iterable[Row], questions: Iterable[Question]) -> str:
+    """What is to be said where all rationales are calculator annotations without text, and questions so have none."""
+    if any(question.rationale for question in questions) or not any(fields.get("rationale") for _, fields in rows):
+        return ""
+    return "rationales are equations without text, which `--rationale equations` keeps"
 
 
 def infer_kind(rows: Iterable[Mapping[str, Any]], *, formulas: bool = False) -> str:
@@ -135,13 +153,14 @@ def _is_formula(row: Mapping[str, Any]) -> bool:
     return number is None or numbers.value(number) is None
 
 
-def question_from(fields: Mapping[str, Any], *, kind: str | Kind, where: str) -> Question:
+def question_from(fields: Mapping[str, Any], *, kind: str | Kind, where: str, equations: bool = False) -> Question:
     """Makes a question of the fields of a row and checks it. Its gold answer gets its canonical form.
 
     Args:
         fields: of the row, by name.
         kind: of the answer.
         where: the place of the row ("... line 3"), with which messages begin.
+        equations: whether its rationale is its calculator annotations alone, and not the text without them.
 
     Raises:
         UsageError: a field is missing or wrong.
@@ -153,7 +172,7 @@ def question_from(fields: Mapping[str, Any], *, kind: str | Kind, where: str) ->
         text=_text(fields, where=where),
         answer=_answer(fields, kind=kind, num_choices=len(choices), where=where),
         choices=choices,
-        rationale=_rationale(fields, where=where),
+        rationale=_rationale(fields, where=where, equations=equations),
     )
 
 
@@ -210,14 +229,13 @@ def _choices(fields: Mapping[str, Any], *, kind: Kind, where: str) -> tuple[str,
     return tuple(value)
 
 
-def _rationale(fields: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
-    """The steps of the rationale, without GSM8K's calculator calls and empty steps."""
+def _rationale(fields: Mapping[str, Any], *, where: str, equations: bool) -> tuple[str, ...]:
+    """The steps of the rationale that are not empty: its equations, or its text without them."""
     value = [] if fields.get("rationale") is None else fields["rationale"]
     lines = value.splitlines() if isinstance(value, str) else value
     if not _is_texts(lines):
         raise _wrong("rationale", "null, a string or a list of strings", value, where=where)
-    steps = (_CALCULATION.sub("", line).strip() for line in lines)
-    return tuple(step for step in steps if step)
+    return equations_in(lines) if equations else tuple(filter(None, map(without_equations, lines)))
 
 
 def _is_texts(value: Any) -> bool:

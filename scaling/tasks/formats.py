@@ -3,7 +3,8 @@
 A place is one of these:
 
     FILE                       JSON Lines, JSON (an array, or one object with one list of objects), CSV, TSV or Parquet;
-                               texts may be compressed by gzip, bzip2 or xz
+                               or a text with a line `Question||<<1+2=3>> #### 3` for each question, as da03's trainings of
+                               implicit chains of thought have it; texts may be compressed by gzip, bzip2 or xz
     FOLDER                     one file for each split: test.jsonl, data/test-00000-of-00001.parquet, main/test/0000.parquet;
                                or what `datasets` has saved by `save_to_disk`
     hf:OWNER/NAME[:CONFIG]     a data set on the Hugging Face Hub; only here the network is used
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.records.errors import UsageError, install, listed, nearest, one_line
-from scaling.records.names import COMPRESSED, TABLES, stem_of
+from scaling.records.names import COMPRESSED, PAIRS, TABLES, stem_of
 
 Fields = dict[str, Any]
 Row = tuple[str, Fields]  # where it is ("`--data`: test.jsonl line 3", with which messages begin), and its fields
@@ -43,6 +44,7 @@ _SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 _ARRAY = re.compile(rb"\s*\[\s*[{\]]")  # the beginning of a JSON array of objects
 _MARK = b"\xef\xbb\xbf"  # a byte order mark, which Windows editors write
 _MARKS_OF_16_BITS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, which spreadsheets call "Unicode text"
+_BETWEEN = "||"  # parts question and solution in a line of pairs
 _DELIMITERS = (",", ";", "\t")  # of tables; spreadsheets in half of the world write semicolons
 _UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": gzip.decompress,
@@ -231,14 +233,19 @@ def _candidates(folder: Path, *, split: str) -> list[Path]:
 
 
 def _tables(folder: Path, depth: str) -> list[Path]:
-    """The files of rows in a folder, without hidden ones."""
+    """The files of rows in a folder, without hidden ones. A text is one where it is called like a split."""
     return sorted(
         file
         for file in folder.glob(depth)
         if stem_of(file) != file.name
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and file.is_file()
+        and (_suffix(file) != PAIRS or _is_split(_split_of(file)))
     )
+
+
+def _is_split(name: str) -> bool:
+    return name in ("train", "test", *_ALIASES["validation"])
 
 
 def _split_of(file: Path) -> str:
@@ -255,7 +262,7 @@ def _without(folder: Path, split: str) -> UsageError:
             f"`--data {folder}` must hold `{split}.jsonl`, but has no file of rows ({', '.join(TABLES)}): give another "
             f"place."
         )
-    if len(files) == 1 and _split_of(files[0]) not in ("train", "test", *_ALIASES["validation"]):
+    if len(files) == 1 and not _is_split(_split_of(files[0])):
         return UsageError(
             f"`--data {folder}` must hold a file that is called like the split `{split}`, and has one that is called "
             f"otherwise: give `--data {files[0]}`."
@@ -280,9 +287,12 @@ def _read(file: Path) -> list[Row]:
         return list(_separated(file, content, suffix))
     if _ARRAY.match(content) or suffix == ".json":
         return _document(file, content)
-    if suffix not in TABLES and content.strip() and not content.lstrip().startswith((b"{", b"[")):
+    if suffix in ("", PAIRS) and content.strip() and not content.lstrip().startswith((b"{", b"[")):
+        if suffix == PAIRS and _BETWEEN.encode() in content.lstrip().split(b"\n", 1)[0]:
+            return list(_pairs(file, content))
+        named = ", ".join(ending for ending in TABLES if ending != PAIRS)
         raise UsageError(
-            f"`--data`: {file} must have a name that tells its format ({', '.join(TABLES)}), as it holds no JSON: rename it."
+            f"`--data`: {file} must have a name that tells its format ({named}), as it holds no JSON: rename it."
         )
     return _lines(file, content)
 
@@ -361,6 +371,21 @@ def _separated(file: Path, content: bytes, suffix: str) -> Iterator[Row]:
             yield where, dict(zip(columns, entries, strict=True))
     except csv.Error as error:
         raise UsageError(f"`--data`: {file} line {reader.line_num} is not valid ({error}): correct that row.") from None
+
+
+def _pairs(file: Path, content: bytes) -> Iterator[Row]:
+    """The rows of a text file: a line is a question, `||` and a solution, which ends in `#### ` and the answer."""
+    for number, line in enumerate(_decoded(content, file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"`--data`: {file} line {number}"
+        question, *solution = line.split(_BETWEEN)
+        if len(solution) != 1:
+            raise UsageError(
+                f"{where} must hold a question and its solution with one `{_BETWEEN}` between them, and has "
+                f"{len(solution) or 'none'}: correct that row."
+            )
+        yield where, {"question": question.strip(), "answer": solution[0].strip()}
 
 
 def _delimiter(text: str) -> str:

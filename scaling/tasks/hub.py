@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scaling.records.records import Question
 from scaling.tasks.columns import are_fields, mapped
-from scaling.tasks.files import Data, question_from, questions_of, refuse_duplicates
+from scaling.tasks.files import Data, checked_questions, only_equations, questions_of
 from scaling.tasks.formats import Fields, Row, holds_split, hub_rows, on_hub, read_rows
 from scaling.tasks.task import Task, unknown_split
 from scaling.tasks.yaml_task import YamlTask
@@ -45,7 +45,8 @@ class HubTask(YamlTask):
             return self._asked(self._converted(self._hub_rows(split), split))
         rows = read_rows(self.data, split=self._called(self.data, split))
         if self.columns or not self._fits(rows):
-            return self._asked(questions_of(rows, kind=self.answers, limit=limit, columns=self.columns))
+            options = {"columns": self.columns, "equations": self.equations}
+            return self._asked(questions_of(rows, kind=self.answers, limit=limit, **options))
         return self._asked(self._converted(rows, split))
 
     def _hub_rows(self, split: str) -> list[Row]:
@@ -74,9 +75,9 @@ class HubTask(YamlTask):
             for number, (_, fields) in enumerate(converted):
                 fields["id"] = f"{self.name}-{split}-{number:05d}"
         kept = [(where, fields) for where, fields in converted if self._keeps(fields, split)]
-        questions = [question_from(fields, kind=self.kind, where=where) for where, fields in kept]
-        refuse_duplicates(kept, questions)
-        return Data(self.kind, questions, taken.replace("id made from content", "id=number of the row"))
+        questions = checked_questions(kept, kind=self.kind, equations=self.equations)
+        said = taken.replace("id made from content", "id=number of the row"), only_equations(kept, questions)
+        return Data(self.kind, questions, ", ".join(filter(None, said)))
 
     def _keeps(self, fields: Fields, split: str) -> bool:  # noqa: ARG002
         """Whether a row is asked in a split. Its answer may be rewritten."""

@@ -45,6 +45,8 @@ class Task:
         takes_data: whether an overridden `questions` reads `data`; if not, `--data` is refused.
         data: the file, folder or Hub data set of `--data`, for `questions` to read.
         columns: the value of `--columns`; None if it was not given.
+        equations: whether rationales are wanted as equations alone, the value of `--rationale`. `questions` may give them
+            with calculator annotations (`<<16-3-4=9>>`): the rest is left out.
         taken: once `questions` has read `data`, which of its columns were taken; empty if they are called like the fields.
         levels: how many difficulties the task has; the values of `--difficulty` are 1 to this number.
         difficulty: the value of `--difficulty`.
@@ -63,6 +65,7 @@ class Task:
     takes_data: bool = False
     data: Path | None = None
     columns: Mapping[str, str] | None = None
+    equations: bool = False
     taken: str = ""
     levels: int = 1
     difficulty: int = 1
@@ -86,7 +89,8 @@ class Task:
         """
         if self.data is None:
             raise UsageError(f"the task {self.name} needs `--data`, a file or folder with its questions: add it.")
-        return self._asked(read_questions(self.data, kind=self._kind, split=split, limit=limit, columns=self.columns))
+        how = {"columns": self.columns, "equations": self.equations}
+        return self._asked(read_questions(self.data, kind=self._kind, split=split, limit=limit, **how))
 
     @property
     def _kind(self) -> Kind | None:

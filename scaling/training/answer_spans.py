@@ -9,7 +9,8 @@ from scaling.tasks.answers import Reading
 from scaling.tasks.kinds import Kind
 from scaling.tasks.task import Task, read_answer
 
-_STEP = re.compile(r".+?(?:(?<=[.!?])(?=\s)|(?<=[。！？])|$)", re.MULTILINE)  # a sentence, or a line
+# a sentence, an equation such as <<2+3=5>>, or a line
+_STEP = re.compile(r".+?(?:(?<=[.!?])(?=\s)|(?<=[0-9]>>)(?=\s)|(?<=[。！？])|$)", re.MULTILINE)
 
 
 def answer_place(kind: Kind, answer: str, text: str) -> tuple[int, int] | None:
@@ -43,10 +44,10 @@ def _last_place(form: str, text: str) -> tuple[int, int] | None:
 def before_answer(chain: str, question: Question, task: Task) -> str:
     """What is left of a right chain of thought before the steps from which its answer could be copied.
 
-    Steps are sentences or lines. The last one that holds the answer is cut with all that follows. Then further steps are cut
-    from the end, as long as the last one left holds the answer, or the task still reads the answer from what is left: of
-    "2 + 3 = 5. 5 + 4 = 9. The answer is 9." the first sentence is left. An answer that is spread over several steps, as
-    "St. Louis" is over two, is cut as a whole.
+    Steps are sentences, equations or lines. The last one that holds the answer is cut with all that follows. Then further
+    steps are cut from the end, as long as the last one left holds the answer, or the task still reads the answer from what
+    is left: of "2 + 3 = 5. 5 + 4 = 9. The answer is 9." the first sentence is left. An answer that is spread over several
+    steps, as "St. Louis" is over two, is cut as a whole.
 
     The answer is found in any spelling that the kind of answers knows (`Kind.mentions`) or that the task reads as the gold
     answer or as the answer of the whole chain.

@@ -23,7 +23,8 @@ from scaling.config import (
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.settings import Effect, Setting, Tag
-from scaling.training.mixture import SELF, TARGETS, parse_targets, plain_targets
+from scaling.tasks.equations import TEXT
+from scaling.training.mixture import FIRST_STEP, GOLD, SELF, TARGETS, parse_targets, plain_targets
 
 _LR, _LR_OF_CONSTANTS, _LR_OF_ADAPTER = 2e-3, 2e-2, 2e-4  # default learning rates; see docs/training.md
 _SLOTS = "slots"  # the states that a thinker is trained on by default
@@ -87,6 +88,10 @@ class TrainConfig(BaseModel):
             "gold (default), self, answer, first-step, teacher, or weighted: answer:1,teacher:2.", _DATA, values=TARGETS
         ),
     ] = "gold"
+    rationale: Annotated[
+        Literal["text", "equations"] | None,
+        Setting("text (default), or equations: calculator annotations (<<16-3-4=9>>) alone, one a step.", _DATA),
+    ] = None
     chains: Annotated[_Count, Setting("Chains sampled per question for self and teacher. Default 4.", _DATA)] = 4
     prompt: Annotated[str | None, Setting("A template of the prompt, as in scale-run.", *_WORDING)] = None
     system_prompt: Annotated[str | None, Setting("The system turn, as in scale-run.", *_WORDING)] = None
@@ -284,10 +289,16 @@ class TrainConfig(BaseModel):
                 f"`--thinking on` has a thought before the answer, and `--targets` {self.targets} are answers without one: "
                 f"give `--targets self`, or leave the thinking out."
             )
+        if self.rationale and not {GOLD, FIRST_STEP} & {*self.target_weights}:
+            raise UsageError(
+                f"`--rationale` {self.rationale} says what targets show of a rationale, and `--targets` {self.targets} "
+                f"show none of the data: give `--targets gold`, or leave the rationale out."
+            )
         fresh = task.generated and self.limit is None
         common = {
             "prompt": None if self.prompt == PLAIN_PROMPT else self.prompt,
             "thinking": None if self.thinking == "off" else self.thinking,
+            "rationale": None if self.rationale == TEXT else self.rationale,
             "task": self.task or (task.name if task.generated else None),
             "limit": self._new_questions() if fresh else self.limit,
             "epochs": self.epochs or (None if self.max_steps else 1 if fresh else _EPOCHS),

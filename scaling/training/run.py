@@ -282,8 +282,8 @@ def _models(config: TrainConfig, dtype: torch.dtype, *, assisted: bool) -> tuple
 def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
     """Loads and splits the questions of a training, and warns the watcher of what is wrong with them."""
     split = split_of(config)
-    if taken := split.task.taken:
-        watcher.status(taken)
+    for line in filter(None, (split.task.taken, split.left_out)):
+        watcher.status(line)
     for warning in split.warnings(config):
         watcher.status(f"{WARNING}{warning}")
     return split
@@ -387,7 +387,8 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     if config.method == TrainConfig.model_fields["method"].default:
         others.add("method")  # as train.json of earlier versions does not name it
     # options that earlier versions do not name either
-    later = {*names(TrainConfig, Trait.ASSISTANT), *names(TrainConfig, Trait.READING), "select", "train_soft_tokens"}
+    later = {*names(TrainConfig, Trait.ASSISTANT), *names(TrainConfig, Trait.READING), "select"}
+    later |= {"train_soft_tokens", "rationale"}
     others |= {key for key in later if getattr(config, key) is None}
     settings = config.model_dump(mode="json", exclude=others)
     if config.constant is not None:

@@ -24,13 +24,14 @@ from scaling.control_tokens import DataEncoder
 from scaling.methods.cot import ChainOfThought
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, continuation, prompt_identity
-from scaling.records.errors import UsageError, listed
+from scaling.records.errors import DATA, UsageError, listed
 from scaling.records.journal import Journal, config_hash
 from scaling.records.names import stem_of
 from scaling.records.overlap import Learned, digest_of, overlap_of, template_of
 from scaling.records.records import Question
 from scaling.run import RunObserver, Setup, digest, environment, sample_all
 from scaling.tasks.catalogue import definition_of, load_task
+from scaling.tasks.equations import EQUATIONS, lead_to_answer
 from scaling.tasks.formats import holds_split
 from scaling.tasks.task import LoadedTask, Task
 from scaling.training.answer_spans import answer_place, before_answer
@@ -54,12 +55,14 @@ class Split:
         train: questions to learn from.
         validation: questions to validate on.
         repeated: number of training questions left out because their text is that of a validation question.
+        left_out: a line that counts the questions without what `--rationale equations` needs; empty where all have it.
     """
 
     task: LoadedTask
     train: tuple[Question, ...]
     validation: tuple[Question, ...]
     repeated: int = 0
+    left_out: str = ""
 
     def warnings(self, config: TrainConfig) -> list[str]:
         """Sentences about what is wrong with the questions. config: the settings of the training."""
@@ -95,12 +98,17 @@ def split_of(config: TrainConfig, *, by_id: bool = False) -> Split:
         UsageError: where nothing is left to train on.
     """
     if definition_of(config.task, config.data, columns=config.columns, kind=config.answer_kind).generated:
-        task = load_task(config.task, split="train", limit=config.limit, difficulty=config.difficulty)
-        validation = load_task(config.task, split="validation", limit=config.validation, difficulty=config.difficulty)
-        return Split(task, task.questions, validation.questions)
+        shared = {"difficulty": config.difficulty, **_data_of(config)}
+        task = load_task(config.task, split="train", limit=config.limit, **shared)
+        validation = load_task(config.task, split="validation", limit=config.validation, **shared)
+        left_out = ""
+        if config.rationale == EQUATIONS:
+            (task, left_out), (validation, _) = _with_equations(task), _with_equations(validation)
+        return Split(task, task.questions, validation.questions, left_out=left_out)
     if config.data is not None and config.data.is_file() and stem_of(config.data) == "test":
         raise UsageError(f"`--data` {config.data} looks like test questions: give its folder, or the train file.")
     task = load_task(config.task, split="train", difficulty=config.difficulty, **_data_of(config))
+    task, left_out = _with_equations(task) if config.rationale == EQUATIONS else (task, "")
     if len(task.questions) <= config.validation:
         raise UsageError(
             f"`--validation` {config.validation} leaves nothing to train on: there are {len(task.questions)} questions."
@@ -114,12 +122,35 @@ def split_of(config: TrainConfig, *, by_id: bool = False) -> Split:
         raise UsageError(
             f"`--validation` {config.validation} leaves nothing to train on: the other questions repeat the held-out ones."
         )
-    return Split(task, tuple(train[: config.limit]), held_out, len(others) - len(train))
+    return Split(task, tuple(train[: config.limit]), held_out, len(others) - len(train), left_out)
+
+
+def _with_equations(task: LoadedTask) -> tuple[LoadedTask, str]:
+    """The questions whose equations lead to their answer, and a line that counts the others; empty where there are none.
+
+    Raises UsageError if there are no such questions.
+    """
+    asked = task.questions
+    kept = tuple(question for question in asked if lead_to_answer(question))
+    without = sum(not question.rationale for question in asked)
+    if not kept:
+        raise UsageError(
+            f"`--rationale equations` takes calculator annotations such as <<16-3-4=9>> from rationales, and none of the "
+            f"{len(asked):,} questions has some that lead to its answer: leave it out, or give other questions by `--data`."
+        )
+    if len(kept) == len(asked):
+        return task, ""
+    line = (
+        f"{DATA}{len(kept):,} of {len(asked):,} questions are used; left out are {without:,} without equations and "
+        f"{len(asked) - len(kept) - without:,} whose equations end in another number than the answer"
+    )
+    return replace(task, questions=kept), line
 
 
 def _data_of(config: TrainConfig) -> dict[str, Any]:
     """What `load_task` is to know of the data of a training."""
-    return {"data": config.data, "columns": config.columns, "kind": config.answer_kind}
+    data = {"data": config.data, "columns": config.columns, "kind": config.answer_kind}
+    return {**data, "rationale": config.rationale}
 
 
 def _text_hash(question: Question) -> str:

@@ -107,6 +107,8 @@ def test_compressed_texts_are_unpacked(tmp_path: Path, pack: Any, ending: str) -
         ("q.json", '{"train": [{"a": 1}], "test": [{"a": 1}]}', "must hold one list of rows, and has `train`, `test`"),
         ("q.json", '{"nfl": {"passage": "", "qa_pairs": []}}', "holds an object with `nfl`"),
         ("q.txt", "question,answer\n1?,2\n", "must have a name that tells its format (.jsonl"),
+        ("q.txt", "1?||2\n\n3?\n", "line 3 must hold a question and its solution with one `||` between them, and has none"),
+        ("q.txt", "1?||2||3\n", "line 1 must hold a question and its solution with one `||` between them, and has 2"),
         ("q.csv", b"\xff\xfe1", "must be valid UTF-16"),
         ("q.json", "7", "must hold objects, one a row, not 7"),
         ("q.parquet", b"PAR1 and no more", "is no whole Parquet file"),

@@ -322,6 +322,7 @@ _VALUES = {
     "adapter": "x",
     "shots": 1,
     "shot_format": "text",
+    "rationale": "equations",
     "latent_paths": 2,
     "method_args": {"steps": 2},
     "assistant_prompt": "answer",
@@ -333,7 +334,7 @@ def test_options_are_idle_exactly_where_they_are_refused(method):
     given = {"adapter": "x"} if method == "lora" else {}
     refused = set()
     for key, value in _VALUES.items():
-        needed = {"shots": 1} if key == "shot_format" else {}
+        needed = {"shots": 1} if key in ("shot_format", "rationale") else {}
         try:
             RunConfig(**{"method": method, **given, **needed, key: value}).resolved()
         except UsageError:

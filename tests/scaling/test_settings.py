@@ -152,8 +152,9 @@ def test_every_option_stands_in_the_documentation_as_it_is_declared():
 
 def test_names_are_asked_for_by_any_mark():
     assert run_names(Effect.SIZE) == ("limit", "latent_paths", "samples")
-    assert run_names(Trait.SHOTS) == ("shots", "shot_format")
-    assert set(run_names(Effect.SIZE, Trait.SHOTS)) == {"limit", "latent_paths", "samples", "shots", "shot_format"}
+    of_shots = ("shots", "shot_format", "rationale")
+    assert run_names(Trait.SHOTS) == of_shots
+    assert set(run_names(Effect.SIZE, Trait.SHOTS)) == {"limit", "latent_paths", "samples", *of_shots}
 
 
 # ---- values that a run decides
