@@ -20,13 +20,14 @@ from scaling.tasks.formats import on_hub
 from scaling.tasks.generated import GeneratedTask
 from scaling.tasks.hidden_fact import HiddenFact
 from scaling.tasks.letters_and_coins import CoinFlip, LastLetters
+from scaling.tasks.prontoqa import ProntoQA
 from scaling.tasks.prosqa import ProsQA
 from scaling.tasks.task import LoadedTask, PlainTask, Task, load_questions, unknown_split
 
 if TYPE_CHECKING:
     from scaling.config import RunConfig
 
-_GENERATED: tuple[type[Task], ...] = (Arithmetic, Countdown, ProsQA, HiddenFact, LastLetters, CoinFlip)
+_GENERATED: tuple[type[Task], ...] = (Arithmetic, Countdown, ProsQA, ProntoQA, HiddenFact, LastLetters, CoinFlip)
 TASKS: dict[str, Callable[[], Task]] = {**{task.name: task for task in _GENERATED}, **hub.TASKS}  # the built-in tasks
 
 
@@ -172,7 +173,7 @@ def _built_in(name: str, data: Path | None) -> Task:
     if data is None:
         return task
     if task.takes_data:
-        task.generated, task.limit = False, None  # files have an end
+        task.generated, task.limit = task.generates_beside(data), None  # files have an end
         return task
     if isinstance(task, GeneratedTask):
         raise UsageError(f"{_has_its_own(name, data)}.")

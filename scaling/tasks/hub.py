@@ -45,8 +45,8 @@ class HubTask(YamlTask):
             return self._asked(self._converted(self._hub_rows(split), split))
         rows = read_rows(self.data, split=self._called(self.data, split))
         if self.columns or not self._fits(rows):
-            options = {"columns": self.columns, "equations": self.equations}
-            return self._asked(questions_of(rows, kind=self.answers, limit=limit, **options))
+            kind, columns = self.answers, self.columns
+            return self._asked(questions_of(rows, kind=kind, limit=limit, columns=columns, equations=self.equations))
         return self._asked(self._converted(rows, split))
 
     def _hub_rows(self, split: str) -> list[Row]:

@@ -7,7 +7,10 @@ one of them. The right word has no children and descends from this person only, 
 other of the two only. The shortest way to the right word has 3 to 6 steps.
 
 Splits share neither names nor words. Nor do they share graphs, whatever the order of nodes: the nodes' numbers of parents
-and children, sorted, name the split. torch is not loaded.
+and children, sorted, name the split.
+
+With a folder that has no training questions, as the published one, these are generated in the words and with the names of
+the others in it, and have the graph of none of them. torch is not loaded.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ import re
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 from scaling.records.errors import UsageError
 from scaling.records.records import Question
 from scaling.tasks.answers import SEVERAL, Reading, read_text
-from scaling.tasks.formats import Fields, read_rows
-from scaling.tasks.generated import GeneratedTask, people, pick, shuffled, split_by
+from scaling.tasks.formats import Fields, holds_split, read_rows
+from scaling.tasks.generated import SPLITS, GeneratedTask, people, pick, shuffled, split_by
 
 # Measured on the published test and validation questions: how many have so many nodes, and steps to the right word.
 _NODES = {14: 1, 17: 6, 18: 7, 19: 31, 20: 53, 21: 97, 22: 142, 23: 155, 24: 149, 25: 98, 26: 47, 27: 12, 28: 2}
@@ -30,13 +35,17 @@ _STEPS = {3: 326, 4: 350, 5: 105, 6: 19}
 # Shares of nodes that are given so many parents. Those that come out are fewer: there may not be as many candidates, and
 # a graph without question is drawn again.
 _PARENTS = {0: 5.5, 1: 40, 2: 32, 3: 17, 4: 6.2, 5: 1.9, 6: 0.4}
+_FEWEST = 4  # people of published questions that others can be made of
 _TRIES = 1000  # graphs drawn for the same numbers of nodes and steps
 _OF_ONE_ROOT = 0.42  # for each of the two: probability that parents are no descendants of the other one
+
+_TRAIN = SPLITS[0]
 
 _ONSETS = "b bl br cl d dr f fl g gl gr h j k l m n pl r s st t tr v w y z"
 _RIMES = {"train": "an ar en ig ol un", "validation": "ad et ok", "test": "ab eg ul"}
 
 _ASKED = re.compile(r"Is (?P<person>\w+) an? (?P<one>\w+) or (?:an? )?(?P<other>\w+)\?\s*$")
+_SAID = re.compile(r"\b(\w+) is an? (\w+)\.")
 _NOT = re.compile(r"\b(?:not|never|nor|isn['’]t)\s(?:an?\s)?\w+", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 
@@ -60,6 +69,21 @@ class Graph:
     path: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Published:
+    """What the published questions of a folder are made of.
+
+    Attributes:
+        people: names of people.
+        words: the invented words.
+        shapes: of the graphs, see `shape`.
+    """
+
+    people: tuple[str, ...]
+    words: tuple[str, ...]
+    shapes: frozenset[str]
+
+
 class ProsQA(GeneratedTask):
     """The task of ProsQA. An answer is one of the two words that a question offers."""
 
@@ -71,15 +95,25 @@ class ProsQA(GeneratedTask):
     def questions(self, split: str, limit: int | None) -> Iterator[Question]:
         if self.data is None:
             return super().questions(split, limit)
+        if split == _TRAIN and self.generates_beside(self.data):
+            return super().questions(split, limit or type(self).limit)
         rows = enumerate(read_rows(self.data, split=split))
         return iter([self._question(row, f"{self.name}-{split}-{number:05d}", where) for number, (where, row) in rows])
 
+    def generates_beside(self, data: Path) -> bool:
+        return data.is_dir() and not holds_split(data, _TRAIN)
+
     def draw(self, rng: random.Random, split: str, width: int) -> Question | None:  # noqa: ARG002
         graph = draw_graph(rng)
-        if split_by(f"prosqa/{shape(graph.parents)}") != split:
+        form, roots = shape(graph.parents), sum(not parents for parents in graph.parents)
+        if split_by(f"prosqa/{form}") != split:
             return None
-        names = people(rng, split, sum(not parents for parents in graph.parents))
-        words = shuffled(rng, [f"{onset}{rime}pus" for onset in _ONSETS.split() for rime in _RIMES[split].split()])
+        if self.data is None:
+            names, words = people(rng, split, roots), shuffled(rng, words_of(split))
+        else:
+            names, words = (shuffled(rng, own) for own in (self._published.people, self._published.words))
+            if form in self._published.shapes or len(names) < roots:
+                return None
         symbols = [words.pop() if parents else names.pop() for parents in graph.parents]
         edges = [(parent, node) for node, parents in enumerate(graph.parents) for parent in parents]
 
@@ -106,6 +140,23 @@ class ProsQA(GeneratedTask):
             elsewhere=lambda rest: _concluded(rest, question),
         )
 
+    @cached_property
+    def _published(self) -> Published:
+        """What the questions of `data` are made of. Raises UsageError if they have too few words to make others of."""
+        assert self.data is not None
+        held = [split for split in SPLITS if holds_split(self.data, split)]
+        texts = [question.text for split in held for question in self.questions(split, None)]
+        graphs = [_children_of(text) for text in texts]
+        inner = {below for children in graphs for every in children.values() for below in every}
+        outer = {above for children in graphs for above in children} - inner
+        if len(inner) < max(_NODES) - 2 or len(outer) < _FEWEST:
+            raise UsageError(
+                f"`--data {self.data}` has no training questions, and they are made of the words of its others, which have "
+                f"{len(inner)} words and {len(outer)} people where {max(_NODES) - 2} and {_FEWEST} are needed: give the "
+                f"whole published files, or leave `--data` out."
+            )
+        return Published(tuple(sorted(outer)), tuple(sorted(inner)), frozenset(map(_shape_of, graphs)))
+
     def _question(self, row: Fields, identity: str, where: str) -> Question:
         """The question of a published row. where: the place of the row, with which messages begin."""
         text, answer, steps = (row.get(key) for key in ("question", "answer", "steps"))
@@ -118,6 +169,11 @@ class ProsQA(GeneratedTask):
         if word is None:
             raise UsageError(f"{where} must have one of the two words as its `answer`, not {answer!r:.60}: correct it.")
         return Question(identity, question.text, word, rationale=question.rationale)
+
+
+def words_of(split: str) -> list[str]:
+    """All invented words of a split. No other split has one of them, and neither have the published questions."""
+    return [f"{onset}{rime}pus" for onset in _ONSETS.split() for rime in _RIMES[split].split()]
 
 
 def draw_graph(rng: random.Random) -> Graph:
@@ -156,6 +212,20 @@ def shape(parents: Sequence[Sequence[int]]) -> str:
     """What graphs have in common that differ in the order of their nodes only: numbers of parents and children, sorted."""
     children = [sum(node in of for of in parents) for node in range(len(parents))]
     return " ".join(sorted(f"{len(of)}-{below}" for of, below in zip(parents, children, strict=True)))
+
+
+def _children_of(text: str) -> dict[str, list[str]]:
+    """For each name and word of a question of which something is said, what it is."""
+    children: dict[str, list[str]] = {}
+    for match in _SAID.finditer(text):
+        children.setdefault(match[1], []).append(match[2])
+    return children
+
+
+def _shape_of(children: Mapping[str, Sequence[str]]) -> str:
+    """The shape of the graph of a question. children: from `_children_of`."""
+    nodes = list(dict.fromkeys([*children, *(below for every in children.values() for below in every)]))
+    return shape([[above for above, node in enumerate(nodes) if of in children.get(node, ())] for of in nodes])
 
 
 def _draw_parents(rng: random.Random, number: int) -> tuple[list[list[int]], list[set[int]]]:

@@ -89,8 +89,16 @@ class Task:
         """
         if self.data is None:
             raise UsageError(f"the task {self.name} needs `--data`, a file or folder with its questions: add it.")
-        how = {"columns": self.columns, "equations": self.equations}
-        return self._asked(read_questions(self.data, kind=self._kind, split=split, limit=limit, **how))
+        return self._asked(
+            read_questions(
+                self.data,
+                kind=self._kind,
+                split=split,
+                limit=limit,
+                columns=self.columns,
+                equations=self.equations,
+            )
+        )
 
     @property
     def _kind(self) -> Kind | None:
@@ -103,6 +111,10 @@ class Task:
         if self._kind is None:
             self.kind = read.kind
         return read.questions
+
+    def generates_beside(self, data: Path) -> bool:  # noqa: ARG002
+        """Whether it generates training questions without end where `data` has the others; for a built-in task with both."""
+        return False
 
     def text(self, question: Question) -> str:
         """The question as the prompt shows it. By default its text, and its lettered options if it has any."""

@@ -70,8 +70,17 @@ class YamlTask(Task):
         elif self._files:
             raise unknown_split(self.name, split, self._files)
         option = f"`columns` of {self._place}"
-        how = {"columns": self.columns, "option": option, "equations": self.equations}
-        return self._asked(read_questions(place, kind=self._kind, split=split, limit=limit, **how))
+        return self._asked(
+            read_questions(
+                place,
+                kind=self._kind,
+                split=split,
+                limit=limit,
+                columns=self.columns,
+                option=option,
+                equations=self.equations,
+            )
+        )
 
     @property
     def _kind(self) -> Kind | None:

@@ -58,6 +58,7 @@ from scaling.records.overlap import KEY as DIGESTS
 from scaling.records.overlap import digests_of, digests_with, learned_from, overlap_of
 from scaling.records.settings import Effect, names
 from scaling.run import RunObserver, environment
+from scaling.tasks.catalogue import definition_of
 from scaling.training.accuracy import accuracy_of
 from scaling.training.card import CHOSEN_BY, LAST, STEP, write_card
 from scaling.training.config import STAGES, TrainConfig
@@ -74,6 +75,7 @@ RESTORE = "restore the file, or begin again with another `--out`"  # the advice 
 _REFERENCE = 64  # questions whose states give the mean and deviation for standardising
 ROWS = 8  # targets x paths that go through the backbone together by default
 _VALIDATIONS = 10  # of a training by default
+_AT_ONCE = 200  # questions that are generated before anybody asks what takes so long
 _PART = 4_000  # questions whose targets are made between two lines that say how far that is
 
 
@@ -281,6 +283,9 @@ def _models(config: TrainConfig, dtype: torch.dtype, *, assisted: bool) -> tuple
 
 def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
     """Loads and splits the questions of a training, and warns the watcher of what is wrong with them."""
+    task = definition_of(config.task, config.data, columns=config.columns, kind=config.answer_kind)
+    if task.generated and (number := (config.limit or 0) + config.validation) > _AT_ONCE:
+        watcher.status(f"generating {number:,} questions of {task.name}")
     split = split_of(config)
     for line in filter(None, (split.task.taken, split.left_out)):
         watcher.status(line)

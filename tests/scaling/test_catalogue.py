@@ -36,6 +36,7 @@ def test_the_list_of_tasks() -> None:
         "arithmetic": "number",
         "countdown": "calculation",
         "prosqa": "text",
+        "prontoqa": "yes_no",
         "hidden-fact": "number",
         "last-letters": "letters",
         "coin-flip": "yes_no",

@@ -21,6 +21,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaling.config import RunConfig
+from scaling.methods.build import parts_of
 from scaling.models import loading, model_files
 from scaling.prompts import PromptBuilder
 from scaling.records.answer_classes import as_text, classes_of
@@ -28,22 +30,25 @@ from scaling.records.errors import UsageError
 from scaling.records.overlap import digest_of
 from scaling.records.records import Question
 from scaling.tasks.catalogue import definition_of, load_task
+from scaling.tasks.catalogue import task_of as task_loaded
 from scaling.tasks.countdown import CALCULATION
 from scaling.tasks.equality import AnswerChecker
 from scaling.tasks.formulas import evaluate
 from scaling.tasks.generated import SPLITS
 from scaling.tasks.hidden_fact import CHANCE_LOSS
+from scaling.tasks.prontoqa import HOPS
 from scaling.tasks.prosqa import shape
 from scaling.tasks.task import Task, read_answer
-from scaling.training.targets import ExampleBuilder
+from scaling.training.config import TrainConfig
+from scaling.training.targets import ExampleBuilder, split_of
 
-LEVELS = {"countdown": 2, "prosqa": 1, "hidden-fact": 1, "last-letters": 3, "coin-flip": 3}
+LEVELS = {"countdown": 2, "prosqa": 1, "prontoqa": 1, "hidden-fact": 1, "last-letters": 3, "coin-flip": 3}
 STREAMS = [
     (name, split, level) for name, levels in LEVELS.items() for split in SPLITS for level in range(1, levels + 1)
 ]
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "prosqa"
 CHECKER = AnswerChecker()  # starts nothing unless it is asked
-TEXT_WORDS = {"A", "Take", "Which", "Write", "What", "Is", "Does", "There", "How", "Every", "Use"}
+TEXT_WORDS = {"A", "Take", "Which", "Write", "What", "Is", "Does", "There", "How", "Every", "Use", "Each", "True"}
 
 streams = st.sampled_from(STREAMS)
 every_stream = pytest.mark.parametrize(("name", "split", "level"), STREAMS)
@@ -545,8 +550,158 @@ def test_wrong_files_of_prosqa_are_told(content: str | None, expected: str, tmp_
 
 def test_a_split_that_the_published_folder_lacks_is_told(tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"has none for `train`: give one of `test`"):
+    with pytest.raises(UsageError, match=r"has none for `validation`: give one of `test`"):
+        load_task("prosqa", data=tmp_path, split="validation")
+    with pytest.raises(UsageError, match=r"has no training questions, .* which have 0 words and 0 people"):
         load_task("prosqa", data=tmp_path, split="train")
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder as the published one: 40 validation and 20 test questions, without training questions."""
+    for name, split in (("valid", "validation"), ("test", "test")):
+        questions = first("prosqa", split, 1, 150)[: 40 if split == "validation" else 20]
+        rows = [{"question": q.text, "answer": q.rationale[-1], "steps": q.rationale} for q in questions]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def test_training_questions_are_made_of_the_words_of_published_ones(published: Path) -> None:
+    config = TrainConfig(task="prosqa", data=published, limit=30, validation=9).resolved()
+    split = split_of(config)
+    assert split.validation == load_task("prosqa", data=published, split="validation", limit=9).questions
+    others = [q for part in ("validation", "test") for q in load_task("prosqa", data=published, split=part).questions]
+    known = set().union(*(graph(question)[0] for question in others))
+    for question in split.train:
+        children, person, one, other = graph(question)
+        assert set(children) <= known
+        assert question.answer in distances(children, person)
+        assert {one, other} & set(distances(children, person)) == {question.answer}
+    assert len(split.train) == len({question.text for question in split.train}) == 30
+    shapes = [{parents_and_children(graph(question)[0]) for question in part} for part in (split.train, others)]
+    assert not shapes[0] & shapes[1]
+    assert not split.warnings(config), "no test question is trained on"
+    assert TrainConfig(task="prosqa", data=published, max_steps=5).resolved().limit == 5 * 8, "new ones for every step"
+
+
+def test_runs_ask_the_published_questions_and_show_generated_ones(published: Path) -> None:
+    config = RunConfig(method="cot", task="prosqa", data=published, shots=2).resolved()
+    asked = task_loaded(config)
+    assert len(asked.questions) == 20
+    shown = parts_of(config, asked).exemplars
+    assert [question.id for question in shown] == ["prosqa-train-00000", "prosqa-train-00001"]
+
+
+def parents_and_children(children: dict[str, set[str]]) -> str:
+    return " ".join(sorted(f"{parent_counts(children)[node]}-{len(children[node])}" for node in children))
+
+
+# ---- ProntoQA
+
+
+def ontology(question: Question) -> tuple[dict[str, set[str]], str, str, str]:
+    """What each concept is, the person in question, what that is, and what is asked, from the text alone."""
+    *rules, said, asked = re.split(r"(?<=\.) ", question.text)
+    found: dict[str, set[str]] = {}
+    for rule in rules:
+        one = re.fullmatch(r"(?:Every|Each) (\w+pus) is (?:a )?((?:not )?\w+)\.", rule)
+        several = re.fullmatch(r"(\w+pus)es are ((?:not )?\w+?)(?:(?<=pus)es)?\.", rule)
+        match = one or several
+        assert match, rule
+        found.setdefault(match[1].lower(), set()).add(match[2])
+    person = re.fullmatch(r"(\w+) is a (\w+pus)\.", said)
+    assert person, said
+    assert asked.startswith(f"True or false: {person[1]} is ")
+    return found, person[1], person[2], asked.split(" is ", 1)[1].rstrip(".")
+
+
+def opposite(of: str) -> str:
+    return of.removeprefix("not ") if of.startswith("not ") else f"not {of}"
+
+
+def test_prontoqa_is_answered_by_following_five_rules_from_the_person() -> None:
+    for question in many("prontoqa", "test"):
+        rules, person, first_kind, asked = ontology(question)
+        far = derived(rules, first_kind)
+        assert {asked, opposite(asked)} & set(far) == {asked if question.answer == "yes" else opposite(asked)}
+        assert min(far[of] for of in (asked, opposite(asked)) if of in far) == HOPS
+        assert all(opposite(of) not in far for of in far), "the ontology contradicts itself"
+        now = first_kind
+        for step in question.rationale:
+            match = re.fullmatch(rf"Every (\w+) is (?:a )?(.+), so {person} is (?:a )?(.+)\.", step)
+            assert match, step
+            assert match[1] == now
+            assert match[2] == match[3]
+            assert match[2] in rules[now]
+            now = match[2]
+        assert len(question.rationale) == HOPS
+        assert now in (asked, opposite(asked))
+
+
+def derived(rules: dict[str, set[str]], kind: str) -> dict[str, int]:
+    """All that follows of what is of a kind, with the number of rules that it takes."""
+    found, ring = {kind: 0}, [kind]
+    while ring:
+        ring = [of for one in ring for of in sorted(rules.get(one, ())) if of not in found]
+        found |= {of: 1 + max(found.values()) for of in ring}
+    return found
+
+
+def guesses(question: Question) -> dict[str, bool]:
+    """What might tell "true" without following the rules, from the text alone."""
+    rules, _, first_kind, asked = ontology(question)
+    has = {of: kind for kind, every in rules.items() for of in every}
+    text = question.text.rpartition(" True or false:")[0].lower()
+    places = {of: text.index(has[of]) for of in (asked, opposite(asked))}
+    same, against = (text.count(has[of]) for of in (asked, opposite(asked)))
+    return {
+        "the question has a not": asked.startswith("not "),
+        "an even number of nots": question.text.count(" not ") % 2 == 0,
+        "many nots": question.text.count(" not ") > 3,
+        "its concept comes first": places[asked] < places[opposite(asked)],
+        "its concept is nearer to the person's": abs(places[asked] - text.index(first_kind))
+        < abs(places[opposite(asked)] - text.index(first_kind)),
+        "its concept has more sentences": same > against,
+        "it is said in the singular": re.search(rf" is {asked}\.", text) is not None,
+        "its opposite is said in the singular": re.search(rf" is {opposite(asked)}\.", text) is not None,
+        "the text is long": len(question.text) > 470,
+        "the person's kind has a property": any("pus" not in of for of in rules[first_kind]),
+    }
+
+
+def test_prontoqa_labels_are_balanced_and_not_told_by_the_surface() -> None:
+    for split in SPLITS:
+        questions = many("prontoqa", split)
+        bound = 2 / math.sqrt(len(questions))  # four standard errors
+        labels = [question.answer == "yes" for question in questions]
+        assert sum(labels) / len(labels) == pytest.approx(1 / 2, abs=bound)
+        features = [guesses(question) for question in questions]
+        for name in features[0]:
+            hits = sum(feature[name] == label for feature, label in zip(features, labels, strict=True))
+            assert hits / len(labels) == pytest.approx(1 / 2, abs=bound), (split, name)
+
+
+def test_prontoqa_splits_share_no_concept() -> None:
+    concepts = {
+        split: {
+            word.lower().removesuffix("es") for q in many("prontoqa", split) for word in re.findall(r"\w+pus", q.text)
+        }
+        for split in SPLITS
+    }
+    for one, other in combinations(SPLITS, 2):
+        assert not concepts[one] & concepts[other]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("The answer is true.", "yes"), ("The answer is False.", "no"), ("True", "yes"), ("The answer is no.", "no")],
+)
+def test_prontoqa_reads_true_and_false(text: str, expected: str) -> None:
+    task, question = task_of("prontoqa"), first("prontoqa", "test", 1, 1)[0]
+    assert read_answer(task, text, question).lenient == expected
+    assert f"The answer is {'true' if question.answer == 'yes' else 'false'}." in task.solution(question)
+    assert "true" in task.asks(question)
+    assert "false" in task.asks(question)
 
 
 # ---- hidden fact
