@@ -653,7 +653,6 @@ def guesses(question: Question) -> dict[str, bool]:
     has = {of: kind for kind, every in rules.items() for of in every}
     text = question.text.rpartition(" True or false:")[0].lower()
     places = {of: text.index(has[of]) for of in (asked, opposite(asked))}
-    same, against = (text.count(has[of]) for of in (asked, opposite(asked)))
     return {
         "the question has a not": asked.startswith("not "),
         "an even number of nots": question.text.count(" not ") % 2 == 0,
@@ -661,7 +660,6 @@ def guesses(question: Question) -> dict[str, bool]:
         "its concept comes first": places[asked] < places[opposite(asked)],
         "its concept is nearer to the person's": abs(places[asked] - text.index(first_kind))
         < abs(places[opposite(asked)] - text.index(first_kind)),
-        "its concept has more sentences": same > against,
         "it is said in the singular": re.search(rf" is {asked}\.", text) is not None,
         "its opposite is said in the singular": re.search(rf" is {opposite(asked)}\.", text) is not None,
         "the text is long": len(question.text) > 470,
