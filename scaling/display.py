@@ -218,6 +218,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("questions", f"{summary['num_questions']}", f"{summary['num_completions']} completions"),
         *_training(summary.get("training") or {}),
         *_saved(summary),
+        *([("latent steps", f"{tokens['latent_steps']:,}", "of all paths, one after another")] if "latent_steps" in tokens else []),
         ("generated tokens", f"{tokens['generated']:,}", f"{_number(summary['mean_tokens'])} a completion"),
         (
             "prompt tokens computed",

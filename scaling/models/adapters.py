@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 
 from scaling.models.folders import unfit
-from scaling.models.loading import LanguageModel, fingerprint_of, has_other_weights
+from scaling.models.loading import LanguageModel, fingerprint_of, has_other_weights, load_tokenizer
 from scaling.models.model_files import find_folder
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError, one_line
@@ -25,8 +25,10 @@ from scaling.records.files import sha256
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE = "adapter_config.json", "adapter_model.safetensors", "train.json"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,29 @@ def refuse_quantised(backbone: LanguageModel) -> None:
             f"`--method lora` merges its adapter into the weights of the backbone, and those of `--backbone` "
             f"{backbone.name} are quantised ({how}): take the model that is not, or `--method softcot++`."
         )
+
+
+def tokenizer_of(adapter: Adapter, backbone: LanguageModel) -> PreTrainedTokenizerBase:
+    """The tokenizer that the adapter was trained with, where that has tokens of its own; else the backbone's."""
+    if not (adapter.folder / TOKENIZER_FILE).is_file():
+        return backbone.tokenizer
+    return load_tokenizer(str(adapter.folder), name=adapter.name)
+
+
+def with_tokens(adapter: Adapter, backbone: LanguageModel) -> LanguageModel:
+    """The backbone with the tokens that the adapter was trained with. Its model changes in place.
+
+    Rows that are new are zero: those that a training has learned come with the adapter.
+    """
+    tokenizer = tokenizer_of(adapter, backbone)
+    known = backbone.rows
+    if len(tokenizer) > known:
+        backbone.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        for layer in (backbone.model.get_input_embeddings(), backbone.model.get_output_embeddings()):
+            if layer is not None:
+                layer.weight.data[known:] = 0
+        backbone.model.requires_grad_(False)
+    return replace(backbone, tokenizer=tokenizer)
 
 
 def load(adapter: Adapter, backbone: LanguageModel) -> PeftModel:
