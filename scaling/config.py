@@ -186,7 +186,7 @@ class RunConfig(BaseModel):
         float | None,
         Field(ge=0, allow_inf_nan=False),
         Setting(
-            "Size of softcot-p's, -dropout's, -gumbel's or coconut's change, relative to the thoughts. Default 0.2; coconut: 0.",
+            "Size of softcot-p's, -dropout's, -gumbel's or coconut's change, relative to thoughts. Default 0.2; coconut 0.",
             *(_PATHS, _METHODS, Tag.VALIDATION),
             used_by=Trait.PERTURBED,
             whose="the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel, coconut)",
@@ -471,7 +471,7 @@ class RunConfig(BaseModel):
         self._refuse_unfit_noise()
         if self.latent_tokens and len(self.latent_tokens.split()) not in (2, 3):
             raise UsageError(
-                f"`--latent-tokens` is {self.latent_tokens!r}: give the tokens that begin and end the thoughts, with a space "
+                f"`--latent-tokens` is {self.latent_tokens!r}: give the tokens before and after the thoughts, with a space "
                 f"between them, and a third where it is one to pause."
             )
         if self.thought_scale is not None and self.control not in (None, "shuffled", "counterfactual"):
@@ -504,8 +504,8 @@ class RunConfig(BaseModel):
             )
         if self.noise_kind and not self.noise:
             raise UsageError(
-                f"`--noise-kind {self.noise_kind}` says how `--noise` changes thoughts, and that is 0: add `--noise 0.2`, or "
-                f"leave the kind out."
+                f"`--noise-kind {self.noise_kind}` says how `--noise` changes thoughts, and that is 0: add `--noise 0.2`, "
+                f"or leave the kind out."
             )
 
     def _refuse_unfit_engine(self) -> None:

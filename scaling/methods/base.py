@@ -43,11 +43,14 @@ class Method(PromptSource, Protocol):
 
     Attributes:
         backbone: the model that decodes; its weights may be the method's own.
-        latent_steps: how many of its own states the backbone was given as inputs so far, summed over paths.
     """
 
     backbone: LanguageModel
-    latent_steps: int
+
+    @property
+    def latent_steps(self) -> int:
+        """How many of its own states the backbone was given as inputs so far, summed over paths."""
+        ...
 
     def asked(self, question: Question) -> PromptedQuestion:
         """The question's prompt and its lengths, without computing any thoughts."""

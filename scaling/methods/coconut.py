@@ -1,8 +1,8 @@
 """Coconut: chain of continuous thought (arXiv 2412.06769), by a backbone that was trained for it.
 
-After the prompt of chain of thought stands a token that begins thoughts. The backbone's last state there is the first thought.
-It is read in the place of a token, the state after it is the second, and so on. A token that ends thoughts follows, and then
-the backbone writes its answer. With noise on every thought there are several paths (arXiv 2510.07745).
+After the prompt of chain of thought stands a token that begins thoughts. The backbone's last state there is the first
+thought. It is read in the place of a token, the state after it is the second, and so on. A token that ends thoughts follows,
+and then the backbone writes its answer. With noise on every thought there are several paths (arXiv 2510.07745).
 
 A backbone may also have been trained with a learned token in the place of every thought, to pause, or with nothing there.
 """
@@ -379,11 +379,12 @@ class CoconutParts(Parts):
         return {"latent_thought": self.trained.thought, **adapter}
 
     def refuse_unfit(self, backbone: LanguageModel, assistant: LanguageModel | None) -> None:  # noqa: ARG002
+        frame = self._frame(self._tokenizer(backbone))
         if self.adapter:
             adapters.refuse_quantised(backbone)
-            backbone = adapters.with_tokens(self.adapter, backbone)
+            backbone = adapters.with_tokens(self.adapter, backbone, frame.ids if frame else ())
             adapters.load(self.adapter, backbone)
-        if frame := self._frame(backbone.tokenizer):
+        if frame:
             frame.refuse_unknown(backbone)
 
     def build(self, surroundings: Surroundings) -> Method:
@@ -415,7 +416,8 @@ class CoconutParts(Parts):
         adapters.refuse_quantised(plain)
         for warning in adapters.mismatches(self.adapter, plain):
             surroundings.tell(f"{WARNING}{warning}")
-        backbone = adapters.with_tokens(self.adapter, plain)
+        frame = self._frame(self._tokenizer(plain))
+        backbone = adapters.with_tokens(self.adapter, plain, frame.ids if frame else ())
         merged = adapters.merged(adapters.load(self.adapter, backbone), backbone)
         described = {**model_identity(merged), **plain.identity("backbone"), "merged_fingerprint": merged.fingerprint}
         return merged, described

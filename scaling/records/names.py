@@ -27,8 +27,8 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     """The name of a run's method, such as `CoT-SC` or `SoftCoT++ [untrained]`.
 
     -SC stands for self-consistency: several samples of a single path. The rounds of a method that refines its thoughts are
-    named, and so are latent steps and a prompt other than `plain`. Brackets say how the method was trained, unless that was on questions of
-    the run's own task, and name a control and a scale of thoughts.
+    named, and so are latent steps and a prompt other than `plain`. Brackets say how the method was trained, unless that was
+    on questions of the run's own task, and name a control and a scale of thoughts.
 
     Args:
         config: the settings in run.json.
