@@ -14,6 +14,7 @@ TITLES = {  # names of the methods that come with the package, as in the papers
     **{"cot": "CoT", "cot-unk": "CoT-Unk", "assist-cot": "Assist-CoT", "lora": "LoRA", "softcot": "SoftCoT"},
     **{"softcot-p": "SoftCoT-P", "softcot-dropout": "SoftCoT-Dropout", "softcot-gumbel": "SoftCoT-Gumbel"},
     **{"softcot++": "SoftCoT++", "prompt-tuning": "Prompt tuning", "proposer": "Proposer", "refiner": "Refiner"},
+    **{"coconut": "Coconut"},
 }
 COMPRESSED = (".gz", ".bz2", ".xz")  # endings of files that are unpacked when they are read
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")  # endings of files of questions
