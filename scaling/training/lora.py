@@ -29,7 +29,8 @@ from scaling.records.errors import UsageError
 from scaling.records.files import sha256
 from scaling.run import environment
 from scaling.tasks.task import LoadedTask
-from scaling.training.adapter import Figures, LoraTrainer, new_adapter, save_adapter, save_merged
+from scaling.training.adapter import LoraTrainer, new_adapter, save_adapter, save_merged
+from scaling.training.backbone import Figures
 from scaling.training.card import write_lora_card
 from scaling.training.check import Check, compare, held_out, right_answers, settings_of
 from scaling.training.config import TrainConfig
