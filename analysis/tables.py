@@ -21,8 +21,8 @@ from scaling.records.voters import voter_of, voter_record
 _FEW = 2  # voters that the table of accuracies shows; where there are more, they get a table of their own
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>&|~$]|^[-+#=](?=\s|$)|(?<=^\d)[.)]")
 _OF_LATENT_STEPS = (
-    " Latent steps are states of the backbone that are fed back into it, of all paths; steps a chain: how many forward passes "
-    "a chain takes one after another, its latent steps and its tokens."
+    " Latent steps are states of the backbone that are fed back into it, of all paths; steps a chain: passes one after "
+    "another, which are the latent steps and the tokens of a chain."
 )
 _MANY = 5  # most methods that a headline names, and that fit side by side in a terminal
 

@@ -382,7 +382,7 @@ class CoconutParts(Parts):
         frame = self._frame(self._tokenizer(backbone))
         if self.adapter:
             adapters.refuse_quantised(backbone)
-            backbone = adapters.with_tokens(self.adapter, backbone, frame.ids if frame else ())
+            backbone = adapters.with_tokens(self.adapter, backbone)
             adapters.load(self.adapter, backbone)
         if frame:
             frame.refuse_unknown(backbone)
@@ -416,8 +416,7 @@ class CoconutParts(Parts):
         adapters.refuse_quantised(plain)
         for warning in adapters.mismatches(self.adapter, plain):
             surroundings.tell(f"{WARNING}{warning}")
-        frame = self._frame(self._tokenizer(plain))
-        backbone = adapters.with_tokens(self.adapter, plain, frame.ids if frame else ())
+        backbone = adapters.with_tokens(self.adapter, plain)
         merged = adapters.merged(adapters.load(self.adapter, backbone), backbone)
         described = {**model_identity(merged), **plain.identity("backbone"), "merged_fingerprint": merged.fingerprint}
         return merged, described

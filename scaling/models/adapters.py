@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,24 +104,20 @@ def tokenizer_of(adapter: Adapter, backbone: LanguageModel) -> PreTrainedTokeniz
     return load_tokenizer(str(adapter.folder), name=adapter.name)
 
 
-def with_tokens(adapter: Adapter, backbone: LanguageModel, tokens: Iterable[int]) -> LanguageModel:
-    """The backbone with the tokenizer that the adapter was trained with. Its model changes in place.
+def with_tokens(adapter: Adapter, backbone: LanguageModel) -> LanguageModel:
+    """The backbone with the tokens that the adapter was trained with. Its model changes in place.
 
     Rows that are new are zero: those that a training has learned come with the adapter.
-
-    Args:
-        adapter: the adapter.
-        backbone: the backbone, which cannot be used any more.
-        tokens: ids that the model must have embeddings of.
     """
-    known, needed = backbone.rows, 1 + max(tokens, default=-1)
+    tokenizer, known = tokenizer_of(adapter, backbone), backbone.rows
+    needed = 1 + max(tokenizer.added_tokens_decoder, default=-1)
     if needed > known:
         backbone.model.resize_token_embeddings(needed, mean_resizing=False)
         for layer in (backbone.model.get_input_embeddings(), backbone.model.get_output_embeddings()):
             if layer is not None:
                 layer.weight.data[known:] = 0
         backbone.model.requires_grad_(False)
-    return replace(backbone, tokenizer=tokenizer_of(adapter, backbone))
+    return replace(backbone, tokenizer=tokenizer)
 
 
 def load(adapter: Adapter, backbone: LanguageModel) -> PeftModel:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-import shutil
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -16,19 +15,18 @@ from analysis.load import load as load_for_report
 from analysis.methods import group
 from contrastive.forward import hidden_states
 from scaling.cli import app
-from scaling.config import RunConfig
+from scaling.config import DEFAULT_MODEL
 from scaling.engines.base import Decoding, Request
 from scaling.engines.local.engine import TransformersEngine
-from scaling.methods.kinds import kind_of
 from scaling.methods.perturbations import rms
-from scaling.models import loading
+from scaling.models import adapters, loading
 from scaling.preview import preview
 from scaling.prompts import SLOT
 from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError
 from scaling.records.seeds import stream_seed
 from scaling.run import execute, prepare
-from scaling.sampler import requests as requests_of
+from scaling.training.adapter import save_adapter
 
 BEGIN, END, PAUSE = TOKENS = ("<|start-latent|>", "<|end-latent|>", "<|latent|>")
 STEPS = 3
@@ -41,7 +39,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def checkpoint(tmp_path, tiny_model_folder, other_model_folder):
-    """`checkpoint(family, tokens, **about)`: a plain folder of a tiny model with tokens added, as a full training leaves it."""
+    """`checkpoint(family, tokens, **about)`: a plain folder of a tiny model with tokens added, as a training leaves it."""
 
     def make(family="llama", tokens=TOKENS, *, name="checkpoint", resize=True, special=False, **about):
         source = {"llama": tiny_model_folder, "gpt2": other_model_folder}[family]
@@ -310,7 +308,7 @@ def test_steps_and_their_cost_are_counted(tmp_path, coconut, silent):
     assert (config["latent_tokens"], config["latent_thought"]) == (" ".join(TOKENS), "latent")
 
 
-def test_other_methods_say_nothing_of_latent_steps(tmp_path, run, config_of, silent):
+def test_other_methods_say_nothing_of_latent_steps(tmp_path, config_of, silent):
     summary = execute(config_of(method="cot", latent_paths=1, out=tmp_path / "run"), silent)
     assert "latent_steps" not in summary["tokens"]
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
@@ -330,3 +328,159 @@ def test_a_preview_shows_the_prompt_with_its_thoughts(made, coconut, checkpoint)
         f"{len(made(backbone=folder, latent_steps=None).method.prompts(made().task.questions[0], [0])[0])} tokens"
         in prompts
     )
+
+
+# ---- adapters
+
+
+@pytest.fixture
+def trained_adapter(tmp_path, tiny_model_folder):
+    """The folder of an adapter with rows of its own for three tokens, and the whole model that it makes of the backbone."""
+    backbone = loading.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32, own=True)
+    backbone.tokenizer.add_tokens(list(TOKENS), special_tokens=True)
+    backbone.model.resize_token_embeddings(len(backbone.tokenizer), mean_resizing=False)
+    ids = backbone.tokenizer.convert_tokens_to_ids(list(TOKENS))
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=ids)
+    adapted = adapters.attach(backbone, config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_adapter(adapted, folder, backbone=str(tiny_model_folder))
+    backbone.tokenizer.save_pretrained(folder)
+    (folder / "train.json").write_text(json.dumps({"thought": "latent", "latent_steps": 2}))
+    return folder, adapters.merged(adapted, backbone).model
+
+
+def test_an_adapter_brings_its_tokens_and_thinks_as_the_whole_model_does(made, trained_adapter, tiny_model_folder):
+    folder, whole = trained_adapter
+    setup = made(backbone=tiny_model_folder, adapter=folder, latent_steps=None)
+    (prompt,) = setup.method.prompts(setup.task.questions[0], [0])
+    torch.testing.assert_close(prompt.thoughts, plain_thoughts(whole, prompt.prefix, 2), rtol=1e-4, atol=1e-4)
+    assert setup.method.identity().keys() >= {"adapter_sha256", "merged_fingerprint", "backbone_fingerprint"}
+    shared = loading.load(str(tiny_model_folder), name="tiny", device="cpu", dtype=torch.float32)
+    assert setup.method.identity()["backbone_fingerprint"] == shared.fingerprint
+
+
+def test_a_run_with_an_adapter_goes_from_preview_to_report(
+    tmp_path, coconut, trained_adapter, tiny_model_folder, silent
+):
+    settings = coconut(backbone=tiny_model_folder, adapter=trained_adapter[0], latent_steps=None, out=tmp_path / "run")
+    assert f"{BEGIN}[1][2]{END}" in preview(settings)[1]
+    execute(settings, silent)
+    assert preview(settings)[0]["latent_steps"] == 2, "the run's own folder is taken"
+
+
+# ---- checkpoints of others
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_published_folder_runs_by_the_names_of_its_tokens(tmp_path, coconut, checkpoint, family, silent):
+    folder = checkpoint(family, ("<bot>", "<eot>"))
+    execute(coconut(backbone=folder, latent_tokens="<bot> <eot>", out=tmp_path / "run"), silent)
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert config["latent_tokens"] == "<bot> <eot>"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_published_prompt_is_a_chat_template_in_the_folder_and_one_of_the_question_alone(
+    made, checkpoint, family, tmp_path
+):
+    """docs/methods.md says so: the question, a new line, and the token that begins thoughts."""
+    folder = checkpoint(family)
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] + '\\n' }}")
+    bare = tmp_path / "question.jinja"
+    bare.write_text("{% block user %}\n{{ question }}\n{% endblock %}\n")
+    setup = made(backbone=folder, prompt=bare)
+    question, tokenizer = setup.task.questions[0], setup.backbone.tokenizer
+    (prompt,) = setup.method.prompts(question, [0])
+    assert prompt.prefix == tuple(tokenizer(f"{question.text}\n{BEGIN}", add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("files", "changes", "said"),
+    [
+        (
+            {},
+            {"latent_steps": None},
+            "`--method coconut` needs `--latent-steps`, as .*checkpoint does not say.*: add it",
+        ),
+        (
+            {"tokens": ("<bot>",)},
+            {},
+            r"the tokenizer of .* has no token `<\|start-latent\|>`: name .*`--latent-tokens`",
+        ),
+        ({"tokens": (BEGIN,)}, {}, r"has no token `<\|end-latent\|>`"),
+        (
+            {"resize": False},
+            {},
+            r"token `<\|start-latent\|>` is number \d+, and a model that knows \d+: give the model",
+        ),
+        ({"thought": "pause", "latent_steps": 2, "tokens": TOKENS[:2]}, {}, r"has no token `<\|latent\|>`"),
+        (
+            {"thought": "pause", "latent_steps": 2, "latent_tokens": f"{BEGIN} {END}"},
+            {},
+            "was trained with a token to pause: name it as the third",
+        ),
+        ({"thought": "pause", "latent_steps": 2}, {"noise": 0.1}, "a token to pause stands in their place"),
+        ({"thought": "pause", "latent_steps": 2}, {"noise": 0, "latent_paths": 2}, "take `--samples` for more chains"),
+        ({"thought": "none"}, {}, "`--latent-steps` 3: .* was trained with nothing in the place of thoughts"),
+        (
+            {"thought": "none"},
+            {"latent_steps": None, "control": "zero"},
+            "nothing stands in their place: leave them out",
+        ),
+        ({"thought": "words"}, {}, "train.json of .* is damaged"),
+        ({"latent_steps": "six"}, {"latent_steps": None}, "train.json of .* is damaged"),
+        ({}, {"latent_steps": 10**9}, "`--latent-steps` 1000000000 are more than a context takes"),
+        ({}, {"latent_steps": 500}, "needs .* prompt tokens .*, more than the model's context of 512"),
+        ({}, {"latent_paths": 4}, "`--latent-paths` 4 of `coconut` differ by noise alone: add `--noise 0.2`"),
+        ({}, {"noise_kind": "dropout"}, "says how `--noise` changes thoughts, and that is 0"),
+        ({}, {"latent_tokens": "<bot>"}, "`--latent-tokens` is '<bot>': give the tokens before and after"),
+        ({}, {"soft_tokens": 4}, "`--soft-tokens` is for methods with slots"),
+        ({}, {"engine": "vllm", "device": "auto"}, "`--method coconut` .* here, so it needs `--engine transformers`"),
+    ],
+)
+def test_what_cannot_work_is_told_before_and_in_a_run(coconut, checkpoint, silent, files, changes, said):
+    settings = coconut(backbone=checkpoint(**files), **changes)
+    for refused in (lambda: preview(settings), lambda: prepare(settings, silent)):
+        with pytest.raises(UsageError, match=said) as error:
+            refused()
+        assert "\n" not in str(error.value)
+
+
+def test_a_question_that_holds_a_token_of_thoughts_is_text_or_refused(tmp_path, coconut, checkpoint, silent):
+    """Special tokens are cut out of data by every prompt; others could not be told from text."""
+    data = tmp_path / "test.jsonl"
+    data.write_text(json.dumps({"id": "a", "question": f"What is {BEGIN}?", "answer": 1}) + "\n")
+    with pytest.raises(UsageError, match=r"holds the token `<\|start-latent\|>`, .*: remove it from the data"):
+        prepare(coconut(backbone=checkpoint(), data=data), silent)
+    setup = prepare(coconut(backbone=checkpoint(name="special", special=True), data=data), silent)
+    (prompt,) = setup.method.prompts(setup.task.questions[0], [0])
+    assert prompt.prefix.count(prompt.prefix[-1]) == 1
+
+
+def test_a_chain_that_is_scored_again_keeps_its_settings(tmp_path, coconut, checkpoint, silent, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = checkpoint(latent_steps=2)
+    execute(coconut(backbone=folder, latent_steps=None, assistant=DEFAULT_MODEL), silent)
+    (run,) = (tmp_path / "runs").iterdir()
+    before = json.loads((run / "summary.json").read_text())
+    given = [
+        "--method",
+        "coconut",
+        "--backbone",
+        str(folder),
+        "--limit",
+        "2",
+        "--samples",
+        "2",
+        "--max-new-tokens",
+        "12",
+    ]
+    rest = ["--temperature", "1", "--device", "cpu", "--dtype", "float32"]
+    done = CliRunner().invoke(app, [*given, *rest, "--rescore", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads((run / "summary.json").read_text())["tokens"] == before["tokens"]
