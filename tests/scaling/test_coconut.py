@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from analysis.compute import compute
 from analysis.load import load as load_for_report
 from analysis.methods import group
+from analysis.results import Settings, results
+from analysis.tables import tables
 from contrastive.forward import hidden_states
 from scaling.cli import app
 from scaling.config import DEFAULT_MODEL
@@ -484,3 +486,22 @@ def test_a_chain_that_is_scored_again_keeps_its_settings(tmp_path, coconut, chec
     done = CliRunner().invoke(app, [*given, *rest, "--rescore", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads((run / "summary.json").read_text())["tokens"] == before["tokens"]
+
+
+def test_a_report_names_runs_by_their_steps_and_has_columns_of_them(tmp_path, coconut, checkpoint, silent):
+    folder, runs = checkpoint(), {}
+    for name, changes in {
+        "cot": {"method": "cot", "latent_steps": None},
+        "two": {"latent_steps": 2},
+        "three": {"latent_steps": 3, "control": "zero"},
+    }.items():
+        execute(coconut(backbone=folder, **changes, out=tmp_path / name), silent)
+        runs[name] = load_for_report(tmp_path / name)
+    found = results(group([(None, run) for run in runs.values()], common=False), Settings(), lambda _: None)
+    (table,) = (one for one in tables(found) if one.title == "Compute")
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert rows.keys() == {"CoT-SC", "Coconut-SC, 2 latent steps", "Coconut-SC, 3 latent steps [zero]"}
+    assert {name: row["latent steps"] for name, row in rows.items()} == dict(zip(rows, ("-", "2", "-"), strict=True))
+    alone = results(group([(None, runs["cot"])], common=False), Settings(), lambda _: None)
+    (plain,) = (one for one in tables(alone) if one.title == "Compute")
+    assert "latent steps" not in plain.columns
