@@ -148,7 +148,7 @@ class Reader:
             places = [place for place, example in enumerate(examples) if example.latent == steps]
             part = [examples[place] for place in places]
             losses = self._after_latent_steps(part, steps) if steps else self._after_prompts(part)
-            by_example |= zip(places, losses.split([len(example.scored) for example in part]), strict=True)
+            by_example |= zip(places, torch.split(losses, [len(example.scored) for example in part]), strict=True)
         return torch.cat([by_example[place] for place in range(len(examples))])
 
     def _after_latent_steps(self, examples: Sequence[Example], steps: int) -> Tensor:
