@@ -93,12 +93,19 @@ class Reader:
         """
         self.backbone = backbone
         self.untrained: Callable[[], AbstractContextManager[Any]] = nullcontext
-        layer = backbone.get_output_embeddings()
-        self._head, self._bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
         self._cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)
         # Usually the logits are those of the output layer on the last hidden states: then only the states of the target
         # tokens go through that layer. A model that does more to its logits computes them at all positions, in more memory.
         self._output = hidden_states if self._logits_are_the_layers() else logits
+
+    @property
+    def _head(self) -> Tensor | None:
+        """The weight of the output layer. It is made anew each time where some of its rows are trained."""
+        return getattr(self.backbone.get_output_embeddings(), "weight", None)
+
+    @property
+    def _bias(self) -> Tensor | None:
+        return getattr(self.backbone.get_output_embeddings(), "bias", None)
 
     def read_prefixes(self, examples: Sequence[Example]) -> Prefix | None:
         """Keys and values of the examples' prefixes, for `losses`; None for a model that cannot go on from them."""
@@ -243,15 +250,17 @@ class Reader:
         if self._output is logits:
             student, teacher = states.float().log_softmax(-1), teachers.float().log_softmax(-1)
             return kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-        assert self._head is not None  # as in `_token_losses`
-        return token_divergences(states, teachers, self._head, self._bias, cap=self._cap)
+        head = self._head
+        assert head is not None  # as in `_token_losses`
+        return token_divergences(states, teachers, head, self._bias, cap=self._cap)
 
     def _token_losses(self, states: Tensor, targets: Tensor) -> Tensor:
         """Loss of each target token, [T] float32. states: [T, D], or logits [T, V]; targets: [T] int64."""
         if self._output is logits:
             return cross_entropy(states.float(), targets, reduction="none")
-        assert self._head is not None  # without an output layer, the model's own logits are used
-        return token_losses(states, self._head, self._bias, targets, cap=self._cap)
+        head = self._head
+        assert head is not None  # without an output layer, the model's own logits are used
+        return token_losses(states, head, self._bias, targets, cap=self._cap)
 
     @torch.no_grad()
     def _logits_are_the_layers(self) -> bool:

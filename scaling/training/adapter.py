@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class LoraTrainer(BackboneTrainer):
 
 
 @torch.no_grad()
-def new_adapter(backbone: LanguageModel, *, rank: int, seed: int) -> PeftModel:
+def new_adapter(backbone: LanguageModel, *, rank: int, seed: int, tokens: Sequence[int] = ()) -> PeftModel:
     """Puts an adapter on all linear layers of a backbone but the output layer.
 
     The adapter changes nothing yet: of its two matrices (arXiv 2106.09685, section 4.1), A is random and B is zero. The
@@ -43,12 +44,18 @@ def new_adapter(backbone: LanguageModel, *, rank: int, seed: int) -> PeftModel:
         backbone: the model that gets the adapter.
         rank: of the adapter; alpha is twice that.
         seed: of the random matrices.
+        tokens: ids of tokens whose embeddings are trained, too.
 
     Raises:
         UsageError: for a model without linear layers.
     """
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        trainable_token_indices=list(tokens) or None,
     )
     try:
         model = adapters.attach(backbone, config)

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file
 
 from contrastive.latent_steps import latent_thoughts
 from contrastive.parallel import Processes
@@ -24,18 +26,20 @@ from contrastive.target_loss import Example
 from contrastive.train import METRICS_FILE, STATE_FILE, Progress, Schedule
 from scaling.engines.base import SoftPrompt
 from scaling.methods.cot import ChainOfThought
-from scaling.models import hardware, loading, model_files
+from scaling.models import adapters, hardware, loading, model_files
+from scaling.models.latent_tokens import add_tokens, prepare_tokens
 from scaling.models.loading import LanguageModel
 from scaling.prompts import as_asked
 from scaling.records.errors import UsageError
 from scaling.records.records import PromptedQuestion, Question
 from scaling.run import environment
 from scaling.training.accuracy import GreedyAccuracy
+from scaling.training.adapter import new_adapter, save_adapter
 from scaling.training.backbone import BackboneTrainer, Figures
 from scaling.training.card import figures_of_stage, write_coconut_card
 from scaling.training.check import Check, answers_of_cot, compare, held_out
 from scaling.training.config import NONE, TrainConfig
-from scaling.training.curriculum import Curriculum, Stage, add_tokens, prepare_tokens, stages_of, thoughts_of
+from scaling.training.curriculum import Curriculum, Stage, stages_of, thoughts_of, token_names
 from scaling.training.hint import command_for
 from scaling.training.run import (
     CONFIG,
@@ -273,9 +277,14 @@ class _Training:
         self._config, self._split, self._backbone, self._folder = config, split, backbone, folder
         self._described, self._watcher, self._processes, self._stages = described, watcher, processes, stages
         thought = config.thought or NONE
-        tokens = prepare_tokens(backbone, thought, seed=config.seed)
-        backbone.model.requires_grad_(True)
-        self.parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
+        tokens = prepare_tokens(backbone, token_names(thought), seed=config.seed)
+        self._adapter: PeftModel | None = None
+        if config.rank is None:
+            backbone.model.requires_grad_(True)
+        else:
+            self._adapter = new_adapter(backbone, rank=config.rank, seed=config.seed, tokens=tokens)
+        trained = [each.numel() for each in backbone.model.parameters() if each.requires_grad]
+        self.parameters = sum(trained)
         watcher.status(f"{self.parameters:,} parameters to train")
         build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0, wording=wording_of(config))
         questions = len(split.train) + len(split.validation)
@@ -381,7 +390,10 @@ class _Training:
             stages = [summary_of(earlier, folder) for earlier in self._stages[:at]]
             metrics = {**asdict(figures), "stages": stages}
             about = {**self._described, **digests, "metrics": metrics, "environment": surroundings}
-            save_backbone(self._backbone, folder, thought=config.thought or NONE)
+            if self._adapter:
+                save_adapter(self._adapter, folder, backbone=config.backbone)
+            else:
+                save_backbone(self._backbone, folder, thought=config.thought or NONE)
             write_about(folder, about)
             write_coconut_card(folder, about, config=config)
 
@@ -390,7 +402,11 @@ class _Training:
     def check(self, task: Any, before: Mapping[str, bool]) -> None:
         """Answers the questions of the check with the checkpoint, and writes the result into its files."""
         config, folder = self._config, self._folder
-        whole = loading.load(str(folder), name=str(folder), device=config.device, dtype=torch.float32)
+        if self._adapter:
+            adapters.set_weights(self._adapter, load_file(folder / adapters.WEIGHTS_FILE))
+            whole = adapters.merged(self._adapter, self._backbone)
+        else:
+            whole = loading.load(str(folder), name=str(folder), device=config.device, dtype=torch.float32)
         after = answers_of_cot(config, whole, task, self._watcher, folder=folder, when="after")
         about = read_about(folder)
         about["metrics"]["check"] = asdict(compare(task.name, before, after))
@@ -446,7 +462,7 @@ def save_backbone(backbone: LanguageModel, folder: Path, *, thought: str) -> Non
     backbone.model.save_pretrained(work, max_shard_size="1TB")  # one file, so that it is replaced as a whole
     # loaded again, as this program may have changed the one that is in use
     tokenizer = loading.load_tokenizer(model_files.locate(backbone.name), name=backbone.name)
-    add_tokens(tokenizer, thought)
+    add_tokens(tokenizer, token_names(thought))
     tokenizer.save_pretrained(work)
     for path in sorted(work.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         path.replace(folder / path.name)

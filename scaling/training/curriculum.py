@@ -10,18 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from tokenizers import AddedToken
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-
 from contrastive.target_loss import Example
-from scaling.models.loading import LanguageModel
+from scaling.models.latent_tokens import BEGIN, END, PAUSED
 from scaling.records.records import Question
 from scaling.training.config import LATENT, NONE, PAUSE, TrainConfig
 from scaling.training.targets import ExampleBuilder, steps_of
-
-BEGIN, END, PAUSED = "<|start-latent|>", "<|end-latent|>", "<|latent|>"  # tokens that are added to the vocabulary
 
 
 @dataclass(frozen=True)
@@ -60,50 +53,13 @@ def stages_of(config: TrainConfig, most_steps: int) -> list[Stage]:
 def thoughts_of(config: TrainConfig) -> dict[str, int | str]:
     """What a run has to know of the thoughts that a backbone was trained with. config: the resolved settings."""
     thought = config.thought or NONE
-    tokens = {} if thought == NONE else {"latent_tokens": " ".join(_names(thought))}
+    tokens = {} if thought == NONE else {"latent_tokens": " ".join(token_names(thought))}
     return {"thought": thought, "latent_steps": (config.latent_stages or 0) * (config.thoughts_per_step or 0), **tokens}
 
 
-def _names(thought: str) -> tuple[str, ...]:
+def token_names(thought: str) -> tuple[str, ...]:
+    """The tokens around thoughts, BEGIN first, and the one to pause with. thought: what stands in the place of steps."""
     return (BEGIN, END, PAUSED) if thought == PAUSE else () if thought == NONE else (BEGIN, END)
-
-
-def add_tokens(tokenizer: PreTrainedTokenizerBase, thought: str) -> list[int]:
-    """Adds the tokens around thoughts to a vocabulary that lacks them. Returns the ids of all of them, BEGIN first."""
-    known = tokenizer.get_vocab()
-    new = [AddedToken(name, special=True, normalized=False) for name in _names(thought) if name not in known]
-    tokenizer.add_tokens(new, special_tokens=True)
-    return [int(tokenizer.convert_tokens_to_ids(name)) for name in _names(thought)]
-
-
-@torch.no_grad()
-def prepare_tokens(backbone: LanguageModel, thought: str, *, seed: int) -> list[int]:
-    """Gives a backbone the tokens around thoughts. Its tokenizer and its model are changed in place.
-
-    A new token's embedding is drawn around the mean of all embeddings, with their deviation, so that it differs from the
-    others' as theirs do.
-
-    Args:
-        backbone: the backbone.
-        thought: what stands in the place of steps.
-        seed: of the new embeddings.
-
-    Returns:
-        The ids of the tokens.
-    """
-    known, before = set(backbone.tokenizer.get_vocab().values()), backbone.rows
-    ids = add_tokens(backbone.tokenizer, thought)
-    if max(ids, default=0) >= before:
-        backbone.model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
-    new = sorted({*range(before, backbone.rows), *set(ids).difference(known)})
-    layers = (backbone.model.get_input_embeddings(), backbone.model.get_output_embeddings())
-    weights: dict[int, Tensor] = {id(layer.weight): layer.weight for layer in layers if layer is not None}
-    generator = torch.Generator().manual_seed(seed)
-    for weight in weights.values() if new else ():
-        old = weight[:before].float().cpu()
-        drawn = torch.randn(len(new), weight.shape[1], generator=generator)
-        weight[new] = (old.mean(0) + old.std(0) * drawn).to(weight)
-    return ids
 
 
 class Curriculum:
@@ -115,7 +71,7 @@ class Curriculum:
             build: turns questions and targets into token ids.
             questions: in the order of the examples.
             thought: what stands in the place of steps.
-            tokens: from `prepare_tokens`.
+            tokens: ids of `token_names`.
         """
         self._build, self._questions, self._thought, self._tokens = build, questions, thought, tokens
         self._whole = [build(question, build.solution(question)) for question in questions]

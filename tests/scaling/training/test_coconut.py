@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader
 from contrastive.train import METRICS_FILE, STATE_FILE, Schedule
-from scaling.models import loading
+from scaling.models import adapters, loading
+from scaling.models.latent_tokens import BEGIN, END, PAUSED, prepare_tokens
 from scaling.records.errors import Interrupted, UsageError
 from scaling.training import check
 from scaling.training.cli import app
 from scaling.training.coconut import CoconutTrainer, StagePrompts, train_coconut
 from scaling.training.config import TrainConfig
-from scaling.training.curriculum import BEGIN, END, PAUSED, Curriculum, Stage, prepare_tokens, stages_of
+from scaling.training.curriculum import Curriculum, Stage, stages_of, token_names
 from scaling.training.targets import ExampleBuilder, split_of
 
 WEIGHTS, SCHEDULE = "model.safetensors", Schedule(max_steps=4)
@@ -92,7 +93,7 @@ def trained(settings, quiet):
 
 def curriculum(config, backbone, thought):
     split = split_of(config)
-    tokens = prepare_tokens(backbone, thought, seed=0)
+    tokens = prepare_tokens(backbone, token_names(thought), seed=0)
     build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0)
     return Curriculum(build, split.train, thought=thought, tokens=tokens), split.train
 
@@ -143,7 +144,7 @@ def test_new_embeddings_are_drawn_by_the_seed_and_the_old_ones_stay(tiny_model_f
     for seed in (0, 0, 1):
         model = loading.load(name, name=name, device="cpu", dtype=torch.float32, own=True)
         before = model.model.get_input_embeddings().weight.clone()
-        ids = prepare_tokens(model, "latent", seed=seed)
+        ids = prepare_tokens(model, (BEGIN, END), seed=seed)
         weight = model.model.get_input_embeddings().weight
         assert torch.equal(weight[: len(before)], before)
         rows.append(weight[ids])
@@ -280,11 +281,37 @@ def test_pauses_and_nothing_in_the_place_of_thoughts(trained, thought, tokens):
     assert result.figures.norm_ratio is None
 
 
+def test_an_adapter_trains_the_new_tokens_too(trained, settings, quiet, backbone, tmp_path):
+    result, _ = trained(rank=2, max_steps=2, latent_stages=1, check_on=None)
+    saved = load_file(result.folder / adapters.WEIGHTS_FILE)
+    assert result.parameters == sum(tensor.numel() for tensor in saved.values())
+    assert result.command.startswith(f"scale-run --method coconut --adapter {result.folder} --backbone ")
+    ids = prepare_tokens(backbone, (BEGIN, END), seed=0)
+    before = backbone.model.get_input_embeddings().weight.clone()
+    whole = adapters.merged(adapters.load(adapters.find(str(result.folder)), backbone), backbone)
+    after = whole.model.get_input_embeddings().weight
+    assert not torch.equal(after[ids], before[ids])
+    assert torch.equal(after[: min(ids)], before[: min(ids)])
+    # the checkpoint is what was validated
+    split = split_of(settings())
+    build = ExampleBuilder(whole, None, task=split.task.definition, num_slots=0)
+    stage = Stage(2, 3, 2)
+    examples = Curriculum(build, split.validation, thought="latent", tokens=ids).examples(stage)
+    loss = float(Reader(whole.model).whole(examples).sum()) / sum(len(example.scored) for example in examples)
+    assert loss == pytest.approx(result.figures.loss, rel=1e-4)
+    stopped = settings(rank=2, max_steps=2, latent_stages=1, out=tmp_path / "stopped", validate_every=1)
+    with pytest.raises(Interrupted):
+        train_coconut(stopped, quiet(4), Processes())
+    train_coconut(stopped.model_copy(update={"resume": True}), quiet(), Processes())
+    states = [load_file(folder / "stage-2" / STATE_FILE) for folder in (result.folder, tmp_path / "stopped")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_prompts_of_a_validation_are_those_that_are_trained(settings, backbone):
     config = settings().resolved()
     split = split_of(config)
     build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0)
-    tokens = prepare_tokens(backbone, "latent", seed=0)
+    tokens = prepare_tokens(backbone, (BEGIN, END), seed=0)
     validation = Curriculum(build, split.validation, thought="latent", tokens=tokens)
     stage = Stage(1, 1, 2)
     method = StagePrompts(config, split, backbone, validation, stage)
