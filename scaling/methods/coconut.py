@@ -33,6 +33,7 @@ from scaling.methods.thoughts import (
     refuse_unfit_control,
 )
 from scaling.models import adapters
+from scaling.models.latent_tokens import BEGIN, END, PAUSED
 from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts, ThinkerCosts
@@ -41,7 +42,7 @@ from scaling.records.records import PromptedQuestion, Question
 from scaling.records.seeds import stream_seed
 from scaling.tasks.task import LoadedTask
 
-TOKENS = "<|start-latent|> <|end-latent|> <|latent|>"  # of checkpoints that name no others, as in the published code
+TOKENS = f"{BEGIN} {END} {PAUSED}"  # of checkpoints that name no others, as the published ones
 LATENT, PAUSE, NONE = "latent", "pause", "none"  # what a checkpoint was trained with in the place of thoughts
 _PERTURBATIONS: dict[str, Perturb] = {"gaussian": gaussian, "dropout": dropout}
 _QUESTIONS_AT_ONCE = 8  # questions whose latent steps are computed together
@@ -93,23 +94,17 @@ class Frame:
     addable: frozenset[int]
 
     @classmethod
-    def of(cls, names: str, tokenizer: PreTrainedTokenizerBase, *, name: str, pauses: bool) -> Frame:
+    def of(cls, words: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, *, name: str) -> Frame:
         """Finds the tokens by their names.
 
         Args:
-            names: of the tokens, with spaces between them.
+            words: the names of the tokens.
             tokenizer: that of the checkpoint.
             name: of the checkpoint, for messages.
-            pauses: whether a token to pause is needed.
 
         Raises:
-            UsageError: the tokenizer has no such token, or none is named.
+            UsageError: the tokenizer has no such token.
         """
-        words = tuple(names.split()[: 3 if pauses else 2])
-        if pauses and len(words) < 3:
-            raise UsageError(
-                f"`--latent-tokens` is {names!r}, and {name} was trained with a token to pause: name it as the third."
-            )
         ids = tuple(tokenizer.convert_tokens_to_ids(word) for word in words)
         for word, number in zip(words, ids, strict=True):
             if number is None or tokenizer.convert_ids_to_tokens(number) != word:
@@ -371,7 +366,7 @@ class CoconutParts(Parts):
         return int(self.config.latent_steps or 0)
 
     def framed(self, prompt: Prompt, backbone: LanguageModel) -> Prompt:
-        frame = self._frame(self._tokenizer(backbone))
+        frame = self._frame(backbone)
         return frame.around(prompt, self.soft_tokens) if frame else prompt
 
     def identity(self) -> dict[str, Any]:
@@ -379,18 +374,17 @@ class CoconutParts(Parts):
         return {"latent_thought": self.trained.thought, **adapter}
 
     def refuse_unfit(self, backbone: LanguageModel, assistant: LanguageModel | None) -> None:  # noqa: ARG002
-        frame = self._frame(self._tokenizer(backbone))
         if self.adapter:
             adapters.refuse_quantised(backbone)
-            backbone = adapters.with_tokens(self.adapter, backbone)
+            adapters.add_tokens_of(self.adapter, backbone, self._names)
             adapters.load(self.adapter, backbone)
-        if frame:
+        if frame := self._frame(backbone):
             frame.refuse_unknown(backbone)
 
     def build(self, surroundings: Surroundings) -> Method:
         config, task = self.config, surroundings.task.definition
         backbone, identity = self._backbone(surroundings)
-        if frame := self._frame(backbone.tokenizer):
+        if frame := self._frame(backbone):
             frame.refuse_unknown(backbone)
         builder = PromptBuilder.of(backbone, task=task, wording=surroundings.wording)
         prompts = Prompts(builder, frame, self.soft_tokens)
@@ -412,14 +406,14 @@ class CoconutParts(Parts):
         """The model that thinks and decodes, and what run.json says of it."""
         if self.adapter is None:
             return surroundings.backbone, model_identity(surroundings.backbone)
-        plain = surroundings.own_backbone()
-        adapters.refuse_quantised(plain)
-        for warning in adapters.mismatches(self.adapter, plain):
+        backbone = surroundings.own_backbone()
+        adapters.refuse_quantised(backbone)
+        for warning in adapters.mismatches(self.adapter, backbone):
             surroundings.tell(f"{WARNING}{warning}")
-        backbone = adapters.with_tokens(self.adapter, plain)
+        adapters.add_tokens_of(self.adapter, backbone, self._names)
         merged = adapters.merged(adapters.load(self.adapter, backbone), backbone)
-        described = {**model_identity(merged), **plain.identity("backbone"), "merged_fingerprint": merged.fingerprint}
-        return merged, described
+        before = surroundings.backbone_identity
+        return merged, {**model_identity(merged), **before, "merged_fingerprint": merged.fingerprint}
 
     def _source(
         self, backbone: LanguageModel, prompts: Prompts, frame: Frame | None, surroundings: Surroundings
@@ -443,15 +437,24 @@ class CoconutParts(Parts):
             apart=bool(config.exact),
         )
 
-    def _frame(self, tokenizer: PreTrainedTokenizerBase) -> Frame | None:
-        """The tokens around the thoughts; None where the checkpoint was trained without any."""
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """Names of the tokens before and after the thoughts and, where it is needed, of the one to pause."""
         if self.trained.thought == NONE:
-            return None
-        names = str(self.config.latent_tokens)
-        return Frame.of(names, tokenizer, name=self.trained.name, pauses=self.trained.thought == PAUSE)
+            return ()
+        words = tuple(str(self.config.latent_tokens).split())
+        if self.trained.thought != PAUSE:
+            return words[:2]
+        if len(words) < 3:
+            raise UsageError(
+                f"`--latent-tokens` is {self.config.latent_tokens!r}, and {self.trained.name} was trained with a token to "
+                f"pause: name it as the third."
+            )
+        return words
 
-    def _tokenizer(self, backbone: LanguageModel) -> PreTrainedTokenizerBase:
-        return adapters.tokenizer_of(self.adapter, backbone) if self.adapter else backbone.tokenizer
+    def _frame(self, backbone: LanguageModel) -> Frame | None:
+        """The tokens around the thoughts; None where the checkpoint was trained without any."""
+        return Frame.of(self._names, backbone.tokenizer, name=self.trained.name) if self._names else None
 
 
 def _with_checkpoint(config: RunConfig, trained: Trained) -> RunConfig:

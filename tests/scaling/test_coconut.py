@@ -505,3 +505,14 @@ def test_a_report_names_runs_by_their_steps_and_has_columns_of_them(tmp_path, co
     alone = results(group([(None, runs["cot"])], common=False), Settings(), lambda _: None)
     (plain,) = (one for one in tables(alone) if one.title == "Compute")
     assert "latent steps" not in plain.columns
+
+
+def test_an_adapter_without_embeddings_of_the_tokens_is_refused(coconut, make_adapter, tiny_model_folder, silent):
+    settings = coconut(backbone=tiny_model_folder, adapter=make_adapter())
+    for refused in (lambda: preview(settings), lambda: prepare(settings, silent)):
+        with pytest.raises(UsageError, match=r"brings no embedding of the token `<\|start-latent\|>`, which .* lacks"):
+            refused()
+    known = coconut(
+        backbone=tiny_model_folder, adapter=make_adapter(name="other"), latent_tokens="<|im_start|> <|im_end|>"
+    )
+    assert prepare(known, silent).asked[0].soft_tokens == STEPS

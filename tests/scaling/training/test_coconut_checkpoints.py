@@ -13,10 +13,11 @@ from contrastive.parallel import Processes
 from scaling.cli import app
 from scaling.config import RunConfig
 from scaling.models import loading
+from scaling.models.latent_tokens import prepare_tokens
 from scaling.run import prepare
 from scaling.training.coconut import train_coconut
 from scaling.training.config import TrainConfig
-from scaling.training.curriculum import Curriculum, prepare_tokens, stages_of
+from scaling.training.curriculum import Curriculum, stages_of, token_names
 from scaling.training.targets import ExampleBuilder, split_of
 
 DATA = [
@@ -52,7 +53,7 @@ def test_a_run_asks_as_the_last_stage_was_trained(settings, quiet, thought):
     backbone = loading.load(name, name=name, device="cpu", dtype=torch.float32, own=True)
     split = split_of(config.resolved())
     rows = backbone.rows
-    tokens = prepare_tokens(backbone, thought, seed=0)
+    tokens = prepare_tokens(backbone, token_names(thought), seed=0)
     assert backbone.rows == rows, "the checkpoint has all tokens"
     build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0)
     trained = Curriculum(build, split.train, thought=thought, tokens=tokens)
@@ -76,12 +77,14 @@ def test_a_run_asks_as_the_last_stage_was_trained(settings, quiet, thought):
     assert found == len(examples) > 0
 
 
-def test_the_printed_command_runs(settings, quiet, tmp_path, monkeypatch):
+@pytest.mark.parametrize("changes", [{}, {"rank": 2}, {"rank": 2, "thought": "pause"}], ids=str)
+def test_the_printed_command_runs(settings, quiet, tmp_path, monkeypatch, changes):
     monkeypatch.setenv("SOFTCOTPP_CACHE", str(tmp_path / "cache"))
-    command = train_coconut(settings(), quiet(), Processes()).command
+    command = train_coconut(settings(**changes), quiet(), Processes()).command
+    assert ("--adapter" in command) == ("rank" in changes)
     name, *options = shlex.split(command)
     small = ["--samples", "1", "--max-new-tokens", "4", "--device", "cpu", "--out", str(tmp_path / "run"), "--json"]
     done = CliRunner().invoke(app, [*options, *small])
     assert (name, done.exit_code) == ("scale-run", 0), done.output
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
-    assert (config["latent_steps"], config["latent_thought"]) == (2, "latent")
+    assert (config["latent_steps"], config["latent_thought"]) == (2, changes.get("thought", "latent"))
