@@ -389,11 +389,8 @@ class CoconutParts(Parts):
         builder = PromptBuilder.of(backbone, task=task, wording=surroundings.wording)
         prompts = Prompts(builder, frame, self.soft_tokens)
         source = self._source(backbone, prompts, frame, surroundings)
-        if self.trained.steps not in (None, self.soft_tokens):
-            surroundings.tell(
-                f"{WARNING}{self.trained.name} was trained with {self.trained.steps} latent steps, and this run has "
-                f"{self.soft_tokens}"
-            )
+        if warning := self._doubt():
+            surroundings.tell(f"{WARNING}{warning}")
         return Coconut(
             backbone,
             prompts,
@@ -401,6 +398,17 @@ class CoconutParts(Parts):
             steps=source if isinstance(source, LatentThoughts) else None,
             identity={**identity, **self.identity()},
         )
+
+    def _doubt(self) -> str | None:
+        """What may be wrong with this number of latent steps; None where the checkpoint was trained with it."""
+        name, steps = self.trained.name, self.trained.steps
+        if steps is None and self.trained.thought == LATENT:
+            return (
+                f"{name} does not say how it was trained: only a backbone that learned to can think in its own states"
+            )
+        if steps in (None, self.soft_tokens):
+            return None
+        return f"{name} was trained with {steps} latent steps, and this run has {self.soft_tokens}"
 
     def _backbone(self, surroundings: Surroundings) -> tuple[LanguageModel, dict[str, Any]]:
         """The model that thinks and decodes, and what run.json says of it."""

@@ -170,6 +170,8 @@ def test_another_number_of_steps_than_was_trained_is_told(coconut, checkpoint, s
     assert not [text for text in told if "latent steps" in text]
     prepare(coconut(backbone=folder, latent_steps=5), silent)
     assert [text for text in told if "was trained with 2 latent steps, and this run has 5" in text]
+    prepare(coconut(backbone=checkpoint(name="foreign")), silent)
+    assert [text for text in told if "does not say how it was trained" in text]
 
 
 # ---- paths
