@@ -72,7 +72,7 @@ class RunConfig(BaseModel):
         AfterValidator(known_method),
         Setting(
             "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, prompt-tuning, proposer, refiner, cot, cot-unk, "
-            "assist-cot, lora, or FILE.py:NAME.",
+            "assist-cot, lora, coconut, or FILE.py:NAME.",
             *(_RUN, _METHODS, Tag.NAMED, Tag.VALIDATION),
             values=KINDS,
             content="method_sha256",
@@ -428,7 +428,7 @@ class RunConfig(BaseModel):
             raise UsageError("`--temperature` 0 is greedy, so all samples of a path are equal: add `--samples 1`.")
         self._refuse_idle()
         self._refuse_unfit_engine()
-        if kind_of(self.method).has(Trait.ADAPTER) and not self.adapter:
+        if kind_of(self.method).needs_adapter and not self.adapter:
             raise UsageError(
                 f"`--method {self.method}` needs `--adapter`, a folder that `scale-train --method lora` wrote, or a Hub id: "
                 f"add it."
