@@ -44,6 +44,7 @@ from contrastive.thinker import Thinker
 from scaling.models import loading
 from scaling.models.hardware import cpu_name, pick_device, pick_dtype
 from scaling.models.loading import LanguageModel
+from scaling.models.model_files import locate
 from scaling.tasks.catalogue import load_task
 from scaling.tasks.task import ask
 from scaling.training.config import TrainConfig
@@ -109,7 +110,8 @@ def step_case(asked: argparse.Namespace) -> Row:
     device = pick_device("auto")
     dtype = pick_dtype(asked.dtype, device)
     if asked.latent_steps:
-        backbone = loading.load(asked.backbone, name=asked.backbone, device=device, dtype=dtype, own=True)
+        source = locate(asked.backbone)
+        backbone = loading.load(source, name=asked.backbone, device=device, dtype=dtype, own=True)
         examples = [replace(each, latent=asked.latent_steps) for each in make_examples(asked, backbone, None)]
         trained: Any = backbone.model.requires_grad_(True)
         latent = latent_plain if asked.case == "plain" else latent_ours

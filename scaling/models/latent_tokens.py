@@ -27,7 +27,7 @@ def prepare_tokens(backbone: LanguageModel, names: Sequence[str], *, seed: int) 
     """Gives a backbone tokens that it lacks. Its tokenizer and its model are changed in place.
 
     A new token's embedding is drawn around the mean of all embeddings, with their deviation, so that it differs from the
-    others' as theirs do.
+    others' as theirs do. In an output layer of its own its weights are zero, as it is not to be said.
 
     Args:
         backbone: the backbone.
@@ -42,11 +42,13 @@ def prepare_tokens(backbone: LanguageModel, names: Sequence[str], *, seed: int) 
     if max(ids, default=0) >= before:
         backbone.model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     new = sorted({*range(before, backbone.rows), *set(ids).difference(known)})
-    layers = (backbone.model.get_input_embeddings(), backbone.model.get_output_embeddings())
-    weights: dict[int, Tensor] = {id(layer.weight): layer.weight for layer in layers if layer is not None}
-    generator = torch.Generator().manual_seed(seed)
-    for weight in weights.values() if new else ():
-        old = weight[:before].float().cpu()
-        drawn = torch.randn(len(new), weight.shape[1], generator=generator)
-        weight[new] = (old.mean(0) + old.std(0) * drawn).to(weight)
+    if not new:
+        return ids
+    weight: Tensor = backbone.model.get_input_embeddings().weight
+    head = getattr(backbone.model.get_output_embeddings(), "weight", weight)
+    if head is not weight:
+        head[new] = 0
+    old = weight[:before].float().cpu()
+    drawn = torch.randn(len(new), weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    weight[new] = (old.mean(0) + old.std(0) * drawn).to(weight)
     return ids

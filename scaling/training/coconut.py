@@ -392,8 +392,7 @@ class _Training:
             about = {**self._described, **digests, "metrics": metrics, "environment": surroundings}
             if self._adapter:
                 save_adapter(self._adapter, folder, backbone=config.backbone)
-            else:
-                save_backbone(self._backbone, folder, thought=config.thought or NONE)
+            save_backbone(self._backbone, folder, thought=config.thought or NONE, weights=self._adapter is None)
             write_about(folder, about)
             write_coconut_card(folder, about, config=config)
 
@@ -447,7 +446,7 @@ def summary_of(stage: Stage, folder: Path) -> dict[str, Any]:
     }
 
 
-def save_backbone(backbone: LanguageModel, folder: Path, *, thought: str) -> None:
+def save_backbone(backbone: LanguageModel, folder: Path, *, thought: str, weights: bool) -> None:
     """Writes a trained backbone and its tokenizer, as transformers has them.
 
     Each file replaces the one before it in one step, the weights last, so that an interruption never leaves half a file.
@@ -456,10 +455,12 @@ def save_backbone(backbone: LanguageModel, folder: Path, *, thought: str) -> Non
         backbone: the backbone.
         folder: where the files are written.
         thought: what it was trained with in the place of steps, which says what tokens were added.
+        weights: whether the model is written; the tokenizer alone goes with an adapter.
     """
     work = folder / ".model"
     shutil.rmtree(work, ignore_errors=True)
-    backbone.model.save_pretrained(work, max_shard_size="1TB")  # one file, so that it is replaced as a whole
+    if weights:
+        backbone.model.save_pretrained(work, max_shard_size="1TB")  # one file, so that it is replaced as a whole
     # loaded again, as this program may have changed the one that is in use
     tokenizer = loading.load_tokenizer(model_files.locate(backbone.name), name=backbone.name)
     add_tokens(tokenizer, token_names(thought))

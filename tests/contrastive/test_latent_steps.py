@@ -89,8 +89,8 @@ def test_a_model_that_reads_everything_again_has_the_same_thoughts(make_model):
     row = naive(model, PREFIXES[1], STEPS, noise=lambda step: drawn[step, 1, 1])
     torch.testing.assert_close(thoughts[1, 1], row.detach(), rtol=1e-4, atol=1e-4)
     tails = cached_tails(model, STEPS)
-    for tail, *arguments in zip(tails, PREFIXES, TAILS, strict=True):
-        torch.testing.assert_close(tail, naive_tail(model, *arguments, STEPS), rtol=1e-4, atol=1e-4)
+    for states, prefix, tail in zip(tails, PREFIXES, TAILS, strict=True):
+        torch.testing.assert_close(states, naive_tail(model, prefix, tail, STEPS), rtol=1e-4, atol=1e-4)
 
 
 def test_no_steps_are_no_thoughts(make_model):
@@ -103,7 +103,7 @@ def test_gradients_are_those_of_the_naive_loop(make_model, family, again):
     """For all weights, embeddings too, through the prefix and the thoughts, with rows of different lengths."""
     model = in_float64(make_model(family))
     weights = dict(model.named_parameters())
-    tails = [naive_tail(model, *arguments, STEPS) for arguments in zip(PREFIXES, TAILS, strict=True)]
+    tails = [naive_tail(model, prefix, tail, STEPS) for prefix, tail in zip(PREFIXES, TAILS, strict=True)]
     generator = torch.Generator().manual_seed(2)
     directions = [torch.randn(tail.shape, dtype=tail.dtype, generator=generator) for tail in tails]
     expected = torch.autograd.grad(

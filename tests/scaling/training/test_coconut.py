@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import softcotpp as sc
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader
 from contrastive.train import METRICS_FILE, STATE_FILE, Schedule
 from scaling.models import adapters, loading
 from scaling.models.latent_tokens import BEGIN, END, PAUSED, prepare_tokens
 from scaling.records.errors import Interrupted, UsageError
-from scaling.training import check
+from scaling.training import check, run
 from scaling.training.cli import app
 from scaling.training.coconut import CoconutTrainer, StagePrompts, train_coconut
 from scaling.training.config import TrainConfig
@@ -74,7 +76,7 @@ def backbone(tiny_model_folder):
 def trained(settings, quiet):
     """`trained(**changes)`: the result of a whole training, and what its observer was told."""
 
-    class Watcher(quiet):
+    class Watcher(quiet):  # type: ignore[valid-type,misc]
         def sampling(self):
             return self
 
@@ -234,6 +236,24 @@ def test_the_checkpoint_is_a_model_with_its_tokens_and_says_what_it_was_trained_
     assert any(text.startswith("end of stage 3: ") and "norm of thoughts" in text for text in said)
 
 
+def test_the_model_is_published_without_states_and_metrics(trained, monkeypatch):
+    result, _ = trained(max_steps=1, latent_stages=1)
+    sent = []
+
+    class Hub:
+        def create_repo(self, name, **_):
+            pass
+
+        def upload_folder(self, *, folder_path, allow_patterns, ignore_patterns, **_):
+            names = [str(path.relative_to(folder_path)) for path in folder_path.rglob("*") if path.is_file()]
+            sent.extend(filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+
+    monkeypatch.setattr(run, "HfApi", Hub)
+    run.publish(result.folder, "me/mine")
+    assert {"config.json", WEIGHTS, "tokenizer.json", "train.json", "README.md"} <= set(sent)
+    assert not any("/" in name for name in sent)
+
+
 def test_all_weights_are_trained_and_the_loss_falls(trained, tiny_model_folder):
     result, _ = trained(max_steps=8, latent_stages=1)
     before, after = (load_file(folder / WEIGHTS) for folder in (tiny_model_folder, result.folder))
@@ -242,6 +262,23 @@ def test_all_weights_are_trained_and_the_loss_falls(trained, tiny_model_folder):
         assert not torch.equal(after[name][: len(tensor)], tensor), name
     for stage in result.stages:
         assert stage["loss"][1] < stage["loss"][0]
+
+
+def test_the_command_shows_all_stages_and_ends_with_the_command_of_a_run(settings):
+    config = settings(max_steps=1, latent_stages=1)
+    given = config.model_dump(mode="json", include=config.model_fields_set)
+    done = CliRunner().invoke(app, [f"--{key.replace('_', '-')}={value}" for key, value in given.items()])
+    assert done.exit_code == 0, done.output
+    for said in ("first and last validation of each stage", "norm of thoughts", "trained parameters"):
+        assert said in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(f"--backbone {config.out} --task {config.task}")
+
+
+def test_the_history_in_python_has_all_stages(settings):
+    config = settings(max_steps=2, latent_stages=1)
+    done = sc.train(quiet=True, **config.model_dump(include=config.model_fields_set))
+    steps = done.history[done.history.language.notna()]
+    assert list(zip(steps.stage, steps.step, strict=True)) == [(n, step) for n in (0, 1, 2) for step in (1, 2)]
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 8])
@@ -286,6 +323,7 @@ def test_an_adapter_trains_the_new_tokens_too(trained, settings, quiet, backbone
     saved = load_file(result.folder / adapters.WEIGHTS_FILE)
     assert result.parameters == sum(tensor.numel() for tensor in saved.values())
     assert result.command.startswith(f"scale-run --method coconut --adapter {result.folder} --backbone ")
+    assert {BEGIN, END} <= set(loading.load_tokenizer(str(result.folder), name="trained").get_vocab())
     ids = prepare_tokens(backbone, (BEGIN, END), seed=0)
     before = backbone.model.get_input_embeddings().weight.clone()
     whole = adapters.merged(adapters.load(adapters.find(str(result.folder)), backbone), backbone)

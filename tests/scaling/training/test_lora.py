@@ -326,12 +326,13 @@ def test_only_the_adapter_and_its_card_are_published(monkeypatch, settings, tmp_
         def create_repo(self, name, **_):
             asked.append(name)
 
-        def upload_folder(self, *, repo_id, folder_path, allow_patterns):
+        def upload_folder(self, *, repo_id, folder_path, allow_patterns, ignore_patterns):
+            assert ignore_patterns == ["*/*"]
             asked.append((repo_id, folder_path, sorted(allow_patterns)))
 
     monkeypatch.setattr(training_run, "HfApi", Hub)
     publish(tmp_path / "trained", "me/mine")
-    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "train.json"]
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer*", "train.json"]
     assert asked == ["me/mine", ("me/mine", tmp_path / "trained", files)]
 
 
