@@ -36,12 +36,17 @@ class Compute:
         unshared: FLOPs of the whole grid if its completions shared no prompt.
         kv_bytes: bytes of the keys and values of the whole grid, if all of it were in memory at once.
         peak_bytes: peak memory that the run measured.
+        latent_steps: states of the backbone that the whole grid feeds back into it; None for methods that feed none back.
+        sequential: forward passes of the backbone that a chain takes one after another: its latent steps and its tokens.
+            None as for `latent_steps`.
     """
 
     axes: dict[str, Floats]
     unshared: float | None
     kv_bytes: float | None
     peak_bytes: int | None
+    latent_steps: float | None = None
+    sequential: float | None = None
 
 
 def compute(run: Run) -> Compute:
@@ -61,7 +66,9 @@ def compute(run: Run) -> Compute:
     seconds = _seconds(run)
     if seconds is not None:
         axes["seconds"] = seconds * axes["flops"] / axes["flops"][-1, -1]
-    return Compute(axes, unshared, _kv_bytes(run, costs), peak)
+    steps = float(np.mean([costs.latent_steps(asked) for asked in run.questions]))
+    latent = (run.num_paths * steps, steps + float(run.tokens.mean())) if steps else (None, None)
+    return Compute(axes, unshared, _kv_bytes(run, costs), peak, *latent)
 
 
 def _completions(run: Run, costs: RunCosts) -> tuple[float, float]:

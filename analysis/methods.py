@@ -1,6 +1,7 @@
 """Groups runs into the methods of a report, names the methods, and refuses runs that cannot be compared.
 
-Runs with the same name are the seeds of one method. They may differ only in `--seed` and in the checkpoint that they use.
+Runs with the same name are the seeds of one method. They may differ only in `--seed` and in the checkpoint that they use,
+which may be a backbone that was itself trained.
 Methods are compared on the same questions.
 """
 
@@ -158,20 +159,29 @@ def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
     """Raises UsageError where runs of one name are not different seeds of one method."""
-    differing = [key for key in _differing([run.config for run in runs]) if key not in may_differ(Differs.SEEDS)]
+    trained = _trained_backbone(runs)
+    may = may_differ(Differs.SEEDS) | trained
+    differing = [key for key in _differing([run.config for run in runs]) if key not in may]
     if differing:
         raise UsageError(
             f"the runs named {name} differ in {', '.join(differing)}, so they are no seeds of one method; "
             f"give them different names, as in `NAME=FOLDER`"
         )
     seed_settings = [key for key in run_names(Differs.SEEDS) if key not in run_names(Effect.SIZE)]
-    seed_keys = [run_settings()[key].content or key for key in seed_settings]
+    seed_keys = [*(run_settings()[key].content or key for key in seed_settings), *sorted(trained)]
     seeds = [tuple(str(run.config.get(key)) for key in seed_keys) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UsageError(
             f"{', '.join(run.label for run in runs)} are the same run with the same seed; give each run once, "
             f"or sample another with `--seed`"
         )
+
+
+def _trained_backbone(runs: Sequence[Run]) -> frozenset[str]:
+    """The keys of run.json that name the backbone, where that of every run says of itself that it was trained; else none."""
+    if not all(run.environment.get("backbone_trained_on") for run in runs):
+        return frozenset()
+    return frozenset({"backbone", *run_settings()["backbone"].facts})
 
 
 def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:

@@ -392,6 +392,8 @@ def _mean_costs(costs: Sequence[Compute]) -> Compute:
         unshared=mean([one.unshared for one in costs]),
         kv_bytes=mean([one.kv_bytes for one in costs]),
         peak_bytes=max(peaks) if peaks else None,
+        latent_steps=mean([one.latent_steps for one in costs]),
+        sequential=mean([one.sequential for one in costs]),
     )
 
 

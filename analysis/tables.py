@@ -20,6 +20,10 @@ from scaling.records.voters import voter_of, voter_record
 
 _FEW = 2  # voters that the table of accuracies shows; where there are more, they get a table of their own
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>&|~$]|^[-+#=](?=\s|$)|(?<=^\d)[.)]")
+_OF_LATENT_STEPS = (
+    " Latent steps are states of the backbone that are fed back into it, of all paths; steps a chain: passes one after "
+    "another, which are the latent steps and the tokens of a chain."
+)
 _MANY = 5  # most methods that a headline names, and that fit side by side in a terminal
 
 
@@ -291,6 +295,8 @@ def _meanings(voters: Sequence[str]) -> str:
 
 
 def _compute(results: Results) -> Table:
+    latent = any(one.compute.latent_steps for one in results.methods)
+
     def row(one: MethodResults) -> tuple[str, ...]:
         axes, compute = one.compute.axes, one.compute
         whole = {axis: float(grid[-1, -1]) for axis, grid in axes.items()}
@@ -300,6 +306,7 @@ def _compute(results: Results) -> Table:
             f"{whole['chains']:.0f}",
             amount(whole["tokens"]),
             f"{one.table['mean_tokens'].value:.1f}",
+            *([_amount(compute.latent_steps), _amount(compute.sequential)] if latent else []),
             _amount(whole.get("flops")),
             _amount(compute.unshared),
             _amount(whole.get("seconds")),
@@ -310,9 +317,11 @@ def _compute(results: Results) -> Table:
         "Compute",
         "Of a question's whole grid, mean over questions. FLOPs count the assistant, the projection, prompts "
         "(shared between chains, or not) and decoding, attention included; bytes are of the keys and values "
-        "of all its chains; the peak is the GPU's, else that of the process, models included.",
+        "of all its chains; the peak is the GPU's, else that of the process, models included."
+        f"{_OF_LATENT_STEPS if latent else ''}",
         (
-            *("method", "chains", "tokens", "tokens a chain", "FLOPs", "FLOPs, nothing shared", "seconds"),
+            *("method", "chains", "tokens", "tokens a chain", *(("latent steps", "steps a chain") if latent else ())),
+            *("FLOPs", "FLOPs, nothing shared", "seconds"),
             *("keys and values", "peak memory"),
         ),
         tuple(row(one) for one in results.methods),

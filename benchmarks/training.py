@@ -8,6 +8,8 @@ plain: every path's whole sequence goes through both models with gradient, the p
 logits of all positions are kept: what a loop over transformers' models does.
 ours: the keys of instruction and question are computed once a question without gradient and shared by its paths.
 constant, attention: the two stages of a staged training, with states pooled by attention.
+--latent-steps 6: instead, a step of Coconut, in which all weights of the backbone are trained. plain: the prompt is read
+again for each thought, and once more with the target. ours: it is read once, and each thought but the first is one position.
 gradient_difference: of the two gradients, norm of the difference by the norm of the plain one.
 """
 
@@ -19,6 +21,8 @@ import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +32,11 @@ from typing import Any
 import torch
 from floor import timed
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import cross_entropy
 
 from contrastive.assistant_thinker import AssistantThinker
+from contrastive.forward import pad_right
 from contrastive.objective import Objective, backward
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader
@@ -38,6 +44,7 @@ from contrastive.thinker import Thinker
 from scaling.models import loading
 from scaling.models.hardware import cpu_name, pick_device, pick_dtype
 from scaling.models.loading import LanguageModel
+from scaling.models.model_files import locate
 from scaling.tasks.catalogue import load_task
 from scaling.tasks.task import ask
 from scaling.training.config import TrainConfig
@@ -53,9 +60,10 @@ def main() -> None:
     if asked.case:
         print(json.dumps(step_case(asked)))
         return
-    for paths in map(int, asked.paths.split(",")):
+    stages = () if asked.latent_steps else STAGES
+    for paths in [1] if asked.latent_steps else map(int, asked.paths.split(",")):
         with TemporaryDirectory() as folder:
-            rows = [child(case, paths, Path(folder)) for case in ("plain", "ours", *STAGES)]
+            rows = [child(case, paths, Path(folder)) for case in ("plain", "ours", *stages)]
             plain, ours = (torch.load(Path(folder) / f"{case}.pt") for case in ("plain", "ours"))
         rows[1]["gradient_difference"] = float(f"{float((ours - plain).norm() / plain.norm()):.2g}")
         for row in rows[1:]:
@@ -71,6 +79,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/gsm8k"), help="file or folder of questions")
     for name, default in (("questions", 4), ("soft-tokens", 4), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--latent-steps", type=int, default=0, help="thoughts of a step of Coconut")
     parser.add_argument("--paths", default="1,4,10")
     parser.add_argument("--dtype", default="float32", choices=("bfloat16", "float32", "float16"))
     for hidden in ("--case", "--folder"):
@@ -100,6 +109,13 @@ def child(case: str, paths: int, folder: Path) -> Row:
 def step_case(asked: argparse.Namespace) -> Row:
     device = pick_device("auto")
     dtype = pick_dtype(asked.dtype, device)
+    if asked.latent_steps:
+        source = locate(asked.backbone)
+        backbone = loading.load(source, name=asked.backbone, device=device, dtype=dtype, own=True)
+        examples = [replace(each, latent=asked.latent_steps) for each in make_examples(asked, backbone, None)]
+        trained: Any = backbone.model.requires_grad_(True)
+        latent = latent_plain if asked.case == "plain" else latent_ours
+        return measured(asked, device, trained, examples, lambda: latent(backbone, examples))
     backbone, assistant = loading.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
     examples = make_examples(asked, backbone, assistant)
     sizes = {"latent_paths": asked.num_paths, "soft_tokens": asked.soft_tokens, "device": device}
@@ -109,25 +125,36 @@ def step_case(asked: argparse.Namespace) -> Row:
     if asked.case == "attention":
         thinker.begin_from(torch.zeros(asked.num_paths, asked.soft_tokens, backbone.width, device=device))
 
-    def step() -> None:
-        thinker.zero_grad()
+    def loss() -> None:
         if asked.case == "plain":
             assert isinstance(thinker, AssistantThinker)
             plain(thinker, assistant, backbone, examples, asked.soft_tokens)
         else:
             ours(thinker, reads, backbone, examples, asked.soft_tokens)
+
+    return measured(asked, device, thinker, examples, loss)
+
+
+def measured(
+    asked: argparse.Namespace, device: str, trained: Module, examples: list[Example], loss: Callable[[], None]
+) -> Row:
+    """Times a step and saves its gradient. trained: what gets the gradient; loss: computes it."""
+
+    def step() -> None:
+        trained.zero_grad()
+        loss()
         if device.startswith("cuda"):
             torch.cuda.synchronize()
 
     step()
     seconds = [timed(step)[0] for _ in range(asked.repeats)]
-    gradient = torch.cat([p.grad.flatten().cpu() for p in thinker.parameters() if p.grad is not None])
+    gradient = torch.cat([p.grad.flatten().cpu() for p in trained.parameters() if p.grad is not None])
     torch.save(gradient, Path(asked.folder) / f"{asked.case}.pt")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     on_device = {"peak_device_memory_mb": torch.cuda.max_memory_allocated() >> 20} if device == "cuda" else {}
     return {
         "case": asked.case,
-        "paths": asked.num_paths,
+        **({"latent_steps": asked.latent_steps} if asked.latent_steps else {"paths": asked.num_paths}),
         "seconds_per_step": round(statistics.median(seconds), 3),
         "seconds": [round(took, 3) for took in seconds],
         "peak_memory_mb": peak >> 20,
@@ -136,7 +163,7 @@ def step_case(asked: argparse.Namespace) -> Row:
         "prompt_tokens": [len(example.prefix) + len(example.suffix) for example in examples],
         "target_tokens": [len(example.target) for example in examples],
         "backbone": asked.backbone,
-        "assistant": asked.assistant,
+        **({} if asked.latent_steps else {"assistant": asked.assistant}),
         "dtype": asked.dtype,
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
@@ -144,10 +171,10 @@ def step_case(asked: argparse.Namespace) -> Row:
     }
 
 
-def make_examples(asked: argparse.Namespace, backbone: LanguageModel, assistant: LanguageModel) -> list[Example]:
+def make_examples(asked: argparse.Namespace, backbone: LanguageModel, assistant: LanguageModel | None) -> list[Example]:
     data = asked.data if asked.data.exists() else None
     task = load_task("gsm8k" if data else "arithmetic", data=data, split="train", limit=asked.questions)
-    build = ExampleBuilder(backbone, assistant, task=task.definition, num_slots=asked.soft_tokens)
+    build = ExampleBuilder(backbone, assistant, task=task.definition, num_slots=asked.soft_tokens if assistant else 0)
     return [build(question, ask(task.definition, "solution", question)) for question in task.questions]
 
 
@@ -184,6 +211,33 @@ def plain(
         targets = torch.tensor(example.target, device=logits.device).repeat(thinker.num_paths)
         predicted = logits[:, -count - 1 : -1].flatten(0, 1).float()
         (cross_entropy(predicted, targets, reduction="sum") / tokens).backward()  # type: ignore[no-untyped-call]
+
+
+def latent_ours(backbone: LanguageModel, examples: list[Example]) -> None:
+    tokens = sum(len(example.target) for example in examples)
+    (reader_of(backbone).whole(examples).sum() / tokens).backward()  # type: ignore[no-untyped-call]
+
+
+def latent_plain(backbone: LanguageModel, examples: list[Example]) -> None:
+    """The questions are one batch, padded on the right, where causal attention never looks."""
+    embed, steps, device = backbone.model.get_input_embeddings(), examples[0].latent, backbone.model.device
+    lengths = torch.tensor([len(example.prefix) for example in examples], device=device)
+    rows = torch.arange(len(examples), device=device)
+    ids, _ = pad_right(
+        [(*example.prefix, *[0] * steps, *example.suffix, *example.target) for example in examples], device
+    )
+    inputs, longest = embed(ids), int(lengths.max())
+    for step in range(steps):
+        part = inputs[:, : longest + step]
+        states = backbone.model.base_model(inputs_embeds=part, use_cache=False).last_hidden_state
+        inputs = inputs.index_put((rows, lengths + step), states[rows, lengths + step - 1])
+    logits = backbone.model(inputs_embeds=inputs, use_cache=False).logits
+    ends = [len(example.prefix) + steps + len(example.suffix) for example in examples]
+    predicted = [
+        row[end - 1 : end - 1 + len(each.target)] for row, end, each in zip(logits, ends, examples, strict=True)
+    ]
+    targets = torch.tensor([token for example in examples for token in example.target], device=device)
+    cross_entropy(torch.cat(predicted).float(), targets).backward()  # type: ignore[no-untyped-call]
 
 
 def embedded(model: LanguageModel, ids: tuple[int, ...], rows: int) -> Tensor:

@@ -38,9 +38,10 @@ class CaptureCache(Cache):
         self.values: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-        assert layer_idx == len(self.keys), "layers must come in order"
-        self.keys.append(key_states)
-        self.values.append(value_states)
+        assert layer_idx <= len(self.keys), "layers must come in order"
+        if layer_idx == len(self.keys):  # and not computed again in gradient checkpointing
+            self.keys.append(key_states)
+            self.values.append(value_states)
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

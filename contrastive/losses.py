@@ -18,18 +18,23 @@ _CHUNK = 512  # tokens whose logits are in memory at once
 def token_losses(
     states: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, *, cap: float | None = None
 ) -> Tensor:
-    """Negative log-likelihood of each target token, [T] float32, in nats.
+    """Negative log-likelihood of each target token, [T] float32 or wider, in nats.
 
     The gradient with respect to the states is computed in the forward pass, chunk by chunk. So the logits of no more than
-    one chunk are in memory at once, where those of all tokens would take T x V values.
+    one chunk are in memory at once, where those of all tokens would take T x V values. Where the output layer is trained,
+    too, they all are.
 
     Args:
-        states: [T, D] last hidden states of a frozen model.
+        states: [T, D] last hidden states of a model.
         head: [V, D] weight of its output layer.
         bias: [V] bias of its output layer, None where it has none.
         targets: [T] int64, the token that follows each state.
         cap: soft limit of the logits where the model has one: they become cap * tanh(logits / cap).
     """
+    if torch.is_grad_enabled() and (head.requires_grad or (bias is not None and bias.requires_grad)):
+        logits = linear(states, head, bias)
+        wide = logits.float() if logits.dtype.itemsize < 4 else logits
+        return cross_entropy(_capped(wide, cap), targets, reduction="none")
     losses: Tensor = _TokenLosses.apply(states, head, bias, targets, cap)  # type: ignore[no-untyped-call]
     return losses
 

@@ -1,9 +1,9 @@
-"""Runs a frozen model on a prefix once, without gradient, and continues after it with gradient.
+"""Runs a model on a prefix once and continues after it.
 
-Only the soft tokens and what follows them depend on the trained parameters. The keys and values of everything before are
-therefore computed once for a question and shared by its paths. This works for models with an ordinary key-value cache that
-accept an attention mask from outside; `can_extend` finds out by a trial. `states_after` works for every causal model: for
-the others it runs the prefix again each time.
+Where the model is frozen, only the soft tokens and what follows them depend on the trained parameters. The keys and values
+of everything before are therefore computed once for a question, without gradient, and shared by its paths. This works for
+models with an ordinary key-value cache that accept an attention mask from outside; `can_extend` finds out by a trial.
+`states_after` works for every causal model: for the others it runs the prefix again each time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from contrastive.forward import MODEL_ERRORS, CaptureCache, agree, attention_masks, decoder_of, hidden_states, pad_right
+from contrastive.forward import MODEL_ERRORS, CaptureCache, agree, attention_masks, hidden_states, pad_right
 from contrastive.windows import lengths, narrowed
 
 Output = Callable[..., Tensor]  # a model's forward pass: (model, inputs_embeds=..., ...) to [B, S, *]
@@ -29,7 +29,7 @@ class Prefix:
     """The keys and values of prefixes that a model has read.
 
     Attributes:
-        keys: of each layer, [B, H, P, d], with H heads of width d, without gradient.
+        keys: of each layer, [B, H, P, d], with H heads of width d.
         values: the same for values.
         seen: [B, P] bool, False for padding, which is on the right.
     """
@@ -44,6 +44,12 @@ class Prefix:
         return self.seen.sum(-1)
 
 
+def after_prefix(prefix: Tensor, own: Tensor) -> Tensor:
+    """Joins prefixes [B, H, P, d] and the n rows that follow each, [B * n, H, S, d], to [B * n, H, P + S, d]."""
+    times = len(own) // len(prefix)
+    return torch.cat([prefix.repeat_interleave(times, dim=0) if times > 1 else prefix, own], dim=2)
+
+
 class _PrefixCache(Cache):
     """A cache that puts the prefix's keys and values before those of each row, and stores nothing.
 
@@ -56,37 +62,40 @@ class _PrefixCache(Cache):
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         keys, values = self._prefix.keys[layer_idx], self._prefix.values[layer_idx]
-        return _after(keys, key_states), _after(values, value_states)
+        return after_prefix(keys, key_states), after_prefix(values, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         del layer_idx
         return int(self._prefix.seen.shape[1])
 
 
-def _after(prefix: Tensor, own: Tensor) -> Tensor:
-    """Joins prefixes [B, H, P, d] and the n rows that follow each, [B * n, H, S, d], to [B * n, H, P + S, d]."""
-    times = len(own) // len(prefix)
-    return torch.cat([prefix.repeat_interleave(times, dim=0) if times > 1 else prefix, own], dim=2)
-
-
 @torch.no_grad()
 def prefill(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Prefix:
-    """Runs a frozen model on prefixes and returns their keys and values.
+    """Runs a frozen model on prefixes and returns their keys and values, without gradient. Arguments as of `read_prefix`."""
+    return read_prefix(model, input_ids, attention_mask)[0]
+
+
+def read_prefix(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> tuple[Prefix, Tensor]:
+    """Runs a model on prefixes. A gradient flows through all that is returned.
 
     Args:
-        model: the frozen model.
+        model: the model.
         input_ids: [B, P] int64, padded on the right.
         attention_mask: [B, P] int64, 0 for padding.
+
+    Returns:
+        The keys and values of the prefixes, and the last hidden states, [B, P, D].
     """
     capture = CaptureCache()
-    decoder_of(model)(
+    states = hidden_states(
+        model,
         inputs_embeds=model.get_input_embeddings()(input_ids),
         attention_mask=attention_mask,
         position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
         past_key_values=capture,
         use_cache=True,
     )
-    return Prefix(capture.keys, capture.values, attention_mask.bool())
+    return Prefix(capture.keys, capture.values, attention_mask.bool()), states
 
 
 def extend(

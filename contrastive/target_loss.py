@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from transformers import PreTrainedModel
 
 from contrastive.forward import MODEL_ERRORS, hidden_states, pad_right
+from contrastive.latent_steps import rows_of, think
 from contrastive.losses import token_divergences, token_losses
 from contrastive.prefix import Prefix, can_extend, prefill, states_after
 
@@ -38,6 +39,7 @@ class Example:
             log-likelihood of these tokens.
         answer: where the answer's own tokens stand in the target, as the first place and the one after the last; None
             where that is not known.
+        latent: thoughts between prefix and suffix that the backbone has by itself, see `contrastive.latent_steps`.
     """
 
     question: str
@@ -50,6 +52,7 @@ class Example:
     given: int = 0
     reference: tuple[int, ...] | None = None
     answer: tuple[int, int] | None = None
+    latent: int = 0
 
     @property
     def scored(self) -> tuple[int, ...]:
@@ -90,12 +93,19 @@ class Reader:
         """
         self.backbone = backbone
         self.untrained: Callable[[], AbstractContextManager[Any]] = nullcontext
-        layer = backbone.get_output_embeddings()
-        self._head, self._bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
         self._cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)
         # Usually the logits are those of the output layer on the last hidden states: then only the states of the target
         # tokens go through that layer. A model that does more to its logits computes them at all positions, in more memory.
         self._output = hidden_states if self._logits_are_the_layers() else logits
+
+    @property
+    def _head(self) -> Tensor | None:
+        """The weight of the output layer. It is made anew each time where some of its rows are trained."""
+        return getattr(self.backbone.get_output_embeddings(), "weight", None)
+
+    @property
+    def _bias(self) -> Tensor | None:
+        return getattr(self.backbone.get_output_embeddings(), "bias", None)
 
     def read_prefixes(self, examples: Sequence[Example]) -> Prefix | None:
         """Keys and values of the examples' prefixes, for `losses`; None for a model that cannot go on from them."""
@@ -126,16 +136,39 @@ class Reader:
         return _with_answers(self._after_thoughts(examples, thoughts, None), examples)
 
     def whole(self, examples: Sequence[Example]) -> Tensor:
-        """Loss of each example's target without thoughts, summed over its scored tokens, [B] float32, in nats.
+        """Loss of each example's target after its prompt alone, summed over its scored tokens, [B], in nats.
 
-        Unlike in `losses`, a gradient flows through all positions: this is for training the backbone itself.
+        Unlike in `losses`, a gradient flows through all positions: this is for training the backbone itself. Where an
+        example has latent thoughts, the backbone computes these first, and the gradient flows through them, too.
         """
-        return _summed(self._after_prompts(examples), [len(example.scored) for example in examples])[:, 0]
+        return _summed(self._by_itself(examples), [len(example.scored) for example in examples])[:, 0]
 
     def whole_and_answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """As `whole`, and besides the same sums over the answers' own tokens alone, see `answer_tokens`; both [B]."""
-        losses, of_answers = _with_answers(self._after_prompts(examples), examples)
+        losses, of_answers = _with_answers(self._by_itself(examples), examples)
         return losses[:, 0], of_answers[:, 0]
+
+    def _by_itself(self, examples: Sequence[Example]) -> Tensor:
+        """The losses of all scored tokens after what the backbone reads and thinks, [tokens, 1]."""
+        by_example: dict[int, Tensor] = {}
+        for steps in sorted({example.latent for example in examples}):
+            places = [place for place, example in enumerate(examples) if example.latent == steps]
+            part = [examples[place] for place in places]
+            losses = self._after_latent_steps(part, steps) if steps else self._after_prompts(part)
+            by_example |= zip(places, torch.split(losses, [len(example.scored) for example in part]), strict=True)
+        return torch.cat([by_example[place] for place in range(len(examples))])
+
+    def _after_latent_steps(self, examples: Sequence[Example], steps: int) -> Tensor:
+        """As `_after_prompts`, for examples that all have so many latent thoughts."""
+        device, teachers = self.backbone.device, self._teachers(examples)
+        tails, _ = pad_right([(*example.suffix, *example.target[:-1]) for example in examples], device)
+        prefixes = [example.prefix for example in examples]
+        rows = rows_of(self.backbone, prefixes, more=steps + tails.shape[1])
+        thoughts = think(rows, steps=steps)
+        after = self.backbone.get_input_embeddings()(tails)[:, None]
+        states = rows.read(torch.cat([thoughts[:, :, -1:], after], dim=2), output=self._output)
+        # the first position is the last thought
+        return self._by_token(states, examples, [len(each.suffix) + each.given for each in examples], teachers)
 
     def _after_prompts(self, examples: Sequence[Example]) -> Tensor:
         """The losses of all scored tokens without thoughts, [tokens, 1] float32, with a gradient everywhere."""
@@ -217,15 +250,17 @@ class Reader:
         if self._output is logits:
             student, teacher = states.float().log_softmax(-1), teachers.float().log_softmax(-1)
             return kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-        assert self._head is not None  # as in `_token_losses`
-        return token_divergences(states, teachers, self._head, self._bias, cap=self._cap)
+        head = self._head
+        assert head is not None  # as in `_token_losses`
+        return token_divergences(states, teachers, head, self._bias, cap=self._cap)
 
     def _token_losses(self, states: Tensor, targets: Tensor) -> Tensor:
         """Loss of each target token, [T] float32. states: [T, D], or logits [T, V]; targets: [T] int64."""
         if self._output is logits:
             return cross_entropy(states.float(), targets, reduction="none")
-        assert self._head is not None  # without an output layer, the model's own logits are used
-        return token_losses(states, self._head, self._bias, targets, cap=self._cap)
+        head = self._head
+        assert head is not None  # without an output layer, the model's own logits are used
+        return token_losses(states, head, self._bias, targets, cap=self._cap)
 
     @torch.no_grad()
     def _logits_are_the_layers(self) -> bool:

@@ -72,7 +72,7 @@ class RunConfig(BaseModel):
         AfterValidator(known_method),
         Setting(
             "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, prompt-tuning, proposer, refiner, cot, cot-unk, "
-            "assist-cot, lora, or FILE.py:NAME.",
+            "assist-cot, lora, coconut, or FILE.py:NAME.",
             *(_RUN, _METHODS, Tag.NAMED, Tag.VALIDATION),
             values=KINDS,
             content="method_sha256",
@@ -153,10 +153,10 @@ class RunConfig(BaseModel):
     adapter: Annotated[
         _Place | None,
         Setting(
-            "For lora: folder or Hub id of an adapter of the backbone.",
+            "For lora and coconut: folder or Hub id of an adapter of the backbone.",
             *(_MODELS, _SEEDS, Tag.HUB, Tag.VALIDATION),
             used_by=Trait.ADAPTER,
-            whose="`lora`",
+            whose="`lora` and `coconut`",
             content="adapter_sha256",
             facts=("merged_fingerprint",),
         ),
@@ -175,7 +175,7 @@ class RunConfig(BaseModel):
         _Count | None,
         Setting(
             "Soft tokens L. Default: the checkpoint's, else 4.",
-            *(_PATHS, _METHODS),
+            *(_PATHS, _METHODS, Tag.CHOSEN_LATER),
             used_by=Trait.SLOTS,
             whose="methods with slots",
             facts=("initial_token",),
@@ -186,10 +186,40 @@ class RunConfig(BaseModel):
         float | None,
         Field(ge=0, allow_inf_nan=False),
         Setting(
-            "Size of softcot-p's, -dropout's or -gumbel's change, relative to the thoughts. Default 0.2.",
+            "Size of softcot-p's, -dropout's, -gumbel's or coconut's change, relative to thoughts. Default 0.2; coconut 0.",
             *(_PATHS, _METHODS, Tag.VALIDATION),
             used_by=Trait.PERTURBED,
-            whose="the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel)",
+            whose="the methods that perturb thoughts (softcot-p, softcot-dropout, softcot-gumbel, coconut)",
+        ),
+    ] = None
+    noise_kind: Annotated[
+        Literal["gaussian", "dropout"] | None,
+        Setting(
+            "How --noise changes each of coconut's thoughts: gaussian (default) or dropout.",
+            *(_PATHS, _METHODS, Tag.VALIDATION),
+            used_by=Trait.LATENT,
+            whose="`coconut`",
+        ),
+    ] = None
+    latent_steps: Annotated[
+        int | None,
+        Field(ge=0),
+        Setting(
+            "Thoughts that coconut feeds back one after another. Default: the checkpoint's.",
+            *(_PATHS, _METHODS, Tag.NAMED, Tag.VALIDATION, Tag.CHOSEN_LATER),
+            used_by=Trait.LATENT,
+            whose="`coconut`",
+            symbol="S",
+        ),
+    ] = None
+    latent_tokens: Annotated[
+        str | None,
+        Setting(
+            'Tokens before and after coconut\'s thoughts: "BEGIN END", or "BEGIN END PAUSE". Default: the checkpoint\'s.',
+            *(_PATHS, _METHODS, Tag.VALIDATION, Tag.CHOSEN_LATER),
+            used_by=Trait.LATENT,
+            whose="`coconut`",
+            facts=("latent_thought",),
         ),
     ] = None
     refine_steps: Annotated[
@@ -197,7 +227,7 @@ class RunConfig(BaseModel):
         Field(ge=0),
         Setting(
             "Rounds in which refiner refines its thoughts. Default: the checkpoint's, else 3.",
-            *(_PATHS, _METHODS, Tag.NAMED, Tag.VALIDATION),
+            *(_PATHS, _METHODS, Tag.NAMED, Tag.VALIDATION, Tag.CHOSEN_LATER),
             used_by=Trait.REFINED,
             whose="`refiner`",
             symbol="R",
@@ -332,7 +362,7 @@ class RunConfig(BaseModel):
         Setting("openai: the server, http://HOST:PORT/v1. Its key: OPENAI_API_KEY.", _ENGINE, _FREE),
     ] = None
     served_model: Annotated[
-        str | None, Setting("openai: the backbone's name there. Default: the only one.", _ENGINE)
+        str | None, Setting("openai: the backbone's name there. Default: the only one.", _ENGINE, Tag.CHOSEN_LATER)
     ] = None
     device: Annotated[
         str,
@@ -437,7 +467,7 @@ class RunConfig(BaseModel):
             raise UsageError("`--temperature` 0 is greedy, so all samples of a path are equal: add `--samples 1`.")
         self._refuse_idle()
         self._refuse_unfit_engine()
-        if kind_of(self.method).has(Trait.ADAPTER) and not self.adapter:
+        if kind_of(self.method).needs_adapter and not self.adapter:
             raise UsageError(
                 f"`--method {self.method}` needs `--adapter`, a folder that `scale-train --method lora` wrote, or a Hub id: "
                 f"add it."
@@ -451,6 +481,12 @@ class RunConfig(BaseModel):
             raise UsageError(
                 f"`--rationale` {self.rationale} says what solved questions show, and `--shots` is 0: raise it, or leave "
                 f"the rationale out."
+            )
+        self._refuse_unfit_noise()
+        if self.latent_tokens and len(self.latent_tokens.split()) not in (2, 3):
+            raise UsageError(
+                f"`--latent-tokens` is {self.latent_tokens!r}: give the tokens before and after the thoughts, with a space "
+                f"between them, and a third where it is one to pause."
             )
         if self.thought_scale is not None and self.control not in (None, "shuffled", "counterfactual"):
             raise UsageError(
@@ -470,6 +506,21 @@ class RunConfig(BaseModel):
         for key in self._given(idle_options(self.method)):
             if whose := settings_of(RunConfig)[key].whose:
                 raise UsageError(f"`{option(key)}` is for {whose}, and `--method` is `{self.method}`: leave it out.")
+
+    def _refuse_unfit_noise(self) -> None:
+        """Raises UsageError for latent steps that noise was forgotten of, or that has a kind and no size."""
+        if not kind_of(self.method).has(Trait.LATENT):
+            return
+        if self.latent_paths not in (None, 1) and self.noise is None:
+            raise UsageError(
+                f"`--latent-paths` {self.latent_paths} of `{self.method}` differ by noise alone: add `--noise 0.2`, or "
+                f"`--samples` for more chains of one path."
+            )
+        if self.noise_kind and not self.noise:
+            raise UsageError(
+                f"`--noise-kind {self.noise_kind}` says how `--noise` changes thoughts, and that is 0: add `--noise 0.2`, "
+                f"or leave the kind out."
+            )
 
     def _refuse_unfit_engine(self) -> None:
         """Raises UsageError for an option that the engine does not use, or for a method that it cannot run."""
@@ -538,6 +589,9 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     models = (settings["backbone"], settings["assistant"])
     thinker = (settings["thinker"] or default_thinker(kind, *models)) if soft else None
     paths = kind.latent_paths or (1 if not kind.has(Trait.PATHS) else 8 if thinker == UNTRAINED else None)
+    noise = settings["noise"]
+    if noise is None and kind.has(Trait.PERTURBED):
+        noise = 0.0 if kind.has(Trait.LATENT) else _NOISE  # a single path of latent steps is meant without noise
     seeds = "streams" if "engine_seeds" in ENGINES[settings["engine"]].settings else None
     return {
         "task": settings["task"] or (task.name if task.generated else None),
@@ -545,7 +599,8 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         "thinker": thinker,
         "latent_paths": settings["latent_paths"] or paths,
         "max_new_tokens": settings["max_new_tokens"] or task.max_new_tokens,
-        "noise": _NOISE if settings["noise"] is None and kind.has(Trait.PERTURBED) else settings["noise"],
+        "noise": noise,
+        "noise_kind": settings["noise_kind"] or ("gaussian" if kind.has(Trait.LATENT) and noise else None),
         # None lets the engine decide, because it knows whether it must share the device
         "assistant_device": None if settings["assistant_device"] == "auto" else settings["assistant_device"],
         "engine_seeds": settings["engine_seeds"] or seeds,

@@ -218,6 +218,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("questions", f"{summary['num_questions']}", f"{summary['num_completions']} completions"),
         *_training(summary.get("training") or {}),
         *_saved(summary),
+        *_thought(tokens),
         ("generated tokens", f"{tokens['generated']:,}", f"{_number(summary['mean_tokens'])} a completion"),
         (
             "prompt tokens computed",
@@ -227,6 +228,12 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         *_decoded(engine),
         ("seconds", f"{seconds:.1f}", f"{tokens['generated'] / max(seconds, 1e-9):.0f} tokens/s"),
     ]
+
+
+def _thought(tokens: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The line of latent steps, if the run has taken any."""
+    steps = tokens.get("latent_steps")
+    return [("latent steps", f"{steps:,}", "states fed back, of all paths")] if steps else []
 
 
 def unread(completion: Completion) -> str:

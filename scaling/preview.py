@@ -105,7 +105,7 @@ def _refuse_unfit(
     config = parts.config
     refuse_too_long(asked, config, backbone, assistant)
     longest = max(question.prompt_tokens for question in asked) + config.longest
-    refuse_unfit(config, backbone, Workload(longest, slots=filled_slots(config) > 0))
+    refuse_unfit(config, backbone, Workload(longest, slots=filled_slots(config, parts.soft_tokens) > 0))
     if config.out:
         known = {**described_by(config, task), **prompt_identity(backbone.tokenizer), **parts.identity()}
         refuse_unfit_folder(config.out, known, asked)
@@ -128,8 +128,9 @@ def _asked(
             read = len(thinking.assistant(read_by_assistant(config, task.definition, question)))
         elif thinking and notes:
             read = len(thinking.hint_request(question))
-        prompt = builder.backbone(question, num_slots=config.num_slots, notes=notes)
-        prompted = as_asked(question, prompt, num_slots=filled_slots(config), assistant_tokens=read)
+        prompt = parts.framed(builder.backbone(question, num_slots=config.num_slots, notes=notes), backbone)
+        num_slots = filled_slots(config, parts.soft_tokens)
+        prompted = as_asked(question, prompt, num_slots=num_slots, assistant_tokens=read)
         asked.append(completed(prompted, question, task, config))
     return asked
 
@@ -144,9 +145,9 @@ def _backbone(parts: Parts, task: LoadedTask, backbone: LanguageModel) -> str:
     """The backbone's prompt of the first question, with a title."""
     config, question = parts.config, task.questions[0]
     builder = _builder(parts, task, backbone)
-    num_slots = config.num_slots
-    prompt = builder.backbone(question, num_slots=num_slots, notes=_NOTES if _writes_notes(config) else "")
-    length = len(prompt.prefix) + num_slots + len(prompt.suffix)
+    notes = _NOTES if _writes_notes(config) else ""
+    prompt = parts.framed(builder.backbone(question, num_slots=config.num_slots, notes=notes), backbone)
+    length = len(prompt.prefix) + parts.soft_tokens + len(prompt.suffix)
     counted = "" if _writes_notes(config) else f", {length} tokens"
     return f"backbone prompt of {question.id}{counted}:\n{_mark(prompt.text)}"
 

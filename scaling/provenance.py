@@ -104,7 +104,7 @@ class Provenance:
         """What run.json says of it, in `environment`."""
         fields: dict[str, Any] = {"task": self.task}
         for part in self.parts:
-            if part.role in ("thinker", "adapter"):
+            if part.role != "assistant":
                 fields[f"{part.role}_trained_on"] = part.trained_on
             if part.about and IMPORTED in part.about:
                 fields["thinker_imported_from"] = part.about[IMPORTED]

@@ -24,7 +24,7 @@ from scaling.reading import Equal, answered
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import RUN, Journal, load_run, stored_questions
 from scaling.records.records import Completion, PromptedQuestion, Question
-from scaling.records.settings import Effect, run_names
+from scaling.records.settings import Effect, Tag, run_names
 from scaling.records.voters import voter_of, voter_record
 from scaling.run import digest, judge_again, summary_of
 from scaling.tasks.catalogue import definition_of, identity_of, task_of
@@ -34,7 +34,6 @@ from scaling.tasks.task import LoadedTask, PlainTask, Task
 from scaling.wording import wording_of
 
 Tell = Callable[[str], None]
-_CHOSEN_LATER = ("soft_tokens", "served_model")  # if not given, the checkpoint and the server decide these settings
 _DECIDES_FIGURES = ("voter", "adaptive")  # settings that change no completion, but the figures of the summary
 _READ_ANEW = ("columns", "answer_kind")  # settings that may change the gold answers of the same questions
 
@@ -216,7 +215,7 @@ def _apart(recorded: dict[str, Any], settings: RunConfig, keys: Any) -> list[str
         for key in keys
         if key not in run_names(Effect.SIZE, Effect.FREE)
         and given[key] != recorded.get(key)
-        and not (given[key] == "auto" or (given[key] is None and key in _CHOSEN_LATER))
+        and not (given[key] == "auto" or (given[key] is None and key in run_names(Tag.CHOSEN_LATER)))
     ]
 
 

@@ -43,7 +43,7 @@ from scaling.records.adaptive import Stopping
 from scaling.records.errors import WARNING, Interrupted
 from scaling.records.journal import Journal, place_of
 from scaling.records.names import TITLE
-from scaling.records.records import TIMEOUTS, Completion, Costs, Key, PromptedQuestion, Question, added
+from scaling.records.records import LATENT_STEPS, TIMEOUTS, Completion, Costs, Key, PromptedQuestion, Question, added
 from scaling.records.settings import Tag, names
 from scaling.records.summary import run_summary
 from scaling.records.voters import Voter, voter_of, voter_record
@@ -450,6 +450,8 @@ class _Account:
         """The costs of all sessions together."""
         counters = self._counters
         session = {**asdict(counters), TIMEOUTS: self.checker.timeouts}
+        if steps := self._setup.method.latent_steps:
+            session[LATENT_STEPS] = steps
         has_sampled = bool(
             counters.prefill_computed or counters.prefill_avoided
         )  # not where the run was complete before

@@ -16,7 +16,7 @@ from softcotpp.options import interruptible, settings_from, with_options_of
 
 @with_options_of(TrainConfig)
 def train(*, quiet: bool = False, **options: Any) -> Trained:
-    """Trains a thinker, or with `method="lora"` an adapter of the backbone, as `scale-train` does.
+    """Trains a thinker, with `method="lora"` an adapter of the backbone, or with "coconut" the backbone, as `scale-train`.
 
     Args:
         quiet: whether to show no progress.
@@ -48,12 +48,20 @@ class Trained(os.PathLike[str]):
 
     @property
     def history(self) -> pd.DataFrame:
-        """The content of metrics.jsonl: a row for each step and each validation."""
-        with (self.folder / "metrics.jsonl").open() as lines:
-            return pd.DataFrame([json.loads(line) for line in lines])
+        """The content of metrics.jsonl: a row for each step and validation; of `coconut` with the number of its stage."""
+        whole, stages = self.folder / "metrics.jsonl", self.folder.glob("stage-*/metrics.jsonl")
+        if whole.is_file():
+            return pd.DataFrame(_rows(whole))
+        numbered = sorted((int(path.parent.name.removeprefix("stage-")), path) for path in stages)
+        return pd.DataFrame([{"stage": number} | row for number, path in numbered for row in _rows(path)])
 
     def __fspath__(self) -> str:
         return str(self.folder)
 
     def __repr__(self) -> str:
         return f"<Trained in {self.folder}, use it with: {self.command}>"
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with path.open() as lines:
+        return [json.loads(line) for line in lines]

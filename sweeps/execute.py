@@ -90,10 +90,13 @@ def perform(job: Job, root: Path, tell: Tell) -> dict[str, Any]:
 
 def _train(job: Job, root: Path, progress: ProgressReporter) -> dict[str, Any]:
     folder = root / job.folder
-    # a training that was stopped before its first validation has nothing to go on from
-    config = TrainConfig(**{**job.settings, "out": folder, "resume": (folder / STATE_FILE).is_file()})
-    if kind_of(config.method).has(Trait.ADAPTER):
-        from scaling.training.lora import train_lora as train
+    # a training that was stopped before its first validation has nothing to go on from; stages have folders of their own
+    states = (folder / STATE_FILE, *folder.glob(f"*/{STATE_FILE}"))
+    config = TrainConfig(**{**job.settings, "out": folder, "resume": any(state.is_file() for state in states)})
+    if kind_of(config.method).has(Trait.LATENT):
+        from scaling.training.coconut import train_coconut as train
+    elif kind_of(config.method).has(Trait.ADAPTER):
+        from scaling.training.lora import train_lora as train  # type: ignore[assignment]
     else:
         from scaling.training.run import train  # type: ignore[assignment]
     result = train(config, progress, Processes())

@@ -284,6 +284,11 @@ class _Maker:
     def _trained(self, given: Settings, method: str) -> Settings:
         """Settings of a training, without those that its method does not use and without those at their default."""
         kind = kind_of(method)
+        if kind.has(Trait.LATENT) and given.get("rank") is None:
+            raise UsageError(
+                f"a sweep trains an adapter of the backbone for `{method}`: give `train.rank`, or train the whole backbone "
+                f"by `scale-train --method {method}` and give its folder as `backbone`."
+            )
         if kind.has(Trait.THINKER) and not kind.trains_paths:  # one path, around which others are drawn
             given = given | {"latent_paths": 1}
         idle = idle_in_training(method, given.get("contrastive"))

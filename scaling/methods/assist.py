@@ -27,6 +27,8 @@ class AssistCoT:
     The tokens of the hints count as a cost of the method.
     """
 
+    latent_steps = 0
+
     def __init__(
         self,
         backbone: LanguageModel,

@@ -47,6 +47,11 @@ class Method(PromptSource, Protocol):
 
     backbone: LanguageModel
 
+    @property
+    def latent_steps(self) -> int:
+        """How many of its own states the backbone was given as inputs so far, summed over paths."""
+        ...
+
     def asked(self, question: Question) -> PromptedQuestion:
         """The question's prompt and its lengths, without computing any thoughts."""
         ...
@@ -174,6 +179,15 @@ class Parts(ABC):
     def identity(self) -> dict[str, Any]:
         """What run.json will say of these parts, as far as it is known before models are loaded."""
         return {}
+
+    @property
+    def soft_tokens(self) -> int:
+        """How many soft tokens are in the prompt of a path."""
+        return self.config.num_slots
+
+    def framed(self, prompt: Prompt, backbone: LanguageModel) -> Prompt:  # noqa: ARG002
+        """The prompt as the method asks with it, which may put its soft tokens after those of the template."""
+        return prompt
 
     def refuse_unfit(self, backbone: LanguageModel, assistant: LanguageModel | None) -> None:  # noqa: B027
         """Raises UsageError where the parts do not fit the models. Only the models' shapes are read, not their weights."""

@@ -29,6 +29,8 @@ from scaling.wording import Wording
 class ChainOfThought:
     """A method whose prompts are text alone, the same for every path."""
 
+    latent_steps = 0
+
     def __init__(
         self,
         backbone: LanguageModel,

@@ -28,6 +28,7 @@ class Trait(Enum):
     READING = auto()  # the thinker reads the question
     REFINED = auto()  # the thinker refines them in rounds, of which there may be more or fewer
     PERTURBED = auto()  # latent paths are random draws around the thought of one
+    LATENT = auto()  # its thoughts are states of the backbone, fed back into it one after another
     PATHS = auto()  # there may be more than one latent path
     SLOTS = auto()  # prompts have soft tokens: thoughts, or placeholders
     ASSISTANT = auto()  # an assistant is loaded
@@ -47,7 +48,7 @@ class MethodKind:
         title: as the papers call it.
         traits: what it uses.
         factory: class or function that makes a user's own method, None for a method of the package.
-        latent_paths: N of a user's own method, unless the settings say another.
+        latent_paths: N unless the settings say another; None where a checkpoint or the method's traits decide.
         soft_tokens: L of a user's own method, unless the settings say another.
         sha256: checksum of the source of a user's own method.
         file: its path.
@@ -71,6 +72,11 @@ class MethodKind:
         return self.has(Trait.THINKER) and self.has(Trait.PATHS) and not self.has(Trait.PERTURBED)
 
     @property
+    def needs_adapter(self) -> bool:
+        """Whether it is nothing without an adapter. A method with latent steps may have a backbone trained as a whole."""
+        return self.has(Trait.ADAPTER) and not self.has(Trait.LATENT)
+
+    @property
     def trained_as(self) -> str | None:
         """The method of `scale-train` that trains its thinker or adapter; None where there is nothing to train."""
         if self.has(Trait.THINKER):
@@ -78,14 +84,15 @@ class MethodKind:
         return self.name if self.has(Trait.ADAPTER) else None
 
 
-def _kind(name: str, *traits: Trait) -> tuple[str, MethodKind]:
-    return name, MethodKind(name, TITLES[name], frozenset(traits))
+def _kind(name: str, *traits: Trait, latent_paths: int | None = None) -> tuple[str, MethodKind]:
+    return name, MethodKind(name, TITLES[name], frozenset(traits), latent_paths=latent_paths)
 
 
 _THINKER = (Trait.THOUGHTS, Trait.THINKER, Trait.SLOTS)
 _READER = (*_THINKER, Trait.READING)
 _SOFT = (*_READER, Trait.ASSISTANT)
 _PERTURBED = (*_SOFT, Trait.PERTURBED, Trait.PATHS)
+_LATENT = (Trait.THOUGHTS, Trait.LATENT, Trait.PERTURBED, Trait.PATHS)
 KINDS = dict(
     (
         _kind("softcot++", *_SOFT, Trait.PATHS),
@@ -100,6 +107,7 @@ KINDS = dict(
         _kind("cot-unk", Trait.SLOTS),
         _kind("assist-cot", Trait.ASSISTANT, Trait.NOTES),
         _kind("lora", Trait.ADAPTER, Trait.LOCAL),
+        _kind("coconut", *_LATENT, Trait.ADAPTER, Trait.LOCAL, latent_paths=1),
     )
 )
 DEFAULT = "softcot++"

@@ -45,6 +45,8 @@ class SoftCoT:
     or a user's own. The words around the slots are the same for all of them.
     """
 
+    latent_steps = 0
+
     def __init__(
         self,
         backbone: LanguageModel,

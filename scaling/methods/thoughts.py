@@ -37,7 +37,7 @@ Perturb = Callable[[Tensor, float, torch.Generator], Tensor]  # thought [L, D], 
 
 _COUNTERFACTUAL = "counterfactual"  # value of `--control`
 _TENSOR = "thoughts"  # the name of the tensor in a file of the cache
-_PATH_STREAM = -1  # stands where the random stream of a sample has the sample's number: the stream of a path's noise
+PATH_STREAM = -1  # stands where the random stream of a sample has the sample's number: the stream of a path's noise
 _MEAN_OVER = 32  # questions over which `--control mean` and `--thought-scale` average
 
 
@@ -241,7 +241,7 @@ class Perturbed:
 
     def _draw(self, thought: Tensor, question: Question, path: int) -> Tensor:
         # on the CPU, so that a seed gives the same noise on every device
-        generator = torch.Generator().manual_seed(stream_seed(self._seed, question.id, path, _PATH_STREAM))
+        generator = torch.Generator().manual_seed(stream_seed(self._seed, question.id, path, PATH_STREAM))
         return self._perturb(thought.cpu(), self._noise, generator).to(thought.device)
 
 
@@ -372,7 +372,7 @@ def controlled(config: RunConfig, source: ThoughtSource, backbone: LanguageModel
         backbone: the model that reads the thoughts.
         task: of the questions.
     """
-    num_paths, num_tokens = config.num_paths, config.num_slots
+    num_paths, num_tokens = config.num_paths, source.num_tokens
     if config.thought_scale is not None:
         source = Scaled(source, _mean_of(config, source), config.thought_scale)
     if config.control is None:
@@ -385,7 +385,7 @@ def controlled(config: RunConfig, source: ThoughtSource, backbone: LanguageModel
         return Constant(_mean_of(config, source), replaces=source)
     if config.control == "unk":
         return Constant(placeholders(backbone, num_paths=num_paths, num_tokens=num_tokens), replaces=source)
-    zeros = torch.zeros(num_paths, filled_slots(config), backbone.width, device=backbone.model.device)
+    zeros = torch.zeros(num_paths, filled_slots(config, num_tokens), backbone.width, device=backbone.model.device)
     return Constant(zeros, replaces=source)
 
 
@@ -438,9 +438,9 @@ def left_alone(config: RunConfig, asked: Sequence[PromptedQuestion]) -> str | No
     return f"{number} of {len(asked)} questions have no number to change, so the assistant reads them as they are"
 
 
-def filled_slots(config: RunConfig) -> int:
-    """How many soft tokens a prompt really holds: one for each slot, or none at all with `--control none`."""
-    return 0 if config.control == "none" else config.num_slots
+def filled_slots(config: RunConfig, num_tokens: int) -> int:
+    """How many soft tokens a prompt really holds: those of a thought, or none at all with `--control none`."""
+    return 0 if config.control == "none" else num_tokens
 
 
 def shuffled_among(config: RunConfig) -> LoadedTask:

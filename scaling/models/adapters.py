@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 
 from scaling.models.folders import unfit
-from scaling.models.loading import LanguageModel, fingerprint_of, has_other_weights
+from scaling.models.latent_tokens import add_tokens
+from scaling.models.loading import LanguageModel, fingerprint_of, has_other_weights, load_tokenizer
 from scaling.models.model_files import find_folder
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError, one_line
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE = "adapter_config.json", "adapter_model.safetensors", "train.json"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,42 @@ def refuse_quantised(backbone: LanguageModel) -> None:
     """Raises UsageError for a quantised backbone: an adapter is merged into plain weights here."""
     if how := backbone.quantisation:
         raise UsageError(
-            f"`--method lora` merges its adapter into the weights of the backbone, and those of `--backbone` "
+            f"an adapter is merged into the weights of the backbone, and those of `--backbone` "
             f"{backbone.name} are quantised ({how}): take the model that is not, or `--method softcot++`."
         )
+
+
+def add_tokens_of(adapter: Adapter, backbone: LanguageModel, names: Sequence[str]) -> None:
+    """Gives a backbone the tokens that an adapter was trained with. Its model and its tokenizer change in place.
+
+    Rows that are new are zero: those that a training has learned come with the adapter.
+
+    Args:
+        adapter: the adapter. A tokenizer in its folder takes the place of the backbone's.
+        backbone: the backbone.
+        names: of tokens that are needed.
+
+    Raises:
+        UsageError: neither the backbone nor the adapter knows one of these tokens.
+    """
+    if (adapter.folder / TOKENIZER_FILE).is_file():
+        backbone.tokenizer = load_tokenizer(str(adapter.folder), name=adapter.name)
+    tokenizer, known = backbone.tokenizer, set(backbone.tokenizer.get_vocab())
+    learned = read(adapter)[0].trainable_token_indices or []
+    rows = {row for part in (learned.values() if isinstance(learned, dict) else [learned]) for row in part}
+    for name, number in zip(names, add_tokens(tokenizer, names), strict=True):
+        if name not in known and number not in rows:
+            raise UsageError(
+                f"`--adapter` {adapter.name} brings no embedding of the token `{name}`, which `--backbone` {backbone.name} "
+                f"lacks: name others by `--latent-tokens`, or give the backbone that it was trained with."
+            )
+    before, needed = backbone.rows, 1 + max(tokenizer.added_tokens_decoder, default=-1)
+    if needed > before:
+        backbone.model.resize_token_embeddings(needed, mean_resizing=False)
+        for layer in (backbone.model.get_input_embeddings(), backbone.model.get_output_embeddings()):
+            if layer is not None:
+                layer.weight.data[before:] = 0
+        backbone.model.requires_grad_(False)
 
 
 def load(adapter: Adapter, backbone: LanguageModel) -> PeftModel:
@@ -124,7 +159,7 @@ def read(adapter: Adapter) -> tuple[LoraConfig, dict[str, Tensor]]:
         ) from None
     if not isinstance(config, LoraConfig):
         raise UsageError(
-            f"`--adapter` {adapter.name} is of the kind {config.peft_type}, and `--method lora` takes LoRA only."
+            f"`--adapter` {adapter.name} is of the kind {config.peft_type}, and the toolkit takes LoRA only."
         )
     # checked here, because `peft` would allocate memory for whatever rank a damaged config says
     rank_of_weights = max((tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name), default=0)
@@ -185,7 +220,7 @@ def merged(model: PeftModel, backbone: LanguageModel) -> LanguageModel:
             whole = model.merge_and_unload(safe_merge=True)
         except (NotImplementedError, ValueError) as error:
             raise UsageError(
-                f"`--method lora` merges its adapter into the backbone, and this one cannot be merged ({one_line(error)}): "
+                f"an adapter is merged into the backbone, and this one cannot be ({one_line(error)}): "
                 f"give another adapter."
             ) from None
     whole.eval().requires_grad_(False)

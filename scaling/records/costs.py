@@ -73,6 +73,8 @@ class ThinkerCosts:
         slot_slot: for each pair of two slots of a path.
         slots_read: whether the assistant reads the slots of every path.
         computed_slots: how many slots of a path the thinker computes where that is more than are used, else 0.
+        latent: whether the slots of a path are the backbone's own states: once a question it reads the prefix, whose last
+            state is the first slot, and then it reads each slot to compute the next one.
     """
 
     position: int = 0
@@ -81,6 +83,7 @@ class ThinkerCosts:
     slot_slot: int = 0
     slots_read: bool = True
     computed_slots: int = 0
+    latent: bool = False
 
     def question(self, positions: int) -> int:
         """FLOPs once a question, for all paths together."""
@@ -155,19 +158,25 @@ class RunCosts:
         prefill = self.backbone.forward(asked.prompt_tokens)
         return paths * thinking + sum(prefill + self.completion(asked, count) for count in tokens)
 
+    def latent_steps(self, asked: PromptedQuestion) -> int:
+        """States of the backbone that a path of the question is made of, one computed from the other."""
+        return asked.soft_tokens if self.thinker.latent else 0
+
     def _positions(self, asked: PromptedQuestion) -> int:
         """Tokens of the prompt that the thinker reads."""
         return asked.assistant_tokens if self.assistant else asked.prefix_tokens if asked.soft_tokens else 0
 
     def _reading(self, asked: PromptedQuestion) -> int:
-        return self._assistant(asked.assistant_tokens) + self.thinker.question(self._positions(asked))
+        latent = self.backbone.forward(asked.prefix_tokens) if self.latent_steps(asked) else 0
+        return self._assistant(asked.assistant_tokens) + self.thinker.question(self._positions(asked)) + latent
 
     def _slots(self, asked: PromptedQuestion) -> int:
         """FLOPs of a path's thoughts."""
         slots = self.thinker.computed_slots if asked.soft_tokens and self.thinker.computed_slots else asked.soft_tokens
         read = slots if self.thinker.slots_read else 0
         thinking = self._assistant(read, behind=asked.assistant_tokens) + slots * self.projection
-        return thinking + self.thinker.path(slots, self._positions(asked))
+        latent = self.backbone.forward(max(0, self.latent_steps(asked) - 1), behind=asked.prefix_tokens)
+        return thinking + self.thinker.path(slots, self._positions(asked)) + latent
 
     def _hint(self, asked: PromptedQuestion) -> int:
         if not self.assistant:

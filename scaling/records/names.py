@@ -14,6 +14,7 @@ TITLES = {  # names of the methods that come with the package, as in the papers
     **{"cot": "CoT", "cot-unk": "CoT-Unk", "assist-cot": "Assist-CoT", "lora": "LoRA", "softcot": "SoftCoT"},
     **{"softcot-p": "SoftCoT-P", "softcot-dropout": "SoftCoT-Dropout", "softcot-gumbel": "SoftCoT-Gumbel"},
     **{"softcot++": "SoftCoT++", "prompt-tuning": "Prompt tuning", "proposer": "Proposer", "refiner": "Refiner"},
+    **{"coconut": "Coconut"},
 }
 COMPRESSED = (".gz", ".bz2", ".xz")  # endings of files that are unpacked when they are read
 PAIRS = ".txt"  # ending of a file of lines such as "Question||<<1+2=3>> #### 3"
@@ -27,8 +28,8 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     """The name of a run's method, such as `CoT-SC` or `SoftCoT++ [untrained]`.
 
     -SC stands for self-consistency: several samples of a single path. The rounds of a method that refines its thoughts are
-    named, and so is a prompt other than `plain`. Brackets say how the method was trained, unless that was on questions of
-    the run's own task, and name a control and a scale of thoughts.
+    named, and so are latent steps and a prompt other than `plain`. Brackets say how the method was trained, unless that was
+    on questions of the run's own task, and name a control and a scale of thoughts.
 
     Args:
         config: the settings in run.json.
@@ -39,6 +40,7 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     several = "-SC" if int(config.get("latent_paths") or 1) == 1 and int(config.get("samples") or 1) > 1 else ""
     shots = f", {config['shots']}-shot" if config.get("shots") else ""
     rounds = f", {config['refine_steps']} rounds" if config.get("refine_steps") is not None else ""
+    steps = f", {config['latent_steps']} latent steps" if config.get("latent_steps") is not None else ""
     template = re.sub(r"[][,=]", "-", Path(str(config["prompt"])).stem) if config.get("prompt") else ""
     prompt = f" with prompt {template}" if template else ""
     scale = config.get("thought_scale")
@@ -47,7 +49,7 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
         str(detail) for detail in (training_of(config, environment or {}), config.get("control"), dose) if detail
     ]
     brackets = f" [{', '.join(details)}]" if details else ""
-    return f"{title}{several}{shots}{rounds}{prompt}{brackets}"
+    return f"{title}{several}{shots}{rounds}{steps}{prompt}{brackets}"
 
 
 def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> str:

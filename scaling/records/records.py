@@ -18,6 +18,7 @@ Key = tuple[str, int, int]  # (question id, path, sample)
 Costs = dict[str, float]  # what a run has cost, by name: seconds, prompt tokens, decode steps, peak bytes of memory ...
 
 TIMEOUTS = "timeouts"  # key of Costs: comparisons of answers that ran out of time, which count as unequal
+LATENT_STEPS = "latent_steps"  # key of Costs: states of the backbone that it was given as inputs, of all paths
 PEAKS = ("kv_bytes_held", "kv_bytes_avoided", "peak_memory_bytes")  # keys of Costs whose maximum counts, not their sum
 
 

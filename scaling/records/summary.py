@@ -20,7 +20,7 @@ from typing import Any
 from scaling.records.adaptive import leading
 from scaling.records.answer_classes import classes_of
 from scaling.records.intervals import wilson_interval
-from scaling.records.records import TIMEOUTS, Completion, Key, PromptedQuestion, Question
+from scaling.records.records import LATENT_STEPS, TIMEOUTS, Completion, Key, PromptedQuestion, Question
 from scaling.records.voters import OF_RUNS, Voter, voter_of
 from scaling.records.votes import flat_vote, hierarchical_vote, majority
 
@@ -59,6 +59,7 @@ def run_summary(
             "prefill_computed": costs.get("prefill_computed", 0),
             "prefill_avoided": costs.get("prefill_avoided", 0),
             "generated": sum(completion.num_tokens for completion in completions.values()),
+            **({LATENT_STEPS: costs[LATENT_STEPS]} if costs.get(LATENT_STEPS) else {}),
         },
         "engine": {**engine, "slot_occupancy": engine["decoded_rows"] / capacity if capacity else None},
         "peak_memory_bytes": costs.get("peak_memory_bytes") or None,

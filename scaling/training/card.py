@@ -19,6 +19,7 @@ from scaling.training.hint import command_for
 LAST = "last"  # in a training's folder, the folder with the checkpoint of the last validation, be it the best or not
 # keys of a checkpoint's `about`: its step, and why it was kept, which is "loss", "accuracy" or LAST
 STEP, CHOSEN_BY = "step", "chosen_by"
+_END = "\n"
 _HERE = Path("FOLDER")  # stands in the command of a card for wherever its reader has the checkpoint
 
 
@@ -68,6 +69,88 @@ Rank {about["rank"]}, alpha {2 * about["rank"]}, on all linear layers. It learne
 |---|---|
 {_settings(about)}
 """
+
+
+def write_coconut_card(folder: Path, about: dict[str, Any], *, config: TrainConfig) -> None:
+    """Writes the card of a backbone with latent thoughts to its folder. Arguments as of `coconut_card`."""
+    (folder / CARD_FILE).write_text(coconut_card(about, config=config))
+
+
+def coconut_card(about: dict[str, Any], *, config: TrainConfig) -> str:
+    """The card of a backbone that was trained in stages with ever more thoughts, in Markdown.
+
+    Args:
+        about: the content of its train.json.
+        config: the resolved settings of its training, which say how a run has to ask.
+    """
+    metrics = about["metrics"]
+    stages = [{"stage": stage["stage"], **figures_of_stage(stage)} for stage in metrics["stages"]]
+    rows = "\n".join(f"| {' | '.join(map(str, row.values()))} |" for row in stages)
+    kind = "an adapter" if about.get("rank") else "all weights"
+    return f"""---
+base_model: {with_revision(about["backbone"])[0]}
+tags: [coconut, latent-reasoning, softcotpp]
+---
+
+# {TITLES["coconut"]}: {about["backbone"]}
+
+Trained: {kind}. It answers questions of {about["task"]} after {about["latent_steps"]} thoughts
+(`{about["thought"]}`) in the place of a chain.
+
+```
+{command_for(config, _HERE)}
+```
+
+## Held-out questions of {about["task"]}
+
+| figure | value | 95 % interval, or what it is |
+|---|---|---|
+{"".join(f"| {name} | {value} | {note} |{_END}" for name, value, note in rows_of_backbone(metrics))}
+## Stages
+
+From the first validation of a stage to its last, with the stage's own number of thoughts.
+
+| stage | left out | thoughts | accuracy | loss | loss in training | norm of thoughts |
+|---|---|---|---|---|---|---|
+{rows}
+{_check(metrics.get("check"))}
+## How it was made
+
+| setting | value |
+|---|---|
+{_settings(about)}
+"""
+
+
+def rows_of_backbone(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The figures of a trained backbone as rows of a table: name, value, and its 95 % interval or what it means.
+
+    metrics: `StageFigures` as a dict.
+    """
+    accuracy = metrics.get("accuracy")
+    rows = [
+        *_accuracy(Accuracy(**accuracy) if accuracy else None),
+        ("loss", _number(metrics["loss"]), "nats a token, of what follows the thoughts"),
+        ("loss, answer alone", _number(metrics["answer"]), "its own tokens"),
+        ("norm of thoughts", cosine(metrics["norm_ratio"]), "input embeddings have 1"),
+    ]
+    return [row for row in rows if row[1] != "-"]
+
+
+def figures_of_stage(stage: dict[str, Any]) -> dict[str, str]:
+    """What a stage has brought, in words and by name; "-" where it is not known. stage: from `coconut.summary_of`."""
+
+    def ends(name: str, spelled: str) -> str:
+        return "-" if stage[name] is None else " to ".join(format(value, spelled) for value in stage[name])
+
+    return {
+        "steps left out": str(stage["removed"]),
+        "thoughts": str(stage["thoughts"]),
+        "accuracy": ends("accuracy", ".1%"),
+        "loss": ends("loss", ".4f"),
+        "loss in training": _number(stage["training"]),
+        "norm of thoughts": ends("norm_ratio", ".2f"),
+    }
 
 
 def _check(check: dict[str, Any] | None) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from scaling.config import RunConfig
 from scaling.methods.build import Built
+from scaling.methods.cot import ChainOfThought
+from scaling.models.loading import LanguageModel
 from scaling.records.errors import Interrupted, UsageError
 from scaling.records.journal import load
 from scaling.records.overlap import digest_of
@@ -22,7 +24,11 @@ from scaling.tasks.catalogue import load_task
 from scaling.tasks.formats import holds_split
 from scaling.tasks.task import LoadedTask
 from scaling.training.config import TrainConfig
+from scaling.training.run import TrainingObserver
 from scaling.training.targets import Split
+from scaling.wording import wording_of
+
+CHECKS = "checks"  # folder of the check's runs, in the folder of the training
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,45 @@ def held_out(config: TrainConfig, split: Split) -> LoadedTask | None:
     return task
 
 
+def answers_of_cot(
+    config: TrainConfig,
+    backbone: LanguageModel,
+    task: LoadedTask,
+    watcher: TrainingObserver,
+    *,
+    folder: Path,
+    when: str,
+) -> dict[str, bool]:
+    """The answers of a backbone by chain of thought. Arguments as of `answers`; the backbone may have changed weights."""
+    method = ChainOfThought(backbone, task=task.definition, wording=wording_of(config))
+    settings = settings_of(config, method="cot", backbone=backbone.name)
+    return answers(Built(method, settings), task, watcher, folder=folder, when=when)
+
+
+def answers(built: Built, task: LoadedTask, watcher: TrainingObserver, *, folder: Path, when: str) -> dict[str, bool]:
+    """Answers the questions of the check before or after training.
+
+    Args:
+        built: what answers, and its settings.
+        task: the questions.
+        watcher: is told what happens.
+        folder: of the training.
+        when: "before" or "after".
+
+    Returns:
+        For each question, by id, whether its answer is right.
+    """
+    watcher.status(f"answering {len(task.questions)} questions of {task.name} {when} training")
+    return right_answers(built, task, watcher.sampling(), parent=folder / CHECKS)
+
+
 def settings_of(config: TrainConfig, **method: str) -> RunConfig:
-    """Settings of a run of the check: one greedy chain for each question. method: `method`, and `adapter` if it has one."""
+    """Settings of a run of the check: one greedy chain for each question.
+
+    Args:
+        config: the settings of the training.
+        method: the run's `method`, and `adapter` or `backbone` where it has one that the training has not.
+    """
     shared = {"backbone": config.backbone, "seed": config.seed, "device": config.device, "dtype": config.dtype}
     asked_by = {key: getattr(config, key) for key in names(TrainConfig, Tag.WORDING)}
     greedy = {"data": config.check_on, "limit": config.check_limit, "samples": 1, "temperature": 0}

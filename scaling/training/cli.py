@@ -23,6 +23,7 @@ EXAMPLES = (
     "scale-train --targets self --limit 256 --out my-thinker",
     "scale-train --data questions --backbone Qwen/Qwen2.5-7B-Instruct --assistant Qwen/Qwen2.5-1.5B-Instruct",
     "scale-train --method lora --merge --out my-adapter",
+    "scale-train --method coconut --latent-stages 4 --thoughts-per-step 1 --out my-backbone",
     "scale-train --latent-paths 8 --out my-thinker --resume",
 )
 
@@ -44,7 +45,8 @@ def scale_train(
     """Learn N initial token sets and a projection, so that every latent path reasons well and the paths differ.
 
     The checkpoint is the thinker of the best validation: give its folder to `scale-run --thinker`. That of the last one is
-    in the folder `last` in it. With --method lora it is an adapter of the backbone, for `scale-run --method lora --adapter`.
+    in the folder `last` in it. With --method lora it is an adapter of the backbone, for `scale-run --method lora --adapter`;
+    with --method coconut a backbone, for `scale-run --method coconut --backbone`.
     """
     given = {key: value for key, value in given.items() if value is not None}
     raise typer.Exit(guarded("scale-train", lambda: _train(config, given, as_json=json)))
@@ -110,6 +112,10 @@ def _of_method(method: str) -> tuple[Any, Any]:
     """The function that trains with a method, and the one that shows its result. `peft` is only imported for LoRA."""
     from scaling.training import display
 
+    if kind_of(method).has(Trait.LATENT):
+        from scaling.training.coconut import train_coconut
+
+        return train_coconut, display.show_backbone
     if kind_of(method).has(Trait.ADAPTER):
         from scaling.training.lora import train_lora
 

@@ -26,19 +26,23 @@ from scaling.records.settings import Effect, Setting, Tag
 from scaling.tasks.equations import TEXT
 from scaling.training.mixture import FIRST_STEP, GOLD, SELF, TARGETS, parse_targets, plain_targets
 
-_LR, _LR_OF_CONSTANTS, _LR_OF_ADAPTER = 2e-3, 2e-2, 2e-4  # default learning rates; see docs/training.md
+# default learning rates; see docs/training.md
+_LR, _LR_OF_CONSTANTS, _LR_OF_ADAPTER, _LR_OF_BACKBONE = 2e-3, 2e-2, 2e-4, 1e-4
 _SLOTS = "slots"  # the states that a thinker is trained on by default
 STAGES: Literal["constant,thoughts"] = "constant,thoughts"
 ROUNDS = 3  # default of `--refine-steps`
 _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
+_LATENT_STAGES, _STEP_THOUGHTS = 3, 2  # of GSM8K in arXiv 2412.06769
+LATENT, PAUSE, NONE = "latent", "pause", "none"  # what stands in the place of removed steps
 _GENERATED, _EPOCHS = 2048, 3  # generated questions where nothing says how many, and epochs of those that are limited
 
 # groups of options, in the order of the help
 _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths and thoughts", "Loss", "Steps"
-_LORA = "With --method lora, instead of paths, thoughts and their loss"
+_LORA = "With --method lora or coconut, instead of paths, thoughts and their loss"
+_COCONUT = "With --method coconut"
 _FREE, _INHERITED, _CONTRAST, _AFTERWARDS = Effect.FREE, Tag.INHERITED, Tag.CONTRAST, Tag.AFTERWARDS
 _WORDING = (PROMPT, Tag.WORDING, _INHERITED)
-_THOUGHTS, _ASSISTED, _ADAPTER = Trait.THINKER, Trait.ASSISTANT, Trait.ADAPTER
+_THOUGHTS, _ASSISTED, _ADAPTER, _LATENT = Trait.THINKER, Trait.ASSISTANT, Trait.ADAPTER, Trait.LATENT
 _Count = Annotated[int, Field(ge=1)]
 _Amount = Annotated[int, Field(ge=0)]
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -55,9 +59,10 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Annotated[
-        Literal["softcot++", "prompt-tuning", "proposer", "refiner", "lora"],
+        Literal["softcot++", "prompt-tuning", "proposer", "refiner", "lora", "coconut"],
         Setting(
-            "softcot++ (default), prompt-tuning, proposer, refiner, or lora: fine-tune the backbone on the same targets.",
+            "softcot++ (default), prompt-tuning, proposer, refiner, or lora: fine-tune the backbone on the same targets; "
+            "coconut: so that it thinks in its own states.",
             _DATA,
             not_in_sweeps="methods with thoughts have a thinker trained, and lora an adapter",
         ),
@@ -178,8 +183,38 @@ class TrainConfig(BaseModel):
         _Weight, Setting("Weight of the contrast of questions. Default 0, which is off.", _LOSS, used_by=_THOUGHTS)
     ] = 0.0
     rank: Annotated[
-        _Count | None, Setting("Rank of the adapter. Default 16; alpha is twice that.", _LORA, used_by=_ADAPTER)
+        _Count | None,
+        Setting(
+            "Rank of the adapter; alpha is twice that. Default 16; coconut trains all weights.", _LORA, used_by=_ADAPTER
+        ),
     ] = None
+    latent_stages: Annotated[
+        _Amount | None,
+        Setting(
+            "Stages after that of whole chains, each with one step less. Default 3; 0 is chain of thought.",
+            _COCONUT,
+            used_by=_LATENT,
+        ),
+    ] = None
+    thoughts_per_step: Annotated[
+        _Count | None, Setting("Thoughts in the place of a removed step. Default 2.", _COCONUT, used_by=_LATENT)
+    ] = None
+    thought: Annotated[
+        Literal["latent", "pause", "none"] | None,
+        Setting(
+            "A thought is the state before it (latent, default), a learned token (pause), or left out (none).",
+            _COCONUT,
+            used_by=_LATENT,
+        ),
+    ] = None
+    curriculum: Annotated[
+        bool, Setting("Stage by stage (default); without, the last stage alone.", _COCONUT, used_by=_LATENT)
+    ] = True
+    mix_stages: Annotated[
+        float,
+        Field(ge=0, lt=1, allow_inf_nan=False),
+        Setting("Share of targets that are of an earlier stage. Default 0.", _COCONUT, used_by=_LATENT),
+    ] = 0.0
     merge: Annotated[
         bool,
         Setting(
@@ -202,9 +237,13 @@ class TrainConfig(BaseModel):
         _Count | None, Setting("First questions of them. Default 50.", _LORA, _FREE, _AFTERWARDS, used_by=_ADAPTER)
     ] = None
     epochs: Annotated[
-        _Count | None, Setting("Times through the targets. Default 3; 1 if generated without --limit.", _STEPS)
+        _Count | None,
+        Setting("Times through the targets, a stage. Default 3; 1 if generated without --limit.", _STEPS),
     ] = None
-    max_steps: Annotated[_Count | None, Setting("Optimiser steps, instead of epochs.", _STEPS)] = None
+    max_steps: Annotated[_Count | None, Setting("Optimiser steps, a stage, instead of epochs.", _STEPS)] = None
+    last_epochs: Annotated[
+        _Count | None, Setting("Epochs of the last stage. Default: as the others.", _STEPS, used_by=_LATENT)
+    ] = None
     batch_size: Annotated[_Count, Setting("Targets of a step. Default 8.", _STEPS)] = 8
     grad_accumulation: Annotated[
         _Count | None, Setting("Parts of a batch, which take less memory. Default: parts of 8 paths.", _STEPS, _FREE)
@@ -214,21 +253,25 @@ class TrainConfig(BaseModel):
     ] = False
     lr: Annotated[
         _Positive | None,
-        Setting("Learning rate, falling linearly. Default 0.002; prompt-tuning 0.02, lora 0.0002.", _STEPS),
+        Setting(
+            "Learning rate, falling linearly. Default 0.002; prompt-tuning 0.02, lora 0.0002, coconut 0.0001.", _STEPS
+        ),
     ] = None
     warmup: Annotated[_Amount, Setting("Steps of rising learning rate. Default 0.", _STEPS)] = 0
     weight_decay: Annotated[_Weight, Setting("Default 0.", _STEPS)] = 0.0
     clip: Annotated[_Positive, Setting("Largest norm of the gradient. Default 1.", _STEPS)] = 1.0
-    validate_every: Annotated[_Count | None, Setting("Steps. Default: ten times in all.", _STEPS)] = None
+    validate_every: Annotated[
+        _Count | None, Setting("Steps. Default: ten times in all; coconut: every epoch.", _STEPS)
+    ] = None
     patience: Annotated[
         _Amount, Setting("Stop after so many validations without a better one. Default 0: never.", _STEPS)
     ] = 0
     select: Annotated[
         Literal["loss", "accuracy"] | None,
         Setting(
-            "The best validation has the lowest loss (default), or the highest accuracy of greedy chains.",
+            "The best validation has the lowest loss (default), or the highest accuracy of greedy chains (coconut).",
             _STEPS,
-            used_by=_THOUGHTS,
+            used_by=Trait.THOUGHTS,
         ),
     ] = None
     seed: Annotated[int, Setting("Order of questions and dropout. Default 0.", _STEPS)] = 0
@@ -304,9 +347,9 @@ class TrainConfig(BaseModel):
             "epochs": self.epochs or (None if self.max_steps else 1 if fresh else _EPOCHS),
         }
         self._refuse_idle()
-        return self.model_copy(
-            update=common | (self._lora() if kind_of(self.method).has(Trait.ADAPTER) else self._thoughts())
-        )
+        kind = kind_of(self.method)
+        own = self._latent if kind.has(Trait.LATENT) else self._lora if kind.has(Trait.ADAPTER) else self._thoughts
+        return self.model_copy(update=common | own())
 
     def constant_stage(self, folder: Path) -> TrainConfig:
         """The settings of the first stage of these resolved settings, which have two. folder: of the first stage."""
@@ -343,6 +386,54 @@ class TrainConfig(BaseModel):
             )
         checked = self.check_limit or (_CHECKED if self.check_on else None)
         return {"lr": self.lr or _LR_OF_ADAPTER, "rank": self.rank or _RANK, "check_limit": checked}
+
+    def _latent(self) -> dict[str, Any]:
+        """Defaults that only latent steps have. Raises UsageError where options contradict each other."""
+        adapted = self._lora()
+        stages = _LATENT_STAGES if self.latent_stages is None else self.latent_stages
+        if self.targets != GOLD:
+            raise UsageError(
+                f"`--method {self.method}` removes steps of gold rationales, and `--targets` is {self.targets}: leave it "
+                f"out."
+            )
+        idle = {"thought": self.thought, "thoughts_per_step": self.thoughts_per_step, "mix_stages": self.mix_stages}
+        if not stages and any((*idle.values(), self.last_epochs, not self.curriculum)):
+            raise UsageError(
+                "`--latent-stages` 0 is the stage of whole chains alone, in which no step is removed: leave out what is "
+                "said of thoughts and of other stages, or raise it."
+            )
+        if self.thought == NONE and self.thoughts_per_step:
+            raise UsageError(
+                f"`--thoughts-per-step` {self.thoughts_per_step} counts thoughts, and `--thought none` leaves them out: "
+                f"give one of them."
+            )
+        if not self.curriculum and (self.mix_stages or self.last_epochs):
+            raise UsageError(
+                "`--no-curriculum` has one stage alone: leave out `--mix-stages`, and give `--epochs` instead of "
+                "`--last-epochs`."
+            )
+        if self.last_epochs and self.max_steps:
+            raise UsageError(
+                f"`--last-epochs` {self.last_epochs} and `--max-steps` {self.max_steps}: give `--epochs` instead of steps."
+            )
+        if self.merge:
+            raise UsageError(f"`--merge` is for `--method lora`, and `--method` is {self.method}: leave it out.")
+        if self.rank is None and self.dtype not in ("auto", "float32"):
+            raise UsageError(
+                f"`--dtype {self.dtype}` rounds away the small changes of a training of all weights: leave it out, or train "
+                f"an adapter with `--rank`."
+            )
+        thought = (self.thought or LATENT) if stages else None
+        return {
+            "lr": self.lr or (_LR_OF_ADAPTER if self.rank else _LR_OF_BACKBONE),
+            "rank": self.rank,
+            "dtype": self.dtype if self.rank else "float32",
+            "check_limit": adapted["check_limit"],
+            "latent_stages": stages,
+            "thoughts_per_step": None if thought in (NONE, None) else self.thoughts_per_step or _STEP_THOUGHTS,
+            "thought": thought,
+            "select": self.select or "accuracy",
+        }
 
     def _thoughts(self) -> dict[str, Any]:
         """Defaults that only a thinker has. Raises UsageError where options contradict each other."""

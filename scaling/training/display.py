@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from contrastive.train import Schedule
 from scaling.display import RunProgress, bar_on, say
 from scaling.notebook_bar import NotebookBar
 from scaling.run import RunObserver
-from scaling.training.card import chains_of, cosine, rows_of
+from scaling.training.card import chains_of, cosine, figures_of_stage, rows_of, rows_of_backbone
 
 if TYPE_CHECKING:
+    from scaling.training.check import Check
+    from scaling.training.coconut import CoconutResult
     from scaling.training.lora import LoraResult
     from scaling.training.run import Result
 
@@ -172,20 +175,48 @@ def show_adapter(console: Console, result: LoraResult) -> None:
         ("loss before training", f"{figures.before:.4f}", ""),
         ("trained parameters", f"{result.parameters:,}", ""),
         ("seconds", f"{progress.seconds:.1f}", ""),
+        *_of_check(check),
     ]
-    if check:
-        rows += [
-            (f"{check.task} before", f"{check.before:.1%}", f"greedy, {check.questions} questions not trained on"),
-            (f"{check.task} after", f"{check.after:.1%}", f"exact McNemar p = {check.p:.3f}"),
-            ("right only before", f"{check.only_before}", ""),
-            ("right only after", f"{check.only_after}", ""),
-        ]
     for row in rows:
         table.add_row(*row)
     console.print(table)
     _use(console, f"adapter: {result.folder}/", result.command)
     if result.merged_command:
         _use(console, f"merged: {result.merged}/", result.merged_command)
+
+
+def _of_check(check: Check | None) -> list[tuple[str, str, str]]:
+    """Rows of a table on questions of another task; none without `--check-on`."""
+    if check is None:
+        return []
+    return [
+        (f"{check.task} before", f"{check.before:.1%}", f"greedy, {check.questions} questions not trained on"),
+        (f"{check.task} after", f"{check.after:.1%}", f"exact McNemar p = {check.p:.3f}"),
+        ("right only before", f"{check.only_before}", ""),
+        ("right only after", f"{check.only_after}", ""),
+    ]
+
+
+def show_backbone(console: Console, result: CoconutResult) -> None:
+    """Prints the stages, the figures of the checkpoint, the result of the check, and the command that uses it."""
+    names = figures_of_stage(result.stages[0])
+    stages = Table("stage", *names, title="first and last validation of each stage", title_justify="left")
+    for stage in result.stages:
+        stages.add_row(str(stage["stage"]), *figures_of_stage(stage).values())
+    console.print(stages)
+    progress = result.progress
+    title = f"backbone of step {progress.best_step} of the last stage"
+    table = Table(title=title, show_header=False, title_justify="left")
+    rows = [
+        *rows_of_backbone(asdict(result.figures)),
+        ("trained parameters", f"{result.parameters:,}", ""),
+        ("seconds", f"{progress.seconds:.1f}", "last stage"),
+        *_of_check(result.check),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    _use(console, f"backbone: {result.folder}/", result.command)
 
 
 def _use(console: Console, what: str, command: str) -> None:

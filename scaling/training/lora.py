@@ -19,9 +19,8 @@ from safetensors.torch import load_file
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example
 from contrastive.train import STATE_FILE, Progress
-from scaling.config import RunConfig, decided
+from scaling.config import decided
 from scaling.methods.build import Built
-from scaling.methods.cot import ChainOfThought
 from scaling.methods.lora import with_adapter
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.loading import LanguageModel
@@ -29,9 +28,10 @@ from scaling.records.errors import UsageError
 from scaling.records.files import sha256
 from scaling.run import environment
 from scaling.tasks.task import LoadedTask
-from scaling.training.adapter import Figures, LoraTrainer, new_adapter, save_adapter, save_merged
+from scaling.training.adapter import LoraTrainer, new_adapter, save_adapter, save_merged
+from scaling.training.backbone import Figures
 from scaling.training.card import write_lora_card
-from scaling.training.check import Check, compare, held_out, right_answers, settings_of
+from scaling.training.check import Check, answers, answers_of_cot, compare, held_out, settings_of
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for, command_for_merged
 from scaling.training.run import (
@@ -53,7 +53,7 @@ from scaling.training.run import (
 from scaling.training.targets import ExampleBuilder
 from scaling.wording import wording_of
 
-MERGED, CHECKS = "merged", "checks"  # folders in the folder of the training: the whole model, and runs of the check
+MERGED = "merged"  # folder of the whole model, in the folder of the training
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,9 @@ def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Proces
     if (folder / STATE_FILE).is_file():
         _refuse_damaged(folder)
     training = _Training(config, backbone, folder, described, watcher, processes)
-    before = _before(training, check_task) if check_task and processes.rank == 0 else {}
+    before: dict[str, bool] = {}
+    if check_task and processes.rank == 0:
+        before = answers_of_cot(config, backbone, check_task, watcher, folder=folder, when="before")
     processes.wait()
     wording = wording_of(config)
     build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0, wording=wording)
@@ -178,16 +180,6 @@ def _trainer(
     )
 
 
-def _before(training: _Training, check_task: LoadedTask) -> dict[str, bool]:
-    """The check before training: for each of the questions, by id, whether its answer is right."""
-    training.watcher.status(f"answering {len(check_task.questions)} questions of {check_task.name} before training")
-    wording = wording_of(training.config)
-    method = ChainOfThought(training.backbone, task=check_task.definition, wording=wording)
-    settings = settings_of(training.config, method="cot")
-    built = Built(method, settings)
-    return right_answers(built, check_task, training.watcher.sampling(), parent=training.folder / CHECKS)
-
-
 def _finish(training: _Training, model: PeftModel, check_task: LoadedTask | None, before: dict[str, bool]) -> None:
     """Merges the best adapter into the backbone's weights, for `--merge` and for the second half of the check."""
     if check_task is None and not training.config.merge:
@@ -208,19 +200,16 @@ def _finish(training: _Training, model: PeftModel, check_task: LoadedTask | None
 
 def _after(training: _Training, check_task: LoadedTask, whole: LanguageModel) -> dict[str, bool]:
     """The check after training. whole: the backbone with the adapter merged in."""
-    training.watcher.status(f"answering {len(check_task.questions)} questions of {check_task.name} after training")
-    settings: RunConfig = settings_of(training.config, method="lora", adapter=str(training.folder))
-    digest_of_weights = sha256(training.folder / adapters.WEIGHTS_FILE)
+    config, folder = training.config, training.folder
     method = with_adapter(
         whole,
         task=check_task.definition,
-        wording=wording_of(training.config),
+        wording=wording_of(config),
         fingerprint=training.backbone.fingerprint,
-        sha256=digest_of_weights,
+        sha256=sha256(folder / adapters.WEIGHTS_FILE),
     )
-    return right_answers(
-        Built(method, settings), check_task, training.watcher.sampling(), parent=training.folder / CHECKS
-    )
+    settings = settings_of(config, method="lora", adapter=str(folder))
+    return answers(Built(method, settings), check_task, training.watcher, folder=folder, when="after")
 
 
 def _result(training: _Training, progress: Progress) -> LoraResult:

@@ -20,6 +20,7 @@ import torch
 from huggingface_hub import HfApi
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from contrastive import checkpoint
 from contrastive.assistant_thinker import SLOTS, AssistantThinker, state_statistics
@@ -714,21 +715,24 @@ def micro_batch(config: TrainConfig, *, paths: int) -> int:
 
 
 def publish(folder: Path, repository: str) -> None:
-    """Uploads a thinker or an adapter to the Hugging Face Hub.
+    """Uploads a thinker, an adapter or a whole backbone to the Hugging Face Hub.
 
     Args:
         folder: the folder of the training.
-        repository: owner/name; an adapter's repository is created where it is missing.
+        repository: owner/name; it is created where it is missing.
 
     Raises:
         UsageError: where the upload fails.
     """
     adapter = [adapters.CONFIG_FILE, adapters.WEIGHTS_FILE, adapters.ABOUT_FILE, checkpoint.CARD_FILE]
+    whole = [SAFE_WEIGHTS_NAME, "*.json", "*.jinja", "*.txt", "*.model", checkpoint.CARD_FILE]
     try:
-        if (folder / adapters.WEIGHTS_FILE).is_file():
-            hub = HfApi()
-            hub.create_repo(repository, exist_ok=True)
-            hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=adapter)
+        for weights, files in ((adapters.WEIGHTS_FILE, [*adapter, "tokenizer*"]), (SAFE_WEIGHTS_NAME, whole)):
+            if (folder / weights).is_file():
+                hub = HfApi()
+                hub.create_repo(repository, exist_ok=True)
+                hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, ignore_patterns=["*/*"])
+                break
         else:
             checkpoint.Checkpoint.from_pretrained(folder).push_to_hub(repository)
     except (OSError, ValueError) as error:

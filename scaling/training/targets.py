@@ -204,12 +204,30 @@ class ExampleBuilder:
 
     def first_step(self, question: Question) -> str | None:
         """What a solution says up to the end of its first step; None without a rationale, or if no solution shows it."""
-        steps = [line.strip() for step in question.rationale for line in step.splitlines() if line.strip()]
+        steps = steps_of(question)
         if not steps:
             return None
         solution = self._backbone.solution(replace(question, rationale=(steps[0],)))
         at = solution.find(steps[0])
         return None if at < 0 else solution[: at + len(steps[0])]
+
+    def without_steps(self, example: Example, question: Question, removed: int) -> Example:
+        """The example of a question's solution without its first steps.
+
+        Args:
+            example: that of the whole solution.
+            question: the question.
+            removed: how many steps are left out; of a question that has fewer, all.
+        """
+        text = self._backbone.solution(replace(question, rationale=tuple(steps_of(question)[removed:])))
+        target = self._target(question, text)
+        self._check(target)
+        return replace(example, target=target, answer=self._answer_of(question, text, target))
+
+    def refuse_long(self, question: Question, example: Example) -> None:
+        """Raises UsageError for an example, with its latent thoughts, that is longer than the backbone's context."""
+        read = len(example.prefix) + example.latent + len(example.suffix)
+        self._refuse_long(question, read + len(example.target))
 
     def __call__(self, question: Question, text: str, *, end: bool = True) -> Example:
         """Makes an example of a question and a target.
@@ -310,6 +328,11 @@ class ExampleBuilder:
                 f"question {question.id} needs {length} tokens with its target, more than the backbone's context of "
                 f"{self._context}: leave the question out of the data, or take a backbone with a longer context."
             )
+
+
+def steps_of(question: Question) -> list[str]:
+    """The steps of a question's gold rationale: its lines."""
+    return [line.strip() for step in question.rationale for line in step.splitlines() if line.strip()]
 
 
 def end_token(backbone: LanguageModel) -> int:

@@ -100,6 +100,20 @@ def test_a_name_makes_trained_thinkers_the_seeds_of_one_method(run_of):
     assert [(method.name, len(method.runs)) for method in found] == [("ours", 2), ("CoT", 1)]
 
 
+def test_a_name_makes_trained_backbones_the_seeds_of_one_method(run_of):
+    def trained(name, **environment):
+        run = run_of(1, 1, method="coconut", backbone=f"models/{name}", backbone_fingerprint=name)
+        return "ours", replace(run, environment={**run.environment, **environment})
+
+    known = {"backbone_trained_on": "prosqa"}
+    [method] = group([trained("a", **known), trained("b", **known)], common=False)
+    assert (method.name, len(method.runs)) == ("ours", 2)
+    with pytest.raises(UsageError, match="the runs named ours differ in backbone, backbone_fingerprint"):
+        group([trained("a", **known), trained("b")], common=False)
+    with pytest.raises(UsageError, match="are the same run with the same seed"):
+        group([trained("a", **known), trained("a", **known)], common=False)
+
+
 def test_unlike_runs_of_one_name_are_refused(run_of):
     with pytest.raises(UsageError, match="the runs named x differ in temperature"):
         group([("x", run_of(**SOFT)), ("x", run_of(**SOFT | {"temperature": 1.0}))], common=False)

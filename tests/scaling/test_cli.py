@@ -192,6 +192,7 @@ def test_an_empty_value_is_refused(call, monkeypatch, name, blank):
         "--top-k",
         "--max-new-tokens",
         "--refine-steps",
+        "--latent-steps",
         "--thought-scale",
     )
     monkeypatch.setenv("COLUMNS", "200")

@@ -57,7 +57,7 @@ def test_shells_can_complete(name, shell, monkeypatch):
 
 
 def test_completion_knows_the_options():
-    environment = {"_SCALE_RUN_COMPLETE": "complete_bash", "COMP_WORDS": "scale-run --laten", "COMP_CWORD": "1"}
+    environment = {"_SCALE_RUN_COMPLETE": "complete_bash", "COMP_WORDS": "scale-run --latent-p", "COMP_CWORD": "1"}
     done = CliRunner().invoke(run.app, [], prog_name="scale-run", env=environment)
     assert done.stdout.split() == ["--latent-paths"]
 

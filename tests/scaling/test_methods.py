@@ -48,6 +48,8 @@ def thoughts_of(setup, number: int = 0) -> torch.Tensor:
 def test_every_method_runs_and_knows_its_costs(tmp_path, config_of, silent, method, make_adapter):
     several = {} if method == "softcot++" or method in PERTURBED else {"latent_paths": 1}
     adapter = {"adapter": make_adapter()} if method == "lora" else {}
+    if method == "coconut":
+        adapter = {"latent_steps": 2, "latent_tokens": "<|im_start|> <|im_end|>"}
     summary = execute(config_of(method=method, out=tmp_path / "run", **several, **adapter), silent)
     assert summary["complete"] is True
     assert summary["num_completions"] == 2 * 2 * (several.get("latent_paths", 2))
@@ -275,7 +277,7 @@ def test_exemplars_come_from_the_training_file_of_a_folder(made, tmp_path):
         ({"method": "lora", "adapter": "x", "shots": 2}, "`--shots` is for `cot`"),
         ({"method": "lora", "adapter": "x", "latent_paths": 2}, "needs a method with several paths"),
         ({"method": "lora"}, "`--method lora` needs `--adapter`"),
-        ({"method": "cot", "adapter": "x"}, "`--adapter` is for `lora`, and `--method` is `cot`"),
+        ({"method": "cot", "adapter": "x"}, "`--adapter` is for `lora` and `coconut`, and `--method` is `cot`"),
         ({"method": "assist-cot", "thinker": "x"}, "`--thinker` is for methods with soft thoughts"),
         ({"method": "assist-cot", "soft_tokens": 2}, "`--soft-tokens` is for methods with slots"),
         ({"method": "cot-unk", "latent_paths": 2}, "needs a method with several paths"),
@@ -326,6 +328,9 @@ _VALUES = {
     "latent_paths": 2,
     "method_args": {"steps": 2},
     "assistant_prompt": "answer",
+    "noise_kind": "dropout",
+    "latent_steps": 2,
+    "latent_tokens": "<begin> <end>",
 }
 
 
@@ -335,6 +340,8 @@ def test_options_are_idle_exactly_where_they_are_refused(method):
     refused = set()
     for key, value in _VALUES.items():
         needed = {"shots": 1} if key in ("shot_format", "rationale") else {}
+        if key == "noise_kind" or (method == "coconut" and key == "latent_paths"):
+            needed = {"noise": 0.1}
         try:
             RunConfig(**{"method": method, **given, **needed, key: value}).resolved()
         except UsageError:
@@ -391,3 +398,11 @@ def test_defaults_of_the_perturbed_methods():
         assert (resolved.noise, resolved.latent_paths) == (0.2, 8)
     assert RunConfig(method="softcot-p", noise=0).resolved().noise == 0
     assert RunConfig(method="softcot").resolved().noise is None
+
+
+def test_defaults_of_latent_steps():
+    """One path, as in the paper, and that without noise; several are told that only noise makes them differ."""
+    resolved = RunConfig(method="coconut").resolved()
+    assert (resolved.noise, resolved.noise_kind, resolved.latent_paths) == (0.0, None, 1)
+    noisy = RunConfig(method="coconut", latent_paths=4, noise=0.1).resolved()
+    assert (noisy.noise_kind, noisy.resolved()) == ("gaussian", noisy)

@@ -495,3 +495,17 @@ def test_a_value_that_is_not_given_is_called_default():
     assert words.values("instruction") == ["default", "Go."]
     assert [words.label(point, ["instruction"]) for point in found] == ["instruction default", "instruction Go."]
     assert [words.cell(point, "noise") for point in found] == ["-", "-"], "cot has no use for it"
+
+
+def test_latent_steps_are_an_axis_of_coconut_alone():
+    fixed = {"backbone": "there", "noise": 0.2, "limit": 3}
+    axes = {"method": ["cot", "coconut"], "latent_steps": [0, 3, 6], "latent_paths": [1, 8]}
+    file = GridFile(name="x", run=fixed, axes=axes)
+    found = points_of(file)
+    assert [point.run["latent_steps"] for point in found if "latent_steps" in point.run] == [0, 0, 3, 3, 6, 6]
+    assert len(found) == 1 + 2 * 3, "chain of thought has neither"
+    of_coconut = [point for point in found if point.run["method"] == "coconut"]
+    assert len({point.group for point in of_coconut}) == 3, "paths of the same steps are one run"
+    labels = {Words(found).label(point, axes_of(file, found)) for point in found}
+    assert "coconut, latent_steps 6, latent_paths 8" in labels
+    assert [label for label in labels if "latent_steps" not in label] == ["cot, latent_paths 1"]

@@ -35,7 +35,7 @@ from scaling.training.lora import train_lora
 from scaling.training.run import describe, publish
 from scaling.training.targets import ExampleBuilder, split_of
 
-OF_THOUGHTS, OF_LORA = names(TrainConfig, Trait.THOUGHTS), names(TrainConfig, Trait.ADAPTER)
+OF_THOUGHTS, OF_LORA = names(TrainConfig, Trait.THINKER, Trait.THOUGHTS), names(TrainConfig, Trait.ADAPTER)
 
 
 class Quiet:
@@ -103,7 +103,8 @@ def short(monkeypatch):
     def settings_of_short(*arguments, **named):
         return settings_of(*arguments, **named).model_copy(update={"max_new_tokens": 8})
 
-    monkeypatch.setattr(lora, "settings_of", settings_of_short)
+    for module in (check, lora):
+        monkeypatch.setattr(module, "settings_of", settings_of_short)
     return True
 
 
@@ -325,12 +326,13 @@ def test_only_the_adapter_and_its_card_are_published(monkeypatch, settings, tmp_
         def create_repo(self, name, **_):
             asked.append(name)
 
-        def upload_folder(self, *, repo_id, folder_path, allow_patterns):
+        def upload_folder(self, *, repo_id, folder_path, allow_patterns, ignore_patterns):
+            assert ignore_patterns == ["*/*"]
             asked.append((repo_id, folder_path, sorted(allow_patterns)))
 
     monkeypatch.setattr(training_run, "HfApi", Hub)
     publish(tmp_path / "trained", "me/mine")
-    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "train.json"]
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer*", "train.json"]
     assert asked == ["me/mine", ("me/mine", tmp_path / "trained", files)]
 
 
@@ -339,10 +341,9 @@ def test_only_the_adapter_and_its_card_are_published(monkeypatch, settings, tmp_
 
 @pytest.mark.parametrize("key", OF_THOUGHTS)
 def test_options_of_thoughts_are_refused(settings, key):
-    """Even with the value that they have by default."""
-    default = TrainConfig.model_fields[key].default
-    value = 1.0 if default is None else default
-    option = f"`--{key.replace('_', '-')}` is for the thoughts"
+    """Even with the value that they have by default, unless that leaves something out."""
+    value = "loss" if key == "select" else TrainConfig.model_fields[key].default or 1
+    option = f"`--{key.replace('_', '-')}` is for `--method softcot"
     with pytest.raises(UsageError, match=option):
         settings(**{key: value}).resolved()
 
@@ -357,7 +358,7 @@ def test_options_of_thoughts_are_refused(settings, key):
     ],
 )
 def test_options_of_lora_are_refused_without_it(changes, said):
-    with pytest.raises(UsageError, match=f"`{said}` is for `--method lora`"):
+    with pytest.raises(UsageError, match=f"`{said}` is for `--method lora or coconut`"):
         TrainConfig.model_validate(changes).resolved()
 
 
@@ -378,7 +379,7 @@ def test_a_thinkers_description_has_nothing_of_lora(model):
     config = TrainConfig(limit=4, validation=2).resolved()
     described = describe(config, split_of(config), {"backbone": model, "assistant": model})
     assert not {"method", *OF_LORA} & set(described)
-    assert set(OF_THOUGHTS) < set(described)
+    assert {key for key in OF_THOUGHTS if getattr(config, key) is not None} < set(described)
     assert described["lr"] == 2e-3
 
 
@@ -400,7 +401,7 @@ def test_no_difference_is_no_evidence():
 
 def test_the_check_is_in_train_json_card_and_result(settings, tmp_path, monkeypatch, questions_at):
     answers = [{"h0": True, "h1": True, "h2": False, "h3": True}, {"h0": False, "h1": False, "h2": False, "h3": True}]
-    monkeypatch.setattr(lora, "right_answers", lambda *_, **__: answers.pop(0))
+    monkeypatch.setattr(check, "right_answers", lambda *_, **__: answers.pop(0))
     result = train_lora(settings(check_on=questions_at()), Quiet(), Processes())
     assert result.check == Check("held", 4, 0.75, 0.25, 2, 0, 0.5)
     assert json.loads((tmp_path / "trained" / "train.json").read_text())["metrics"]["check"] == asdict(result.check)
@@ -512,4 +513,4 @@ def test_a_refused_option_ends_with_two_and_a_sentence():
     assert "`--latent-paths` is for `--method softcot++ or prompt-tuning or" in done.stderr
     done = CliRunner().invoke(app, ["--rank", "8"])
     assert done.exit_code == 2
-    assert "`--rank` is for `--method lora`, and `--method` is softcot++" in done.stderr
+    assert "`--rank` is for `--method lora or coconut`, and `--method` is softcot++" in done.stderr

@@ -1,0 +1,481 @@
+"""One training of Coconut (arXiv 2412.06769) from its settings to its checkpoint: a backbone learns to think in its states.
+
+Each stage of the curriculum is a training in a folder of its own, FOLDER/stage-0 and so on, with a new optimiser. It begins
+with the weights of the stage before. The checkpoint is that of the best validation of the last stage. Knows no terminal: a
+`TrainingObserver` is told what happens.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file
+
+from contrastive.latent_steps import latent_thoughts
+from contrastive.parallel import Processes
+from contrastive.target_loss import Example
+from contrastive.train import METRICS_FILE, STATE_FILE, Progress, Schedule
+from scaling.engines.base import SoftPrompt
+from scaling.methods.cot import ChainOfThought
+from scaling.models import adapters, hardware, loading, model_files
+from scaling.models.latent_tokens import add_tokens, prepare_tokens
+from scaling.models.loading import LanguageModel
+from scaling.prompts import as_asked
+from scaling.records.errors import UsageError
+from scaling.records.records import PromptedQuestion, Question
+from scaling.run import environment
+from scaling.training.accuracy import GreedyAccuracy
+from scaling.training.adapter import new_adapter, save_adapter
+from scaling.training.backbone import BackboneTrainer, Figures
+from scaling.training.card import figures_of_stage, write_coconut_card
+from scaling.training.check import Check, answers_of_cot, compare, held_out
+from scaling.training.config import NONE, TrainConfig
+from scaling.training.curriculum import Curriculum, Stage, stages_of, thoughts_of, token_names
+from scaling.training.hint import command_for
+from scaling.training.run import (
+    CONFIG,
+    RESTORE,
+    TrainingObserver,
+    describe,
+    digests_of_split,
+    load_split,
+    micro_batch,
+    open_folder,
+    read_about,
+    reader_of,
+    run_steps,
+    schedule_of,
+    write_about,
+)
+from scaling.training.targets import ExampleBuilder, Split, steps_of
+from scaling.wording import wording_of
+
+_MEASURED = 16  # validation questions whose thoughts' norms are measured
+_TOGETHER = 8  # questions whose thoughts are computed together while chains are sampled
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFigures(Figures):
+    """Figures of a backbone over the validation examples of a stage.
+
+    Attributes:
+        norm_ratio: root mean square of the thoughts, where input embeddings have 1; None without latent thoughts.
+    """
+
+    norm_ratio: float | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class CoconutTrainer(BackboneTrainer):
+    """Trains a backbone in one stage.
+
+    Attributes:
+        backbone: the model with its tokenizer.
+        earlier: examples of earlier stages by question, for those that take the place of the stage's own.
+        mix: share of examples that are replaced by one of `earlier`.
+    """
+
+    backbone: LanguageModel
+    earlier: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    mix: float = 0.0
+
+    def backward(self, batch: Sequence[Example], *, step: int) -> tuple[dict[str, Any], int]:
+        draw = random.Random(f"{self.schedule.seed}/mix/{step}")
+        mixed = [
+            draw.choice(self.earlier[example.question]) if self.earlier and draw.random() < self.mix else example
+            for example in batch
+        ]
+        return super().backward(mixed, step=step)
+
+    def examine(self) -> StageFigures:
+        return StageFigures(**vars(super().examine()), norm_ratio=self._norm_ratio())
+
+    def _norm_ratio(self) -> float | None:
+        """How large the thoughts of the first validation questions are beside input embeddings; None if there are none."""
+        some = self.validation[:_MEASURED]
+        if not (steps := some[0].latent):
+            return None
+        thoughts = latent_thoughts(self.reader.backbone, [example.prefix for example in some], steps=steps)
+        return float(thoughts.pow(2).mean().sqrt()) / self.backbone.embedding_scale()
+
+
+class StagePrompts(ChainOfThought):
+    """Chain of thought in a stage: prompts end with the thoughts that the backbone has as it is now."""
+
+    def __init__(
+        self, config: TrainConfig, split: Split, backbone: LanguageModel, curriculum: Curriculum, stage: Stage
+    ):
+        """
+        Args:
+            config: the settings of the training.
+            split: its questions; those to validate on are asked.
+            backbone: thinks and decodes.
+            curriculum: puts thoughts after prompts.
+            stage: says how many.
+        """
+        super().__init__(backbone, task=split.task.definition, wording=wording_of(config))
+        self._curriculum, self._stage = curriculum, stage
+        self._framed = bool(stage.removed) and (config.thought or NONE) != NONE
+        self._batches = [split.validation[at : at + _TOGETHER] for at in range(0, len(split.validation), _TOGETHER)]
+        self._thoughts: dict[str, torch.Tensor] = {}
+
+    def _example(self, question: Question) -> Example:
+        prompt = self._prompts.backbone(question, num_slots=0)
+        bare = Example(question.id, (), prompt.prefix, prompt.suffix, ())
+        return self._curriculum.framed(bare, self._stage.thoughts) if self._framed else bare
+
+    def prompts(self, question: Question, paths: Sequence[int]) -> list[SoftPrompt]:
+        example = self._example(question)
+        thoughts = self._thoughts_of(question) if example.latent else self._empty
+        return [SoftPrompt(question.id, path, example.prefix, thoughts, example.suffix) for path in paths]
+
+    def _thoughts_of(self, question: Question) -> torch.Tensor:
+        """The thoughts of a question, [n, D] float32, computed with those of its neighbours."""
+        if question.id not in self._thoughts:
+            batch = next(batch for batch in self._batches if question in batch)
+            read = [self._example(each).prefix for each in batch]
+            thoughts = latent_thoughts(self.backbone.model, read, steps=self._stage.thoughts)
+            self._thoughts |= {each.id: own[0] for each, own in zip(batch, thoughts, strict=True)}
+        return self._thoughts[question.id]
+
+    def asked(self, question: Question) -> PromptedQuestion:
+        example, prompt = self._example(question), self._prompts.backbone(question, num_slots=0)
+        read = replace(prompt, prefix=example.prefix, suffix=example.suffix)
+        return as_asked(question, read, num_slots=example.latent, assistant_tokens=0)
+
+
+@dataclass(frozen=True, eq=False)
+class CoconutResult:
+    """The result of training a backbone.
+
+    Attributes:
+        folder: the folder of the checkpoint, which is that of the best validation of the last stage.
+        progress: how far the last stage came.
+        figures: of the checkpoint over the validation questions.
+        stages: what `summary_of` says of each stage.
+        parameters: number of trained parameters.
+        check: the result of the check, None without `--check-on`.
+        command: the `scale-run` command that uses the checkpoint.
+    """
+
+    folder: Path
+    progress: Progress
+    figures: StageFigures
+    stages: list[dict[str, Any]]
+    parameters: int
+    check: Check | None
+    command: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values that `scale-train --json` prints."""
+        return {
+            "folder": str(self.folder),
+            **vars(self.progress),
+            **self.figures.to_dict(),
+            "stages": self.stages,
+            "parameters": self.parameters,
+            "check": asdict(self.check) if self.check else None,
+        }
+
+
+def train_coconut(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> CoconutResult:
+    """Trains a backbone, or continues a training with `--resume`.
+
+    Args:
+        config: the settings.
+        watcher: is told what happens.
+        processes: those that train together.
+
+    Raises:
+        UsageError: where settings, data, models or the folder cannot be used.
+        Interrupted: on Ctrl-C.
+    """
+    config, dtype = hardware.placed(config.resolved())
+    split = load_split(config, watcher)
+    check_task = held_out(config, split)
+    most = _most_steps(config, split)
+    for line in model_files.before_loading(config.backbone):
+        watcher.status(line)
+    backbone = loading.load(
+        model_files.locate(config.backbone), name=config.backbone, device=config.device, dtype=dtype, own=True
+    )
+    if backbone.quantisation:
+        raise UsageError(
+            f"`--backbone` {backbone.name} is quantised ({backbone.quantisation}), and its weights are to be trained: take "
+            f"the model that is not."
+        )
+    described = {**describe(config, split, {"backbone": backbone}), **thoughts_of(config)}
+    folder = open_folder(config, described, processes=processes)
+    _refuse_begun(config, folder)
+    before: dict[str, bool] = {}
+    if check_task and processes.rank == 0:
+        before = answers_of_cot(config, backbone, check_task, watcher, folder=folder, when="before")
+    processes.wait()
+    training = _Training(config, split, backbone, folder, described, watcher, processes, stages_of(config, most))
+    progress = training.run()
+    if processes.rank == 0:
+        training.finish()
+        if check_task:
+            training.check(check_task, before)
+    processes.wait()
+    figures, stages, check = _figures_of(folder)
+    parameters = training.parameters
+    return CoconutResult(folder, progress, figures, stages, parameters, check, command_for(config, folder))
+
+
+def _most_steps(config: TrainConfig, split: Split) -> int:
+    """The most steps that a question has. Raises UsageError where none has any."""
+    most = max(len(steps_of(question)) for question in (*split.train, *split.validation))
+    if not most:
+        raise UsageError(
+            f"`--method {config.method}` leaves out steps of gold rationales, and no question of {split.task.name} has one: "
+            f"give questions with a `rationale`."
+        )
+    return most
+
+
+def _refuse_begun(config: TrainConfig, folder: Path) -> None:
+    """Raises UsageError for a folder in which a stage has begun, without `--resume`."""
+    if not config.resume and any(folder.glob(f"stage-*/{STATE_FILE}")):
+        raise UsageError(f"{folder} holds this training already: add `--resume` to go on, or give another `--out`.")
+
+
+class _Training:
+    """All stages of a training."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        split: Split,
+        backbone: LanguageModel,
+        folder: Path,
+        described: dict[str, Any],
+        watcher: TrainingObserver,
+        processes: Processes,
+        stages: Sequence[Stage],
+    ) -> None:
+        """
+        Args:
+            config: the resolved settings.
+            split: the questions.
+            backbone: is changed in place.
+            folder: of the training.
+            described: what decides its result, for train.json.
+            watcher: is told what happens.
+            processes: those that train together.
+            stages: in their order.
+        """
+        self._config, self._split, self._backbone, self._folder = config, split, backbone, folder
+        self._described, self._watcher, self._processes, self._stages = described, watcher, processes, stages
+        thought = config.thought or NONE
+        tokens = prepare_tokens(backbone, token_names(thought), seed=config.seed)
+        self._adapter: PeftModel | None = None
+        if config.rank is None:
+            backbone.model.requires_grad_(True)
+        else:
+            self._adapter = new_adapter(backbone, rank=config.rank, seed=config.seed, tokens=tokens)
+        trained = [each.numel() for each in backbone.model.parameters() if each.requires_grad]
+        self.parameters = sum(trained)
+        watcher.status(f"{self.parameters:,} parameters to train")
+        build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0, wording=wording_of(config))
+        questions = len(split.train) + len(split.validation)
+        watcher.status(f"making targets of {questions:,} questions")
+        self._learn, self._validate = (
+            Curriculum(build, of_split, thought=thought, tokens=tokens) for of_split in (split.train, split.validation)
+        )
+        stages_with_steps = config.latent_stages or 0
+        padded = self._learn.padded(stages_with_steps) + self._validate.padded(stages_with_steps)
+        if padded and thought != NONE:
+            watcher.status(
+                f"{padded} of {questions} questions have fewer than {stages_with_steps} steps: their thoughts are padded to "
+                f"as many as the others'"
+            )
+
+    def run(self) -> Progress:
+        """Trains all stages that are not done."""
+        begun = [number for number, stage in enumerate(self._stages) if self._state(stage).is_file()]
+        if self._state(self._stages[-1]).is_file():
+            _figures_of(self._folder)  # the best backbone so far is only there: a damaged one is reported first
+        progress = Progress()
+        for stage in self._stages[max(begun, default=0) :]:
+            self._watcher.status(str(stage))
+            trainer = self._trainer(stage)
+            progress = run_steps(trainer)
+            self._processes.wait()
+            self._tell(stage)
+        return progress
+
+    def _state(self, stage: Stage) -> Path:
+        return self._folder / stage.folder / STATE_FILE
+
+    def _tell(self, stage: Stage) -> None:
+        """Says what a stage has brought."""
+        said = summary_of(stage, self._folder)
+        figures = [f"{name} {row}" for name, row in figures_of_stage(said).items() if row != "-"]
+        self._watcher.status(f"end of stage {stage.number}: {', '.join(figures)}")
+
+    def _trainer(self, stage: Stage) -> CoconutTrainer:
+        """What trains a stage, with the backbone as it is now."""
+        config, backbone = self._config, self._backbone
+        (self._folder / stage.folder).mkdir(exist_ok=True)
+        learn, validate = self._learn.examples(stage), self._validate.examples(stage)
+        at = self._stages.index(stage)
+        earlier: dict[str, list[Example]] = {}
+        for other in self._stages[:at] if config.mix_stages else ():
+            for example in self._learn.examples(other):
+                earlier.setdefault(example.question, []).append(example)
+
+        def method() -> StagePrompts:
+            return StagePrompts(config, self._split, backbone, self._validate, stage)
+
+        accuracy = None
+        if config.select == "accuracy":
+            accuracy = GreedyAccuracy(
+                method,
+                replace(self._split.task, questions=self._split.validation),
+                num_paths=1,
+                wording=wording_of(config),
+                tell=self._watcher.answering,
+                processes=self._processes,
+            )
+        return CoconutTrainer(
+            train=learn,
+            validation=validate,
+            schedule=self._schedule(stage, len(learn)),
+            folder=self._folder / stage.folder,
+            keep=self._keeper(stage, learn, validate),
+            watcher=self._watcher,
+            processes=self._processes,
+            accuracy=accuracy,
+            reader=reader_of(backbone),
+            micro_batch=micro_batch(config, paths=1),
+            recompute=config.gradient_checkpointing,
+            backbone=backbone,
+            earlier=earlier,
+            mix=config.mix_stages,
+        )
+
+    def _schedule(self, stage: Stage, num_examples: int) -> Schedule:
+        """The steps of a stage. By default it validates after each epoch, or at the end where steps are counted."""
+        config = self._config
+        if stage == self._stages[-1] and config.last_epochs:
+            config = config.model_copy(update={"epochs": config.last_epochs})
+        schedule = schedule_of(config, num_examples)
+        per_epoch = schedule.max_steps // (config.epochs or 1)
+        return replace(schedule, validate_every=config.validate_every or per_epoch)
+
+    def _keeper(self, stage: Stage, learn: Sequence[Example], validate: Sequence[Example]) -> Any:
+        """What is done after each validation of a stage."""
+        config, folder = self._config, self._folder
+        surroundings = environment(self._backbone.model.device, config=config)
+        digests = digests_of_split(config, self._split, learn, validate)
+        at = self._stages.index(stage)
+
+        def keep(figures: StageFigures, step: int, better: bool) -> None:  # noqa: ARG001
+            """Saves the backbone, if it is better than all before in the last stage."""
+            for earlier in self._stages[:at]:  # whose states are of no more use
+                if self._state(stage).is_file():
+                    self._state(earlier).unlink(missing_ok=True)
+            if not better or stage != self._stages[-1]:
+                return
+            stages = [summary_of(earlier, folder) for earlier in self._stages[:at]]
+            metrics = {**asdict(figures), "stages": stages}
+            about = {**self._described, **digests, "metrics": metrics, "environment": surroundings}
+            if self._adapter:
+                save_adapter(self._adapter, folder, backbone=config.backbone)
+            save_backbone(self._backbone, folder, thought=config.thought or NONE, weights=self._adapter is None)
+            write_about(folder, about)
+            write_coconut_card(folder, about, config=config)
+
+        return keep
+
+    def check(self, task: Any, before: Mapping[str, bool]) -> None:
+        """Answers the questions of the check with the checkpoint, and writes the result into its files."""
+        config, folder = self._config, self._folder
+        if self._adapter:
+            adapters.set_weights(self._adapter, load_file(folder / adapters.WEIGHTS_FILE))
+            whole = adapters.merged(self._adapter, self._backbone)
+        else:
+            whole = loading.load(str(folder), name=str(folder), device=config.device, dtype=torch.float32)
+        after = answers_of_cot(config, whole, task, self._watcher, folder=folder, when="after")
+        about = read_about(folder)
+        about["metrics"]["check"] = asdict(compare(task.name, before, after))
+        write_about(folder, about)
+        write_coconut_card(folder, about, config=config)
+
+    def finish(self) -> None:
+        """Writes into the checkpoint's files what all stages have brought."""
+        about = read_about(self._folder)
+        about["metrics"]["stages"] = [summary_of(stage, self._folder) for stage in self._stages]
+        write_about(self._folder, about)
+        write_coconut_card(self._folder, about, config=self._config)
+
+
+def summary_of(stage: Stage, folder: Path) -> dict[str, Any]:
+    """What a stage has brought, from its metrics.jsonl.
+
+    Args:
+        stage: the stage.
+        folder: of the training.
+
+    Returns:
+        Its number, the steps that it leaves out, and its thoughts. Where they are known, also the first and the last of each
+        figure of its validations, and the mean loss in training before the last.
+    """
+    path = folder / stage.folder / METRICS_FILE
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    found = [row["validation"] for row in rows if "validation" in row]
+    values = {
+        "accuracy": [(each["accuracy"] or {}).get("value") for each in found],
+        **{name: [each[name] for each in found] for name in ("loss", "norm_ratio")},
+    }
+    ends = {name: [own[0], own[-1]] if own and None not in own else None for name, own in values.items()}
+    return {
+        **{"stage": stage.number, "removed": stage.removed, "thoughts": stage.thoughts},
+        **ends,
+        "training": found[-1]["training"] if found else None,
+    }
+
+
+def save_backbone(backbone: LanguageModel, folder: Path, *, thought: str, weights: bool) -> None:
+    """Writes a trained backbone and its tokenizer, as transformers has them.
+
+    Each file replaces the one before it in one step, the weights last, so that an interruption never leaves half a file.
+
+    Args:
+        backbone: the backbone.
+        folder: where the files are written.
+        thought: what it was trained with in the place of steps, which says what tokens were added.
+        weights: whether the model is written; the tokenizer alone goes with an adapter.
+    """
+    work = folder / ".model"
+    shutil.rmtree(work, ignore_errors=True)
+    if weights:
+        backbone.model.save_pretrained(work, max_shard_size="1TB")  # one file, so that it is replaced as a whole
+    # loaded again, as this program may have changed the one that is in use
+    tokenizer = loading.load_tokenizer(model_files.locate(backbone.name), name=backbone.name)
+    add_tokens(tokenizer, token_names(thought))
+    tokenizer.save_pretrained(work)
+    for path in sorted(work.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+        path.replace(folder / path.name)
+    shutil.rmtree(work)
+
+
+def _figures_of(folder: Path) -> tuple[StageFigures, list[dict[str, Any]], Check | None]:
+    """The figures of the checkpoint, the stages and the check in train.json. Raises UsageError where they are missing."""
+    try:
+        metrics = read_about(folder)["metrics"]
+        check = metrics.get("check")
+        figures = TypeAdapter(StageFigures).validate_python(metrics)
+        return figures, metrics["stages"], check and TypeAdapter(Check).validate_python(check)
+    except (KeyError, AttributeError, ValidationError):
+        raise UsageError(f"{folder / CONFIG} holds no figures of a validation: {RESTORE}.") from None
