@@ -5,7 +5,7 @@ The formulas are those of `scaling.records.costs`. Prompt lengths and numbers of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -22,6 +22,7 @@ AXES = {
     "flops": "FLOPs a question",
     "seconds": "seconds a question",
 }
+_PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +51,9 @@ def compute(run: Run) -> Compute:
     chains = (paths * np.arange(1, run.num_samples + 1)).astype(float)
     axes = {"chains": chains, "tokens": chains * run.tokens.mean()}
     peak = run.summary.get("peak_memory_bytes")
-    coefficients = run.environment.get("costs")
-    if coefficients is None:
+    costs = _costs(run)
+    if costs is None:
         return Compute(axes, None, None, peak)
-    costs = RunCosts.from_json(coefficients)
     per_question = float(np.mean([costs.question(asked) for asked in run.questions]))
     per_path = float(np.mean([costs.path(asked) for asked in run.questions]))
     per_completion, unshared = _completions(run, costs)
@@ -62,6 +62,22 @@ def compute(run: Run) -> Compute:
     if seconds is not None:
         axes["seconds"] = seconds * axes["flops"] / axes["flops"][-1, -1]
     return Compute(axes, unshared, _kv_bytes(run, costs), peak)
+
+
+def _costs(run: Run) -> RunCosts | None:
+    """The coefficients of the run's models; None where run.json does not hold them.
+
+    Earlier versions did not write that the paths of a perturbation share one thought. Nor did they write what a draw by
+    Gumbel noise costs: the backbone's output layer once for each slot, but for the mixture of 32 embeddings.
+    """
+    coefficients = run.environment.get("costs")
+    if coefficients is None:
+        return None
+    costs, method = RunCosts.from_json(coefficients), run.config.get("method")
+    if method in _PERTURBED and "one_thought" not in coefficients.get("thinker", {}):
+        draw = costs.backbone.head if method == "softcot-gumbel" else 0
+        return replace(costs, thinker=replace(costs.thinker, one_thought=True, draw=draw))
+    return costs
 
 
 def _completions(run: Run, costs: RunCosts) -> tuple[float, float]:

@@ -91,3 +91,25 @@ def test_what_was_not_measured_is_not_made_up(make_run, random_answers):
     assert (found.unshared, found.kv_bytes, found.peak_bytes) == (None, None, None)
     without_seconds = compute(replace(load(make_run(random_answers(4, 3, 2, 2))), summary={}))
     assert set(without_seconds.axes) == {"chains", "tokens", "flops"}
+
+
+@pytest.mark.parametrize("method", ["softcot-p", "softcot-dropout", "softcot-gumbel"])
+def test_perturbed_paths_of_earlier_versions_share_one_thought(method, make_run, random_answers):
+    """Their run.json does not say it. A path more costs no slots in the assistant then, but for Gumbel's products."""
+    run = load(make_run(random_answers(6, 3, 3, 2)))
+    old = {key: value for key, value in run.environment["costs"].items() if key != "thinker"}
+    perturbed = replace(run, config=run.config | {"method": method}, environment=run.environment | {"costs": old})
+    costs, drawn = costs_of(run), compute(perturbed).axes["flops"]
+    plain = RunCosts(costs.backbone)
+    thought = np.mean([costs.path(asked) - plain.path(asked) for asked in run.questions])
+    draw = np.mean([asked.soft_tokens for asked in run.questions]) * costs.backbone.head
+    draw *= method == "softcot-gumbel"
+    paths = np.arange(1, 4)[:, None]
+    assert thought > 0
+    assert compute(run).axes["flops"] - drawn == pytest.approx((paths - 1) * thought - paths * draw + np.zeros((3, 2)))
+
+
+def test_costs_that_say_how_paths_are_made_are_taken_as_they_are(make_run, random_answers):
+    run = load(make_run(random_answers(6, 3, 3, 2)))
+    named = replace(run, config=run.config | {"method": "softcot-p"})
+    assert (compute(named).axes["flops"] == compute(run).axes["flops"]).all()
