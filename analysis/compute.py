@@ -22,7 +22,6 @@ AXES = {
     "flops": "FLOPs a question",
     "seconds": "seconds a question",
 }
-_PERTURBED = ("softcot-p", "softcot-dropout", "softcot-gumbel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +66,15 @@ def compute(run: Run) -> Compute:
 def _costs(run: Run) -> RunCosts | None:
     """The coefficients of the run's models; None where run.json does not hold them.
 
-    Earlier versions did not write that the paths of a perturbation share one thought. Nor did they write what a draw by
-    Gumbel noise costs: the backbone's output layer once for each slot, but for the mixture of 32 embeddings.
+    Earlier versions did not write that the paths of a perturbation, which alone has a size of its noise, share one thought.
+    What a draw costs, which is nothing but for Gumbel noise, they do not tell.
     """
     coefficients = run.environment.get("costs")
     if coefficients is None:
         return None
-    costs, method = RunCosts.from_json(coefficients), run.config.get("method")
-    if method in _PERTURBED and "one_thought" not in coefficients.get("thinker", {}):
-        draw = costs.backbone.head if method == "softcot-gumbel" else 0
-        return replace(costs, thinker=replace(costs.thinker, one_thought=True, draw=draw))
+    costs = RunCosts.from_json(coefficients)
+    if run.config.get("noise") is not None and "one_thought" not in coefficients.get("thinker", {}):
+        return replace(costs, thinker=replace(costs.thinker, one_thought=True))
     return costs
 
 
