@@ -359,7 +359,10 @@ def _log_path(chances: Floats, path: float, right: NDArray[np.int64], m: int) ->
 
 def _nodes(a: float, b: float, chains: int) -> tuple[Floats, Floats]:
     """Nodes in (0, 1) and weights, with a sum of 1, that integrate over a beta distribution; enough for so many chains."""
-    nodes, weights = special.roots_jacobi(min(200, 32 + int(4 * chains**0.5)), b - 1, a - 1)
+    number = min(200, 32 + int(4 * chains**0.5))
+    if a + b > 100:  # too narrow for the quadrature's numbers, and so smooth that quantiles do as well
+        return special.betaincinv(a, b, (np.arange(number) + 0.5) / number), np.full(number, 1 / number)
+    nodes, weights = special.roots_jacobi(number, b - 1, a - 1)
     return ((nodes + 1) / 2).clip(1e-12, 1 - 1e-12), weights / weights.sum()
 
 
