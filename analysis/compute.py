@@ -5,7 +5,7 @@ The formulas are those of `scaling.records.costs`. Prompt lengths and numbers of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -55,10 +55,9 @@ def compute(run: Run) -> Compute:
     chains = (paths * np.arange(1, run.num_samples + 1)).astype(float)
     axes = {"chains": chains, "tokens": chains * run.tokens.mean()}
     peak = run.summary.get("peak_memory_bytes")
-    coefficients = run.environment.get("costs")
-    if coefficients is None:
+    costs = _costs(run)
+    if costs is None:
         return Compute(axes, None, None, peak)
-    costs = RunCosts.from_json(coefficients)
     per_question = float(np.mean([costs.question(asked) for asked in run.questions]))
     per_path = float(np.mean([costs.path(asked) for asked in run.questions]))
     per_completion, unshared = _completions(run, costs)
@@ -69,6 +68,21 @@ def compute(run: Run) -> Compute:
     steps = float(np.mean([costs.latent_steps(asked) for asked in run.questions]))
     latent = (run.num_paths * steps, steps + float(run.tokens.mean())) if steps else (None, None)
     return Compute(axes, unshared, _kv_bytes(run, costs), peak, *latent)
+
+
+def _costs(run: Run) -> RunCosts | None:
+    """The coefficients of the run's models; None where run.json does not hold them.
+
+    Earlier versions did not write that the paths of a perturbation, which alone has a size of its noise, share one thought.
+    What a draw costs, which is nothing but for Gumbel noise, they do not tell.
+    """
+    coefficients = run.environment.get("costs")
+    if coefficients is None:
+        return None
+    costs = RunCosts.from_json(coefficients)
+    if run.config.get("noise") is not None and "one_thought" not in coefficients.get("thinker", {}):
+        return replace(costs, thinker=replace(costs.thinker, one_thought=True))
+    return costs
 
 
 def _completions(run: Run, costs: RunCosts) -> tuple[float, float]:

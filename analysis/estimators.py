@@ -92,9 +92,21 @@ def pass_at(ballots: Ballots) -> Floats:
     (arXiv 2107.03374, equation 1). Then n of the N paths are all wrong with probability e_n(q_1 .. q_N) / C(N, n). Here e_n
     is the elementary symmetric polynomial: the sum, over all choices of n paths, of the product of their q.
     """
-    right = ballots.right
-    questions, num_paths, num_samples = right.shape
-    counts = right.sum(axis=2)
+    return (1 - _none(ballots.right)).clip(0, 1)
+
+
+def pass_all(ballots: Ballots) -> Floats:
+    """pass^(n, m): the chance that all chains of n paths with m samples each are right, [Q, N, M] at [n - 1, m - 1].
+
+    It is unbiased as pass@(n, m) is (pass^k of arXiv 2406.12045, where there are no paths): no chain is wrong.
+    """
+    return _none(~ballots.right).clip(0, 1)
+
+
+def _none(hits: NDArray[np.bool_]) -> Floats:
+    """The chance that n paths with m samples each contain no hit, [Q, N, M]; see `pass_at`. hits: [Q, N, M]."""
+    questions, num_paths, num_samples = hits.shape
+    counts = hits.sum(axis=2)
     values = np.empty((questions, num_paths, num_samples))
     for m in range(1, num_samples + 1):
         miss = np.array([comb(num_samples - c, m) / comb(num_samples, m) for c in range(num_samples + 1)])[counts]
@@ -103,8 +115,8 @@ def pass_at(ballots: Ballots) -> Floats:
         for path in range(num_paths):
             sums[:, 1:] += sums[:, :-1] * miss[:, path, None]
         choices = np.array([comb(num_paths, n) for n in range(1, num_paths + 1)], dtype=float)
-        values[:, :, m - 1] = 1 - sums[:, 1:] / choices
-    return values.clip(0, 1)
+        values[:, :, m - 1] = sums[:, 1:] / choices
+    return values
 
 
 def whole_vote(ballots: Ballots) -> Floats:

@@ -21,7 +21,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from analysis.compute import AXES
+from analysis.laws import PATHS
 from analysis.results import MethodResults, Results
+from analysis.statistics import Interval
 from analysis.verdict import amount
 from scaling.records.csv_cells import quoted
 
@@ -61,7 +63,7 @@ class Plot:
 def plots(results: Results) -> list[Plot]:
     """All figures of a report. Figures on the diversity of paths are only for methods with several paths."""
     figures = [_accuracy(results, axis) for axis in results.comparisons]
-    figures += [_coverage(results), _pareto(results), _calibration(results)]
+    figures += [_coverage(results), *_scaling(results), _pareto(results), _calibration(results)]
     for number, method in enumerate(results.methods):
         if len(results.settings.voters) > 2:
             figures.append(_votes(method, results.settings.voters, f"{number + 1}"))
@@ -120,6 +122,52 @@ def _coverage(results: Results) -> Plot:
     caption = "Share of questions with at least one right chain: what a perfect voter would reach."
     draw = _over_chains(data, ("method", "coverage"), "pass@(n, m)")
     return figure("coverage-chains", "Coverage against chains", caption, data, draw)
+
+
+def _scaling(results: Results) -> list[Plot]:
+    """The flat vote and coverage within the grid, and beyond it by the law; none where no method tells anything beyond."""
+    rows = [row for one in results.methods for row in _scaling_rows(one)]
+    data = pd.DataFrame(rows)
+    if not rows or data["within"].all():
+        return []
+
+    def draw(ax: Axes) -> None:
+        for number, (name, lines) in enumerate(data.groupby("method", sort=False)):
+            for figure, line in lines.groupby("figure", sort=False):
+                first = figure == "vote"
+                style = {**look(number), "linestyle": "-", "alpha": 1.0 if first else 0.45}
+                inside = line[line["within"]]
+                beyond = pd.concat([inside.tail(1), line[~line["within"]]])
+                label = entry(str(name)) if first else "_"
+                ax.plot(inside["chains"], inside["value"], label=label, markevery=[-1], **style)
+                ax.plot(beyond["chains"], beyond["value"], **{**style, "linestyle": "--", "marker": ""})
+                low, high = (beyond[side].astype(float) for side in ("low", "high"))
+                ax.fill_between(beyond["chains"], low, high, color=COLOURS[number % 8], alpha=0.12, linewidth=0)
+        share_axis(ax, AXES["chains"], "share of questions")
+
+    caption = (
+        "Flat vote and coverage (paler), mean over sub-grids up to the marker, which is the whole grid; dashed: beyond it "
+        "by the fitted law, with 95 % bootstrap bands over questions. Lines grow by latent paths where a method has "
+        "several, else by samples."
+    )
+    return [figure("scaling", "Beyond the grid", caption, data, draw)]
+
+
+def _scaling_rows(one: MethodResults) -> list[dict[str, Any]]:
+    """The rows of a method in the figure of scaling: sub-grids that grow as the law does, then larger grids."""
+    laws, (paths, samples) = one.laws, one.grids["pass"].shape
+    grids = (
+        [(n, samples) for n in range(1, paths + 1)] if laws.along == PATHS else [(paths, m + 1) for m in range(samples)]
+    )
+    rows = []
+    for name, voter in (("vote", "flat"), ("coverage", "pass")):
+        known = one.grids.get(voter)  # the flat vote may be none of the report's
+        inside = [] if known is None else [(n, m, Interval(float(known[n - 1, m - 1]), None, None)) for n, m in grids]
+        for n, m, share in (*inside, *((size.n, size.m, getattr(size, name)) for size in laws.sizes)):
+            numbers = {"n": n, "m": m, "chains": n * m, "within": n <= paths and m <= samples}
+            ends = {"value": share.value, "low": share.low, "high": share.high}
+            rows.append({"method": one.method.name, "figure": name, **numbers, **ends})
+    return rows
 
 
 def _pareto(results: Results) -> Plot:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from analysis.compute import AXES, Compute, compute
 from analysis.counterfactuals import Followed, followed
 from analysis.doses import OverDoses, over_doses
-from analysis.estimators import VoteEstimate, pass_at, vote, whole_vote
+from analysis.estimators import VoteEstimate, pass_all, pass_at, vote, whole_vote
+from analysis.laws import Laws, laws
 from analysis.load import Run
 from analysis.methods import Method, controls, trained_questions, unlike_settings
 from analysis.path_diversity import CalibrationBin, PathFigures, calibration, path_figures
@@ -104,14 +106,15 @@ class MethodResults:
         method: its name and runs.
         table: figures of the whole grid, by name.
         votes: one for each voter of the report.
-        grids: by name [N, M]. "pass" and the name of each voter hold means over questions and seeds. VOTER_error holds the
-            standard error from choosing sub-grids at random.
+        grids: by name [N, M]. "pass", "pass_all" and the name of each voter hold means over questions and seeds. VOTER_error
+            holds the standard error from choosing sub-grids at random.
         points: the curve, which grows by paths first and then by samples.
         compute: costs, mean over seeds.
         paths: figures on the diversity of paths.
         calibration: how often votes of a given share are right.
         calibration_error: expected calibration error.
         cosines: [N, N], cosines between the thoughts of two paths; None where no run holds them.
+        laws: what more chains would bring, by the flat vote.
     """
 
     method: Method
@@ -124,6 +127,7 @@ class MethodResults:
     calibration: list[CalibrationBin]
     calibration_error: float
     cosines: Floats | None
+    laws: Laws
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +195,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
     figures, curves = [], {}
     for method in methods:
         tell(f"{method.name}: votes over all sub-grids of {method.num_paths} x {method.num_samples}")
-        method_figures, curves[method.name] = _method(method, settings, outside or Outside())
+        method_figures, curves[method.name] = _method(method, settings, outside or Outside(), tell)
         figures.append(method_figures)
     axes = [axis for axis in AXES if all(axis in one.compute.axes for one in figures)]
     if len(methods) > 1:
@@ -261,7 +265,7 @@ def _with_holm(methods: Sequence[MethodResults]) -> list[MethodResults]:
     ]
 
 
-def _method(method: Method, settings: Settings, outside: Outside) -> tuple[MethodResults, list[Curve]]:
+def _method(method: Method, settings: Settings, outside: Outside, tell: Tell) -> tuple[MethodResults, list[Curve]]:
     """All figures of one method, and the curve of each of its seeds."""
     grids = [_grids(run, settings, outside) for run in method.runs]
     costs = [compute(run) for run in method.runs]
@@ -278,6 +282,7 @@ def _method(method: Method, settings: Settings, outside: Outside) -> tuple[Metho
     mean_costs = _mean_costs(costs)
     ballots = [run.lenient for run in method.runs]
     votes = _votes(method, grids, settings)
+    tell(f"{method.name}: scaling beyond {method.num_paths} x {method.num_samples}")
     bins, error = calibration(ballots, [whole_vote(seed) for seed in ballots])
     figures = MethodResults(
         method=method,
@@ -290,16 +295,18 @@ def _method(method: Method, settings: Settings, outside: Outside) -> tuple[Metho
         calibration=bins,
         calibration_error=error,
         cosines=_mean_cosines(method.runs),
+        laws=laws(ballots, mean=partial(seeded_mean, seed=settings.seed), seed=settings.seed),
     )
     return figures, curves
 
 
 def _grids(run: Run, settings: Settings, outside: Outside) -> dict[str, VoteEstimate]:
-    """Estimates over all sub-grids of one run: "pass", and one for each voter by its name."""
+    """Estimates over all sub-grids of one run: "pass", "pass_all", and one for each voter by its name."""
     values = pass_at(run.lenient)
     none = np.zeros(values.shape[1:])
     votes = {name: vote(run.lenient, rule(name, run, outside), seed=settings.seed) for name in settings.voters}
-    return {"pass": VoteEstimate(values, none, none == 0), **votes}
+    exact = {"pass": values, "pass_all": pass_all(run.lenient)}
+    return {**{name: VoteEstimate(grid, none, none == 0) for name, grid in exact.items()}, **votes}
 
 
 def _votes(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> list[Voted]:

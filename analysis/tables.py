@@ -12,6 +12,7 @@ import numpy as np
 
 from analysis.counterfactuals import Followed
 from analysis.doses import OverDoses
+from analysis.laws import HeldOut
 from analysis.prompts import OverPrompts
 from analysis.results import MethodResults, Results, Voted
 from analysis.statistics import Interval
@@ -57,7 +58,7 @@ def tables(results: Results, *, every_axis: bool = True) -> list[Table]:
     all_tables[1:1] = special_tables(results)
     if len(results.methods) > 1:
         all_tables.append(_comparisons(results, every_axis=every_axis))
-    all_tables.append(_paths(results))
+    all_tables += [_scaling(results), _paths(results)]
     return all_tables
 
 
@@ -110,15 +111,12 @@ def doses_table(results: Results) -> Table | None:
 def followed_table(results: Results) -> Table | None:
     """Whose answer chains give where the assistant read an edited question. None where it never did."""
 
-    def share(interval: Interval | None) -> str:
-        return "-" if interval is None else _with_interval(interval)
-
     def row(one: Followed) -> tuple[str, ...]:
         tested = ("-", "-")
         if one.difference:
             tested = (_points(one.difference.interval), _p(one.difference.p_value))
-        shares = (share(one.true), share(one.followed), share(one.without))
-        votes = (share(one.true_vote), share(one.followed_vote))
+        shares = (_share(one.true), _share(one.followed), _share(one.without))
+        votes = (_share(one.true_vote), _share(one.followed_vote))
         return (one.method, f"{one.edited} of {one.num_questions}", str(one.known), *shares, *tested, *votes)
 
     if not results.followed:
@@ -233,6 +231,7 @@ def _method(one: MethodResults) -> dict[str, Any]:
         "calibration": [asdict(part) for part in one.calibration],
         "calibration_error": one.calibration_error,
         "thought_cosines": _plain(one.cosines),
+        "laws": _plain(asdict(one.laws)),
     }
 
 
@@ -353,6 +352,65 @@ def _comparisons(results: Results, *, every_axis: bool) -> Table:
             if every_axis or axis == results.axis
         ),
     )
+
+
+def _scaling(results: Results) -> Table:
+    """What a method's chains tell, and what more of them would bring."""
+
+    def row(one: MethodResults) -> tuple[str, ...]:
+        found, sizes = one.laws, one.laws.sizes
+        alike = [_number(interval, digits=2) for interval in (found.same_path, found.two_paths)]
+        worth = [_number(interval, digits=1) for interval in (found.effective, found.most_effective)]
+        larger = [_share(getattr(sizes[-1], name) if sizes else None) for name in ("coverage", "vote")]
+        grid = f"{sizes[-1].n} x {sizes[-1].m}" if sizes else "-"
+        shares = (_with_interval(found.gap), _with_interval(found.every))
+        return (
+            one.method.name,
+            *shares,
+            *alike,
+            *worth,
+            grid,
+            *larger,
+            _share(found.plateau),
+            _checked(found.held_out),
+        )
+
+    whys = dict.fromkeys(
+        f" {one.method.name}: {why}." for one in results.methods for why in dict.fromkeys(one.laws.missing.values())
+    )
+    return Table(
+        "Scaling: what chains tell, and what more would bring",
+        "Percent of questions. Gap: coverage - flat vote, right answers that are found and not chosen; all right: every "
+        "chain is. Then the correlation of correctness of two chains of a path and of two paths, and how many chains, each "
+        "of a question of its own, tell as much of a single chain's accuracy as a question's grid, and as ever more chains. "
+        "Beyond the grid by a fitted law, with bootstrap intervals: coverage and flat vote of a larger one, and the vote of "
+        "ever more chains. Check: what half of the grid says of the whole, coverage and vote, and what was found."
+        + "".join(whys),
+        (
+            *("method", "gap", "all right", "alike in a path", "alike between", "worth", "at most", "larger grid"),
+            *("coverage there", "vote there", "vote in the end", "check"),
+        ),
+        tuple(row(one) for one in results.methods),
+    )
+
+
+def _checked(held: HeldOut | None) -> str:
+    if held is None:
+        return "-"
+    pairs = ((held.coverage.value, held.coverage_found), (held.vote.value, held.vote_found))
+    return f"{held.n} x {held.m}: " + "; ".join(f"{_percent(said)}, found {_percent(found)}" for said, found in pairs)
+
+
+def _share(interval: Interval | None) -> str:
+    return "-" if interval is None else _with_interval(interval)
+
+
+def _number(interval: Interval | None, *, digits: int) -> str:
+    """A number that is no share, with its interval."""
+    if interval is None:
+        return "-"
+    ends = "" if interval.low is None else f" ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+    return f"{interval.value:.{digits}f}{ends}"
 
 
 def _paths(results: Results) -> Table:

@@ -41,6 +41,12 @@ class Gumbel:
         self._embeddings = embeddings
         self._unit = torch.nn.functional.normalize(embeddings, dim=-1)
 
+    @property
+    def flops_per_slot(self) -> int:
+        """FLOPs of one soft token of a draw: its products with all embeddings, and the mixture of the nearest."""
+        tokens, width = self._embeddings.shape
+        return 2 * width * (tokens + min(_NEAREST, tokens))
+
     def __call__(self, thought: Tensor, noise: float, generator: torch.Generator) -> Tensor:
         near = (torch.nn.functional.normalize(thought, dim=-1) @ self._unit.T).topk(min(_NEAREST, len(self._unit)))
         # away from 0 and 1, whose logarithms below are infinite

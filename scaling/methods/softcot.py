@@ -152,7 +152,10 @@ class SoftCoTParts(Parts):
         if config.method not in _PERTURBATIONS:
             return thoughts
         perturb = _PERTURBATIONS[config.method](backbone)
-        return Perturbed(thoughts, perturb, num_paths=config.num_paths, noise=config.noise_size, seed=config.seed)
+        flops = perturb.flops_per_slot if isinstance(perturb, Gumbel) else 0
+        return Perturbed(
+            thoughts, perturb, num_paths=config.num_paths, noise=config.noise_size, seed=config.seed, flops=flops
+        )
 
     def identity(self) -> dict[str, Any]:
         return {"thinker_sha256": self.thinker.sha256 if self.thinker else None}

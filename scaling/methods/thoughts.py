@@ -215,7 +215,9 @@ def _digest(value: Any) -> str:
 class Perturbed:
     """N random draws around the thought of one path. Each has a random stream of its own (run seed, question, path)."""
 
-    def __init__(self, source: ThoughtSource, perturb: Perturb, *, num_paths: int, noise: float, seed: int):
+    def __init__(
+        self, source: ThoughtSource, perturb: Perturb, *, num_paths: int, noise: float, seed: int, flops: int = 0
+    ):
         """
         Args:
             source: makes the thoughts, of which the first path's is perturbed.
@@ -223,9 +225,10 @@ class Perturbed:
             num_paths: N, the number of draws.
             noise: size of the perturbation relative to the thought.
             seed: of the run.
+            flops: of one soft token of a draw.
         """
         self.assistant, self.num_tokens = source.assistant, source.num_tokens
-        self.projection, self.costs = source.projection, source.costs
+        self.projection, self.costs = source.projection, replace(source.costs, one_thought=True, draw=flops)
         self._source, self._perturb = source, perturb
         self._num_paths, self._noise, self._seed = num_paths, noise, seed
 

@@ -75,6 +75,8 @@ class ThinkerCosts:
         computed_slots: how many slots of a path the thinker computes where that is more than are used, else 0.
         latent: whether the slots of a path are the backbone's own states: once a question it reads the prefix, whose last
             state is the first slot, and then it reads each slot to compute the next one.
+        one_thought: whether the slots are computed once a question, and every path is a random draw around them.
+        draw: for each slot of such a draw.
     """
 
     position: int = 0
@@ -84,6 +86,8 @@ class ThinkerCosts:
     slots_read: bool = True
     computed_slots: int = 0
     latent: bool = False
+    one_thought: bool = False
+    draw: int = 0
 
     def question(self, positions: int) -> int:
         """FLOPs once a question, for all paths together."""
@@ -129,18 +133,20 @@ class RunCosts:
         """FLOPs that a question costs once, for all paths together.
 
         The assistant reads the question and may write a hint, the thinker may read it, too, and the backbone reads the
-        prompt's prefix.
+        prompt's prefix. Where all paths are draws around one thought, its slots in the assistant and the projection count
+        here.
         """
-        return self._hint(asked) + self._reading(asked) + self.backbone.forward(asked.prefix_tokens)
+        thought = self._slots(asked) if self.thinker.one_thought else 0
+        return self._hint(asked) + self._reading(asked) + thought + self.backbone.forward(asked.prefix_tokens)
 
     def path(self, asked: PromptedQuestion) -> int:
         """FLOPs that each path of a question adds.
 
-        These are its slots in the assistant, the projection, and the soft tokens and the suffix in the backbone.
+        These are its slots in the assistant and the projection, or its draw around the question's one thought, and the soft
+        tokens and the suffix in the backbone.
         """
-        return self._slots(asked) + self.backbone.forward(
-            asked.soft_tokens + asked.suffix_tokens, behind=asked.prefix_tokens
-        )
+        thought = self._draw(asked) if self.thinker.one_thought else self._slots(asked)
+        return thought + self.backbone.forward(asked.soft_tokens + asked.suffix_tokens, behind=asked.prefix_tokens)
 
     def completion(self, asked: PromptedQuestion, tokens: int) -> int:
         """FLOPs that each completion adds. tokens: number of its generated tokens."""
@@ -154,7 +160,7 @@ class RunCosts:
             tokens: number of generated tokens of each completion.
             paths: number of paths.
         """
-        thinking = self._reading(asked) + self._slots(asked) + self._hint(asked)
+        thinking = self._reading(asked) + self._slots(asked) + self._draw(asked) + self._hint(asked)
         prefill = self.backbone.forward(asked.prompt_tokens)
         return paths * thinking + sum(prefill + self.completion(asked, count) for count in tokens)
 
@@ -171,12 +177,16 @@ class RunCosts:
         return self._assistant(asked.assistant_tokens) + self.thinker.question(self._positions(asked)) + latent
 
     def _slots(self, asked: PromptedQuestion) -> int:
-        """FLOPs of a path's thoughts."""
+        """FLOPs of a path's thoughts, or of the one thought around which all paths are drawn."""
         slots = self.thinker.computed_slots if asked.soft_tokens and self.thinker.computed_slots else asked.soft_tokens
         read = slots if self.thinker.slots_read else 0
         thinking = self._assistant(read, behind=asked.assistant_tokens) + slots * self.projection
         latent = self.backbone.forward(max(0, self.latent_steps(asked) - 1), behind=asked.prefix_tokens)
         return thinking + self.thinker.path(slots, self._positions(asked)) + latent
+
+    def _draw(self, asked: PromptedQuestion) -> int:
+        """FLOPs of a random draw around a thought."""
+        return asked.soft_tokens * self.thinker.draw
 
     def _hint(self, asked: PromptedQuestion) -> int:
         if not self.assistant:

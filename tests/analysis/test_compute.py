@@ -91,3 +91,22 @@ def test_what_was_not_measured_is_not_made_up(make_run, random_answers):
     assert (found.unshared, found.kv_bytes, found.peak_bytes) == (None, None, None)
     without_seconds = compute(replace(load(make_run(random_answers(4, 3, 2, 2))), summary={}))
     assert set(without_seconds.axes) == {"chains", "tokens", "flops"}
+
+
+def test_perturbed_paths_of_earlier_versions_share_one_thought(make_run, random_answers):
+    """Their run.json does not say it, and has the size of the noise. A path more then costs no slots in the assistant."""
+    run = load(make_run(random_answers(6, 3, 3, 2)))
+    old = {key: value for key, value in run.environment["costs"].items() if key != "thinker"}
+    plain = replace(run, environment=run.environment | {"costs": old})
+    perturbed = replace(plain, config=run.config | {"method": "softcot-p", "noise": 0.2})
+    costs = costs_of(run)
+    thought = np.mean([costs.path(asked) - RunCosts(costs.backbone).path(asked) for asked in run.questions])
+    saved = compute(plain).axes["flops"] - compute(perturbed).axes["flops"]
+    assert thought > 0
+    assert saved == pytest.approx(np.arange(3)[:, None] * thought + np.zeros((3, 2)))
+
+
+def test_costs_that_say_how_paths_are_made_are_taken_as_they_are(make_run, random_answers):
+    run = load(make_run(random_answers(6, 3, 3, 2)))
+    named = replace(run, config=run.config | {"method": "softcot-p", "noise": 0.2})
+    assert (compute(named).axes["flops"] == compute(run).axes["flops"]).all()

@@ -25,7 +25,15 @@ def found(make_run, random_answers):
 
 def test_every_figure_is_there(found):
     assert [plot.name for plot in plots(found)] == [
-        *("accuracy-chains", "accuracy-tokens", "accuracy-flops", "coverage-chains", "pareto", "calibration"),
+        *(
+            "accuracy-chains",
+            "accuracy-tokens",
+            "accuracy-flops",
+            "coverage-chains",
+            "scaling",
+            "pareto",
+            "calibration",
+        ),
         *("grid-1", "agreement-1", "thoughts-1"),
     ]
 
