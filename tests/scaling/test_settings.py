@@ -132,7 +132,7 @@ def test_one_path_has_nothing_to_contrast(method):
 
 def test_a_method_that_is_none_is_told_those_that_are():
     with pytest.raises(
-        UsageError, match=r"`--method` is 'softcat': give softcot\+\+, softcot, .*, coconut, or .*mean `softcot`"
+        UsageError, match=r"`--method` is 'softcat': give softcot\+\+, softcot, .*, lora, .*or .*mean `softcot`"
     ):
         load_config(None, {"method": "softcat"}, RunConfig)
 

@@ -345,6 +345,24 @@ def test_an_adapter_trains_the_new_tokens_too(trained, settings, quiet, backbone
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_backbone_whose_output_layer_is_its_embeddings(trained, other_model_folder, settings, rank):
+    """What is loaded has the loss that was validated, new tokens included."""
+    name = str(other_model_folder)
+    result, _ = trained(backbone=name, rank=rank, latent_stages=1)
+    source = name if rank else str(result.folder)
+    model = loading.load(source, name=source, device="cpu", dtype=torch.float32, own=True)
+    ids = prepare_tokens(model, (BEGIN, END), seed=0)
+    if rank:
+        model = adapters.merged(adapters.load(adapters.find(str(result.folder)), model), model)
+    assert model.model.get_output_embeddings().weight is model.model.get_input_embeddings().weight
+    split = split_of(settings())
+    build = ExampleBuilder(model, None, task=split.task.definition, num_slots=0)
+    examples = Curriculum(build, split.validation, thought="latent", tokens=ids).examples(Stage(2, 3, 2))
+    loss = float(Reader(model.model).whole(examples).sum()) / sum(len(example.scored) for example in examples)
+    assert loss == pytest.approx(result.figures.loss, rel=1e-4)
+
+
 def test_prompts_of_a_validation_are_those_that_are_trained(settings, backbone):
     config = settings().resolved()
     split = split_of(config)
