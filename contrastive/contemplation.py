@@ -48,6 +48,10 @@ def activate(model: PreTrainedModel, adapter: str | None) -> None:
 
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
+            if adapter is None and module.disable_adapters:
+                return  # as all of them are switched together
+            if adapter is not None and not module.disable_adapters and module.active_adapters == [adapter]:
+                return
             if adapter is not None:
                 module.set_adapter([adapter])
             module.enable_adapters(adapter is not None)

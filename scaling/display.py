@@ -218,6 +218,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("questions", f"{summary['num_questions']}", f"{summary['num_completions']} completions"),
         *_training(summary.get("training") or {}),
         *_saved(summary),
+        *_contemplated(summary.get("contemplation_tokens")),
         ("generated tokens", f"{tokens['generated']:,}", f"{_number(summary['mean_tokens'])} a completion"),
         (
             "prompt tokens computed",
@@ -227,6 +228,11 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         *_decoded(engine),
         ("seconds", f"{seconds:.1f}", f"{tokens['generated'] / max(seconds, 1e-9):.0f} tokens/s"),
     ]
+
+
+def _contemplated(tokens: float | None) -> list[tuple[str, str, str]]:
+    """The line of contemplation tokens, if the run has a method that makes them."""
+    return [] if tokens is None else [("contemplation tokens", f"{tokens:.1f}", "a question, in the place of a chain")]
 
 
 def unread(completion: Completion) -> str:

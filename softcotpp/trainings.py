@@ -16,7 +16,7 @@ from softcotpp.options import interruptible, settings_from, with_options_of
 
 @with_options_of(TrainConfig)
 def train(*, quiet: bool = False, **options: Any) -> Trained:
-    """Trains a thinker, or with `method="lora"` an adapter of the backbone, as `scale-train` does.
+    """Trains a thinker, or with `method="lora"` or `"ccot"` adapters of the backbone, as `scale-train` does.
 
     Args:
         quiet: whether to show no progress.

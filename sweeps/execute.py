@@ -92,8 +92,10 @@ def _train(job: Job, root: Path, progress: ProgressReporter) -> dict[str, Any]:
     folder = root / job.folder
     # a training that was stopped before its first validation has nothing to go on from
     config = TrainConfig(**{**job.settings, "out": folder, "resume": (folder / STATE_FILE).is_file()})
-    if kind_of(config.method).has(Trait.ADAPTER):
-        from scaling.training.lora import train_lora as train
+    if kind_of(config.method).has(Trait.CONTEMPLATION):
+        from scaling.training.ccot import train_ccot as train
+    elif kind_of(config.method).has(Trait.ADAPTER):
+        from scaling.training.lora import train_lora as train  # type: ignore[assignment]
     else:
         from scaling.training.run import train  # type: ignore[assignment]
     result = train(config, progress, Processes())

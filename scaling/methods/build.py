@@ -12,6 +12,7 @@ import torch
 from scaling.config import RunConfig
 from scaling.methods.assist import AssistCoTParts
 from scaling.methods.base import Method, Parts, Surroundings, Tell
+from scaling.methods.ccot import CCoTParts
 from scaling.methods.cot import ChainOfThoughtParts
 from scaling.methods.custom import CustomParts
 from scaling.methods.kinds import KINDS, Trait
@@ -23,6 +24,7 @@ from scaling.tasks.task import LoadedTask
 _PARTS: dict[str, type[Parts]] = {
     **{name: SoftCoTParts for name, kind in KINDS.items() if kind.has(Trait.THINKER)},
     **{"cot": ChainOfThoughtParts, "cot-unk": PlaceholderParts, "assist-cot": AssistCoTParts, "lora": LoraParts},
+    "ccot": CCoTParts,
 }
 
 

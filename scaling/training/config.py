@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from contrastive.compression import MOST, most_of
 from scaling.config import (
     DEFAULT_MODEL,
     OUTPUT,
@@ -22,22 +23,25 @@ from scaling.config import (
 )
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
-from scaling.records.settings import Effect, Setting, Tag
-from scaling.training.mixture import SELF, TARGETS, parse_targets, plain_targets
+from scaling.records.settings import Effect, Setting, Tag, names
+from scaling.training.mixture import GOLD, SELF, TARGETS, parse_targets, plain_targets
 
 _LR, _LR_OF_CONSTANTS, _LR_OF_ADAPTER = 2e-3, 2e-2, 2e-4  # default learning rates; see docs/training.md
 _SLOTS = "slots"  # the states that a thinker is trained on by default
 STAGES: Literal["constant,thoughts"] = "constant,thoughts"
 ROUNDS = 3  # default of `--refine-steps`
 _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
+_RATIO, _RANK_OF_CONTEMPLATION = 0.1, 64  # defaults of `--ratio` and `--rank` of contemplation; see docs/methods.md
+_LAYER_STEPS, _LAYER_LR = 100, 1e-3  # of the regression of each layer
 _GENERATED, _EPOCHS = 2048, 3  # generated questions where nothing says how many, and epochs of those that are limited
 
 # groups of options, in the order of the help
 _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths and thoughts", "Loss", "Steps"
-_LORA = "With --method lora, instead of paths, thoughts and their loss"
+_LORA = "With --method lora or ccot, instead of paths, thoughts and their loss"
+_CCOT = "With --method ccot"
 _FREE, _INHERITED, _CONTRAST, _AFTERWARDS = Effect.FREE, Tag.INHERITED, Tag.CONTRAST, Tag.AFTERWARDS
 _WORDING = (PROMPT, Tag.WORDING, _INHERITED)
-_THOUGHTS, _ASSISTED, _ADAPTER = Trait.THINKER, Trait.ASSISTANT, Trait.ADAPTER
+_THOUGHTS, _ASSISTED, _ADAPTER, _CONTEMPLATION = Trait.THINKER, Trait.ASSISTANT, Trait.ADAPTER, Trait.CONTEMPLATION
 _Count = Annotated[int, Field(ge=1)]
 _Amount = Annotated[int, Field(ge=0)]
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -54,11 +58,11 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Annotated[
-        Literal["softcot++", "prompt-tuning", "proposer", "refiner", "lora"],
+        Literal["softcot++", "prompt-tuning", "proposer", "refiner", "lora", "ccot"],
         Setting(
-            "softcot++ (default), prompt-tuning, proposer, refiner, or lora: fine-tune the backbone on the same targets.",
+            "softcot++ (default), prompt-tuning, proposer, refiner, lora: fine-tune the backbone, or ccot: compress chains.",
             _DATA,
-            not_in_sweeps="methods with thoughts have a thinker trained, and lora an adapter",
+            not_in_sweeps="methods with thoughts have a thinker trained, and lora and ccot adapters",
         ),
     ] = "softcot++"
     task: Annotated[str | None, Setting("As in scale-run; arithmetic by default.", _DATA, _INHERITED)] = None
@@ -173,7 +177,8 @@ class TrainConfig(BaseModel):
         _Weight, Setting("Weight of the contrast of questions. Default 0, which is off.", _LOSS, used_by=_THOUGHTS)
     ] = 0.0
     rank: Annotated[
-        _Count | None, Setting("Rank of the adapter. Default 16; alpha is twice that.", _LORA, used_by=_ADAPTER)
+        _Count | None,
+        Setting("Rank of the adapter. Default 16, ccot 64; alpha is twice that.", _LORA, used_by=_ADAPTER),
     ] = None
     merge: Annotated[
         bool,
@@ -182,7 +187,7 @@ class TrainConfig(BaseModel):
             _LORA,
             _FREE,
             _AFTERWARDS,
-            used_by=_ADAPTER,
+            used_by=Trait.MERGED,
         ),
     ] = False
     check_on: Annotated[
@@ -195,6 +200,39 @@ class TrainConfig(BaseModel):
     ] = None
     check_limit: Annotated[
         _Count | None, Setting("First questions of them. Default 50.", _LORA, _FREE, _AFTERWARDS, used_by=_ADAPTER)
+    ] = None
+    ratio: Annotated[
+        float | None,
+        Field(gt=0, le=1),
+        Setting("Contemplation tokens for a token of the gold chain. Default 0.1.", _CCOT, used_by=_CONTEMPLATION),
+    ] = None
+    thought: Annotated[
+        Literal["latent", "pause", "none"] | None,
+        Setting(
+            "latent (default), pause: learned constant tokens in the place of thoughts, or none: no tokens.",
+            _CCOT,
+            used_by=Trait.STAND_INS,
+        ),
+    ] = None
+    feedback_layer: Annotated[
+        _Count | None,
+        Setting(
+            "Layer whose state is the next token's input, from 1. Default: half of the layers.",
+            *(_CCOT, Tag.REGRESSION),
+            used_by=_CONTEMPLATION,
+        ),
+    ] = None
+    decoder_rank: Annotated[
+        _Count | None,
+        Setting("Rank of the adapter that answers. Default: half of --rank.", _CCOT, used_by=_CONTEMPLATION),
+    ] = None
+    layer_steps: Annotated[
+        _Count | None,
+        Setting("Steps of each layer's regression. Default 100.", *(_CCOT, Tag.REGRESSION), used_by=_CONTEMPLATION),
+    ] = None
+    layer_lr: Annotated[
+        _Positive | None,
+        Setting("Learning rate of that regression. Default 0.001.", *(_CCOT, Tag.REGRESSION), used_by=_CONTEMPLATION),
     ] = None
     epochs: Annotated[
         _Count | None, Setting("Times through the targets. Default 3; 1 if generated without --limit.", _STEPS)
@@ -209,7 +247,7 @@ class TrainConfig(BaseModel):
     ] = False
     lr: Annotated[
         _Positive | None,
-        Setting("Learning rate, falling linearly. Default 0.002; prompt-tuning 0.02, lora 0.0002.", _STEPS),
+        Setting("Learning rate, falling linearly. Default 0.002; prompt-tuning 0.02, lora and ccot 0.0002.", _STEPS),
     ] = None
     warmup: Annotated[_Amount, Setting("Steps of rising learning rate. Default 0.", _STEPS)] = 0
     weight_decay: Annotated[_Weight, Setting("Default 0.", _STEPS)] = 0.0
@@ -294,7 +332,7 @@ class TrainConfig(BaseModel):
         }
         self._refuse_idle()
         return self.model_copy(
-            update=common | (self._lora() if kind_of(self.method).has(Trait.ADAPTER) else self._thoughts())
+            update=common | (self._adapters() if kind_of(self.method).has(Trait.ADAPTER) else self._thoughts())
         )
 
     def constant_stage(self, folder: Path) -> TrainConfig:
@@ -323,15 +361,47 @@ class TrainConfig(BaseModel):
         """Whether an option that is given says anything: that something is left out needs no refusal."""
         return getattr(self, key) not in (None, False) or TrainConfig.model_fields[key].default is True
 
-    def _lora(self) -> dict[str, Any]:
-        """Defaults that only LoRA has. Raises UsageError where options contradict each other."""
+    def _adapters(self) -> dict[str, Any]:
+        """Defaults that only methods with adapters have. Raises UsageError where options contradict each other."""
         if self.check_limit and self.check_on is None:
             raise UsageError(
                 f"`--check-limit` {self.check_limit} counts questions of `--check-on`, which is not given: name a file of "
                 f"questions that are not trained on, or leave it out."
             )
         checked = self.check_limit or (_CHECKED if self.check_on else None)
-        return {"lr": self.lr or _LR_OF_ADAPTER, "rank": self.rank or _RANK, "check_limit": checked}
+        own = {"lr": self.lr or _LR_OF_ADAPTER, "check_limit": checked}
+        contemplates = kind_of(self.method).has(Trait.CONTEMPLATION)
+        return own | (self._contemplation() if contemplates else {"rank": self.rank or _RANK})
+
+    def _contemplation(self) -> dict[str, Any]:
+        """Defaults that only contemplation has. Raises UsageError where options contradict each other."""
+        if self.targets != GOLD:
+            raise UsageError(
+                f"`--method {self.method}` compresses gold chains and learns to answer after them, and `--targets` is "
+                f"{self.targets}: leave it out."
+            )
+        thought = self.thought or "latent"
+        idle = () if thought == "latent" else names(TrainConfig, Tag.REGRESSION)
+        for key in (*idle, "ratio", "rank") if thought == "none" else idle:
+            if getattr(self, key) is not None:
+                raise UsageError(
+                    f"`{option(key)}` {getattr(self, key)} is for contemplation, and `--thought` is {thought}: leave it out."
+                )
+        ratio = None if thought == "none" else self.ratio or _RATIO
+        if ratio is not None and not most_of(ratio):
+            raise UsageError(
+                f"`--ratio` {ratio} allows no token, as at most 200 times the ratio are made: give at least "
+                f"{1 / MOST:g}, or `--thought none` for an answer without any."
+            )
+        rank = self.rank or _RANK_OF_CONTEMPLATION
+        regression = {"layer_steps": self.layer_steps or _LAYER_STEPS, "layer_lr": self.layer_lr or _LAYER_LR}
+        return {
+            "thought": thought,
+            "ratio": ratio,
+            "rank": rank if thought != "none" else None,
+            "decoder_rank": self.decoder_rank or max(1, rank // 2),
+            **(regression if thought == "latent" else {}),
+        }
 
     def _thoughts(self) -> dict[str, Any]:
         """Defaults that only a thinker has. Raises UsageError where options contradict each other."""

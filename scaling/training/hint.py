@@ -19,7 +19,7 @@ _METHOD_OF_ONE = "softcot"  # the name of the default method where a thinker has
 def command_for(config: TrainConfig, folder: Path) -> str:
     """The command for the thinker or adapter in `folder`. config: the resolved settings of its training."""
     if kind_of(config.method).has(Trait.ADAPTER):
-        parts = ["--method", "lora", "--adapter", str(folder)]
+        parts = ["--method", config.method, "--adapter", str(folder)]
     else:
         method = _METHOD_OF_ONE if config.latent_paths == 1 and config.method == DEFAULT else config.method
         parts = [*(["--method", method] if method != DEFAULT else []), "--thinker", str(folder)]

@@ -44,6 +44,8 @@ from contrastive.train import (
 )
 from scaling.config import decided, idle_options
 from scaling.methods import thinkers
+from scaling.methods.ccot import STOP_FILE
+from scaling.methods.ccot import files as contemplation_files
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.folders import checksum_of_constant
@@ -708,7 +710,7 @@ def micro_batch(config: TrainConfig, *, paths: int) -> int:
 
 
 def publish(folder: Path, repository: str) -> None:
-    """Uploads a thinker or an adapter to the Hugging Face Hub.
+    """Uploads a thinker or adapters to the Hugging Face Hub.
 
     Args:
         folder: the folder of the training.
@@ -719,7 +721,9 @@ def publish(folder: Path, repository: str) -> None:
     """
     adapter = [adapters.CONFIG_FILE, adapters.WEIGHTS_FILE, adapters.ABOUT_FILE, checkpoint.CARD_FILE]
     try:
-        if (folder / adapters.WEIGHTS_FILE).is_file():
+        if (folder / STOP_FILE).is_file():
+            adapter = [*contemplation_files(), checkpoint.CARD_FILE]
+        if any((folder / name).is_file() for name in (adapters.WEIGHTS_FILE, STOP_FILE)):
             hub = HfApi()
             hub.create_repo(repository, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=adapter)
