@@ -24,6 +24,7 @@ from scaling.methods.build import build
 from scaling.methods.ccot import STOP_FILE
 from scaling.methods.kinds import Trait
 from scaling.models import adapters, loading
+from scaling.preview import preview
 from scaling.records.errors import Interrupted, UsageError
 from scaling.records.names import called
 from scaling.records.settings import names
@@ -345,6 +346,14 @@ def test_damaged_folders_are_refused(adapter, run, tmp_path):
     (folder / STOP_FILE).write_bytes(b"nothing")
     with pytest.raises(UsageError, match=f"its {STOP_FILE} is damaged"):
         run(tmp_path / "x", **of_run)
+
+
+def test_a_preview_reads_no_weights_and_finds_what_does_not_fit(adapter, config_of, other_model_folder):
+    of_run = {"method": "ccot", "adapter": str(adapter()), "latent_paths": None}
+    settings, _ = preview(config_of(**of_run))
+    assert settings["method"] == "ccot"
+    with pytest.raises(UsageError, match="does not fit `--backbone`"):
+        preview(config_of(**of_run, backbone=str(other_model_folder)))
 
 
 def test_engines_elsewhere_are_refused(config_of):
