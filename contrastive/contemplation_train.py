@@ -9,9 +9,10 @@ stop head, and the contemplation's layers after l.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,8 +41,10 @@ from contrastive.prefix import Prefix
 from contrastive.target_loss import Example, Reader
 from contrastive.train import Loop, Schedule, digest, under
 
+_TELL_EVERY = 10.0  # seconds between two lines that say how far the making of states is
 _TOGETHER = 16  # texts that go through a layer together where states are made
 Tell = Callable[[str], None]
+Part = TypeVar("Part", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ class _Texts:
     states: Tensor
     inputs: list[Tensor]
 
+    def __len__(self) -> int:
+        return len(self.examples)
+
 
 class LayerStates:
     """Makes what each layer is trained on, one layer after the other, and keeps no more than one layer's.
@@ -115,8 +121,9 @@ class LayerStates:
         self.layer, self.tasks = -1, dict[Example, LayerTask]()
         self._contemplation, self._model, self._ratio = contemplation, contemplation.model, ratio
         distinct = list(dict.fromkeys(examples))
-        self._texts = [self._read(part) for part in _parts(distinct)]
-        tell(f"the frozen model has read {len(distinct):,} chains up to layer {contemplation.layer}")
+        read = f"chains read up to layer {contemplation.layer}"
+        self._texts = [self._read(part) for part in _told(_parts(distinct), tell, read)]
+        self._tell = tell
 
     def places(self, example: Example) -> list[int]:
         """Where the gold states of a question are in its text."""
@@ -134,7 +141,7 @@ class LayerStates:
         del before
         self.layer += 1
         activate(self._model, None)
-        for texts in self._texts:
+        for texts in _told(self._texts, self._tell, f"chains read by layer {self.layer + 1}", last=False):
             cache = LayerCache()
             calls = calls_for_prompts(self._model, texts.ids, texts.mask, cache)
             texts.states = calls.run(texts.states, self.layer, self.layer + 1)
@@ -468,19 +475,17 @@ class DecoderTrainer(Loop[ContemplationFigures]):
             return self._inputs
         distinct = list(dict.fromkeys([*self.train, *self.validation]))
         width = self.contemplation.model.get_input_embeddings().weight.shape[1]
-        for examples in _parts(distinct):
+        latent = self.contemplation.pause is None
+        made_by = f"questions contemplated on up to layer {self.contemplation.layer}"
+        for examples in _told(_parts(distinct), self.tell, made_by, last=latent):
             counts = [self._count(example) for example in examples]
-            if self.contemplation.pause is None:
+            if latent:
                 prefix, first = self.contemplation.read([prompt_of(example) for example in examples])
                 made = self.contemplation.inputs(prefix, first, max(counts))
             else:  # are not looked at
                 made = torch.zeros(len(examples), max(counts), width, device=self.contemplation.model.device)
             for row, (example, count) in enumerate(zip(examples, counts, strict=True)):
                 self._inputs[example] = made[row, :count].clone()
-        if self.contemplation.pause is None:
-            self.tell(
-                f"contemplation tokens of {len(distinct):,} questions are made up to layer {self.contemplation.layer}"
-            )
         return self._inputs
 
     def _answers(self, examples: Sequence[Example], prefix: Prefix, tokens: Tokens | None) -> tuple[Tensor, Tensor]:
@@ -492,6 +497,21 @@ class DecoderTrainer(Loop[ContemplationFigures]):
         none = before.keys[0].new_zeros(len(examples), 1, 0, width)
         losses, of_answers = self.reader.losses_and_answers(decoded, none, before=before)
         return losses[:, 0], of_answers[:, 0]
+
+
+def _told(parts: Sequence[Part], tell: Tell, what: str, *, last: bool = True) -> Iterator[Part]:
+    """The parts, one after the other; `tell` is told every few seconds how many of what they are made of are done.
+
+    last: whether it is told at the end in any case.
+    """
+    sizes = [len(part) for part in parts]
+    said, done = time.monotonic(), 0
+    for part, size in zip(parts, sizes, strict=True):
+        yield part
+        done += size
+        if (last and done == sum(sizes)) or time.monotonic() - said > _TELL_EVERY:
+            said = time.monotonic()
+            tell(f"{done:,} of {sum(sizes):,} {what}")
 
 
 def _parts(examples: Sequence[Example]) -> list[Sequence[Example]]:

@@ -88,7 +88,7 @@ class CCoT:
 
     def count(self, questions: Sequence[Question], tell: Tell) -> None:
         """Contemplates on questions, to know how many tokens each of them gets. tell: shows the user how far that is."""
-        if self._most:
+        if self._most and questions:
             tell(f"contemplating on {len(questions):,} questions")
         said = time.monotonic()
         for number, question in enumerate(questions):

@@ -100,6 +100,7 @@ def test_what_is_written_and_told(trained, tmp_path, tiny_model_folder):
     steps = [row for row in rows_of(out / CONTEMPLATE) if "layer" in row]
     assert [row["layer"] for row in steps] == [1, 1, 1, 2, 2, 2]
     assert any(text.startswith("layer 2 of 2: loss ") for text in said)
+    assert {"9 of 9 chains read up to layer 1", "9 of 9 questions contemplated on up to layer 1"} <= set(said)
     card = (out / "README.md").read_text()
     assert f"{result.figures.loss:.4f}" in card
     assert "Regression of each layer" in card
