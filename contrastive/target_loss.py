@@ -131,9 +131,11 @@ class Reader:
         """
         return _summed(self._after_thoughts(examples, thoughts, before), [len(example.scored) for example in examples])
 
-    def losses_and_answers(self, examples: Sequence[Example], thoughts: Tensor) -> tuple[Tensor, Tensor]:
+    def losses_and_answers(
+        self, examples: Sequence[Example], thoughts: Tensor, *, before: Prefix | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `losses`, and besides the same sums over the answers' own tokens alone, see `answer_tokens`; both [B, N]."""
-        return _with_answers(self._after_thoughts(examples, thoughts, None), examples)
+        return _with_answers(self._after_thoughts(examples, thoughts, before), examples)
 
     def whole(self, examples: Sequence[Example]) -> Tensor:
         """Loss of each example's target after its prompt alone, summed over its scored tokens, [B], in nats.

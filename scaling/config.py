@@ -18,6 +18,7 @@ from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_addres
 from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.kinds import DEFAULT, KINDS, MethodKind, Trait, kind_of, known_method
 from scaling.records.errors import UsageError, nearest, one_line
+from scaling.records.names import CONTEMPLATION
 from scaling.records.settings import Differs, Effect, Setting, Tag, settings_of
 from scaling.records.voters import OF_RUNS, is_voter, what_a_voter_is
 from scaling.tasks import columns
@@ -72,7 +73,7 @@ class RunConfig(BaseModel):
         AfterValidator(known_method),
         Setting(
             "softcot++ (default), softcot, softcot-p, -dropout, -gumbel, prompt-tuning, proposer, refiner, cot, cot-unk, "
-            "assist-cot, lora, coconut, or FILE.py:NAME.",
+            "assist-cot, lora, coconut, ccot, or FILE.py:NAME.",
             *(_RUN, _METHODS, Tag.NAMED, Tag.VALIDATION),
             values=KINDS,
             content="method_sha256",
@@ -153,12 +154,12 @@ class RunConfig(BaseModel):
     adapter: Annotated[
         _Place | None,
         Setting(
-            "For lora and coconut: folder or Hub id of an adapter of the backbone.",
+            "For lora, coconut and ccot: folder or Hub id of an adapter of the backbone.",
             *(_MODELS, _SEEDS, Tag.HUB, Tag.VALIDATION),
             used_by=Trait.ADAPTER,
-            whose="`lora` and `coconut`",
+            whose="`lora`, `coconut` and `ccot`",
             content="adapter_sha256",
-            facts=("merged_fingerprint",),
+            facts=("merged_fingerprint", CONTEMPLATION),
         ),
     ] = None
     latent_paths: Annotated[
@@ -469,8 +470,8 @@ class RunConfig(BaseModel):
         self._refuse_unfit_engine()
         if kind_of(self.method).needs_adapter and not self.adapter:
             raise UsageError(
-                f"`--method {self.method}` needs `--adapter`, a folder that `scale-train --method lora` wrote, or a Hub id: "
-                f"add it."
+                f"`--method {self.method}` needs `--adapter`, a folder that `scale-train --method {self.method}` wrote, or "
+                f"a Hub id: add it."
             )
         if self.shot_format and not self.shots:
             raise UsageError(

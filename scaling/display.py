@@ -219,6 +219,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         *_training(summary.get("training") or {}),
         *_saved(summary),
         *_thought(tokens),
+        *_contemplated(summary.get("contemplation_tokens")),
         ("generated tokens", f"{tokens['generated']:,}", f"{_number(summary['mean_tokens'])} a completion"),
         (
             "prompt tokens computed",
@@ -234,6 +235,11 @@ def _thought(tokens: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The line of latent steps, if the run has taken any."""
     steps = tokens.get("latent_steps")
     return [("latent steps", f"{steps:,}", "states fed back, of all paths")] if steps else []
+
+
+def _contemplated(tokens: float | None) -> list[tuple[str, str, str]]:
+    """The line of contemplation tokens, if the run has a method that makes them."""
+    return [] if tokens is None else [("contemplation tokens", f"{tokens:.1f}", "a question, in the place of a chain")]
 
 
 def unread(completion: Completion) -> str:

@@ -223,7 +223,7 @@ def _parts(config: RunConfig) -> list[Part]:
     if config.soft:
         parts.append(Part("thinker", str(config.thinker), thinkers.about(config), None))
     if config.adapter:
-        parts.append(Part("adapter", config.adapter, adapters.find(config.adapter).about, None))
+        parts.append(Part("adapter", config.adapter, adapters.about_of(config.adapter), None))
     models = {config.backbone: "backbone"}  # where both are one model, it is the backbone
     if config.assisted:
         models.setdefault(config.assistant, "assistant")

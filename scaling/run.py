@@ -467,6 +467,9 @@ class _Account:
         provenance = self._setup.provenance
         config, task, completions = self._setup.config, self._setup.task, self._journal.completions
         summary = summary_of(config, task, completions, self.costs(), folder, voter=self._voter)
+        if kind_of(config.method).has(Trait.CONTEMPLATION):
+            asked = self._setup.asked
+            summary["contemplation_tokens"] = sum(question.soft_tokens for question in asked) / len(asked)
         return summary | (provenance.summary() if provenance else {})
 
 

@@ -16,7 +16,7 @@ from softcotpp.options import interruptible, settings_from, with_options_of
 
 @with_options_of(TrainConfig)
 def train(*, quiet: bool = False, **options: Any) -> Trained:
-    """Trains a thinker, with `method="lora"` an adapter of the backbone, or with "coconut" the backbone, as `scale-train`.
+    """Trains as `scale-train` does: a thinker, with `method="lora"` or `"ccot"` adapters, with `"coconut"` the backbone.
 
     Args:
         quiet: whether to show no progress.

@@ -95,6 +95,8 @@ def _train(job: Job, root: Path, progress: ProgressReporter) -> dict[str, Any]:
     config = TrainConfig(**{**job.settings, "out": folder, "resume": any(state.is_file() for state in states)})
     if kind_of(config.method).has(Trait.LATENT):
         from scaling.training.coconut import train_coconut as train
+    elif kind_of(config.method).has(Trait.CONTEMPLATION):
+        from scaling.training.ccot import train_ccot as train  # type: ignore[assignment]
     elif kind_of(config.method).has(Trait.ADAPTER):
         from scaling.training.lora import train_lora as train  # type: ignore[assignment]
     else:

@@ -15,6 +15,19 @@ from scaling.engines.stops import StopStrings
 
 
 @dataclass(frozen=True, eq=False)
+class KeysAndValues:
+    """The keys and values of tokens that a method has read itself.
+
+    Attributes:
+        keys: of each layer, [H, T, d], with H heads of width d, on the engine's device and in its dtype.
+        values: the same for values.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class SoftPrompt:
     """Everything the backbone reads before it decodes: prefix tokens, soft thoughts, suffix tokens.
 
@@ -24,6 +37,8 @@ class SoftPrompt:
         prefix: token ids before the soft tokens, the same for all paths of a question.
         thoughts: soft tokens in the backbone's embedding space, [L, D] float32; L is 0 for methods without soft tokens.
         suffix: token ids after the soft tokens, up to and including the header of the model's turn.
+        read: keys and values of prefix and soft tokens, where the method has read them with other weights than the
+            engine's. The engine then reads the suffix alone, which is not empty. Only an engine in this process can.
     """
 
     question_id: str
@@ -31,6 +46,7 @@ class SoftPrompt:
     prefix: tuple[int, ...]
     thoughts: Tensor
     suffix: tuple[int, ...]
+    read: KeysAndValues | None = None
 
     def __len__(self) -> int:
         return len(self.prefix) + self.thoughts.shape[0] + len(self.suffix)

@@ -12,6 +12,7 @@ import torch
 from scaling.config import RunConfig
 from scaling.methods.assist import AssistCoTParts
 from scaling.methods.base import Method, Parts, Surroundings, Tell
+from scaling.methods.ccot import CCoTParts
 from scaling.methods.coconut import CoconutParts
 from scaling.methods.cot import ChainOfThoughtParts
 from scaling.methods.custom import CustomParts
@@ -25,6 +26,7 @@ _PARTS: dict[str, type[Parts]] = {
     **{name: SoftCoTParts for name, kind in KINDS.items() if kind.has(Trait.THINKER)},
     **{"cot": ChainOfThoughtParts, "cot-unk": PlaceholderParts, "assist-cot": AssistCoTParts, "lora": LoraParts},
     "coconut": CoconutParts,
+    "ccot": CCoTParts,
 }
 
 

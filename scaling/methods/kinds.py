@@ -33,7 +33,10 @@ class Trait(Enum):
     SLOTS = auto()  # prompts have soft tokens: thoughts, or placeholders
     ASSISTANT = auto()  # an assistant is loaded
     NOTES = auto()  # the assistant writes text, which stands in the prompt
-    ADAPTER = auto()  # an adapter is merged into the backbone
+    ADAPTER = auto()  # an adapter of the backbone is trained
+    MERGED = auto()  # it is merged into the backbone's weights, which is all there is to it
+    CONTEMPLATION = auto()  # contemplation tokens stand for a chain, and the method computes their keys and values
+    STAND_INS = auto()  # a training may have pause tokens, or nothing, in the place of its continuous thoughts
     SHOTS = auto()  # solved questions may stand before the asked one
     ARGUMENTS = auto()  # it takes arguments of its own
     LOCAL = auto()  # the backbone's weights, or changed ones, must be in this process
@@ -106,8 +109,9 @@ KINDS = dict(
         _kind("cot", Trait.SHOTS),
         _kind("cot-unk", Trait.SLOTS),
         _kind("assist-cot", Trait.ASSISTANT, Trait.NOTES),
-        _kind("lora", Trait.ADAPTER, Trait.LOCAL),
-        _kind("coconut", *_LATENT, Trait.ADAPTER, Trait.LOCAL, latent_paths=1),
+        _kind("lora", Trait.ADAPTER, Trait.MERGED, Trait.LOCAL),
+        _kind("coconut", *_LATENT, Trait.ADAPTER, Trait.STAND_INS, Trait.LOCAL, latent_paths=1),
+        _kind("ccot", Trait.ADAPTER, Trait.CONTEMPLATION, Trait.STAND_INS, Trait.LOCAL),
     )
 )
 DEFAULT = "softcot++"

@@ -50,12 +50,21 @@ class Adapter:
 
 def find(name: str) -> Adapter:
     """Finds the adapter in a folder or under a Hub id. Raises UsageError where there is none."""
-    folder = find_folder(name, option="--adapter", files=[CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE])
+    return in_folder(name, find_folder(name, option="--adapter", files=[CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE]))
+
+
+def in_folder(name: str, folder: Path) -> Adapter:
+    """The adapter in a folder. name: as the user gave it. Raises UsageError where there is none."""
     missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]
     if missing:
         why = unfit(name, folder, lacking=missing, wanted="give the folder of an adapter")
         raise UsageError(f"`--adapter` {name} {why}")
     return Adapter(name, folder, sha256(folder / WEIGHTS_FILE), read_about(folder))
+
+
+def about_of(name: str) -> dict[str, Any]:
+    """What the training of `--adapter` wrote about itself, whatever its folder holds besides. Raises UsageError."""
+    return read_about(find_folder(name, option="--adapter", files=[ABOUT_FILE]))
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -88,11 +97,11 @@ def mismatches(adapter: Adapter, backbone: LanguageModel) -> list[str]:
     return differences
 
 
-def refuse_quantised(backbone: LanguageModel) -> None:
-    """Raises UsageError for a quantised backbone: an adapter is merged into plain weights here."""
+def refuse_quantised(backbone: LanguageModel, *, method: str = "lora") -> None:
+    """Raises UsageError for a quantised backbone: an adapter is merged into plain weights here. method: by name."""
     if how := backbone.quantisation:
         raise UsageError(
-            f"an adapter is merged into the weights of the backbone, and those of `--backbone` "
+            f"`--method {method}` merges its adapter into the weights of the backbone, and those of `--backbone` "
             f"{backbone.name} are quantised ({how}): take the model that is not, or `--method softcot++`."
         )
 
@@ -130,12 +139,15 @@ def add_tokens_of(adapter: Adapter, backbone: LanguageModel, names: Sequence[str
         backbone.model.requires_grad_(False)
 
 
-def load(adapter: Adapter, backbone: LanguageModel) -> PeftModel:
-    """Puts the adapter on the backbone, whose model changes in place. Raises UsageError unless every tensor fits."""
+def load(adapter: Adapter, backbone: LanguageModel, *, name: str = "default") -> PeftModel:
+    """Puts the adapter on the backbone, whose model changes in place. Raises UsageError unless every tensor fits.
+
+    name: of the adapter on the backbone.
+    """
     config, tensors = read(adapter)
     try:
-        model = attach(backbone, config)
-        unmatched = set_weights(model, tensors)
+        model = attach(backbone, config, name=name)
+        unmatched = set_weights(model, tensors, name=name)
     except Exception as error:  # of a hostile config `peft` raises anything
         raise UsageError(_unfit(adapter, backbone, one_line(error))) from None
     if unmatched:
@@ -179,21 +191,29 @@ def read(adapter: Adapter) -> tuple[LoraConfig, dict[str, Tensor]]:
     return config, tensors
 
 
-def attach(backbone: LanguageModel, config: LoraConfig) -> PeftModel:
-    """Puts a new adapter on the backbone, in evaluation mode. The backbone's model changes in place."""
+def attach(backbone: LanguageModel, config: LoraConfig, *, name: str = "default") -> PeftModel:
+    """Puts a new adapter on the backbone, in evaluation mode. The backbone's model changes in place. name: the adapter's."""
     from peft import get_peft_model
 
     with _quiet():
-        model: PeftModel = get_peft_model(backbone.model, config)
+        model: PeftModel = get_peft_model(backbone.model, config, adapter_name=name)
     return model.eval()
 
 
-def set_weights(model: PeftModel, tensors: dict[str, Any]) -> list[str]:
+def attach_another(model: PeftModel, config: LoraConfig, *, name: str) -> None:
+    """Puts one more adapter on a backbone that has one, in place. name: the new adapter's."""
+    with _quiet():
+        model.add_adapter(name, config)
+    model.eval()
+
+
+def set_weights(model: PeftModel, tensors: dict[str, Any], *, name: str = "default") -> list[str]:
     """Copies tensors into an adapter that is on a backbone.
 
     Args:
         model: the backbone with the adapter.
         tensors: the adapter's weights by name, as PEFT saves them.
+        name: of the adapter.
 
     Returns:
         The names that only the tensors or only the adapter have; empty where all fit.
@@ -201,7 +221,7 @@ def set_weights(model: PeftModel, tensors: dict[str, Any]) -> list[str]:
     from peft import set_peft_model_state_dict
 
     with _quiet():
-        outcome: Any = set_peft_model_state_dict(model, tensors)
+        outcome: Any = set_peft_model_state_dict(model, tensors, adapter_name=name)
     return sorted([*outcome.unexpected_keys, *(name for name in outcome.missing_keys if "lora_" in name)])
 
 

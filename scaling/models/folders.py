@@ -15,6 +15,7 @@ from scaling.records.files import sha256
 
 _TENSORS = "thinker.safetensors"
 _THINKER = ("config.json", _TENSORS)
+_CONTEMPLATION = ("contemplation.safetensors", "decode/adapter_config.json")
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -55,6 +56,8 @@ def advice(name: str, folder: Path, *, wanted: str) -> str:
         return f"it holds a thinker: use it as `--thinker {name}`."
     if _holds(folder, _ADAPTER):
         return f"it is an adapter: use it with `--method lora --adapter {name}`."
+    if _holds(folder, _CONTEMPLATION):
+        return f"it is contemplation with its decoder: use it with `--method ccot --adapter {name}`."
     if (folder / "run.json").is_file():
         return f"it is the folder of a run, which `scale-report {name}` reads: {wanted}."
     if (folder / "train.json").is_file() and not (folder / "config.json").is_file():

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+CONTEMPLATION = "contemplation"  # key in a run's settings: what stands for a chain of thought in the adapter's training
 TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package
 DEFAULT_TASK = "arithmetic"  # the task of a run that names neither task nor data; the default thinker was trained on it
 UNKNOWN = "unknown"  # stands for the training questions of a thinker or adapter whose files do not name them
 TITLES = {  # names of the methods that come with the package, as in the papers
     **{"cot": "CoT", "cot-unk": "CoT-Unk", "assist-cot": "Assist-CoT", "lora": "LoRA", "softcot": "SoftCoT"},
+    "ccot": "CCoT",
     **{"softcot-p": "SoftCoT-P", "softcot-dropout": "SoftCoT-Dropout", "softcot-gumbel": "SoftCoT-Gumbel"},
     **{"softcot++": "SoftCoT++", "prompt-tuning": "Prompt tuning", "proposer": "Proposer", "refiner": "Refiner"},
     **{"coconut": "Coconut"},
@@ -29,7 +31,7 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
 
     -SC stands for self-consistency: several samples of a single path. The rounds of a method that refines its thoughts are
     named, and so are latent steps and a prompt other than `plain`. Brackets say how the method was trained, unless that was
-    on questions of the run's own task, and name a control and a scale of thoughts.
+    on questions of the run's own task, and name what stands for a chain, a control and a scale of thoughts.
 
     Args:
         config: the settings in run.json.
@@ -45,8 +47,11 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     prompt = f" with prompt {template}" if template else ""
     scale = config.get("thought_scale")
     dose = None if scale is None else f"thoughts x {scale:g}"
+    contemplation = config.get(CONTEMPLATION)
     details = [
-        str(detail) for detail in (training_of(config, environment or {}), config.get("control"), dose) if detail
+        str(detail)
+        for detail in (training_of(config, environment or {}), contemplation, config.get("control"), dose)
+        if detail
     ]
     brackets = f" [{', '.join(details)}]" if details else ""
     return f"{title}{several}{shots}{rounds}{steps}{prompt}{brackets}"

@@ -45,6 +45,7 @@ class Tag(Enum):
     INHERITED = "has in a sweep's trainings the value that it has in their runs"
     CHOSEN_LATER = "where it is not given, a checkpoint or a server decides it after the settings are resolved"
     CONTRAST = "is about how several paths are driven apart, so of no use to one"
+    REGRESSION = "is about how contemplation tokens are learned from a chain, so of no use to pause tokens"
     WORDING = "decides how questions are put to the backbone, so that a training and its runs should share it"
     AFTERWARDS = "is done with what a training made; a sweep whose trainings differ in it trains twice"
 

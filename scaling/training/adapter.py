@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,22 +33,30 @@ class LoraTrainer(BackboneTrainer):
         self.reader.untrained = self.model.disable_adapter  # a teacher is the backbone without the adapter
 
 
-@torch.no_grad()
 def new_adapter(backbone: LanguageModel, *, rank: int, seed: int, tokens: Sequence[int] = ()) -> PeftModel:
-    """Puts an adapter on all linear layers of a backbone but the output layer.
+    """Puts a single adapter on a backbone. Arguments as of `new_adapters`. rank: of the adapter."""
+    return new_adapters(backbone, {"default": rank}, seed=seed, tokens=tokens)
 
-    The adapter changes nothing yet: of its two matrices (arXiv 2106.09685, section 4.1), A is random and B is zero. The
+
+@torch.no_grad()
+def new_adapters(
+    backbone: LanguageModel, ranks: Mapping[str, int], *, seed: int, tokens: Sequence[int] = ()
+) -> PeftModel:
+    """Puts adapters on all linear layers of a backbone but the output layer. The first one is active.
+
+    They change nothing yet: of an adapter's two matrices (arXiv 2106.09685, section 4.1), A is random and B is zero. The
     backbone's model is changed in place.
 
     Args:
-        backbone: the model that gets the adapter.
-        rank: of the adapter; alpha is twice that.
+        backbone: the model that gets the adapters.
+        ranks: of the adapters by name; alpha is twice that.
         seed: of the random matrices.
         tokens: ids of tokens whose embeddings are trained, too.
 
     Raises:
         UsageError: for a model without linear layers.
     """
+    (first, rank), *others = ranks.items()
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -58,7 +66,11 @@ def new_adapter(backbone: LanguageModel, *, rank: int, seed: int, tokens: Sequen
         trainable_token_indices=list(tokens) or None,
     )
     try:
-        model = adapters.attach(backbone, config)
+        model = adapters.attach(backbone, config, name=first)
+        for name, rank in others:  # on the same layers, by their names
+            own = copy.copy(model.peft_config[first])
+            own.r, own.lora_alpha = rank, 2 * rank
+            adapters.attach_another(model, own, name=name)
     except ValueError as error:
         raise UsageError(f"`--backbone` {backbone.name} takes no adapter: {one_line(error)}.") from None
     generator = torch.Generator().manual_seed(seed)
@@ -70,7 +82,7 @@ def new_adapter(backbone: LanguageModel, *, rank: int, seed: int, tokens: Sequen
     return model
 
 
-def save_adapter(model: PeftModel, folder: Path, *, backbone: str) -> None:
+def save_adapter(model: PeftModel, folder: Path, *, backbone: str, name: str = "default") -> None:
     """Writes an adapter's weights and config in the format of `peft`.
 
     Each file replaces the one before it in one step, so that an interruption never leaves half a file.
@@ -79,12 +91,13 @@ def save_adapter(model: PeftModel, folder: Path, *, backbone: str) -> None:
         model: the backbone with the adapter.
         folder: where the files are written.
         backbone: the backbone's name as the user gave it, for the config.
+        name: of the adapter on the backbone.
     """
     work = folder / f".{adapters.CONFIG_FILE}"
-    work.mkdir(exist_ok=True)
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    work.mkdir(parents=True, exist_ok=True)
+    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, work / adapters.WEIGHTS_FILE)
-    config = copy.copy(model.peft_config["default"])
+    config = copy.copy(model.peft_config[name])
     config.base_model_name_or_path, revision = model_files.with_revision(backbone)
     config.revision = None if revision == "main" else revision
     config.inference_mode = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,54 @@ From the first validation of a stage to its last, with the stage's own number of
 """
 
 
+def write_ccot_card(folder: Path, about: dict[str, Any], *, config: TrainConfig) -> None:
+    """Writes the card of contemplation and its decoder to their folder. Arguments as of `ccot_card`."""
+    (folder / CARD_FILE).write_text(ccot_card(about, config=config))
+
+
+def ccot_card(about: dict[str, Any], *, config: TrainConfig) -> str:
+    """The card of contemplation and its decoder, in Markdown.
+
+    Args:
+        about: the content of their train.json.
+        config: the resolved settings of their training, which say how a run has to ask.
+    """
+    metrics = about["metrics"]
+    figures = [
+        ("loss of answers before training, nats a token", metrics["before"]),
+        ("loss of this decoder", metrics["loss"]),
+        ("with the gold states instead", metrics["gold"]),
+        ("loss of the stop head, nats a contemplation token", metrics["stop"]),
+    ]
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures if value is not None)
+    return f"""---
+library_name: peft
+base_model: {with_revision(about["backbone"])[0]}
+tags: [ccot, latent-reasoning, softcotpp]
+---
+
+# {TITLES[about["method"]]} for {about["backbone"]}
+
+{_contemplates(about)}
+
+```
+{command_for(config, _HERE)}
+```
+
+## Held-out questions of {about["task"]}
+
+| figure | value |
+|---|---|
+{rows}
+{_layers(metrics.get("layers", []))}{_check(metrics.get("check"))}
+## How it was made
+
+| setting | value |
+|---|---|
+{_settings(about)}
+"""
+
+
 def rows_of_backbone(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The figures of a trained backbone as rows of a table: name, value, and its 95 % interval or what it means.
 
@@ -151,6 +200,34 @@ def figures_of_stage(stage: dict[str, Any]) -> dict[str, str]:
         "loss in training": _number(stage["training"]),
         "norm of thoughts": ends("norm_ratio", ".2f"),
     }
+
+
+def _contemplates(about: dict[str, Any]) -> str:
+    """A paragraph on what stands for a chain of thought, and what answers after it."""
+    decoder = f"A decoder of rank {about['decoder_rank']} learned to answer questions of {about['task']}"
+    if about["thought"] == "none":
+        return f"{decoder} with nothing in the place of a chain."
+    made = {"latent": "Contemplation", "pause": "Pause"}[about["thought"]]
+    return (
+        f"{made} tokens of rank {about['rank']} stand for a chain of thought, {about['ratio']:g} for each of its tokens.\n"
+        f"{decoder} after them."
+    )
+
+
+def _layers(layers: Sequence[dict[str, Any]]) -> str:
+    """The section on the regression of each layer; empty where there was none."""
+    if not layers:
+        return ""
+    rows = "\n".join(f"| {one['layer']} | {one['before']:.4f} | {one['loss']:.4f} |" for one in layers)
+    return f"""
+## Regression of each layer
+
+A share of the variance of the gold states, on held-out questions:
+
+| layer | before | after |
+|---|---|---|
+{rows}
+"""
 
 
 def _check(check: dict[str, Any] | None) -> str:

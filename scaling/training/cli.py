@@ -46,7 +46,8 @@ def scale_train(
 
     The checkpoint is the thinker of the best validation: give its folder to `scale-run --thinker`. That of the last one is
     in the folder `last` in it. With --method lora it is an adapter of the backbone, for `scale-run --method lora --adapter`;
-    with --method coconut a backbone, for `scale-run --method coconut --backbone`.
+    with --method coconut a backbone, for `scale-run --method coconut --backbone`; and with --method ccot a module that
+    contemplates in the place of gold chains, and its decoder.
     """
     given = {key: value for key, value in given.items() if value is not None}
     raise typer.Exit(guarded("scale-train", lambda: _train(config, given, as_json=json)))
@@ -109,13 +110,17 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
 
 
 def _of_method(method: str) -> tuple[Any, Any]:
-    """The function that trains with a method, and the one that shows its result. `peft` is only imported for LoRA."""
+    """The function that trains with a method, and the one that shows its result. `peft` is only imported for adapters."""
     from scaling.training import display
 
     if kind_of(method).has(Trait.LATENT):
         from scaling.training.coconut import train_coconut
 
         return train_coconut, display.show_backbone
+    if kind_of(method).has(Trait.CONTEMPLATION):
+        from scaling.training.ccot import train_ccot
+
+        return train_ccot, display.show_contemplation
     if kind_of(method).has(Trait.ADAPTER):
         from scaling.training.lora import train_lora
 

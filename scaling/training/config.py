@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from contrastive.compression import MOST, most_of
 from scaling.config import (
     DEFAULT_MODEL,
     OUTPUT,
@@ -22,7 +23,7 @@ from scaling.config import (
 )
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
-from scaling.records.settings import Effect, Setting, Tag
+from scaling.records.settings import Effect, Setting, Tag, names
 from scaling.tasks.equations import TEXT
 from scaling.training.mixture import FIRST_STEP, GOLD, SELF, TARGETS, parse_targets, plain_targets
 
@@ -34,15 +35,18 @@ ROUNDS = 3  # default of `--refine-steps`
 _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
 _LATENT_STAGES, _STEP_THOUGHTS = 3, 2  # of GSM8K in arXiv 2412.06769
 LATENT, PAUSE, NONE = "latent", "pause", "none"  # what stands in the place of removed steps
+_RATIO, _RANK_OF_CONTEMPLATION = 0.1, 64  # defaults of `--ratio` and `--rank` of contemplation; see docs/methods.md
+_LAYER_STEPS, _LAYER_LR = 100, 1e-3  # of the regression of each layer
 _GENERATED, _EPOCHS = 2048, 3  # generated questions where nothing says how many, and epochs of those that are limited
 
 # groups of options, in the order of the help
 _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths and thoughts", "Loss", "Steps"
-_LORA = "With --method lora or coconut, instead of paths, thoughts and their loss"
-_COCONUT = "With --method coconut"
+_LORA = "With --method lora, coconut or ccot, instead of paths, thoughts and their loss"
+_STAND_INS, _COCONUT, _CCOT = "With --method coconut or ccot", "With --method coconut", "With --method ccot"
 _FREE, _INHERITED, _CONTRAST, _AFTERWARDS = Effect.FREE, Tag.INHERITED, Tag.CONTRAST, Tag.AFTERWARDS
 _WORDING = (PROMPT, Tag.WORDING, _INHERITED)
-_THOUGHTS, _ASSISTED, _ADAPTER, _LATENT = Trait.THINKER, Trait.ASSISTANT, Trait.ADAPTER, Trait.LATENT
+_THOUGHTS, _ASSISTED, _ADAPTER = Trait.THINKER, Trait.ASSISTANT, Trait.ADAPTER
+_LATENT, _CONTEMPLATION = Trait.LATENT, Trait.CONTEMPLATION
 _Count = Annotated[int, Field(ge=1)]
 _Amount = Annotated[int, Field(ge=0)]
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -59,12 +63,12 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Annotated[
-        Literal["softcot++", "prompt-tuning", "proposer", "refiner", "lora", "coconut"],
+        Literal["softcot++", "prompt-tuning", "proposer", "refiner", "lora", "coconut", "ccot"],
         Setting(
             "softcot++ (default), prompt-tuning, proposer, refiner, or lora: fine-tune the backbone on the same targets; "
-            "coconut: so that it thinks in its own states.",
+            "coconut: so that it thinks in its own states; ccot: so that it compresses chains.",
             _DATA,
-            not_in_sweeps="methods with thoughts have a thinker trained, and lora an adapter",
+            not_in_sweeps="methods with thoughts have a thinker trained, and lora and ccot adapters",
         ),
     ] = "softcot++"
     task: Annotated[str | None, Setting("As in scale-run; arithmetic by default.", _DATA, _INHERITED)] = None
@@ -185,7 +189,9 @@ class TrainConfig(BaseModel):
     rank: Annotated[
         _Count | None,
         Setting(
-            "Rank of the adapter; alpha is twice that. Default 16; coconut trains all weights.", _LORA, used_by=_ADAPTER
+            "Rank of the adapter; alpha is twice that. Default 16, ccot 64; coconut trains all weights.",
+            _LORA,
+            used_by=_ADAPTER,
         ),
     ] = None
     latent_stages: Annotated[
@@ -202,9 +208,9 @@ class TrainConfig(BaseModel):
     thought: Annotated[
         Literal["latent", "pause", "none"] | None,
         Setting(
-            "A thought is the state before it (latent, default), a learned token (pause), or left out (none).",
-            _COCONUT,
-            used_by=_LATENT,
+            "A thought is a state that is fed back (latent, default), a learned token (pause), or left out (none).",
+            _STAND_INS,
+            used_by=Trait.STAND_INS,
         ),
     ] = None
     curriculum: Annotated[
@@ -222,7 +228,7 @@ class TrainConfig(BaseModel):
             _LORA,
             _FREE,
             _AFTERWARDS,
-            used_by=_ADAPTER,
+            used_by=Trait.MERGED,
         ),
     ] = False
     check_on: Annotated[
@@ -235,6 +241,31 @@ class TrainConfig(BaseModel):
     ] = None
     check_limit: Annotated[
         _Count | None, Setting("First questions of them. Default 50.", _LORA, _FREE, _AFTERWARDS, used_by=_ADAPTER)
+    ] = None
+    ratio: Annotated[
+        float | None,
+        Field(gt=0, le=1),
+        Setting("Contemplation tokens for a token of the gold chain. Default 0.1.", _CCOT, used_by=_CONTEMPLATION),
+    ] = None
+    feedback_layer: Annotated[
+        _Count | None,
+        Setting(
+            "Layer whose state is the next token's input, from 1. Default: half of the layers.",
+            *(_CCOT, Tag.REGRESSION),
+            used_by=_CONTEMPLATION,
+        ),
+    ] = None
+    decoder_rank: Annotated[
+        _Count | None,
+        Setting("Rank of the adapter that answers. Default: half of --rank.", _CCOT, used_by=_CONTEMPLATION),
+    ] = None
+    layer_steps: Annotated[
+        _Count | None,
+        Setting("Steps of each layer's regression. Default 100.", *(_CCOT, Tag.REGRESSION), used_by=_CONTEMPLATION),
+    ] = None
+    layer_lr: Annotated[
+        _Positive | None,
+        Setting("Learning rate of that regression. Default 0.001.", *(_CCOT, Tag.REGRESSION), used_by=_CONTEMPLATION),
     ] = None
     epochs: Annotated[
         _Count | None,
@@ -254,7 +285,8 @@ class TrainConfig(BaseModel):
     lr: Annotated[
         _Positive | None,
         Setting(
-            "Learning rate, falling linearly. Default 0.002; prompt-tuning 0.02, lora 0.0002, coconut 0.0001.", _STEPS
+            "Learning rate, falling linearly. Default 0.002; prompt-tuning 0.02, lora and ccot 0.0002, coconut 0.0001.",
+            _STEPS,
         ),
     ] = None
     warmup: Annotated[_Amount, Setting("Steps of rising learning rate. Default 0.", _STEPS)] = 0
@@ -348,7 +380,7 @@ class TrainConfig(BaseModel):
         }
         self._refuse_idle()
         kind = kind_of(self.method)
-        own = self._latent if kind.has(Trait.LATENT) else self._lora if kind.has(Trait.ADAPTER) else self._thoughts
+        own = self._latent if kind.has(Trait.LATENT) else self._adapters if kind.has(Trait.ADAPTER) else self._thoughts
         return self.model_copy(update=common | own())
 
     def constant_stage(self, folder: Path) -> TrainConfig:
@@ -377,19 +409,53 @@ class TrainConfig(BaseModel):
         """Whether an option that is given says anything: that something is left out needs no refusal."""
         return getattr(self, key) not in (None, False) or TrainConfig.model_fields[key].default is True
 
-    def _lora(self) -> dict[str, Any]:
-        """Defaults that only LoRA has. Raises UsageError where options contradict each other."""
+    def _checked(self) -> int | None:
+        """How many questions of another task are asked; None without `--check-on`. Raises UsageError for a limit alone."""
         if self.check_limit and self.check_on is None:
             raise UsageError(
                 f"`--check-limit` {self.check_limit} counts questions of `--check-on`, which is not given: name a file of "
                 f"questions that are not trained on, or leave it out."
             )
-        checked = self.check_limit or (_CHECKED if self.check_on else None)
-        return {"lr": self.lr or _LR_OF_ADAPTER, "rank": self.rank or _RANK, "check_limit": checked}
+        return self.check_limit or (_CHECKED if self.check_on else None)
+
+    def _adapters(self) -> dict[str, Any]:
+        """Defaults that only methods with adapters have. Raises UsageError where options contradict each other."""
+        own = {"lr": self.lr or _LR_OF_ADAPTER, "check_limit": self._checked()}
+        contemplates = kind_of(self.method).has(Trait.CONTEMPLATION)
+        return own | (self._contemplation() if contemplates else {"rank": self.rank or _RANK})
+
+    def _contemplation(self) -> dict[str, Any]:
+        """Defaults that only contemplation has. Raises UsageError where options contradict each other."""
+        if self.targets != GOLD:
+            raise UsageError(
+                f"`--method {self.method}` compresses gold chains and learns to answer after them, and `--targets` is "
+                f"{self.targets}: leave it out."
+            )
+        thought = self.thought or LATENT
+        idle = () if thought == LATENT else names(TrainConfig, Tag.REGRESSION)
+        for key in (*idle, "ratio", "rank") if thought == NONE else idle:
+            if getattr(self, key) is not None:
+                raise UsageError(
+                    f"`{option(key)}` {getattr(self, key)} is for contemplation, and `--thought` is {thought}: leave it out."
+                )
+        ratio = None if thought == NONE else self.ratio or _RATIO
+        if ratio is not None and not most_of(ratio):
+            raise UsageError(
+                f"`--ratio` {ratio} allows no token, as at most 200 times the ratio are made: give at least "
+                f"{1 / MOST:g}, or `--thought none` for an answer without any."
+            )
+        rank = self.rank or _RANK_OF_CONTEMPLATION
+        regression = {"layer_steps": self.layer_steps or _LAYER_STEPS, "layer_lr": self.layer_lr or _LAYER_LR}
+        return {
+            "thought": thought,
+            "ratio": ratio,
+            "rank": rank if thought != NONE else None,
+            "decoder_rank": self.decoder_rank or max(1, rank // 2),
+            **(regression if thought == LATENT else {}),
+        }
 
     def _latent(self) -> dict[str, Any]:
         """Defaults that only latent steps have. Raises UsageError where options contradict each other."""
-        adapted = self._lora()
         stages = _LATENT_STAGES if self.latent_stages is None else self.latent_stages
         if self.targets != GOLD:
             raise UsageError(
@@ -416,8 +482,6 @@ class TrainConfig(BaseModel):
             raise UsageError(
                 f"`--last-epochs` {self.last_epochs} and `--max-steps` {self.max_steps}: give `--epochs` instead of steps."
             )
-        if self.merge:
-            raise UsageError(f"`--merge` is for `--method lora`, and `--method` is {self.method}: leave it out.")
         if self.rank is None and self.dtype not in ("auto", "float32"):
             raise UsageError(
                 f"`--dtype {self.dtype}` rounds away the small changes of a training of all weights: leave it out, or train "
@@ -428,7 +492,7 @@ class TrainConfig(BaseModel):
             "lr": self.lr or (_LR_OF_ADAPTER if self.rank else _LR_OF_BACKBONE),
             "rank": self.rank,
             "dtype": self.dtype if self.rank else "float32",
-            "check_limit": adapted["check_limit"],
+            "check_limit": self._checked(),
             "latent_stages": stages,
             "thoughts_per_step": None if thought in (NONE, None) else self.thoughts_per_step or _STEP_THOUGHTS,
             "thought": thought,

@@ -22,6 +22,7 @@ from scaling.run import RunObserver
 from scaling.training.card import chains_of, cosine, figures_of_stage, rows_of, rows_of_backbone
 
 if TYPE_CHECKING:
+    from scaling.training.ccot import CCoTResult
     from scaling.training.check import Check
     from scaling.training.coconut import CoconutResult
     from scaling.training.lora import LoraResult
@@ -167,7 +168,7 @@ def show_result(console: Console, result: Result) -> None:
 
 def show_adapter(console: Console, result: LoraResult) -> None:
     """Prints the figures of the adapter, the result of the check, and the command that uses it."""
-    figures, progress, check = result.figures, result.progress, result.check
+    figures, progress = result.figures, result.progress
     table = Table(title=f"adapter of step {progress.best_step}", show_header=False, title_justify="left")
     rows = [
         ("loss", f"{figures.loss:.4f}", "nats a token, held-out questions"),
@@ -175,7 +176,7 @@ def show_adapter(console: Console, result: LoraResult) -> None:
         ("loss before training", f"{figures.before:.4f}", ""),
         ("trained parameters", f"{result.parameters:,}", ""),
         ("seconds", f"{progress.seconds:.1f}", ""),
-        *_of_check(check),
+        *_of_check(result.check),
     ]
     for row in rows:
         table.add_row(*row)
@@ -183,6 +184,26 @@ def show_adapter(console: Console, result: LoraResult) -> None:
     _use(console, f"adapter: {result.folder}/", result.command)
     if result.merged_command:
         _use(console, f"merged: {result.merged}/", result.merged_command)
+
+
+def show_contemplation(console: Console, result: CCoTResult) -> None:
+    """Prints the figures of contemplation and its decoder, the result of the check, and the command that uses both."""
+    figures, progress = result.figures, result.progress
+    table = Table(title=f"decoder of step {progress.best_step}", show_header=False, title_justify="left")
+    rows = [
+        ("loss", f"{figures.loss:.4f}", "nats a token of answers, held-out questions"),
+        *([] if figures.answer is None else [("loss, answer alone", f"{figures.answer:.4f}", "its own tokens")]),
+        *([] if figures.gold is None else [("loss, gold states", f"{figures.gold:.4f}", "in the place of the tokens")]),
+        ("loss before training", f"{figures.before:.4f}", ""),
+        *([] if figures.stop is None else [("loss of the stop head", f"{figures.stop:.4f}", "nats a token")]),
+        ("parameters", f"{result.parameters:,}", ""),
+        ("seconds", f"{progress.seconds:.1f}", "of the decoder's training"),
+        *_of_check(result.check),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    _use(console, f"adapters: {result.folder}/", result.command)
 
 
 def _of_check(check: Check | None) -> list[tuple[str, str, str]]:

@@ -45,6 +45,8 @@ from contrastive.train import (
 )
 from scaling.config import decided, idle_options
 from scaling.methods import thinkers
+from scaling.methods.ccot import STOP_FILE
+from scaling.methods.ccot import files as contemplation_files
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.folders import checksum_of_constant
@@ -715,7 +717,7 @@ def micro_batch(config: TrainConfig, *, paths: int) -> int:
 
 
 def publish(folder: Path, repository: str) -> None:
-    """Uploads a thinker, an adapter or a whole backbone to the Hugging Face Hub.
+    """Uploads a thinker, adapters or a whole backbone to the Hugging Face Hub.
 
     Args:
         folder: the folder of the training.
@@ -727,11 +729,16 @@ def publish(folder: Path, repository: str) -> None:
     adapter = [adapters.CONFIG_FILE, adapters.WEIGHTS_FILE, adapters.ABOUT_FILE, checkpoint.CARD_FILE]
     whole = [SAFE_WEIGHTS_NAME, "*.json", "*.jinja", "*.txt", "*.model", checkpoint.CARD_FILE]
     try:
-        for weights, files in ((adapters.WEIGHTS_FILE, [*adapter, "tokenizer*"]), (SAFE_WEIGHTS_NAME, whole)):
+        for weights, files in (
+            (adapters.WEIGHTS_FILE, [*adapter, "tokenizer*"]),
+            (STOP_FILE, [*contemplation_files(), checkpoint.CARD_FILE]),
+            (SAFE_WEIGHTS_NAME, whole),
+        ):
             if (folder / weights).is_file():
                 hub = HfApi()
                 hub.create_repo(repository, exist_ok=True)
-                hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, ignore_patterns=["*/*"])
+                below = [] if weights == STOP_FILE else ["*/*"]  # contemplation has its adapters in folders
+                hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, ignore_patterns=below)
                 break
         else:
             checkpoint.Checkpoint.from_pretrained(folder).push_to_hub(repository)

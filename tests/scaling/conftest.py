@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from contrastive import checkpoint
 from contrastive.assistant_thinker import AssistantThinker
+from contrastive.contemplation import CONTEMPLATE, DECODE, Contemplation
 from contrastive.projection import new_projection
 from contrastive.token_sets import SoftTokenSets
 from scaling.config import RunConfig
@@ -31,7 +32,8 @@ from scaling.records.records import Completion, Key
 from scaling.records.seeds import stream_seed
 from scaling.run import execute
 from scaling.tasks.equality import AnswerChecker
-from scaling.training.adapter import new_adapter, save_adapter
+from scaling.training.adapter import new_adapter, new_adapters, save_adapter
+from scaling.training.ccot import save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -204,6 +206,23 @@ def make_adapter(tmp_path: Path, tiny_model_folder: Path) -> Callable[..., Path]
         (tmp_path / name).mkdir()
         save_adapter(adapter, tmp_path / name, backbone=source)
         return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def make_contemplation(tmp_path: Path, tiny_model_folder: Path) -> Callable[[], Path]:
+    """`make_contemplation()`: the folder of untrained contemplation, r 0.1, and its decoder, for the tiny model."""
+
+    def make() -> Path:
+        source = str(tiny_model_folder)
+        backbone = loading.load(source, name=source, device="cpu", dtype=torch.float32, own=True)
+        model = new_adapters(backbone, {CONTEMPLATE: 4, DECODE: 2}, seed=0)
+        folder = tmp_path / "contemplation"
+        save(model, Contemplation(backbone.model, 1), folder, backbone=source)
+        about = {"method": "ccot", "thought": "latent", "ratio": 0.1, "feedback_layer": 1}
+        (folder / "train.json").write_text(json.dumps(about))
+        return folder
 
     return make
 

@@ -45,9 +45,10 @@ def thoughts_of(setup, number: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_and_knows_its_costs(tmp_path, config_of, silent, method, make_adapter):
+def test_every_method_runs_and_knows_its_costs(tmp_path, config_of, silent, method, make_adapter, make_contemplation):
     several = {} if method == "softcot++" or method in PERTURBED else {"latent_paths": 1}
-    adapter = {"adapter": make_adapter()} if method == "lora" else {}
+    made = {"lora": make_adapter, "ccot": make_contemplation}
+    adapter = {"adapter": made[method]()} if method in made else {}
     if method == "coconut":
         adapter = {"latent_steps": 2, "latent_tokens": "<|im_start|> <|im_end|>"}
     summary = execute(config_of(method=method, out=tmp_path / "run", **several, **adapter), silent)
@@ -336,7 +337,7 @@ _VALUES = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_options_are_idle_exactly_where_they_are_refused(method):
-    given = {"adapter": "x"} if method == "lora" else {}
+    given = {"adapter": "x"} if KINDS[method].has(Trait.ADAPTER) else {}
     refused = set()
     for key, value in _VALUES.items():
         needed = {"shots": 1} if key in ("shot_format", "rationale") else {}

@@ -168,7 +168,7 @@ def test_a_value_that_is_not_decided_yet_is_not_made_up(key):
 
 @pytest.mark.parametrize("method", KINDS)
 def test_what_depends_on_no_checkpoint_is_decided_by_resolving(method):
-    given = {"adapter": "a"} if method == "lora" else {}
+    given = {"adapter": "a"} if KINDS[method].has(Trait.ADAPTER) else {}
     config = RunConfig(method=method, thinker="untrained" if method.startswith("softcot") else None, **given).resolved()
     assert config.longest == config.max_new_tokens
     assert config.num_paths == config.latent_paths

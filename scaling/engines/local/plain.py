@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from contrastive.forward import attention_masks
-from scaling.engines.base import SoftPrompt
+from scaling.engines.base import KeysAndValues, SoftPrompt
 from scaling.engines.embedded import embedded
 from scaling.engines.local.decoder import batches
 from scaling.engines.local.levels import OwnKeys
@@ -49,10 +49,13 @@ class PlainDecoder:
         return self._own.bytes_per_token
 
     def hold(self, prompts: Sequence[SoftPrompt]) -> int:
-        lengths = [len(prompt) for prompt in prompts]
-        for batch in batches(lengths):
-            self._compute([prompts[number] for number in batch])
-        return sum(lengths)
+        unread = [prompt for prompt in prompts if prompt.read is None]
+        for batch in batches([len(prompt) for prompt in unread]):
+            self._compute([unread[number] for number in batch])
+        for prompt in prompts:
+            if prompt.read is not None:
+                self._go_on(prompt, prompt.read)
+        return sum(map(len, prompts))
 
     def drop(self, prompt: SoftPrompt) -> None:
         del self._held[prompt]
@@ -89,6 +92,19 @@ class PlainDecoder:
             keys = [layer.keys[row, :, -len(prompt) :] for layer in cache.layers]
             values = [layer.values[row, :, -len(prompt) :] for layer in cache.layers]
             self._held[prompt] = _Held(keys, values, logits[row])
+
+    def _go_on(self, prompt: SoftPrompt, read: KeysAndValues) -> None:
+        """Computes the suffix of a prompt whose other tokens a method has read."""
+        cache, before = DynamicCache(), len(prompt) - len(prompt.suffix)
+        for layer, (keys, values) in enumerate(zip(read.keys, read.values, strict=True)):
+            cache.update(keys[None], values[None], layer)
+        inputs = embedded(self._model, prompt)[None, before:]
+        positions = torch.arange(before, len(prompt), device=inputs.device)[None]
+        seen = torch.arange(len(prompt), device=inputs.device) <= positions[0, :, None]
+        mask = attention_masks(self._model.config, seen[None], positions, inputs.dtype)
+        logits = self._forward(inputs, cache, mask, positions)
+        held = cache.layers
+        self._held[prompt] = _Held([one.keys[0] for one in held], [one.values[0] for one in held], logits[0])
 
     def _forward(self, inputs: Tensor, cache: Cache, mask: Any, positions: Tensor) -> Tensor:
         """Logits [rows, V] after the last position of inputs [rows, X, D]."""

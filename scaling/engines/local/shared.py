@@ -17,19 +17,31 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from contrastive.forward import CaptureCache
-from scaling.engines.base import SoftPrompt
+from scaling.engines.base import KeysAndValues, SoftPrompt
 from scaling.engines.embedded import embedded
 from scaling.engines.local import attention
 from scaling.engines.local.attention import Groups, Levels, SharedLevel
 from scaling.engines.local.decoder import batches
 from scaling.engines.local.levels import OwnKeys, Store
 
+# what prompts share: token ids, or keys and values that were read already
+Shared = tuple[int, ...] | KeysAndValues
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """The two pieces of a prompt. length: tokens of the first; after: of the segment, which is never empty."""
+
+    prefix: Shared
+    length: int
+    after: int
+
 
 @dataclass(frozen=True, eq=False)
 class _Held:
     """Where a prompt's keys are, and the logits [V] after it."""
 
-    prefix: tuple[int, ...]
+    prefix: Shared
     prefix_slot: int
     segment_slot: int
     length: int
@@ -70,8 +82,8 @@ class SharedPrefixDecoder:
         self._prefixes, self._segments = Store(device), Store(device)
         self._own = OwnKeys(num_rows, max_new_tokens, device, multiple=self._multiple)
         self._held: dict[SoftPrompt, _Held] = {}
-        self._prefix_slots: dict[tuple[int, ...], int] = {}
-        self._prefix_users: Counter[tuple[int, ...]] = Counter()
+        self._prefix_slots: dict[Shared, int] = {}
+        self._prefix_users: Counter[Shared] = Counter()
         # of each row: its slots in the two stores, and the length of its prompt
         self._rows = torch.zeros(3, num_rows, dtype=torch.long, device=device)
         self._groupings: dict[int, _Grouping] = {}  # by the first row of a pass; the same until rows or stores change
@@ -88,15 +100,19 @@ class SharedPrefixDecoder:
 
     def hold(self, prompts: Sequence[SoftPrompt]) -> int:
         split = [_split(prompt) for prompt in prompts]
-        new = list(dict.fromkeys(prefix for prefix, _ in split if prefix not in self._prefix_slots))
-        for batch in batches([len(prefix) for prefix in new]):
-            self._compute_prefixes([new[number] for number in batch])
-        for batch in batches([length for _, length in split]):
+        new = {one.prefix: one.length for one in split if one.prefix not in self._prefix_slots}
+        unread = [prefix for prefix in new if isinstance(prefix, tuple)]
+        for batch in batches([len(prefix) for prefix in unread]):
+            self._compute_prefixes([unread[number] for number in batch])
+        for prefix in new:
+            if isinstance(prefix, KeysAndValues):
+                self._take_in(prefix)
+        for batch in batches([one.after for one in split]):
             # pieces of one length only, so that nothing is padded and the last position is the last token of all
-            for length in {split[number][1] for number in batch}:
-                self._compute_segments([prompts[number] for number in batch if split[number][1] == length], length)
+            for length in {split[number].after for number in batch}:
+                self._compute_segments([prompts[number] for number in batch if split[number].after == length], length)
         self._groupings.clear()
-        return sum(map(len, new)) + sum(length for _, length in split)
+        return sum(new.values()) + sum(one.after for one in split)
 
     def drop(self, prompt: SoftPrompt) -> None:
         held = self._held.pop(prompt)
@@ -188,20 +204,26 @@ class SharedPrefixDecoder:
         slots = self._prefixes.add(caught, lengths, start=[0] * len(prefixes))
         self._prefix_slots.update(zip(prefixes, slots, strict=True))
 
+    def _take_in(self, read: KeysAndValues) -> None:
+        """Holds what a method has read."""
+        caught = CaptureCache()
+        caught.keys, caught.values = [keys[None] for keys in read.keys], [values[None] for values in read.values]
+        self._prefix_slots[read] = self._prefixes.add(caught, [read.keys[0].shape[1]], start=[0])[0]
+
     def _compute_segments(self, prompts: list[SoftPrompt], length: int) -> None:
         inputs = torch.stack([embedded(self._model, prompt)[-length:] for prompt in prompts])
-        prefixes = [_split(prompt)[0] for prompt in prompts]
-        used = torch.tensor([self._prefix_slots[prefix] for prefix in prefixes], device=inputs.device)
-        starts = torch.tensor([len(prefix) for prefix in prefixes], device=inputs.device)
+        split = [_split(prompt) for prompt in prompts]
+        used = torch.tensor([self._prefix_slots[one.prefix] for one in split], device=inputs.device)
+        starts = torch.tensor([one.length for one in split], device=inputs.device)
         levels = self._own_level(starts, length)
         if level := self._level(self._prefixes, self._users(self._prefixes, used), levels.positions):
             levels.shared = [level]
         caught = CaptureCache()
         logits = self._forward(inputs, caught, levels)
-        slots = self._segments.add(caught, [length] * len(prompts), start=[len(prefix) for prefix in prefixes])
-        for prompt, prefix, slot, last in zip(prompts, prefixes, slots, logits, strict=True):
-            self._held[prompt] = _Held(prefix, self._prefix_slots[prefix], slot, len(prompt), last)
-            self._prefix_users[prefix] += 1
+        slots = self._segments.add(caught, [length] * len(prompts), start=[one.length for one in split])
+        for prompt, one, slot, last in zip(prompts, split, slots, logits, strict=True):
+            self._held[prompt] = _Held(one.prefix, self._prefix_slots[one.prefix], slot, len(prompt), last)
+            self._prefix_users[one.prefix] += 1
 
     def _own_level(self, starts: Tensor, length: int) -> Levels:
         """Rows of `length` tokens at once, from position `starts` on: the causal attention of a prefill."""
@@ -223,7 +245,10 @@ class SharedPrefixDecoder:
         return logits
 
 
-def _split(prompt: SoftPrompt) -> tuple[tuple[int, ...], int]:
-    """The prefix that other prompts may share, and the length of the segment after it, which is never empty."""
+def _split(prompt: SoftPrompt) -> _Split:
+    """What other prompts may share, and the segment after it."""
+    if prompt.read is not None:
+        return _Split(prompt.read, len(prompt) - len(prompt.suffix), len(prompt.suffix))
     after = len(prompt) - len(prompt.prefix)
-    return (prompt.prefix, after) if after else (prompt.prefix[:-1], 1)
+    prefix, after = (prompt.prefix, after) if after else (prompt.prefix[:-1], 1)
+    return _Split(prefix, len(prefix), after)

@@ -20,6 +20,7 @@ from scaling.engines.base import SoftPrompt
 from scaling.engines.embedded import embedded
 from scaling.engines.local.decoder import compacted
 from scaling.models.signatures import last_logits_only
+from scaling.records.errors import UsageError
 
 _CACHES = ("past_key_values", "cache_params", "state")  # what models call it, in results and arguments alike
 
@@ -61,6 +62,11 @@ class SingleRowDecoder:
 
     def hold(self, prompts: Sequence[SoftPrompt]) -> int:
         for prompt in prompts:
+            if prompt.read is not None:
+                raise UsageError(
+                    "the backbone decodes one text at a time, from a cache of its own, and cannot go on from keys and "
+                    "values that a method gives it: take another backbone, or another `--method`."
+                )
             self._held[prompt] = self._read(embedded(self._model, prompt))
         return sum(map(len, prompts))
 

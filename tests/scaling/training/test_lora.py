@@ -358,7 +358,7 @@ def test_options_of_thoughts_are_refused(settings, key):
     ],
 )
 def test_options_of_lora_are_refused_without_it(changes, said):
-    with pytest.raises(UsageError, match=f"`{said}` is for `--method lora or coconut`"):
+    with pytest.raises(UsageError, match=f"`{said}` is for `--method lora"):
         TrainConfig.model_validate(changes).resolved()
 
 
@@ -513,4 +513,4 @@ def test_a_refused_option_ends_with_two_and_a_sentence():
     assert "`--latent-paths` is for `--method softcot++ or prompt-tuning or" in done.stderr
     done = CliRunner().invoke(app, ["--rank", "8"])
     assert done.exit_code == 2
-    assert "`--rank` is for `--method lora or coconut`, and `--method` is softcot++" in done.stderr
+    assert "`--rank` is for `--method lora or coconut or ccot`, and `--method` is softcot++" in done.stderr
