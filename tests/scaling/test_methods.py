@@ -278,7 +278,7 @@ def test_exemplars_come_from_the_training_file_of_a_folder(made, tmp_path):
         ({"method": "lora", "adapter": "x", "shots": 2}, "`--shots` is for `cot`"),
         ({"method": "lora", "adapter": "x", "latent_paths": 2}, "needs a method with several paths"),
         ({"method": "lora"}, "`--method lora` needs `--adapter`"),
-        ({"method": "cot", "adapter": "x"}, "`--adapter` is for `lora` and `coconut`, and `--method` is `cot`"),
+        ({"method": "cot", "adapter": "x"}, "`--adapter` is for `lora`, `coconut` and `ccot`, and `--method` is `cot`"),
         ({"method": "assist-cot", "thinker": "x"}, "`--thinker` is for methods with soft thoughts"),
         ({"method": "assist-cot", "soft_tokens": 2}, "`--soft-tokens` is for methods with slots"),
         ({"method": "cot-unk", "latent_paths": 2}, "needs a method with several paths"),
