@@ -65,6 +65,9 @@ def scale_report(
     baseline: Annotated[
         str | None, typer.Option(help="Name of the method that the others are compared with. Default: every pair.")
     ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Points of accuracy: methods that are shown to differ by less are equal.")
+    ] = 2.0,
     common: Annotated[bool, typer.Option("--common", help="Compare on the questions that all runs hold.")] = False,
     browse: Annotated[int, typer.Option(help="Questions whose completions the page holds.", min=0)] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Start of the random draws of sub-grids and resamples.")] = 0,
@@ -85,6 +88,7 @@ def scale_report(
             compute=compute,
             voters=voters,
             baseline=baseline,
+            margin=margin,
             validation=[Path(folder) for folder in validation or []],
             scorer=scorer,
             common=common,
