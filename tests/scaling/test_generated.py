@@ -82,6 +82,23 @@ def accepted(task: Task, question: Question, text: str) -> bool:
 # ---- all of them
 
 
+@pytest.mark.parametrize("name", ["arithmetic", "hidden-fact", "coin-flip"])
+def test_questions_that_differ_in_numbers_and_names_alone_are_a_cluster(name: str) -> None:
+    questions = first(name, "test", 1, 200)
+    clusters = {question.cluster for question in questions}
+    assert 1 < len(clusters) < 100
+    assert None not in clusters
+    for question in questions:
+        assert not set(numbers(question.cluster or ""))
+        assert not any(person.lower() in (question.cluster or "").split() for person in names(question))
+
+
+@pytest.mark.parametrize("name", ["countdown", "prosqa", "last-letters"])
+def test_tasks_without_templates_have_no_clusters(name: str) -> None:
+    """All questions have one template, or none shares one."""
+    assert {question.cluster for question in first(name, "test", 1, 20)} == {None}
+
+
 @every_stream
 def test_a_stream_gives_distinct_questions_that_count_up(name: str, split: str, level: int) -> None:
     questions = many(name, split, level)
