@@ -17,18 +17,17 @@ EXAMPLES = (
     "scale-report ours=runs/a ours=runs/b cot=runs/c --baseline cot",
     "scale-report runs/a runs/b --compute tokens --voters all",
     "scale-report runs/a@8x1 runs/a@1x8",
+    "scale-report --version",
 )
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"softcotpp {package_version('softcotpp')}")
-        raise typer.Exit
-
-
-@app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog="\n\n".join(["Examples:", *EXAMPLES]))
+@app.command(
+    cls=_WithVersion,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\n\n".join(["Examples:", *EXAMPLES]),
+)
 def scale_report(
     runs: Annotated[
         list[str],
@@ -72,9 +71,6 @@ def scale_report(
     browse: Annotated[int, typer.Option(help="Questions whose completions the page holds.", min=0)] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Start of the random draws of sub-grids and resamples.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print report.json alone.")] = False,
-    version: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
-    ] = False,
 ) -> None:
     """Judge runs from their journals: curves over every smaller grid, intervals, and a verdict at equal compute.
 
@@ -137,4 +133,7 @@ def _refuse_empty(runs: list[str], *, out: str, validation: list[str] | None) ->
 
 def main() -> None:
     """Entry point of the `scale-report` command."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"softcotpp {package_version('softcotpp')}")
+        return
     app()
