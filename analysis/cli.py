@@ -24,7 +24,6 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 
 @app.command(
-    cls=_WithVersion,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\n\n".join(["Examples:", *EXAMPLES]),
 )
