@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from scaling.records.errors import UsageError, of_the_system
 
@@ -17,13 +18,23 @@ EXAMPLES = (
     "scale-report ours=runs/a ours=runs/b cot=runs/c --baseline cot",
     "scale-report runs/a runs/b --compute tokens --voters all",
     "scale-report runs/a@8x1 runs/a@1x8",
-    "scale-report --version",
 )
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
 
+class _WithVersion(TyperCommand):
+    """A command that answers `--version`, alone, before it reads its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args == ["--version"]:
+            print(f"softcotpp {package_version('softcotpp')}")
+            raise typer.Exit
+        return list(super().parse_args(ctx, args))
+
+
 @app.command(
+    cls=_WithVersion,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\n\n".join(["Examples:", *EXAMPLES]),
 )
@@ -132,7 +143,4 @@ def _refuse_empty(runs: list[str], *, out: str, validation: list[str] | None) ->
 
 def main() -> None:
     """Entry point of the `scale-report` command."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"softcotpp {package_version('softcotpp')}")
-        return
     app()
