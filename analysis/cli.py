@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from scaling.records.errors import UsageError, of_the_system
 
@@ -22,13 +23,21 @@ EXAMPLES = (
 app = typer.Typer(pretty_exceptions_enable=False)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"softcotpp {package_version('softcotpp')}")
-        raise typer.Exit
+class _WithVersion(TyperCommand):
+    """A command that answers `--version`, alone, before it reads its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args == ["--version"]:
+            print(f"softcotpp {package_version('softcotpp')}")
+            raise typer.Exit
+        return list(super().parse_args(ctx, args))
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog="\n\n".join(["Examples:", *EXAMPLES]))
+@app.command(
+    cls=_WithVersion,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\n\n".join(["Examples:", *EXAMPLES]),
+)
 def scale_report(
     runs: Annotated[
         list[str],
@@ -65,13 +74,13 @@ def scale_report(
     baseline: Annotated[
         str | None, typer.Option(help="Name of the method that the others are compared with. Default: every pair.")
     ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Points of accuracy: methods that are shown to differ by less are equal.")
+    ] = 2.0,
     common: Annotated[bool, typer.Option("--common", help="Compare on the questions that all runs hold.")] = False,
     browse: Annotated[int, typer.Option(help="Questions whose completions the page holds.", min=0)] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Start of the random draws of sub-grids and resamples.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print report.json alone.")] = False,
-    version: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
-    ] = False,
 ) -> None:
     """Judge runs from their journals: curves over every smaller grid, intervals, and a verdict at equal compute.
 
@@ -85,6 +94,7 @@ def scale_report(
             compute=compute,
             voters=voters,
             baseline=baseline,
+            margin=margin,
             validation=[Path(folder) for folder in validation or []],
             scorer=scorer,
             common=common,

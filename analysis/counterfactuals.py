@@ -7,15 +7,17 @@ right answer to the edited question is more frequent than without the control, w
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.clusters import Clusters
+from analysis.differences import Difference, mean_share, paired_difference
 from analysis.estimators import whole_vote
 from analysis.load import Run
 from analysis.methods import Method
-from analysis.statistics import Difference, Interval, paired_difference, seeded_mean
+from analysis.statistics import Interval
 
 Floats = NDArray[np.float64]
 
@@ -73,44 +75,51 @@ class Followed:
         return f"{gives}: nothing here shows that answers follow the number that the assistant read."
 
 
-def followed(methods: Sequence[Method], controls: Collection[tuple[str, str]], *, seed: int) -> list[Followed]:
+def followed(
+    methods: Sequence[Method], controls: Collection[tuple[str, str]], *, clusters: Clusters | None = None, seed: int
+) -> list[Followed]:
     """The methods whose assistant read edited questions.
 
     Args:
         methods: of the report.
         controls: pairs of a method and its control.
+        clusters: of the questions.
         seed: of the resamples.
     """
     by_name = {method.name: method for method in methods}
     bases = {control: by_name[name] for name, control in controls}
     edited = [method for method in methods if any(one.counterfactual is not None for one in method.runs[0].questions)]
-    return [_followed(method, bases.get(method.name), seed) for method in edited]
+    return [_followed(method, bases.get(method.name), clusters, seed) for method in edited]
 
 
-def _followed(method: Method, base: Method | None, seed: int) -> Followed:
+def _followed(method: Method, base: Method | None, clusters: Clusters | None, seed: int) -> Followed:
     questions = method.runs[0].questions
     edited = np.array([one.counterfactual is not None for one in questions])
     answers = {one.id: one.counterfactual_answer for one in questions if one.counterfactual_answer is not None}
     known = np.array([one.id in answers for one in questions])
 
-    def mean(values: Sequence[Floats], rows: NDArray[np.bool_]) -> Interval:
-        return seeded_mean([value[rows] for value in values], seed=seed)
+    def mean(of: Method, values: Sequence[Floats], rows: NDArray[np.bool_]) -> Interval:
+        chosen = [value[rows] for value in of.by_training(values)]
+        return mean_share(chosen, clusters=clusters and clusters.only(rows), seed=seed)
 
-    true = mean([run.lenient.right.mean(axis=(1, 2)) for run in method.runs], edited)
-    true_vote = mean([whole_vote(run.lenient).astype(float) for run in method.runs], edited)
+    true = mean(method, [run.lenient.right.mean(axis=(1, 2)) for run in method.runs], edited)
+    true_vote = mean(method, [whole_vote(run.lenient).astype(float) for run in method.runs], edited)
     found = Followed(method.name, len(questions), int(edited.sum()), int(known.sum()), true, true_vote)
     if not known.any():
         return found
     gives = [run.gives(answers) for run in method.runs]
-    chains = [one.mean(axis=(1, 2))[known] for one in gives]
+    chains = [one.mean(axis=(1, 2)) for one in gives]
     votes = [_voted(run, one) for run, one in zip(method.runs, gives, strict=True)]
-    plain = [run.gives(answers).mean(axis=(1, 2))[known] for run in base.runs] if base else None
-    return Followed(
-        **vars(found)
-        | {"followed": seeded_mean(chains, seed=seed), "followed_vote": mean(votes, known)}
-        | ({"without": seeded_mean(plain, seed=seed)} if plain else {})
-        | ({"difference": paired_difference(chains, plain, seed=seed)} if plain else {})
-    )
+    found = replace(found, followed=mean(method, chains, known), followed_vote=mean(method, votes, known))
+    if base is None:
+        return found
+    plain = [run.gives(answers).mean(axis=(1, 2)) for run in base.runs]
+    sides = [[value[known] for value in of.by_training(own)] for of, own in ((method, chains), (base, plain))]
+    if set(method.trainings) == set(base.trainings):  # what a training does to both cancels out
+        order = [base.trainings.index(training) for training in method.trainings]
+        sides = [[one - sides[1][place] for one, place in zip(sides[0], order, strict=True)], [0 * sides[0][0]]]
+    difference = paired_difference(*sides, clusters=clusters and clusters.only(known), seed=seed)
+    return replace(found, without=mean(base, plain, known), difference=difference)
 
 
 def _voted(run: Run, gives: NDArray[np.bool_]) -> Floats:

@@ -11,6 +11,7 @@ from analysis.load import Run, load, load_shards
 from analysis.methods import group
 from analysis.results import Floats, Results, Settings, Tell, results
 from analysis.scores import scores
+from analysis.verdict import MARGIN
 from analysis.voters import Outside, chosen, lacking
 from analysis.write import write
 from scaling.records.errors import UsageError, nearest
@@ -28,6 +29,7 @@ def make_report(
     compute: str = "flops",
     voters: str = "flat,hierarchical",
     baseline: str | None = None,
+    margin: float = MARGIN,
     validation: Sequence[RunLike] = (),
     scorer: str | None = None,
     common: bool = False,
@@ -45,6 +47,7 @@ def make_report(
         voters: names by comma, of which the first makes curves and verdict. "all" stands for every voter that all runs can
             use.
         baseline: name of the method that the others are compared with; None for every pair.
+        margin: points of accuracy; methods that are shown to differ by less are called equal.
         validation: runs of the methods on other questions, for the vote path-reliability.
         scorer: for the vote best-of-n: `module:function`, or a folder or Hub id of a reward model.
         common: whether to compare on the questions that all runs have, instead of refusing runs with different questions.
@@ -57,6 +60,10 @@ def make_report(
     """
     if compute not in _AXES:
         raise UsageError(f"`--compute` is {compute!r}; choose one of {', '.join(_AXES)}.{nearest(compute, _AXES)}")
+    if not 0 < margin < 100:
+        raise UsageError(
+            f"`--margin` is {margin:g}; give points of accuracy, above 0 and below 100, such as {MARGIN:g}"
+        )
     wanted = chosen(voters, validation=bool(validation), scorer=bool(scorer))
     methods = group([_named_run(run, tell) for run in runs], common=common)
     cut_runs = [run for method in methods for run in method.runs]  # on the questions that are compared
@@ -66,7 +73,7 @@ def make_report(
         scores={run.label: _scores(run, scorer) for run in cut_runs} if scorer else {},
     )
     kept = tuple(name for name in wanted if name not in left_out)
-    settings = Settings(voters=kept, left_out=left_out, axis=compute, baseline=baseline, seed=seed)
+    settings = Settings(voters=kept, left_out=left_out, axis=compute, baseline=baseline, margin=margin, seed=seed)
     figures = results(methods, settings, tell, outside)
     write(figures, methods, out, browse=browse, tell=tell)
     return figures

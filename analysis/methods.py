@@ -1,8 +1,8 @@
 """Groups runs into the methods of a report, names the methods, and refuses runs that cannot be compared.
 
-Runs with the same name are the seeds of one method. They may differ only in `--seed` and in the checkpoint that they use,
-which may be a backbone that was itself trained.
-Methods are compared on the same questions.
+Runs with the same name are one method. They may differ only in `--seed` and in the checkpoint that they use, which may be a
+backbone that was itself trained. Each checkpoint is a training; runs that use the same one are its sampling seeds. Methods
+are compared on the same questions.
 """
 
 from __future__ import annotations
@@ -14,21 +14,50 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from analysis.load import Run
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import UNREAD
 from scaling.records.names import called
 from scaling.records.settings import Differs, Effect, run_names, run_settings
 
+Floats = NDArray[np.float64]
+
+_UNTRAINED = "untrained"  # value of `--thinker`: made without chance, so it is no training
 _SHORT = 40  # characters of a setting's value in a method's name
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A method of the report. runs: one for each seed; all have the same N x M and the same questions."""
+    """A method of the report. runs: one for each training and seed; all have the same N x M and the same questions."""
 
     name: str
     runs: tuple[Run, ...]
+
+    @property
+    def trainings(self) -> list[str]:
+        """The different checkpoints of its runs; one empty text if nothing was trained."""
+        return list(dict.fromkeys(map(training_of, self.runs)))
+
+    @property
+    def trained(self) -> bool:
+        """Whether its runs use a checkpoint."""
+        return self.trainings != [""]
+
+    def by_training(self, values: Sequence[Floats]) -> list[Floats]:
+        """For each training the mean of its runs. values: an array for each run, in the order of `runs`."""
+        own = [training_of(run) for run in self.runs]
+        return [
+            np.mean([value for value, of in zip(values, own, strict=True) if of == training], axis=0)
+            for training in self.trainings
+        ]
+
+    def mean(self, values: Sequence[Floats]) -> Floats:
+        """The mean over trainings, each of which is the mean of its runs. values: an array for each run."""
+        mean: Floats = np.mean(self.by_training(values), axis=0)
+        return mean
 
     @property
     def num_paths(self) -> int:
@@ -37,6 +66,21 @@ class Method:
     @property
     def num_samples(self) -> int:
         return self.runs[0].num_samples
+
+
+def training_of(run: Run) -> str:
+    """What tells the training of a run from others: checksums of its thinker and its adapter, and of a trained backbone.
+
+    Empty if it uses none of them.
+
+    Where the run records no checksum, what was given as thinker or adapter stands for it.
+    """
+    config = run.config
+    thinker = config.get("thinker_sha256") or (config.get("thinker") if config.get("thinker") != _UNTRAINED else None)
+    backbone = config.get("backbone_fingerprint") if run.environment.get("backbone_trained_on") else None
+    return " ".join(
+        str(part) for part in (thinker, config.get("adapter_sha256") or config.get("adapter"), backbone) if part
+    )
 
 
 def group(runs: Sequence[tuple[str | None, Run]], *, common: bool) -> list[Method]:
@@ -64,7 +108,7 @@ def may_differ(between: Differs) -> frozenset[str]:
     """The keys of run.json that may differ without a note or refusal.
 
     Args:
-        between: whether they differ between the methods of a report, or between the seeds of one method.
+        between: whether they differ between the methods of a report, or between the runs of one method.
     """
     keys = set(run_names(Effect.FREE))
     for name, setting in run_settings().items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -18,17 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.clusters import Clusters, clusters_of
 from analysis.compute import AXES, Compute, compute
 from analysis.counterfactuals import Followed, followed
+from analysis.differences import Difference, mean_share, paired_difference
 from analysis.doses import OverDoses, over_doses
 from analysis.estimators import VoteEstimate, pass_all, pass_at, vote, whole_vote
 from analysis.laws import Laws, laws
 from analysis.load import Run
-from analysis.methods import Method, controls, trained_questions, unlike_settings
+from analysis.methods import Method, controls, trained_questions, training_of, unlike_settings
 from analysis.path_diversity import CalibrationBin, PathFigures, calibration, path_figures
 from analysis.prompts import OverPrompts, over_prompts
-from analysis.statistics import Difference, Interval, bootstrap, bootstrap_shares, holm, paired_difference, seeded_mean
-from analysis.verdict import Comparison, Curve, compare_all, control_sentence, paths_first, sentence
+from analysis.statistics import Interval, bootstrap, bootstrap_shares, holm
+from analysis.verdict import MARGIN, Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.records.errors import UsageError, listed, nearest
 from scaling.records.names import UNKNOWN, without_training
@@ -46,6 +47,7 @@ class Settings:
         left_out: votes that "all" would include, but that need figures which some run lacks.
         axis: the cost that is equal in the verdict.
         baseline: name of the method that all others are compared with; None for every pair.
+        margin: points of accuracy; methods that differ by less are equal.
         seed: of the random sub-grids and the resamples.
     """
 
@@ -53,6 +55,7 @@ class Settings:
     left_out: tuple[str, ...] = ()
     axis: str = "flops"
     baseline: str | None = None
+    margin: float = MARGIN
     seed: int = 0
 
     @property
@@ -138,6 +141,7 @@ class Results:
         settings: what the report was asked for.
         task: name of the task, or of the file or folder of the questions.
         num_questions: how many questions all runs have.
+        num_clusters: into how many clusters these fall; None where each is its own.
         methods: figures of each method.
         comparisons: for each axis that all methods have, the comparisons of methods.
         controls: for (method, control), the kind of control.
@@ -152,6 +156,7 @@ class Results:
     settings: Settings
     task: str
     num_questions: int
+    num_clusters: int | None
     methods: list[MethodResults]
     comparisons: dict[str, list[Comparison]]
     controls: dict[tuple[str, str], str]
@@ -192,10 +197,11 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
     of_controls = controls(methods)
     settings = replace(settings, baseline=_baseline(settings.baseline, [method.name for method in methods]))
     pairs = _pairs([method.name for method in methods], of_controls, settings.baseline)
+    clusters = clusters_of([run.questions for method in methods for run in method.runs])
     figures, curves = [], {}
     for method in methods:
         tell(f"{method.name}: votes over all sub-grids of {method.num_paths} x {method.num_samples}")
-        method_figures, curves[method.name] = _method(method, settings, outside or Outside(), tell)
+        method_figures, curves[method.name] = _method(method, settings, outside or Outside(), clusters, tell)
         figures.append(method_figures)
     axes = [axis for axis in AXES if all(axis in one.compute.axes for one in figures)]
     if len(methods) > 1:
@@ -205,14 +211,20 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
         settings=settings,
         task=_questions_name(first.config),
         num_questions=len(first.questions),
+        num_clusters=clusters.number if clusters else None,
         methods=_with_holm(figures),
-        comparisons={axis: compare_all(curves, axis, pairs=pairs, seed=settings.seed) for axis in axes},
+        comparisons={
+            axis: compare_all(
+                curves, axis, pairs=pairs, margin=settings.margin / 100, clusters=clusters, seed=settings.seed
+            )
+            for axis in axes
+        },
         controls=of_controls,
         prompts=over_prompts([(one.method, one.table["accuracy"].value) for one in figures]),
         doses=over_doses([(one.method, one.table["accuracy"]) for one in figures]),
-        followed=followed(methods, of_controls, seed=settings.seed),
+        followed=followed(methods, of_controls, clusters=clusters, seed=settings.seed),
         pareto=pareto(figures, "flops" if "flops" in axes else "chains", settings.voter),
-        notes=_notes(methods, figures, settings, axes),
+        notes=_notes(methods, figures, settings, axes, clusters),
         version=version("softcotpp"),
     )
 
@@ -265,37 +277,50 @@ def _with_holm(methods: Sequence[MethodResults]) -> list[MethodResults]:
     ]
 
 
-def _method(method: Method, settings: Settings, outside: Outside, tell: Tell) -> tuple[MethodResults, list[Curve]]:
-    """All figures of one method, and the curve of each of its seeds."""
+def _method(
+    method: Method, settings: Settings, outside: Outside, clusters: Clusters | None, tell: Tell
+) -> tuple[MethodResults, list[Curve]]:
+    """All figures of one method, and the curve of each of its runs."""
     grids = [_grids(run, settings, outside) for run in method.runs]
     costs = [compute(run) for run in method.runs]
     shape = paths_first(method.num_paths, method.num_samples)
     at = (np.array([n - 1 for n, _ in shape]), np.array([m - 1 for _, m in shape]))
     curves = [
-        Curve(shape, grid[settings.voter].values[:, *at], {axis: cost.axes[axis][at] for axis in cost.axes})
-        for grid, cost in zip(grids, costs, strict=True)
+        Curve(
+            shape,
+            grid[settings.voter].values[:, *at],
+            {axis: cost.axes[axis][at] for axis in cost.axes},
+            training_of(run),
+        )
+        for grid, cost, run in zip(grids, costs, method.runs, strict=True)
     ]
-    means = {name: np.mean([grid[name].values.mean(axis=0) for grid in grids], axis=0) for name in grids[0]}
+    means = {name: method.mean([grid[name].values.mean(axis=0) for grid in grids]) for name in grids[0]}
     errors = {
         f"{name}_error": np.sqrt(sum(grid[name].error ** 2 for grid in grids)) / len(grids) for name in settings.voters
     }
     mean_costs = _mean_costs(costs)
     ballots = [run.lenient for run in method.runs]
-    votes = _votes(method, grids, settings)
+    votes = _votes(method, grids, settings, clusters)
+
+    def mean_of_runs(values: Sequence[Floats]) -> Interval:
+        return mean_share(method.by_training(values), clusters=clusters, seed=settings.seed)
+
     tell(f"{method.name}: scaling beyond {method.num_paths} x {method.num_samples}")
     bins, error = calibration(ballots, [whole_vote(seed) for seed in ballots])
     figures = MethodResults(
         method=method,
-        table={"accuracy": votes[0].accuracy, **_table(method, grids, settings)},
+        table={"accuracy": votes[0].accuracy, **_table(method, grids, settings, clusters)},
         votes=votes,
         grids={**means, **errors},
-        points=_points(curves, means["pass"][at], errors[f"{settings.voter}_error"][at], mean_costs, settings),
+        points=_points(
+            method, curves, means["pass"][at], errors[f"{settings.voter}_error"][at], mean_costs, settings, clusters
+        ),
         compute=mean_costs,
         paths=path_figures(ballots, seed=settings.seed),
         calibration=bins,
         calibration_error=error,
         cosines=_mean_cosines(method.runs),
-        laws=laws(ballots, mean=partial(seeded_mean, seed=settings.seed), seed=settings.seed),
+        laws=laws(ballots, mean=mean_of_runs, seed=settings.seed),
     )
     return figures, curves
 
@@ -309,20 +334,22 @@ def _grids(run: Run, settings: Settings, outside: Outside) -> dict[str, VoteEsti
     return {**{name: VoteEstimate(grid, none, none == 0) for name, grid in exact.items()}, **votes}
 
 
-def _votes(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> list[Voted]:
-    """The votes over the whole grid. grids: one for each seed."""
+def _votes(
+    method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings, clusters: Clusters | None
+) -> list[Voted]:
+    """The votes over the whole grid. grids: one for each run."""
     whole = {name: [grid[name].values[:, -1, -1] for grid in grids] for name in settings.voters}
     first = whole[settings.voter]
 
     def to_first(values: Sequence[Floats]) -> Difference:
-        # both votes of a seed use the same chains, so subtract within each seed: what the seed does to both cancels out
-        gaps = [seed_values - seed_first for seed_values, seed_first in zip(values, first, strict=True)]
-        return paired_difference(gaps, [np.zeros_like(first[0])], seed=settings.seed)
+        # both votes of a run use the same chains, so subtract within each run: what a training does to both cancels out
+        gaps = method.by_training([own - own_first for own, own_first in zip(values, first, strict=True)])
+        return paired_difference(gaps, [np.zeros_like(first[0])], clusters=clusters, seed=settings.seed)
 
     return [
         Voted(
             name,
-            seeded_mean(values, seed=settings.seed),
+            mean_share(method.by_training(values), clusters=clusters, seed=settings.seed),
             None if _always_equal(name, settings.voter, method) else to_first(values),
             None,
         )
@@ -338,11 +365,13 @@ def _always_equal(voter: str, other: str, method: Method) -> bool:
     return voter == other or {voter, other} <= like_flat
 
 
-def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings) -> dict[str, Interval]:
+def _table(
+    method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: Settings, clusters: Clusters | None
+) -> dict[str, Interval]:
     """Figures of the whole grid, except the accuracy of its votes."""
 
     def mean(values: Sequence[Floats]) -> Interval:
-        return seeded_mean(values, seed=settings.seed)
+        return mean_share(method.by_training(values), clusters=clusters, seed=settings.seed)
 
     runs = method.runs
     return {
@@ -351,27 +380,38 @@ def _table(method: Method, grids: Sequence[dict[str, VoteEstimate]], settings: S
         "coverage": mean([grid["pass"].values[:, -1, -1] for grid in grids]),
         "no_answer": mean([(run.lenient.codes < 0).mean(axis=(1, 2)) for run in runs]),
         "truncated": mean([run.truncated.mean(axis=(1, 2)) for run in runs]),
-        "mean_tokens": bootstrap(np.mean([run.tokens.mean(axis=(1, 2)) for run in runs], axis=0)[:, None])[0],
+        "mean_tokens": bootstrap(method.mean([run.tokens.mean(axis=(1, 2)) for run in runs])[:, None])[0],
     }
 
 
 def _points(
-    curves: Sequence[Curve], coverage: Floats, errors: Floats, costs: Compute, settings: Settings
+    method: Method,
+    curves: Sequence[Curve],
+    coverage: Floats,
+    errors: Floats,
+    costs: Compute,
+    settings: Settings,
+    clusters: Clusters | None,
 ) -> list[Point]:
     """The points of a method's curve.
 
     Args:
-        curves: one for each seed, of P grids.
+        method: its runs.
+        curves: one for each run, of P grids.
         coverage: of each grid, [P].
         errors: standard errors from random sub-grids, [P].
-        costs: mean over seeds.
+        costs: mean over runs.
         settings: of the report.
+        clusters: of the questions.
     """
-    columns = [curve.values for curve in curves]
-    if len(curves) == 1:
+    columns = method.by_training([curve.values for curve in curves])
+    if len(columns) == 1 and clusters is None:
         intervals = bootstrap_shares(columns[0], seed=settings.seed)
     else:
-        intervals = [seeded_mean([values[:, place] for values in columns]) for place in range(columns[0].shape[1])]
+        intervals = [
+            mean_share([values[:, place] for values in columns], clusters=clusters, seed=settings.seed)
+            for place in range(columns[0].shape[1])
+        ]
     return [
         Point(
             n,
@@ -386,7 +426,7 @@ def _points(
 
 
 def _mean_costs(costs: Sequence[Compute]) -> Compute:
-    """The mean costs of a method's seeds. An axis that one of them lacks is left out."""
+    """The mean costs of a method's runs. An axis that one of them lacks is left out."""
     known = [axis for axis in costs[0].axes if all(axis in one.axes for one in costs)]
 
     def mean(values: list[float | None]) -> float | None:
@@ -435,7 +475,11 @@ def pareto(methods: Sequence[MethodResults], axis: str, voter: str) -> list[tupl
 
 
 def _notes(
-    methods: Sequence[Method], figures: Sequence[MethodResults], settings: Settings, axes: list[str]
+    methods: Sequence[Method],
+    figures: Sequence[MethodResults],
+    settings: Settings,
+    axes: list[str],
+    clusters: Clusters | None,
 ) -> list[str]:
     """Sentences on what may be wrong or misleading about the figures. axes: the costs that all methods have."""
     notes = [_incomplete(run) for method in methods for run in method.runs if run.incomplete]
@@ -473,9 +517,14 @@ def _notes(
         for run in method.runs
         if run.summary.get("timeouts")
     ]
-    single = [method.name for method in methods if len(method.runs) == 1]
-    if single and len(single) < len(methods):
-        notes.append(f"Only one seed of {', '.join(single)}: what another seed would give is not in its intervals.")
+    if clusters:
+        notes.append(
+            f"The {len(clusters.of)} questions fall into {clusters.number} clusters of one template or source each, and "
+            f"these are the units of intervals and tests."
+        )
+    single = [method.name for method in methods if method.trained and len(method.trainings) == 1]
+    if single:
+        notes.append(f"One training of {', '.join(single)}: what another would give is not in its intervals.")
     worst = max(float(one.grids[f"{settings.voter}_error"].max()) for one in figures)
     if worst > 0:
         notes.append(

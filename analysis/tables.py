@@ -13,6 +13,7 @@ import numpy as np
 from analysis.counterfactuals import Followed
 from analysis.doses import OverDoses
 from analysis.laws import HeldOut
+from analysis.methods import Method
 from analysis.prompts import OverPrompts
 from analysis.results import MethodResults, Results, Voted
 from analysis.statistics import Interval
@@ -188,6 +189,8 @@ def as_json(results: Results) -> dict[str, Any]:
         "softcotpp": results.version,
         "task": results.task,
         "num_questions": results.num_questions,
+        "num_clusters": results.num_clusters,
+        "margin": results.settings.margin,
         "voters": list(results.settings.voters),
         **_sources(results.settings.voters),
         "baseline": results.settings.baseline,
@@ -249,7 +252,7 @@ def _plain(value: Any) -> Any:
 def _accuracy(results: Results) -> Table:
     def row(one: MethodResults) -> tuple[str, ...]:
         figures, method = one.table, one.method
-        seeds = f", {len(method.runs)} seeds" if len(method.runs) > 1 else ""
+        seeds = f", {_runs(method)}" if len(method.runs) > 1 else ""
         shares = [_with_interval(voted.accuracy) for voted in one.votes[:_FEW]]
         shares += [_with_interval(figures[name]) for name in ("strict", "pass_at_1", "coverage")]
         rest = [_percent(figures[name].value) for name in ("no_answer", "truncated")]
@@ -264,6 +267,14 @@ def _accuracy(results: Results) -> Table:
         ("method", "N x M", *voters, "strict", "pass@1", "coverage", "no answer", "cut off"),
         tuple(row(one) for one in results.methods),
     )
+
+
+def _runs(method: Method) -> str:
+    """How many trainings and sampling seeds a method has, as a text."""
+    trainings, runs = len(method.trainings), len(method.runs)
+    if trainings == 1:
+        return f"{runs} seeds of one training" if method.trained else f"{runs} seeds"
+    return f"{trainings} trainings" if trainings == runs else f"{trainings} trainings, {runs} runs"
 
 
 def _votes(results: Results) -> Table:
@@ -331,20 +342,27 @@ def _comparisons(results: Results, *, every_axis: bool) -> Table:
     def row(one: Comparison) -> tuple[str, ...]:
         pair = f"{one.first} - {one.second}"
         if one.difference is None or one.budget is None:
-            return (pair, one.axis, "-", "no common budget", "-", "-", "-", "-", "-")
+            return (pair, one.axis, "-", "no common budget", *["-"] * 7)
         only = "-" if one.mcnemar_p is None else f"{one.only_first} : {one.only_second}, p {p_text(one.mcnemar_p)}"
-        needed = "-" if one.needed is None else f"{one.needed:,}"
-        tests = (_p(one.difference.p_value), _p(one.p_holm), only)
-        return (pair, one.axis, amount(one.budget), _points(one.difference.interval), *tests, needed, one.decision)
+        needed = "-" if one.needed is None else f"{one.needed[0]:,} to {one.needed[1]:,}"
+        equal = "-" if one.needed_for_equality is None else f"{one.needed_for_equality:,}"
+        tests = (_p(one.difference.p_value), _p(one.p_holm), _p(one.p_equal_holm), only)
+        numbers = (needed, equal)
+        return (pair, one.axis, amount(one.budget), _points(one.difference.interval), *tests, *numbers, one.decision)
 
+    units = "clusters of questions" if results.num_clusters else "questions"
     return Table(
         "Differences at equal compute",
-        "Points of accuracy at the largest budget that both reach, with 95 % intervals; p: sign-flip "
-        "permutation test of the paired differences (t test where a method has several seeds); Holm: adjusted"
-        " for all pairs on that axis; then questions that only one of the two gets right with McNemar's exact"
-        " test, where both ran whole grids; and the questions that 80 % power would take if the difference "
-        "were as found.",
-        ("pair", "equal", "budget", "difference", "p", "p, Holm", "McNemar", "questions needed", "decision"),
+        f"Points of accuracy at the largest budget that both reach, with 95 % intervals; p: sign-flip permutation test "
+        f"of the paired differences of {units} (t test where a method has several trainings); Holm: adjusted for all "
+        f"pairs on that axis; equal: two one-sided tests that they differ by {results.settings.margin:g} points or more, "
+        "adjusted likewise; then questions that only one of the two gets right with McNemar's exact test, where both "
+        "ran whole grids on independent questions; and the questions that 80 % power would take, to show a difference in "
+        "the 80 % interval of the one found (where that tells anything), and to show equality if there is none.",
+        (
+            *("pair", "on", "budget", "difference", "p", "p, Holm", "p equal, Holm", "McNemar"),
+            *("questions needed", "for equality", "decision"),
+        ),
         tuple(
             row(comparison)
             for axis, comparisons in results.comparisons.items()

@@ -1,4 +1,4 @@
-"""Decides which of two methods is better at equal compute, how sure that is, and how many questions would decide it.
+"""Decides whether one of two methods is better at equal compute, or both are equal, and what else would decide it.
 
 A method's curve grows by paths first, then by samples: 1 x 1 .. N x 1, then N x 2 .. N x M. A budget may lie between the
 costs of two neighbouring grids. Then the value is interpolated between both, so that the mean cost is the budget. This is
@@ -8,32 +8,46 @@ what a run would score that uses the larger grid for that share of its questions
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics import Difference, detectable, holm, mcnemar, paired_difference, questions_needed
+from analysis.clusters import Clusters
+from analysis.differences import (
+    Difference,
+    detectable,
+    paired_difference,
+    questions_for_equality,
+    questions_in_range,
+    questions_needed,
+)
+from analysis.statistics import holm, mcnemar
 
 Floats = NDArray[np.float64]
 
 LEVEL = 0.05
+MARGIN = 2.0  # points of accuracy: the default of `--margin`
+EQUAL = "equal within the margin"
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The values and costs of one seed of a method over P growing grids.
+    """The values and costs of one run of a method over P growing grids.
 
     Attributes:
         grids: (n, m) of each grid.
         values: [Q, P], what each question scores.
         costs: for each axis [P], the mean cost of a question, rising.
+        training: names the checkpoint; runs of one method with the same one are its sampling seeds. Empty if nothing was
+            trained.
     """
 
     grids: tuple[tuple[int, int], ...]
     values: Floats
     costs: dict[str, Floats]
+    training: str = ""
 
     def at(self, axis: str, budget: float) -> Floats:
         """The values at a mean cost, [Q], interpolated linearly between the two grids around it.
@@ -65,19 +79,25 @@ def paths_first(num_paths: int, num_samples: int) -> tuple[tuple[int, int], ...]
 class Comparison:
     """The comparison of two methods at equal compute.
 
-    `needed` and `detectable` assume the same number of seeds. Both are None where nothing varies, because power is then
-    unknown.
+    What is said of power assumes the same number of trainings. It is None where nothing varies: power is then unknown.
 
     Attributes:
         first: name of the first method.
         second: name of the second method.
         axis: the cost that is equal.
         budget: the cost of a question; None where there is none that both curves reach.
+        margin: differences below it, in shares, count as equal.
         difference: first - second; None without a budget.
         p_holm: p-value of the difference, adjusted for the other pairs on the same axis.
-        needed: questions for 80 % power if the true difference is the one that was found; None where none suffice.
+        p_equal_holm: p-value of equivalence (`Difference.p_equal`), adjusted likewise and apart.
+        trainings: how many trainings each method has; 0 for one that is not trained.
+        shared: whether both use the same trainings.
+        needed: between which numbers of questions there is 80 % power, if the true difference lies in its 80 % interval;
+            None where such a range tells nothing.
+        needed_for_equality: questions for 80 % power to show equality within the margin, if there is no difference.
         detectable: the true difference that this number of questions finds with 80 % power.
-        only_first: questions that only the first method gets right; None unless all values are 0 or 1.
+        only_first: questions that only the first method gets right; None unless all values are 0 or 1, and the questions
+            are independent.
         only_second: questions that only the second method gets right; None likewise.
         mcnemar_p: p-value of McNemar's exact test on these two numbers; None likewise.
     """
@@ -86,9 +106,14 @@ class Comparison:
     second: str
     axis: str
     budget: float | None
+    margin: float
     difference: Difference | None
     p_holm: float | None
-    needed: int | None
+    p_equal_holm: float | None
+    trainings: tuple[int, int]
+    shared: bool
+    needed: tuple[int, int] | None
+    needed_for_equality: int | None
     detectable: float | None
     only_first: int | None
     only_second: int | None
@@ -96,48 +121,120 @@ class Comparison:
 
     @property
     def decision(self) -> str:
-        """One of "better", "worse", "not decided", and "no common budget" where there is no budget that both reach."""
+        """One of "better", "worse", "equal within the margin", "not decided", and "no common budget" where there is none.
+
+        A difference that is shown is not called equal, even if it is also shown to be smaller than the margin.
+        """
         if self.difference is None:
             return "no common budget"
-        if self.p_holm is None or self.p_holm >= LEVEL:
-            return "not decided"
-        return "better" if self.difference.interval.value > 0 else "worse"
+        if self.p_holm is not None and self.p_holm < LEVEL:
+            return "better" if self.difference.interval.value > 0 else "worse"
+        return EQUAL if self.within_margin else "not decided"
+
+    @property
+    def within_margin(self) -> bool:
+        """Whether the difference is shown to be smaller than the margin."""
+        return self.p_equal_holm is not None and self.p_equal_holm < LEVEL
 
 
 def compare_all(
-    curves: dict[str, list[Curve]], axis: str, *, pairs: Sequence[tuple[str, str]] | None = None, seed: int = 0
+    curves: dict[str, list[Curve]],
+    axis: str,
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    margin: float = MARGIN / 100,
+    clusters: Clusters | None = None,
+    seed: int = 0,
 ) -> list[Comparison]:
     """Compares pairs of methods on one axis.
 
+    Holm's correction is made twice: over the differences of all pairs, and over their equivalences. So among the claims of
+    one kind there is a false one with a chance of 5 % at most.
+
     Args:
-        curves: for each method the curves of its seeds.
+        curves: for each method the curves of its runs.
         axis: the cost that is equal.
         pairs: names of the methods to compare; None for every pair, in the order of `curves`.
+        margin: differences below it, in shares, count as equal.
+        clusters: of the questions.
         seed: of the resamples.
     """
     pairs = list(combinations(curves, 2)) if pairs is None else pairs
-    differences = [_difference(curves[a], curves[b], axis, seed) for a, b in pairs]
-    adjusted = holm([difference.p_value if difference else None for _, difference, _ in differences])
+    found = [_compared(pair, curves, axis, margin, clusters, seed) for pair in pairs]
+    differing = holm([one.difference.p_value if one.difference else None for one in found])
+    equal = holm([one.difference.p_equal if one.difference else None for one in found])
     return [
-        _comparison(pair, axis, *figures, p_holm)
-        for pair, figures, p_holm in zip(pairs, differences, adjusted, strict=True)
+        replace(one, p_holm=p_holm, p_equal_holm=p_equal)
+        for one, p_holm, p_equal in zip(found, differing, equal, strict=True)
     ]
 
 
-_Exact = tuple[int | None, int | None, float | None]  # what `mcnemar` returns
+def _compared(
+    pair: tuple[str, str],
+    curves: dict[str, list[Curve]],
+    axis: str,
+    margin: float,
+    clusters: Clusters | None,
+    seed: int,
+) -> Comparison:
+    """The comparison of two methods, with p-values that are not adjusted yet."""
+    first, second = (curves[name] for name in pair)
+    trainings = [_trainings(one) for one in (first, second)]
+    found = Comparison(
+        *pair,
+        axis=axis,
+        budget=common_budget([*first, *second], axis),
+        margin=margin,
+        difference=None,
+        p_holm=None,
+        p_equal_holm=None,
+        trainings=(_number(trainings[0]), _number(trainings[1])),
+        shared=trainings[0] == trainings[1] != [""],
+        needed=None,
+        needed_for_equality=None,
+        detectable=None,
+        only_first=None,
+        only_second=None,
+        mcnemar_p=None,
+    )
+    if found.budget is None:
+        return found
+    values = [_at_budget(one, axis, found.budget) for one in (first, second)]
+    sides = [[of[training] for training in names] for of, names in zip(values, trainings, strict=True)]
+    if found.shared:  # what a training does to both cancels out
+        sides = [[one - other for one, other in zip(*sides, strict=True)], [np.zeros_like(sides[0][0])]]
+    difference = paired_difference(*sides, margin=margin, clusters=clusters, seed=seed)
+    found = replace(found, difference=difference)
+    if len(first) == len(second) == 1 and clusters is None:
+        runs = [next(iter(of.values())) for of in values]
+        if all(np.isin(one, (0.0, 1.0)).all() for one in runs):
+            only_first, only_second, p_value = mcnemar(*runs)
+            found = replace(found, only_first=only_first, only_second=only_second, mcnemar_p=p_value)
+    if not difference.deviation and not difference.trainings:
+        return found
+    return replace(
+        found,
+        needed=questions_in_range(difference),
+        needed_for_equality=questions_for_equality(difference, margin),
+        detectable=detectable(difference.deviation, difference.num_questions, difference.trainings),
+    )
 
 
-def _difference(
-    first: Sequence[Curve], second: Sequence[Curve], axis: str, seed: int
-) -> tuple[float | None, Difference | None, _Exact]:
-    """The budget that both methods reach, their difference there, and McNemar's test where all values are 0 or 1."""
-    budget = common_budget([*first, *second], axis)
-    if budget is None:
-        return None, None, (None, None, None)
-    values = [[curve.at(axis, min(budget, curve.costs[axis][-1])) for curve in curves] for curves in (first, second)]
-    binary = len(first) == len(second) == 1 and all(np.isin(seeds[0], (0.0, 1.0)).all() for seeds in values)
-    exact: _Exact = mcnemar(values[0][0], values[1][0]) if binary else (None, None, None)
-    return budget, paired_difference(*values, seed=seed), exact
+def _trainings(curves: Sequence[Curve]) -> list[str]:
+    """The different trainings of a method, in alphabetical order; one without a name where nothing was trained."""
+    return sorted({curve.training for curve in curves})
+
+
+def _number(trainings: list[str]) -> int:
+    return 0 if trainings == [""] else len(trainings)
+
+
+def _at_budget(curves: Sequence[Curve], axis: str, budget: float) -> dict[str, Floats]:
+    """What each question scores at a budget, by training: [Q], the mean over its sampling seeds."""
+    values: dict[str, list[Floats]] = {}
+    for curve in curves:
+        values.setdefault(curve.training, []).append(curve.at(axis, min(budget, curve.costs[axis][-1])))
+    return {training: np.mean(runs, axis=0) for training, runs in values.items()}
 
 
 def common_budget(curves: Sequence[Curve], axis: str) -> float | None:
@@ -146,25 +243,6 @@ def common_budget(curves: Sequence[Curve], axis: str) -> float | None:
         return None
     budget = min(float(curve.costs[axis][-1]) for curve in curves)
     return budget if budget >= max(float(curve.costs[axis][0]) for curve in curves) else None
-
-
-def _comparison(
-    pair: tuple[str, str],
-    axis: str,
-    budget: float | None,
-    difference: Difference | None,
-    exact: _Exact,
-    p_holm: float | None,
-) -> Comparison:
-    needed = smallest = None
-    if difference and (difference.deviation or difference.seeds):
-        needed = questions_needed(difference.interval.value, difference.deviation, difference.seeds)
-        smallest = detectable(difference.deviation, difference.num_questions, difference.seeds)
-    first, second = pair
-    only_first, only_second, mcnemar_p = exact
-    return Comparison(
-        first, second, axis, budget, difference, p_holm, needed, smallest, only_first, only_second, mcnemar_p
-    )
 
 
 def sentence(comparison: Comparison) -> str:
@@ -179,11 +257,33 @@ def sentence(comparison: Comparison) -> str:
     if difference.interval.low is not None and difference.interval.high is not None:
         points += f", 95 % interval {100 * difference.interval.low:+.1f} to {100 * difference.interval.high:+.1f}"
     if comparison.p_holm is not None:
-        text = p_text(comparison.p_holm)
-        points += f", p {text}" if text[0] == "<" else f", p = {text}"
+        points += f", {_p('p', comparison.p_holm)}"
+    if comparison.decision == EQUAL and comparison.p_equal_holm is not None:
+        points += f", {_p('p of equivalence', comparison.p_equal_holm)}"
+    if lacking := _lacking(comparison):
+        points += f"; {lacking}"
+    margin = f"{100 * comparison.margin:.3g} point{'s' * (comparison.margin != 0.01)}"
+    if comparison.decision == EQUAL:
+        return f"{at}, {first} and {second} are equal within {margin} ({points})."
     if comparison.decision != "not decided":
-        return f"{at}, {first} is {comparison.decision} than {second} ({points})."
+        less = f", by less than {margin}" if comparison.within_margin else ""
+        return f"{at}, {first} is {comparison.decision} than {second}{less} ({points})."
     return f"{at}, {first} against {second} is not decided ({points}): {_what_would_decide(comparison, difference)}."
+
+
+def _p(name: str, value: float) -> str:
+    text = p_text(value)
+    return f"{name} {text}" if text[0] == "<" else f"{name} = {text}"
+
+
+def _lacking(comparison: Comparison) -> str:
+    """What an interval does not hold where a method has one training; empty where nothing is lacking."""
+    single = [number == 1 for number in comparison.trainings]
+    if not any(single):
+        return ""
+    name = comparison.first if single[0] else comparison.second
+    of = "for both" if comparison.shared else "each" if all(single) else f"of {name}"
+    return f"one training {of}: another training is not in this interval"
 
 
 def control_sentence(comparison: Comparison, control: str) -> str:
@@ -201,11 +301,11 @@ def control_sentence(comparison: Comparison, control: str) -> str:
         shown = "thoughts carry something of their question" if control in _OF_THOUGHTS else "the slots matter"
         return f"{verdict} So {shown}."
     first, second = comparison.first, comparison.second
-    does = (
-        f"does better than {first}"
-        if comparison.decision == "worse"
-        else f"does as well as {first}, as far as can be told"
-    )
+    if comparison.decision == EQUAL:
+        what = "whose thoughts they are" if control in _OF_THOUGHTS else "what the thoughts are"
+        return f"{verdict} So the control {second} does as well, and {what} makes no difference beyond this margin."
+    does = "does better than" if comparison.decision == "worse" else "is neither told from"
+    does += f" {first}" if comparison.decision == "worse" else f" {first} nor shown to do as well"
     return f"The control {second} {does}: nothing here shows that {asked}. {verdict}"
 
 
@@ -224,16 +324,21 @@ def _what_would_decide(comparison: Comparison, difference: Difference) -> str:
             if difference.interval.value
             else _NO_DIFFERENCE
         )
-    if comparison.needed is None:
-        seeds = difference.interval.value and any(part.lasting for part in difference.seeds)
-        more = ", and one of the size found takes more seeds, not more questions" if seeds else ""
-        return f"these questions would show a true difference of {100 * comparison.detectable:.1f} points{more}"
-    if comparison.needed <= difference.num_questions:
+    shows = 100 * comparison.detectable
+    would = f"these {difference.num_questions:,} questions would show a true difference of {shows:.1f} points"
+    size = abs(difference.interval.value)
+    if not questions_needed(size, difference.deviation, difference.trainings):
+        lasting = size and any(part.lasting for part in difference.trainings)
+        would += ", and one of the size found takes more trainings, not more questions" if lasting else ""
+    elif comparison.needed is not None and comparison.needed[1] <= difference.num_questions:
         return "too many comparisons, or too few questions, for a difference of this size"
-    return (
-        f"a true difference of this size would take about {_rounded(comparison.needed):,} questions, "
-        f"and these {difference.num_questions} would show one of {100 * comparison.detectable:.1f} points"
-    )
+    elif comparison.needed is not None:
+        fewest, most = comparison.needed
+        would += f", and the one found, by its 80 % interval, would take {_rounded(fewest):,} to {_rounded(most):,}"
+    if comparison.needed_for_equality is not None:
+        equal = f"{_rounded(comparison.needed_for_equality):,}"
+        would += f"; if there is none, about {equal} would show equality within {100 * comparison.margin:.3g}"
+    return would
 
 
 def _rounded(number: int) -> int:

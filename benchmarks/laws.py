@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.differences import mean_share
 from analysis.laws import Law, laws
 from analysis.load import Ballots
-from analysis.statistics import Interval, seeded_mean
+from analysis.statistics import Interval
 
 _ANSWERS = 20  # wrong answers of a question
 
@@ -92,7 +93,7 @@ def _voted(ballots: Ballots) -> float:
 def intervals(case: Case, rng: np.random.Generator) -> dict[str, Interval]:
     """The same figures by the law of one grid."""
     ballots = grid(case, rng, case.questions)
-    sizes = laws([ballots], mean=seeded_mean, seed=int(rng.integers(1 << 30))).sizes
+    sizes = laws([ballots], mean=mean_share, seed=int(rng.integers(1 << 30))).sizes
     names = {"coverage": "coverage", "all right": "every", "vote": "vote"}
     return {
         f"{name} x {times}": getattr(sizes[place], field)

@@ -322,6 +322,7 @@ def as_asked(
         suffix_tokens=len(prompt.suffix),
         assistant_tokens=assistant_tokens,
         hint_tokens=hint_tokens,
+        cluster=question.cluster,
     )
 
 

@@ -34,6 +34,7 @@ from scaling.tasks.task import LoadedTask, PlainTask, Task
 from scaling.wording import wording_of
 
 Tell = Callable[[str], None]
+_OF_THE_DATA = ("answer", "text", "choices", "cluster")  # fields of a question that today's data decide
 _DECIDES_FIGURES = ("voter", "adaptive")  # settings that change no completion, but the figures of the summary
 _READ_ANEW = ("columns", "answer_kind")  # settings that may change the gold answers of the same questions
 
@@ -77,7 +78,7 @@ def rescore(settings: RunConfig, tell: Tell, *, parent: Path = Path("runs")) -> 
     # a question that is no longer in the data, or no longer asked, keeps the gold answer that it had
     gold |= {old.id: _question(old) for old in stored.asked if old.id not in gold or not old.current}
     asked = [
-        replace(old, answer=gold[old.id].answer, text=gold[old.id].text, choices=gold[old.id].choices, kind=task.kind)
+        replace(old, kind=task.kind, **{name: getattr(gold[old.id], name) for name in _OF_THE_DATA})
         for old in stored.asked
         if old.current
     ]
@@ -247,7 +248,7 @@ def _task(stored: Stored, tell: Tell, *, needed: bool) -> LoadedTask:
 
 
 def _question(asked: PromptedQuestion) -> Question:
-    return Question(asked.id, asked.text, asked.answer, asked.choices)
+    return Question(asked.id, asked.text, asked.answer, asked.choices, cluster=asked.cluster)
 
 
 def _chat(stored: Stored) -> PreTrainedTokenizerBase:

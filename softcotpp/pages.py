@@ -41,8 +41,8 @@ def report(
         names: a name for each run, or None for the one that it has. Runs with the same name are the seeds of one method.
         validation: runs of the methods on other questions, for the vote path-reliability.
         quiet: whether to show no progress.
-        options: `compute`, `voters`, `scorer`, `baseline`, `common`, `browse` and `seed`, as for the command. `voters` may
-            also be a function or a list, and `scorer` a function.
+        options: `compute`, `voters`, `scorer`, `baseline`, `margin`, `common`, `browse` and `seed`, as for the command.
+            `voters` may also be a function or a list, and `scorer` a function.
 
     Raises:
         UsageError: where the command would print an error.
@@ -119,6 +119,8 @@ def _option(key: str, value: Any) -> Any:
     value = plain(key, value)
     if key in _NUMBERS and not (isinstance(value, int) and value >= 0):
         raise UsageError(f"`{key}` is {value!r:.60}: give a whole number from 0.")
+    if key == "margin" and not isinstance(value, int | float):
+        raise UsageError(f"`margin` is {value!r:.60}: give points of accuracy, such as 2.")
     if key in _TEXTS and not isinstance(value, str):
         raise UsageError(f"`{key}` is {value!r:.60}: give a text.")
     return value

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
+from analysis.clusters import clusters_of
+from analysis.differences import mean_share
 from analysis.estimators import vote as voted
 from analysis.load import Run as Figures
 from analysis.load import load as read_figures
-from analysis.statistics import Interval, seeded_mean
+from analysis.statistics import Interval
 from analysis.voters import Outside, rule
 from scaling.config import RunConfig
 from scaling.records.errors import UsageError, nearest
@@ -190,7 +192,8 @@ class Run:
                     f"`{name}` is {value!s:.60}, and the run has {most[name]}: give a whole number from 1 to that."
                 )
         values = voted(figures.lenient, rule(_voter(voter), figures, Outside())).values
-        return seeded_mean([values[:, (n or most["n"]) - 1, (m or most["m"]) - 1]])
+        chosen = values[:, (n or most["n"]) - 1, (m or most["m"]) - 1]
+        return mean_share([chosen], clusters=clusters_of([figures.questions]))
 
     def __repr__(self) -> str:
         return f"<Run {self._called} in {shown(self.folder)}>"

@@ -32,6 +32,8 @@ class Question:
         answer: the gold answer in canonical form ("18", "C", "yes"); see `scaling.tasks.kinds`.
         choices: the texts of options A, B, C ... in this order; empty unless the question is a multiple choice.
         rationale: the gold reasoning, one step per entry; empty if the task has none.
+        cluster: what questions share that are no independent draws, such as a template or a source file; None if it is not
+            known, or the question is on its own. Reports take clusters as units.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Question:
     answer: str
     choices: tuple[str, ...] = ()
     rationale: tuple[str, ...] = ()
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class PromptedQuestion:
         counterfactual: the text that the assistant read in place of `text`, with one number changed (`--control
             counterfactual`); None if it read the question itself.
         counterfactual_answer: the right answer to that text; None where it is not known.
+        cluster: that of the `Question`.
     """
 
     id: str
@@ -79,6 +83,7 @@ class PromptedQuestion:
     judged: bool = True
     counterfactual: str | None = None
     counterfactual_answer: str | None = None
+    cluster: str | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -283,6 +288,7 @@ _UNSAID = {
     "judged": True,
     "counterfactual": None,
     "counterfactual_answer": None,
+    "cluster": None,
 }  # a field with this value is left out of its line
 _FIT_COMPLETION: dict[str, Fit] = {
     **dict.fromkeys(("question_id", "text"), _is_text),
@@ -296,7 +302,7 @@ _FIT_ASKED: dict[str, Fit] = {
     **dict.fromkeys(("id", "text", "answer", "prompt"), _is_text),
     "choices": lambda value: type(value) is list and all(map(_is_text, value)),
     **dict.fromkeys(("prefix_tokens", "soft_tokens", "suffix_tokens", "assistant_tokens", "hint_tokens"), _is_count),
-    **dict.fromkeys(("kind", "counterfactual", "counterfactual_answer"), _is_text_or_none),
+    **dict.fromkeys(("kind", "counterfactual", "counterfactual_answer", "cluster"), _is_text_or_none),
     **dict.fromkeys(("current", "judged"), _is_flag),
 }
 _FIT_THOUGHTS: dict[str, Fit] = {

@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
+from scaling.records.overlap import template_of
 from scaling.records.records import Question
 from scaling.tasks.arithmetic_stories import NAMES, STORIES
 from scaling.tasks.counterfactuals import Counterfactual, changes
@@ -127,7 +128,8 @@ def _stream(split: str, difficulty: int) -> Iterator[Question]:
     texts = _distinct_questions(split, difficulty)
     for i, (text, steps, rationale) in enumerate(texts):
         identity = f"arithmetic-{split}-d{difficulty}-{i:05d}"
-        yield Question(id=identity, text=text, answer=str(steps[-1].after), rationale=rationale)
+        question = Question(id=identity, text=text, answer=str(steps[-1].after), rationale=rationale)
+        yield replace(question, cluster=template_of(question))
 
 
 def _distinct_questions(split: str, difficulty: int) -> Iterator[tuple[str, list[_Step], tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""Finds out which columns of a data set are the question, the answer, the options, the rationale and the id.
+"""Finds out which columns of a data set are the question, the answer, the options, the rationale, the id and the cluster.
 
 `--columns "question=Body+Question answer=Answer choices=options rationale=Solution id=ID"` says it, and common names are
 recognised. A data set that can be read in two ways is refused with what to type. What is understood besides plain values:
@@ -12,7 +12,7 @@ recognised. A data set that can be read in two ways is refused with what to type
   and numbers count the options as the data write them, also those that are empty.
 - a solution as answer, which ends in `#### 18` or holds `\\boxed{18}`: it is the rationale, too.
 
-Rows that have no other columns than `id`, `question`, `answer`, `choices` and `rationale` are taken as they are: our files.
+Rows that have no other columns than these fields are taken as they are: our files.
 
 Where the data tell the right option by its place, the options get an order that depends on their texts alone.
 """
@@ -35,7 +35,7 @@ from scaling.records.errors import UsageError, listed, nearest
 from scaling.tasks.answers import bare, boxed, letter_of
 from scaling.tasks.formats import Fields, Row
 
-FIELDS = ("id", "question", "answer", "choices", "rationale")
+FIELDS = ("id", "question", "answer", "choices", "rationale", "cluster")
 NO_OPTIONS = "none"  # as the column of `choices`: what looks like options is none
 ANSWER_IS = "answer_is"  # key of `--columns` beside the fields
 READINGS = {  # its values: how the answer tells the right option
@@ -64,6 +64,7 @@ _NAMES: dict[str, tuple[set[str], ...]] = {
         {"rationale"},
         {"solution", "explanation", "reasoning", "steps", "facts", "chainofthought", "cot", "cotcontent", "exp"},
     ),
+    "cluster": ({"cluster"},),
     "id": ({"id"}, {"qid", "uniqueid", "questionid", "queryid", "recordid", "problemid", "idx", "uid"}),
 }
 _BODY = "body"  # the first part of a question that is asked in `question`
@@ -169,7 +170,9 @@ class _Finder:
         rationale = self.given.get("rationale") or self._rationale(found)
         found |= {"rationale": rationale} if rationale else {}
         number = self.given.get("id") or tuple(self._hits("id")[:1])
-        return found | ({"id": number} if number else {})
+        found |= {"id": number} if number else {}
+        cluster = self.given.get("cluster") or tuple(self._hits("cluster")[:1])
+        return found | ({"cluster": cluster} if cluster else {})
 
     def refusal(self, problem: str, **known: Iterable[str]) -> UsageError:
         """The error for a data set whose columns are not clear. known: columns of fields, for the line to type."""

@@ -1,8 +1,9 @@
 """Makes questions of the rows of a data set. Every field of every row is checked, and an error names the row.
 
 A question has the fields `id` (string or integer), `question` and `answer` (string, number or true/false). It may also have
-`rationale` (a string with one step per line, or a list of strings) and `choices` (a list of strings, which get the letters
-A, B, C ...). `scaling.tasks.columns` gives rows these fields. A gold answer must be unambiguous: a number that could also
+`rationale` (a string with one step per line, or a list of strings), `choices` (a list of strings, which get the letters
+A, B, C ...), and `cluster` (a string or an integer, shared by questions that belong
+together). `scaling.tasks.columns` gives rows these fields. A gold answer must be unambiguous: a number that could also
 be a date, a range or a score is refused. This module knows nothing of named tasks and prompts.
 """
 
@@ -173,6 +174,7 @@ def question_from(fields: Mapping[str, Any], *, kind: str | Kind, where: str, eq
         answer=_answer(fields, kind=kind, num_choices=len(choices), where=where),
         choices=choices,
         rationale=_rationale(fields, where=where, equations=equations),
+        cluster=_cluster(fields, where=where),
     )
 
 
@@ -227,6 +229,13 @@ def _choices(fields: Mapping[str, Any], *, kind: Kind, where: str) -> tuple[str,
     if not _is_texts(value) or not 2 <= len(value) <= _MAX_CHOICES:
         raise _wrong("choices", f"a list of 2 to {_MAX_CHOICES} strings", fields.get("choices"), where=where)
     return tuple(value)
+
+
+def _cluster(fields: Mapping[str, Any], *, where: str) -> str | None:
+    value = fields.get("cluster")
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise _wrong("cluster", "null, a string or an integer", value, where=where)
+    return None if value is None or not str(value).strip() else str(value).strip()
 
 
 def _rationale(fields: Mapping[str, Any], *, where: str, equations: bool) -> tuple[str, ...]:

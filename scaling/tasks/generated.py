@@ -15,6 +15,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TypeVar
 
+from scaling.records.overlap import template_of
 from scaling.records.records import Question
 from scaling.tasks.arithmetic_stories import NAMES
 from scaling.tasks.task import Task
@@ -38,6 +39,7 @@ class GeneratedTask(Task):
     splits = SPLITS
     limit, max_new_tokens = 20, 96
     generated = True
+    templates = False  # whether questions that differ in numbers and names alone are clusters
 
     def draw(self, rng: random.Random, split: str, width: int) -> Question | None:
         """Draws a question; None if it is of another split, or cannot be asked.
@@ -62,7 +64,8 @@ class GeneratedTask(Task):
             lambda rng, width: self.draw(rng, split, width), self.same, seed=f"{self.name}/{split}/{self.difficulty}"
         )
         for number, question in enumerate(islice(stream, limit)):
-            yield replace(question, id=f"{self.name}-{split}{level}-{number:05d}")
+            cluster = template_of(question) if self.templates else None
+            yield replace(question, id=f"{self.name}-{split}{level}-{number:05d}", cluster=cluster)
 
 
 def distinct(

@@ -41,6 +41,7 @@ class HiddenFact(GeneratedTask):
     name, kind = "hidden-fact", "number"
     wanted, request = "the number", "Answer with the number alone."
     max_new_tokens = 16
+    templates = True
 
     def draw(self, rng: random.Random, split: str, width: int) -> Question:
         [name] = people(rng, split, 1, width=width)

@@ -86,6 +86,7 @@ class CoinFlip(GeneratedTask):
     """The task of following a coin past two people (difficulty 1) to four, each of whom may flip it."""
 
     name, kind = "coin-flip", "yes_no"
+    templates = True
     levels = 3
 
     def draw(self, rng: random.Random, split: str, width: int) -> Question:

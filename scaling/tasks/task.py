@@ -343,6 +343,10 @@ def _checked(task: Task, question: object, number: int, known: dict[str, int], p
     for name, texts in (("choices", question.choices), ("rationale", question.rationale)):
         if not isinstance(texts, list | tuple) or not all(isinstance(entry, str) for entry in texts):
             raise UsageError(f"{where} must have texts as its `{name}`, not {texts!r:.60}: correct `questions`.")
+    if not isinstance(question.cluster, str | None):
+        raise UsageError(
+            f"{where} must have a text or None as its `cluster`, not {question.cluster!r:.60}: correct it."
+        )
     if known.setdefault(question.id, number) != number:
         raise UsageError(f"{where} has the id of question {known[question.id]}: give each its own.")
     if task.answers.has_choices and not 2 <= len(question.choices) <= len(ascii_uppercase):

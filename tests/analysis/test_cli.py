@@ -108,6 +108,7 @@ def test_the_same_seed_gives_the_same_report(folders, tmp_path):
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere is no run directory"),
+        (["--margin", "0"], "`--margin` is 0; give points of accuracy, above 0 and below 100, such as 2"),
         (["--compute", "watts"], "`--compute` is 'watts'; choose one of flops, tokens, chains, seconds"),
         (["--voters", "flat,self-certainy"], "`--voters` is 'self-certainy': give flat, hierarchical"),
         (["--voters", "best-of-n"], "`--voters best-of-n` needs `--scorer`"),

@@ -9,13 +9,13 @@ from math import comb
 import numpy as np
 import pytest
 
+from analysis.differences import mean_share
 from analysis.estimators import pass_all
 from analysis.laws import Law, Laws, fit, laws
 from analysis.load import Ballots, load
 from analysis.methods import group
 from analysis.plots import plots
 from analysis.results import Settings, results
-from analysis.statistics import seeded_mean
 from analysis.tables import as_json, tables
 
 
@@ -38,7 +38,7 @@ def grid(seed: int, questions: int, paths: int, samples: int, law: Law) -> Ballo
 
 
 def found(*runs: Ballots) -> Laws:
-    return laws(runs, mean=seeded_mean)
+    return laws(runs, mean=mean_share)
 
 
 LAW = Law(mean=0.4, between=0.3, path=0.15, concentration=1.0, silent=0.0)

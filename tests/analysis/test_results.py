@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.differences import paired_difference
 from analysis.estimators import FLAT, HIERARCHICAL, vote
 from analysis.load import load
 from analysis.methods import group
 from analysis.results import Settings, pareto, results
-from analysis.statistics import paired_difference, wilson
+from analysis.statistics import wilson
 from analysis.tables import as_json, markdown, tables
 from analysis.verdict import paths_first
 from scaling.records.errors import UsageError
 from scaling.records.journal import load as load_completions
 from scaling.records.records import Question
 from scaling.records.summary import summarise
+
+from .conftest import asked_of
 
 MEASURED = {"seconds": 30.0, "tokens": {"generated": 1000}, "peak_memory_bytes": 4_000_000}
 
@@ -35,8 +39,8 @@ def folders(make_run, random_answers):
     ]
 
 
-def report(folders, tell=lambda _: None, **settings):
-    return results(group([(None, load(folder)) for folder in folders], common=False), Settings(**settings), tell)
+def report(folders, name=None, tell=lambda _: None, **settings):
+    return results(group([(name, load(folder)) for folder in folders], common=False), Settings(**settings), tell)
 
 
 @pytest.fixture(scope="session")
@@ -120,12 +124,48 @@ def test_seeds_are_averaged(make_run, random_answers):
     assert found.sentences == []
 
 
-def test_votes_are_compared_within_each_seed(make_run, random_answers):
-    """Three seeds of very different accuracy: that both votes of a seed share it is no part of their difference."""
+def test_trainings_are_told_from_sampling_seeds(make_run, random_answers):
+    """Runs of one name: of two checkpoints, and two seeds of one of them."""
+    soft = {"method": "softcot++", "thinker": "a"}
+    one, other, again = (
+        make_run(random_answers(place, 10, 2, 2), seed=seed, thinker_sha256=sha, **soft)
+        for place, (seed, sha) in enumerate([(0, "aa"), (0, "bb"), (1, "bb")])
+    )
+    cells = [tables(report(runs, "ours"))[0].rows[0][1] for runs in ([one, other], [other, again], [one, other, again])]
+    assert cells == ["2 x 2, 2 trainings", "2 x 2, 2 seeds of one training", "2 x 2, 2 trainings, 3 runs"]
+    [method] = report([one, other, again], "ours").methods
+    [first], [second], [third] = (report([run]).methods for run in (one, other, again))
+    values = [found.table["accuracy"].value for found in (first, second, third)]
+    assert method.table["accuracy"].value == pytest.approx((values[0] + (values[1] + values[2]) / 2) / 2)
+    assert method.grids["flat"][-1, -1] == pytest.approx(method.table["accuracy"].value)
+    assert any("One training of ours" in note for note in report([other, again], "ours").notes)
+    assert not any("One training" in note for note in report([one, other], "ours").notes)
+
+
+def test_questions_of_one_template_are_the_units_of_a_report(make_run, random_answers):
+    questions = [replace(asked, cluster=f"t{place // 4}") for place, asked in enumerate(asked_of(40))]
+    answers = [random_answers(seed, 40, 1, 3) for seed in range(2)]
+    plain = [make_run(answers[0], method="cot"), make_run(answers[1])]
+    one = make_run(answers[0], method="cot", questions=questions)
+    found = report([one, plain[1]])  # one run of an older version, without clusters, on the same questions
+    assert found.num_clusters == 10
+    assert any("The 40 questions fall into 10 clusters" in note for note in found.notes)
+    assert found.comparisons["chains"][0].difference.num_clusters == 10
+    alone = report(plain)
+    assert alone.num_clusters is None
+    assert found.methods[0].table["accuracy"].value == alone.methods[0].table["accuracy"].value
+    assert found.methods[0].table["accuracy"].low != alone.methods[0].table["accuracy"].low
+
+
+def test_votes_are_compared_within_each_training(make_run, random_answers):
+    """Three trainings of very different accuracy: that both votes of one share it is no part of their difference."""
     rights = [np.linspace(low, low + 0.4, 30) for low in (0.2, 0.4, 0.6)]
-    runs = [make_run(random_answers(seed, 30, 3, 3, right=right), seed=seed) for seed, right in enumerate(rights)]
+    runs = [
+        make_run(random_answers(seed, 30, 3, 3, right=right), seed=seed, thinker_sha256=str(seed))
+        for seed, right in enumerate(rights)
+    ]
     singles = [vote_difference(report([run])) for run in runs]
-    found = vote_difference(report(runs))
+    found = vote_difference(report(runs, "ours"))
     assert found.interval.value == pytest.approx(np.mean([one.interval.value for one in singles]))
     gaps = np.array([flat_and_hierarchical(run) for run in runs])  # [S, 2, Q]
     gaps = gaps[:, 1] - gaps[:, 0]
@@ -225,7 +265,7 @@ def test_a_control_stands_after_its_method_and_says_what_it_means(with_control):
     ]
     assert found.sentences[1].endswith("So thoughts carry something of their question.")
     assert found.sentences[2].startswith(
-        "The control SoftCoT++ [zero] does as well as SoftCoT++, as far as can be told: "
+        "The control SoftCoT++ [zero] is neither told from SoftCoT++ nor shown to do as well: "
     )
     turned = report(with_control[::-1], axis="chains").comparisons["chains"]
     assert {("SoftCoT++", "SoftCoT++ [zero]"), ("SoftCoT++", "SoftCoT++ [shuffled]")} <= {

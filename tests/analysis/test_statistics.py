@@ -9,18 +9,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis import statistics
+from analysis.differences import mean_share, paired_difference
 from analysis.statistics import (
-    SeedPart,
     bootstrap,
     bootstrap_shares,
-    detectable,
     holm,
-    interval_of_difference,
     interval_of_ratio,
     mcnemar,
-    paired_difference,
-    questions_needed,
-    seeded_mean,
     sign_flip,
     wilson,
 )
@@ -60,10 +55,10 @@ def test_wilson_intervals_cover_at_their_rate():
 
 def test_one_question_gives_no_interval():
     one = np.array([0.5])
-    assert (wilson(1, 1).low, bootstrap(one[:, None])[0].low, seeded_mean([one]).low) == (None, None, None)
+    assert (wilson(1, 1).low, bootstrap(one[:, None])[0].low, mean_share([one]).low) == (None, None, None)
     difference = paired_difference([one], [one * 0])
     assert (difference.interval.value, difference.interval.low, difference.p_value) == (0.5, None, None)
-    assert seeded_mean([one, one]).low is None
+    assert mean_share([one, one]).low is None
     assert interval_of_ratio(one, one).low is None
 
 
@@ -75,46 +70,6 @@ def test_a_column_without_variation():
     assert (zeros, ones) == (wilson(0, 20), wilson(20, 20))
     assert (halves.value, halves.low) == (0.5, None)
     assert varied == bootstrap(columns)[3]
-
-
-@given(value=st.sampled_from([-1.0, -0.25, 0.0, 0.5, 1.0]), questions=st.integers(2, 500))
-def test_a_difference_without_variation_may_be_another_elsewhere(value, questions):
-    """The ends are what it would be if a share of others went all the way, a share that hides with a chance of 5 %."""
-    found = interval_of_difference(np.full(questions, value))
-    others = (found.high - found.low) / 2
-    assert (1 - others) ** questions == pytest.approx(0.05)
-    assert found.low == pytest.approx((1 - others) * value - others)
-    assert found.high == pytest.approx((1 - others) * value + others)
-
-
-def test_methods_that_are_alike_in_every_question_have_a_symmetric_interval():
-    same = np.array([1.0, 0, 1, 0.5] * 10)
-    found = paired_difference([same], [same])
-    assert found.interval.high == -found.interval.low > 0
-    assert (found.p_value, found.deviation) == (1.0, 0.0)
-
-
-def test_seeds_that_do_not_vary_are_as_one():
-    right, wrong = np.ones(20), np.zeros(20)
-    assert paired_difference([right] * 3, [wrong] * 3) == paired_difference([right], [wrong])
-    assert paired_difference([right] * 3, [wrong] * 3).p_value < 0.001
-    assert seeded_mean([right] * 3) == wilson(20, 20)
-
-
-@pytest.mark.parametrize("questions", [5, 10, 20, 50, 99])
-@pytest.mark.parametrize("shares", [[0.05, 0.9, 0.05], [0.12, 0.8, 0.08], [0.25, 0.5, 0.25]])
-def test_intervals_of_few_differences_cover(questions, shares):
-    """1,000 data sets in which most questions do not differ, as with two good methods: at least at their rate."""
-    rng = np.random.default_rng(11)
-    truth = shares[2] - shares[0]
-    found = [interval_of_difference(rng.choice([-1.0, 0.0, 1.0], p=shares, size=questions)) for _ in range(1000)]
-    covered = sum(one.low - 1e-9 <= truth <= one.high + 1e-9 for one in found)
-    assert covered / 1000 > 0.92
-
-
-def test_no_difference_of_shares_is_beyond_one():
-    found = paired_difference([np.array([1.0, 1, 0])], [np.array([0.0, 0, 1])]).interval
-    assert (found.low, found.high) == (-1, 1)
 
 
 def test_many_values_get_fewer_resamples_and_the_same_answer(monkeypatch):
@@ -150,49 +105,6 @@ def test_mcnemar_by_hand_and_its_size():
     assert rejected / 2000 < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 2000)
 
 
-def test_a_paired_difference_changes_sign_with_its_arguments():
-    first, second = np.random.default_rng(5).random((2, 50))
-    one, other = paired_difference([first], [second]), paired_difference([second], [first])
-    assert one.interval.value == pytest.approx(-other.interval.value)
-    assert one.p_value == pytest.approx(other.p_value, abs=0.02)
-    assert one.deviation == pytest.approx((first - second).std(ddof=1))
-
-
-def test_pairing_sees_what_separate_intervals_hide():
-    hard = np.random.default_rng(6).random(100)
-    first, second = np.clip(hard + 0.05, 0, 1), hard
-    assert paired_difference([first], [second]).p_value < 0.001
-    assert seeded_mean([first]).low < seeded_mean([second]).high
-
-
-def test_seeds_are_a_second_level():
-    """Seeds that differ by 4 points: three a method. Questions alone would find differences that are not there."""
-    rng = np.random.default_rng(7)
-    crossed = single = 0
-    for _ in range(400):
-        question = rng.random(60)
-        runs = [[question + rng.normal(0, 0.04) + rng.normal(0, 0.1, 60) for _ in range(3)] for _ in range(2)]
-        crossed += paired_difference(*runs).p_value < 0.05
-        gaps = np.mean(runs[0], axis=0) - np.mean(runs[1], axis=0)
-        single += stats.ttest_1samp(gaps, 0).pvalue < 0.05
-    assert crossed / 400 < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 400)
-    assert single / 400 > 0.3
-
-
-def test_seeded_means_cover():
-    rng = np.random.default_rng(8)
-    covered = 0
-    for _ in range(300):
-        question = rng.normal(0.5, 0.3, 40)
-        found = seeded_mean([question + rng.normal(0, 0.05) + rng.normal(0, 0.1, 40) for _ in range(4)])
-        covered += found.low <= 0.5 <= found.high
-    assert covered / 300 > 0.95 - 4 * np.sqrt(0.05 * 0.95 / 300)
-
-
-def test_a_binary_mean_gets_the_interval_of_a_share():
-    assert seeded_mean([np.array([1.0, 1, 0, 1])]) == wilson(3, 4)
-
-
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, None, 0.6]) == [1.0, None, 1.0]
@@ -203,74 +115,6 @@ def test_holm_by_hand():
 def test_holm_lies_between_nothing_and_bonferroni(values):
     adjusted = holm(values)
     assert all(p <= a <= min(1, p * len(values)) + 1e-12 for p, a in zip(values, adjusted, strict=True))
-
-
-def test_power_by_formula_and_by_simulation():
-    """(1.959964 + 0.841621)^2 x 0.5^2 / 0.1^2 = 196.2 questions."""
-    assert questions_needed(0.1, 0.5) == questions_needed(-0.1, 0.5) == 197
-    assert questions_needed(0.0, 0.5) is None
-    assert detectable(0.5, 197) == pytest.approx(0.1, abs=2e-4)
-    gaps = np.random.default_rng(9).normal(0.1, 0.5, size=(1500, 197))
-    found = int((stats.ttest_1samp(gaps, 0, axis=1).pvalue < 0.05).sum())
-    assert within(found, 1500, 0.8, slack=0.01)
-
-
-def seeds_of(rng, shift, *, difference=0.0, questions=200, noise=0.3):
-    """Two methods of three seeds, which differ by `shift` and answer every question with `noise` of their own."""
-    question = rng.beta(0.5, 0.5, questions)
-
-    def method(more):
-        return [question + more + rng.normal(0, shift) + rng.normal(0, noise, questions) for _ in range(3)]
-
-    return method(difference), method(0.0)
-
-
-def test_what_seeds_add_is_what_lasts_and_what_more_questions_lessen():
-    question, shifts = np.random.default_rng(12).random(50), np.array([-0.1, 0.0, 0.1])
-    [alike] = paired_difference([question + shift for shift in shifts], [question]).seeds
-    # the variance of the shifts is (0.01 + 0 + 0.01) / 2, that of their mean a third of it
-    assert (alike.lasting, alike.passing, alike.freedom) == (pytest.approx(0.01 / 3), pytest.approx(0), 2)
-    noise = np.random.default_rng(13).normal(0, 0.3, (4, 5000))
-    [mixed] = paired_difference(list(noise), [np.zeros(5000)]).seeds
-    assert mixed.lasting + mixed.passing / 5000 == pytest.approx(noise.mean(axis=1).var(ddof=1) / 4)
-    assert mixed.passing == pytest.approx(0.3**2 / 4, rel=0.05)
-    assert mixed.lasting < 0.3**2 / 5000
-
-
-def test_no_number_of_questions_shows_what_seeds_hide():
-    """With one part of 2 degrees of freedom that lasts, at least (4.3027 + 1.0607) x its root is needed to be shown."""
-    seeds = [SeedPart(lasting=1e-4, passing=0.04, freedom=2)]
-    least = (4.3027 + 1.0607) * 1e-2
-    assert questions_needed(0.99 * least, 0.5, seeds) is None
-    number = questions_needed(1.1 * least, 0.5, seeds)
-    assert detectable(0.5, number, seeds) <= 1.1 * least < detectable(0.5, number - 1, seeds)
-    assert number > questions_needed(1.1 * least, 0.5)
-
-
-@pytest.mark.parametrize("shift", [0.0, 0.02])
-def test_power_with_seeds_by_simulation(shift):
-    """What three seeds are said to show they do show in about 80 of 100 cases; the promise is itself an estimate."""
-    rng = np.random.default_rng(14)
-    found = [paired_difference(*seeds_of(rng, shift)) for _ in range(200)]
-    promised = float(np.mean([detectable(one.deviation, 200, one.seeds) for one in found]))
-    shown = [paired_difference(*seeds_of(rng, shift, difference=promised)).p_value < 0.05 for _ in range(300)]
-    assert within(sum(shown), 300, 0.8, slack=0.03)
-    alone = float(np.mean([detectable(one.deviation, 200) for one in found]))
-    if shift:
-        too_little = [paired_difference(*seeds_of(rng, shift, difference=alone)).p_value < 0.05 for _ in range(300)]
-        assert sum(too_little) / 300 < 0.6  # what questions alone would promise
-
-
-def test_questions_that_are_said_to_be_needed_are_needed():
-    """Where seeds do not differ, questions lessen all there is."""
-    rng = np.random.default_rng(15)
-    found = [paired_difference(*seeds_of(rng, 0.0)) for _ in range(200)]
-    said = [questions_needed(0.06, one.deviation, one.seeds) for one in found]
-    number = int(np.median([one or 10**8 for one in said]))
-    shown = [
-        paired_difference(*seeds_of(rng, 0.0, difference=0.06, questions=number)).p_value < 0.05 for _ in range(300)
-    ]
-    assert within(sum(shown), 300, 0.8, slack=0.05)
 
 
 def test_ratios_over_questions():

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.verdict import Curve, amount, common_budget, compare_all, paths_first, sentence
+from analysis.clusters import Clusters
+from analysis.verdict import (
+    Curve,
+    amount,
+    common_budget,
+    compare_all,
+    control_sentence,
+    paths_first,
+    sentence,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -63,7 +74,7 @@ def test_better_worse_and_not_decided():
     assert (one.decision, other.decision) == ("better", "worse")
     assert "A is better than B (+" in sentence(one)
     assert "B is worse than A (-" in sentence(other)
-    [same] = compare_all({"A": [good], "B": [good]}, "flops")
+    [same] = compare_all({"A": [good], "B": [good]}, "flops")  # 100 questions do not show equality: 0.98^100 = 0.13
     assert (same.decision, same.difference.interval.value, same.difference.p_value) == ("not decided", 0.0, 1.0)
     assert "is not decided" in sentence(same)
 
@@ -72,15 +83,18 @@ def test_what_is_not_decided_says_what_would_decide_it():
     values = np.zeros((50, 1))
     values[:3] = 1.0
     [one] = compare_all({"A": [curve(values, [2.0])], "B": [curve(values * 0, [2.0])]}, "flops")
-    # t over 49 degrees of freedom is 2.0096: 6 points -+ 2.0096 x 23.99 / 50^0.5
-    # deviation of 3 ones in 50: sqrt(0.06 x 0.94 x 50 / 49) = 0.2399; (2.8016 x 0.2399 / 0.06)^2 = 125.5
-    assert one.needed == 126
+    # with two more, one each way: mean 3 / 52, t over 49 degrees of freedom 2.0096 x sqrt((5 / 52 - (3 / 52)^2) / 51)
+    # deviation of 3 ones in 50: sqrt(0.06 x 0.94 x 50 / 49) = 0.2399, standard error 0.0339, 80 % interval 6 -+ 4.35 points:
+    # (2.8016 x 0.2399 / 0.1035)^2 = 42.2 and (2.8016 x 0.2399 / 0.0165)^2 = 1,655; (2.9264 x 0.2399 / 0.02)^2 = 1,232
+    assert one.needed == (43, pytest.approx(1655, rel=0.01))
+    assert one.needed_for_equality == pytest.approx(1233, abs=2)
     assert one.detectable == pytest.approx(2.8016 * 0.2399 / 50**0.5, abs=1e-4)
     assert (one.only_first, one.only_second, one.mcnemar_p) == (3, 0, 0.25)
     assert one.difference.p_value == pytest.approx(0.25)
     assert sentence(one) == (
-        "At 2 FLOPs a question, A against B is not decided (+6.0 points, 95 % interval -0.8 to +12.8, p = 0.25): a true "
-        "difference of this size would take about 130 questions, and these 50 would show one of 9.5 points."
+        "At 2 FLOPs a question, A against B is not decided (+6.0 points, 95 % interval -2.8 to +14.3, p = 0.25): these 50 "
+        "questions would show a true difference of 9.5 points, and the one found, by its 80 % interval, would take 43 to "
+        "1,700; if there is none, about 1,300 would show equality within 2."
     )
 
 
@@ -118,27 +132,124 @@ def test_every_pair_is_compared_and_p_values_are_adjusted_together():
     assert smallest.p_holm == pytest.approx(min(1.0, 3 * smallest.difference.p_value))
 
 
-def test_several_seeds_are_one_method():
-    seeds = [constant(0.5 + shift, [1.0, 2.0], noise=0.1) for shift in (-0.05, 0.0, 0.05)]
-    [one] = compare_all({"A": seeds, "B": [constant(0.5, [1.0, 2.0], noise=0.1)]}, "flops")
+def trained(curves: list[Curve], name: str = "A") -> list[Curve]:
+    """The curves as those of different trainings."""
+    return [replace(one, training=f"{name}{number}") for number, one in enumerate(curves)]
+
+
+def test_several_trainings_are_one_method():
+    runs = [constant(0.5 + shift, [1.0, 2.0], noise=0.1) for shift in (-0.05, 0.0, 0.05)]
+    plain = constant(0.5, [1.0, 2.0], noise=0.1)
+    [one] = compare_all({"A": trained(runs), "B": [plain]}, "flops")
     assert one.mcnemar_p is None
-    assert one.difference.interval.high - one.difference.interval.low > 0.1  # seeds alone spread by 0.05
+    assert one.difference.interval.high - one.difference.interval.low > 0.1  # trainings alone spread by 0.05
+    assert one.trainings == (3, 0)
+    assert "training is not" not in sentence(one)
+    seeds = [replace(run, training="A0") for run in runs]
+    [sampled] = compare_all({"A": seeds, "B": [plain]}, "flops")
+    assert sampled.difference.interval.value == pytest.approx(one.difference.interval.value)
+    assert sampled.difference.interval.high - sampled.difference.interval.low < 0.06  # their spread is not of trainings
+    assert sampled.trainings == (1, 0)
+    assert "; one training of A: another training is not in this interval)" in sentence(sampled)
 
 
-def test_seeds_that_hide_a_difference_are_said_to():
-    """Seeds that spread by 5 points, each the same in all questions: no number of questions shows 1 point."""
+def test_sampling_seeds_are_averaged_within_their_training():
+    """Two seeds of one training and one of another: each training weighs the same."""
+    runs = [replace(constant(value, [1.0]), training=of) for value, of in ((0.2, "x"), (0.4, "x"), (0.7, "y"))]
+    [one] = compare_all({"A": runs, "B": [constant(0.0, [1.0])]}, "flops")
+    assert one.difference.interval.value == pytest.approx((0.3 + 0.7) / 2)
+    assert one.difference.trainings[0].freedom == 1
+
+
+def test_what_a_training_does_to_both_methods_is_no_part_of_their_difference():
+    """A method and its control use the same three trainings, which differ by 10 points."""
+    shifts = (-0.1, 0.0, 0.1)
+    first = trained([constant(0.5 + shift, [1.0], noise=0.1) for shift in shifts])
+    second = trained([constant(0.4 + shift, [1.0], noise=0.1) for shift in shifts])
+    [shared] = compare_all({"A": first, "B": second}, "flops")
+    [apart] = compare_all({"A": first, "B": [replace(one, training=f"b{one.training}") for one in second]}, "flops")
+    assert (shared.shared, apart.shared) == (True, False)
+    assert (shared.decision, apart.decision) == ("better", "not decided")
+    [turned] = compare_all({"A": first, "B": second[::-1]}, "flops")
+    assert turned.difference.interval == shared.difference.interval
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("a", "b", "one training each: another training"),
+        ("a", "a", "one training for both: another training"),
+        ("", "b", "one training of B: another training"),
+    ],
+)
+def test_one_training_is_said_to_be_one(first, second, said):
+    good, bad = constant(0.7, [1.0], noise=0.1), constant(0.5, [1.0], noise=0.1)
+    [one] = compare_all({"A": [replace(good, training=first)], "B": [replace(bad, training=second)]}, "flops")
+    assert f"; {said} is not in this interval)." in sentence(one)
+    [untrained] = compare_all({"A": [good], "B": [bad]}, "flops")
+    assert "training" not in sentence(untrained)
+
+
+def test_equal_within_the_margin():
+    """300 questions of which 2 differ, one each way."""
+    values = np.zeros((300, 1))
+    first, second = values.copy(), values.copy()
+    first[0] = second[1] = 1.0
+    [one] = compare_all({"A": [curve(first, [1.0])], "B": [curve(second, [1.0])]}, "flops")
+    assert one.decision == "equal within the margin"
+    assert sentence(one).startswith(
+        "At 1 FLOPs a question, A and B are equal within 2 points (+0.0 points, 95 % interval "
+    )
+    assert "p of equivalence = " in sentence(one)
+    [strict] = compare_all({"A": [curve(first, [1.0])], "B": [curve(second, [1.0])]}, "flops", margin=0.005)
+    assert strict.decision == "not decided"
+    assert control_sentence(one, "shuffled").endswith(
+        "So the control B does as well, and whose thoughts they are makes no difference beyond this margin."
+    )
+    assert "nothing here shows that thoughts carry anything" in control_sentence(strict, "shuffled")
+
+
+def test_a_difference_that_is_shown_is_not_called_equal():
+    """A difference of 1 point in every question, with hardly any spread: better, and by less than the margin."""
+    first, second = constant(0.51, [1.0], noise=1e-3), constant(0.50, [1.0])
+    [one] = compare_all({"A": [first], "B": [second]}, "flops")
+    assert (one.decision, one.within_margin) == ("better", True)
+    assert "A is better than B, by less than 2 points (+1.0 points" in sentence(one)
+
+
+def test_equivalences_are_adjusted_together():
+    same = np.zeros((200, 1))
+    curves = {name: [curve(same, [1.0])] for name in "ABC"}
+    found = compare_all(curves, "flops", margin=0.02)
+    assert [one.p_equal_holm for one in found] == pytest.approx([3 * 0.98**200] * 3)
+    assert [one.p_holm for one in found] == [1.0] * 3
+
+
+def test_clusters_make_no_questions_of_one():
+    """100 questions of which 30 differ, all of 2 of 20 templates: nothing is shown of other templates."""
+    first = np.zeros((100, 1))
+    first[:30] = 1.0
+    by = Clusters(np.concatenate([np.repeat([0, 1], 15), np.repeat(np.arange(2, 20), 4)[:70]]))
+    curves = {"A": [curve(first, [1.0])], "B": [curve(first * 0, [1.0])]}
+    [alone], [together] = compare_all(curves, "flops"), compare_all(curves, "flops", clusters=by)
+    assert (alone.decision, together.decision) == ("better", "not decided")
+    assert (together.mcnemar_p, together.difference.num_clusters) == (None, by.number)
+
+
+def test_trainings_that_hide_a_difference_are_said_to():
+    """Trainings that spread by 5 points, each the same in all questions: no number of questions shows 1 point."""
     shifts = (-0.05, 0.0, 0.05)
     noise = RNG.normal(0, 0.1, (100, 1))
     first, second = (
         [curve(0.5 + more + shift + noise * own, [2.0]) for shift in shifts] for more, own in ((0.01, 1), (0, 2))
     )
-    [one] = compare_all({"A": first, "B": second}, "flops")
+    [one] = compare_all({"A": trained(first), "B": trained(second, "B")}, "flops")
     assert one.needed is None
-    assert "takes more seeds, not more questions" in sentence(one)
-    # two seeds' parts of 0.05^2 / 3 with 2 degrees of freedom each: 4 together, and 2.776 + 0.941 standard errors
+    assert "takes more trainings, not more questions" in sentence(one)
+    # two methods' parts of 0.05^2 / 3 with 2 degrees of freedom each: 4 together, and 2.776 + 0.941 standard errors
     assert one.detectable == pytest.approx(3.717 * (2 * 0.05**2 / 3) ** 0.5, rel=0.05)
     [single] = compare_all({"A": first[1:2], "B": second[1:2]}, "flops")
-    assert single.needed is not None
+    assert single.detectable < one.detectable
 
 
 def test_amounts_are_short():

@@ -72,6 +72,7 @@ OURS = [
     OWN,
     OWN | {"rationale": ["One."]},
     OWN | {"choices": None},
+    OWN | {"cluster": "a"},
     OWN | {"choices": ["B", "A"], "answer": "A"},  # a letter, though it is a text, too
     OWN | {"choices": ["a", "a"], "answer": "B"},
     OWN | {"choices": ["(B) x", "(A) y"], "answer": "b"},

@@ -153,6 +153,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path
         ("choice", GOOD | {"answer": "A", "choices": [1, None]}, ["`choices`", "strings", "[1, null]"]),
         ("number", GOOD | {"rationale": 3}, ["`rationale`", "3"]),
         ("number", GOOD | {"rationale": ["a", 3]}, ["`rationale`", "list of strings"]),
+        ("number", GOOD | {"cluster": ["a"]}, ["`cluster`", "string or an integer"]),
     ],
 )
 def test_a_wrong_line_is_named_with_its_field(tmp_path: Path, kind: str, row: object, expected: list[str]) -> None:
@@ -199,7 +200,28 @@ def test_an_empty_folder_and_a_missing_path_are_explained(tmp_path: Path) -> Non
     assert "does not exist" in refusal(tmp_path / "nowhere" / "question.jsonl")
 
 
-@given(st.dictionaries(st.sampled_from(["id", "question", "answer", "rationale", "choices"]), st.from_type(object)))
+def test_questions_of_one_cluster_are_named(tmp_path: Path) -> None:
+    """In files of ours, and in others by the column of that name or the one that `--columns` names."""
+    ours = [
+        GOOD | {"id": name, "cluster": cluster} for name, cluster in (("a", 3), ("b", "3"), ("c", None), ("d", " "))
+    ]
+    _, questions, *_ = read_questions(write(tmp_path / "ours.jsonl", *ours), kind=None, split="test")
+    assert [one.cluster for one in questions] == ["3", "3", None, None]
+    others = [{"prompt": f"{number}?", "target": 1, "source": f"s{number % 2}", "cluster": "x"} for number in range(4)]
+    place = write(tmp_path / "others.jsonl", *others)
+    _, questions, taken = read_questions(place, kind=None, split="test")
+    assert {one.cluster for one in questions} == {"x"}
+    assert "cluster=cluster" in taken
+    _, questions, taken = read_questions(place, kind=None, split="test", columns={"cluster": "source"})
+    assert [one.cluster for one in questions] == ["s0", "s1", "s0", "s1"]
+    assert "cluster=source" in taken
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "question", "answer", "rationale", "choices", "cluster"]), st.from_type(object)
+    )
+)
 def test_any_fields_give_a_question_or_a_message(fields: dict[str, Any]) -> None:
     for kind in ("number", "choice", "yes_no"):
         try:

@@ -27,7 +27,7 @@ from scaling.models import loading, model_files
 from scaling.prompts import PromptBuilder
 from scaling.records.answer_classes import as_text, classes_of
 from scaling.records.errors import UsageError
-from scaling.records.overlap import digest_of
+from scaling.records.overlap import digest_of, template_of
 from scaling.records.records import Question
 from scaling.tasks.catalogue import definition_of, load_task
 from scaling.tasks.catalogue import task_of as task_loaded
@@ -85,6 +85,23 @@ def accepted(task: Task, question: Question, text: str) -> bool:
 
 
 # ---- all of them
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "hidden-fact", "coin-flip"])
+def test_questions_that_differ_in_numbers_and_names_alone_are_a_cluster(name: str) -> None:
+    questions = first(name, "test", 1, 200)
+    clusters = {question.cluster for question in questions}
+    assert 1 < len(clusters) < 100
+    assert None not in clusters
+    for question in questions:
+        assert not set(numbers(question.cluster or ""))
+        assert question.cluster == template_of(question)
+
+
+@pytest.mark.parametrize("name", ["countdown", "prosqa", "last-letters"])
+def test_tasks_without_templates_have_no_clusters(name: str) -> None:
+    """All questions have one template, or none shares one."""
+    assert {question.cluster for question in first(name, "test", 1, 20)} == {None}
 
 
 @every_stream

@@ -80,6 +80,18 @@ def a_run(tmp_path, tiny_model_folder):
     return make
 
 
+def test_a_run_gets_the_clusters_of_its_data(tmp_path, a_run, told):
+    """As runs of older versions name none."""
+    folder = a_run(tmp_path / "run", "a", "b")
+    assert [asked.cluster for asked in load_questions(folder)] == [None, None]
+    rows = [
+        {"id": name, "question": f"How many {name}?", "answer": "5", "cluster": of} for name, of in (("a", 1), ("b", 2))
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    rescore(RunConfig(out=folder), told.append)
+    assert [asked.cluster for asked in load_questions(folder)] == ["1", "2"]
+
+
 def test_answers_are_read_and_judged_as_today_and_nothing_else_changes(tmp_path, a_run, told):
     data_of(tmp_path / "mine.jsonl", a=5, b=6)
     folder = a_run(tmp_path / "run", "a", "b")

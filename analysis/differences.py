@@ -1,0 +1,399 @@
+"""Compares two methods on the same questions: the difference with its interval, three tests, and what more would show.
+
+- A difference: is one method better? A permutation test that flips signs.
+- Equivalence: is the difference smaller than a margin, whichever sign it has? Two one-sided tests (TOST, Schuirmann 1987).
+- Power: how many questions would decide it.
+
+Questions are the unit, or clusters of them (see `analysis.clusters`). Trainings are a second level of chance: what differs
+between checkpoints is not lessened by more questions. Sampling seeds of one checkpoint are no level of their own. Their
+chance differs from question to question, so the questions' variance holds it, and their values are averaged before.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri, stdtr, stdtrit
+
+from analysis.clusters import Clusters
+from analysis.statistics import ALIKE, LEVEL, Floats, Interval, bootstrap, resampled_ratios, sign_flip, wilson
+from scaling.records.intervals import wilson_interval
+
+POWER = 0.8
+_FEW = 30  # questions, or clusters, that differ; with fewer, resamples have too few values to draw from
+_MOST_QUESTIONS = 10_000_000
+_INNER = 0.8  # confidence of the interval whose ends give the range of `questions_in_range`
+_WIDEST = 100  # a range whose ends differ by a larger factor tells nothing
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """What the trainings of one method add to the variance of a mean over Q questions: lasting + passing / Q.
+
+    Attributes:
+        lasting: the part that more questions do not reduce, because some trainings are better than others.
+        passing: the part that more questions do reduce, because trainings answer each question differently.
+        freedom: degrees of freedom, the number of trainings - 1.
+    """
+
+    lasting: float
+    passing: float
+    freedom: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two means over the same questions.
+
+    Attributes:
+        interval: the difference with its interval.
+        p_value: of the test that there is none, two-sided; None for a single question.
+        deviation: standard deviation of the questions' differences; 0 where all are equal. With clusters it is what the
+            questions' would have to be for the same standard error, were they independent.
+        num_questions: number of pairs.
+        trainings: what trainings add to the variance, for each method that has several, or for both where they share them.
+        p_equal: of the two one-sided tests that it lies beyond the margin; None without a margin or for a single question.
+        num_clusters: into how many clusters the questions fall; None where each is its own.
+    """
+
+    interval: Interval
+    p_value: float | None
+    deviation: float
+    num_questions: int
+    trainings: tuple[TrainingPart, ...] = ()
+    p_equal: float | None = None
+    num_clusters: int | None = None
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return float(_variance(self.deviation, self.num_questions, self.trainings)[0] ** 0.5)
+
+
+def paired_difference(
+    first: Sequence[Floats],
+    second: Sequence[Floats],
+    *,
+    margin: float | None = None,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> Difference:
+    """The mean of first - second over the same questions, with its interval and tests.
+
+    With one training each, the test of a difference flips the signs of the questions' differences, or of their sums over
+    clusters. Interval and equivalence are those of `interval_of_difference` and `equivalence`.
+
+    With several trainings, both questions and trainings are random, and crossed. The variance of the mean is then the
+    variance from the questions' differences plus the variance from the means of each method's trainings. Interval and tests
+    are those of a t distribution with Satterthwaite's degrees of freedom. This counts the residual twice, so intervals are
+    rather too wide than too narrow. A method with a single training adds no variance of its own: it is taken as given.
+
+    Args:
+        first: for each training of the first method its values, [Q], the mean over its sampling seeds.
+        second: likewise of the second method. Where both methods use the same trainings, give their differences as `first`
+            and zeros as `second`: what a training does to both then cancels out.
+        margin: differences below it count as equal.
+        clusters: of the questions.
+        seed: of the resamples and sign flips.
+    """
+    gaps: Floats = np.mean(first, axis=0) - np.mean(second, axis=0)
+    units = clusters or Clusters.single(len(gaps))
+    questions, number = len(gaps), clusters.number if clusters else None
+    if questions < 2:
+        return Difference(Interval(float(gaps.mean()), None, None), None, 0.0, questions)
+    several = _over_trainings(gaps, [first, second], units, margin)
+    if several:
+        return several
+    return Difference(
+        interval_of_difference(gaps, clusters=clusters, seed=seed),
+        sign_flip(units.sums(gaps), seed=seed),
+        _deviation(gaps, units),
+        questions,
+        p_equal=None if margin is None else equivalence(gaps, margin, clusters=clusters, seed=seed),
+        num_clusters=number,
+    )
+
+
+def interval_of_difference(gaps: Floats, *, clusters: Clusters | None = None, seed: int = 0) -> Interval:
+    """The mean of the questions' differences with its interval, whose ends lie between -1 and 1.
+
+    The number of questions that differ decides how. From 30 on it is a bootstrap interval. Below that, resamples and
+    standard deviations depend too much on the few; it is a t interval of the data with two further questions, which differ
+    by as much as the others do, one each way. For differences of -1, 0 and 1 that is the adjusted Wald interval of Bonett
+    and Price (2012).
+
+    Even if the differences of all Q questions are equal, a share u of all possible questions may have another difference.
+    The interval then takes u = 1 - 0.05^(1 / Q): if the share was larger, Q questions would all miss it with a chance below
+    5 %. The other differences lie between -1 and 1, so the true mean lies within u of (1 - u) * value.
+
+    Args:
+        gaps: differences of shares, [Q] with Q >= 2.
+        clusters: of the questions. They then take the place of questions in all of this.
+        seed: of the resamples.
+    """
+    units = clusters or Clusters.single(len(gaps))
+    value = float(gaps.mean())
+    if not _deviation(gaps, units):
+        unseen = float(1 - (1 - LEVEL) ** (1 / units.number))
+        return Interval(value, (1 - unseen) * value - unseen, (1 - unseen) * value + unseen)
+    if _differing(gaps, units) >= _FEW:
+        if clusters is None:
+            return bootstrap(gaps[:, None], seed=seed)[0]
+        low, high = np.quantile(_resampled(gaps, units, seed), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Interval(value, float(low), float(high))
+    centre, error = _with_two_more(gaps, units)
+    margin = _quantile(LEVEL, units.number - 1) * error
+    return Interval(value, max(-1.0, min(value, centre - margin)), min(1.0, max(value, centre + margin)))
+
+
+def equivalence(gaps: Floats, margin: float, *, clusters: Clusters | None = None, seed: int = 0) -> float:
+    """The p-value of two one-sided tests (TOST) that the mean difference lies at the margin or beyond, on either side.
+
+    A small one shows that the methods are equal within the margin. At 5 % this is like a 90 % interval that lies inside the
+    margin. It is a t test with two further questions, as in `interval_of_difference`, and with a standard error that is at
+    least what it would be if the mean lay at the margin: where by chance too few questions differ, they would else seem
+    to differ little. Half a question more is allowed for, as counts move in steps. From 30 questions that differ it is also
+    at least the share of resamples beyond the margin. If all differences are equal, it is the chance that none of Q
+    questions shows another one although the mean lies at the margin.
+
+    Args:
+        gaps: differences of shares, [Q] with Q >= 2.
+        margin: above 0.
+        clusters: of the questions.
+        seed: of the resamples.
+    """
+    units = clusters or Clusters.single(len(gaps))
+    value = abs(float(gaps.mean()))
+    if value >= margin:
+        return 1.0
+    if not _deviation(gaps, units):
+        return float((1 - (margin - value) / (1 - value)) ** units.number)
+    centre, error = _with_two_more(gaps, units, margin)
+    half_a_question = _usual(gaps, units) / (2 * len(gaps))  # continuity: a count of few questions moves in whole steps
+    p_value = _beyond((margin - abs(centre) - half_a_question) / error, units.number - 1)
+    if _differing(gaps, units) < _FEW or p_value > 2 * (1 - LEVEL):  # resamples could only make it larger
+        return p_value
+    means = _resampled(gaps, units, seed)
+    beyond = max(int((means >= margin).sum()), int((means <= -margin).sum()))
+    return max(p_value, (1 + beyond) / (1 + len(means)))
+
+
+def mean_share(trainings: Sequence[Floats], *, clusters: Clusters | None = None, seed: int = 0) -> Interval:
+    """The mean share over questions and trainings, with its interval; see `paired_difference`.
+
+    With clusters it is the Wilson interval, with a t quantile, of as many independent questions as would have the same
+    standard error (the effective sample size; Korn and Graubard 1998).
+
+    Args:
+        trainings: for each training its values, [Q].
+        clusters: of the questions.
+        seed: of the resamples.
+    """
+    mean: Floats = np.mean(trainings, axis=0)
+    units = clusters or Clusters.single(len(mean))
+    several = _over_trainings(mean, [trainings], units, None) if len(mean) > 1 else None
+    if several:
+        return several.interval
+    if clusters is not None:
+        return _effective_wilson(mean, units)
+    binary = bool(np.isin(mean, (0.0, 1.0)).all())
+    return wilson(int(mean.sum()), len(mean)) if binary else bootstrap(mean[:, None], seed=seed)[0]
+
+
+def questions_needed(difference: float, deviation: float, trainings: Sequence[TrainingPart] = ()) -> int | None:
+    """The number of questions with which a two-sided paired test at 5 % finds a true difference with 80 % probability.
+
+    Args:
+        difference: the true difference.
+        deviation: standard deviation of the questions' differences.
+        trainings: for each method that has several; their number is taken to stay the same.
+
+    Returns:
+        None where 10 million questions do not suffice: for a difference of 0, or where trainings vary too much.
+    """
+    numbers = range(2, _MOST_QUESTIONS + 1)
+    place = bisect_left(numbers, True, key=lambda number: detectable(deviation, number, trainings) <= abs(difference))
+    return numbers[place] if place < len(numbers) else None
+
+
+def questions_in_range(found: Difference) -> tuple[int, int] | None:
+    """Between which numbers of questions 80 % power lies, if the true difference lies in its 80 % interval.
+
+    A number from the difference alone would be an estimate from an estimate: it goes with its inverse square.
+
+    Returns:
+        None where such a range tells nothing: the interval holds 0, its ends differ by a factor above 100, or no number of
+        questions suffices because trainings vary.
+    """
+    size = abs(found.interval.value)
+    _, freedom = _variance(found.deviation, found.num_questions, found.trainings)
+    spread = _quantile(_INNER, freedom) * found.error
+    if not found.error or size <= spread:
+        return None
+    ends = [questions_needed(size + sign * spread, found.deviation, found.trainings) for sign in (1, -1)]
+    fewest, most = ends
+    return None if fewest is None or most is None or most > _WIDEST * fewest else (fewest, most)
+
+
+def questions_for_equality(found: Difference, margin: float) -> int | None:
+    """The number of questions with which TOST at 5 % shows two methods without any difference to be equal, with 80 % power.
+
+    Returns:
+        None where 10 million questions do not suffice, because trainings vary too much.
+    """
+
+    def suffices(number: int) -> bool:
+        variance, freedom = _variance(found.deviation, number, found.trainings)
+        quantiles = _quantile(2 * LEVEL - 1, freedom) + _quantile(POWER, freedom)
+        return quantiles * variance**0.5 <= margin and (1 - margin) ** number <= 1 - LEVEL
+
+    numbers = range(2, _MOST_QUESTIONS + 1)
+    place = bisect_left(numbers, True, key=suffices)
+    return numbers[place] if place < len(numbers) else None
+
+
+def detectable(deviation: float, questions: int, trainings: Sequence[TrainingPart] = ()) -> float:
+    """The smallest true difference that a two-sided paired test at 5 % finds with 80 % probability.
+
+    Args:
+        deviation: standard deviation of the questions' differences.
+        questions: number of questions.
+        trainings: for each method that has several.
+    """
+    variance, freedom = _variance(deviation, questions, trainings)
+    return (_quantile(LEVEL, freedom) + _quantile(2 * POWER - 1, freedom)) * float(variance**0.5)
+
+
+def _differing(gaps: Floats, units: Clusters) -> int:
+    """How many questions, or clusters, differ."""
+    return int((np.abs(units.sums(gaps)) > ALIKE).sum())
+
+
+def _resampled(gaps: Floats, units: Clusters, seed: int) -> Floats:
+    """The mean difference in resamples of the questions or clusters, [R]."""
+    return resampled_ratios(units.sums(gaps), units.sizes, seed=seed)
+
+
+def _deviation(gaps: Floats, units: Clusters) -> float:
+    """The standard error times the root of the number of questions, exactly 0 where all values are equal but for rounding.
+
+    Of questions without clusters it is their standard deviation.
+    """
+    if not gaps.std() > ALIKE:
+        return 0.0
+    return _error(units.sums(gaps), units.sizes) * float(len(gaps) ** 0.5)
+
+
+def _error(sums: Floats, sizes: Floats) -> float:
+    """The standard error of sum(sums) / sum(sizes), whose units are independent (Taylor linearisation)."""
+    residuals = sums - sizes * (sums.sum() / sizes.sum())
+    number = len(sums)
+    return float((number / (number - 1) * (residuals**2).sum()) ** 0.5 / sizes.sum())
+
+
+def _with_two_more(gaps: Floats, units: Clusters, margin: float = 0.0) -> tuple[float, float]:
+    """Mean and standard error with two further questions that differ as the others do, one each way.
+
+    Args:
+        gaps: the questions' differences, [Q].
+        units: the clusters of the questions.
+        margin: the standard error is at least what it would be if just enough of them differed, all one way, for this mean.
+    """
+    sums, sizes, usual = units.sums(gaps), units.sizes, _usual(gaps, units)
+    sums, sizes = np.append(sums, [usual, -usual]), np.append(sizes, [sizes.mean()] * 2)
+    mean_sum = margin * float(sizes.mean())
+    least = max(0.0, mean_sum * (usual - mean_sum) / len(sums)) ** 0.5 / float(sizes.mean())
+    return float(sums.sum() / sizes.sum()), max(least, _error(sums, sizes))
+
+
+def _usual(gaps: Floats, units: Clusters) -> float:
+    """By how much questions differ that do: the root of the mean square. Of clusters it is that of their sums."""
+    sums = units.sums(gaps)
+    return float((sums[np.abs(sums) > ALIKE] ** 2).mean() ** 0.5)
+
+
+def _effective_wilson(values: Floats, units: Clusters) -> Interval:
+    """The Wilson interval of a mean share, for the number of questions that clusters of them are worth."""
+    share, number = float(values.mean()), units.number
+    error = _error(units.sums(values), units.sizes) if values.std() > ALIKE else 0.0
+    worth = share * (1 - share) / error**2 if error else float(number)
+    worth *= (_quantile(LEVEL, float("inf")) / _quantile(LEVEL, number - 1)) ** 2
+    return Interval(share, *wilson_interval(share * worth, worth))
+
+
+def _quantile(confidence: float, freedom: float) -> float:
+    """The half-width of a t interval in standard errors. freedom: infinite for the normal distribution."""
+    probability = (1 + confidence) / 2
+    return float(ndtri(probability) if freedom == float("inf") else stdtrit(freedom, probability))
+
+
+def _beyond(errors: float, freedom: float) -> float:
+    """The chance of a t above so many standard errors."""
+    return float(stdtr(freedom, -errors))
+
+
+def _over_trainings(
+    gaps: Floats, methods: Sequence[Sequence[Floats]], units: Clusters, margin: float | None
+) -> Difference | None:
+    """A difference whose interval and tests include the variance from trainings.
+
+    Args:
+        gaps: the questions' differences, mean over trainings, [Q].
+        methods: for each method, for each training, its values [Q].
+        units: the clusters of the questions.
+        margin: of the test of equivalence; None for none.
+
+    Returns:
+        None where no method has several trainings, or neither questions nor trainings vary.
+    """
+    parts = tuple(_training_part(np.array(values)) for values in methods if len(values) > 1)
+    value, deviation, questions = float(gaps.mean()), _deviation(gaps, units), len(gaps)
+    variance, freedom = _variance(deviation, questions, parts, units=units.number)
+    if not parts or variance <= ALIKE**2:
+        return None
+    error = float(variance**0.5)
+    spread = _quantile(LEVEL, freedom) * error
+    return Difference(
+        Interval(value, value - spread, value + spread),
+        2 * _beyond(abs(value) / error, freedom),
+        deviation,
+        questions,
+        parts,
+        None if margin is None else _beyond((margin - abs(value)) / error, freedom),
+        None if units.are_questions else units.number,
+    )
+
+
+def _training_part(values: Floats) -> TrainingPart:
+    """Splits the variance of the mean over T trainings into its two parts. values: [T, Q].
+
+    The passing part is estimated from the residual that neither the training nor the question explains.
+    """
+    number, questions = values.shape
+    means = values.mean(axis=1)
+    residual = values - means[:, None] - values.mean(axis=0) + means.mean()
+    passing = float((residual**2).sum()) / ((number - 1) * (questions - 1) * number)
+    whole = float(means.var(ddof=1)) / number
+    passing = min(passing, whole * questions)
+    return TrainingPart(whole - passing / questions, passing, number - 1)
+
+
+def _variance(
+    deviation: float, questions: int, trainings: Sequence[TrainingPart], *, units: int | None = None
+) -> tuple[float, float]:
+    """The variance of a mean over `questions`, and its degrees of freedom (Satterthwaite), infinite with one training.
+
+    Args:
+        deviation: standard deviation of the questions' values.
+        questions: number of questions.
+        trainings: for each method that has several.
+        units: number of clusters; None for that of questions.
+    """
+    parts = [(deviation**2 / questions, (units or questions) - 1)]
+    parts += [(one.lasting + one.passing / questions, one.freedom) for one in trainings]
+    variance = sum(part for part, _ in parts)
+    spread = sum(part**2 / degrees for part, degrees in parts)
+    return variance, variance**2 / spread if trainings and spread else float("inf")
