@@ -60,13 +60,19 @@ def _voting(
     """The options of the votes that are compared."""
 
 
-def _and(declaring: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator that gives a command the parameters of another function as well. They arrive in its `**options`."""
+def _and(declaring: Callable[..., None], *, after: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that gives a command the parameters of another function as well. They arrive in its `**options`.
+
+    Args:
+        declaring: the other function.
+        after: the command's own parameter that they follow in its help.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "options"]
-        more = inspect.signature(declaring, eval_str=True).parameters.values()
-        declared = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *more)]
+        place = 1 + [one.name for one in own].index(after)
+        own[place:place] = inspect.signature(declaring, eval_str=True).parameters.values()
+        declared = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
         described: Any = command  # typer reads the options from the signature and the annotations
         described.__signature__ = inspect.Signature(declared, return_annotation=None)
         described.__annotations__ = {one.name: one.annotation for one in declared} | {"return": None}
@@ -76,7 +82,7 @@ def _and(declaring: Callable[..., None]) -> Callable[[Callable[..., None]], Call
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog="\n\n".join(["Examples:", *EXAMPLES]))
-@_and(_voting)
+@_and(_voting, after="compute")
 def scale_report(
     runs: Annotated[
         list[str],

@@ -18,6 +18,8 @@ from scaling.records.errors import UsageError
 from scaling.records.journal import RUN, SAMPLES, SUMMARY, load_questions, load_run, load_summary
 from scaling.records.names import called, questions_called, titled
 
+_TOGETHER = 30  # characters of a method's and a task's name on one line
+
 app = typer.Typer(pretty_exceptions_enable=False)
 
 
@@ -120,17 +122,13 @@ def lines(runs: Sequence[Listed], below: Path) -> Iterator[tuple[str, str, str, 
     """
     for run in runs:
         if run.problem is None:
-            done = f"{run.questions}" if run.finished else f"{run.complete} of {run.questions}"
+            done = f"{'all' if run.finished else f'{run.complete} of'} {run.questions}"
             interval = "" if run.low is None or run.high is None else f" ({100 * run.low:.1f} to {100 * run.high:.1f})"
             share = "-" if run.accuracy is None else f"{100 * run.accuracy:.1f}{interval}"
             place = "." if Path(run.folder) == below else str(Path(run.folder).relative_to(below))
             grid = f"{run.num_paths} x {run.num_samples}"
-            yield (
-                f"{place}\n  {run.method} on {run.task}",
-                grid,
-                share,
-                f"{done}{'' if run.finished else ', unfinished'}",
-            )
+            apart = " " if len(run.method) + len(run.task) < _TOGETHER else "\n  "
+            yield f"{place}\n  {run.method}{apart}on {run.task}", grid, share, done
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -138,7 +136,7 @@ def ls(
     folder: Annotated[str, typer.Argument(help="Folder to search, with all below it.")] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print the list alone, as JSON.")] = False,
 ) -> None:
-    """List the runs below a folder: method, task, N x M, accuracy of the flat vote in percent, how far it is, where."""
+    """List the runs below a folder: where, method, task, N x M, accuracy of the flat vote in percent, questions complete."""
     try:
         runs = list_runs(Path(folder))
     except UsageError as error:
@@ -160,7 +158,7 @@ def _show(runs: Sequence[Listed], below: Path) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(f"{escape(str(below))}/", overflow="fold")
     for head in ("N x M", "accuracy", "questions"):
-        table.add_column(head, justify="right", no_wrap=head != "questions")
+        table.add_column(head, justify="right", no_wrap=True)
     for cells in lines(runs, below):
         table.add_row(*map(escape, cells))
     console.print(table, highlight=False)

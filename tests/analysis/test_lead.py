@@ -93,20 +93,11 @@ def test_best_and_worst_are_said_of_methods_that_are_that_alone():
     for decided in product(("better", "worse", "not decided", "equal within the margin"), repeat=3):
         outcome = dict(zip(("AB", "AC", "BC"), decided, strict=True))
         said = line("ABC", **outcome)
-        wins = dict.fromkeys(ABC, 0)
-        for (first, second), decision in outcome.items():
-            if decision in ("better", "worse"):
-                wins[first if decision == "better" else second] += 1
-        losses = {
-            name: sum(
-                (first == name and decision == "worse") or (second == name and decision == "better")
-                for (first, second), decision in outcome.items()
-            )
-            for name in ABC
-        }
+        winners = [pair[decision == "worse"] for pair, decision in outcome.items() if decision in ("better", "worse")]
+        losers = [pair[decision == "better"] for pair, decision in outcome.items() if decision in ("better", "worse")]
         for name in ABC:
-            assert (f"{name} is best" in said) == (wins[name] == 2), (outcome, said)
-            assert f"{name} is worst" not in said or losses[name] == 2, (outcome, said)
+            assert (f"{name} is best" in said) == (winners.count(name) == 2), (outcome, said)
+            assert f"{name} is worst" not in said or losers.count(name) == 2, (outcome, said)
 
 
 def test_the_line_follows_the_comparisons_of_a_report():

@@ -158,17 +158,17 @@ def test_the_page_can_be_clicked_through(pages, scheme, tmp_path):
     from playwright.sync_api import sync_playwright
 
     address = (pages() / "report.html").as_uri()
+    said: list[str] = []
+    asked: list[str] = []
     with sync_playwright() as driver:
         # the sandbox of the browser needs rights that containers seldom give; the page is our own
         chromium = driver.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
         try:
             for width in (1400, 390):
                 page = chromium.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
-                said: list[str] = []
-                asked: list[str] = []
-                page.on("console", lambda message, said=said: said.append(message.text))
-                page.on("pageerror", lambda error, said=said: said.append(str(error)))
-                page.on("request", lambda request, asked=asked: asked.append(request.url))
+                page.on("console", lambda message: said.append(message.text))
+                page.on("pageerror", lambda error: said.append(str(error)))
+                page.on("request", lambda request: asked.append(request.url))
                 page.goto(address)
                 _look_at_figures(page)
                 _click_through(page)
