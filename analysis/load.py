@@ -43,6 +43,10 @@ from scaling.records.votes import tie_hash
 Shape = tuple[int, int, int]  # Q questions, N paths, M samples
 
 
+class Unfinished(UsageError):
+    """Nothing is complete yet. It may be later, if the run goes on."""
+
+
 @dataclass(frozen=True, eq=False)
 class Ballots:
     """The answers of all completions in one reading, as numbers.
@@ -412,7 +416,7 @@ def _refuse_unfinished(label: str, config: Mapping[str, Any], complete: int, tot
             f"sample: the same `scale-run` command without `--adaptive` draws those left out"
         )
     if not complete:
-        raise UsageError(f"{label} has no question with all its samples yet; let the run go on and report then")
+        raise Unfinished(f"{label} has no question with all its samples yet; let the run go on and report then")
 
 
 def _inside(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from analysis.arguments import RunArgument, parse_run
 from analysis.load import Run, load, load_shards
@@ -13,6 +14,7 @@ from analysis.results import Floats, Results, Settings, Tell, results
 from analysis.scores import scores
 from analysis.verdict import MARGIN
 from analysis.voters import Outside, chosen, lacking
+from analysis.watch import EVERY
 from analysis.write import write
 from scaling.records.errors import UsageError, nearest
 from scaling.records.journal import RUN
@@ -58,14 +60,62 @@ def make_report(
     Raises:
         UsageError: a run cannot be read, runs cannot be compared, or `out` cannot be written.
     """
+    choices: dict[str, Any] = {
+        "compute": compute,
+        "voters": voters,
+        "baseline": baseline,
+        "margin": margin,
+        "seed": seed,
+    }
+    return _made(
+        runs, out, **choices, validation=validation, scorer=scorer, common=common, browse=browse, tell=tell, live=False
+    )
+
+
+def make_live_report(
+    runs: Sequence[RunLike | tuple[str, RunLike]], out: Path, *, common: bool, tell: Tell, **options: Any
+) -> Results:
+    """As `make_report`, of runs that may go on.
+
+    As long as one of them has questions that are not complete, the report is on what all runs hold, and its page loads
+    itself again.
+
+    Args:
+        runs, out, common, tell: as for `make_report`.
+        options: all the others of `make_report`.
+
+    Raises:
+        Unfinished: nothing is complete yet.
+        UsageError: as from `make_report`.
+    """
+    return _made(runs, out, common=common, tell=tell, live=True, **options)
+
+
+def _made(
+    runs: Sequence[RunLike | tuple[str, RunLike]],
+    out: Path,
+    *,
+    validation: Sequence[RunLike],
+    scorer: str | None,
+    common: bool,
+    browse: int,
+    tell: Tell,
+    live: bool,
+    compute: str,
+    voters: str,
+    **choices: Any,
+) -> Results:
+    """Makes the report. live: whether runs may go on. choices: baseline, margin and seed, as `Settings` holds them."""
     if compute not in _AXES:
         raise UsageError(f"`--compute` is {compute!r}; choose one of {', '.join(_AXES)}.{nearest(compute, _AXES)}")
-    if not 0 < margin < 100:
+    if not 0 < choices["margin"] < 100:
         raise UsageError(
-            f"`--margin` is {margin:g}; give points of accuracy, above 0 and below 100, such as {MARGIN:g}"
+            f"`--margin` is {choices['margin']:g}; give points of accuracy, above 0 and below 100, such as {MARGIN:g}"
         )
     wanted = chosen(voters, validation=bool(validation), scorer=bool(scorer))
-    methods = group([_named_run(run, tell) for run in runs], common=common)
+    named = [_named_run(run, tell) for run in runs]
+    go_on = live and any(run.incomplete for _, run in named)
+    methods = group(named, common=common or go_on)
     cut_runs = [run for method in methods for run in method.runs]  # on the questions that are compared
     left_out = lacking(wanted, cut_runs) if voters == "all" else ()
     outside = Outside(
@@ -73,9 +123,9 @@ def make_report(
         scores={run.label: _scores(run, scorer) for run in cut_runs} if scorer else {},
     )
     kept = tuple(name for name in wanted if name not in left_out)
-    settings = Settings(voters=kept, left_out=left_out, axis=compute, baseline=baseline, margin=margin, seed=seed)
+    settings = Settings(voters=kept, left_out=left_out, axis=compute, **choices)
     figures = results(methods, settings, tell, outside)
-    write(figures, methods, out, browse=browse, tell=tell)
+    write(figures, methods, out, browse=browse, tell=tell, reload=EVERY if go_on else None)
     return figures
 
 

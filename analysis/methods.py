@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.load import Run
+from analysis.load import Run, Unfinished
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import UNREAD
 from scaling.records.names import called
@@ -249,7 +249,8 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
                 f"judges by those of today)"
             )
     if not everywhere:
-        raise UsageError("these runs have no complete question in common; compare runs on the same task and data")
+        refused = Unfinished if any(run.incomplete for run in runs) else UsageError
+        raise refused("these runs have no complete question in common; compare runs on the same task and data")
     order = [asked.id for asked in runs[0].questions if asked.id in everywhere]
     for run in [] if common else runs:
         extra = [asked.id for asked in run.questions if asked.id not in everywhere]

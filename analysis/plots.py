@@ -1,12 +1,13 @@
 """Draws the figures of a report as SVG, and writes the numbers in each as CSV.
 
-Lines differ in colour, marker and dash, so that they can also be told apart in grey. The colours are those of Okabe and Ito,
-which were made for colour-blind readers.
+All figures have one width and one size of letters, so that they stand beside each other on a page, and can be read on a
+telephone. What a line looks like is in `analysis.looks`.
 """
 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +23,19 @@ from numpy.typing import NDArray
 
 from analysis.compute import AXES
 from analysis.laws import PATHS
+from analysis.looks import Look, looks
 from analysis.results import MethodResults, Results
 from analysis.statistics import Interval
 from analysis.verdict import amount
 from scaling.records.csv_cells import quoted
 
 INK = "#111113"  # colour of all lines and letters that are not data; the report puts the page's colour in its place
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 _ENTRY = "legend: "  # prefix of labels, removed from the legend; see `entry`
-_MARKERS = "osD^vPX*"
-_DASHES = ("-", "--", "-.", ":")
+_WIDTH, _HEIGHT = 4.8, 3.1  # inches, without the legend: on a telephone a figure is as wide as the page
+_LEGEND = 54  # characters that a line of the legend holds
+_HANDLE = 8  # characters that the line before a name takes
 _STYLE: dict[Any, Any] = {
-    **{"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "figure.dpi": 100},
+    **{"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.5, "figure.dpi": 100},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25},
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
     **{"axes.edgecolor": INK, "axes.labelcolor": INK, "figure.facecolor": "none", "axes.facecolor": "none"},
@@ -62,14 +64,22 @@ class Plot:
 
 def plots(results: Results) -> list[Plot]:
     """All figures of a report. Figures on the diversity of paths are only for methods with several paths."""
-    figures = [_accuracy(results, axis) for axis in results.comparisons]
-    figures += [_coverage(results), *_scaling(results), _pareto(results), _calibration(results)]
+    of_method = method_looks(results)
+    figures = [_accuracy(results, axis, of_method) for axis in results.comparisons]
+    figures += [_coverage(results, of_method), *_scaling(results, of_method)]
+    figures += [_pareto(results, of_method), _calibration(results, of_method)]
     for number, method in enumerate(results.methods):
         if len(results.settings.voters) > 2:
             figures.append(_votes(method, results.settings.voters, f"{number + 1}"))
         if method.method.num_paths > 1:
             figures += _of_paths(method, results.settings.voter, f"{number + 1}")
     return figures
+
+
+def method_looks(results: Results) -> dict[str, Look]:
+    """What each method of the report looks like, by its name."""
+    methods = [one.method for one in results.methods]
+    return looks([(method.name, str(method.runs[0].config.get("method"))) for method in methods])
 
 
 def save(figures: Sequence[Plot], folder: Path) -> None:
@@ -81,7 +91,7 @@ def save(figures: Sequence[Plot], folder: Path) -> None:
         plot.data.map(quoted).to_csv(folder / f"{plot.name}.csv", index=False)
 
 
-def _accuracy(results: Results, axis: str) -> Plot:
+def _accuracy(results: Results, axis: str, of_method: dict[str, Look]) -> Plot:
     """Accuracy of the report's first voter against a cost, a line for each method."""
     rows = [
         {
@@ -95,10 +105,11 @@ def _accuracy(results: Results, axis: str) -> Plot:
     data = pd.DataFrame(rows)
 
     def draw(ax: Axes) -> None:
-        for number, (name, line) in enumerate(data.groupby("method", sort=False)):
+        for name, line in data.groupby("method", sort=False):
+            look = of_method[str(name)]
             low, high = (line[side].astype(float) for side in ("low", "high"))
-            ax.fill_between(line[axis], low, high, color=COLOURS[number % 8], alpha=0.15, linewidth=0)
-            ax.plot(line[axis], line["accuracy"], label=entry(str(name)), markevery=_doublings(line), **look(number))
+            ax.fill_between(line[axis], low, high, color=look.colour, alpha=0.15, linewidth=0)
+            ax.plot(line[axis], line["accuracy"], label=entry(name), markevery=_doublings(line), **look.line)
         share_axis(ax, AXES[axis], f"accuracy, {results.settings.voter} vote")
 
     caption = (
@@ -112,7 +123,7 @@ def _accuracy(results: Results, axis: str) -> Plot:
     return figure(f"accuracy-{axis}", f"Accuracy against {axis if axis != 'flops' else 'FLOPs'}", caption, data, draw)
 
 
-def _coverage(results: Results) -> Plot:
+def _coverage(results: Results, of_method: dict[str, Look]) -> Plot:
     rows = [
         {"method": one.method.name, "n": point.n, "m": point.m, "chains": point.n * point.m, "coverage": point.coverage}
         for one in results.methods
@@ -120,11 +131,11 @@ def _coverage(results: Results) -> Plot:
     ]
     data = pd.DataFrame(rows)
     caption = "Share of questions with at least one right chain: what a perfect voter would reach."
-    draw = _over_chains(data, ("method", "coverage"), "pass@(n, m)")
+    draw = _over_chains(data, ("method", "coverage"), "pass@(n, m)", of_method)
     return figure("coverage-chains", "Coverage against chains", caption, data, draw)
 
 
-def _scaling(results: Results) -> list[Plot]:
+def _scaling(results: Results, of_method: dict[str, Look]) -> list[Plot]:
     """The flat vote and coverage within the grid, and beyond it by the law; none where no method tells anything beyond."""
     rows = [row for one in results.methods for row in _scaling_rows(one)]
     data = pd.DataFrame(rows)
@@ -132,17 +143,18 @@ def _scaling(results: Results) -> list[Plot]:
         return []
 
     def draw(ax: Axes) -> None:
-        for number, (name, lines) in enumerate(data.groupby("method", sort=False)):
+        for name, lines in data.groupby("method", sort=False):
+            look = of_method[str(name)]
             for figure, line in lines.groupby("figure", sort=False):
                 first = figure == "vote"
-                style = {**look(number), "linestyle": "-", "alpha": 1.0 if first else 0.45}
+                style = {**look.line, "linestyle": "-", "alpha": 1.0 if first else 0.45}
                 inside = line[line["within"]]
                 beyond = pd.concat([inside.tail(1), line[~line["within"]]])
                 label = entry(str(name)) if first else "_"
                 ax.plot(inside["chains"], inside["value"], label=label, markevery=[-1], **style)
                 ax.plot(beyond["chains"], beyond["value"], **{**style, "linestyle": "--", "marker": ""})
                 low, high = (beyond[side].astype(float) for side in ("low", "high"))
-                ax.fill_between(beyond["chains"], low, high, color=COLOURS[number % 8], alpha=0.12, linewidth=0)
+                ax.fill_between(beyond["chains"], low, high, color=look.colour, alpha=0.12, linewidth=0)
         share_axis(ax, AXES["chains"], "share of questions")
 
     caption = (
@@ -170,7 +182,7 @@ def _scaling_rows(one: MethodResults) -> list[dict[str, Any]]:
     return rows
 
 
-def _pareto(results: Results) -> Plot:
+def _pareto(results: Results, of_method: dict[str, Look]) -> Plot:
     axis = "flops" if "flops" in results.comparisons else "chains"
     front = set(results.pareto)
     rows = [
@@ -184,9 +196,9 @@ def _pareto(results: Results) -> Plot:
     data = pd.DataFrame(rows)
 
     def draw(ax: Axes) -> None:
-        for number, (name, points) in enumerate(data.groupby("method", sort=False)):
-            style = {**look(number), "linestyle": "", "alpha": 0.35}  # markers without a line
-            ax.plot(points[axis], points["accuracy"], label=entry(str(name)), **style)
+        for name, points in data.groupby("method", sort=False):
+            style = {**of_method[str(name)].line, "linestyle": "", "alpha": 0.35}  # markers without a line
+            ax.plot(points[axis], points["accuracy"], label=entry(name), **style)
         best = data[data["on_front"]].sort_values(axis)
         ax.plot(
             best[axis], best["accuracy"], color=INK, linewidth=1, label=entry("Pareto front"), drawstyle="steps-post"
@@ -197,7 +209,7 @@ def _pareto(results: Results) -> Plot:
     return figure("pareto", "Accuracy and cost of every grid", caption, data, draw)
 
 
-def _calibration(results: Results) -> Plot:
+def _calibration(results: Results, of_method: dict[str, Look]) -> Plot:
     rows = [
         {
             **{
@@ -217,10 +229,11 @@ def _calibration(results: Results) -> Plot:
 
     def draw(ax: Axes) -> None:
         ax.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5)
-        for number, (name, bins) in enumerate(data.groupby("method", sort=False)):
-            ax.plot(bins["mean_share"], bins["accuracy"], label=entry(str(name)), **look(number))
+        for name, bins in data.groupby("method", sort=False):
+            look = of_method[str(name)]
+            ax.plot(bins["mean_share"], bins["accuracy"], label=entry(name), **look.line)
             low, high = (bins[side].astype(float) for side in ("low", "high"))
-            ax.vlines(bins["mean_share"], low, high, color=COLOURS[number % 8], alpha=0.4)
+            ax.vlines(bins["mean_share"], low, high, color=look.colour, alpha=0.4)
         share_axis(ax, "share of chains behind the vote", "share of such votes that are right", log=False)
         ax.xaxis.set_major_formatter(PercentFormatter(1))
         ax.set_ylim(-0.02, 1.02)
@@ -240,22 +253,26 @@ def _votes(one: MethodResults, voters: Sequence[str], number: str) -> Plot:
     ]
     data = pd.DataFrame(rows)
     caption = "The same chains, voted on in different ways; lines grow by latent paths first, then by samples of each."
-    draw = _over_chains(data, ("voter", "accuracy"), "accuracy")
+    draw = _over_chains(data, ("voter", "accuracy"), "accuracy", looks([(voter, "") for voter in voters]))
     return figure(f"votes-{number}", f"{one.method.name}: accuracy by vote", caption, data, draw)
 
 
-def _over_chains(data: pd.DataFrame, keys: tuple[str, str], up: str) -> Callable[[Axes], None]:
+def _over_chains(
+    data: pd.DataFrame, keys: tuple[str, str], up: str, of_line: dict[str, Look]
+) -> Callable[[Axes], None]:
     """A function that draws a share against the number of chains, a line for each group.
 
     Args:
         data: the numbers.
         keys: the column that groups the rows, and the column with the share.
         up: label of the vertical axis.
+        of_line: what the line of each group looks like.
     """
 
     def draw(ax: Axes) -> None:
-        for number, (name, line) in enumerate(data.groupby(keys[0], sort=False)):
-            ax.plot(line["chains"], line[keys[1]], label=entry(str(name)), markevery=_doublings(line), **look(number))
+        for name, line in data.groupby(keys[0], sort=False):
+            style = of_line[str(name)].line
+            ax.plot(line["chains"], line[keys[1]], label=entry(name), markevery=_doublings(line), **style)
         share_axis(ax, AXES["chains"], up)
 
     return draw
@@ -303,11 +320,18 @@ def _matrix(
     def draw(ax: Axes) -> None:
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         ax.imshow(values, cmap="cividis", vmin=low, vmax=max(high, low + 1e-9), aspect="auto")
+        ax.set_box_aspect(min(0.85, max(0.5, down / across)))
         if values.size <= 200:
             for (i, j), value in np.ndenumerate(values):
                 ink = "black" if value - low > 0.55 * (high - low) else "white"
                 ax.text(
-                    j, i, "-" if np.isnan(value) else f"{100 * value:.0f}", ha="center", va="center", color=ink, size=8
+                    j,
+                    i,
+                    "-" if np.isnan(value) else f"{100 * value:.0f}",
+                    ha="center",
+                    va="center",
+                    color=ink,
+                    size=8.5,
                 )
         for size, ticks in ((across, ax.set_xticks), (down, ax.set_yticks)):
             ticks(range(0, size, -(-size // 16)), [str(at + 1) for at in range(0, size, -(-size // 16))])
@@ -315,20 +339,7 @@ def _matrix(
         ax.set_xlabel(labels[1])
         ax.grid(False)
 
-    size = (min(7.0, 1.5 + 0.42 * across), min(6.0, 1.2 + 0.36 * down))
-    return figure(name, title, caption, pd.DataFrame(rows), draw, size=size)
-
-
-def look(number: int) -> dict[str, Any]:
-    """Colour, marker and dash of line number `number`, as keywords of matplotlib."""
-    return {
-        **{
-            "color": COLOURS[number % 8],
-            "marker": _MARKERS[number % 8],
-            "linestyle": _DASHES[(number + number // 8) % 4],
-        },
-        **{"markersize": 5, "linewidth": 1.6},
-    }
+    return figure(name, title, caption, pd.DataFrame(rows), draw)
 
 
 def _doublings(line: pd.DataFrame) -> list[int]:
@@ -338,7 +349,7 @@ def _doublings(line: pd.DataFrame) -> list[int]:
 
 
 def share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
-    """Formats axes that show a share of questions against something else, and writes the legend.
+    """Formats axes that show a share of questions against something else.
 
     Args:
         ax: the axes.
@@ -355,41 +366,46 @@ def share_axis(ax: Axes, across: str, up: str, *, log: bool = True) -> None:
     ax.set_xlabel(across)
     ax.set_ylabel(up)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    for text in ax.legend().get_texts():
-        text.set_text(text.get_text().removeprefix(_ENTRY))
 
 
 def entry(name: object) -> str:
     """The label of a line that the legend shows under `name`.
 
-    It has a prefix because matplotlib leaves labels that begin with _ out of the legend. `share_axis` removes the prefix.
+    It has a prefix because matplotlib leaves labels that begin with _ out of the legend. `_legend` removes the prefix.
     """
     return f"{_ENTRY}{name}"
 
 
-def figure(
-    name: str,
-    title: str,
-    caption: str,
-    data: pd.DataFrame,
-    draw: Callable[[Axes], None],
-    *,
-    size: tuple[float, float] = (6.4, 4.0),
-) -> Plot:
-    """Draws a figure with a single panel.
+def figure(name: str, title: str, caption: str, data: pd.DataFrame, draw: Callable[[Axes], None]) -> Plot:
+    """Draws a figure with a single panel, and its legend above it, where it hides nothing.
 
     Args:
         name: of the files.
-        title: heading.
+        title: heading, which is also the picture's title for who cannot see it.
         caption: a sentence on what it shows.
         data: the numbers that are drawn.
         draw: draws them on axes.
-        size: width and height in inches.
     """
     # the salt makes ids in the SVG differ between the figures of a page, and stay the same from run to run
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        canvas = Figure(figsize=size, layout="constrained")
-        draw(canvas.add_subplot())
+        canvas = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        ax = canvas.add_subplot()
+        draw(ax)
+        _legend(canvas, ax)
         out = io.StringIO()
-        canvas.savefig(out, format="svg", metadata={"Date": None})
-    return Plot(name, title, caption, out.getvalue(), data)
+        canvas.savefig(out, format="svg", metadata={"Date": None, "Title": title})
+    return Plot(name, title, caption, out.getvalue().replace("<svg ", '<svg role="img" ', 1), data)
+
+
+def _legend(canvas: Figure, ax: Axes) -> None:
+    """Writes the legend of lines, if there are any, in as many columns as fit, and makes room for it."""
+    handles, labels = ax.get_legend_handles_labels()
+    if not labels:
+        return
+    shown = ["\n".join(textwrap.wrap(label.removeprefix(_ENTRY), _LEGEND - _HANDLE)) for label in labels]
+    columns = max(1, _LEGEND // (_HANDLE + max(map(len, shown))))
+    legend = canvas.legend(handles, labels, loc="outside upper left", ncols=columns, borderpad=0, columnspacing=1.2)
+    for text, name in zip(legend.get_texts(), shown, strict=True):
+        text.set_text(name)
+    lines = sum(name.count("\n") + 1 for name in shown) if columns == 1 else -(-len(shown) // columns)
+    canvas.set_size_inches(_WIDTH, _HEIGHT + 0.21 * lines)

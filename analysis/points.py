@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.plots import COLOURS, Plot, entry, figure, look, save, share_axis
+from analysis.looks import Look, looks
+from analysis.plots import Plot, entry, figure, save, share_axis
 from scaling.records.csv_cells import unquoted
+from scaling.records.names import called
 from scaling.records.settings import Effect, run_names, run_settings
 
 _SIZES = sorted(run_names(Effect.SIZE), key="limit".__eq__)  # N and M before the number of questions
@@ -59,13 +62,14 @@ def _against(table: pd.DataFrame, key: str, others: Sequence[str]) -> Plot | Non
     left_out = max(0, len(groups) + len(level) - _LINES)
     level = level[: max(0, _LINES - len(groups))]
 
+    of_line = looks([(name, _method(rows)) for name, rows in (*groups, *level)])
+
     def draw(ax: Axes) -> None:
-        for number, (name, rows) in enumerate(groups[:_LINES]):
-            _line(ax, rows, key, name, number)
-        for number, (name, rows) in enumerate(level, start=len(groups)):
-            ax.axhline(
-                rows["accuracy"].mean(), color=COLOURS[number % 8], linestyle=":", linewidth=1.4, label=entry(name)
-            )
+        for name, rows in groups[:_LINES]:
+            _line(ax, rows, key, name, of_line[name])
+        for name, rows in level:
+            style: dict[str, Any] = {"color": of_line[name].colour, "linestyle": ":", "linewidth": 1.4}
+            ax.axhline(rows["accuracy"].mean(), label=entry(name), **style)
         ax.set_xticks(sorted({value for _, rows in groups for value in rows[key]}))
         share_axis(ax, _title(key), "accuracy, flat vote", log=False)
 
@@ -99,7 +103,7 @@ def _lines(table: pd.DataFrame, apart: Sequence[str]) -> list[tuple[str, pd.Data
     values: tuple[object, ...]
     for values, rows in table.groupby(list(apart), dropna=False, sort=False):
         parts = [
-            str(value) if key == "method" else f"{key.removeprefix('train.')} {_short(value)}"
+            _called(rows) if key == "method" else f"{key.removeprefix('train.')} {_short(value)}"
             for key, value in zip(apart, values, strict=True)
             if value == value  # a point that has no use for a setting has no number there
         ]
@@ -107,21 +111,32 @@ def _lines(table: pd.DataFrame, apart: Sequence[str]) -> list[tuple[str, pd.Data
     return lines
 
 
+def _method(rows: pd.DataFrame) -> str:
+    """The key of the method that all of these rows have; empty where they have several, or the table does not say."""
+    methods = set(rows["method"]) if "method" in rows else set()
+    return str(*methods) if len(methods) == 1 else ""
+
+
+def _called(rows: pd.DataFrame) -> str:
+    """The name of the rows' method, as a report writes it for the largest grid among them."""
+    sizes = {size: rows[size].max() for size in _SIZES if size in rows}
+    return called({"method": _method(rows)} | {size: most for size, most in sizes.items() if most == most})
+
+
 def _short(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _line(ax: Axes, rows: pd.DataFrame, key: str, name: str, number: int) -> None:
+def _line(ax: Axes, rows: pd.DataFrame, key: str, name: str, look: Look) -> None:
     means = rows.groupby(key)["accuracy"].mean()
-    ax.plot(means.index, means, label=entry(name), **look(number))
+    ax.plot(means.index, means, label=entry(name), **look.line)
     if rows[key].is_unique:
         bars = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
-        ax.errorbar(
-            rows[key], rows["accuracy"], yerr=bars, fmt="none", ecolor=COLOURS[number % 8], alpha=0.5, capsize=2
-        )
+        style: dict[str, Any] = {"fmt": "none", "ecolor": look.colour, "alpha": 0.5, "capsize": 2}
+        ax.errorbar(rows[key], rows["accuracy"], yerr=bars, **style)
     else:
-        ax.plot(rows[key], rows["accuracy"], ".", color=COLOURS[number % 8], alpha=0.5)
+        ax.plot(rows[key], rows["accuracy"], ".", color=look.colour, alpha=0.5)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from analysis.differences import Difference, mean_share, paired_difference
 from analysis.doses import OverDoses, over_doses
 from analysis.estimators import VoteEstimate, pass_all, pass_at, vote, whole_vote
 from analysis.laws import Laws, laws
+from analysis.lead import lead
 from analysis.load import Run
 from analysis.methods import Method, controls, trained_questions, training_of, unlike_settings
 from analysis.path_diversity import CalibrationBin, PathFigures, calibration, path_figures
@@ -32,7 +33,7 @@ from analysis.statistics import Interval, bootstrap, bootstrap_shares, holm
 from analysis.verdict import MARGIN, Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.records.errors import UsageError, listed, nearest
-from scaling.records.names import UNKNOWN, without_training
+from scaling.records.names import UNKNOWN, titled, without_training
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -173,6 +174,19 @@ class Results:
         return self.settings.axis if self.settings.axis in self.comparisons else "chains"
 
     @property
+    def lead(self) -> str:
+        """What all comparisons on the axis of the verdict come to, in one line; of a single method, its accuracy."""
+        if len(self.methods) > 1:
+            names = [one.method.name for one in self.methods]
+            return lead(names, self.comparisons[self.axis], self.num_questions)
+        accuracy = self.methods[0].table["accuracy"]
+        interval = ""
+        if accuracy.low is not None and accuracy.high is not None:
+            interval = f" (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
+        questions = f"{self.num_questions:,} question{'s' * (self.num_questions != 1)}"
+        return f"{self.methods[0].method.name} answers {100 * accuracy.value:.1f} % of {questions} right{interval}."
+
+    @property
     def sentences(self) -> list[str]:
         """The verdicts in the order of the comparisons, then whose answer the chains of edited questions give."""
         sentences = []
@@ -195,7 +209,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
         UsageError: the baseline is none of the methods, or a run lacks what a vote needs.
     """
     of_controls = controls(methods)
-    settings = replace(settings, baseline=_baseline(settings.baseline, [method.name for method in methods]))
+    settings = replace(settings, baseline=_baseline(settings.baseline, methods))
     pairs = _pairs([method.name for method in methods], of_controls, settings.baseline)
     clusters = clusters_of([run.questions for method in methods for run in method.runs])
     figures, curves = [], {}
@@ -229,16 +243,18 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
     )
 
 
-def _baseline(given: str | None, names: Sequence[str]) -> str | None:
-    """The full name of the baseline, which may be given without the part that says how the thinker was trained."""
-    matching = [name for name in names if without_training(name) == given]
-    return matching[0] if given not in names and len(matching) == 1 else given
+def _baseline(given: str | None, methods: Sequence[Method]) -> str | None:
+    """The full name of the baseline, which may be given without what it says of training, or as `--method` has it."""
+    names = [method.name for method in methods]
+    short = [method.name for method in methods if without_training(method.name) == given]
+    typed = [method.name for method in methods if method.runs[0].config.get("method") == given]
+    return next((found[0] for found in (short, typed) if given not in names and len(found) == 1), given)
 
 
 def _questions_name(config: Mapping[str, Any]) -> str:
     """What titles call the questions: the task, or else the name of the file or folder that they come from."""
     data = str(config.get("data") or "")
-    return str(config.get("task") or Path(data).name or data or "questions")
+    return titled(str(config.get("task") or Path(data).name or data or "questions"))
 
 
 def _pairs(

@@ -158,7 +158,8 @@ def prompts_table(results: Results) -> Table | None:
 
 def markdown(results: Results) -> str:
     """The report as Markdown: verdict, notes, tables."""
-    lines = [f"# {_escaped(headline(results))}", "", *(f"**{_escaped(text)}**\n" for text in results.sentences)]
+    lines = [f"# {_escaped(headline(results))}", "", f"**{_escaped(results.lead)}**\n"]
+    lines += [f"{_escaped(text)}\n" for text in results.sentences]
     lines += [f"- {_escaped(note)}" for note in results.notes]
     for table in tables(results):
         lines += ["", f"## {table.title}", "", *_markdown_rows(table), "", _escaped(table.remark)]
@@ -196,6 +197,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "baseline": results.settings.baseline,
         "seed": results.settings.seed,
         "axis": results.axis,
+        "lead": results.lead,
         "verdicts": results.sentences,
         "notes": results.notes,
         "comparisons": {axis: [_comparison(one) for one in pairs] for axis, pairs in results.comparisons.items()},

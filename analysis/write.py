@@ -20,7 +20,13 @@ from scaling.records.files import write_whole
 
 
 def write(
-    results: Results, methods: Sequence[Method], folder: Path, *, browse: int, tell: Callable[[str], None]
+    results: Results,
+    methods: Sequence[Method],
+    folder: Path,
+    *,
+    browse: int,
+    tell: Callable[[str], None],
+    reload: int | None = None,
 ) -> None:
     """Writes all files of the report.
 
@@ -30,6 +36,7 @@ def write(
         folder: where to write; it may contain an older report.
         browse: number of questions whose completions the page shows.
         tell: is called with a short text whenever a new step begins.
+        reload: seconds after which an open page loads itself again, because its runs go on; None for never.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -37,7 +44,7 @@ def write(
     tell("drawing figures")
     figures = plots(results)
     tell("writing the page")
-    page = html(results, figures, browser(methods, limit=browse))
+    page = html(results, figures, browser(methods, limit=browse), reload=reload)
     try:
         save(figures, folder / "figures")
         _replace(folder / "report.json", json.dumps(as_json(results), indent=2, default=str) + "\n")

@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from scaling.records.costs import ModelCosts, RunCosts
-from scaling.records.journal import Journal
+from scaling.records.journal import ID, RUN, Journal
+from scaling.records.json_lines import start_of
 from scaling.records.records import Completion, PromptedQuestion, to_json
 from scaling.records.seeds import stream_seed
 
@@ -101,13 +102,14 @@ def make_run(folder: Path, arguments: argparse.Namespace, number: int) -> Path:
     tokens = rng.integers(20, 120, shape)
     with Journal.open(folder, config=config, environment={"costs": asdict(_COSTS)}, questions=asked) as journal:
         journal.write_summary({"seconds": 1000.0, "tokens": {"generated": int(tokens.sum())}})
+    start = start_of(json.loads((folder / RUN).read_text())[ID])  # checksums of lines begin with the run's id
     with (folder / "samples.jsonl").open("w", encoding="ascii") as handle:
         for (q, p, s), hit in np.ndenumerate(right):
             answer = str(q) if hit else None if wrong[q, p, s] < 0 else f"-{wrong[q, p, s] + 1}"
             length = int(tokens[q, p, s])
             seed = stream_seed(_SEED, f"q{q}", p, s)
             one = Completion(f"q{q}", p, s, _TEXT, answer, bool(hit), answer, bool(hit), length, "end", seed)
-            handle.write(f"{to_json(one)}\n")
+            handle.write(f"{to_json(one, start=start)}\n")
     return folder
 
 

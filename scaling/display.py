@@ -10,21 +10,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Table
+from rich.text import Text
 
 from scaling.notebook_bar import NotebookBar
 from scaling.records.adaptive import leading
 from scaling.records.errors import DATA, WARNING
-from scaling.records.names import UNKNOWN
+from scaling.records.names import TITLES, UNKNOWN, titled
 from scaling.records.records import Completion, Key
 from scaling.records.summary import right_answers
 from scaling.records.voters import voter_of
@@ -32,6 +25,8 @@ from scaling.sampler import Grid
 
 _TIME_LEFT_AFTER = 16  # completions before a time left is shown: the first ones take longer, as prompts are read
 _LINE_EVERY = 10.0  # seconds between plain progress lines
+_NAMES = 30  # columns of the names in the table at the end, unless a word is longer
+_BAR = 20  # columns of a bar; the figures beside it fit into the rest of 80
 
 
 class RunProgress:
@@ -81,25 +76,21 @@ class RunProgress:
             if inside and completion.question_id in self._questions:
                 self._count(completion)
         self._already_there = self._done
-        self._console.print(self._opening(folder), highlight=False, markup=False, soft_wrap=True)
+        prose(self._console, self._opening(folder))
         if self._done < self._wanted:
             self._progress = self._bar()
 
     def completion(self, completion: Completion) -> None:
         """One more completion is there."""
         if completion.unread:
-            self._console.print(unread(completion), highlight=False, markup=False, soft_wrap=True)
+            prose(self._console, unread(completion))
         self._count(completion)
         self._tokens += completion.num_tokens
         if self._progress:
             self._progress.update(self._task, total=self._wanted, completed=self._done, said=self._figures())
         elif time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
-            self._console.print(
-                f"{self._done}/{self._wanted} samples, {self._figures()}, {self._left()} left",
-                highlight=False,
-                soft_wrap=True,
-            )
+            prose(self._console, f"{self._done}/{self._wanted} samples, {self._figures()}, {self._left()} left")
 
     def _count(self, completion: Completion) -> None:
         """Counts a completion, and its question's vote if that is now decided."""
@@ -136,50 +127,79 @@ class RunProgress:
         return f"{len(self._decided)}/{len(self._grid.questions)} questions, {speed:.0f} tokens/s, accuracy {accuracy}"
 
     def _left(self) -> str:
-        """The time left, as minutes and seconds; a dash while it is not known."""
+        """The time left; a dash while it is not known."""
         spent, new = time.monotonic() - self._started, self._done - self._already_there
-        if new < _TIME_LEFT_AFTER:
-            return "-"
-        seconds = int(spent / new * (self._wanted - self._done))
-        return f"{seconds // 60}:{seconds % 60:02d}"
+        return "-" if new < _TIME_LEFT_AFTER else clock(spent / new * (self._wanted - self._done))
 
     def _bar(self) -> Progress | NotebookBar | None:
         """Starts a live bar where there can be one."""
-        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("samples, {task.fields[said]}"))
-        progress = bar_on(self._console, *columns, TimeElapsedColumn(), TimeRemainingColumn())
+        progress = bar_on(self._console, "samples")
         if progress:
             self._task = progress.add_task("", total=self._wanted, completed=self._done, said=self._figures())
             progress.start()
         return progress
 
 
-def bar_on(console: Console, *columns: ProgressColumn, transient: bool = False) -> Progress | NotebookBar | None:
+class BarFigures(ProgressColumn):
+    """What stands beside a bar: how much is done and both times, each with its name; figures on a line of their own."""
+
+    def __init__(self, unit: str) -> None:
+        """unit: what is counted, in the plural."""
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        left = "-" if task.time_remaining is None else clock(task.time_remaining)
+        counted = (
+            f"{task.completed:.0f}/{task.total or 0:.0f} {self._unit}, {clock(task.elapsed or 0)} spent, {left} left"
+        )
+        return Text("\n".join(filter(None, (counted, str(task.fields["said"])))))
+
+
+def bar_on(console: Console, unit: str, *, transient: bool = False) -> Progress | NotebookBar | None:
     """Makes a progress bar for a terminal or a notebook; None elsewhere, where plain lines are printed instead.
+
+    Its tasks have a field `said`, the text on the line below what is counted. It fits into 80 columns.
 
     Args:
         console: where it is shown.
-        columns: what a bar on a terminal consists of.
+        unit: what is counted, in the plural.
         transient: whether it disappears at the end.
     """
     if console.is_jupyter:
-        return None if console.quiet else NotebookBar(transient=transient)
+        return None if console.quiet else NotebookBar(unit, transient=transient)
+    columns = (BarColumn(_BAR), BarFigures(unit))
     return Progress(*columns, console=console, transient=transient) if console.is_terminal else None
+
+
+def clock(seconds: float) -> str:
+    """A time as minutes and seconds, with hours where there are any: 2:09, 1:02:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def prose(console: Console, text: str, *, style: str | None = None) -> None:
+    """Prints a text of words: wrapped between words on a terminal, on one line elsewhere, where it may be searched."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def say(console: Console, text: str) -> None:
     """Prints a line about what begins now, or how data were read: dim, and a warning in bold."""
     if text.startswith(WARNING):
-        console.print(f"{text}.", style="bold", highlight=False, markup=False, soft_wrap=True)
+        prose(console, f"{text}.", style="bold")
     else:
-        text = text if text.startswith(DATA) else f"{text} ..."
-        console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+        prose(console, text if text.startswith(DATA) else f"{text} ...", style="dim")
 
 
 def show_summary(console: Console, summary: dict[str, Any]) -> None:
     """Prints the table at the end of a run. summary: the content of summary.json."""
-    table = Table(title=escape(f"{summary['method']} on {summary['task']}"), title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
+    method = TITLES.get(summary["method"], summary["method"])
+    table = Table(title=escape(f"{method} on {titled(summary['task'])}"), title_justify="left", show_header=False)
+    names = [name for name, _, _ in rows(summary)]
+    # a width of its own, as rich would break a voter's long name to make room for remarks
+    longest_word, longest = (max(map(len, parts)) for parts in (" ".join(names).split(), names))
+    table.add_column(style="bold", width=max(longest_word, min(longest, _NAMES)))
+    table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
     for row in rows(summary):
         table.add_row(*map(escape, row))

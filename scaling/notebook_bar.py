@@ -15,8 +15,9 @@ _EVERY = 0.5  # seconds between updates: each one is sent to the browser
 class NotebookBar:
     """A bar with a text beside it. It has those methods of `rich.progress.Progress` that a single task needs."""
 
-    def __init__(self, *, transient: bool = False) -> None:
-        """transient: whether the bar disappears at the end."""
+    def __init__(self, unit: str, *, transient: bool = False) -> None:
+        """unit: what is counted, in the plural. transient: whether the bar disappears at the end."""
+        self._unit = unit
         self._transient = transient
         self._shown = 0.0
         self._values: dict[str, Any] = {}
@@ -47,5 +48,5 @@ class NotebookBar:
 
     def _bar(self) -> Any:
         total, completed = self._values["total"], self._values["completed"]
-        text = escape(f"{completed}/{total} {self._values['said']}")
+        text = escape(f"{completed}/{total} {self._unit}, {self._values['said']}")
         return self._html(f'<progress value="{completed}" max="{total}"></progress> <code>{text}</code>')

@@ -26,6 +26,7 @@ SHOWN = 24  # most lines of a table; of further ones only the number is printed
 _LINE_EVERY = 10.0  # seconds between two plain progress lines
 _SHARE = 10  # reading the ledger may take at most about a tenth of the time
 _COLUMNS = 6  # most settings that are shown of a point
+_ANY_WIDTH = 10_000  # columns: of a terminal into which every table fits
 _SHORT = {"latent_paths": "N", "samples": "M"}
 _PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 
@@ -68,11 +69,12 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
         table.add_row(name, value)
     console.print(table)
     jobs = Table(title="jobs", title_justify="left", **_PLAIN)
-    for name in ("job", "what", "N x M", "points", "needs"):
-        jobs.add_column(name, no_wrap=name in ("job", "needs"))
+    for name in ("job", "what", "N x M", "points"):
+        jobs.add_column(name, no_wrap=name in ("job", "points"))
     serving = Counter(plan.serves.values())
     for job in plan.jobs[:SHOWN]:
-        jobs.add_row(job.id, what(job), _sizes(job), str(serving[job.id] or ""), ", ".join(job.needs[:2]) + _more(job))
+        needs = f"\nafter {', '.join(job.needs[:2])}{_more(job)}" if job.needs else ""
+        jobs.add_row(job.id, what(job) + needs, _sizes(job), str(serving[job.id] or ""))
     console.print(jobs)
     if len(plan.jobs) > SHOWN:
         console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim")
@@ -136,12 +138,12 @@ def state_of(entries: Sequence[Entry]) -> Group:
 
 
 def _running(entries: Sequence[Entry]) -> Table:
-    """A table of running jobs with a progress bar for each."""
+    """A table of running jobs with a progress bar for each, and what it does beside it."""
     table = Table.grid(padding=(0, 2))
     for entry in entries[:SHOWN]:
         done, total = entry.progress.get("done", 0), entry.progress.get("of")
         bar: RenderableType = ProgressBar(total=total, completed=done, width=20) if total else Text("")
-        table.add_row(what(entry.job), bar, progress_of(entry))
+        table.add_row(bar, f"{what(entry.job)}\n{progress_of(entry)}")
     return table
 
 
@@ -166,15 +168,32 @@ def show_points(console: Console, plan: Plan, results: Mapping[str, Mapping[str,
     """
     keys = axes_of(plan.file, plan.points)[:_COLUMNS] or ["method"]
     names = [_SHORT.get(key, key) for key in keys]
-    table = Table(*names, "accuracy", "95 % interval", "pass@1", title="points", title_justify="left", **_PLAIN)
     shown, words = plan.points[:SHOWN], Words(plan.points)
-    for point in shown:
-        figures = results.get(point.id)
-        settings = [words.cell(point, key) for key in keys]
-        table.add_row(*settings, *(_figures(figures) if figures else ("no result yet", "", "")))
+    settings = [[words.cell(point, key) for key in keys] for point in shown]
+    figures = [_figures(results[point.id]) if point.id in results else ("no result yet", "", "") for point in shown]
+    table = _points(names, settings, figures)
+    if console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum > console.width:
+        together = [[", ".join(map(" ".join, zip(names, own, strict=True)))] for own in settings]
+        table = _points(["point"], together, figures)
     console.print(table)
     if len(shown) < len(plan.points):
         console.print(f"and {len(plan.points) - SHOWN:,} more, all of them in points.csv", style="dim")
+
+
+def _points(heads: Sequence[str], settings: Sequence[Sequence[str]], figures: Sequence[Sequence[str]]) -> Table:
+    """The table of points. Only settings are wrapped, between words.
+
+    Args:
+        heads: of the columns with settings.
+        settings: a row for each point, a cell for each of `heads`.
+        figures: a row for each point: accuracy, its interval and pass@1.
+    """
+    table = Table(*heads, title="points", title_justify="left", **_PLAIN)
+    for name in ("accuracy", "95 % interval", "pass@1"):
+        table.add_column(name, no_wrap=True)
+    for own, found in zip(settings, figures, strict=True):
+        table.add_row(*own, *found)
+    return table
 
 
 def _figures(figures: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -6,10 +6,10 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
-from scaling.display import RunProgress, bar_on, say
+from scaling.display import RunProgress, bar_on, prose, say
 from scaling.notebook_bar import NotebookBar
 from scaling.probe.measure import CONSTANT, NONE, OTHER, OWN, RATIONALE, Advance, Estimate
 from scaling.probe.report import ProbedFact, Report
@@ -65,8 +65,7 @@ class ProbeProgress:
         """Starts the bar of a measure."""
         self._stop()
         self.status(what)
-        columns = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"))
-        bar = self._bar = bar_on(self._console, BarColumn(), *columns, transient=True)
+        bar = self._bar = bar_on(self._console, "done", transient=True)
         done, printed = 0, time.monotonic()
         if bar:
             task = bar.add_task("", total=total, completed=0, said=what)
@@ -79,7 +78,7 @@ class ProbeProgress:
                 bar.update(task, completed=done)
             elif time.monotonic() - printed > _LINE_EVERY:
                 printed = time.monotonic()
-                self._console.print(f"{what}: {done}/{total}", highlight=False, markup=False, soft_wrap=True)
+                prose(self._console, f"{what}: {done}/{total}")
 
         return advance
 
@@ -90,9 +89,9 @@ def show_report(console: Console, report: Report) -> None:
     if report.facts:
         console.print(_facts(report))
     for reason in report.not_probed:
-        console.print(f"not probed: {reason}", style="dim", highlight=False, markup=False, soft_wrap=True)
+        prose(console, f"not probed: {reason}", style="dim")
     for sentence in report.verdict():
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        prose(console, sentence)
     console.print(f"{report.seconds:.0f} seconds", style="dim", highlight=False)
 
 

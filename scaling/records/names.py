@@ -18,6 +18,14 @@ TITLES = {  # names of the methods that come with the package, as in the papers
     **{"softcot++": "SoftCoT++", "prompt-tuning": "Prompt tuning", "proposer": "Proposer", "refiner": "Refiner"},
     **{"coconut": "Coconut"},
 }
+TASK_TITLES = {  # names of the tasks that come with the package, as titles write them; BIG-Bench Hard's follow a pattern
+    **{"countdown": "Countdown", "prosqa": "ProsQA", "gsm8k": "GSM8K"},
+    **{"hidden-fact": "hidden facts", "last-letters": "last letters", "coin-flip": "coin flips", "aqua": "AQuA"},
+    **{"asdiv": "ASDiv", "aime-24": "AIME 2024", "aime-25": "AIME 2025", "commonsense-qa": "CommonsenseQA"},
+    **{"date-understanding": "Date Understanding", "gpqa-diamond": "GPQA Diamond", "gsm-hard": "GSM-Hard"},
+    **{"math-500": "MATH-500", "mmlu-pro": "MMLU-Pro", "strategyqa": "StrategyQA", "svamp": "SVAMP"},
+}
+_BBH = "bbh-"
 COMPRESSED = (".gz", ".bz2", ".xz")  # endings of files that are unpacked when they are read
 PAIRS = ".txt"  # ending of a file of lines such as "Question||<<1+2=3>> #### 3"
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", PAIRS)  # endings of files of questions
@@ -97,6 +105,13 @@ def questions_called(task: str | None, data: Any) -> str:
     if place is None or task not in (None, stem):
         return task or DEFAULT_TASK
     return place.parent.name if stem in _SPLITS and place.parent.name else stem
+
+
+def titled(questions: str) -> str:
+    """The name of questions as titles write it, such as `GSM8K`. A name that is not one of ours stays as it is."""
+    if questions.startswith(_BBH):
+        return f"BIG-Bench Hard, {questions.removeprefix(_BBH).replace('-', ' ')}"
+    return TASK_TITLES.get(questions, questions)
 
 
 def stem_of(place: Path) -> str:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from contrastive.health import Health, Validation
 from contrastive.paired import Estimate
 from contrastive.train import Progress as Training
 from contrastive.train import Schedule
-from scaling.display import RunProgress, bar_on, say
+from scaling.display import RunProgress, bar_on, clock, prose, say
 from scaling.notebook_bar import NotebookBar
 from scaling.run import RunObserver
 from scaling.training.card import chains_of, cosine, figures_of_stage, rows_of, rows_of_backbone
@@ -84,13 +84,7 @@ class TrainingProgress:
         if progress.step:
             self._print(f"going on from step {progress.step} of {schedule.max_steps}")
         if not self._silent:
-            columns = (
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[said]}"),
-            )
-            self._progress = bar_on(self._console, BarColumn(), *columns, transient=True)
+            self._progress = bar_on(self._console, "steps", transient=True)
         if self._progress:
             self._task = self._progress.add_task("", total=schedule.max_steps, completed=progress.step, said="")
             self._progress.start()
@@ -138,14 +132,13 @@ class TrainingProgress:
             self._print(f"stopped early: no better validation since step {progress.best_step}")
 
     def _left(self, progress: Training) -> str:
-        """The time left, as minutes and seconds."""
+        """The time left."""
         done = progress.step - self._first
-        seconds = (time.monotonic() - self._began) / max(1, done) * (self._schedule.max_steps - progress.step)
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+        return clock((time.monotonic() - self._began) / max(1, done) * (self._schedule.max_steps - progress.step))
 
     def _print(self, text: str) -> None:
         if not self._silent:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            prose(self._console, text)
 
 
 def show_result(console: Console, result: Result) -> None:
@@ -158,9 +151,9 @@ def show_result(console: Console, result: Result) -> None:
     console.print(table)
     warnings = health.warnings()
     if health.verdict() not in warnings:
-        console.print(health.verdict(), highlight=False, soft_wrap=True)
+        prose(console, health.verdict())
     for warning in warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        prose(console, f"warning: {warning}")
     _use(console, f"checkpoint: {folder}/", result.command)
     if result.last:
         console.print(f"step {progress.step}: {result.last}/", highlight=False, markup=False, soft_wrap=True)

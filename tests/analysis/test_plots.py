@@ -92,3 +92,14 @@ def test_a_name_with_markup_stays_text(make_run, random_answers):
     for plot in plots(results(methods, Settings(), lambda _: None)):
         assert "<script>" not in plot.svg
         ET.fromstring(plot.svg)
+
+
+def test_a_picture_says_what_it_is_to_who_cannot_see_it(found):
+    for plot in plots(found):
+        root = ET.fromstring(plot.svg)
+        assert root.get("role") == "img"
+        assert root.find("{http://www.w3.org/2000/svg}title").text == plot.title
+
+
+def test_all_figures_have_one_width(found):
+    assert len({ET.fromstring(plot.svg).get("width") for plot in plots(found)}) == 1

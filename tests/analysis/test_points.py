@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_a_figure_shows_the_largest_grid_of_each_line(table):
     assert drawn == plus | {("cot", 1, 0.2), ("cot", 1, 0.21)}
     assert "dots are seeds" in paths.caption
     assert "Dotted" in paths.caption
-    assert "cot" in paths.svg
+    assert {"CoT-SC", "SoftCoT++"} <= set(re.findall(r">([^<]+)</text>", paths.svg)), "as reports call them"
 
 
 def test_one_seed_has_intervals(table):

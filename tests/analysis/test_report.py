@@ -95,9 +95,34 @@ def test_the_page_lets_only_its_own_script_run(page):
     assert "unsafe-eval" not in policy
 
 
-def test_the_verdict_stands_before_everything_else(page):
-    order = [page.index(f'id="{part}"') for part in ("verdict", "figures", "questions")]
+def test_the_verdict_stands_before_everything_else_and_one_line_above_it(page):
+    order = [page.index(f'id="{part}"') for part in ("verdict", "figures", "questions", "settings")]
+    order[1:1] = [page.index('class="lead">'), page.index('<p class="verdict')]
     assert order == sorted(order)
+
+
+def test_settings_that_differ_come_first_and_the_others_are_folded(page):
+    shown, _, folded = page[page.index('id="settings"') :].partition("<details>")
+    first, rest = (re.findall(r'<th scope="row">(\w+)</th>', part) for part in (shown, folded))
+    assert {"method", "latent_paths", "samples", "directory"} <= set(first)
+    assert {"task", "temperature"} <= set(rest)
+    assert set(first).isdisjoint(rest)
+
+
+def test_a_method_has_its_colour_in_figures_and_on_the_page(pages):
+    """Whatever the runs are called, SoftCoT++ has the first colour and CoT the third."""
+    page = (pages() / "report.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert data["colours"] == [0, 2]
+    assert set(re.findall(r"stroke: (?:var\(--c(\d)\)|#[0-9a-f]{6}); stroke-width: 1.6", page)) == {"0", "2"}
+
+
+def test_only_a_page_whose_runs_go_on_loads_itself_again(page, make_run, random_answers, tmp_path):
+    assert 'http-equiv="refresh"' not in page
+    methods = group([(None, load(make_run(random_answers(1, 3, 2, 1))))], common=False)
+    found = results(methods, Settings(), lambda _: None)
+    write(found, methods, tmp_path, browse=1, tell=lambda _: None, reload=7)
+    assert '<meta http-equiv="refresh" content="7">' in (tmp_path / "report.html").read_text()
 
 
 def test_the_browser_shows_no_more_questions_than_asked_for(pages):
@@ -129,33 +154,54 @@ def _chromium() -> str | None:
 
 @pytest.mark.skipif(_chromium() is None, reason="no Chromium on this machine; install one, or name it in CHROMIUM")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_can_be_clicked_through(pages, scheme):
+def test_the_page_can_be_clicked_through(pages, scheme, tmp_path):
     from playwright.sync_api import sync_playwright
 
-    out = pages()
+    address = (pages() / "report.html").as_uri()
+    said: list[str] = []
+    asked: list[str] = []
     with sync_playwright() as driver:
         # the sandbox of the browser needs rights that containers seldom give; the page is our own
         chromium = driver.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
         try:
-            page = chromium.new_page(color_scheme=scheme)
-            said: list[str] = []
-            asked: list[str] = []
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto((out / "report.html").as_uri())
-            _click_through(page)
-            assert page.title().startswith("<i>x, CoT-SC on arithmetic, 9 questions")
-            assert said == []
-            assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+            for width in (1400, 390):
+                page = chromium.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+                page.on("console", lambda message: said.append(message.text))
+                page.on("pageerror", lambda error: said.append(str(error)))
+                page.on("request", lambda request: asked.append(request.url))
+                page.goto(address)
+                _look_at_figures(page)
+                _click_through(page)
+                _follow_links(page, address)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing hangs out at the side"
+                page.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+                assert page.title().startswith("<i>x, CoT-SC on arithmetic, 9 questions")
+                assert said == []
+                assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
         finally:
             chromium.close()
 
 
+def _look_at_figures(page) -> None:
+    """Letters have one size in all of them, the heat maps' too, and can be read on a telephone."""
+    shown = "figures => figures.map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"
+    scales = page.locator("figure svg").evaluate_all(shown)
+    assert len(scales) > 6
+    assert max(scales) - min(scales) < 0.01
+    assert min(scales) * 10.5 > 9, "px"
+
+
 def _click_through(page) -> None:
-    items = page.locator("#list button")
+    items = page.locator("#list li:not([hidden]) button")
     assert items.count() == 9
-    items.nth(0).click()
+    assert items.nth(0).locator(".mark").evaluate_all("all => all.map(one => one.ariaLabel.split(' ').at(-1))") == [
+        *("wrong,", "wrong,")
+    ]
+    items.nth(0).focus()
+    page.keyboard.press("Enter")
+    assert items.nth(0).evaluate("own => own === document.activeElement"), "the keyboard stays where it was"
+    page.keyboard.press("ArrowDown")
+    assert items.nth(1).evaluate("own => own === document.activeElement")
     cells = page.locator("#detail section >> nth=0").locator(".cell")
     assert cells.count() == 6
     assert page.locator("#detail .cell").count() == 12
@@ -165,18 +211,22 @@ def _click_through(page) -> None:
     assert "<script>document.title = 'owned'</script>" in shown
     assert "[path 2, sample 2, 9 tokens, ended]" in shown
     assert page.locator("img").count() == page.locator("#detail a").count() == 0
-    page.locator("#detail summary").first.click()
-    assert page.locator("#detail details pre").first.is_visible()
+    page.locator("#detail summary", has_text="prompt").first.click()
+    assert page.get_by_text("Say 0 + 1.").first.is_visible()
+    page.locator("#detail summary", has_text="side by side").click()  # the other method has one path
+    columns = page.locator(".strip > div")
+    assert [text.split(":")[0] for text in columns.locator("h4").all_text_contents()] == ["path 1", "path 2", "path 3"]
 
     for name, wanted in (("covered", "q1"), ("disagree", "q0")):
         page.select_option("#filter", name)
-        ids = [text.split("  ")[1].split(":")[0] for text in items.all_text_contents()]
+        ids = [text.split(" ")[1].removesuffix(":") for text in items.all_text_contents()]
         assert wanted in ids
         assert "q2" not in ids
         assert page.locator("#count").text_content() == f"{len(ids)} of 9"
     page.select_option("#filter", "all")
-    page.fill("#search", "is 4 + 1")
-    assert items.count() == 1
+    for words, number in (("is 4 + 1", 1), ("Q7", 1), ("document.title = 'owned'", 9), ("nowhere to be found", 0)):
+        page.fill("#search", words)
+        assert items.count() == number, words
     page.fill("#search", "")
     page.select_option("#of", "1")
     page.select_option("#filter", "disagree")
@@ -184,3 +234,15 @@ def _click_through(page) -> None:
     page.select_option("#of", "any")
     page.select_option("#filter", "methods")
     assert items.count() == 0  # the same answers in another shape; ties may differ, and q0 is tied
+    page.select_option("#filter", "all")
+
+
+def _follow_links(page, address) -> None:
+    assert page.url.endswith("#q=q0"), "the address leads to the question that is shown"
+    page.goto(f"{address}#q=q4")
+    page.reload()
+    assert page.locator("#detail h3").first.text_content() == "q4"
+    assert page.locator("#list [aria-current=true]").text_content().endswith("q4: What is 4 + 1?")
+    page.evaluate("location.hash = '#q=no<b>where'")
+    page.get_by_text("Question no<b>where is not among the 9 on this page.").wait_for()
+    assert page.locator("#list [aria-current=true]").count() == 0

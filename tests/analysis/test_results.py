@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -283,6 +284,25 @@ def test_a_baseline_leaves_the_other_pairs_out_and_costs_less_in_holm(with_contr
 def test_an_unknown_baseline_is_refused_with_the_nearest_name(with_control):
     with pytest.raises(UsageError, match=r"`--baseline` 'CoT-CS' is none .* Did you mean `CoT-SC`"):
         report(with_control, baseline="CoT-CS")
+
+
+def test_a_baseline_is_found_by_what_its_method_is_called_on_the_command_line(folders):
+    assert report(folders, axis="chains", baseline="cot").settings.baseline == "CoT-SC"
+
+
+def test_the_line_above_the_verdicts_stands_in_every_form_of_the_report(found):
+    assert "on 12 questions" in found.lead
+    assert as_json(found)["lead"] == found.lead
+    shown = re.sub(r"\\(.)", r"\1", markdown(found))
+    assert shown.index(f"**{found.lead}**") < shown.index(found.sentences[0])
+
+
+def test_a_single_method_has_its_accuracy_above(folders):
+    alone = report(folders[:1])
+    accuracy = alone.methods[0].table["accuracy"]
+    assert alone.lead.startswith(
+        f"SoftCoT++ answers {100 * accuracy.value:.1f} % of 12 questions right (95 % interval "
+    )
 
 
 def test_a_baseline_is_found_without_how_its_thinker_was_trained(make_run, random_answers):

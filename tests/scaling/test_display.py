@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import Progress
 
-from scaling.display import RunProgress, rows
+from scaling.display import RunProgress, bar_on, clock, rows, show_summary
 from scaling.records.records import Completion, Question
 from scaling.records.summary import summarise
 from scaling.sampler import Grid
@@ -99,3 +100,62 @@ def test_a_rate_over_nothing_is_a_dash_and_never_a_number() -> None:
     assert next(iter(shown)) == "accuracy, hierarchical vote"
     rates = ("accuracy, flat vote", "accuracy, hierarchical vote", "pass@1", "coverage", "answers not found")
     assert [shown[rate] for rate in rates] == ["-"] * 5
+
+
+WIDTH = 80
+
+
+def test_a_bar_fits_eighty_columns_and_names_its_times() -> None:
+    """Of a run with a million completions, after an hour."""
+    console = Console(file=io.StringIO(), width=WIDTH, force_terminal=True, color_system=None)
+    progress = bar_on(console, "samples")
+    assert isinstance(progress, Progress)
+    said = "10000/10000 questions, 123456 tokens/s, accuracy 100.0%"
+    progress.add_task("", total=1_000_000, completed=500_000, said=said)
+    progress.tasks[0].start_time = progress.get_time() - 3723
+    console.print(progress.get_renderable())
+    first, second = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "500000/1000000 samples, 1:02:03 spent, - left" in first
+    assert second.strip() == said
+    assert max(len(first.rstrip()), len(second.rstrip())) <= WIDTH
+
+
+def test_a_narrow_terminal_wraps_a_bars_figures_between_words() -> None:
+    console = Console(file=io.StringIO(), width=50, force_terminal=True, color_system=None)
+    progress = bar_on(console, "samples")
+    assert isinstance(progress, Progress)
+    said = "12/20 questions, 183 tokens/s, accuracy 83.3%"
+    progress.add_task("", total=640, completed=439, said=said)
+    console.print(progress.get_renderable())
+    words = console.file.getvalue().split()  # type: ignore[attr-defined]
+    assert set(said.split()) <= set(words)
+
+
+def test_a_time_has_hours_where_there_are_any() -> None:
+    assert [clock(seconds) for seconds in (0, 59.9, 60, 3599, 3600, 90_061)] == [
+        *("0:00", "0:59", "1:00", "59:59", "1:00:00", "25:01:01")
+    ]
+
+
+def test_the_table_at_the_end_fits_eighty_columns_and_breaks_no_word() -> None:
+    figures = summarise(GRID.questions, {}, num_paths=2, num_samples=1, voter="flat")
+    costs = {
+        "tokens": {"prefill_computed": 12_345_678_901, "prefill_avoided": 12_345_678_901, "generated": 12_345_678_901},
+        "engine": {"kv_bytes_held": 2e12, "kv_bytes_avoided": 2e12, "decode_steps": 10**9, "slot_occupancy": 0.5},
+        "seconds": 1e6,
+    }
+    about = {"method": "softcot++", "task": "gsm8k", "run": "runs/somewhere", "unread": 10**6, "timeouts": 10**6}
+    summary = {**figures, **costs, **about, "voter": "examples/voters/own_voter.py:borda", "accuracy_voted": 0.5}
+    summary["training"] = {
+        "thinker_trained_on": "date-understanding",
+        "task": "gsm8k",
+        "thinker_imported_from": "x.bin",
+    }
+    console = Console(file=io.StringIO(), width=WIDTH)
+    show_summary(console, summary)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    *table, _files = text.splitlines()
+    assert table[0].strip() == "SoftCoT++ on GSM8K"
+    assert max(map(len, table)) <= WIDTH
+    words = set(text.replace("│", " ").split())
+    assert {word for row in rows(summary) for cell in row for word in cell.split()} <= words

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling.records.names import called, questions_called, without_training
+from scaling.records.names import TASK_TITLES, called, questions_called, titled, without_training
+from scaling.tasks.catalogue import TASKS
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "runs-0.1"
 SOFT = {"method": "softcot++", "latent_paths": 2, "samples": 2, "task": "gsm8k"}
@@ -73,3 +74,11 @@ def test_runs_of_version_0_1_are_named_by_their_config(run, name):
 )
 def test_files_of_the_splits_of_one_folder_have_its_name(task, data, name):
     assert questions_called(task, data) == name
+
+
+def test_tasks_have_titles_and_other_questions_keep_their_names():
+    assert set(TASK_TITLES) <= set(TASKS)
+    assert [titled(name) for name in ("gsm8k", "bbh-web-of-lies", "my-questions")] == [
+        *("GSM8K", "BIG-Bench Hard, web of lies", "my-questions")
+    ]
+    assert len({titled(name) for name in TASKS}) == len(TASKS)
