@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from analysis import points
 from analysis.cli import app
+from scaling.records.names import titled
 
 FORMULAS = ["=1+1", "+2", "-3|b *c* [d](http://e) `f` ~~g~~ \\h # i", "@SUM(A1)"]  # for a spreadsheet
 NAMES = [
@@ -97,9 +98,10 @@ def test_the_page_shows_names_and_makes_nothing_of_them(report):
     ],
 )
 def test_titles_say_what_was_asked(make_run, random_answers, tmp_path, task, data, expected):
+    """Titles write the name of a task as its authors do; report.json has the name that the options know."""
     folder = make_run(random_answers(1, 3, 1, 2), method="cot", task=task, data=data)
     done = CliRunner().invoke(app, [str(folder), "--out", str(tmp_path)])
-    title = f"CoT-SC on {expected}, 3 questions"
+    title = f"CoT-SC on {titled(expected)}, 3 questions"
     assert done.stdout.startswith(title)
     assert json.loads((tmp_path / "report.json").read_text())["task"] == expected
     markdown = MarkdownIt("commonmark").render((tmp_path / "report.md").read_text())

@@ -340,7 +340,7 @@ def test_options_are_idle_exactly_where_they_are_refused(method):
     given = {"adapter": "x"} if KINDS[method].has(Trait.ADAPTER) else {}
     refused = set()
     for key, value in _VALUES.items():
-        needed = {"shots": 1} if key in ("shot_format", "rationale") else {}
+        needed: dict[str, float] = {"shots": 1} if key in ("shot_format", "rationale") else {}
         if key == "noise_kind" or (method == "coconut" and key == "latent_paths"):
             needed = {"noise": 0.1}
         try:
