@@ -33,7 +33,7 @@ from analysis.statistics import Interval, bootstrap, bootstrap_shares, holm
 from analysis.verdict import MARGIN, Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.records.errors import UsageError, listed, nearest
-from scaling.records.names import UNKNOWN, titled, without_training
+from scaling.records.names import UNKNOWN, without_training
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -252,9 +252,9 @@ def _baseline(given: str | None, methods: Sequence[Method]) -> str | None:
 
 
 def _questions_name(config: Mapping[str, Any]) -> str:
-    """What titles call the questions: the task, or else the name of the file or folder that they come from."""
+    """What the questions are called: by the task, or else by the name of the file or folder that they come from."""
     data = str(config.get("data") or "")
-    return titled(str(config.get("task") or Path(data).name or data or "questions"))
+    return str(config.get("task") or Path(data).name or data or "questions")
 
 
 def _pairs(

@@ -18,6 +18,7 @@ from analysis.prompts import OverPrompts
 from analysis.results import MethodResults, Results, Voted
 from analysis.statistics import Interval
 from analysis.verdict import Comparison, amount, p_text
+from scaling.records.names import titled
 from scaling.records.voters import voter_of, voter_record
 
 _FEW = 2  # voters that the table of accuracies shows; where there are more, they get a table of their own
@@ -181,7 +182,9 @@ def headline(results: Results) -> str:
     """The title of a report: its methods, the task and the number of questions."""
     questions = f"{results.num_questions} question{'s' * (results.num_questions != 1)}"
     names = [one.method.name for one in results.methods]
-    return f"{', '.join(names) if len(names) <= _MANY else f'{len(names)} methods'} on {results.task}, {questions}"
+    return (
+        f"{', '.join(names) if len(names) <= _MANY else f'{len(names)} methods'} on {titled(results.task)}, {questions}"
+    )
 
 
 def as_json(results: Results) -> dict[str, Any]:
