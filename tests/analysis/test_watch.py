@@ -17,6 +17,7 @@ OPTIONS = {
     "compute": "chains",
     "voters": "flat",
     "baseline": None,
+    "margin": 2.0,
     "seed": 0,
     "validation": (),
     "scorer": None,

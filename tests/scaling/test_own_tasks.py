@@ -249,7 +249,7 @@ def test_a_yaml_file_is_a_task_without_code(tmp_path, config_of, silent, yaml_ta
         (CAPITALS + "name: a/b\n", "its `name` is 'a/b': give a word"),
         (CAPITALS.replace("kind: text", "kind: word"), "its `kind` is 'word': choose one of number, choice"),
         (CAPITALS.replace("limit: 2", "limit: no"), "its `limit` is False: give a whole number"),
-        (CAPITALS.replace("answer: target", "answr: target"), "rationale, and not for `answr`"),
+        (CAPITALS.replace("answer: target", "answr: target"), "rationale, cluster, and not for `answr`"),
         (CAPITALS.replace("target", "targte"), "must have the column `targte`"),
         (CAPITALS.replace("eval.jsonl", "evil.jsonl"), "does not exist. Did you mean `eval.jsonl`?"),
         (CAPITALS.replace("{test:", "{other:"), "`--split` must be one of `other` for the task `capitals`"),

@@ -258,7 +258,7 @@ def test_nothing_is_trained_through_weights_that_pass_no_gradient(publish, silen
     folder = publish({"quantization_config": BITNET}, as_bitnet)
     with pytest.raises(UsageError, match=r"is quantised \(bitnet\) so that nothing can be trained through it"):
         train(train_config(folder, tmp_path, assistant=str(folder)), silent, Processes())
-    with pytest.raises(UsageError, match=r"merged into the weights .* are quantised \(bitnet\)"):
+    with pytest.raises(UsageError, match=r"merges its adapter into the weights .* are quantised \(bitnet\)"):
         train_lora(train_config(folder, tmp_path, method="lora"), silent, Processes())
 
 

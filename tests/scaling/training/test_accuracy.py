@@ -230,7 +230,7 @@ def test_the_command_shows_accuracies(settings, tmp_path):
 
 def test_an_adapter_has_no_such_option(tiny_model_folder):
     config = TrainConfig.model_validate({"method": "lora", "backbone": str(tiny_model_folder), "select": "accuracy"})
-    with pytest.raises(UsageError, match=r"`--select` is for `--method softcot\+\+ or .*refiner`"):
+    with pytest.raises(UsageError, match=r"`--select` is for `--method softcot\+\+ or .*refiner or coconut`"):
         config.resolved()
 
 

@@ -429,7 +429,7 @@ def test_what_is_resolved_stays_as_it_is(settings, changes):
 def test_options_of_coconut_are_refused_to_other_methods(options, method):
     done = CliRunner().invoke(app, ["--method", method, *shlex.split(options)])
     assert done.exit_code == 2
-    assert "`--method coconut`" in done.output
+    assert "is for `--method coconut" in done.output
 
 
 @pytest.mark.parametrize("options", ["--latent-stages -1", "--thoughts-per-step 0", "--mix-stages 1", "--thought word"])
