@@ -52,9 +52,9 @@ class Clusters:
         sums: Floats = np.bincount(self.of, weights=values).astype(np.float64)
         return sums
 
-    def only(self, rows: NDArray[np.bool_]) -> Clusters:
-        """The clusters of some questions, numbered anew. rows: [Q], which questions."""
-        return Clusters(np.unique(self.of[rows], return_inverse=True)[1])
+    def only(self, rows: NDArray[np.bool_]) -> Clusters | None:
+        """The clusters of some questions, numbered anew; None as of `clusters_of`. rows: [Q], which questions."""
+        return _informative(Clusters(np.unique(self.of[rows], return_inverse=True)[1]))
 
 
 def clusters_of(runs: Sequence[Sequence[PromptedQuestion]]) -> Clusters | None:
@@ -73,4 +73,9 @@ def clusters_of(runs: Sequence[Sequence[PromptedQuestion]]) -> Clusters | None:
     keys = [(name, 0) if name is not None else (None, place) for place, name in enumerate(names)]
     places = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     found = Clusters(np.array([places[key] for key in keys], dtype=np.int64))
+    return _informative(found)
+
+
+def _informative(found: Clusters) -> Clusters | None:
+    """The clusters; None where each question is its own, or where there is one alone, which tells nothing of others."""
     return None if found.are_questions or found.number == 1 else found

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit
@@ -153,11 +153,12 @@ def equivalence(gaps: Floats, margin: float, *, clusters: Clusters | None = None
     """The p-value of two one-sided tests (TOST) that the mean difference lies at the margin or beyond, on either side.
 
     A small one shows that the methods are equal within the margin. At 5 % this is like a 90 % interval that lies inside the
-    margin. It is a t test with two further questions, as in `interval_of_difference`, and with a standard error that is at
-    least what it would be if the mean lay at the margin: where by chance too few questions differ, they would else seem
-    to differ little. Half a question more is allowed for, as counts move in steps. From 30 questions that differ it is also
-    at least the share of resamples beyond the margin. If all differences are equal, it is the chance that none of Q
-    questions shows another one although the mean lies at the margin.
+    margin. It is a t test with two further questions, as in `interval_of_difference`. Half a question more is allowed for,
+    as counts move in steps. From 30 questions that differ it is also at least the share of resamples beyond the margin.
+
+    The mean may lie at the margin because a few questions, or clusters, differ by 1 all one way, and by chance few or none
+    of them were asked. So the standard error is at least that of this worst case, and p is at least the chance that none
+    of them was asked, (1 - margin)^Q. Where all differences are equal, it is that chance for a mean at the margin.
 
     Args:
         gaps: differences of shares, [Q] with Q >= 2.
@@ -171,9 +172,9 @@ def equivalence(gaps: Floats, margin: float, *, clusters: Clusters | None = None
         return 1.0
     if not _deviation(gaps, units):
         return float((1 - (margin - value) / (1 - value)) ** units.number)
-    centre, error = _with_two_more(gaps, units, margin)
+    centre, error = _with_two_more(gaps, units)
     half_a_question = _usual(gaps, units) / (2 * len(gaps))  # continuity: a count of few questions moves in whole steps
-    p_value = _beyond((margin - abs(centre) - half_a_question) / error, units.number - 1)
+    p_value = _p_equal(margin - abs(centre) - half_a_question, error, margin, units, units.number - 1)
     if _differing(gaps, units) < _FEW or p_value > 2 * (1 - LEVEL):  # resamples could only make it larger
         return p_value
     means = _resampled(gaps, units, seed)
@@ -196,7 +197,8 @@ def mean_share(trainings: Sequence[Floats], *, clusters: Clusters | None = None,
     units = clusters or Clusters.single(len(mean))
     several = _over_trainings(mean, [trainings], units, None) if len(mean) > 1 else None
     if several:
-        return several.interval
+        low = several.interval.low
+        return several.interval if low is None else replace(several.interval, low=max(0.0, low))
     if clusters is not None:
         return _effective_wilson(mean, units)
     binary = bool(np.isin(mean, (0.0, 1.0)).all())
@@ -267,6 +269,20 @@ def detectable(deviation: float, questions: int, trainings: Sequence[TrainingPar
     return (_quantile(LEVEL, freedom) + _quantile(2 * POWER - 1, freedom)) * float(variance**0.5)
 
 
+def _p_equal(room: float, error: float, margin: float, units: Clusters, freedom: float) -> float:
+    """The p-value of equivalence, with the worst case of `equivalence` in mind.
+
+    Args:
+        room: between the mean and the margin.
+        error: the standard error that the data show.
+        margin: as of `equivalence`.
+        units: the clusters of the questions.
+        freedom: degrees of freedom of the error.
+    """
+    least = (margin * (1 - margin) / units.number) ** 0.5
+    return max(_beyond(room / max(error, least), freedom), float((1 - margin) ** units.number))
+
+
 def _differing(gaps: Floats, units: Clusters) -> int:
     """How many questions, or clusters, differ."""
     return int((np.abs(units.sums(gaps)) > ALIKE).sum())
@@ -294,19 +310,11 @@ def _error(sums: Floats, sizes: Floats) -> float:
     return float((number / (number - 1) * (residuals**2).sum()) ** 0.5 / sizes.sum())
 
 
-def _with_two_more(gaps: Floats, units: Clusters, margin: float = 0.0) -> tuple[float, float]:
-    """Mean and standard error with two further questions that differ as the others do, one each way.
-
-    Args:
-        gaps: the questions' differences, [Q].
-        units: the clusters of the questions.
-        margin: the standard error is at least what it would be if just enough of them differed, all one way, for this mean.
-    """
+def _with_two_more(gaps: Floats, units: Clusters) -> tuple[float, float]:
+    """Mean and standard error with two further questions that differ as the others do, one each way. gaps: [Q]."""
     sums, sizes, usual = units.sums(gaps), units.sizes, _usual(gaps, units)
     sums, sizes = np.append(sums, [usual, -usual]), np.append(sizes, [sizes.mean()] * 2)
-    mean_sum = margin * float(sizes.mean())
-    least = max(0.0, mean_sum * (usual - mean_sum) / len(sums)) ** 0.5 / float(sizes.mean())
-    return float(sums.sum() / sizes.sum()), max(least, _error(sums, sizes))
+    return float(sums.sum() / sizes.sum()), _error(sums, sizes)
 
 
 def _usual(gaps: Floats, units: Clusters) -> float:
@@ -357,12 +365,12 @@ def _over_trainings(
     error = float(variance**0.5)
     spread = _quantile(LEVEL, freedom) * error
     return Difference(
-        Interval(value, value - spread, value + spread),
+        Interval(value, max(-1.0, value - spread), min(1.0, value + spread)),
         2 * _beyond(abs(value) / error, freedom),
         deviation,
         questions,
         parts,
-        None if margin is None else _beyond((margin - abs(value)) / error, freedom),
+        None if margin is None else _p_equal(margin - abs(value), error, margin, units, freedom),
         None if units.are_questions else units.number,
     )
 

@@ -168,6 +168,10 @@ def laws(runs: Sequence[Ballots], *, mean: Callable[[Sequence[Floats]], Interval
     )
     if num_paths == 1:
         missing["two_paths"] = "one path does not show how paths differ, so only more samples of it are told"
+    if most is None:
+        missing["most_effective"] = (
+            "chains of a question may be no more alike than those of others, so there is no bound"
+        )
     held = _held_out(runs, along, weights, seed)
     if held is None:
         missing["held_out"] = f"half of {num_paths} x {num_samples} chains are too few for a law"
@@ -237,7 +241,7 @@ def _correlations(runs: Sequence[Ballots], weights: Floats) -> tuple[Interval | 
     return (
         _interval(same) if m > 1 else None,
         _interval(apart) if n > 1 else None,
-        _interval(n * m / np.maximum(lost, 1 / (n * m))),
+        _interval(n * m / np.maximum(lost, 1.0)),  # no more than were drawn: a negative correlation is chance
         _interval(most) if np.isfinite(most).all() else None,
     )
 

@@ -72,11 +72,14 @@ def _tied(names: Sequence[str], pairs: Sequence[Comparison], questions: str) -> 
 
 def _pairwise(pairs: Sequence[Comparison], questions: str) -> str:
     """The line where not every pair was compared, as with a baseline: how many comparisons came out in which way."""
-    second = {one.second for one in pairs}
-    against = f"Against {second.pop()}, {questions}: " if len(second) == 1 else f"Of {len(pairs)} pairs, {questions}: "
+    shared = set.intersection(*({one.first, one.second} for one in pairs))
+    against = f"Against {min(shared)}, {questions}: " if len(shared) == 1 else f"Of {len(pairs)} pairs, {questions}: "
     found: dict[str, list[str]] = {}
     for one in pairs:
-        found.setdefault("equal within the margin" if _is_equal(one) else one.decision, []).append(one.first)
+        other, decision = one.first, "equal within the margin" if _is_equal(one) else one.decision
+        if one.first in shared:
+            other, decision = one.second, {"better": "worse", "worse": "better"}.get(decision, decision)
+        found.setdefault(decision, []).append(other)
     order = ("better", "equal within the margin", "not decided", "worse")
     named = [(decision, found[decision]) for decision in order if decision in found]
     if against.startswith("Of"):

@@ -77,7 +77,9 @@ def training_of(run: Run) -> str:
     """
     config = run.config
     thinker = config.get("thinker_sha256") or (config.get("thinker") if config.get("thinker") != _UNTRAINED else None)
-    backbone = config.get("backbone_fingerprint") if run.environment.get("backbone_trained_on") else None
+    backbone = None
+    if run.environment.get("backbone_trained_on"):  # its name stands for it where its weights were not read
+        backbone = config.get("backbone") if _unread(config) else config.get("backbone_fingerprint")
     return " ".join(
         str(part) for part in (thinker, config.get("adapter_sha256") or config.get("adapter"), backbone) if part
     )

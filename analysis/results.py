@@ -536,7 +536,13 @@ def _notes(
     if clusters:
         notes.append(
             f"The {len(clusters.of)} questions fall into {clusters.number} clusters of one template or source each, and "
-            f"these are the units of intervals and tests."
+            f"these are the units of intervals and tests. Scaling laws, calibration and figures of paths count questions."
+        )
+    elif (
+        len(asked := methods[0].runs[0].questions) > 1 and len({one.cluster for one in asked}) == 1 and asked[0].cluster
+    ):
+        notes.append(
+            "All questions are of one template or source: intervals and tests are about more questions of it alone."
         )
     single = [method.name for method in methods if method.trained and len(method.trainings) == 1]
     if single:

@@ -314,10 +314,18 @@ _NO_DIFFERENCE = "no question tells them apart"
 _AXIS_NAMES = {"chains": "chains", "tokens": "generated tokens", "flops": "FLOPs", "seconds": "seconds"}
 
 
+_FEWEST = 6  # units whose signs are flipped: of fewer, even the most extreme of 2^n flips is no rarer than 5 %
+
+
 def _what_would_decide(comparison: Comparison, difference: Difference) -> str:
     """Why a comparison is not decided, and how many questions would decide it, in plain words."""
     if difference.num_questions < 2:
         return "one question tells nothing of others"
+    units, what = (
+        (difference.num_clusters, "clusters") if difference.num_clusters else (difference.num_questions, "questions")
+    )
+    if not difference.trainings and units < _FEWEST:
+        return f"{units} {what} are too few for any test at 5 %"
     if comparison.detectable is None:
         return (
             "all questions have the same difference, and they are too few"

@@ -139,6 +139,57 @@ def test_a_difference_at_the_margin_or_beyond_is_never_equal():
     assert equivalence(np.repeat([-1.0, 0.0], [5, 95]), 0.02) == 1.0
 
 
+@pytest.mark.parametrize("questions", [30, 60, 100])
+def test_small_differences_hide_no_large_ones(questions):
+    """2 % of questions differ by 1, all one way, and 10 % by 1/16, as votes over sub-grids do: the mean is the margin."""
+    rng = np.random.default_rng(30)
+    kinds = rng.choice([-1.0, 1 / 16, -1 / 16, 0.0], p=[0.02, 0.05, 0.05, 0.88], size=(2000, questions))
+    assert np.mean([equivalence(gaps, 0.02) < 0.05 for gaps in kinds]) <= 0.06
+
+
+def test_questions_of_one_template_alone_are_not_clustered():
+    """One cluster tells nothing of others, also where it is what is left of several."""
+    of_two = Clusters(np.array([0, 0, 1, 1]))
+    assert of_two.only(np.array([True, True, False, False])) is None
+    assert of_two.only(np.array([True, True, True, False])).number == 2
+
+
+def test_a_hair_of_a_difference_makes_no_equality():
+    """What differs by a thousandth shows no more than what does not differ."""
+    assert equivalence(np.array([0.001, 0, 0, 0, 0]), 0.02) >= 0.98**5
+
+
+@pytest.mark.parametrize(("number", "each"), [(8, 100), (20, 30), (100, 10)])
+def test_few_templates_may_hold_the_whole_difference(number, each):
+    """All questions of 2 % of templates differ, and 1 % of the others, half one way: the mean is the margin of 2 points."""
+    rng, by = np.random.default_rng(31), Clusters(np.repeat(np.arange(number), each))
+    claims = 0
+    for _ in range(400):
+        gaps = rng.choice([-1.0, 1.0, 0.0], p=[0.005, 0.005, 0.99], size=(number, each))
+        gaps[rng.random(number) < 0.02] = -1.0
+        claims += equivalence(gaps.ravel(), 0.02, clusters=by) < 0.05
+    assert claims / 400 <= 0.07
+
+
+@pytest.mark.parametrize("questions", [60, 100])
+def test_several_trainings_make_no_equality_of_few_questions(questions):
+    """5 trainings that both methods share; 2 % of questions differ by 1 in all of them."""
+    rng = np.random.default_rng(32)
+    claims = 0
+    for _ in range(400):
+        gaps = np.repeat(-(rng.random((1, questions)) < 0.02).astype(float), 5, axis=0)
+        gaps += rng.choice([-1.0, 1.0, 0.0], p=[0.005, 0.005, 0.99], size=gaps.shape)
+        found = paired_difference(list(gaps), [np.zeros(questions)], margin=0.02)
+        claims += found.p_equal is not None and found.p_equal < 0.05
+    assert claims / 400 <= 0.07
+
+
+def test_shares_over_trainings_stay_between_0_and_1():
+    """Two trainings that differ much: t with one degree of freedom is wide, and a share is none beyond 100 %."""
+    found = mean_share([np.ones(50), np.r_[np.zeros(40), np.ones(10)]])
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
 def test_equivalence_is_a_ninety_percent_interval_within_the_margin():
     """With many questions that differ: 2 one-sided tests at 5 % and the middle 90 % of resamples are the same."""
     gaps = np.random.default_rng(22).choice([-1.0, 0.0, 1.0], p=[0.2, 0.6, 0.2], size=2000)

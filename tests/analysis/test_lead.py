@@ -112,3 +112,8 @@ def test_the_line_follows_the_comparisons_of_a_report():
     undecided = compare_all({one: curves[one] for one in "AC"}, "chains")
     assert undecided[0].decision in lead("AC", undecided, 60) or "Nothing is decided" in lead("AC", undecided, 60)
     assert lead("ABC", compare_all(curves, "chains"), 60).endswith("; B is worst.")
+
+
+def test_with_a_baseline_all_decisions_are_about_the_others():
+    """A control is compared with its method in that order, whichever of the two the baseline is."""
+    assert line("ABC", AB="better", CA="not decided") == ("Against A, on 200 questions: C not decided; B worse.")

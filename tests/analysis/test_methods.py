@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from analysis.load import load
-from analysis.methods import controls, group, trained_questions, unlike_settings
+from analysis.methods import controls, group, trained_questions, training_of, unlike_settings
 from scaling.records.errors import UsageError
 
 SOFT = {"method": "softcot++", "thinker": "models/a", "thinker_sha256": "aa"}
@@ -208,3 +209,18 @@ def test_other_options_of_the_prompt_are_told_too(run_of):
 def test_an_edited_template_is_another_method(run_of):
     runs = [run_of(1, 4, method="cot", prompt="mine.jinja", prompt_sha256=digest) for digest in ("aa", "bb")]
     assert names(*runs) == [f"CoT-SC with prompt mine (prompt_sha256 {digest})" for digest in ("aa", "bb")]
+
+
+@pytest.mark.parametrize(
+    ("fingerprints", "same"), [(("a", "a"), True), (("a", "b"), False), (("config-x", "config-x"), False)]
+)
+def test_trained_backbones_are_trainings(fingerprints, same):
+    """Two folders of which neither was read are two backbones, even if their configs are alike."""
+    runs = [
+        SimpleNamespace(
+            config={"backbone": name, "backbone_fingerprint": fingerprint},
+            environment={"backbone_trained_on": "data"},
+        )
+        for name, fingerprint in zip(("models/a", "models/b"), fingerprints, strict=True)
+    ]
+    assert (training_of(runs[0]) == training_of(runs[1])) is same

@@ -109,7 +109,7 @@ def test_questions_that_are_all_alike_tell_of_no_power():
     )
     [few] = compare_all({"A": [curve(np.ones((3, 1)), [2.0])], "B": [curve(np.zeros((3, 1)), [2.0])]}, "flops")
     assert (few.needed, few.detectable) == (None, None)
-    assert "all questions have the same difference, and they are too few" in sentence(few)
+    assert "3 questions are too few for any test at 5 %" in sentence(few)
 
 
 def test_one_question_decides_nothing():
@@ -211,7 +211,7 @@ def test_equal_within_the_margin():
 
 def test_a_difference_that_is_shown_is_not_called_equal():
     """A difference of 1 point in every question, with hardly any spread: better, and by less than the margin."""
-    first, second = constant(0.51, [1.0], noise=1e-3), constant(0.50, [1.0])
+    first, second = (constant(value, [1.0], questions=1000, noise=1e-3) for value in (0.51, 0.50))
     [one] = compare_all({"A": [first], "B": [second]}, "flops")
     assert (one.decision, one.within_margin) == ("better", True)
     assert "A is better than B, by less than 2 points (+1.0 points" in sentence(one)

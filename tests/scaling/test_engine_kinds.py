@@ -46,7 +46,12 @@ def test_a_setting_is_refused_by_the_engines_that_do_not_take_it(engine, setting
 @pytest.mark.parametrize("more", [{}, {"engine_args": {"speculative_config": {"method": "ngram"}}}], ids=str)
 def test_a_method_is_refused_by_the_engines_that_cannot_serve_it(engine, method, more):
     more = {key: value for key, value in more.items() if key in KINDS[engine].settings}
-    given = {"method": method, **({"adapter": "a"} if method in ("lora", "ccot") else {}), **NEEDED.get(engine, {}), **more}
+    given = {
+        "method": method,
+        **({"adapter": "a"} if method in ("lora", "ccot") else {}),
+        **NEEDED.get(engine, {}),
+        **more,
+    }
     why = KINDS[engine].cannot_serve(METHODS[method], given)
     if why is None:
         assert RunConfig(engine=engine, **given).resolved().method == method
