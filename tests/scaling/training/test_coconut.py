@@ -446,6 +446,22 @@ def test_questions_without_rationales_are_refused(settings, quiet, tmp_path):
         train_coconut(settings(task=None, data=tmp_path / "bare.jsonl"), quiet(), Processes())
 
 
+def test_a_prompt_whose_solutions_show_no_chain_is_refused(settings, quiet):
+    """All stages would have the same targets."""
+    with pytest.raises(UsageError, match=r"`--prompt` direct words those of .* without any: give a `--prompt` whose"):
+        train_coconut(settings(prompt="direct"), quiet(), Processes())
+
+
+@pytest.mark.parametrize("thought", ["latent", "pause"])
+def test_thoughts_that_exceed_the_context_are_told_before_any_stage_is_trained(settings, quiet, backbone, thought):
+    """Those of the last stages do, and the first one, of whole chains, would fit."""
+    config = settings(thought=thought, latent_stages=2, thoughts_per_step=backbone.context // 2)
+    said = f"and {2 * (backbone.context // 2)} thoughts, .*: give fewer .*`--thoughts-per-step` or `--latent-stages`"
+    with pytest.raises(UsageError, match=said):
+        train_coconut(config, quiet(), Processes())
+    assert not list(config.out.glob(f"stage-*/{METRICS_FILE}"))
+
+
 @pytest.mark.parametrize("change", [{"thoughts_per_step": 1}, {"latent_stages": 1}, {"thought": "pause"}])
 def test_other_thoughts_are_another_training(trained, settings, quiet, change):
     trained(max_steps=1, limit=2, batch_size=1)
