@@ -489,6 +489,11 @@ class RunConfig(BaseModel):
                 f"`--latent-tokens` is {self.latent_tokens!r}: give the tokens before and after the thoughts, with a space "
                 f"between them, and a third where it is one to pause."
             )
+        if self.latent_tokens and len(set(self.latent_tokens.split()[:2])) == 1:
+            raise UsageError(
+                f"`--latent-tokens` {self.latent_tokens!r} begins and ends thoughts with the same token: give two that "
+                f"differ."
+            )
         if self.thought_scale is not None and self.control not in (None, "shuffled", "counterfactual"):
             raise UsageError(
                 f"`--thought-scale` {self.thought_scale} scales thoughts that `--control {self.control}` replaces by "

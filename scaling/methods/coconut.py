@@ -9,7 +9,7 @@ A backbone may also have been trained with a learned token in the place of every
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -389,7 +389,7 @@ class CoconutParts(Parts):
         builder = PromptBuilder.of(backbone, task=task, wording=surroundings.wording)
         prompts = Prompts(builder, frame, self.soft_tokens)
         source = self._source(backbone, prompts, frame, surroundings)
-        if warning := self._doubt():
+        for warning in self._doubts():
             surroundings.tell(f"{WARNING}{warning}")
         return Coconut(
             backbone,
@@ -399,16 +399,16 @@ class CoconutParts(Parts):
             identity={**identity, **self.identity()},
         )
 
-    def _doubt(self) -> str | None:
-        """What may be wrong with this number of latent steps; None where the checkpoint was trained with it."""
+    def _doubts(self) -> Iterator[str]:
+        """What may be wrong with these thoughts and their tokens; nothing where the checkpoint was trained with them."""
         name, steps = self.trained.name, self.trained.steps
         if steps is None and self.trained.thought == LATENT:
-            return (
-                f"{name} does not say how it was trained: only a backbone that learned to can think in its own states"
-            )
-        if steps in (None, self.soft_tokens):
-            return None
-        return f"{name} was trained with {steps} latent steps, and this run has {self.soft_tokens}"
+            yield f"{name} does not say how it was trained: only a backbone that learned to can think in its own states"
+        if steps not in (None, self.soft_tokens):
+            yield f"{name} was trained with {steps} latent steps, and this run has {self.soft_tokens}"
+        own, given = (self.trained.tokens or "").split()[: len(self._names)], self._names
+        if own and tuple(own) != given:
+            yield f"{name} was trained with the tokens `{' '.join(own)}`, and this run has `{' '.join(given)}`"
 
     def _backbone(self, surroundings: Surroundings) -> tuple[LanguageModel, dict[str, Any]]:
         """The model that thinks and decodes, and what run.json says of it."""

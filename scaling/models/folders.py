@@ -6,6 +6,7 @@ library only.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,15 @@ def _holds(folder: Path, files: Sequence[str]) -> bool:
     return all((folder / file).is_file() for file in files)
 
 
+def _method_of(folder: Path) -> str:
+    """The method that takes an adapter: Coconut where its training says so, else LoRA, as for adapters of others."""
+    try:
+        about = json.loads((folder / "train.json").read_bytes())
+    except (OSError, ValueError, RecursionError):  # there is none, or it is damaged, which is told where it is used
+        return "lora"
+    return "coconut" if isinstance(about, dict) and about.get("method") == "coconut" else "lora"
+
+
 def unfit(name: str, folder: Path, *, lacking: Sequence[str], wanted: str) -> str:
     """Says what is wrong with a folder that lacks files, and what to do, as the end of a sentence.
 
@@ -54,8 +64,11 @@ def advice(name: str, folder: Path, *, wanted: str) -> str:
     name = shlex.quote(name)
     if is_thinker(folder):
         return f"it holds a thinker: use it as `--thinker {name}`."
+    if _holds(folder.parent, _CONTEMPLATION) and _holds(folder, _ADAPTER):
+        whole = shlex.quote(str(folder.parent))
+        return f"it is a part of contemplation with its decoder: use the whole with `--method ccot --adapter {whole}`."
     if _holds(folder, _ADAPTER):
-        return f"it is an adapter: use it with `--method lora --adapter {name}`."
+        return f"it is an adapter: use it with `--method {_method_of(folder)} --adapter {name}`."
     if _holds(folder, _CONTEMPLATION):
         return f"it is contemplation with its decoder: use it with `--method ccot --adapter {name}`."
     if (folder / "run.json").is_file():

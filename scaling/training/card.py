@@ -95,8 +95,7 @@ tags: [coconut, latent-reasoning, softcotpp]
 
 # {TITLES["coconut"]}: {about["backbone"]}
 
-Trained: {kind}. It answers questions of {about["task"]} after {about["latent_steps"]} thoughts
-(`{about["thought"]}`) in the place of a chain.
+Trained: {kind}. {_thinks(about)}
 
 ```
 {command_for(config, _HERE)}
@@ -202,6 +201,18 @@ def figures_of_stage(stage: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _thinks(about: dict[str, Any]) -> str:
+    """A sentence on what stands before the answers of a backbone that was trained in stages."""
+    if not about["latent_stages"]:
+        return f"It writes a whole chain before it answers questions of {about['task']}."
+    if about["thought"] == "none":
+        return f"It answers questions of {about['task']} with nothing in the place of a chain."
+    return (
+        f"It answers questions of {about['task']} after {about['latent_steps']} thoughts\n"
+        f"(`{about['thought']}`) in the place of a chain."
+    )
+
+
 def _contemplates(about: dict[str, Any]) -> str:
     """A paragraph on what stands for a chain of thought, and what answers after it."""
     decoder = f"A decoder of rank {about['decoder_rank']} learned to answer questions of {about['task']}"
@@ -242,7 +253,7 @@ Greedy chain of thought on {check["questions"]} questions of {check["task"]}, wh
 | figure | value |
 |---|---|
 | right before training | {check["before"]:.1%} |
-| right with this adapter | {check["after"]:.1%} |
+| right after training | {check["after"]:.1%} |
 | right only before | {check["only_before"]} |
 | right only after | {check["only_after"]} |
 | exact McNemar p | {check["p"]:.3f} |

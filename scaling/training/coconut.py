@@ -24,6 +24,7 @@ from contrastive.latent_steps import latent_thoughts
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example
 from contrastive.train import METRICS_FILE, STATE_FILE, Progress, Schedule
+from scaling.config import PLAIN_PROMPT
 from scaling.engines.base import SoftPrompt
 from scaling.methods.cot import ChainOfThought
 from scaling.models import adapters, hardware, loading, model_files
@@ -233,14 +234,25 @@ def train_coconut(config: TrainConfig, watcher: TrainingObserver, processes: Pro
 
 
 def _most_steps(config: TrainConfig, split: Split) -> int:
-    """The most steps that a question has. Raises UsageError where none has any."""
+    """The most steps that a question has. Raises UsageError where none has any, or where no target shows them."""
     most = max(len(steps_of(question)) for question in (*split.train, *split.validation))
     if not most:
         raise UsageError(
             f"`--method {config.method}` leaves out steps of gold rationales, and no question of {split.task.name} has one: "
             f"give questions with a `rationale`."
         )
+    if not any(_shows_steps(config, split, question) for question in (*split.train, *split.validation)):
+        raise UsageError(
+            f"`--method {config.method}` leaves out steps of solutions, and `--prompt` {config.prompt or PLAIN_PROMPT} "
+            f"words those of {split.task.name} without any: give a `--prompt` whose solutions show the rationale."
+        )
     return most
+
+
+def _shows_steps(config: TrainConfig, split: Split, question: Question) -> bool:
+    """Whether a question's solution, as the prompt words it, is another one without its rationale."""
+    wording, task = wording_of(config), split.task.definition
+    return wording.solution(question, task=task) != wording.solution(replace(question, rationale=()), task=task)
 
 
 def _refuse_begun(config: TrainConfig, folder: Path) -> None:
@@ -306,13 +318,22 @@ class _Training:
         if self._state(self._stages[-1]).is_file():
             _figures_of(self._folder)  # the best backbone so far is only there: a damaged one is reported first
         progress = Progress()
-        for stage in self._stages[max(begun, default=0) :]:
+        left = self._stages[max(begun, default=0) :]
+        self._refuse_long(left)
+        for stage in left:
             self._watcher.status(str(stage))
             trainer = self._trainer(stage)
             progress = run_steps(trainer)
             self._processes.wait()
             self._tell(stage)
         return progress
+
+    def _refuse_long(self, stages: Sequence[Stage]) -> None:
+        """Raises UsageError where an example of any of these stages is too long, so that none is trained in vain."""
+        self._watcher.status(f"checking the lengths of the examples of {len(stages)} stages")
+        for stage in stages:
+            for curriculum in (self._learn, self._validate):
+                curriculum.examples(stage)
 
     def _state(self, stage: Stage) -> Path:
         return self._folder / stage.folder / STATE_FILE

@@ -87,7 +87,7 @@ class Curriculum:
         example = self._build.without_steps(whole, question, stage.removed)
         if self._thought != NONE:
             example = self.framed(example, stage.thoughts)
-        self._build.refuse_long(question, example)
+        self._build.refuse_long(question, example, thoughts=stage.thoughts)
         return example
 
     def framed(self, example: Example, thoughts: int) -> Example:

@@ -224,10 +224,13 @@ class ExampleBuilder:
         self._check(target)
         return replace(example, target=target, answer=self._answer_of(question, text, target))
 
-    def refuse_long(self, question: Question, example: Example) -> None:
-        """Raises UsageError for an example, with its latent thoughts, that is longer than the backbone's context."""
+    def refuse_long(self, question: Question, example: Example, *, thoughts: int) -> None:
+        """Raises UsageError for an example, with its latent thoughts, that is longer than the backbone's context.
+
+        thoughts: how many stand in it, be they latent or tokens; the message names their options.
+        """
         read = len(example.prefix) + example.latent + len(example.suffix)
-        self._refuse_long(question, read + len(example.target))
+        self._refuse_long(question, read + len(example.target), thoughts=thoughts)
 
     def __call__(self, question: Question, text: str, *, end: bool = True) -> Example:
         """Makes an example of a question and a target.
@@ -321,12 +324,14 @@ class ExampleBuilder:
     def _text(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
-    def _refuse_long(self, question: Question, length: int) -> None:
-        """Raises UsageError for a question that needs more tokens than the backbone's context."""
+    def _refuse_long(self, question: Question, length: int, *, thoughts: int = 0) -> None:
+        """Raises UsageError for a question that needs more tokens than the backbone's context. thoughts: among them."""
         if length > self._context:
+            counted = f" and {thoughts} thoughts" if thoughts else ""
+            fewer = "give fewer thoughts by `--thoughts-per-step` or `--latent-stages`, " if thoughts else ""
             raise UsageError(
-                f"question {question.id} needs {length} tokens with its target, more than the backbone's context of "
-                f"{self._context}: leave the question out of the data, or take a backbone with a longer context."
+                f"question {question.id} needs {length} tokens with its target{counted}, more than the backbone's context "
+                f"of {self._context}: {fewer}leave the question out of the data, or take a backbone with a longer context."
             )
 
 

@@ -131,6 +131,26 @@ def test_places_without_an_adapter(tmp_path, tiny_model_folder, make_adapter):
 
 
 @pytest.mark.parametrize(
+    ("about", "method"),
+    [('{"method": "coconut"}', "coconut"), ('{"method": "lora"}', "lora"), ("[]", "lora"), ("{", "lora")],
+)
+def test_an_adapter_in_the_place_of_a_backbone_is_sent_to_the_method_that_trained_it(make_adapter, about, method):
+    folder = make_adapter()
+    (folder / adapters.ABOUT_FILE).write_text(about)
+    with pytest.raises(UsageError, match=f"it is an adapter: use it with `--method {method} --adapter {folder}`"):
+        model_files.locate(str(folder))
+
+
+@pytest.mark.parametrize("part", ["decode", "contemplate"])
+def test_a_part_of_contemplation_is_sent_to_the_whole(tmp_path, make_adapter, part):
+    for name in ("decode", "contemplate"):
+        make_adapter().rename(tmp_path / name)
+    (tmp_path / "contemplation.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match=f"use the whole with `--method ccot --adapter {tmp_path}`"):
+        model_files.locate(str(tmp_path / part))
+
+
+@pytest.mark.parametrize(
     ("changes", "said"), [({"peft_type": "IA3"}, "takes LoRA only"), ({"peft_type": "no such"}, "cannot be read")]
 )
 def test_other_kinds_of_adapters_are_refused(make_adapter, tiny_model_folder, changes, said):

@@ -174,6 +174,19 @@ def test_another_number_of_steps_than_was_trained_is_told(coconut, checkpoint, s
     assert [text for text in told if "does not say how it was trained" in text]
 
 
+def test_other_tokens_than_were_trained_are_told(coconut, checkpoint, silent, monkeypatch):
+    told, own = [], f"{BEGIN} {END}"
+    monkeypatch.setattr(silent, "status", told.append)
+    folder = checkpoint(latent_steps=STEPS, latent_tokens=own)
+    for tokens in (None, own, f"{own} {PAUSE}"):  # latent thoughts have no need of the third
+        prepare(coconut(backbone=folder, latent_tokens=tokens), silent)
+    prepare(coconut(backbone=checkpoint(name="silent", latent_steps=STEPS), latent_tokens=f"{END} {BEGIN}"), silent)
+    assert not [text for text in told if "with the tokens" in text]
+    prepare(coconut(backbone=folder, latent_tokens=f"{END} {BEGIN}"), silent)
+    (said,) = [text for text in told if "with the tokens" in text]
+    assert said.endswith(f"was trained with the tokens `{own}`, and this run has `{END} {BEGIN}`")
+
+
 # ---- paths
 
 
@@ -443,6 +456,11 @@ def test_the_published_prompt_is_a_chat_template_in_the_folder_and_one_of_the_qu
         ({}, {"latent_paths": 4}, "`--latent-paths` 4 of `coconut` differ by noise alone: add `--noise 0.2`"),
         ({}, {"noise_kind": "dropout"}, "says how `--noise` changes thoughts, and that is 0"),
         ({}, {"latent_tokens": "<bot>"}, "`--latent-tokens` is '<bot>': give the tokens before and after"),
+        (
+            {},
+            {"latent_tokens": f"{BEGIN} {BEGIN}"},
+            "begins and ends thoughts with the same token: give two that differ",
+        ),
         ({}, {"soft_tokens": 4}, "`--soft-tokens` is for methods with slots"),
         ({}, {"engine": "vllm", "device": "auto"}, "`--method coconut` .* here, so it needs `--engine transformers`"),
     ],

@@ -318,6 +318,21 @@ def test_pauses_and_nothing_in_the_place_of_thoughts(trained, thought, tokens):
     assert result.figures.norm_ratio is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"latent_stages": 0}, "It writes a whole chain before it answers questions of "),
+        ({"latent_stages": 1, "thought": "none"}, "with nothing in the place of a chain."),
+        ({"latent_stages": 1, "thoughts_per_step": 3}, "after 3 thoughts (`latent`) in the place of a chain."),
+    ],
+)
+def test_the_card_says_what_stands_before_answers(trained, changes, said):
+    result, _ = trained(max_steps=1, **changes)
+    card = " ".join((result.folder / "README.md").read_text().split())
+    assert said in card + " "
+    assert ("in the place of a chain" in card) == bool(changes["latent_stages"])
+
+
 def test_an_adapter_trains_the_new_tokens_too(trained, settings, quiet, backbone, tmp_path):
     result, _ = trained(rank=2, max_steps=2, latent_stages=1, check_on=None)
     saved = load_file(result.folder / adapters.WEIGHTS_FILE)
@@ -389,7 +404,10 @@ def test_it_says_what_it_has_forgotten(trained, tmp_path, monkeypatch):
         "answering 3 questions of held before training",
         "answering 3 questions of held after training",
     ]
-    assert "What it forgot" in (result.folder / "README.md").read_text()
+    card = (result.folder / "README.md").read_text()
+    assert "What it forgot" in card
+    assert f"| right after training | {result.check.after:.1%} |" in card
+    assert "this adapter" not in card  # all weights were trained
 
 
 # ---- what is refused
@@ -444,6 +462,22 @@ def test_questions_without_rationales_are_refused(settings, quiet, tmp_path):
     (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UsageError, match="no question of bare has one"):
         train_coconut(settings(task=None, data=tmp_path / "bare.jsonl"), quiet(), Processes())
+
+
+def test_a_prompt_whose_solutions_show_no_chain_is_refused(settings, quiet):
+    """All stages would have the same targets."""
+    with pytest.raises(UsageError, match=r"`--prompt` direct words those of .* without any: give a `--prompt` whose"):
+        train_coconut(settings(prompt="direct"), quiet(), Processes())
+
+
+@pytest.mark.parametrize("thought", ["latent", "pause"])
+def test_thoughts_that_exceed_the_context_are_told_before_any_stage_is_trained(settings, quiet, backbone, thought):
+    """Those of the last stages do, and the first one, of whole chains, would fit."""
+    config = settings(thought=thought, latent_stages=2, thoughts_per_step=backbone.context // 2)
+    said = f"and {2 * (backbone.context // 2)} thoughts, .*: give fewer .*`--thoughts-per-step` or `--latent-stages`"
+    with pytest.raises(UsageError, match=said):
+        train_coconut(config, quiet(), Processes())
+    assert not list(config.out.glob(f"stage-*/{METRICS_FILE}"))
 
 
 @pytest.mark.parametrize("change", [{"thoughts_per_step": 1}, {"latent_stages": 1}, {"thought": "pause"}])
