@@ -18,7 +18,7 @@ from scaling.engines.engine_args import pairs, refuse_unfit, refuse_unfit_addres
 from scaling.engines.kinds import KINDS as ENGINES
 from scaling.methods.kinds import DEFAULT, KINDS, MethodKind, Trait, kind_of, known_method
 from scaling.records.errors import UsageError, nearest, one_line
-from scaling.records.names import CONTEMPLATION
+from scaling.records.names import CONTEMPLATION, LATENT_TRAINING
 from scaling.records.settings import Differs, Effect, Setting, Tag, settings_of
 from scaling.records.voters import OF_RUNS, is_voter, what_a_voter_is
 from scaling.tasks import columns
@@ -220,7 +220,7 @@ class RunConfig(BaseModel):
             *(_PATHS, _METHODS, Tag.VALIDATION, Tag.CHOSEN_LATER),
             used_by=Trait.LATENT,
             whose="`coconut`",
-            facts=("latent_thought",),
+            facts=("latent_thought", LATENT_TRAINING),
         ),
     ] = None
     refine_steps: Annotated[

@@ -38,6 +38,7 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts, ThinkerCosts
 from scaling.records.errors import WARNING, UsageError
+from scaling.records.names import LATENT_TRAINING
 from scaling.records.records import PromptedQuestion, Question
 from scaling.records.seeds import stream_seed
 from scaling.tasks.task import LoadedTask
@@ -59,17 +60,20 @@ class Trained:
         thought: what stands in the place of a thought: LATENT, PAUSE or NONE.
         steps: how many; None where the checkpoint does not say.
         tokens: names of the tokens before and after them, and of the one to pause; None where it does not say.
+        training: how it was trained, in a few words for reports; None where it does not say.
     """
 
     name: str
     thought: str = LATENT
     steps: int | None = None
     tokens: str | None = None
+    training: str | None = None
 
     @classmethod
     def of(cls, about: Mapping[str, Any], name: str) -> Trained:
         """Reads it from what the training says of itself. Raises UsageError where that makes no sense."""
-        trained = cls(name, about.get("thought", LATENT), about.get("latent_steps"), about.get("latent_tokens"))
+        said = (about.get("thought", LATENT), about.get("latent_steps"), about.get("latent_tokens"))
+        trained = cls(name, *said, _training_of(about))
         if (
             trained.thought not in (LATENT, PAUSE, NONE)
             or not (trained.steps is None or (type(trained.steps) is int and trained.steps >= 0))
@@ -77,6 +81,23 @@ class Trained:
         ):
             raise UsageError(f"the {adapters.ABOUT_FILE} of {name} is damaged, as no training writes it: restore it.")
         return trained
+
+
+def _training_of(about: Mapping[str, Any]) -> str | None:
+    """What tells a training from others of `scale-train --method coconut`, such as "3 stages of 2"; None if not known.
+
+    about: the content of its train.json.
+    """
+    stages, each = about.get("latent_stages"), about.get("thoughts_per_step")
+    if stages is None:
+        return None
+    if not stages:
+        return "whole chains"
+    kinds = {LATENT: f"{stages} stages of {each}", PAUSE: f"pause tokens, {stages} stages of {each}"}
+    words = [kinds.get(about.get("thought", LATENT), f"steps left out, {stages} stages")]
+    words += ["no curriculum"] if about.get("curriculum") is False else []
+    words += [f"mix {about['mix_stages']:g}"] if about.get("mix_stages") else []
+    return ", ".join(words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,7 +392,8 @@ class CoconutParts(Parts):
 
     def identity(self) -> dict[str, Any]:
         adapter = {"adapter_sha256": self.adapter.sha256} if self.adapter else {}
-        return {"latent_thought": self.trained.thought, **adapter}
+        training = {LATENT_TRAINING: self.trained.training} if self.trained.training else {}
+        return {"latent_thought": self.trained.thought, **training, **adapter}
 
     def refuse_unfit(self, backbone: LanguageModel, assistant: LanguageModel | None) -> None:  # noqa: ARG002
         if self.adapter:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+LATENT_TRAINING = "latent_training"  # key in a run's settings: how a backbone was trained to think in its own states
 CONTEMPLATION = "contemplation"  # key in a run's settings: what stands for a chain of thought in the adapter's training
 TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package
 DEFAULT_TASK = "arithmetic"  # the task of a run that names neither task nor data; the default thinker was trained on it
@@ -50,17 +51,14 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     several = "-SC" if int(config.get("latent_paths") or 1) == 1 and int(config.get("samples") or 1) > 1 else ""
     shots = f", {config['shots']}-shot" if config.get("shots") else ""
     rounds = f", {config['refine_steps']} rounds" if config.get("refine_steps") is not None else ""
-    steps = f", {config['latent_steps']} latent steps" if config.get("latent_steps") is not None else ""
+    fed_back = config.get("latent_steps") is not None and config.get("latent_thought", "latent") == "latent"
+    steps = f", {config['latent_steps']} latent steps" if fed_back else ""
     template = re.sub(r"[][,=]", "-", Path(str(config["prompt"])).stem) if config.get("prompt") else ""
     prompt = f" with prompt {template}" if template else ""
     scale = config.get("thought_scale")
     dose = None if scale is None else f"thoughts x {scale:g}"
-    contemplation = config.get(CONTEMPLATION)
-    details = [
-        str(detail)
-        for detail in (training_of(config, environment or {}), contemplation, config.get("control"), dose)
-        if detail
-    ]
+    trained = (training_of(config, environment or {}), config.get(CONTEMPLATION), config.get(LATENT_TRAINING))
+    details = [str(detail) for detail in (*trained, config.get("control"), dose) if detail]
     brackets = f" [{', '.join(details)}]" if details else ""
     return f"{title}{several}{shots}{rounds}{steps}{prompt}{brackets}"
 

@@ -82,3 +82,24 @@ def test_tasks_have_titles_and_other_questions_keep_their_names():
         *("GSM8K", "BIG-Bench Hard, web of lies", "my-questions")
     ]
     assert len({titled(name) for name in TASKS}) == len(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        ({"latent_thought": "latent", "latent_training": "3 stages of 2"}, "Coconut, 6 latent steps [3 stages of 2]"),
+        ({"latent_thought": "latent"}, "Coconut, 6 latent steps"),
+        (
+            {"latent_thought": "pause", "latent_training": "pause tokens, 3 stages of 2"},
+            "Coconut [pause tokens, 3 stages of 2]",
+        ),
+        (
+            {"latent_thought": "none", "latent_training": "steps left out, 3 stages"},
+            "Coconut [steps left out, 3 stages]",
+        ),
+        ({"latent_thought": "none", "latent_training": "whole chains"}, "Coconut [whole chains]"),
+    ],
+)
+def test_what_a_backbone_was_trained_with_is_part_of_its_name(facts, name):
+    """Trainings without thoughts are no Coconut, and no seeds of it: only states that are fed back are latent steps."""
+    assert called({"method": "coconut", "latent_paths": 1, "samples": 1, "latent_steps": 6, **facts}) == name
