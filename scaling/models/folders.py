@@ -13,6 +13,7 @@ from pathlib import Path
 
 from scaling.records.errors import UsageError, nearest
 from scaling.records.files import sha256
+from scaling.records.names import TITLES
 
 _TENSORS = "thinker.safetensors"
 _THINKER = ("config.json", _TENSORS)
@@ -36,12 +37,13 @@ def _holds(folder: Path, files: Sequence[str]) -> bool:
 
 
 def _method_of(folder: Path) -> str:
-    """The method that takes an adapter: Coconut where its training says so, else LoRA, as for adapters of others."""
+    """The method that takes an adapter: the one that its training names, else LoRA, as for adapters of others."""
     try:
         about = json.loads((folder / "train.json").read_bytes())
     except (OSError, ValueError, RecursionError):  # there is none, or it is damaged, which is told where it is used
         return "lora"
-    return "coconut" if isinstance(about, dict) and about.get("method") == "coconut" else "lora"
+    said = about.get("method") if isinstance(about, dict) else None
+    return said if isinstance(said, str) and said in TITLES else "lora"
 
 
 def unfit(name: str, folder: Path, *, lacking: Sequence[str], wanted: str) -> str:
