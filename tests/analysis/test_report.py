@@ -215,6 +215,7 @@ def _click_through(page) -> None:
     assert page.get_by_text("Say 0 + 1.").first.is_visible()
     page.locator("#detail summary", has_text="side by side").click()  # the other method has one path
     columns = page.locator(".strip > div")
+    columns.first.wait_for()  # `toggle` comes after the click
     assert [text.split(":")[0] for text in columns.locator("h4").all_text_contents()] == ["path 1", "path 2", "path 3"]
 
     for name, wanted in (("covered", "q1"), ("disagree", "q0")):
