@@ -32,10 +32,9 @@ from contrastive.parallel import Processes
 from contrastive.target_loss import Example, UnsupportedModel
 from contrastive.train import STATE_FILE, Progress, Schedule
 from scaling.config import decided
-from scaling.methods.build import Built, build
+from scaling.methods.build import build
 from scaling.methods.ccot import STOP_FILE
-from scaling.methods.cot import ChainOfThought
-from scaling.models import adapters, hardware, loading, model_files
+from scaling.models import adapters, hardware
 from scaling.models.loading import LanguageModel
 from scaling.models.shapes import layers_of
 from scaling.records.errors import UsageError
@@ -44,7 +43,7 @@ from scaling.run import environment
 from scaling.tasks.task import LoadedTask
 from scaling.training.adapter import new_adapters, save_adapter
 from scaling.training.card import write_ccot_card
-from scaling.training.check import Check, compare, held_out, right_answers, settings_of
+from scaling.training.check import Check, answers, answers_of_cot, compare, held_out, settings_of
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.run import (
@@ -53,6 +52,7 @@ from scaling.training.run import (
     TrainingObserver,
     as_begun,
     digests_of_split,
+    load_own_backbone,
     load_split,
     micro_batch,
     open_folder,
@@ -128,10 +128,7 @@ def train_ccot(config: TrainConfig, watcher: TrainingObserver, processes: Proces
     config, dtype = hardware.placed(config.resolved())
     split = load_split(config, watcher)
     held_out(config, split)  # what is wrong with them is told before models are loaded
-    for line in model_files.before_loading(config.backbone):
-        watcher.status(line)
-    source = model_files.locate(config.backbone)
-    backbone = loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
+    backbone = load_own_backbone(config, dtype, watcher)
     adapters.refuse_quantised(backbone, method=config.method)
     config = _with_layer(config, backbone)
     split, described = as_begun(config, split, {"backbone": backbone})
@@ -144,7 +141,9 @@ def train_ccot(config: TrainConfig, watcher: TrainingObserver, processes: Proces
         _figures_of(folder)
     digests = digests_of_split(config, split, learn, validate)
     training = _Training(config, backbone, dtype, folder, described, digests, watcher, processes)
-    before = _before(training, check_task) if check_task and processes.rank == 0 else {}
+    before: dict[str, bool] = {}
+    if check_task and processes.rank == 0:
+        before = answers_of_cot(config, backbone, check_task, watcher, folder=folder, when="before")
     processes.wait()
     progress = _train(training, learn, validate)
     processes.wait()
@@ -323,22 +322,11 @@ def save(model: PeftModel, contemplation: Contemplation, folder: Path, *, backbo
     partial.replace(folder / STOP_FILE)
 
 
-def _before(training: _Training, check_task: LoadedTask) -> dict[str, bool]:
-    """The check before training: for each of the questions, by id, whether its answer is right."""
-    training.watcher.status(f"answering {len(check_task.questions)} questions of {check_task.name} before training")
-    wording = wording_of(training.config)
-    method = ChainOfThought(training.backbone, task=check_task.definition, wording=wording)
-    built = Built(method, settings_of(training.config, method="cot"))
-    return right_answers(built, check_task, training.watcher.sampling(), parent=training.folder / CHECKS)
-
-
 def _check(training: _Training, check_task: LoadedTask, before: dict[str, bool]) -> None:
     """The check after training, with what is in the folder; its result is added to train.json and to the card."""
-    training.watcher.status(f"answering {len(check_task.questions)} questions of {check_task.name} after training")
     config = settings_of(training.config, method=training.config.method, adapter=str(training.folder))
     built = build(config, check_task, training.dtype, training.watcher.status)
-    parent = training.folder / CHECKS
-    after = right_answers(built, check_task, training.watcher.sampling(), parent=parent)
+    after = answers(built, check_task, training.watcher, folder=training.folder, when="after")
     about = read_about(training.folder)
     about["metrics"]["check"] = asdict(compare(check_task.name, before, after))
     write_about(training.folder, about)

@@ -48,6 +48,7 @@ from scaling.training.run import (
     TrainingObserver,
     describe,
     digests_of_split,
+    load_own_backbone,
     load_split,
     micro_batch,
     open_folder,
@@ -204,11 +205,7 @@ def train_coconut(config: TrainConfig, watcher: TrainingObserver, processes: Pro
     split = load_split(config, watcher)
     check_task = held_out(config, split)
     most = _most_steps(config, split)
-    for line in model_files.before_loading(config.backbone):
-        watcher.status(line)
-    backbone = loading.load(
-        model_files.locate(config.backbone), name=config.backbone, device=config.device, dtype=dtype, own=True
-    )
+    backbone = load_own_backbone(config, dtype, watcher)
     if backbone.quantisation:
         raise UsageError(
             f"`--backbone` {backbone.name} is quantised ({backbone.quantisation}), and its weights are to be trained: take "

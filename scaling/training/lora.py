@@ -22,7 +22,7 @@ from contrastive.train import STATE_FILE, Progress
 from scaling.config import decided
 from scaling.methods.build import Built
 from scaling.methods.lora import with_adapter
-from scaling.models import adapters, hardware, loading, model_files
+from scaling.models import adapters, hardware
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError
 from scaling.records.files import sha256
@@ -41,6 +41,7 @@ from scaling.training.run import (
     as_begun,
     digests_of_split,
     examples,
+    load_own_backbone,
     load_split,
     micro_batch,
     open_folder,
@@ -119,10 +120,7 @@ def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Proces
     config, dtype = hardware.placed(config.resolved())
     split = load_split(config, watcher)
     held_out(config, split)  # what is wrong with them is told before models are loaded
-    for line in model_files.before_loading(config.backbone):
-        watcher.status(line)
-    source = model_files.locate(config.backbone)
-    backbone = loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
+    backbone = load_own_backbone(config, dtype, watcher)
     adapters.refuse_quantised(backbone)
     split, described = as_begun(config, split, {"backbone": backbone})
     check_task = held_out(config, split)  # again, as the questions may be split as an earlier version did

@@ -284,6 +284,14 @@ def _models(config: TrainConfig, dtype: torch.dtype, *, assisted: bool) -> tuple
     return loading.load(source, name=config.backbone, device=config.device, dtype=dtype), None
 
 
+def load_own_backbone(config: TrainConfig, dtype: torch.dtype, watcher: TrainingObserver) -> LanguageModel:
+    """Loads the backbone as an object of its own, whose weights a training may change."""
+    for line in model_files.before_loading(config.backbone):
+        watcher.status(line)
+    source = model_files.locate(config.backbone)
+    return loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
+
+
 def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
     """Loads and splits the questions of a training, and warns the watcher of what is wrong with them."""
     task = definition_of(config.task, config.data, columns=config.columns, kind=config.answer_kind)
