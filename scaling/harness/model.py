@@ -31,6 +31,7 @@ from scaling.engines.stops import stops_for
 from scaling.methods.build import build
 from scaling.methods.kinds import Trait, kind_of
 from scaling.models import hardware
+from scaling.models.signatures import positions_to_keep
 from scaling.prompts import stop_strings
 from scaling.provenance import provenance_of
 from scaling.reading import after_thought, reader
@@ -284,7 +285,7 @@ class SoftCoTModel(LM):
         model = self._backbone.model
         read = [replace(prompt, suffix=(*prompt.suffix, *target[:-1])) for prompt in prompts]
         rows = torch.stack([embedded(model, prompt) for prompt in read])
-        logits = model(inputs_embeds=rows, use_cache=False, logits_to_keep=len(target)).logits
+        logits = model(inputs_embeds=rows, use_cache=False, logits_to_keep=positions_to_keep(rows, len(target))).logits
         steps: Tensor = logits.float().log_softmax(-1)
         return steps
 

@@ -92,8 +92,7 @@ class PackedWeights:
         if self._fixed:
             return self._by_blocks(self._packs[self._fixed][number], flat, self._fixed).view(*inputs.shape[:-1], -1)
         packs = self._packs.get(self._band)
-        # always of two axes: the last positions of a prefill are not contiguous, and with three axes the library would then
-        # copy the weights of the output layer for every row (2 s for 32 prompts in bfloat16)
+        # always of two axes: with three, the library would copy the weight for every row where states are not contiguous
         fits = packs is not None and len(flat) == self._rows
         out = packs[number](flat, self._band) if packs and fits else self._unpacked(module, flat)
         return out.view(*inputs.shape[:-1], -1)

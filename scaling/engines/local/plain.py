@@ -114,7 +114,7 @@ class PlainDecoder:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            **last_logits_only(self._model),
+            **last_logits_only(self._model, inputs),
         )
         logits: Tensor = output.logits[:, -1]
         return logits

@@ -23,6 +23,7 @@ from scaling.engines.local import attention
 from scaling.engines.local.attention import Groups, Levels, SharedLevel
 from scaling.engines.local.decoder import batches
 from scaling.engines.local.levels import OwnKeys, Store
+from scaling.models.signatures import positions_to_keep
 
 # what prompts share: token ids, or keys and values that were read already
 Shared = tuple[int, ...] | KeysAndValues
@@ -238,7 +239,7 @@ class SharedPrefixDecoder:
             position_ids=levels.positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=positions_to_keep(inputs),
             levels=levels,
         )
         logits: Tensor = output.logits[:, -1]

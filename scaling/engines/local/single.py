@@ -104,7 +104,7 @@ class SingleRowDecoder:
 
     def _forward(self, embeddings: Tensor, new: Tensor, caches: dict[str, Any]) -> _Text:
         """embeddings: [T, D] of the whole text; new: those that the caches do not hold yet."""
-        given: dict[str, Any] = {"use_cache": self._cached, **caches, **last_logits_only(self._model)}
+        given: dict[str, Any] = {"use_cache": self._cached, **caches, **last_logits_only(self._model, new[None])}
         output = self._model(inputs_embeds=new[None], **given)
         kept = {name: output[name] for name in _CACHES if self._cached and output.get(name) is not None}
         return _Text(embeddings, output.logits[0, -1], kept)
