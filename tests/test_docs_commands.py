@@ -251,6 +251,41 @@ def test_the_commands_of_a_page_run_in_their_order(page, folder, tiny_model_fold
         assert done.exit_code == 0, (name, arguments, done.output)
 
 
+# options of others that the pages name: pip, the lm-evaluation-harness, vLLM's server
+FOREIGN = {"--extra-index-url", "--no-deps", "--tasks", "--model_args", "--batch_size", "--apply_chat_template"}
+FOREIGN |= {"--include_path", "--enable-prompt-embeds", "--generation-config", "--help"}
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+
+
+def own_options() -> set[str]:
+    """The options of all commands, and of their sub-commands."""
+    groups = [typer.main.get_command(app) for app in APPS.values()]
+    commands = [command for group in groups for command in (group, *getattr(group, "commands", {}).values())]
+    return {name for command in commands for param in command.params for name in (*param.opts, *param.secondary_opts)}
+
+
+def test_every_option_that_a_sentence_names_exists():
+    benchmarks = {file.name: file.read_text() for file in (REPOSITORY / "benchmarks").glob("*.py")}
+    known = own_options() | FOREIGN | {name for text in benchmarks.values() for name in OPTION.findall(text)}
+    wrong = {}
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        named = {name for code in re.findall(r"`([^`\n]+)`", prose) for name in OPTION.findall(code)}
+        wrong |= dict.fromkeys(named - known, page.name)
+    assert wrong == {}
+
+
+def test_every_benchmark_that_a_page_calls_takes_those_options():
+    called, others = 0, own_options()  # benchmarks/recipes.py hands options of scale-train on
+    for fence in FENCES:
+        for line in lines_of(fence.text):
+            if found := re.match(r"python (benchmarks/\w+\.py) ([^#]*)", line):
+                source = (REPOSITORY / found[1]).read_text()
+                assert all(f'"{name}"' in source or name in others for name in OPTION.findall(found[2])), line
+                called += 1
+    assert called >= 5
+
+
 # -- snippets
 
 
