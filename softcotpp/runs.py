@@ -88,7 +88,7 @@ class Run:
     """A run of N latent paths x M samples, from `sc.run` or `sc.load`.
 
     Attributes:
-        folder: its directory, as an absolute path; see "Where results lie" in the README.
+        folder: its directory, as an absolute path; see docs/files.md.
     """
 
     def __init__(self, folder: Path) -> None:

