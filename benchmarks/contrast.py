@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--latent-paths", type=int, default=8)
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--assistant", default="smollm2-135m")
-    config = TrainConfig(**vars(parser.parse_args()), limit=64, validation=8, device="cpu").resolved()
+    config = TrainConfig(**vars(parser.parse_args()), states="slots", limit=64, validation=8, device="cpu").resolved()
     backbone, assistant = loading.load_pair(config.backbone, config.assistant, device="cpu", dtype=torch.float32)
     split = split_of(config)
     build = ExampleBuilder(

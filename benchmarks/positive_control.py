@@ -24,18 +24,19 @@ from typing import Any
 
 from scaling.tasks.catalogue import load_task
 
-PUBLISHED = ["--no-standardise", "--no-path-offset", "--no-normalise", "--freeze-token-sets"]
-ATTENTION, STAGED = ["--states", "attention"], ["--constant", "CONSTANT"]
+AT_ONCE, STAGED = ["--stage", "at-once"], ["--constant", "CONSTANT"]
+SLOTS, ATTENTION = ["--states", "slots"], ["--states", "attention"]
+PUBLISHED = [*SLOTS, *AT_ONCE, "--no-standardise", "--no-path-offset", "--no-normalise", "--freeze-token-sets"]
 RECIPES: dict[str, list[str]] = {
     "prompt-tuning": ["--method", "prompt-tuning"],
-    "default": [],
+    "slots": [*SLOTS, *AT_ONCE],
     "published": [*PUBLISHED, "--lr", "2e-5"],
     "published, lr 0.002": PUBLISHED,
-    "last": ["--states", "last"],
-    "mean": ["--states", "mean"],
-    "attention": ATTENTION,
-    "blind": ATTENTION,
-    "default, staged": STAGED,
+    "last": ["--states", "last", *AT_ONCE],
+    "mean": ["--states", "mean", *AT_ONCE],
+    "attention": [*ATTENTION, *AT_ONCE],
+    "blind": [*ATTENTION, *AT_ONCE],
+    "slots, staged": [*SLOTS, *STAGED],
     "last, staged": ["--states", "last", *STAGED],
     "attention, staged": [*ATTENTION, *STAGED],
     "proposer": ["--method", "proposer"],

@@ -16,20 +16,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-BARE = ["--no-standardise", "--no-path-offset"]
-TOGETHER = ["--standardise", "--path-offset", "--question-weight", "1"]
+SLOTS = ["--states", "slots", "--stage", "at-once"]
+BARE = [*SLOTS, "--no-standardise", "--no-path-offset"]
+TOGETHER = [*SLOTS, "--standardise", "--path-offset", "--question-weight", "1"]
 RECIPES: dict[str, list[str]] = {
     "published": [*BARE, "--no-normalise", "--freeze-token-sets", "--contrastive-weight", "PUBLISHED"],
     "learned sets": BARE,
-    "standardise": ["--no-path-offset"],
-    "path offset": ["--no-standardise"],
+    "standardise": [*SLOTS, "--no-path-offset"],
+    "path offset": [*SLOTS, "--no-standardise"],
     "question contrast": [*BARE, "--question-weight", "1"],
     "self": [*BARE, "--targets", "self"],
     "uniform": [*BARE, "--contrastive", "uniform"],
     "no contrast": [*BARE, "--contrastive", "none"],
     "together": [*TOGETHER, "--targets", "self"],
     "together on gold": TOGETHER,
-    "default": [],
+    "slots": SLOTS,
 }
 SHARED = ("--task", "--data", "--backbone", "--assistant", "--difficulty", "--dtype", "--device")
 HEALTH = ("loss", "without", "mean", "another", "path_cosine", "question_cosine", "effective_rank")

@@ -53,6 +53,7 @@ from scaling.training.targets import ExampleBuilder
 
 Row = dict[str, Any]
 STAGES: dict[str, dict[str, str]] = {"constant": {"method": "prompt-tuning"}, "attention": {"states": "attention"}}
+SLOTS = {"states": "slots"}  # what plain and ours read
 
 
 def main() -> None:
@@ -119,7 +120,7 @@ def step_case(asked: argparse.Namespace) -> Row:
     backbone, assistant = loading.load_pair(asked.backbone, asked.assistant, device=device, dtype=dtype)
     examples = make_examples(asked, backbone, assistant)
     sizes = {"latent_paths": asked.num_paths, "soft_tokens": asked.soft_tokens, "device": device}
-    settings = TrainConfig.model_validate({**sizes, **STAGES.get(asked.case, {})})
+    settings = TrainConfig.model_validate({**sizes, **STAGES.get(asked.case, SLOTS)})
     reads = None if settings.method == "prompt-tuning" else assistant
     thinker = new_thinker(settings, backbone, reads, examples)
     if asked.case == "attention":

@@ -274,7 +274,8 @@ class _Maker:
         if known not in self._trainings:
             train = self._trained({key: run[key] for key in INHERITED if run.get(key) is not None} | settings, method)
             _refuse_tested(dict(run), train)
-            decides = TrainConfig(**train).resolved().model_dump(mode="json", exclude=set(TRAIN_FREE))
+            resolved = TrainConfig(**train).resolved()
+            decides = resolved.model_dump(mode="json", exclude={*TRAIN_FREE, *resolved.unsaid})
             changed = {key: value for key, value in decides.items() if value != TRAIN_DEFAULTS[key]}
             if constant := train.get("constant"):  # as in train.json: neither its place nor its name decides anything
                 changed["constant"] = checksum_of_constant(Path(constant))

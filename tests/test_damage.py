@@ -286,7 +286,8 @@ class Makers:
         )
 
     def _checkpoint(self, folder: Path) -> None:
-        config = self._training(folder, assistant=self._model, latent_paths=2, soft_tokens=2)
+        slots = {"states": "slots", "stage": "at-once"}
+        config = self._training(folder, assistant=self._model, latent_paths=2, soft_tokens=2, **slots)
         with pytest.raises(Interrupted):
             train(config, Quiet(stop_at=2), Processes())
 
@@ -323,7 +324,8 @@ class Makers:
         return self.thinking(folder, "--dry-run")
 
     def resumed(self, folder: Path, *, assistant: Path | None = None, resume: bool = True) -> Result:
-        options = [*self._resumed(folder, resume), "--latent-paths", "2", "--soft-tokens", "2"]
+        sizes = ["--latent-paths", "2", "--soft-tokens", "2", "--states", "slots", "--stage", "at-once"]
+        options = [*self._resumed(folder, resume), *sizes]
         return _call(scaling.training.cli, *options, "--assistant", assistant or self._model)
 
     def resumed_adapter(self, folder: Path, *, resume: bool = True) -> Result:

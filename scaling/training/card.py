@@ -376,6 +376,8 @@ def _what(about: dict[str, Any]) -> str:
         learned = f"A projection and learned gains, on the states `{states}` of the assistant"
     else:
         learned = f"{about['latent_paths']} learned initial token sets and one projection"
+    if "stage" in about:
+        learned += ", on top of constants for all questions"
     return f"{learned}; no frozen model is in here. The assistant\n{about['assistant']} turns a question into {size}"
 
 

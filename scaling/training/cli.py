@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "scale-train --latent-paths 8 --out my-thinker",
     "scale-train --targets self --limit 256 --out my-thinker",
+    "scale-train --states slots --stage at-once --out my-thinker",
     "scale-train --data questions --backbone Qwen/Qwen2.5-7B-Instruct --assistant Qwen/Qwen2.5-1.5B-Instruct",
     "scale-train --method lora --merge --out my-adapter",
     "scale-train --method coconut --latent-stages 4 --thoughts-per-step 1 --out my-backbone",
@@ -43,7 +44,10 @@ def scale_train(
     version: Version = False,  # noqa: ARG001  (answers before the command begins)
     **given: Any,
 ) -> None:
-    """Learn N initial token sets and a projection, so that every latent path reasons well and the paths differ.
+    """Learn the soft thoughts of N latent paths, so that every path reasons well and the paths differ.
+
+    Two stages by default, of --max-steps or --epochs each: constants for all questions, which are kept in OUT/constant, and
+    on top of them what the assistant's states say of each question. The papers' form is --states slots --stage at-once.
 
     The checkpoint is the thinker of the best validation: give its folder to `scale-run --thinker`. That of the last one is
     in the folder `last` in it. With --method lora it is an adapter of the backbone, for `scale-run --method lora --adapter`;

@@ -29,15 +29,21 @@ from scaling.training.mixture import FIRST_STEP, GOLD, SELF, TARGETS, parse_targ
 
 # default learning rates; see docs/training.md
 _LR, _LR_OF_CONSTANTS, _LR_OF_ADAPTER, _LR_OF_BACKBONE = 2e-3, 2e-2, 2e-4, 1e-4
-_SLOTS = "slots"  # the states that a thinker is trained on by default
+_SLOTS, _ATTENTION = "slots", "attention"  # states of the assistant
 STAGES: Literal["constant,thoughts"] = "constant,thoughts"
+_AT_ONCE: Literal["at-once"] = "at-once"  # no stage of constants before that of thoughts
+# What the training of a thinker was before these options were there. train.json and the ids of sweeps leave it out.
+FORMERLY = {"states": _SLOTS, "stage": _AT_ONCE}
 ROUNDS = 3  # default of `--refine-steps`
 _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
 _LATENT_STAGES, _STEP_THOUGHTS = 3, 2  # of GSM8K in arXiv 2412.06769
 LATENT, PAUSE, NONE = "latent", "pause", "none"  # what stands in the place of removed steps
 _RATIO, _RANK_OF_CONTEMPLATION = 0.1, 64  # defaults of `--ratio` and `--rank` of contemplation; see docs/methods.md
 _LAYER_STEPS, _LAYER_LR = 100, 1e-3  # of the regression of each layer
-_GENERATED, _EPOCHS = 2048, 3  # generated questions where nothing says how many, and epochs of those that are limited
+# Generated questions where nothing says how many, and epochs of those that are limited. Each of two stages has fewer, so
+# that both together cost about what one does.
+_GENERATED, _EPOCHS = 2048, 3
+_GENERATED_OF_STAGE, _EPOCHS_OF_STAGE = 1024, 2
 
 # groups of options, in the order of the help
 _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths and thoughts", "Loss", "Steps"
@@ -82,7 +88,10 @@ class TrainConfig(BaseModel):
     limit: Annotated[
         int | None,
         Field(ge=2),
-        Setting("Questions to learn from. Default: all, or new ones for every step if they are generated.", _DATA),
+        Setting(
+            "Questions to learn from. Default: all; generated as --max-steps takes, or 2,048 (of two stages 1,024).",
+            _DATA,
+        ),
     ] = None
     validation: Annotated[
         int, Field(ge=2), Setting("Questions held out, never of the test split. Default 32.", _DATA)
@@ -126,7 +135,8 @@ class TrainConfig(BaseModel):
         Setting("Soft tokens in training; runs use the first --soft-tokens of them.", _PATHS, used_by=_THOUGHTS),
     ] = None
     vector_per_slot: Annotated[
-        bool, Setting("A learned vector for each slot, not one repeated in all.", _PATHS, used_by=_ASSISTED)
+        bool,
+        Setting("With --states slots: a learned vector for each slot, not one for all.", _PATHS, used_by=_ASSISTED),
     ] = False
     normalise: Annotated[
         bool, Setting("Without --standardise: assistant states get RMS 1. Papers: off.", _PATHS, used_by=_ASSISTED)
@@ -139,12 +149,13 @@ class TrainConfig(BaseModel):
         bool, Setting("A learned vector for each path beside W h + b (default).", _PATHS, used_by=_ASSISTED)
     ] = True
     freeze_token_sets: Annotated[
-        bool, Setting("Train the projection alone, as the published code does.", _PATHS, used_by=_ASSISTED)
+        bool,
+        Setting("With --states slots: train the projection alone, as published code does.", _PATHS, used_by=_ASSISTED),
     ] = False
     states: Annotated[
         Literal["slots", "last", "mean", "attention"] | None,
         Setting(
-            "Assistant states: of slots after the question (default), of its last token, their mean, or by attention.",
+            "Assistant states: the question's by attention (default), its last one, their mean, or of slots after it.",
             _PATHS,
             used_by=_ASSISTED,
         ),
@@ -157,9 +168,9 @@ class TrainConfig(BaseModel):
         _Count | None, Setting("Rounds of refinement of refiner. Default 3.", _PATHS, used_by=Trait.REFINED)
     ] = None
     stage: Annotated[
-        Literal["constant,thoughts"] | None,
+        Literal["constant,thoughts", "at-once"] | None,
         Setting(
-            "constant,thoughts: first constants for all questions, then thoughts on top of them. Default: at once.",
+            "constant,thoughts: constants first, then thoughts on top of them (default of softcot++); at-once: together.",
             _PATHS,
             used_by=Trait.READING,
         ),
@@ -269,7 +280,7 @@ class TrainConfig(BaseModel):
     ] = None
     epochs: Annotated[
         _Count | None,
-        Setting("Times through the targets, a stage. Default 3; 1 if generated without --limit.", _STEPS),
+        Setting("Times through the targets, a stage. Default 3, of two stages 2; 1 if new ones are generated.", _STEPS),
     ] = None
     max_steps: Annotated[_Count | None, Setting("Optimiser steps, a stage, instead of epochs.", _STEPS)] = None
     last_epochs: Annotated[
@@ -370,13 +381,16 @@ class TrainConfig(BaseModel):
                 f"show none of the data: give `--targets gold`, or leave the rationale out."
             )
         fresh = task.generated and self.limit is None
+        stage = self._resolved_stage()
+        two = stage == STAGES and self.constant is None
         common = {
             "prompt": None if self.prompt == PLAIN_PROMPT else self.prompt,
             "thinking": None if self.thinking == "off" else self.thinking,
             "rationale": None if self.rationale == TEXT else self.rationale,
             "task": self.task or (task.name if task.generated else None),
-            "limit": self._new_questions() if fresh else self.limit,
-            "epochs": self.epochs or (None if self.max_steps else 1 if fresh else _EPOCHS),
+            "limit": self._new_questions(two=two) if fresh else self.limit,
+            "epochs": self.epochs or (None if self.max_steps else 1 if fresh else _EPOCHS_OF_STAGE if two else _EPOCHS),
+            "stage": stage,
         }
         self._refuse_idle()
         kind = kind_of(self.method)
@@ -390,9 +404,36 @@ class TrainConfig(BaseModel):
         own["select"] = None  # by loss: useful question information is measured against the best loss of constants
         return self.model_copy(update={**idle, **own})
 
-    def _new_questions(self) -> int:
-        """How many questions are generated where no limit is given: so many that no step repeats one, if that is known."""
-        return max(2, self.max_steps * self.batch_size) if self.max_steps else _GENERATED
+    @property
+    def staged(self) -> bool:
+        """Whether thoughts are learned on top of constants that come first. Of resolved settings."""
+        return self.stage == STAGES
+
+    @property
+    def unsaid(self) -> frozenset[str]:
+        """Options that train.json and the ids of sweeps leave out, so that trainings of earlier versions go on."""
+        return frozenset(key for key, value in FORMERLY.items() if getattr(self, key) == value)
+
+    def _resolved_stage(self) -> str | None:
+        """Whether constants come first; None for a method that has no other part. Raises UsageError for a contradiction."""
+        kind = kind_of(self.method)
+        if not kind.has(Trait.READING):
+            return None
+        if self.stage == _AT_ONCE and self.constant:
+            raise UsageError(
+                f"`--constant` {self.constant} has the constants that thoughts are learned on top of, and with `--stage "
+                f"{_AT_ONCE}` both are learned together: leave one of them out."
+            )
+        return self.stage or (STAGES if self.constant or kind.has(Trait.ASSISTANT) else _AT_ONCE)
+
+    def _new_questions(self, *, two: bool) -> int:
+        """How many questions are generated where no limit is given: so many that no step repeats one, if that is known.
+
+        two: whether two stages are trained.
+        """
+        if self.max_steps:
+            return max(2, self.max_steps * self.batch_size)
+        return _GENERATED_OF_STAGE if two else _GENERATED
 
     def _refuse_idle(self) -> None:
         """Raises UsageError for an option that the method would have to ignore."""
@@ -501,26 +542,32 @@ class TrainConfig(BaseModel):
 
     def _thoughts(self) -> dict[str, Any]:
         """Defaults that only a thinker has. Raises UsageError where options contradict each other."""
-        pooled = self.states not in (None, _SLOTS)
-        for key in ("vector_per_slot", "freeze_token_sets") if pooled else ():
+        kind = kind_of(self.method)
+        states = self.states or (_ATTENTION if kind.has(Trait.ASSISTANT) else None)
+        for key in ("vector_per_slot", "freeze_token_sets") if states != _SLOTS else ():
             if getattr(self, key):
                 raise UsageError(
-                    f"`{option(key)}` is for the tokens in the slots of `--states slots`, and `--states` is {self.states}: "
-                    f"leave it out."
+                    f"`{option(key)}` is for the tokens in the slots of `--states slots`, and `--states` is {states}: give "
+                    f"those, or leave it out."
                 )
         if self.standardise and not self.normalise:
             raise UsageError(
                 "`--no-normalise` changes nothing where states are standardised: add `--no-standardise`, or leave it out."
             )
-        if (self.stage or self.constant) and not self.path_offset:
+        if self.trained_slots < self.soft_tokens:
             raise UsageError(
-                "`--no-path-offset` leaves out the constants that come first with `--stage` and `--constant`: leave one of "
-                "them out."
+                f"`--train-soft-tokens` {self.train_soft_tokens} are fewer than the `--soft-tokens` {self.soft_tokens} that "
+                f"runs use: lower the latter, or raise the former."
             )
-        if (self.stage or self.constant) and self.train_soft_tokens:
+        staged = self._resolved_stage() == STAGES
+        todo = "leave one of them out" if self.constant else f"add `--stage {_AT_ONCE}`, or leave it out"
+        first = "`--constant`" if self.constant else f"`--stage {STAGES}`"
+        if staged and not self.path_offset:
+            raise UsageError(f"`--no-path-offset` leaves out the constants that come first with {first}: {todo}.")
+        if staged and self.trained_slots > self.soft_tokens:
             raise UsageError(
-                "`--train-soft-tokens` trains more soft tokens than are kept, and thoughts after `--stage` or `--constant` "
-                "are learned on top of those that were kept: leave one of them out."
+                f"`--train-soft-tokens` trains more soft tokens than are kept, and thoughts after {first} are learned on "
+                f"top of those that were kept: {todo}."
             )
         if self.contrastive == "none" and self.contrastive_temperature is not None:
             raise UsageError("`--contrastive-temperature` is given and `--contrastive` is none: leave one of them out.")
@@ -529,22 +576,15 @@ class TrainConfig(BaseModel):
                 f"`--contrastive` {self.contrastive} drives paths apart, and there is one: leave it out, or raise "
                 f"`--latent-paths`."
             )
-        if self.trained_slots < self.soft_tokens:
-            raise UsageError(
-                f"`--train-soft-tokens` {self.train_soft_tokens} are fewer than the `--soft-tokens` {self.soft_tokens} that "
-                f"runs use: lower the latter, or raise the former."
-            )
-        refined = kind_of(self.method).has(Trait.REFINED)
         return {
             # a constant has nothing before it that would make its steps larger, as a projection has
-            "lr": self.lr or (_LR if kind_of(self.method).has(Trait.READING) else _LR_OF_CONSTANTS),
+            "lr": self.lr or (_LR if kind.has(Trait.READING) else _LR_OF_CONSTANTS),
             "contrastive": self.contrastive if self.latent_paths > 1 else "none",
+            "states": states,
             # None is left out of train.json, so that earlier trainings can go on
-            "states": self.states if pooled else None,
             "select": None if self.select == "loss" else self.select,
             "train_soft_tokens": self.trained_slots if self.trained_slots > self.soft_tokens else None,
-            "refine_steps": self.refine_steps or (ROUNDS if refined else None),
-            "stage": STAGES if self.constant else self.stage,
+            "refine_steps": self.refine_steps or (ROUNDS if kind.has(Trait.REFINED) else None),
         }
 
 

@@ -47,7 +47,7 @@ from scaling.config import decided, idle_options
 from scaling.methods import thinkers
 from scaling.methods.ccot import STOP_FILE
 from scaling.methods.ccot import files as contemplation_files
-from scaling.methods.kinds import Trait, kind_of
+from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.folders import checksum_of_constant
 from scaling.models.loading import LanguageModel
@@ -64,7 +64,7 @@ from scaling.run import RunObserver, environment
 from scaling.tasks.catalogue import definition_of
 from scaling.training.accuracy import accuracy_of
 from scaling.training.card import CHOSEN_BY, LAST, STEP, write_card
-from scaling.training.config import STAGES, TrainConfig
+from scaling.training.config import FORMERLY, STAGES, TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.mixture import OWN, SELF, TEACHER
 from scaling.training.targets import ExampleBuilder, Split, examples_of, own_chains, split_of
@@ -165,7 +165,7 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
     stages = _Stages(
         split, learn, validate, backbone, environment(backbone.model.device, config=config), watcher, processes
     )
-    constant = stages.constant(config, folder) if config.stage else None
+    constant = stages.constant(config, folder) if config.staged else None
     thinker = new_thinker(config, backbone, assistant, learn)
     if constant is not None:
         thinker.begin_from(constant.offset)
@@ -215,6 +215,9 @@ class _Stages:
             open_folder(first, described, processes=self.processes)
             self.watcher.status("first stage: constants, the same for all questions")
             self.train(first, new_thinker(first, self.backbone, None, ()), None, described, source)
+            _health_of(
+                source
+            )  # on resuming, a damaged file is reported as one of this training, and not of `--constant`
         return thinkers.constants(source, self.backbone, config.latent_paths, config.soft_tokens)
 
     def train(
@@ -405,7 +408,7 @@ def describe(config: TrainConfig, split: Split, used: dict[str, LanguageModel]) 
     # options that earlier versions do not name either
     later = {*names(TrainConfig, Trait.ASSISTANT), *names(TrainConfig, Trait.READING), "select"}
     later |= {"train_soft_tokens", "rationale"}
-    others |= {key for key in later if getattr(config, key) is None}
+    others |= {key for key in later if getattr(config, key) is None} | config.unsaid
     settings = config.model_dump(mode="json", exclude=others)
     if config.constant is not None:
         settings["constant"] = checksum_of_constant(config.constant)
@@ -514,9 +517,9 @@ def open_folder(config: TrainConfig, described: dict[str, Any], *, processes: Pr
         )
         if different:
             listed = ", ".join(
-                f"{spelled(key)} was {other.get(key)!r}, now {described.get(key)!r}" for key in different
+                f"{spelled(key)} was {_value(other, key)!r}, now {_value(described, key)!r}" for key in different
             )
-            raise UsageError(f"{folder} holds another training: {listed}; give another `--out`.")
+            raise UsageError(f"{folder} holds another training: {listed}; give them as they were, or another `--out`.")
         if (folder / STATE_FILE).is_file() and not config.resume:
             raise UsageError(f"{folder} holds this training already: add `--resume` to go on, or give another `--out`.")
     processes.wait()
@@ -531,6 +534,12 @@ def open_folder(config: TrainConfig, described: dict[str, Any], *, processes: Pr
             ) from None
     processes.wait()
     return folder
+
+
+def _value(about: dict[str, Any], key: str) -> Any:
+    """The value of a setting, also where train.json leaves it out as what all trainings once were; None if there is none."""
+    idle = idle_options(str(about.get("method", DEFAULT)), TrainConfig)
+    return about.get(key, None if key in idle else FORMERLY.get(key))
 
 
 def folder_of(config: TrainConfig, described: dict[str, Any]) -> Path:
@@ -657,9 +666,10 @@ def new_thinker(
 def _assisted(config: TrainConfig, backbone: LanguageModel, assistant: LanguageModel) -> AssistantThinker:
     """A thinker on the states of an assistant, without statistics. Arguments as of `new_thinker`."""
     scale = backbone.embedding_scale()
-    if config.states not in (None, SLOTS):
+    states = decided(config, "states")
+    if states != SLOTS:
         return AssistantThinker.pooled(
-            config.states,
+            states,
             new_projection(assistant.width, backbone.width, scale=scale),
             num_paths=config.latent_paths,
             num_slots=config.trained_slots,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scaling.records.errors import UsageError
 from sweeps.grid import GridFile
 from sweeps.labels import Words, axes_of, value_of, varied
-from sweeps.points import points_of
+from sweeps.points import hashed, points_of
 
 
 def points(**parts):
@@ -509,3 +509,15 @@ def test_latent_steps_are_an_axis_of_coconut_alone():
     labels = {Words(found).label(point, axes_of(file, found)) for point in found}
     assert "coconut, latent_steps 6, latent_paths 8" in labels
     assert [label for label in labels if "latent_steps" not in label] == ["cot, latent_paths 1"]
+
+
+def test_trainings_of_slots_at_once_keep_the_ids_that_they_had_before_there_were_others():
+    """Those knew neither `states` nor `stage`: all else that is not at its default made their ids."""
+
+    def training(**train):
+        (point,) = points(run={"method": "softcot++"}, train={"max_steps": 3, **train}, axes={"seed": [0]})
+        return point.training
+
+    formerly = {"states": "slots", "stage": "at-once"}
+    assert training(**formerly) == hashed({"max_steps": 3, "limit": 24, "task": "arithmetic", "lr": 2e-3})
+    assert len({training(**formerly), training(), training(states="slots"), training(stage="at-once")}) == 4

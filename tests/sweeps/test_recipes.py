@@ -148,6 +148,7 @@ def test_the_paper_scale_trains_as_the_published_code_does(name):
         if training.method == "lora":
             continue
         assert (training.lr, training.epochs, training.warmup, training.weight_decay) == (2e-5, 10, 0, 0.0)
+        assert (training.states, training.stage) == ("slots", "at-once")
         assert {training.standardise, training.normalise, training.path_offset} == {False}
         assert training.assistant == ASSISTANTS[training.backbone]
         assert training.soft_tokens == 32 or (name, training.soft_tokens) == ("soft-tokens", 4)
@@ -198,7 +199,8 @@ def test_soft_tokens_vary_where_they_are_asked_and_not_where_they_are_trained():
 def test_the_control_compares_all_states_with_and_without_the_questions_own_thoughts():
     for scale in SCALES:
         plan = planned(CONTROL, scale)
-        assert {training.states for training in trainings(plan).values()} == {None, "last", "attention"}
+        assert {training.states for training in trainings(plan).values()} == {"slots", "last", "attention"}
+        assert {training.stage for training in trainings(plan).values()} == {"at-once"}
         assert values(plan.points, "control", method="softcot") == {None, "shuffled"}
         assert values(plan.points, "control", method="cot") == {None}
         assert values(plan.points, "task") == {"hidden-fact"}
@@ -247,12 +249,13 @@ def test_the_small_scale_is_small_and_its_cost_is_known(name):
 
 @published
 def test_the_small_scale_trains_at_the_toolkits_defaults(name):
-    """What the paper scale sets for the published settings must not be left in the small one."""
+    """What the paper scale sets for the published settings must not be left in the small one, but for slots at once."""
     settings = ("standardise", "normalise", "path_offset", "freeze_token_sets", "lr", "contrastive_weight")
     for training in trainings(planned(name, "small")).values():
         plain = TrainConfig(method=training.method).resolved()
         assert {key: getattr(training, key) for key in settings} == {key: getattr(plain, key) for key in settings}
         assert training.epochs is None
+        assert training.method == "lora" or (training.states, training.stage) == ("slots", "at-once")
 
 
 def test_the_small_curve_asks_a_hundred_gsm8k_questions_of_a_small_pair():

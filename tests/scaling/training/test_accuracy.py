@@ -73,7 +73,7 @@ def settings(tiny_model_folder, tmp_path):
         **{"backbone": model, "assistant": model, "device": "cpu", "dtype": "float32", "limit": 6},
         **{"task": str(tmp_path / "parity.py"), "validation": QUESTIONS, "latent_paths": PATHS, "soft_tokens": 2},
         **{"max_steps": 8, "batch_size": 3, "validate_every": 1, "lr": 0.1, "select": "accuracy"},
-        "out": tmp_path / "trained",
+        **{"states": "slots", "stage": "at-once", "out": tmp_path / "trained"},
     }
     return lambda **changes: TrainConfig.model_validate({**standard, **changes})
 
@@ -184,7 +184,11 @@ def test_measuring_changes_no_step(settings, tmp_path):
 @pytest.mark.parametrize("method", ["prompt-tuning", "proposer", "refiner"])
 def test_other_thinkers_are_measured_too(settings, tmp_path, method):
     chosen = TrainConfig.model_validate(
-        {**settings().model_dump(exclude_unset=True, exclude={"assistant"}), "method": method, "max_steps": 2}
+        {
+            **settings().model_dump(exclude_unset=True, exclude={"assistant", "states", "stage"}),
+            "method": method,
+            "max_steps": 2,
+        }
     )
     result = train(chosen, Observer(), Processes())
     models = ["--method", method, "--backbone", chosen.backbone, "--device", "cpu", "--dtype", "float32"]

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from contrastive import checkpoint
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.parallel import Processes
 from contrastive.prompt_tuning import PromptTuning
 from contrastive.train import METRICS_FILE
@@ -25,9 +26,9 @@ from scaling.training.targets import split_of
 
 STAGED = {"stage": "constant,thoughts"}
 KINDS: list[dict[str, Any]] = [
-    {},
+    {"states": "slots"},
     {"states": "last"},
-    {"states": "attention"},
+    {},
     {"method": "proposer"},
     {"method": "refiner"},
 ]
@@ -51,6 +52,20 @@ def test_the_constant_is_that_of_prompt_tuning_and_stays_as_it_was_learned(kind,
     assert torch.equal(second.offset, first.offset)
     changed = [name for name, tensor in second.state_dict().items() if name != "offset" and tensor.abs().sum() > 0]
     assert changed, "the second stage has learned nothing"
+
+
+def test_by_default_constants_come_first_and_then_thoughts_by_attention(settings, quiet, tmp_path):
+    plain = train(settings(), quiet(), Processes()).folder
+    asked = train(settings(**STAGED, states="attention", out=tmp_path / "asked"), quiet(), Processes()).folder
+    for name in ("thinker.safetensors", "last/thinker.safetensors", "constant/thinker.safetensors"):
+        assert (plain / name).read_bytes() == (asked / name).read_bytes()
+    about = [json.loads((folder / "train.json").read_text()) for folder in (plain, asked)]
+    assert about[0] == about[1]
+    assert (about[0]["stage"], about[0]["states"]) == ("constant,thoughts", "attention")
+    assert isinstance(checkpoint.load(plain / "constant")[0], PromptTuning)
+    thoughts, _ = checkpoint.load(plain)
+    assert isinstance(thoughts, AssistantThinker)
+    assert thoughts.states_of == "attention"
 
 
 @pytest.mark.parametrize("kind", KINDS[:3], ids=str)
@@ -85,6 +100,15 @@ def test_a_training_that_was_interrupted_before_its_first_stage_goes_on(settings
         train(settings(**STAGED), early, Processes())
     folder = train(settings(**STAGED, resume=True), quiet(), Processes()).folder
     assert (folder / "constant" / "thinker.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["config.json", "thinker.safetensors"])
+def test_damaged_constants_are_reported_as_a_file_of_the_training(name, settings, quiet):
+    folder = train(settings(), quiet(), Processes()).folder
+    (folder / "constant" / name).write_bytes(b"{")
+    with pytest.raises(UsageError, match=r"constant.*: restore the file") as refused:
+        train(settings(resume=True), quiet(), Processes())
+    assert "--constant" not in str(refused.value)
 
 
 def test_constants_are_chosen_by_their_loss_whatever_chooses_the_thoughts(settings, quiet):

@@ -390,30 +390,39 @@ def test_an_adapter_learns_them_too_and_its_teacher_is_the_backbone_as_it_was(se
 @pytest.mark.parametrize(
     ("given_steps", "limit", "epochs"),
     [
-        ({}, 2048, 1),
-        ({"epochs": 2}, 2048, 2),
+        ({}, 1024, 1),
+        ({"epochs": 2}, 1024, 2),
+        ({"stage": "at-once"}, 2048, 1),
+        ({"constant": "constants"}, 2048, 1),
+        ({"method": "prompt-tuning"}, 2048, 1),
+        ({"method": "refiner"}, 2048, 1),
+        ({"method": "refiner", "stage": "constant,thoughts"}, 1024, 1),
         ({"max_steps": 100, "batch_size": 4}, 400, None),
         ({"max_steps": 1, "batch_size": 1}, 2, None),
-        ({"limit": 512}, 512, 3),
+        ({"limit": 512}, 512, 2),
+        ({"limit": 512, "stage": "at-once"}, 512, 3),
         ({"limit": 512, "epochs": 2}, 512, 2),
         ({"limit": 512, "max_steps": 100}, 512, None),
     ],
     ids=str,
 )
 def test_generated_questions_are_new_for_every_step_unless_they_are_limited(given_steps, limit, epochs):
+    """Two stages have about half as many steps each as one has."""
     config = TrainConfig(**given_steps).resolved()
     assert (config.limit, config.epochs) == (limit, epochs)
     assert config.resolved() == config, "resolved twice"
 
 
-def test_questions_of_files_are_all_taken_three_times(tmp_path):
+def test_questions_of_files_are_all_taken_three_times_or_twice_by_each_of_two_stages(tmp_path):
     row = {"id": "q", "question": "What is 1 + 1?", "answer": 2}
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
-    config = TrainConfig(data=tmp_path / "train.jsonl").resolved()
-    assert (config.limit, config.epochs) == (None, 3)
+    for stage, epochs in (("at-once", 3), ("constant,thoughts", 2), (None, 2)):
+        config = TrainConfig(data=tmp_path / "train.jsonl", stage=stage).resolved()
+        assert (config.limit, config.epochs) == (None, epochs)
 
 
-def test_a_training_takes_each_generated_question_once(settings):
+@pytest.mark.parametrize(("stage", "stages"), [("at-once", 1), ("constant,thoughts", 2)])
+def test_each_stage_of_a_training_takes_each_generated_question_once(settings, stage, stages):
     watcher, taken = Quiet(), []
     original = run_module.Trainer.backward
 
@@ -423,5 +432,8 @@ def test_a_training_takes_each_generated_question_once(settings):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module.Trainer, "backward", backward)
-        train(settings(limit=None), watcher, Processes())
-    assert len(taken) == len(set(taken)) == 4 * 3
+        train(settings(limit=None, stage=stage), watcher, Processes())
+    assert len(taken) == stages * 4 * 3
+    for begin in range(0, len(taken), 4 * 3):
+        assert set(taken[begin : begin + 4 * 3]) == set(taken)
+    assert len(set(taken)) == 4 * 3

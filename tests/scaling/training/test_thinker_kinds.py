@@ -20,11 +20,12 @@ CASES: list[dict[str, Any]] = [
     {"method": "prompt-tuning"},
     {"method": "proposer"},
     {"method": "refiner", "refine_steps": 2},
-    {"states": "last"},
-    {"states": "mean", "standardise": False, "layer": -2},
-    {"states": "attention", "layer": 1},
-    {"stage": "constant,thoughts"},
-    {"stage": "constant,thoughts", "states": "attention"},
+    {"states": "slots", "stage": "at-once"},
+    {"states": "last", "stage": "at-once"},
+    {"states": "mean", "stage": "at-once", "standardise": False, "layer": -2},
+    {"states": "attention", "stage": "at-once", "layer": 1},
+    {"states": "slots"},
+    {},
     {"stage": "constant,thoughts", "method": "refiner", "refine_steps": 2},
 ]
 
@@ -39,8 +40,9 @@ def test_a_training_goes_on_where_it_was_interrupted_and_a_run_takes_its_thinker
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     thinker, config = checkpoint.load(whole.folder)
-    fixed = thinker.offset.numel() if "stage" in case else 0  # the second stage leaves the constants as they are
-    if fixed and not case.get("method"):
+    staged = settings(**case).resolved().staged
+    fixed = thinker.offset.numel() if staged else 0  # the second stage leaves the constants as they are
+    if staged and not case.get("method"):
         fixed += thinker.projection.bias.numel()
     trained = thinker.parameter_count() - fixed
     assert f"{trained:,} parameters to train" in watcher.said
@@ -54,15 +56,45 @@ def test_a_training_goes_on_where_it_was_interrupted_and_a_run_takes_its_thinker
     assert {key[1] for key in lines} == {0, 1}
 
 
-def test_a_default_training_names_no_new_option(settings, quiet):
-    """Trainings of earlier versions go on: their train.json knows none."""
-    train(settings(states="slots"), quiet(), Processes())
-    result = train(settings(resume=True), quiet(), Processes())
-    assert not {"states", "layer", "refine_steps", "method"} & set(
-        json.loads((result.folder / "train.json").read_text())
+def test_a_training_of_slots_at_once_names_no_new_option(settings, quiet, tmp_path):
+    """Trainings of earlier versions, which knew none, go on when they are asked for as what they are."""
+    formerly = {"states": "slots", "stage": "at-once"}
+    whole = train(settings(**formerly, out=tmp_path / "whole"), quiet(), Processes())
+    with pytest.raises(Interrupted):
+        train(settings(**formerly), quiet(stop_at=3), Processes())
+    about = json.loads((tmp_path / "trained" / "train.json").read_text())
+    assert not {"states", "stage", "constant", "layer", "refine_steps", "method"} & set(about)
+    told = (
+        "`--stage` was 'at-once', now 'constant,thoughts', `--states` was 'slots', now 'attention'; give them as they"
     )
-    with pytest.raises(UsageError, match="`--states` was None, now 'last'"):
-        train(settings(states="last", resume=True), quiet(), Processes())
+    with pytest.raises(UsageError, match=f"another training: {told} were"):
+        train(settings(resume=True), quiet(), Processes())
+    with pytest.raises(UsageError, match="another training: `--states` was 'slots', now 'last'; give"):
+        train(settings(stage="at-once", states="last", resume=True), quiet(), Processes())
+    result = train(settings(**formerly, resume=True), quiet(), Processes())
+    assert (result.folder / "thinker.safetensors").read_bytes() == (whole.folder / "thinker.safetensors").read_bytes()
+
+
+def test_a_method_without_states_is_not_said_to_have_had_some(settings, quiet):
+    train(settings(method="prompt-tuning"), quiet(), Processes())
+    told = "`--stage` was None, now 'constant,thoughts', .*`--states` was None, now 'attention'"
+    with pytest.raises(UsageError, match=told):
+        train(settings(resume=True), quiet(), Processes())
+
+
+def test_resolved_settings_say_the_states_and_stages_that_are_used():
+    def said(**changes: Any) -> tuple[Any, Any]:
+        config = TrainConfig.model_validate(changes).resolved()
+        assert config.resolved() == config
+        return config.states, config.stage
+
+    assert said() == ("attention", "constant,thoughts")
+    assert said(states="slots") == ("slots", "constant,thoughts")
+    assert said(stage="at-once") == ("attention", "at-once")
+    for method in ("proposer", "refiner"):
+        assert said(method=method) == (None, "at-once")
+    for method in ("prompt-tuning", "lora", "coconut", "ccot"):
+        assert said(method=method) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +113,17 @@ def test_a_default_training_names_no_new_option(settings, quiet):
             r"`--contrastive` is for `--method softcot\+\+ or prompt-tuning or",
         ),
         ({"states": "last", "vector_per_slot": True}, "`--vector-per-slot` is for the tokens in the slots"),
-        ({"states": "mean", "freeze_token_sets": True}, "`--freeze-token-sets` is for the tokens in the slots"),
+        (
+            {"freeze_token_sets": True},
+            "`--freeze-token-sets` is .* of `--states slots`, and `--states` is attention: give",
+        ),
+        ({"path_offset": False}, "with `--stage constant,thoughts`: add `--stage at-once`, or leave it out"),
+        ({"constant": "there", "path_offset": False}, "come first with `--constant`: leave one of them out"),
+        (
+            {"constant": "there", "stage": "at-once"},
+            "`--constant` there .* `--stage at-once` .*: leave one of them out",
+        ),
+        ({"method": "coconut", "stage": "at-once"}, r"`--stage` is for `--method softcot\+\+ or proposer or refiner`"),
     ],
 )
 def test_options_that_a_thinker_would_ignore_are_refused(changes, message):

@@ -26,8 +26,8 @@ from scaling.training.targets import ExampleBuilder, examples_of, split_of
 
 K, L = 5, 3
 CASES: list[dict[str, Any]] = [
-    {},
-    {"vector_per_slot": True, "standardise": False},
+    {"states": "slots"},
+    {"states": "slots", "vector_per_slot": True, "standardise": False},
     {"states": "attention"},
     {"method": "prompt-tuning"},
     {"method": "proposer"},
@@ -66,7 +66,7 @@ def settings(tiny_model_folder, tmp_path) -> Callable[..., TrainConfig]:
     }
 
     def make(**changes: Any) -> TrainConfig:
-        assistant = {} if "method" in changes else {"assistant": model}
+        assistant = {} if "method" in changes else {"assistant": model, "stage": "at-once"}
         return TrainConfig.model_validate({**standard, **assistant, **changes})
 
     return make
@@ -95,7 +95,7 @@ def test_runs_use_the_first_slots_of_what_was_trained(case, settings, config_of,
     prompts = setup.method.prompts(setup.task.questions[0], [0, 1])
     assert [prompt.thoughts.shape for prompt in prompts] == [(L, 32)] * 2
     assert setup.asked[0].soft_tokens == L
-    if case and case.get("states") is None:
+    if "vector_per_slot" in case or "method" in case:
         with pytest.raises(UsageError, match=f"`--soft-tokens` {K} does not fit .* each of {L} slots"):
             prepared(soft_tokens=K)
 
@@ -150,6 +150,7 @@ def test_as_many_slots_as_runs_use_are_no_setting(settings):
     [
         ({"train_soft_tokens": 2, "soft_tokens": 3}, r"`--train-soft-tokens` 2 are fewer than the `--soft-tokens` 3"),
         ({"train_soft_tokens": 2}, r"`--train-soft-tokens` 2 are fewer than the `--soft-tokens` 4"),
+        ({"train_soft_tokens": 32}, r"`--train-soft-tokens` trains more .*: add `--stage at-once`, or leave it out"),
         ({"train_soft_tokens": 32, "method": "lora"}, r"`--train-soft-tokens` is for `--method softcot"),
     ],
 )

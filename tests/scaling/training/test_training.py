@@ -75,6 +75,9 @@ class Quiet:
         self.healths.append(health)
 
 
+SLOTS_AT_ONCE = {"states": "slots", "stage": "at-once"}  # what all trainings of version 0.1 were
+
+
 @pytest.fixture
 def settings(tiny_model_folder, tmp_path):
     """`settings(**changes)`: 6 questions, 2 paths of 3 soft tokens, 4 steps."""
@@ -289,7 +292,7 @@ def test_a_model_that_is_never_right_cannot_teach_itself(settings, tmp_path, mon
 
 
 def test_standardised_states_are_centred_and_scaled(settings, model):
-    config = settings(standardise=True).resolved()
+    config = settings(standardise=True, states="slots").resolved()
     build = ExampleBuilder(model, model, task=PlainTask("number"), num_slots=3)
     examples = [build(question, "x") for question in split_of(config).train]
     thinker = new_thinker(config, model, model, examples)
@@ -308,7 +311,7 @@ def test_standardised_states_are_centred_and_scaled(settings, model):
 def test_what_a_training_writes_and_that_a_run_takes_it(settings, tmp_path, run):
     out = tmp_path / "trained"
     options = {"standardise": True, "path_offset": True, "question_weight": 0.1, "vector_per_slot": True}
-    result = train(settings(**options), Quiet(), Processes())
+    result = train(settings(**SLOTS_AT_ONCE, **options), Quiet(), Processes())
     assert result.folder == out
     saved = {"config.json", "thinker.safetensors", "README.md"}
     assert {path.name for path in out.iterdir()} == {*saved, "train.json", METRICS_FILE, STATE_FILE, "last"}
@@ -410,12 +413,20 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(settings, tmp_path, place
 def test_the_published_recipe_is_one_of_the_settings(settings, tmp_path):
     """Plain T = W h + b, token sets that are never trained, the view form."""
     train(
-        settings(normalise=False, standardise=False, freeze_token_sets=True, contrastive="view"), Quiet(), Processes()
+        settings(
+            **SLOTS_AT_ONCE,
+            normalise=False,
+            standardise=False,
+            freeze_token_sets=True,
+            contrastive="view",
+        ),
+        Quiet(),
+        Processes(),
     )
     assert not checkpoint.read_config(tmp_path / "trained").sizes["normalise"]
     state = load_file(tmp_path / "trained" / STATE_FILE)
     start = loading.load(str(settings().backbone), name="", device="cpu", dtype=torch.float32)
-    untrained = new_thinker(settings(standardise=False).resolved(), start, start, [])
+    untrained = new_thinker(settings(**SLOTS_AT_ONCE, standardise=False).resolved(), start, start, [])
     assert torch.equal(state["thinker.token_sets.vectors"], untrained.token_sets.vectors)
     assert not torch.equal(state["thinker.projection.weight"], untrained.projection.weight)
 
@@ -569,13 +580,13 @@ def test_a_run_on_the_file_that_was_trained_on_is_noticed(settings, tmp_path):
 
 def test_a_training_of_version_0_1_is_resumed(settings, tmp_path):
     """Its train.json and its checkpoint hold no digests."""
-    train(settings(), Quiet(), Processes())
+    train(settings(**SLOTS_AT_ONCE), Quiet(), Processes())
     path = tmp_path / "trained" / "config.json"
     config = json.loads(path.read_text())
     assert config["about"].pop("question_digests")["of"] == "arithmetic"
     path.write_text(json.dumps(config))
     watch = Quiet()
-    train(settings(resume=True), watch, Processes())
+    train(settings(**SLOTS_AT_ONCE, resume=True), watch, Processes())
     assert watch.first == 4
 
 
@@ -584,7 +595,7 @@ def test_a_training_on_a_file_that_0_1_began_keeps_its_validation_questions(sett
     """They were picked by id then, and its checkpoint had neither intervals nor losses of single questions."""
     monkeypatch.chdir(tmp_path)
     rows_of(tmp_path / "own.jsonl", 12)
-    options = {"data": Path("own.jsonl"), "limit": None} | ({} if with_out else {"out": None})
+    options = {"data": Path("own.jsonl"), "limit": None, **SLOTS_AT_ONCE} | ({} if with_out else {"out": None})
     config = settings(**options).resolved()
     by_id = split_of(config, by_id=True)
     assert {q.id for q in by_id.validation} != {q.id for q in split_of(config).validation}
@@ -622,7 +633,8 @@ def forget(folder: Path) -> None:
 
 
 def test_a_training_of_0_1_is_shown_and_goes_on(settings, tmp_path):
-    options = [*options_of(settings()), "--device", "cpu", "--dtype", "float32"]
+    formerly = ["--states", "slots", "--stage", "at-once"]
+    options = [*options_of(settings()), *formerly, "--device", "cpu", "--dtype", "float32"]
     assert CliRunner().invoke(app, options).exit_code == 0
     forget(tmp_path / "trained")
     done = CliRunner().invoke(app, [*options, "--resume"])
@@ -671,7 +683,8 @@ print([event.step for event in events.Scalars("train/language")], [e.step for e 
         (path.parent for path in (tmp_path / "trained").rglob("events.out*")), key=lambda path: len(path.parts)
     )
     done = subprocess.run([sys.executable, "-c", read, str(folder)], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "[1, 2, 3, 4] [0, 2, 4]"
+    both = [*range(1, 9)], [0, 2, 4, 4, 6, 8]  # two stages of four steps, one after the other
+    assert done.stdout.strip() == f"{both[0]} {both[1]}"
 
 
 def test_after_kill_nine_resume_ends_with_the_same_parameters(settings, tmp_path):
