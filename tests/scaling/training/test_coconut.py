@@ -364,7 +364,7 @@ def test_an_adapter_trains_the_new_tokens_too(trained, settings, quiet, backbone
 def test_a_backbone_whose_output_layer_is_its_embeddings(trained, other_model_folder, settings, rank):
     """What is loaded has the loss that was validated, new tokens included."""
     name = str(other_model_folder)
-    result, _ = trained(backbone=name, rank=rank, latent_stages=1)
+    result, _ = trained(backbone=name, rank=rank, latent_stages=1, dtype="float32")
     source = name if rank else str(result.folder)
     model = loading.load(source, name=source, device="cpu", dtype=torch.float32, own=True)
     ids = prepare_tokens(model, (BEGIN, END), seed=0)
