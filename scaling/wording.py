@@ -19,7 +19,7 @@ import re
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
@@ -243,7 +243,11 @@ class Wording:
 
     @cached_property
     def _template(self) -> PromptTemplate:
-        return PromptTemplate(self.prompt or PLAIN, option=self.option, others=self.others)
+        name = self.prompt or PLAIN
+        read = (
+            _shipped_template if name in SHIPPED else PromptTemplate
+        )  # a user may edit a file while this process runs
+        return read(name, option=self.option, others=self.others)
 
 
 class AssistantWording(Wording):
@@ -388,6 +392,12 @@ class PromptTemplate:
         return UsageError(
             f"{self.place}{at} {why}: correct it, as docs/prompts.md says what a template may hold.{advice}"
         )
+
+
+@cache
+def _shipped_template(name: str, *, option: str, others: tuple[str, ...]) -> PromptTemplate:
+    """A shipped template, compiled once in a process. Arguments as of `PromptTemplate`."""
+    return PromptTemplate(name, option=option, others=others)
 
 
 def _environment(loader: FunctionLoader) -> Environment:

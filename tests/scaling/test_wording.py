@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import Environment
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -358,6 +359,22 @@ def test_a_template_may_show_the_question_in_its_own_form(template, text):
     assert Wording(template(f"{{% block user %}}{text}{{% endblock %}}")).turns(
         QUESTIONS["choice"], task=PlainTask("choice")
     )
+
+
+def test_a_shipped_template_is_compiled_once_and_a_file_each_time(template, monkeypatch):
+    """A sweep asks for the template of each point, and a user may edit a file meanwhile."""
+    shipped = [Wording(), Wording("plain"), Wording("direct"), Wording(assistant_prompt="answer")]
+    for wording in shipped:
+        wording.check()
+    compiled, compile_ = [], Environment.compile
+    monkeypatch.setattr(Environment, "compile", lambda *given: compiled.append(given[1]) or compile_(*given))
+    for wording in shipped:
+        replace(wording).check()
+    assert compiled == []
+    for system in ("Be short.", "Be long."):
+        wording = Wording(template(f"{{% block system %}}{system}{{% endblock %}}"))
+        assert wording.turns(QUESTIONS["number"], task=NUMBER).system == system
+    assert len(compiled) == 4, "the file and `plain`, both times"
 
 
 def test_a_template_of_windows_begins_with_a_mark(template):
