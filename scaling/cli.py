@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from scaling.collection import imports_without_collection
 from scaling.config import OUTPUT, RunConfig, load_config
 from scaling.options import panel_option, takes
 from scaling.records.errors import Interrupted, UsageError, of_the_system, one_line, out_of_memory
@@ -147,21 +148,19 @@ def _run(file: str | None, given: dict[str, Any], *, as_json: bool, instead: dic
         return
     refuse_small_limit()
     if instead["--dry-run"]:
-        from scaling.preview import preview
-
+        with imports_without_collection():
+            from scaling.preview import preview
         resolved, prompts = preview(settings)
         print(jsonlib.dumps(resolved, indent=2) if as_json else f"{jsonlib.dumps(resolved, indent=2)}\n\n{prompts}")
         return
-    from scaling.display import RunProgress, show_summary
-
-    if instead["--rescore"]:
+    with imports_without_collection():
+        from scaling.display import RunProgress, show_summary
         from scaling.rescore import rescore
-
+        from scaling.run import execute
+    if instead["--rescore"]:
         stderr = Console(stderr=True)
         summary = rescore(settings, lambda line: stderr.print(line, highlight=False, markup=False, soft_wrap=True))
     else:
-        from scaling.run import execute
-
         with RunProgress(Console(stderr=True), voter=settings.voter) as watch:
             summary = execute(settings, watch)
     if as_json:

@@ -265,12 +265,12 @@ def _unpacked(gguf: Path, *, checksum: str | None = None) -> Path:
     Raises:
         UsageError: the file is damaged, or the cache folder has no room.
     """
-    digest = sha256(gguf)
-    if checksum and digest != checksum:
-        raise UsageError(f"{gguf} is damaged (SHA-256 {digest[:12]}, not {checksum[:12]}): reinstall its package.")
-    folder = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
-    if _is_ready(folder):
+    expected = checksum or sha256(gguf)
+    folder = cache_folder() / "models" / f"{gguf.stem}-{expected[:12]}"
+    if _is_ready(folder):  # then a file whose checksum is known beforehand need not be read
         return folder
+    if checksum and (digest := sha256(gguf)) != checksum:
+        raise UsageError(f"{gguf} is damaged (SHA-256 {digest[:12]}, not {checksum[:12]}): reinstall its package.")
     made(folder.parent)
     try:
         _unpack_to(folder, gguf)

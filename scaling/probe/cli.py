@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scaling.cli import LocalFilesOnly, Revision, Version, examples, guarded, refuse_small_limit
+from scaling.collection import imports_without_collection
 from scaling.config import OUTPUT, load_config
 from scaling.options import panel_option, takes
 from scaling.probe.config import ProbeConfig
@@ -74,9 +75,9 @@ def carry_out(settings: ProbeConfig, console: Console) -> Report:
     """
     settings.resolved()  # conflicts between options are reported before torch is imported
     refuse_small_limit()
-    from scaling.probe.display import ProbeProgress
-    from scaling.probe.run import probe
-
+    with imports_without_collection():
+        from scaling.probe.display import ProbeProgress
+        from scaling.probe.run import probe
     try:
         with ProbeProgress(console) as progress:
             return probe(settings, progress)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scaling.cli import LocalFilesOnly, Revision, Version, examples, guarded, refuse_small_limit
+from scaling.collection import imports_without_collection
 from scaling.config import OUTPUT, load_config
 from scaling.methods.kinds import Trait, kind_of
 from scaling.options import panel_option, takes
@@ -85,13 +86,13 @@ def carry_out(settings: TrainConfig, console: Console) -> tuple[Any, bool]:
     refuse_small_limit()
     if settings.log_with and not importlib.util.find_spec(settings.log_with):
         raise UsageError(f"`--log-with` {settings.log_with} needs a package: `pip install {settings.log_with}`.")
-    from accelerate import Accelerator
+    with imports_without_collection():
+        from accelerate import Accelerator
 
-    from contrastive.parallel import Processes
-    from scaling.models.hardware import device_type
-    from scaling.training.display import TrainingProgress
-    from scaling.training.run import TRACKED, check_folder, publish
-
+        from contrastive.parallel import Processes
+        from scaling.models.hardware import device_type
+        from scaling.training.display import TrainingProgress
+        from scaling.training.run import TRACKED, check_folder, publish
     if settings.out:  # a problem with the folder is reported before models are loaded
         check_folder(settings.out, resume=settings.resume)
     folder = str(settings.out or "checkpoints")

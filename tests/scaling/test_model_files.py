@@ -120,6 +120,38 @@ def test_another_content_under_the_same_name_is_unpacked_again(cache):
     assert len(cache.calls) == 2
 
 
+@pytest.fixture
+def bundled(cache, tmp_path, monkeypatch):
+    """The file of a bundled model `tiny-1b` in a package that is installed."""
+    package = tmp_path / "installed" / "tiny_package_1b"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    cache.gguf.rename(package / "model.gguf")
+    entry = ("tiny-package-1b==1.0", "tiny_package_1b/model.gguf", sha256(package / "model.gguf"))
+    monkeypatch.setitem(model_files.BUNDLED, "tiny-1b", entry)
+    monkeypatch.syspath_prepend(package.parent)
+    return package / "model.gguf"
+
+
+def test_a_damaged_bundled_file_is_not_unpacked(cache, bundled):
+    bundled.write_bytes(b"GGUF, damaged")
+    with pytest.raises(UsageError, match=r"model\.gguf is damaged \(SHA-256 .*\): reinstall its package"):
+        model_files.locate("tiny-1b")
+    assert cache.calls == []
+
+
+def test_a_bundled_file_is_read_only_to_unpack_it(cache, bundled, monkeypatch):
+    """Its checksum is known, so that the unpacked folder, whose files are checked, is found without reading it again."""
+    read = []
+    monkeypatch.setattr(model_files, "sha256", lambda path: read.append(path) or sha256(path))
+    folder = model_files.locate("tiny-1b")
+    assert bundled in read
+    read.clear()
+    assert model_files.locate("tiny-1b") == folder
+    assert sorted(path.name for path in read) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert cache.calls == [bundled]
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "ready.json"])
 @pytest.mark.parametrize("damage", ["truncated", "gone"])
 def test_a_damaged_cache_is_rebuilt(cache, file, damage):
