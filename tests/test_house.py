@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ LIGHT = (
     "analysis.cli",
 )
 LIGHT += (
+    "scaling.training.cli",
     "sweeps.cli",
     "sweeps.sweep",
     "sweeps.display",
@@ -48,12 +50,19 @@ LIGHT += (
     "sweeps.ray_driver",
     "sweeps.ray_worker",
 )
+HEAVY = {"torch", "transformers", "scipy", "pandas"}
 # spelled in two parts, as this file is searched too
 ABSOLUTE_PLACES = [f"/{place}/" for place in ("work", "home", "root", "Users")]
 
 
 def sources(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """A source file's syntax tree. Do not change it."""
+    return ast.parse(path.read_text())
 
 
 def imports(tree: ast.AST, *, package: str) -> Iterator[str]:
@@ -95,7 +104,7 @@ def test_arrows_run_one_way(room):
     found = {
         str(path.relative_to(REPOSITORY)): wrong
         for path in files
-        if (wrong := forbidden(room, ast.parse(path.read_text()), package=package_of(path)))
+        if (wrong := forbidden(room, tree_of(path), package=package_of(path)))
     }
     assert found == {}
 
@@ -121,12 +130,40 @@ def test_a_wrong_arrow_would_be_found(room, code, wrong):
     assert bool(forbidden(room, ast.parse(code), package=room)) is wrong
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_light_modules_load_no_torch(module):
-    code = f"import sys, {module}; print(*sorted({{'torch', 'transformers', 'scipy', 'pandas'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+def python(code: str) -> list[str]:
+    """The lines that the code prints in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
+    return done.stdout.splitlines()
+
+
+def test_light_modules_load_no_torch():
+    """One process imports all of them; the first one after which a heavy module is there is told."""
+    code = f"""
+import importlib, sys
+for name in {LIGHT!r}:
+    importlib.import_module(name)
+    if heavy := {HEAVY!r} & set(sys.modules):
+        sys.exit(print(name, *sorted(heavy)))
+print("all are light")
+"""
+    assert python(code) == ["all are light"]
+
+
+def test_help_and_plans_load_no_torch():
+    """One process calls them all; the first one after which a heavy module is there is told."""
+    commands: list[tuple[str, ...]] = [
+        (f"{module}.cli", "--help") for module in ("scaling", "scaling.training", "scaling.probe", "analysis")
+    ]
+    commands += [("sweeps.cli", "--help"), ("sweeps.cli", "plan", "--help"), ("sweeps.cli", "plan", "scaling-curve")]
+    code = f"""
+import importlib, sys
+from typer.testing import CliRunner
+for module, *arguments in {commands!r}:
+    done = CliRunner().invoke(importlib.import_module(module).app, arguments)
+    print(module, *arguments, done.exit_code, *sorted({{"torch", "transformers"}} & set(sys.modules)))
+"""
+    assert python(code) == [f"{' '.join(command)} 0" for command in commands]
 
 
 def unsafe(tree: ast.AST) -> list[str]:
@@ -152,7 +189,7 @@ def _loads_weights_only(call: ast.Call) -> bool:
 
 
 def test_no_source_runs_foreign_code_or_reads_pickles():
-    found = {path.as_posix(): wrong for path in sources(*ROOMS) if (wrong := unsafe(ast.parse(path.read_text())))}
+    found = {path.as_posix(): wrong for path in sources(*ROOMS) if (wrong := unsafe(tree_of(path)))}
     # vLLM's endpoint takes embeddings in no other form; nothing is read from one
     assert {path.partition("scaling/")[2]: wrong for path, wrong in found.items()} == {
         "engines/server.py": ["torch.save"]
@@ -226,7 +263,7 @@ def test_a_comparison_with_a_methods_name_would_be_found(code):
 def test_only_methods_ask_what_a_method_is_called():
     paths = {path.relative_to(REPOSITORY).as_posix(): path for path in sources(*ROOMS)}
     elsewhere = {name: path for name, path in paths.items() if not name.startswith("scaling/methods/")}
-    found = {name: compared_methods(ast.parse(path.read_text())) for name, path in elsewhere.items()}
+    found = {name: compared_methods(tree_of(path)) for name, path in elsewhere.items()}
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
@@ -244,9 +281,7 @@ def compares_a_kind(tree: ast.AST) -> bool:
 
 def test_kinds_of_answers_are_told_apart_by_tasks_alone():
     tasks = REPOSITORY / "scaling" / "tasks"
-    found = [
-        path for path in sources(*ROOMS) if tasks not in path.parents and compares_a_kind(ast.parse(path.read_text()))
-    ]
+    found = [path for path in sources(*ROOMS) if tasks not in path.parents and compares_a_kind(tree_of(path))]
     assert found == []
     assert compares_a_kind(ast.parse('x = 1 if task.kind == "number" else 2'))
     assert compares_a_kind(ast.parse('x = kind in ("choice", "yes_no")'))
@@ -266,7 +301,7 @@ def engines_compared(tree: ast.AST) -> list[str]:
 def test_no_source_outside_the_engines_compares_an_engine_by_name():
     inside = REPOSITORY / "scaling" / "engines"
     files = [path for path in sources(*ROOMS) if inside not in path.parents]
-    found = {path.as_posix(): wrong for path in files if (wrong := engines_compared(ast.parse(path.read_text())))}
+    found = {path.as_posix(): wrong for path in files if (wrong := engines_compared(tree_of(path)))}
     assert found == {}
 
 
@@ -299,7 +334,7 @@ def test_no_room_imports_a_private_name_of_another():
         path.as_posix(): wrong
         for room in ROOMS
         for path in sources(room)
-        if (wrong := private_names_of_others(room, ast.parse(path.read_text()), package=package_of(path)))
+        if (wrong := private_names_of_others(room, tree_of(path), package=package_of(path)))
     }
     assert found == {}
     code = "from scaling.run import _held"
