@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime  ## set up, then 8 latent paths x 4 samples on 20 arithme
 	$(BIN)/scale-run --latent-paths 8 --samples 4
 
 test: $(VENV)/.dev  ## set up, then all tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-vllm: $(VLLM_VENV)/.ready  ## set up vLLM's CPU build in an environment of its own, then the tests that need it
 	$(VLLM_VENV)/bin/pytest -p no:unraisableexception tests/scaling/test_vllm_real.py

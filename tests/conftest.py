@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from transformers import (
 
 from scaling.records import answer_classes
 
-torch.set_num_threads(1)  # tiny models gain nothing from more, and two test processes that share two cores lose much
+# tiny models gain nothing from more threads, and two test processes that share two cores lose much; what tests start, too
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 WINDOW = 8  # tokens, of the families whose layers see a sliding window
