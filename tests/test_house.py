@@ -152,7 +152,9 @@ print("all are light")
 
 def test_help_and_plans_load_no_torch():
     """One process calls them all; the first one after which a heavy module is there is told."""
-    commands = [(f"{module}.cli", "--help") for module in ("scaling", "scaling.training", "scaling.probe", "analysis")]
+    commands: list[tuple[str, ...]] = [
+        (f"{module}.cli", "--help") for module in ("scaling", "scaling.training", "scaling.probe", "analysis")
+    ]
     commands += [("sweeps.cli", "--help"), ("sweeps.cli", "plan", "--help"), ("sweeps.cli", "plan", "scaling-curve")]
     code = f"""
 import importlib, sys
