@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from analysis.load import Run, Unfinished
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import UNREAD
-from scaling.records.names import called
+from scaling.records.names import TRAINED_FROM, called
 from scaling.records.settings import Differs, Effect, run_names, run_settings
 
 Floats = NDArray[np.float64]
@@ -119,9 +119,18 @@ def may_differ(between: Differs) -> frozenset[str]:
 
 
 def unlike_settings(methods: Sequence[Method]) -> dict[str, list[Any]]:
-    """The settings that differ between methods although they should not, with all their values."""
-    configs = _with_fingerprints([run.config for method in methods for run in method.runs])
+    """The settings that differ between methods although they should not, with all their values.
+
+    A backbone that was itself trained counts as the one that it was before.
+    """
+    configs = _with_fingerprints([_before_training(run) for method in methods for run in method.runs])
     return {key: values for key, values in _differing(configs).items() if key not in may_differ(Differs.METHODS)}
+
+
+def _before_training(run: Run) -> dict[str, Any]:
+    """The settings of a run with the backbone that its own was trained from, where it says which that was."""
+    before = run.environment.get(TRAINED_FROM)
+    return {**run.config, "backbone": before, "backbone_fingerprint": UNREAD} if before else run.config
 
 
 def _with_fingerprints(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from scaling.methods import thinkers
 from scaling.methods.kinds import DEFAULT, kind_of
 from scaling.models import adapters
 from scaling.records.errors import UsageError, listed
-from scaling.records.names import UNKNOWN, questions_called
+from scaling.records.names import TRAINED_FROM, UNKNOWN, questions_called
 from scaling.records.overlap import Overlap, learned_from, overlap_of
 from scaling.tasks.task import LoadedTask
 from scaling.wording import Wording, wording_of
@@ -106,6 +106,8 @@ class Provenance:
         for part in self.parts:
             if part.role != "assistant":
                 fields[f"{part.role}_trained_on"] = part.trained_on
+            if part.role == "backbone" and part.about and part.about.get("backbone"):
+                fields[TRAINED_FROM] = str(part.about["backbone"])
             if part.about and IMPORTED in part.about:
                 fields["thinker_imported_from"] = part.about[IMPORTED]
         overlap = self.overlap

@@ -13,7 +13,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.config import RunConfig, filled_in, task_of_settings
+from scaling.config import RunConfig, filled_in, idle_options, task_of_settings
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.files import write_whole
@@ -25,6 +25,7 @@ from sweeps.points import RUN_DEFAULTS, hashed
 
 RATES, PROBES = "rates.json", "probes"
 _PROBE = (8, 1, 4)  # size of a probe run: questions, paths, samples
+_UNTRAINED_ADAPTER = "cot"  # the method that stands for one whose adapter or backbone is still to be trained
 
 
 @dataclass(frozen=True)
@@ -279,14 +280,16 @@ def measure(plan: Plan, root: Path, tell: Any) -> None:
 def _probe(job: Job) -> RunConfig:
     """The settings of a probe: the job at a small size.
 
-    A thinker that is still to be trained is replaced by an untrained one, and an adapter is left out: both cost the same.
+    A thinker that is still to be trained is replaced by an untrained one. An adapter or backbone that is still to be trained
+    is left out, and chains of thought stand for its own: both cost the same, but trained chains may be shorter.
     """
     limit = max_limit(job.extents)
     samples = 1 if job.settings.get("temperature") == 0 else _PROBE[2]
     size = {"limit": min(_PROBE[0], limit or _PROBE[0]), "latent_paths": 1, "samples": samples}
     settings = job.settings
     if job.needs and kind_of(settings["method"]).has(Trait.ADAPTER):
-        settings = {**settings, "method": "cot"}
+        idle = idle_options(_UNTRAINED_ADAPTER)
+        settings = {key: value for key, value in settings.items() if key not in idle} | {"method": _UNTRAINED_ADAPTER}
     elif job.needs:
         settings = {**settings, "thinker": "untrained"}
     return RunConfig(**{**settings, **size})

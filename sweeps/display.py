@@ -20,7 +20,7 @@ from sweeps.cost_estimate import Expected
 from sweeps.labels import Words, axes_of, unmet
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
-from sweeps.points import TRAIN_DEFAULTS
+from sweeps.points import TRAIN_DEFAULTS, trained_role
 
 SHOWN = 24  # most lines of a table; of further ones only the number is printed
 _LINE_EVERY = 10.0  # seconds between two plain progress lines
@@ -111,7 +111,9 @@ def what(job: Job) -> str:
         paths = job.settings.get("latent_paths", TRAIN_DEFAULTS["latent_paths"])
         method = job.settings.get("method", DEFAULT)
         thinker = "thinker" if method == TRAIN_DEFAULTS["method"] else method
-        kind = "adapter" if kind_of(method).has(Trait.ADAPTER) else f"{thinker}, {paths} path{'s' * (paths != 1)}"
+        kind = f"{thinker}, {paths} path{'s' * (paths != 1)}"
+        if kind_of(method).has(Trait.ADAPTER):
+            kind = "adapter" if trained_role(method, job.settings) == "adapter" else "backbone"
         return f"train {kind}{label}"
     part = f", questions {job.part[0]} to {job.part[1] - 1}" if job.part else ""
     merged = ", merged" if job.kind == "merge" else ""

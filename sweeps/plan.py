@@ -45,6 +45,7 @@ class Job:
         part: the first question of this part of a run, and the first one after it; None for the whole run.
         models: the models that it loads, as one text. Jobs with the same text can share loaded models.
         label: the settings that tell it from other jobs of its kind, for people to read.
+        takes: the option of a run that takes the checkpoint which was trained for it; None for that of its method.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Job:
     part: tuple[int, int] | None = None
     models: str = ""
     label: str = ""
+    takes: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The job as a mapping that JSON can hold, as the ledger stores it."""
@@ -165,7 +167,8 @@ def _run(points: Sequence[Point], label: str) -> Job:
     folder = f"runs/{kind_of(settings['method']).name}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
     extents = largest(map(extent_of, points))
-    whole = Job(f"run-{key}", "run", settings, folder, needs, extents, models=_models(settings), label=label)
+    takes = trained_role(settings["method"], first.train)
+    whole = Job(f"run-{key}", "run", settings, folder, needs, extents, None, _models(settings), label, takes)
     for extent in extents:
         config_of(whole, extent, trained=_TRAINED if needs else None).resolved()
     return whole
@@ -200,7 +203,7 @@ def config_of(job: Job, extent: Extent, *, trained: str | None) -> RunConfig:
         trained: folder of the checkpoint that the sweep trains for this run; None where it trains none.
     """
     limit, paths, samples = extent
-    role = trained_role(job.settings["method"])
+    role = job.takes or trained_role(job.settings["method"])
     checkpoint = {role: trained} if role and trained else {}
     return RunConfig(**{**job.settings, **checkpoint, "limit": limit, "latent_paths": paths, "samples": samples})
 

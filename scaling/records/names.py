@@ -9,6 +9,7 @@ from typing import Any
 
 LATENT_TRAINING = "latent_training"  # key in a run's settings: how a backbone was trained to think in its own states
 CONTEMPLATION = "contemplation"  # key in a run's settings: what stands for a chain of thought in the adapter's training
+TRAINED_FROM = "backbone_trained_from"  # key in a run's environment: the model that its backbone was before
 TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package
 DEFAULT_TASK = "arithmetic"  # the task of a run that names neither task nor data; the default thinker was trained on it
 UNKNOWN = "unknown"  # stands for the training questions of a thinker or adapter whose files do not name them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaling.config import DEFAULT_MODEL
 from scaling.records.errors import UsageError
 from sweeps.grid import GridFile
 from sweeps.labels import Words, axes_of, value_of, varied
+from sweeps.plan import config_of, plan_of
 from sweeps.points import points_of
 
 
@@ -300,6 +303,30 @@ def test_without_contrast_its_weight_makes_no_training():
 def test_a_checkpoint_that_is_given_is_not_trained():
     (point,) = points(run={"method": "softcot", "thinker": "there"}, train={"max_steps": 3})
     assert point.training is None
+
+
+def test_a_backbone_that_was_trained_to_think_is_not_trained_again(tmp_path):
+    for name, about in (("plain", None), ("lora", {"method": "lora"}), ("coconut", {"method": "coconut"}), ("odd", [])):
+        (tmp_path / name).mkdir()
+        if about is not None:
+            (tmp_path / name / "train.json").write_text(json.dumps(about))
+        (point,) = points(run={"method": "coconut", "backbone": str(tmp_path / name)}, train={"max_steps": 3})
+        assert (point.training is None) is (name == "coconut")
+
+
+@pytest.mark.parametrize(("rank", "takes"), [(None, "backbone"), (8, "adapter")])
+def test_latent_steps_are_trained_into_the_backbone_or_beside_it(rank, takes):
+    axes = {"control": [None, "mean"], "train.seed": [0, 1], "latent_steps": [None, 2]}
+    file = GridFile(name="grid", run={"method": "coconut"}, train={"max_steps": 1, "rank": rank}, axes=axes)
+    found = points_of(file)
+    assert len(found) == 2 * 2 * 2
+    assert len({point.training for point in found}) == 2, "one for each seed"
+    jobs = [job for job in plan_of(file, found).jobs if job.kind == "run"]
+    (extent,) = jobs[0].extents
+    assert {job.takes for job in jobs} == {takes}
+    config = config_of(jobs[0], extent, trained="there")
+    assert getattr(config, takes) == "there"
+    assert (config.backbone == DEFAULT_MODEL) is (takes == "adapter")
 
 
 def test_the_task_stands_in_the_path_of_its_data():
