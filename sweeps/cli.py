@@ -58,7 +58,8 @@ def plan(
     change: Change = None,
     out: Out = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Try a few chains of each kind of run, for expected tokens and hours.")
+        bool,
+        typer.Option("--measure", help="Try a few chains or steps of each kind of job, for expected tokens and hours."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -77,7 +78,7 @@ def plan(
         entries = sweep.entries()
         cost, done = sweep.expected(), sweep.done(entries)
         if not json:
-            show_plan(plain(), sweep.plan, cost, len(done))
+            show_plan(plain(), sweep.plan, cost, len(done), by_task=sweep.expected_by_task())
             return 0
         points = [
             {"id": p.id, "run": p.run, "train": p.train, "job": sweep.plan.serves[p.id]} for p in sweep.plan.points

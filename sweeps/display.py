@@ -36,7 +36,9 @@ def plain(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
-def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
+def show_plan(
+    console: Console, plan: Plan, cost: Expected, done: int, *, by_task: Mapping[str, Expected] | None = None
+) -> None:
     """Prints the plan of a sweep: its axes, its points, its jobs with what they need, and the expected cost.
 
     Args:
@@ -44,6 +46,7 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
         plan: of the sweep.
         cost: of the jobs that are not done.
         done: how many jobs are done already.
+        by_task: the part of the cost that each task has.
     """
     runs = sum(job.kind != "train" for job in plan.jobs) - sum(job.part is not None for job in plan.jobs)
     trainings = sum(job.kind == "train" for job in plan.jobs)
@@ -68,16 +71,31 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     for name, value in cost_rows(cost):
         table.add_row(name, value)
     console.print(table)
+    if by_task and len(by_task) > 1:
+        console.print(_tasks_table(by_task))
     jobs = Table(title="jobs", title_justify="left", **_PLAIN)
     for name in ("job", "what", "N x M", "points"):
         jobs.add_column(name, no_wrap=name in ("job", "points"))
-    serving = Counter(plan.serves.values())
+    serving = Counter([*plan.serves.values(), *(f"train-{point.training}" for point in plan.points if point.training)])
     for job in plan.jobs[:SHOWN]:
         needs = f"\nafter {', '.join(job.needs[:2])}{_more(job)}" if job.needs else ""
         jobs.add_row(job.id, what(job) + needs, _sizes(job), str(serving[job.id] or ""))
     console.print(jobs)
     if len(plan.jobs) > SHOWN:
         console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim")
+
+
+def _tasks_table(by_task: Mapping[str, Expected]) -> Table:
+    """What is still to do of each task; hours where they are known."""
+    table = Table(title="still to do", title_justify="left", **_PLAIN)
+    table.add_column("task")
+    for name in ("runs", "completions", "hours", "trainings", "hours of these"):
+        table.add_column(name, justify="right")
+    for task, cost in by_task.items():
+        hours = f"{cost.hours:.2f}" if not cost.unmeasured + cost.unread else "-"
+        of_trainings = "-" if cost.training_hours is None else f"{cost.training_hours:.2f}"
+        table.add_row(task, f"{cost.runs:,}", f"{cost.completions:,}", hours, f"{cost.trainings:,}", of_trainings)
+    return table
 
 
 def cost_rows(cost: Expected) -> list[tuple[str, str]]:
@@ -98,7 +116,7 @@ def cost_rows(cost: Expected) -> list[tuple[str, str]]:
     if cost.unread:
         rows.append(("not counted", f"{cost.unread:,} runs whose questions are on the Hub and have no `limit`"))
     if cost.trainings:
-        unknown = "hours known once one has run, where `max_steps` says how long they are"
+        unknown = "hours known once one of each kind has run or been tried, where `max_steps` says how long they are"
         hours = unknown if cost.training_hours is None else f"{cost.training_hours:.2f} h"
         rows.append(("trainings", f"{cost.trainings:,}, {hours}"))
     return rows
@@ -113,7 +131,7 @@ def what(job: Job) -> str:
         thinker = "thinker" if method == TRAIN_DEFAULTS["method"] else method
         kind = f"{thinker}, {paths} path{'s' * (paths != 1)}"
         if kind_of(method).has(Trait.ADAPTER):
-            kind = "adapter" if trained_role(method, job.settings) == "adapter" else "backbone"
+            kind = f"{method} {trained_role(method, job.settings)}"
         return f"train {kind}{label}"
     part = f", questions {job.part[0]} to {job.part[1] - 1}" if job.part else ""
     merged = ", merged" if job.kind == "merge" else ""

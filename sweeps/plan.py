@@ -23,7 +23,7 @@ from scaling.records.settings import Tag, names
 from scaling.tasks.catalogue import task_of
 from scaling.tasks.own import label as task_label
 from sweeps.grid import TRAIN, GridFile
-from sweeps.labels import Words, axes_of
+from sweeps.labels import Words, axes_of, telling
 from sweeps.points import INHERITED, SIZE, Point, Settings, trained_role
 
 Extent = tuple[int | None, int, int]  # how much of a run: questions (None for all), latent paths, samples of each path
@@ -97,10 +97,12 @@ def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
     """
     trainings: dict[str, Job] = {}
     groups: dict[str, list[Point]] = {}
-    keys = [key for key in axes_of(file, points) if key not in SIZE]
-    words = Words(points)
     for point in points:
         groups.setdefault(point.group, []).append(point)
+    first_ones = [group[0] for group in groups.values()]
+    keys = telling(first_ones, [key for key in axes_of(file, points) if key not in SIZE])
+    words = Words(points)
+    for point in points:
         if point.training and point.training not in trainings:
             decides = [key for key in keys if key.startswith(TRAIN) or key in INHERITED]
             trainings[point.training] = _training(point, words.label(point, decides))
@@ -111,8 +113,20 @@ def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
         whole = _run(group, words.label(group[0], keys))
         runs += [whole] if file.shard is None else _sharded(whole, file.shard, counts)
         serves |= dict.fromkeys((point.id for point in group), whole.id)
+    if file.order == "file":
+        return Plan(file, list(points), _with_trainings(runs, trainings.values()), serves)
     in_order = sorted(trainings.values(), key=_by_models) + sorted(runs, key=_by_models)
     return Plan(file, list(points), in_order, serves)
+
+
+def _with_trainings(runs: Iterable[Job], trainings: Iterable[Job]) -> list[Job]:
+    """The runs in their order, with each training right before the first of them that needs it."""
+    left = {job.id: job for job in trainings}
+    in_order: list[Job] = []
+    for run in runs:
+        in_order += [left.pop(need) for need in run.needs if need in left]
+        in_order.append(run)
+    return in_order
 
 
 class Counts:

@@ -204,6 +204,8 @@ class _Maker:
         method = settings.get("method") or DEFAULT
         idle = idle_options(method)
         run = {key: value for key, value in settings.items() if key not in idle}
+        if _has_own_questions(run):
+            del run["data"]
         trained = self._has_training(run, method)
         run = self._sized(run, method, train_settings.get("latent_paths", _PATHS) if trained else None)
         train, training = self._training(train_settings, run, method) if trained else (None, None)
@@ -401,6 +403,16 @@ def _refuse_tested(run: Settings, train: Settings) -> None:
 
 def _are_one_file(one: Path, other: Path) -> bool:
     return one.is_file() and other.is_file() and one.samefile(other)
+
+
+def _has_own_questions(run: Settings) -> bool:
+    """Whether `{task}` in the path of the data stands for a generated task, which has no folder there and needs none."""
+    data = str(run.get("data") or "")
+    if "{task}" not in data or not task_of_settings(run.get("task"), None).generated:
+        return False
+    placed = dict(run)
+    _place(placed)
+    return not Path(placed["data"]).exists()
 
 
 def _place(settings: Settings) -> None:

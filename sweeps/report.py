@@ -18,7 +18,7 @@ from scaling.records.files import MODULE
 from scaling.records.journal import load_run
 from scaling.records.names import called
 from scaling.records.settings import Tag, run_names
-from sweeps.labels import Words, axes_of, value_of, varied
+from sweeps.labels import Words, axes_of, telling, value_of, varied
 from sweeps.plan import Extent, Job, Plan
 from sweeps.points import SIZE, Point
 from sweeps.results import TABLE, serving
@@ -53,7 +53,10 @@ def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by:
             raise UsageError(f"`--by` {key} is no axis of runs here ({', '.join(keys)}).{nearest(key, keys)}")
     apart = [key for key in dict.fromkeys([*_OF_QUESTIONS, *by]) if key in keys]
     words = Words(plan.points)
-    naming = [key for key in axes_of(plan.file, plan.points) if key not in (*_NO_NAMES, *by)]
+    axes = telling(
+        plan.points, [*apart, *axes_of(plan.file, plan.points)]
+    )  # what follows from the report's own is no name
+    naming = [key for key in axes if key not in (*_NO_NAMES, *apart)]
     first: dict[str, Point] = {}
     for point in plan.points:
         first.setdefault(plan.serves[point.id], point)

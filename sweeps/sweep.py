@@ -12,14 +12,16 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from scaling.records.errors import UsageError
 from scaling.records.files import write_whole
 from scaling.records.journal import RUN, SAMPLES
-from sweeps.cost_estimate import PROBES, RATES, Expected, expected, rates_of
+from scaling.records.names import DEFAULT_TASK
+from scaling.tasks.own import label as task_label
+from sweeps.cost_estimate import PROBES, RATES, TRAINING_RATES, Expected, expected, rates_of
 from sweeps.grid import GridFile, read_grid
 from sweeps.ledger import DONE, LEDGER, Entry, Ledger
 from sweeps.plan import Extent, Job, Plan, covers, plan_of
@@ -107,7 +109,7 @@ class Sweep:
         self.root.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.root)  # made first, as its file shows that the folder is a sweep's
         try:
-            ledger.take(self.plan.jobs)
+            ledger.take(self.plan.jobs, in_turn=self.plan.file.order == "file")
             ledger.redo(self._gone(ledger.entries()))
         finally:
             ledger.close()
@@ -121,7 +123,7 @@ class Sweep:
         # the files are listed before the ledger is looked for: another process may be beginning the same sweep now
         names = sorted(entry.name for entry in self.root.iterdir()) if self.root.is_dir() else []
         ours = any((self.root / name).is_file() for name in (LEDGER, GRID))
-        if foreign := [name for name in names if not ours and name not in (RATES, PROBES)]:
+        if foreign := [name for name in names if not ours and name not in (RATES, TRAINING_RATES, PROBES)]:
             raise UsageError(f"`--out` {self.root} is not empty ({foreign[0]}) and holds no sweep; choose another")
 
     def _gone(self, entries: Sequence[Entry]) -> list[Job]:
@@ -157,6 +159,15 @@ class Sweep:
         """The expected cost of all jobs that are not done."""
         entries = self.entries()
         return expected(self.plan, self.done(entries), entries, *rates_of(entries, self.root))
+
+    def expected_by_task(self) -> dict[str, Expected]:
+        """The expected cost of the jobs of each task that are not done, a training's with the task that it learns from."""
+        entries = self.entries()
+        done, rates = self.done(entries), rates_of(entries, self.root)
+        tasks: dict[str, list[Job]] = {}
+        for job in self.plan.jobs:
+            tasks.setdefault(task_label(job.settings.get("task") or DEFAULT_TASK), []).append(job)
+        return {name: expected(replace(self.plan, jobs=jobs), done, entries, *rates) for name, jobs in tasks.items()}
 
     def done(self, entries: Sequence[Entry]) -> set[str]:
         """Ids of the plan's jobs that are done, and have drawn all that the plan wants of them now."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scaling.config import DEFAULT_MODEL
 from scaling.records.errors import UsageError
 from sweeps.grid import GridFile
-from sweeps.labels import Words, axes_of, value_of, varied
+from sweeps.labels import Words, axes_of, telling, value_of, varied
 from sweeps.plan import config_of, plan_of
 from sweeps.points import points_of
 
@@ -327,6 +327,20 @@ def test_latent_steps_are_trained_into_the_backbone_or_beside_it(rank, takes):
     config = config_of(jobs[0], extent, trained="there")
     assert getattr(config, takes) == "there"
     assert (config.backbone == DEFAULT_MODEL) is (takes == "adapter")
+
+
+def test_a_generated_task_takes_no_data_of_its_name_where_there_are_none(tmp_path):
+    (tmp_path / "prosqa").mkdir()
+    tasks = ["countdown", "prosqa", "gsm8k"]
+    found = points(run={"method": "cot", "data": f"{tmp_path}/{{task}}"}, axes={"task": tasks})
+    assert [point.run.get("data") for point in found] == [None, f"{tmp_path}/prosqa", f"{tmp_path}/gsm8k"]
+
+
+def test_settings_that_follow_from_others_are_not_said_of_a_job():
+    tasks = [{"task": "gsm8k", "temperature": 0.8, "train.targets": "self"}, {"task": "aqua", "temperature": 0.5}]
+    axes = {"task": tasks, "method": ["cot", "softcot"], "seed": [0, 1]}
+    keys = ["task", "temperature", "train.targets", "method", "seed"]
+    assert telling(points(train={"max_steps": 1}, axes=axes), keys) == ["task", "method", "seed"]
 
 
 def test_the_task_stands_in_the_path_of_its_data():
