@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.load import Run, Unfinished
+from analysis.load import Run, Unfinished, content_digest
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import UNREAD
 from scaling.records.names import TRAINED_FROM, called
@@ -252,7 +252,9 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
     everywhere = set.intersection(*({asked.id for asked in run.questions} for run in runs))
     first = {asked.id: asked for asked in runs[0].questions}
     for run in runs:
-        changed = [q.id for q in run.questions if q.id in everywhere and _content(q) != _content(first[q.id])]
+        changed = [
+            q.id for q in run.questions if q.id in everywhere and content_digest(q) != content_digest(first[q.id])
+        ]
         if changed:
             raise UsageError(
                 f"{runs[0].label} and {run.label} ask different things under the same id: {listed(changed)}; "
@@ -272,11 +274,6 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
                 f"runs end with the same `--limit`, or add `--common` to compare on the {len(everywhere)} they share"
             )
     return [run.only(order) for run in runs]
-
-
-def _content(asked: Any) -> tuple[str, str, tuple[str, ...]]:
-    """What makes a question the same one: its text, its gold answer and its choices."""
-    return asked.text, asked.answer, asked.choices
 
 
 def trained_questions(run: Run) -> tuple[list[str], list[str], bool]:

@@ -37,7 +37,13 @@ def plain(*, stderr: bool = False) -> Console:
 
 
 def show_plan(
-    console: Console, plan: Plan, cost: Expected, done: int, *, by_task: Mapping[str, Expected] | None = None
+    console: Console,
+    plan: Plan,
+    cost: Expected,
+    done: int,
+    *,
+    by_task: Mapping[str, Expected] | None = None,
+    left_out: int = 0,
 ) -> None:
     """Prints the plan of a sweep: its axes, its points, its jobs with what they need, and the expected cost.
 
@@ -47,6 +53,7 @@ def show_plan(
         cost: of the jobs that are not done.
         done: how many jobs are done already.
         by_task: the part of the cost that each task has.
+        left_out: how many points are not in the plan, as they have summaries.
     """
     runs = sum(job.kind != "train" for job in plan.jobs) - sum(job.part is not None for job in plan.jobs)
     trainings = sum(job.kind == "train" for job in plan.jobs)
@@ -62,6 +69,8 @@ def show_plan(
     if left := [f"{_SHORT.get(key, key)} {value}" for key, value in unmet(plan.file, words)]:
         table.add_row("no point left", _some(left))
     table.add_row("points", f"{len(plan.points):,}")
+    if left_out:
+        table.add_row("with summaries already", f"{left_out:,} more")
     parts = sum(job.part is not None for job in plan.jobs)
     table.add_row("runs that serve them", f"{runs:,}" + (f" in {parts:,} parts" if parts else ""))
     if trainings:

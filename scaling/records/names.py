@@ -11,6 +11,7 @@ LATENT_TRAINING = "latent_training"  # key in a run's settings: how a backbone w
 CONTEMPLATION = "contemplation"  # key in a run's settings: what stands for a chain of thought in the adapter's training
 TRAINED_FROM = "backbone_trained_from"  # key in a run's environment: the model that its backbone was before
 TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package
+SUMMARY_ENDING = ".summary.json"  # of files that hold a run without its texts
 DEFAULT_TASK = "arithmetic"  # the task of a run that names neither task nor data; the default thinker was trained on it
 UNKNOWN = "unknown"  # stands for the training questions of a thinker or adapter whose files do not name them
 TITLES = {  # names of the methods that come with the package, as in the papers
@@ -32,6 +33,7 @@ COMPRESSED = (".gz", ".bz2", ".xz")  # endings of files that are unpacked when t
 PAIRS = ".txt"  # ending of a file of lines such as "Question||<<1+2=3>> #### 3"
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", PAIRS)  # endings of files of questions
 _SPLITS = ("train", "test", "validation", "dev", "valid")  # names of files that say nothing about their questions
+_PROMPT = re.compile(r" with prompt .*?(?= [\[(]|$)")  # the part of a method's name that says how it was asked
 # the part of a method's name that says how it was trained, and what else is in the same brackets
 _TRAINING = re.compile(r" \[(?:untrained|trained on [^\],]+)(?:, ([^\]]+))?\]")
 
@@ -90,6 +92,11 @@ def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> st
 def without_training(name: str) -> str:
     """A name from `called` without what it says about training."""
     return _TRAINING.sub(lambda match: f" [{match[1]}]" if match[1] else "", name)
+
+
+def without_prompt(name: str) -> str:
+    """A name from `called` without its prompt."""
+    return _PROMPT.sub("", name)
 
 
 def questions_called(task: str | None, data: Any) -> str:

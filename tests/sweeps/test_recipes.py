@@ -5,17 +5,20 @@ from __future__ import annotations
 import socket
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scaling.config import DEFAULT_MODEL, RunConfig
 from scaling.methods.kinds import Trait, kind_of
+from scaling.records.names import without_prompt
 from scaling.training.config import TrainConfig
 from sweeps.cost_estimate import expected
 from sweeps.grid import read_grid, recipes
 from sweeps.plan import Job, Plan, config_of, plan_of
 from sweeps.points import Point, points_of
+from sweeps.report import reports
 
 SCALES = ("paper", "small")
 LLAMA, QWEN25, QWEN3 = "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-8B"
@@ -348,3 +351,26 @@ def test_the_study_begins_with_what_is_cheap_and_trains_right_before_it_is_neede
 def training_seed(plan: Plan, job: Job) -> int:
     seeds = {one.id: one.settings.get("seed", 0) for one in plan.jobs if one.kind == "train"}
     return max((seeds[need] for need in job.needs), default=0)
+
+
+def test_methods_of_the_study_have_their_plain_names_in_its_reports():
+    """So that the baselines that its comparisons name are found."""
+    plan = planned(STUDY, "small")
+    held = {job.id: job.extents for job in plan.jobs if job.kind == "run"}
+    texts = {"CoT-SC", "CoT-SC, 4-shot"}
+    soft = {"SoftCoT-SC", "SoftCoT-P", "Prompt tuning-SC", "Prompt tuning", "SoftCoT++"}
+    soft |= {f"SoftCoT++ [{control}]" for control in ("mean", "shuffled", "none")}
+    found = reports(plan, held, Path("there"), by=["prompt"])
+    assert len(found) == 2 * 8
+    for name, arguments in found.items():
+        expected = (
+            texts
+            | soft
+            | ({"LoRA-SC", "Coconut-SC", "Coconut", "CCoT-SC"} if GENERATED & {*name.split(", ")} else set())
+        )
+        expected -= {"CoT-SC, 4-shot"} if "date-understanding" in name else set()
+        names = [without_prompt(argument.partition("=there")[0]) for argument in arguments]
+        assert set(names) == expected
+        assert all(names.count(method) == (1 if method in texts else 3) for method in expected), (
+            "a name has three trainings"
+        )

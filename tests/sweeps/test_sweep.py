@@ -199,6 +199,41 @@ def test_a_run_of_lora_does_not_change_the_model_that_others_use(planned, drain,
     assert samples(sweep.root / folders["lora"]) != samples(tmp_path / "bare")
 
 
+def test_a_point_with_a_summary_is_left_out_and_one_without_is_drawn(grid, drain, tiny, counted, tmp_path):
+    axes = {"method": ["cot", "softcot"], "samples": [1, 2], "seed": [0, 1]}
+
+    def swept(name, **axis):
+        file = grid(run=tiny, axes=axes | axis)
+        return Sweep.of(file, scale=None, changes=[], out=tmp_path / name, summaries=tmp_path / "kept")
+
+    first = swept("first", seed=[0])
+    drain(first)
+    first.write_summaries()
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "kept").rglob("*.json")}
+    assert len(kept) == len(first.plan.points) == 4
+    assert all(any(point.id in name for name in kept) for point in first.plan.points)
+    again = swept("first", seed=[0])
+    assert (len(again.plan.points), again.left_out) == (4, 0), "what was drawn here stays in its table"
+    del counted[:]
+    second = swept("second")
+    assert (len(second.plan.points), second.left_out) == (4, 4)
+    assert {point.run["seed"] for point in second.plan.points} == {1}
+    drain(second)
+    second.write_summaries()
+    assert len(counted) == 2, "only the runs of the new seed"
+    now = {path.name: path.read_bytes() for path in (tmp_path / "kept").rglob("*.json")}
+    assert len(now) == 8
+    assert {name: now[name] for name in kept} == kept
+    seen = Sweep.begun(str(second.root), scale=None, changes=[], out=None)
+    assert [point.id for point in seen.plan.points] == [point.id for point in second.plan.points]
+    nothing = swept("third")
+    assert nothing.plan.jobs == []
+    drain(nothing)
+    found = make_report([tmp_path / "kept"], tmp_path / "report", browse=0)
+    seeds = {one.method.name: len(one.method.runs) for one in found.methods}
+    assert sorted(seeds.values()) == [2] * 4, "of each method at each size"
+
+
 def rivals(tiny):
     """A grid of every kind of method, with two trainings of each that has any."""
     short = {"train.layer_steps": 1, "train.ratio": 0.5, "train.rank": 2}
