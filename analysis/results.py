@@ -458,6 +458,7 @@ def _mean_costs(costs: Sequence[Compute]) -> Compute:
         peak_bytes=max(peaks) if peaks else None,
         latent_steps=mean([one.latent_steps for one in costs]),
         sequential=mean([one.sequential for one in costs]),
+        contemplation=mean([one.contemplation for one in costs]),
     )
 
 

@@ -82,7 +82,10 @@ def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> st
     if thinker:
         trained_on = environment.get("thinker_trained_on") or (DEFAULT_TASK if thinker == "trained-default" else None)
     else:
-        trained_on = environment.get("adapter_trained_on") if config.get("adapter") else None
+        # where it is no adapter that was trained to think, it is the backbone
+        thinks = config.get("latent_steps") is not None
+        role = "adapter" if config.get("adapter") else "backbone" if thinks else None
+        trained_on = environment.get(f"{role}_trained_on")
     asked = environment.get("task") or questions_called(config.get("task"), config.get("data"))
     if trained_on in (None, UNKNOWN, asked):
         return ""
