@@ -16,12 +16,13 @@ from scaling.records.votes import flat_vote, hierarchical_vote, path_votes
 
 
 def browser(methods: Sequence[Method], *, limit: int) -> dict[str, Any]:
-    """The first `limit` questions, each with the grid of answers of every method's first run."""
-    first = methods[0].runs[0].questions[:limit]
+    """The first `limit` questions, each with the grid of answers of every method's first run that has texts."""
+    shown = [method for method in methods if not method.runs[0].data.summarised]
+    first = shown[0].runs[0].questions[:limit] if shown else ()
     return {
         "total": len(methods[0].runs[0].questions),
         "questions": [_question(asked) for asked in first],
-        "methods": [_method(method, [asked.id for asked in first]) for method in methods],
+        "methods": [_method(method, [asked.id for asked in first]) for method in shown],
     }
 
 

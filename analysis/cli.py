@@ -87,8 +87,9 @@ def scale_report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Run directories. NAME=FOLDER names one; runs of one name are its seeds. FOLDER@8x4 is the run as if of 8 "
-            "paths x 4 samples, FOLDER@8x4@100 on its first 100 questions; FOLDER,FOLDER are shards of one run.",
+            help="Run directories, or summaries. NAME=FOLDER names one; runs of one name are its seeds. FOLDER@8x4 is "
+            "the run as if of 8 paths x 4 samples, FOLDER@8x4@100 on its first 100 questions; FOLDER,FOLDER are shards of "
+            "one run.",
             show_default=False,
         ),
     ],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.load import Run
 from scaling.records.costs import RunCosts
+from scaling.records.names import CONTEMPLATION
 
 Floats = NDArray[np.float64]
 
@@ -39,6 +40,7 @@ class Compute:
         latent_steps: states of the backbone that the whole grid feeds back into it; None for methods that feed none back.
         sequential: forward passes of the backbone that a chain takes one after another: its latent steps and its tokens.
             None as for `latent_steps`.
+        contemplation: tokens that stand for a chain of thought, of all paths; None for methods that have none.
     """
 
     axes: dict[str, Floats]
@@ -47,6 +49,7 @@ class Compute:
     peak_bytes: int | None
     latent_steps: float | None = None
     sequential: float | None = None
+    contemplation: float | None = None
 
 
 def compute(run: Run) -> Compute:
@@ -55,9 +58,9 @@ def compute(run: Run) -> Compute:
     chains = (paths * np.arange(1, run.num_samples + 1)).astype(float)
     axes = {"chains": chains, "tokens": chains * run.tokens.mean()}
     peak = run.summary.get("peak_memory_bytes")
-    costs = _costs(run)
+    costs, contemplation = _costs(run), _contemplation(run)
     if costs is None:
-        return Compute(axes, None, None, peak)
+        return Compute(axes, None, None, peak, contemplation=contemplation)
     per_question = float(np.mean([costs.question(asked) for asked in run.questions]))
     per_path = float(np.mean([costs.path(asked) for asked in run.questions]))
     per_completion, unshared = _completions(run, costs)
@@ -66,8 +69,15 @@ def compute(run: Run) -> Compute:
     if seconds is not None:
         axes["seconds"] = seconds * axes["flops"] / axes["flops"][-1, -1]
     steps = float(np.mean([costs.latent_steps(asked) for asked in run.questions]))
-    latent = (run.num_paths * steps, steps + float(run.tokens.mean())) if steps else (None, None)
-    return Compute(axes, unshared, _kv_bytes(run, costs), peak, *latent)
+    latent, sequential = (run.num_paths * steps, steps + float(run.tokens.mean())) if steps else (None, None)
+    return Compute(axes, unshared, _kv_bytes(run, costs), peak, latent, sequential, contemplation)
+
+
+def _contemplation(run: Run) -> float | None:
+    """How many contemplation tokens a question's prompts have, mean over questions. They stand in the slots of a prompt."""
+    if run.config.get(CONTEMPLATION) is None:
+        return None
+    return run.num_paths * float(np.mean([asked.soft_tokens for asked in run.questions]))
 
 
 def _costs(run: Run) -> RunCosts | None:

@@ -9,6 +9,7 @@ neither wrong nor without an answer.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ from scaling.records.records import Completion, Costs, PathCosines, PromptedQues
 from scaling.records.votes import tie_hash
 
 Shape = tuple[int, int, int]  # Q questions, N paths, M samples
+_DIGEST = "digest:"  # begins what stands for the content of a question
 
 
 class Unfinished(UsageError):
@@ -94,7 +96,8 @@ class RunData:
     table: a row for each completion, see `analysis.journal_table`. questions: those that were asked, in their order.
     cosines: for each question that noted them, [N, N], the cosine of every two paths' thoughts. folder: the run directory,
     None for a run in memory, whose texts are in `completions`. label: what messages call the run. strays: rows of questions
-    that the run neither asks nor asked before, as far as it knows.
+    that the run neither asks nor asked before, as far as it knows. summarised: whether it is read from a summary, which has
+    neither table nor texts; see `analysis.summaries`.
     """
 
     config: dict[str, Any]
@@ -107,6 +110,7 @@ class RunData:
     folder: Path | None = None
     completions: tuple[Completion, ...] = ()
     strays: int = 0
+    summarised: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +172,9 @@ class Run:
             limit: the first so many questions, None for all of them.
 
         Raises:
-            UsageError: no question has all samples of this size.
+            UsageError: no question has all samples of this size, or the run is a summary.
         """
+        self._refuse_summary("cannot be cut, as it is of one size")
         return _select(self.data, Size(paths, samples, limit))
 
     def only(self, ids: Sequence[str]) -> Run:
@@ -198,6 +203,7 @@ class Run:
         Returns:
             [Q, N, M].
         """
+        self._refuse_summary("does not say what its answers are")
         shape = self.tokens.shape
         cells, table = _inside(self.data.table, self.questions, shape)
         matches = np.zeros(len(table), dtype=bool)
@@ -210,6 +216,7 @@ class Run:
 
     def completions(self, ids: Collection[str]) -> list[Completion]:
         """The completions of some questions with their texts, those of the run's grid alone."""
+        self._refuse_summary("holds no texts")
         folder, wanted = self.data.folder, set(ids)
         drawn = self.data.completions if folder is None else texts(folder, wanted)
         return [
@@ -217,6 +224,19 @@ class Run:
             for one in drawn
             if one.question_id in wanted and one.path < self.num_paths and one.sample < self.num_samples
         ]
+
+    def _refuse_summary(self, why: str) -> None:
+        """Raises UsageError where the run is known by its summary alone."""
+        if self.data.summarised:
+            raise UsageError(f"{self.label} is known by a summary, which {why}: give the run directory itself.")
+
+
+def content_digest(asked: PromptedQuestion) -> str:
+    """What makes a question the same one: a digest of its text, gold answer and choices. A summary has it as the text."""
+    if asked.text.startswith(_DIGEST) and not asked.answer:
+        return asked.text
+    content = json.dumps([asked.text, asked.answer, asked.choices])
+    return f"{_DIGEST}{hashlib.sha256(content.encode('ascii')).hexdigest()[:16]}"
 
 
 def load(folder: Path, size: Size = WHOLE) -> Run:

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.arguments import RunArgument, parse_run
+from analysis.arguments import WHOLE, RunArgument, parse_run
 from analysis.load import Run, load, load_shards
 from analysis.methods import group
 from analysis.results import Floats, Results, Settings, Tell, results
 from analysis.scores import scores
+from analysis.summaries import read, summaries_in
 from analysis.verdict import MARGIN
 from analysis.voters import Outside, chosen, lacking
 from analysis.watch import EVERY
 from analysis.write import write
 from scaling.records.errors import UsageError, nearest
 from scaling.records.journal import RUN
+from scaling.records.names import SUMMARY_ENDING
 
 RunLike = Run | Path | str
 _AXES = ("flops", "tokens", "chains", "seconds")
@@ -113,7 +115,7 @@ def _made(
             f"`--margin` is {choices['margin']:g}; give points of accuracy, above 0 and below 100, such as {MARGIN:g}"
         )
     wanted = chosen(voters, validation=bool(validation), scorer=bool(scorer))
-    named = [_named_run(run, tell) for run in runs]
+    named = [named for run in runs for named in _named_runs(run, tell)]
     go_on = live and any(run.incomplete for _, run in named)
     methods = group(named, common=common or go_on)
     cut_runs = [run for method in methods for run in method.runs]  # on the questions that are compared
@@ -129,6 +131,14 @@ def _made(
     return figures
 
 
+def _named_runs(given: RunLike | tuple[str, RunLike], tell: Tell) -> list[tuple[str | None, Run]]:
+    """The run with its name; all summaries of a folder of summaries, each with its own name."""
+    place = given if isinstance(given, Path) else Path(given) if isinstance(given, str) else None
+    if place and place.is_dir() and not (place / RUN).exists() and (found := summaries_in(place)):
+        return [_named_run(path, tell) for path in found]
+    return [_named_run(given, tell)]
+
+
 def _named_run(given: RunLike | tuple[str, RunLike], tell: Tell) -> tuple[str | None, Run]:
     """The run, loaded where it is not yet, and the name that the user gave it, if any."""
     name, run = given if isinstance(given, tuple) else (None, given)
@@ -136,6 +146,10 @@ def _named_run(given: RunLike | tuple[str, RunLike], tell: Tell) -> tuple[str | 
         return name, run
     argument = parse_run(run) if isinstance(run, str) else RunArgument(None, (run,))
     tell(f"reading {', '.join(map(str, argument.folders))}")
+    if len(argument.folders) == 1 and argument.folders[0].name.endswith(SUMMARY_ENDING):
+        summary = read(argument.folders[0])
+        run = summary.run if argument.size == WHOLE else summary.run.cut()
+        return name or argument.name or summary.name, run
     for folder in argument.folders:
         _refuse_parent(folder)
     if len(argument.folders) > 1:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.load import Run, Unfinished
+from analysis.load import Run, Unfinished, content_digest
 from scaling.records.errors import UsageError, listed
 from scaling.records.journal import UNREAD
-from scaling.records.names import called
+from scaling.records.names import TRAINED_FROM, called
 from scaling.records.settings import Differs, Effect, run_names, run_settings
 
 Floats = NDArray[np.float64]
@@ -119,9 +119,18 @@ def may_differ(between: Differs) -> frozenset[str]:
 
 
 def unlike_settings(methods: Sequence[Method]) -> dict[str, list[Any]]:
-    """The settings that differ between methods although they should not, with all their values."""
-    configs = _with_fingerprints([run.config for method in methods for run in method.runs])
+    """The settings that differ between methods although they should not, with all their values.
+
+    A backbone that was itself trained counts as the one that it was before.
+    """
+    configs = _with_fingerprints([_before_training(run) for method in methods for run in method.runs])
     return {key: values for key, values in _differing(configs).items() if key not in may_differ(Differs.METHODS)}
+
+
+def _before_training(run: Run) -> dict[str, Any]:
+    """The settings of a run with the backbone that its own was trained from, where it says which that was."""
+    before = run.environment.get(TRAINED_FROM)
+    return {**run.config, "backbone": before, "backbone_fingerprint": UNREAD} if before else run.config
 
 
 def _with_fingerprints(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -243,7 +252,9 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
     everywhere = set.intersection(*({asked.id for asked in run.questions} for run in runs))
     first = {asked.id: asked for asked in runs[0].questions}
     for run in runs:
-        changed = [q.id for q in run.questions if q.id in everywhere and _content(q) != _content(first[q.id])]
+        changed = [
+            q.id for q in run.questions if q.id in everywhere and content_digest(q) != content_digest(first[q.id])
+        ]
         if changed:
             raise UsageError(
                 f"{runs[0].label} and {run.label} ask different things under the same id: {listed(changed)}; "
@@ -263,11 +274,6 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
                 f"runs end with the same `--limit`, or add `--common` to compare on the {len(everywhere)} they share"
             )
     return [run.only(order) for run in runs]
-
-
-def _content(asked: Any) -> tuple[str, str, tuple[str, ...]]:
-    """What makes a question the same one: its text, its gold answer and its choices."""
-    return asked.text, asked.answer, asked.choices
 
 
 def trained_questions(run: Run) -> tuple[list[str], list[str], bool]:

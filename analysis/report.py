@@ -54,7 +54,7 @@ def html(results: Results, figures: Sequence[Plot], questions: dict[str, Any], *
         figures=[(figure, _inline(figure.svg)) for figure in figures],
         tables=tables(results),
         settings=settings_table(results),
-        questions={**questions, "colours": list(number.values())},
+        questions={**questions, "colours": [number[one["name"]] for one in questions["methods"]]},
     )
 
 

@@ -33,7 +33,7 @@ from analysis.statistics import Interval, bootstrap, bootstrap_shares, holm
 from analysis.verdict import MARGIN, Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.records.errors import UsageError, listed, nearest
-from scaling.records.names import UNKNOWN, without_training
+from scaling.records.names import UNKNOWN, without_prompt, without_training
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -244,11 +244,12 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
 
 
 def _baseline(given: str | None, methods: Sequence[Method]) -> str | None:
-    """The full name of the baseline, which may be given without what it says of training, or as `--method` has it."""
+    """The full name of the baseline, which may be given without its training or prompt, or as `--method` has it."""
     names = [method.name for method in methods]
     short = [method.name for method in methods if without_training(method.name) == given]
+    bare = [name for name in names if without_prompt(without_training(name)) == given]
     typed = [method.name for method in methods if method.runs[0].config.get("method") == given]
-    return next((found[0] for found in (short, typed) if given not in names and len(found) == 1), given)
+    return next((found[0] for found in (short, bare, typed) if given not in names and len(found) == 1), given)
 
 
 def _questions_name(config: Mapping[str, Any]) -> str:
@@ -457,6 +458,7 @@ def _mean_costs(costs: Sequence[Compute]) -> Compute:
         peak_bytes=max(peaks) if peaks else None,
         latent_steps=mean([one.latent_steps for one in costs]),
         sequential=mean([one.sequential for one in costs]),
+        contemplation=mean([one.contemplation for one in costs]),
     )
 
 
@@ -543,6 +545,10 @@ def _notes(
     ):
         notes.append(
             "All questions are of one template or source: intervals and tests are about more questions of it alone."
+        )
+    if summarised := [method.name for method in methods if method.runs[0].data.summarised]:
+        notes.append(
+            f"Of {', '.join(summarised)} there are summaries alone, which hold no texts: their chains are not shown here."
         )
     single = [method.name for method in methods if method.trained and len(method.trainings) == 1]
     if single:

@@ -27,6 +27,7 @@ _OF_LATENT_STEPS = (
     " Latent steps are states of the backbone that are fed back into it, of all paths; steps a chain: passes one after "
     "another, which are the latent steps and the tokens of a chain."
 )
+_OF_CONTEMPLATION = " Contemplation tokens stand for a chain of thought, and all chains of a question share them."
 _MANY = 5  # most methods that a headline names, and that fit side by side in a terminal
 
 
@@ -311,6 +312,7 @@ def _meanings(voters: Sequence[str]) -> str:
 
 def _compute(results: Results) -> Table:
     latent = any(one.compute.latent_steps for one in results.methods)
+    contemplate = any(one.compute.contemplation is not None for one in results.methods)
 
     def row(one: MethodResults) -> tuple[str, ...]:
         axes, compute = one.compute.axes, one.compute
@@ -322,6 +324,7 @@ def _compute(results: Results) -> Table:
             amount(whole["tokens"]),
             f"{one.table['mean_tokens'].value:.1f}",
             *([_amount(compute.latent_steps), _amount(compute.sequential)] if latent else []),
+            *([_amount(compute.contemplation)] if contemplate else []),
             _amount(whole.get("flops")),
             _amount(compute.unshared),
             _amount(whole.get("seconds")),
@@ -333,9 +336,10 @@ def _compute(results: Results) -> Table:
         "Of a question's whole grid, mean over questions. FLOPs count the assistant, the projection, prompts "
         "(shared between chains, or not) and decoding, attention included; bytes are of the keys and values "
         "of all its chains; the peak is the GPU's, else that of the process, models included."
-        f"{_OF_LATENT_STEPS if latent else ''}",
+        f"{_OF_LATENT_STEPS if latent else ''}{_OF_CONTEMPLATION if contemplate else ''}",
         (
             *("method", "chains", "tokens", "tokens a chain", *(("latent steps", "steps a chain") if latent else ())),
+            *(("contemplation tokens",) if contemplate else ()),
             *("FLOPs", "FLOPs, nothing shared", "seconds"),
             *("keys and values", "peak memory"),
         ),

@@ -149,6 +149,11 @@ def validation_of(run: Run, validation: Sequence[Run]) -> Run:
 
 def _refuse_shared(run: Run, validation: Run) -> None:
     """Raises UsageError where the validation run asks a question of the run."""
+    if run.data.summarised or validation.data.summarised:
+        raise UsageError(
+            f"`--validation` compares the texts of questions, and {(run if run.data.summarised else validation).label} is "
+            f"known by a summary, which holds none: give the run directory itself."
+        )
     known = {asked.text for asked in run.questions}
     shared = next((asked.id for asked in validation.questions if asked.text in known), None)
     if shared is not None:

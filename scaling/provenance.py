@@ -15,10 +15,10 @@ from typing import Any
 from contrastive.checkpoint import IMPORTED
 from scaling.config import RunConfig
 from scaling.methods import thinkers
-from scaling.methods.kinds import DEFAULT, kind_of
+from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from scaling.models import adapters
 from scaling.records.errors import UsageError, listed
-from scaling.records.names import UNKNOWN, questions_called
+from scaling.records.names import TRAINED_FROM, UNKNOWN, questions_called
 from scaling.records.overlap import Overlap, learned_from, overlap_of
 from scaling.tasks.task import LoadedTask
 from scaling.wording import Wording, wording_of
@@ -34,6 +34,7 @@ class Part:
         about: what its files say of its training, None where it was not trained.
         overlap: the run's questions that it was trained on, None where its files do not say which these were.
         asked_otherwise: the options in which the run's prompts differ from those that it was trained with.
+        is_method: whether the method is nothing without it, rather than a whole model that may well answer other questions.
     """
 
     role: str
@@ -41,6 +42,7 @@ class Part:
     about: dict[str, Any] | None
     overlap: Overlap | None
     asked_otherwise: tuple[str, ...] = ()
+    is_method: bool = True
 
     @property
     def trained_on(self) -> str | None:
@@ -58,14 +60,11 @@ class Part:
         return f"the {self.role} {self.name}"
 
     def trained_otherwise(self, task: str) -> list[str]:
-        """Warnings where it was trained on another task, or with another prompt. task: name of the questions that are asked.
-
-        A whole model, into which an adapter was merged, may well be used for other questions.
-        """
+        """Warnings where it was trained on another task, or with another prompt. task: name of the run's questions."""
         warnings = []
         if self.trained_on == UNKNOWN:
             warnings.append(f"{self} does not say what it was trained on")
-        elif self.role not in ("backbone", "assistant") and self.trained_on != task:
+        elif self.is_method and self.trained_on != task:
             warnings.append(f"{self} was trained on {self.trained_on}, and these questions are of {task}")
         if self.asked_otherwise:
             warnings.append(f"{self} was trained with another prompt ({'; '.join(self.asked_otherwise)})")
@@ -106,6 +105,8 @@ class Provenance:
         for part in self.parts:
             if part.role != "assistant":
                 fields[f"{part.role}_trained_on"] = part.trained_on
+            if part.role == "backbone" and part.about and part.about.get("backbone"):
+                fields[TRAINED_FROM] = str(part.about["backbone"])
             if part.about and IMPORTED in part.about:
                 fields["thinker_imported_from"] = part.about[IMPORTED]
         overlap = self.overlap
@@ -227,8 +228,10 @@ def _parts(config: RunConfig) -> list[Part]:
     models = {config.backbone: "backbone"}  # where both are one model, it is the backbone
     if config.assisted:
         models.setdefault(config.assistant, "assistant")
+    thinks = kind_of(config.method).has(Trait.LATENT) and not config.adapter  # the backbone itself was trained to
     for name, role in models.items():
         place = Path(name).expanduser()
         about = adapters.read_about(place) if place.is_dir() else {}
-        parts += [Part(role, name, about, None)] if learned_from(about) else []
+        is_method = thinks and role == "backbone"
+        parts += [Part(role, name, about, None, is_method=is_method)] if learned_from(about) else []
     return parts

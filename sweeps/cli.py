@@ -43,6 +43,13 @@ Change = Annotated[
     typer.Option("--set", help="KEY=VALUE: changes a setting; a list makes it an axis; train.KEY is of the training."),
 ]
 Out = Annotated[str | None, typer.Option(help="Folder of the sweep. Default: runs/sweep-NAME.", metavar="<path>")]
+Summaries = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder where each finished point is kept as a small file; points that have one are left out.",
+        metavar="<path>",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result alone, as JSON.")]
 
 
@@ -57,8 +64,10 @@ def plan(
     scale: Scale = None,
     change: Change = None,
     out: Out = None,
+    summaries: Summaries = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Try a few chains of each kind of run, for expected tokens and hours.")
+        bool,
+        typer.Option("--measure", help="Try a few chains or steps of each kind of job, for expected tokens and hours."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -69,7 +78,9 @@ def plan(
         from sweeps.display import plain, show_plan
         from sweeps.sweep import Sweep
 
-        sweep = Sweep.of(file, scale=scale, changes=change or [], out=_folder(out))
+        sweep = Sweep.of(
+            file, scale=scale, changes=change or [], out=_folder(out), summaries=_folder(summaries, "--summaries")
+        )
         if measure:
             sweep.refuse_foreign()
             sweep.root.mkdir(parents=True, exist_ok=True)
@@ -77,7 +88,7 @@ def plan(
         entries = sweep.entries()
         cost, done = sweep.expected(), sweep.done(entries)
         if not json:
-            show_plan(plain(), sweep.plan, cost, len(done))
+            show_plan(plain(), sweep.plan, cost, len(done), by_task=sweep.expected_by_task(), left_out=sweep.left_out)
             return 0
         points = [
             {"id": p.id, "run": p.run, "train": p.train, "job": sweep.plan.serves[p.id]} for p in sweep.plan.points
@@ -95,6 +106,7 @@ def run(
     scale: Scale = None,
     change: Change = None,
     out: Out = None,
+    summaries: Summaries = None,
     on: Annotated[str, typer.Option(help="local (processes of this machine) or ray (a cluster).")] = "local",
     workers: Annotated[
         int | None, typer.Option(help="Jobs at once. Default: one a GPU, or one for 8 cores; ray: what fits.", min=1)
@@ -115,13 +127,20 @@ def run(
 
         ray = {"address": address, "cpus_per_worker": cpus_per_worker, "gpus_per_worker": gpus_per_worker}
         _refuse_unfit(on, **ray)
-        sweep = Sweep.of(file, scale=scale, changes=change or [], out=_folder(out))
+        sweep = Sweep.of(
+            file, scale=scale, changes=change or [], out=_folder(out), summaries=_folder(summaries, "--summaries")
+        )
         sweep.begin()
         if retry_failed:
             _retry(sweep.root)
         console = plain(stderr=True)
         console.print(f"{len(sweep.plan.points)} points, {len(sweep.plan.jobs)} jobs in {sweep.root}", soft_wrap=True)
-        _work_off(sweep, console, on=on, workers=workers, ray=ray)
+        if sweep.left_out:
+            console.print(f"{sweep.left_out} more have a summary in {sweep.summaries} already", soft_wrap=True)
+        try:
+            _work_off(sweep, console, on=on, workers=workers, ray=ray)
+        finally:
+            sweep.write_summaries()  # also of what was done before Ctrl-C
         entries = sweep.entries()
         results = sweep.results(entries)
         if json:
@@ -236,11 +255,11 @@ def recipes() -> None:
     _exit(work)
 
 
-def _folder(out: str | None) -> Path | None:
-    """The value of `--out` as a path. Raises UsageError where it is empty, as that would mean the current folder."""
-    if out is not None and not out.strip():
-        raise UsageError("`--out` is empty: give a folder, or leave it out.")
-    return None if out is None else Path(out)
+def _folder(given: str | None, option: str = "--out") -> Path | None:
+    """The value of an option as a path. Raises UsageError where it is empty, as that would mean the current folder."""
+    if given is not None and not given.strip():
+        raise UsageError(f"`{option}` is empty: give a folder, or leave it out.")
+    return None if given is None else Path(given)
 
 
 def _begun(file: str, scale: str | None, changes: list[str], out: Path | None) -> Any:

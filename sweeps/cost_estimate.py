@@ -1,30 +1,36 @@
 """Estimates what the rest of a sweep will cost: completions, tokens, FLOPs and hours.
 
 Tokens, FLOPs and hours need rates, such as tokens a second, that were measured on this machine: by finished jobs of the
-sweep, or by short probe runs (`scale-sweep plan FILE --measure`). What was not measured is shown as unknown.
+sweep, or by short probe runs and trainings (`scale-sweep plan FILE --measure`). What was not measured is shown as unknown.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.config import RunConfig, filled_in, task_of_settings
-from scaling.methods.kinds import Trait, kind_of
+from scaling.config import RunConfig, filled_in, idle_options, task_of_settings
+from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from scaling.records.errors import UsageError
 from scaling.records.files import write_whole
 from scaling.records.journal import RUN
 from scaling.records.names import DEFAULT_TASK
+from scaling.records.settings import Tag, names
+from scaling.training.config import TrainConfig
 from sweeps.ledger import DONE, Entry
 from sweeps.plan import Counts, Extent, Job, Plan, max_limit, samples_of
-from sweeps.points import RUN_DEFAULTS, hashed
+from sweeps.points import RUN_DEFAULTS, TRAIN_FREE, hashed
 
-RATES, PROBES = "rates.json", "probes"
+RATES, TRAINING_RATES, PROBES = "rates.json", "training_rates.json", "probes"
 _PROBE = (8, 1, 4)  # size of a probe run: questions, paths, samples
+_PROBED_STEPS = 2  # of a probe of a training
+_TRAINED_LONGER = ("seed", "max_steps", "limit", "validation", "validate_every", "layer_steps")
+_UNTRAINED_ADAPTER = "cot"  # the method that stands for one whose adapter or backbone is still to be trained
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def expected(
         done: ids of the jobs that are done.
         entries: the jobs' states, which say what the others have drawn so far.
         rates: of runs, by `rate_key`.
-        training: seconds of a training step, by the models that are loaded for it.
+        training: seconds of a training step, by `training_key`.
     """
     drawn = {entry.job.id: entry.covered for entry in entries}
     cost, counts = Expected(), Counts()
@@ -108,9 +114,9 @@ def expected(
 
 
 def _add_training(cost: Expected, job: Job, training: Mapping[str, float]) -> None:
-    """Adds a training to the cost. training: seconds of a step, by models."""
+    """Adds a training to the cost. training: seconds of a step, by `training_key`."""
     cost.trainings += 1
-    seconds, steps = training.get(job.models), job.settings.get("max_steps")
+    seconds, steps = training.get(training_key(job)), job.settings.get("max_steps")
     if seconds is None or steps is None or cost.training_hours is None:
         cost.training_hours = None
     else:
@@ -184,6 +190,16 @@ def rate_key(job: Job) -> str:
     )
 
 
+def training_key(job: Job) -> str:
+    """A text that is the same for trainings of which a step is taken to cost the same.
+
+    These differ in their seed, their prompt, and how many steps and questions they have. A training in stages has so many
+    steps in each of them.
+    """
+    differ = {*TRAIN_FREE, *_TRAINED_LONGER, *names(TrainConfig, Tag.WORDING), *names(TrainConfig, Tag.AFTERWARDS)}
+    return json.dumps({key: value for key, value in sorted(job.settings.items()) if key not in differ})
+
+
 def rates_of(entries: Sequence[Entry], root: Path) -> tuple[dict[str, Rate], dict[str, float]]:
     """Collects the rates that were measured so far. Finished runs count rather than probes.
 
@@ -192,19 +208,28 @@ def rates_of(entries: Sequence[Entry], root: Path) -> tuple[dict[str, Rate], dic
         root: the sweep's folder.
 
     Returns:
-        The rates of runs by `rate_key`, and the seconds of a training step by the models that are loaded for it.
+        The rates of runs by `rate_key`, and the seconds of a training step by `training_key`.
     """
     rates = _probed(root)
     for entry in entries:
         if entry.state == DONE and entry.job.kind != "train" and entry.result.get("generated"):
             rate = _measured(entry.result, root / entry.job.folder)
             rates |= {rate_key(entry.job): rate} if rate else {}
-    training = {
-        entry.job.models: entry.result["seconds"] / entry.result["steps"]
-        for entry in entries
-        if entry.job.kind == "train" and entry.state == DONE and entry.result.get("steps")
-    }
+    training = _read_rates(root / TRAINING_RATES)
+    for entry in entries:
+        steps = entry.job.settings.get("max_steps")
+        if entry.job.kind == "train" and entry.state == DONE and steps:
+            training[training_key(entry.job)] = entry.seconds / steps
     return rates, training
+
+
+def _read_rates(path: Path) -> dict[str, float]:
+    """The seconds of training steps that probes measured. None where the file is damaged, as they can be measured again."""
+    try:
+        rates = {key: float(seconds) for key, seconds in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {}
+    return {key: seconds for key, seconds in rates.items() if 0 < seconds < math.inf}
 
 
 def _probed(root: Path) -> dict[str, Rate]:
@@ -245,7 +270,9 @@ def _measured(costs: Mapping[str, Any], folder: Path) -> Rate | None:
 
 
 def measure(plan: Plan, root: Path, tell: Any) -> None:
-    """Measures the rate of every kind of run that no probe has measured, by a run of 8 questions, one path and 4 samples.
+    """Measures the rate of every kind of run and training that no probe has measured.
+
+    Runs are tried with 8 questions, one path and 4 samples, trainings with two steps in each stage.
 
     Args:
         plan: the sweep's jobs.
@@ -275,18 +302,52 @@ def measure(plan: Plan, root: Path, tell: Any) -> None:
         known[key] = rate
         write_whole(root / RATES, json.dumps({name: asdict(value) for name, value in known.items()}, indent=1) + "\n")
 
+    _measure_trainings(plan, root, tell)
+
+
+def _measure_trainings(plan: Plan, root: Path, tell: Any) -> None:
+    """Measures the seconds of a step of each kind of training that has `max_steps`, as others end after their data."""
+    from sweeps.execute import perform
+
+    known = _read_rates(root / TRAINING_RATES)
+    for job in plan.jobs:
+        if job.kind != "train" or not job.settings.get("max_steps") or training_key(job) in known:
+            continue
+        tell(f"measuring a training: {job.label or job.settings.get('method', DEFAULT)}")
+        probe = _training_probe(job)
+        shutil.rmtree(root / probe.folder, ignore_errors=True)
+        seconds = perform(probe, root, lambda _: None)["seconds"]
+        shutil.rmtree(root / probe.folder)  # what two steps have trained is of no use, and may be large
+        known[training_key(job)] = seconds / _PROBED_STEPS
+        write_whole(root / TRAINING_RATES, json.dumps(known, indent=1) + "\n")
+
+
+def _training_probe(job: Job) -> Job:
+    """A training of two steps in each stage, with as many validation questions for a step as the whole training has."""
+    config, steps = TrainConfig(**job.settings).resolved(), int(job.settings["max_steps"])
+    in_stages = kind_of(config.method).has(Trait.LATENT)  # which are validated at their end, and others ten times
+    every = config.validate_every or (steps if in_stages else max(1, steps // 10))
+    few = {"max_steps": _PROBED_STEPS, "validate_every": 1, "limit": max(2, _PROBED_STEPS * config.batch_size)}
+    few["validation"] = max(2, round(config.validation / every))
+    if config.layer_steps:
+        few["layer_steps"] = max(1, round(_PROBED_STEPS * config.layer_steps / steps))
+    kept = {key: value for key, value in job.settings.items() if key not in names(TrainConfig, Tag.AFTERWARDS)}
+    return replace(job, settings=kept | few, folder=f"{PROBES}/{job.id}")
+
 
 def _probe(job: Job) -> RunConfig:
     """The settings of a probe: the job at a small size.
 
-    A thinker that is still to be trained is replaced by an untrained one, and an adapter is left out: both cost the same.
+    A thinker that is still to be trained is replaced by an untrained one. An adapter or backbone that is still to be trained
+    is left out, and chains of thought stand for its own: both cost the same, but trained chains may be shorter.
     """
     limit = max_limit(job.extents)
     samples = 1 if job.settings.get("temperature") == 0 else _PROBE[2]
     size = {"limit": min(_PROBE[0], limit or _PROBE[0]), "latent_paths": 1, "samples": samples}
     settings = job.settings
     if job.needs and kind_of(settings["method"]).has(Trait.ADAPTER):
-        settings = {**settings, "method": "cot"}
+        idle = idle_options(_UNTRAINED_ADAPTER)
+        settings = {key: value for key, value in settings.items() if key not in idle} | {"method": _UNTRAINED_ADAPTER}
     elif job.needs:
         settings = {**settings, "thinker": "untrained"}
     return RunConfig(**{**settings, **size})

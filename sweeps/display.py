@@ -20,7 +20,7 @@ from sweeps.cost_estimate import Expected
 from sweeps.labels import Words, axes_of, unmet
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
 from sweeps.plan import Job, Plan
-from sweeps.points import TRAIN_DEFAULTS
+from sweeps.points import TRAIN_DEFAULTS, trained_role
 
 SHOWN = 24  # most lines of a table; of further ones only the number is printed
 _LINE_EVERY = 10.0  # seconds between two plain progress lines
@@ -36,7 +36,15 @@ def plain(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
-def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
+def show_plan(
+    console: Console,
+    plan: Plan,
+    cost: Expected,
+    done: int,
+    *,
+    by_task: Mapping[str, Expected] | None = None,
+    left_out: int = 0,
+) -> None:
     """Prints the plan of a sweep: its axes, its points, its jobs with what they need, and the expected cost.
 
     Args:
@@ -44,6 +52,8 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
         plan: of the sweep.
         cost: of the jobs that are not done.
         done: how many jobs are done already.
+        by_task: the part of the cost that each task has.
+        left_out: how many points are not in the plan, as they have summaries.
     """
     runs = sum(job.kind != "train" for job in plan.jobs) - sum(job.part is not None for job in plan.jobs)
     trainings = sum(job.kind == "train" for job in plan.jobs)
@@ -59,6 +69,8 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     if left := [f"{_SHORT.get(key, key)} {value}" for key, value in unmet(plan.file, words)]:
         table.add_row("no point left", _some(left))
     table.add_row("points", f"{len(plan.points):,}")
+    if left_out:
+        table.add_row("with summaries already", f"{left_out:,} more")
     parts = sum(job.part is not None for job in plan.jobs)
     table.add_row("runs that serve them", f"{runs:,}" + (f" in {parts:,} parts" if parts else ""))
     if trainings:
@@ -68,16 +80,31 @@ def show_plan(console: Console, plan: Plan, cost: Expected, done: int) -> None:
     for name, value in cost_rows(cost):
         table.add_row(name, value)
     console.print(table)
+    if by_task and len(by_task) > 1:
+        console.print(_tasks_table(by_task))
     jobs = Table(title="jobs", title_justify="left", **_PLAIN)
     for name in ("job", "what", "N x M", "points"):
         jobs.add_column(name, no_wrap=name in ("job", "points"))
-    serving = Counter(plan.serves.values())
+    serving = Counter([*plan.serves.values(), *(f"train-{point.training}" for point in plan.points if point.training)])
     for job in plan.jobs[:SHOWN]:
         needs = f"\nafter {', '.join(job.needs[:2])}{_more(job)}" if job.needs else ""
         jobs.add_row(job.id, what(job) + needs, _sizes(job), str(serving[job.id] or ""))
     console.print(jobs)
     if len(plan.jobs) > SHOWN:
         console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim")
+
+
+def _tasks_table(by_task: Mapping[str, Expected]) -> Table:
+    """What is still to do of each task; hours where they are known."""
+    table = Table(title="still to do", title_justify="left", **_PLAIN)
+    table.add_column("task")
+    for name in ("runs", "completions", "hours", "trainings", "hours of these"):
+        table.add_column(name, justify="right")
+    for task, cost in by_task.items():
+        hours = f"{cost.hours:.2f}" if not cost.unmeasured + cost.unread else "-"
+        of_trainings = "-" if cost.training_hours is None else f"{cost.training_hours:.2f}"
+        table.add_row(task, f"{cost.runs:,}", f"{cost.completions:,}", hours, f"{cost.trainings:,}", of_trainings)
+    return table
 
 
 def cost_rows(cost: Expected) -> list[tuple[str, str]]:
@@ -98,7 +125,7 @@ def cost_rows(cost: Expected) -> list[tuple[str, str]]:
     if cost.unread:
         rows.append(("not counted", f"{cost.unread:,} runs whose questions are on the Hub and have no `limit`"))
     if cost.trainings:
-        unknown = "hours known once one has run, where `max_steps` says how long they are"
+        unknown = "hours known once one of each kind has run or been tried, where `max_steps` says how long they are"
         hours = unknown if cost.training_hours is None else f"{cost.training_hours:.2f} h"
         rows.append(("trainings", f"{cost.trainings:,}, {hours}"))
     return rows
@@ -111,7 +138,9 @@ def what(job: Job) -> str:
         paths = job.settings.get("latent_paths", TRAIN_DEFAULTS["latent_paths"])
         method = job.settings.get("method", DEFAULT)
         thinker = "thinker" if method == TRAIN_DEFAULTS["method"] else method
-        kind = "adapter" if kind_of(method).has(Trait.ADAPTER) else f"{thinker}, {paths} path{'s' * (paths != 1)}"
+        kind = f"{thinker}, {paths} path{'s' * (paths != 1)}"
+        if kind_of(method).has(Trait.ADAPTER):
+            kind = f"{method} {trained_role(method, job.settings)}"
         return f"train {kind}{label}"
     part = f", questions {job.part[0]} to {job.part[1] - 1}" if job.part else ""
     merged = ", merged" if job.kind == "merge" else ""

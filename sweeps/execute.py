@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.parallel import Processes
-from contrastive.train import STATE_FILE
+from contrastive.train import METRICS_FILE, STATE_FILE
 from contrastive.train import Progress as Training
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
@@ -101,8 +102,17 @@ def _train(job: Job, root: Path, progress: ProgressReporter) -> dict[str, Any]:
         from scaling.training.lora import train_lora as train  # type: ignore[assignment]
     else:
         from scaling.training.run import train  # type: ignore[assignment]
+    began = time.monotonic()
     result = train(config, progress, Processes())
-    return {"steps": result.progress.step, "seconds": result.progress.seconds, "loss": result.progress.best}
+    # a regression of layers writes no seconds, so there the whole duration stands for them
+    whole = time.monotonic() - began if kind_of(config.method).has(Trait.CONTEMPLATION) else _seconds_of(folder)
+    return {"steps": result.progress.step, "seconds": whole, "loss": result.progress.best}
+
+
+def _seconds_of(folder: Path) -> float:
+    """The seconds of all steps and validations of a training, of each of its stages if it has several."""
+    logs = [path.read_text().splitlines() for path in folder.rglob(METRICS_FILE)]
+    return float(sum(json.loads(lines[-1])["seconds"] for lines in logs if lines))
 
 
 def _run(job: Job, root: Path, progress: ProgressReporter) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,6 +39,8 @@ class GridFile(BaseModel):
         exclude: rules that leave points out. A rule holds where each of its settings has the value, or one of the list.
         retries: how often a job that fails is tried again.
         shard: questions of a run that make one job; None for all of them.
+        order: of the jobs. `models`: all trainings, then all runs, those of the same models together. `file`: as the points
+            stand in the file, each training right before the first run that needs it.
         small: what `--scale small` changes. An axis there replaces the axis of the same name.
     """
 
@@ -53,6 +55,7 @@ class GridFile(BaseModel):
     exclude: list[dict[str, Any]] = []
     retries: int = Field(1, ge=0)
     shard: int | None = Field(None, ge=1)
+    order: Literal["models", "file"] = "models"
     small: dict[str, Any] | None = None
 
 
@@ -148,7 +151,7 @@ def _change(written: dict[str, Any], change: str) -> None:
     replacement = {key: value} if isinstance(value, list) else {}
     written["include"] = _overruled(written.get("include") or [], key, replacement)
     part, name = ("train", key.removeprefix(TRAIN)) if key.startswith(TRAIN) else ("run", key)
-    if key in ("name", "title", "shard", "retries"):
+    if key in ("name", "title", "shard", "retries", "order"):
         written[key] = value
     elif isinstance(value, list):
         axes[key] = value

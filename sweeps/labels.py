@@ -11,7 +11,7 @@ from scaling.records.names import DEFAULT_TASK
 from sweeps.grid import TRAIN, GridFile, check_value, chosen, named
 from sweeps.points import RUN_DEFAULTS, TRAIN_DEFAULTS, Point, Settings, idle_in_training
 
-_DEFAULT = "default"  # the text of a value that is not given
+_DEFAULT, _NO_USE = "default", "-"  # the texts of a value that is not given, and of one that a point has no use for
 
 
 def varied(points: Sequence[Point]) -> list[str]:
@@ -78,7 +78,7 @@ class Words:
     def cell(self, point: Point, key: str) -> str:
         """The value that a point has of a setting, as a text; `-` where it has no use for it."""
         value = value_of(point, key)
-        return self.of(key, value) if value is not None or _has_use(point, key) else "-"
+        return self.of(key, value) if value is not None or _has_use(point, key) else _NO_USE
 
     def values(self, key: str) -> list[str]:
         """The texts of all values that a setting has in the points, each once, in the order of the points."""
@@ -101,6 +101,26 @@ class Words:
                 name, text = key.removeprefix(TRAIN), self.of(key, value)
                 parts.append(text if key in ("method", "task") else f"{key if name in keys else name} {text}")
         return ", ".join(parts)
+
+
+def telling(points: Sequence[Point], keys: Sequence[str]) -> list[str]:
+    """Those of the settings `keys` that say something new of these points.
+
+    Where every task has a temperature of its own, say, the temperature follows from the task and is left out.
+    """
+    words = Words(points)
+    cells = {key: [words.cell(point, key) for point in points] for key in keys}
+
+    def follows(key: str, earlier: str) -> bool:
+        # a point that has no use for a setting does not show it anyhow
+        pairs = {pair for pair in zip(cells[earlier], cells[key], strict=True) if pair[1] != _NO_USE}
+        return len(pairs) == len({one for one, _ in pairs})
+
+    kept: list[str] = []
+    for key in keys:
+        if not any(follows(key, earlier) for earlier in kept):
+            kept.append(key)
+    return kept
 
 
 def unmet(file: GridFile, words: Words) -> list[tuple[str, str]]:

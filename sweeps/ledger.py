@@ -124,12 +124,18 @@ class Ledger:
             raise
         self._db.execute("COMMIT")
 
-    def take(self, jobs: Sequence[Job]) -> None:
+    def take(self, jobs: Sequence[Job], *, in_turn: bool = False) -> None:
         """Makes these the jobs of the sweep, in this order.
 
         Jobs that are done stay done, unless they must now draw more. Parts of a run that is done count as done, too. Jobs
-        that are no longer part of the sweep stay in the file, but are not worked on. Raises UsageError where one of those is
-        running.
+        that are no longer part of the sweep stay in the file, but are not worked on.
+
+        Args:
+            jobs: each stands after those that it needs.
+            in_turn: whether workers take them in this order whatever models they have loaded.
+
+        Raises:
+            UsageError: a job that is no longer part of the sweep is running.
         """
         with self._transaction() as db:
             self._expire(db, time.time())
@@ -137,7 +143,7 @@ class Ledger:
             db.execute("UPDATE jobs SET wanted = 0")
             known = {row["id"]: row for row in db.execute("SELECT id, job, state, covered FROM jobs")}
             for place, job in enumerate(jobs):
-                self._take(db, place, job, known.get(job.id))
+                self._take(db, place, job, known.get(job.id), "" if in_turn else job.models)
             db.execute(_PARTS_OF_DONE)
 
     def _refuse_to_drop(self, db: sqlite3.Connection, kept: set[str]) -> None:
@@ -149,7 +155,7 @@ class Ledger:
                 f"give this grid another `--out`."
             )
 
-    def _take(self, db: sqlite3.Connection, place: int, job: Job, before: sqlite3.Row | None) -> None:
+    def _take(self, db: sqlite3.Connection, place: int, job: Job, before: sqlite3.Row | None, models: str) -> None:
         """Enters one job, or updates it.
 
         Args:
@@ -157,12 +163,13 @@ class Ledger:
             place: of the job in the order of the sweep.
             job: as the plan has it now.
             before: its row, None for a new one.
+            models: by which workers prefer it; empty for none.
         """
         text = json.dumps(job.to_dict())
         db.execute(
             "INSERT INTO jobs (id, place, wanted, models, job, state, part) VALUES (?, ?, 1, ?, ?, ?, ?) "
             "ON CONFLICT (id) DO UPDATE SET place = excluded.place, wanted = 1, models = excluded.models",
-            (job.id, place, job.models, text, PENDING, job.part is not None),
+            (job.id, place, models, text, PENDING, job.part is not None),
         )
         if before is None or before["job"] != text:
             db.execute("DELETE FROM needs WHERE job = ?", (job.id,))

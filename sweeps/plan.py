@@ -23,7 +23,7 @@ from scaling.records.settings import Tag, names
 from scaling.tasks.catalogue import task_of
 from scaling.tasks.own import label as task_label
 from sweeps.grid import TRAIN, GridFile
-from sweeps.labels import Words, axes_of
+from sweeps.labels import Words, axes_of, telling
 from sweeps.points import INHERITED, SIZE, Point, Settings, trained_role
 
 Extent = tuple[int | None, int, int]  # how much of a run: questions (None for all), latent paths, samples of each path
@@ -45,6 +45,7 @@ class Job:
         part: the first question of this part of a run, and the first one after it; None for the whole run.
         models: the models that it loads, as one text. Jobs with the same text can share loaded models.
         label: the settings that tell it from other jobs of its kind, for people to read.
+        takes: the option of a run that takes the checkpoint which was trained for it; None for that of its method.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Job:
     part: tuple[int, int] | None = None
     models: str = ""
     label: str = ""
+    takes: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The job as a mapping that JSON can hold, as the ledger stores it."""
@@ -95,10 +97,12 @@ def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
     """
     trainings: dict[str, Job] = {}
     groups: dict[str, list[Point]] = {}
-    keys = [key for key in axes_of(file, points) if key not in SIZE]
-    words = Words(points)
     for point in points:
         groups.setdefault(point.group, []).append(point)
+    first_ones = [group[0] for group in groups.values()]
+    keys = telling(first_ones, [key for key in axes_of(file, points) if key not in SIZE])
+    words = Words(points)
+    for point in points:
         if point.training and point.training not in trainings:
             decides = [key for key in keys if key.startswith(TRAIN) or key in INHERITED]
             trainings[point.training] = _training(point, words.label(point, decides))
@@ -109,8 +113,20 @@ def plan_of(file: GridFile, points: Sequence[Point]) -> Plan:
         whole = _run(group, words.label(group[0], keys))
         runs += [whole] if file.shard is None else _sharded(whole, file.shard, counts)
         serves |= dict.fromkeys((point.id for point in group), whole.id)
+    if file.order == "file":
+        return Plan(file, list(points), _with_trainings(runs, trainings.values()), serves)
     in_order = sorted(trainings.values(), key=_by_models) + sorted(runs, key=_by_models)
     return Plan(file, list(points), in_order, serves)
+
+
+def _with_trainings(runs: Iterable[Job], trainings: Iterable[Job]) -> list[Job]:
+    """The runs in their order, with each training right before the first of them that needs it."""
+    left = {job.id: job for job in trainings}
+    in_order: list[Job] = []
+    for run in runs:
+        in_order += [left.pop(need) for need in run.needs if need in left]
+        in_order.append(run)
+    return in_order
 
 
 class Counts:
@@ -165,7 +181,8 @@ def _run(points: Sequence[Point], label: str) -> Job:
     folder = f"runs/{kind_of(settings['method']).name}-{task}-{key}"
     needs = (f"train-{first.training}",) if first.training else ()
     extents = largest(map(extent_of, points))
-    whole = Job(f"run-{key}", "run", settings, folder, needs, extents, models=_models(settings), label=label)
+    takes = trained_role(settings["method"], first.train)
+    whole = Job(f"run-{key}", "run", settings, folder, needs, extents, None, _models(settings), label, takes)
     for extent in extents:
         config_of(whole, extent, trained=_TRAINED if needs else None).resolved()
     return whole
@@ -200,7 +217,7 @@ def config_of(job: Job, extent: Extent, *, trained: str | None) -> RunConfig:
         trained: folder of the checkpoint that the sweep trains for this run; None where it trains none.
     """
     limit, paths, samples = extent
-    role = trained_role(job.settings["method"])
+    role = job.takes or trained_role(job.settings["method"])
     checkpoint = {role: trained} if role and trained else {}
     return RunConfig(**{**job.settings, **checkpoint, "limit": limit, "latent_paths": paths, "samples": samples})
 

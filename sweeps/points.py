@@ -28,7 +28,7 @@ from scaling.config import (
     task_of_settings,
 )
 from scaling.engines.engine_args import engine_changes
-from scaling.methods.kinds import DEFAULT, Trait, kind_of
+from scaling.methods.kinds import DEFAULT, KINDS, Trait, kind_of
 from scaling.models.folders import checksum_of_constant
 from scaling.records.errors import UsageError
 from scaling.records.names import DEFAULT_TASK
@@ -51,7 +51,7 @@ _CONTRAST = names(TrainConfig, Tag.CONTRAST)
 RUN_DEFAULTS = {key: field.default for key, field in RunConfig.model_fields.items()}
 TRAIN_DEFAULTS = {key: field.default for key, field in TrainConfig.model_fields.items()}
 _IDLE = object()  # the value of a setting that a point has no use for
-_CONFIG = "config.json"  # in the folder of a thinker
+_CONFIG, _ABOUT = "config.json", "train.json"  # in the folder of a thinker; in that of any checkpoint
 _PATHS = 8  # latent paths where nothing else says how many
 
 
@@ -204,6 +204,8 @@ class _Maker:
         method = settings.get("method") or DEFAULT
         idle = idle_options(method)
         run = {key: value for key, value in settings.items() if key not in idle}
+        if _has_own_questions(run):
+            del run["data"]
         trained = self._has_training(run, method)
         run = self._sized(run, method, train_settings.get("latent_paths", _PATHS) if trained else None)
         train, training = self._training(train_settings, run, method) if trained else (None, None)
@@ -263,9 +265,10 @@ class _Maker:
         return run
 
     def _has_training(self, run: Settings, method: str) -> bool:
-        """Whether the sweep trains what the run needs."""
+        """Whether the sweep trains what the run needs. A backbone that is given as it was trained needs nothing more."""
         role = trained_role(method)
-        return self._trains and role is not None and not run.get(role)
+        is_trained = kind_of(method).has(Trait.LATENT) and _trained_to_think(str(run.get("backbone")))
+        return self._trains and role is not None and not run.get(role) and not is_trained
 
     def _training(self, settings: Settings, run: Settings, method: str) -> tuple[Settings, str]:
         """Settings of the training for a run, and the hash of those that decide its checkpoint."""
@@ -285,11 +288,6 @@ class _Maker:
     def _trained(self, given: Settings, method: str) -> Settings:
         """Settings of a training, without those that its method does not use and without those at their default."""
         kind = kind_of(method)
-        if kind.has(Trait.LATENT) and given.get("rank") is None:
-            raise UsageError(
-                f"a sweep trains an adapter of the backbone for `{method}`: give `train.rank`, or train the whole backbone "
-                f"by `scale-train --method {method}` and give its folder as `backbone`."
-            )
         if kind.has(Trait.THINKER) and not kind.trains_paths:  # one path, around which others are drawn
             given = given | {"latent_paths": 1}
         idle = idle_in_training(method, given.get("contrastive"))
@@ -306,10 +304,27 @@ def _apart(settings: Settings) -> tuple[Settings, Settings]:
     return {key: value for key, value in settings.items() if not key.startswith(TRAIN)}, train
 
 
-def trained_role(method: str) -> str | None:
-    """The option of `scale-run` that takes the checkpoint which is trained for a method; None where nothing is trained."""
+def trained_role(method: str, train: Settings | None = None) -> str | None:
+    """The option of `scale-run` that takes the checkpoint which is trained for a method; None where nothing is trained.
+
+    Args:
+        method: name of the method.
+        train: settings of the training, where they are known. Without a rank, latent steps are trained into the backbone.
+    """
     kind = kind_of(method)
+    if kind.has(Trait.LATENT) and train is not None and train.get("rank") is None:
+        return "backbone"
     return "thinker" if kind.has(Trait.THINKER) else "adapter" if kind.has(Trait.ADAPTER) else None
+
+
+@cache
+def _trained_to_think(backbone: str) -> bool:
+    """Whether a backbone is a folder that says of itself that it was trained for latent steps."""
+    try:
+        method = json.loads((Path(backbone).expanduser() / _ABOUT).read_bytes())["method"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return isinstance(method, str) and method in KINDS and kind_of(method).has(Trait.LATENT)
 
 
 @cache
@@ -389,6 +404,16 @@ def _refuse_tested(run: Settings, train: Settings) -> None:
 
 def _are_one_file(one: Path, other: Path) -> bool:
     return one.is_file() and other.is_file() and one.samefile(other)
+
+
+def _has_own_questions(run: Settings) -> bool:
+    """Whether `{task}` in the path of the data stands for a generated task, which has no folder there and needs none."""
+    data = str(run.get("data") or "")
+    if "{task}" not in data or not task_of_settings(run.get("task"), None).generated:
+        return False
+    placed = dict(run)
+    _place(placed)
+    return not Path(placed["data"]).exists()
 
 
 def _place(settings: Settings) -> None:

@@ -16,15 +16,16 @@ from typing import Any
 from scaling.records.errors import UsageError, nearest
 from scaling.records.files import MODULE
 from scaling.records.journal import load_run
-from scaling.records.names import called
+from scaling.records.names import SUMMARY_ENDING, called
 from scaling.records.settings import Tag, run_names
 from sweeps.labels import Words, axes_of, value_of, varied
-from sweeps.plan import Extent, Job, Plan
+from sweeps.plan import Extent, Job, Plan, covers, extent_of
 from sweeps.points import SIZE, Point
 from sweeps.results import TABLE, serving
 
 _OF_QUESTIONS = run_names(Tag.QUESTIONS)  # settings that decide which questions are asked
 _SEEDS = ("seed", "train.seed")
+_AT_ONCE = 200  # summaries that one process writes, so that its command line is not too long
 _NO_NAMES = (
     *run_names(Tag.NAMED, Tag.QUESTIONS),
     *SIZE,
@@ -53,7 +54,7 @@ def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by:
             raise UsageError(f"`--by` {key} is no axis of runs here ({', '.join(keys)}).{nearest(key, keys)}")
     apart = [key for key in dict.fromkeys([*_OF_QUESTIONS, *by]) if key in keys]
     words = Words(plan.points)
-    naming = [key for key in axes_of(plan.file, plan.points) if key not in (*_NO_NAMES, *by)]
+    naming = _naming(plan, words, apart)
     first: dict[str, Point] = {}
     for point in plan.points:
         first.setdefault(plan.serves[point.id], point)
@@ -69,6 +70,27 @@ def reports(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path, *, by:
         report: [f"{name}={run.argument(root)}" for name, run in zip(_names(runs), runs, strict=True)]
         for report, runs in groups.items()
     }
+
+
+def _naming(plan: Plan, words: Words, apart: Sequence[str]) -> list[str]:
+    """The settings that a method's name must show, as points of one name, number of paths and report differ in them.
+
+    Args:
+        plan: of the sweep.
+        words: write the values.
+        apart: settings of which every value has its own report.
+    """
+    known = [(words.label(point, apart), called(point.run), point.run["latent_paths"]) for point in plan.points]
+    names: list[tuple[Any, ...]] = list(known)
+    naming = []
+    for key in axes_of(plan.file, plan.points):
+        if key in (*_NO_NAMES, *apart):
+            continue
+        longer = [(*name, words.cell(point, key)) for name, point in zip(names, plan.points, strict=True)]
+        if len(set(longer)) > len(set(names)):
+            names = longer
+            naming.append(key)
+    return naming
 
 
 @dataclass(frozen=True)
@@ -126,6 +148,57 @@ def _names(runs: Sequence[_ReportedRun]) -> list[str]:
         details = ", ".join(filter(None, (size, run.settings)))
         names.append(f"{run.title} ({details})" if details else run.title)
     return names
+
+
+def finished_points(plan: Plan, held: Mapping[str, Sequence[Extent]], root: Path) -> dict[str, str]:
+    """Every point whose samples were drawn, as an argument of `scale-report`, NAME=FOLDER@NxM@QUESTIONS.
+
+    The name is the one that the point's method has in a report of this sweep.
+
+    Args:
+        plan, held, root: as of `reports`.
+
+    Returns:
+        The arguments by the point's id.
+    """
+    words, jobs = Words(plan.points), {job.id: job for job in serving(plan)}
+    apart = [key for key in _OF_QUESTIONS if key in varied(plan.points)]
+    naming = _naming(plan, words, apart)
+    groups: dict[str, dict[str, _ReportedRun]] = {}
+    for point in plan.points:
+        job, extent = jobs[plan.serves[point.id]], extent_of(point)
+        if covers(held.get(job.id, ()), [extent]):
+            run = _ReportedRun(job, extent, _title(job, extent, root), words.label(point, naming))
+            groups.setdefault(words.label(point, apart), {})[point.id] = run
+    return {
+        point: f"{name}={run.argument(root)}"
+        for group in groups.values()
+        for name, (point, run) in zip(_names(list(group.values())), group.items(), strict=True)
+    }
+
+
+def write_summaries(points: Mapping[str, str], folder: Path) -> None:
+    """Has `analysis.summaries` write the summaries of points that have none in the folder yet.
+
+    Args:
+        points: arguments of `scale-report` by the id of their point, from `finished_points`.
+        folder: of summaries.
+
+    Raises:
+        UsageError: one could not be written.
+    """
+    known = summarised(folder)
+    new = [f"{point}={argument}" for point, argument in points.items() if point not in known]
+    for start in range(0, len(new), _AT_ONCE):
+        command = [*MODULE, "analysis.summaries", *new[start : start + _AT_ONCE], "--out", str(folder)]
+        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+            raise UsageError(f"summaries in {folder} could not be written; the reason stands above")
+
+
+def summarised(folder: Path) -> set[str]:
+    """Ids of the points that have a summary in the folder."""
+    found = folder.rglob(f"*{SUMMARY_ENDING}")
+    return {path.name.removesuffix(SUMMARY_ENDING).rpartition("-")[2] for path in found}
 
 
 def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[str]) -> dict[str, Path]:

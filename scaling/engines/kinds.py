@@ -60,8 +60,7 @@ class EngineKind:
             settings: those of the run, by name.
         """
         if method.has(Trait.LOCAL) and not self.in_process:
-            why = "merges its adapter" if method.has(Trait.ADAPTER) else "runs weights of the backbone"
-            return f"`--method {method.name}` {why} here, so it needs `--engine transformers`."
+            return f"`--method {method.name}` {_what_is_local(method)} here, so it needs `--engine transformers`."
         return self.refusal(method, settings)
 
     def does_not_take(self, setting: str) -> str | None:
@@ -71,6 +70,15 @@ class EngineKind:
         option, fit = f"--{setting.replace('_', '-')}", " or ".join(f"`{name}`" for name in takers)
         instead = self.advice.get(setting, "leave it out")
         return f"`{option}` is for {fit}, and `--engine` is `{self.name}`: {instead}."
+
+
+def _what_is_local(method: MethodKind) -> str:
+    """What a method does with the backbone that no other process can do for it."""
+    if method.has(Trait.LATENT):
+        return "feeds states of the backbone back into it"
+    if method.has(Trait.CONTEMPLATION):
+        return "computes keys and values of its tokens"
+    return "merges its adapter" if method.has(Trait.ADAPTER) else "runs weights of the backbone"
 
 
 def takers_of(setting: str) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ from typing import Any
 
 LATENT_TRAINING = "latent_training"  # key in a run's settings: how a backbone was trained to think in its own states
 CONTEMPLATION = "contemplation"  # key in a run's settings: what stands for a chain of thought in the adapter's training
+TRAINED_FROM = "backbone_trained_from"  # key in a run's environment: the model that its backbone was before
 TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package
+SUMMARY_ENDING = ".summary.json"  # of files that hold a run without its texts
 DEFAULT_TASK = "arithmetic"  # the task of a run that names neither task nor data; the default thinker was trained on it
 UNKNOWN = "unknown"  # stands for the training questions of a thinker or adapter whose files do not name them
 TITLES = {  # names of the methods that come with the package, as in the papers
@@ -31,6 +33,7 @@ COMPRESSED = (".gz", ".bz2", ".xz")  # endings of files that are unpacked when t
 PAIRS = ".txt"  # ending of a file of lines such as "Question||<<1+2=3>> #### 3"
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", PAIRS)  # endings of files of questions
 _SPLITS = ("train", "test", "validation", "dev", "valid")  # names of files that say nothing about their questions
+_PROMPT = re.compile(r" with prompt .*?(?= [\[(]|$)")  # the part of a method's name that says how it was asked
 # the part of a method's name that says how it was trained, and what else is in the same brackets
 _TRAINING = re.compile(r" \[(?:untrained|trained on [^\],]+)(?:, ([^\]]+))?\]")
 
@@ -79,7 +82,10 @@ def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> st
     if thinker:
         trained_on = environment.get("thinker_trained_on") or (DEFAULT_TASK if thinker == "trained-default" else None)
     else:
-        trained_on = environment.get("adapter_trained_on") if config.get("adapter") else None
+        # where it is no adapter that was trained to think, it is the backbone
+        thinks = config.get("latent_steps") is not None
+        role = "adapter" if config.get("adapter") else "backbone" if thinks else None
+        trained_on = environment.get(f"{role}_trained_on")
     asked = environment.get("task") or questions_called(config.get("task"), config.get("data"))
     if trained_on in (None, UNKNOWN, asked):
         return ""
@@ -89,6 +95,11 @@ def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> st
 def without_training(name: str) -> str:
     """A name from `called` without what it says about training."""
     return _TRAINING.sub(lambda match: f" [{match[1]}]" if match[1] else "", name)
+
+
+def without_prompt(name: str) -> str:
+    """A name from `called` without its prompt."""
+    return _PROMPT.sub("", name)
 
 
 def questions_called(task: str | None, data: Any) -> str:

@@ -205,6 +205,7 @@ def train_coconut(config: TrainConfig, watcher: TrainingObserver, processes: Pro
     split = load_split(config, watcher)
     check_task = held_out(config, split)
     most = _most_steps(config, split)
+    _refuse_begun_step(config, split)
     backbone = load_own_backbone(config, dtype, watcher)
     if backbone.quantisation:
         raise UsageError(
@@ -250,6 +251,19 @@ def _shows_steps(config: TrainConfig, split: Split, question: Question) -> bool:
     """Whether a question's solution, as the prompt words it, is another one without its rationale."""
     wording, task = wording_of(config), split.task.definition
     return wording.solution(question, task=task) != wording.solution(replace(question, rationale=()), task=task)
+
+
+def _refuse_begun_step(config: TrainConfig, split: Split) -> None:
+    """Raises UsageError where the given beginning of the answer is that of a step, as steps are to be left out."""
+    wording, task = wording_of(config), split.task.definition
+    for question in (*split.train, *split.validation) if config.latent_stages else ():
+        begun, without = wording.turns(question, task=task, slots="").answer, tuple(steps_of(question)[1:])
+        whole, rest = (wording.solution(one, task=task) for one in (question, replace(question, rationale=without)))
+        if begun and whole.startswith(begun) and not rest.startswith(begun):
+            raise UsageError(
+                f"the beginning of the answer that `--prefill` or the prompt gives ({begun!r:.40}) begins the first step of "
+                f"question {question.id}, and `--method {config.method}` leaves steps out: leave the beginning out."
+            )
 
 
 def _refuse_begun(config: TrainConfig, folder: Path) -> None:

@@ -10,7 +10,10 @@ import pytest
 
 from analysis.compute import compute
 from analysis.load import load
+from analysis.make import make_report
+from analysis.tables import tables
 from scaling.records.costs import RunCosts
+from tests.analysis.conftest import COSTS
 
 MEASURED = {"seconds": 12.0, "tokens": {"generated": 153}, "peak_memory_bytes": 5_000_000}
 
@@ -45,6 +48,20 @@ def test_a_sub_grid_costs_the_mean_over_all_of_its_size(make_run, random_answers
         for n in tokens.ravel().tolist()
     ]
     assert compute(run).axes["flops"][0, 0] == pytest.approx(np.mean(alone))
+
+
+def test_contemplation_tokens_are_counted_where_a_method_has_them(make_run, random_answers, tmp_path):
+    """Those of the questions here are 4, of a single path; a method without any has a dash."""
+    rows = {}
+    settings = {"method": "ccot", "adapter": "a", "contemplation": "r 0.1"}
+    for costs in (COSTS, None):
+        runs = [
+            make_run(random_answers(5, 3, 1, 2), costs=costs, **changed) for changed in (settings, {"method": "cot"})
+        ]
+        assert [compute(load(run)).contemplation for run in runs] == [4.0, None]
+        table = next(one for one in tables(make_report(runs, tmp_path)) if one.title == "Compute")
+        rows[costs is None] = [row[table.columns.index("contemplation tokens")] for row in table.rows]
+    assert rows == {False: ["4", "-"], True: ["4", "-"]}
 
 
 def test_every_axis_rises_with_paths_and_samples(make_run, random_answers):

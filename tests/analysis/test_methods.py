@@ -115,6 +115,15 @@ def test_a_name_makes_trained_backbones_the_seeds_of_one_method(run_of):
         group([trained("a", **known), trained("a", **known)], common=False)
 
 
+@pytest.mark.parametrize(("before", "told"), [("base", set()), ("another", {"backbone", "backbone_fingerprint"})])
+def test_a_backbone_that_was_trained_is_the_one_that_it_was_before(run_of, before, told):
+    run = run_of(1, 1, method="coconut", backbone="models/a", backbone_fingerprint="a")
+    trained = {"backbone_trained_on": "prosqa", "backbone_trained_from": before}
+    runs = [replace(run, environment={**run.environment, **trained})]
+    runs += [run_of(1, 4, method="cot", backbone="base", backbone_fingerprint="b")]
+    assert set(unlike_settings(group([(None, run) for run in runs], common=False))) == told
+
+
 def test_unlike_runs_of_one_name_are_refused(run_of):
     with pytest.raises(UsageError, match="the runs named x differ in temperature"):
         group([("x", run_of(**SOFT)), ("x", run_of(**SOFT | {"temperature": 1.0}))], common=False)

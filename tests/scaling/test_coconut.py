@@ -26,6 +26,8 @@ from scaling.preview import preview
 from scaling.prompts import SLOT
 from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError
+from scaling.records.names import called
+from scaling.records.overlap import digests_of
 from scaling.records.seeds import stream_seed
 from scaling.run import execute, prepare
 from scaling.training.adapter import save_adapter
@@ -172,6 +174,23 @@ def test_another_number_of_steps_than_was_trained_is_told(coconut, checkpoint, s
     assert [text for text in told if "was trained with 2 latent steps, and this run has 5" in text]
     prepare(coconut(backbone=checkpoint(name="foreign")), silent)
     assert [text for text in told if "does not say how it was trained" in text]
+
+
+@pytest.mark.parametrize("task", ["prosqa", "arithmetic"])
+def test_a_backbone_that_was_trained_on_another_task_is_told(coconut, checkpoint, silent, monkeypatch, task, tmp_path):
+    told, about = [], {"method": "coconut", "latent_steps": STEPS, "task": task, "backbone": "base"}
+    monkeypatch.setattr(silent, "status", told.append)
+    folder = checkpoint(**about, **digests_of(task, (), ()))
+    execute(coconut(backbone=folder, latent_steps=None, limit=1, samples=1, out=tmp_path / "run"), silent)
+    said = [text for text in told if f"the backbone {folder} was trained on {task}, and these questions" in text]
+    assert bool(said) is (task == "prosqa")
+    run = json.loads((tmp_path / "run" / "run.json").read_bytes())
+    assert run["environment"]["backbone_trained_from"] == "base"
+    assert ("[trained on prosqa]" in called(run["config"], run["environment"])) is (task == "prosqa")
+    told.clear()
+    plain = coconut(method="cot", latent_steps=None, backbone=folder, limit=1, samples=1, out=tmp_path / "cot")
+    execute(plain, silent)
+    assert not [text for text in told if "was trained on" in text], "a whole model may well answer other questions"
 
 
 def test_other_tokens_than_were_trained_are_told(coconut, checkpoint, silent, monkeypatch):
@@ -462,7 +481,11 @@ def test_the_published_prompt_is_a_chat_template_in_the_folder_and_one_of_the_qu
             "begins and ends thoughts with the same token: give two that differ",
         ),
         ({}, {"soft_tokens": 4}, "`--soft-tokens` is for methods with slots"),
-        ({}, {"engine": "vllm", "device": "auto"}, "`--method coconut` .* here, so it needs `--engine transformers`"),
+        (
+            {},
+            {"engine": "vllm", "device": "auto"},
+            "`--method coconut` feeds states of the backbone back into it here, so it needs `--engine transformers`",
+        ),
     ],
 )
 def test_what_cannot_work_is_told_before_and_in_a_run(coconut, checkpoint, silent, files, changes, said):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.records.names import TASK_TITLES, called, questions_called, titled, without_training
+from scaling.records.names import TASK_TITLES, called, questions_called, titled, without_prompt, without_training
 from scaling.tasks.catalogue import TASKS
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "runs-0.1"
@@ -48,6 +48,14 @@ def test_a_method_is_found_by_the_name_it_would_have_without():
         assert without_training(called({**config, "thinker": "untrained"})) == plain
         assert without_training(called(config, {"thinker_trained_on": "my data [1]=2"})) == plain
         assert without_training(f"{called({**config, 'thinker': 'untrained'})} (seed 1)") == f"{plain} (seed 1)"
+
+
+@pytest.mark.parametrize("control", [None, "mean"])
+def test_a_method_is_found_without_its_prompt(control):
+    for prompt in ("paper", "my words.jinja"):
+        asked = called({**SOFT, "prompt": prompt, "control": control})
+        assert without_prompt(asked) == called({**SOFT, "control": control})
+        assert without_prompt(f"{asked} (noise 0.2)") == f"{called({**SOFT, 'control': control})} (noise 0.2)"
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,8 @@ def test_a_plan_that_measures_knows_tokens_and_hours(say, grid, tiny):
     assert after["unmeasured"] == 0
     assert 0 < after["tokens"] <= after["tokens_at_most"]
     assert after["hours"] > 0
+    assert before["training_hours"] is None
+    assert after["training_hours"] > 0
     assert say("run", file).exit_code == 0, "a folder in which only probes are is no other's"
 
 

@@ -67,6 +67,15 @@ def test_jobs_of_the_models_that_are_loaded_come_first(book):
     assert book.claim("x", loaded="n").id == "a"
 
 
+def test_jobs_in_turn_are_given_in_their_order_whatever_is_loaded(book):
+    book.take([a_job("a", models="m"), a_job("b", models="n"), a_job("c", models="m")], in_turn=True)
+    claimed = []
+    for loaded in ("", "m", "n"):
+        claimed.append(book.claim("x", loaded=loaded).id)
+    assert claimed == ["a", "b", "c"]
+    assert [entry.job.models for entry in book.entries()] == ["m", "n", "m"], "each still knows its models"
+
+
 def test_a_silent_owner_loses_its_job_and_a_living_one_keeps_it(book, clock):
     book.take([a_job("a"), a_job("b")])
     silent, living = book.claim("x"), book.claim("y")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaling.config import DEFAULT_MODEL
 from scaling.records.errors import UsageError
 from sweeps.grid import GridFile
-from sweeps.labels import Words, axes_of, value_of, varied
+from sweeps.labels import Words, axes_of, telling, value_of, varied
+from sweeps.plan import config_of, plan_of
 from sweeps.points import hashed, points_of
 
 
@@ -300,6 +303,44 @@ def test_without_contrast_its_weight_makes_no_training():
 def test_a_checkpoint_that_is_given_is_not_trained():
     (point,) = points(run={"method": "softcot", "thinker": "there"}, train={"max_steps": 3})
     assert point.training is None
+
+
+def test_a_backbone_that_was_trained_to_think_is_not_trained_again(tmp_path):
+    for name, about in (("plain", None), ("lora", {"method": "lora"}), ("coconut", {"method": "coconut"}), ("odd", [])):
+        (tmp_path / name).mkdir()
+        if about is not None:
+            (tmp_path / name / "train.json").write_text(json.dumps(about))
+        (point,) = points(run={"method": "coconut", "backbone": str(tmp_path / name)}, train={"max_steps": 3})
+        assert (point.training is None) is (name == "coconut")
+
+
+@pytest.mark.parametrize(("rank", "takes"), [(None, "backbone"), (8, "adapter")])
+def test_latent_steps_are_trained_into_the_backbone_or_beside_it(rank, takes):
+    axes = {"control": [None, "mean"], "train.seed": [0, 1], "latent_steps": [None, 2]}
+    file = GridFile(name="grid", run={"method": "coconut"}, train={"max_steps": 1, "rank": rank}, axes=axes)
+    found = points_of(file)
+    assert len(found) == 2 * 2 * 2
+    assert len({point.training for point in found}) == 2, "one for each seed"
+    jobs = [job for job in plan_of(file, found).jobs if job.kind == "run"]
+    (extent,) = jobs[0].extents
+    assert {job.takes for job in jobs} == {takes}
+    config = config_of(jobs[0], extent, trained="there")
+    assert getattr(config, takes) == "there"
+    assert (config.backbone == DEFAULT_MODEL) is (takes == "adapter")
+
+
+def test_a_generated_task_takes_no_data_of_its_name_where_there_are_none(tmp_path):
+    (tmp_path / "prosqa").mkdir()
+    tasks = ["countdown", "prosqa", "gsm8k"]
+    found = points(run={"method": "cot", "data": f"{tmp_path}/{{task}}"}, axes={"task": tasks})
+    assert [point.run.get("data") for point in found] == [None, f"{tmp_path}/prosqa", f"{tmp_path}/gsm8k"]
+
+
+def test_settings_that_follow_from_others_are_not_said_of_a_job():
+    tasks = [{"task": "gsm8k", "temperature": 0.8, "train.targets": "self"}, {"task": "aqua", "temperature": 0.5}]
+    axes = {"task": tasks, "method": ["cot", "softcot"], "seed": [0, 1]}
+    keys = ["task", "temperature", "train.targets", "method", "seed"]
+    assert telling(points(train={"max_steps": 1}, axes=axes), keys) == ["task", "method", "seed"]
 
 
 def test_the_task_stands_in_the_path_of_its_data():

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import socket
 from functools import cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scaling.config import DEFAULT_MODEL, RunConfig
+from scaling.methods.kinds import Trait, kind_of
+from scaling.records.names import without_prompt
 from scaling.training.config import TrainConfig
 from sweeps.cost_estimate import expected
 from sweeps.grid import read_grid, recipes
 from sweeps.plan import Job, Plan, config_of, plan_of
 from sweeps.points import Point, points_of
+from sweeps.report import reports
 
 SCALES = ("paper", "small")
 LLAMA, QWEN25, QWEN3 = "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-8B"
@@ -28,7 +33,8 @@ PUBLISHED = {  # figure -> recipe whose comment must name it
     **dict.fromkeys(("85.90", "85.44", "76.27", "82.5", "79.5", "86.8", "65.2", "58.7", "53.7"), "audit"),
 }
 CONTROL = "positive-control"  # has its own task, its own decoding and longer trainings than published results have
-published = pytest.mark.parametrize("name", [name for name in recipes() if name != CONTROL])
+STUDY = "study"  # asks questions of its own, which stand before it
+published = pytest.mark.parametrize("name", [name for name in recipes() if name not in (CONTROL, STUDY)])
 both_scales = pytest.mark.parametrize(("name", "scale"), [(name, scale) for name in recipes() for scale in SCALES])
 
 
@@ -83,7 +89,7 @@ def test_every_published_figure_stands_in_the_recipe_that_reproduces_it(figure, 
 @pytest.mark.parametrize("name", recipes())
 def test_a_recipe_says_what_it_reproduces_what_to_look_for_and_what_small_is(name):
     said = comment(name)
-    assert 2 <= len(said) <= 5
+    assert 2 <= len(said) <= 5 or name == STUDY
     assert said[0].startswith("# Reproduces")
     assert "Look" in " ".join(said)
     assert any(line.startswith("# small: ") for line in said)
@@ -112,10 +118,11 @@ def test_trained_paths_are_those_that_are_asked(name, scale):
         if job.kind == "run" and job.needs:
             (training,) = (made[need] for need in job.needs)
             run = asked(job)
-            several = run.method == "softcot++"
-            assert training.method == ("lora" if run.method == "lora" else "softcot++")
-            assert run.method == "lora" or training.latent_paths == (run.latent_paths if several else 1)
-            assert training.backbone == run.backbone
+            kind = kind_of(run.method)
+            assert training.method == kind.trained_as
+            if kind.has(Trait.THINKER):
+                assert training.latent_paths == (run.latent_paths if kind.trains_paths else 1)
+            assert run.backbone == ("made-for-it" if job.takes == "backbone" else training.backbone)
 
 
 @both_scales
@@ -303,3 +310,70 @@ def test_every_prompt_has_methods_and_trainings_of_its_own():
         for job in plan.jobs:
             if job.kind == "run":
                 assert {made[need].prompt for need in job.needs} <= {asked(job).prompt}
+
+
+GENERATED = {"arithmetic", "countdown", "prosqa"}
+
+
+@pytest.mark.parametrize(
+    "said", ["Questions asked", "Comparisons", "2 points", "Holm", "300 questions", "before any run"]
+)
+def test_the_study_says_beforehand_what_it_asks(said):
+    assert said in " ".join(line.removeprefix("# ") for line in comment(STUDY))
+
+
+def test_the_study_has_every_method_where_it_can_be_trained_and_shares_its_trainings():
+    for scale in SCALES:
+        plan = planned(STUDY, scale)
+        tasks = values(plan.points, "task")
+        assert tasks == GENERATED | FIVE
+        # prompts x (CoT, and with shots but for Date Understanding; seeds x soft methods and controls; seeds x rivals)
+        assert len(plan.points) == 2 * (8 + 7 + 3 * 8 * 8 + 3 * 4 * 3)
+        made = trainings(plan)
+        # prompts x seeds x (thinkers, but for Date Understanding; LoRA, Coconut and CCoT)
+        assert len(made) == 2 * 3 * (4 * 7 + 3 * 3)
+        for method in ("lora", "coconut", "ccot"):
+            assert values(plan.points, "task", method=method) == GENERATED
+        assert values(plan.points, "control", method="softcot++") == {None, "mean", "shuffled", "none"}
+        limits = {run.limit for run in runs(plan)}
+        assert limits == ({300} if scale == "small" else {1319})
+
+
+def test_the_study_begins_with_what_is_cheap_and_trains_right_before_it_is_needed():
+    for scale in SCALES:
+        plan = planned(STUDY, scale)
+        for before, job in pairwise(plan.jobs):
+            assert before.kind != "train" or before.id in job.needs
+        seen = [(job.settings.get("prompt"), training_seed(plan, job)) for job in plan.jobs if job.kind == "run"]
+        assert seen == sorted(seen, key=lambda one: (one[0] != "plain", one[1])), (
+            "one prompt and training after another"
+        )
+        assert plan.jobs[0].settings["task"] == "arithmetic"
+
+
+def training_seed(plan: Plan, job: Job) -> int:
+    seeds = {one.id: one.settings.get("seed", 0) for one in plan.jobs if one.kind == "train"}
+    return max((seeds[need] for need in job.needs), default=0)
+
+
+def test_methods_of_the_study_have_their_plain_names_in_its_reports():
+    """So that the baselines that its comparisons name are found."""
+    plan = planned(STUDY, "small")
+    held = {job.id: job.extents for job in plan.jobs if job.kind == "run"}
+    texts = {"CoT-SC", "CoT-SC, 4-shot"}
+    soft = {"SoftCoT-SC", "SoftCoT-P", "Prompt tuning-SC", "Prompt tuning", "SoftCoT++"}
+    soft |= {f"SoftCoT++ [{control}]" for control in ("mean", "shuffled", "none")}
+    found = reports(plan, held, Path("there"), by=["prompt"])
+    assert len(found) == 2 * 8
+    for name, arguments in found.items():
+        expected = (
+            texts
+            | soft
+            | ({"LoRA-SC", "Coconut-SC", "Coconut", "CCoT-SC"} if GENERATED & {*name.split(", ")} else set())
+        )
+        expected -= {"CoT-SC, 4-shot"} if "date-understanding" in name else set()
+        names = [without_prompt(argument.partition("=there")[0]) for argument in arguments]
+        assert set(names) == expected
+        assert all(names.count(method) == (1 if method in texts else 3) for method in expected), (
+            "a name has three trainings"
+        )

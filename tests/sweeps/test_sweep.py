@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from analysis.make import make_report
 from scaling.config import RunConfig
 from scaling.records.errors import InUse, MayPass, UsageError
 from scaling.run import execute
@@ -19,6 +20,7 @@ from sweeps import execute as execution
 from sweeps.cost_estimate import rates_of
 from sweeps.labels import value_of
 from sweeps.ledger import DONE, FAILED, PENDING, Ledger
+from sweeps.report import reports
 from sweeps.results import write_table
 from sweeps.sweep import Sweep
 from sweeps.worker import carry_out
@@ -195,6 +197,82 @@ def test_a_run_of_lora_does_not_change_the_model_that_others_use(planned, drain,
     folders = {job.settings["method"]: job.folder for job in sweep.plan.jobs if job.kind == "run"}
     assert samples(sweep.root / folders["cot"]) == samples(tmp_path / "bare")
     assert samples(sweep.root / folders["lora"]) != samples(tmp_path / "bare")
+
+
+def test_a_point_with_a_summary_is_left_out_and_one_without_is_drawn(grid, drain, tiny, counted, tmp_path):
+    axes = {"method": ["cot", "softcot"], "samples": [1, 2], "seed": [0, 1]}
+
+    def swept(name, **axis):
+        file = grid(run=tiny, axes=axes | axis)
+        return Sweep.of(file, scale=None, changes=[], out=tmp_path / name, summaries=tmp_path / "kept")
+
+    first = swept("first", seed=[0])
+    drain(first)
+    first.write_summaries()
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "kept").rglob("*.json")}
+    assert len(kept) == len(first.plan.points) == 4
+    assert all(any(point.id in name for name in kept) for point in first.plan.points)
+    again = swept("first", seed=[0])
+    assert (len(again.plan.points), again.left_out) == (4, 0), "what was drawn here stays in its table"
+    del counted[:]
+    second = swept("second")
+    assert (len(second.plan.points), second.left_out) == (4, 4)
+    assert {point.run["seed"] for point in second.plan.points} == {1}
+    drain(second)
+    second.write_summaries()
+    assert len(counted) == 2, "only the runs of the new seed"
+    now = {path.name: path.read_bytes() for path in (tmp_path / "kept").rglob("*.json")}
+    assert len(now) == 8
+    assert {name: now[name] for name in kept} == kept
+    seen = Sweep.begun(str(second.root), scale=None, changes=[], out=None)
+    assert [point.id for point in seen.plan.points] == [point.id for point in second.plan.points]
+    nothing = swept("third")
+    assert nothing.plan.jobs == []
+    drain(nothing)
+    found = make_report([tmp_path / "kept"], tmp_path / "report", browse=0)
+    seeds = {one.method.name: len(one.method.runs) for one in found.methods}
+    assert sorted(seeds.values()) == [2] * 4, "of each method at each size"
+
+
+def rivals(tiny):
+    """A grid of every kind of method, with two trainings of each that has any."""
+    short = {"train.layer_steps": 1, "train.ratio": 0.5, "train.rank": 2}
+    thoughts = [{"method": "softcot", "control": control} for control in (None, "mean", "shuffled", "none")]
+    methods = [
+        *({"method": "cot", "shots": shots} for shots in (0, 2)),
+        *({"method": "prompt-tuning", "latent_paths": n, "train.latent_paths": n} for n in (1, 2)),
+        *thoughts,
+        *({"method": name, "latent_paths": 2} for name in ("softcot-p", "softcot++")),
+        {"method": "coconut", "train.latent_stages": 1},
+        {"method": "coconut", "train.latent_stages": 1, "control": "mean"},
+        {"method": "coconut", "train.latent_stages": 1, "latent_paths": 2, "noise": 0.2},
+        {"method": "ccot", **short},
+        {"method": "lora", "train.rank": 2},
+    ]
+    run = tiny | {"samples": 2, "max_new_tokens": 4}
+    return {"run": run, "train": TRAIN, "axes": {"train.seed": [0, 1], "method": methods}}
+
+
+def test_every_rival_is_trained_once_for_all_its_points_from_one_grid(planned, drain, tiny, counted):
+    sweep = planned(**rivals(tiny))
+    drain(sweep)
+    assert [(entry.job.id, entry.reason) for entry in sweep.entries() if entry.state != DONE] == []
+    assert len(counted) == len(set(counted)), "no training is done twice"
+    trained = [job.settings.get("method", "softcot++") for job in sweep.plan.jobs if job.kind == "train"]
+    # prompt tuning with 1 and with 2 paths; SoftCoT, whose thinker SoftCoT-P and controls share, and SoftCoT++
+    kinds = ["prompt-tuning"] * 2 + ["softcot++"] * 2 + ["coconut", "ccot", "lora"]
+    assert sorted(trained) == sorted(kinds * 2), "each with two seeds"
+    for job in sweep.plan.jobs:
+        if job.kind == "run" and job.settings["method"] == "coconut":
+            run = json.loads((sweep.root / job.folder / "run.json").read_text())
+            folder = sweep.root / "checkpoints" / f"coconut-{job.needs[0].removeprefix('train-')}"
+            assert run["config"]["backbone"] == str(folder)
+            assert run["environment"]["backbone_trained_on"] == "arithmetic"
+    (group,) = reports(sweep.plan, sweep.held(sweep.entries()), sweep.root, by=()).values()
+    found = make_report(group, sweep.root / "report", browse=0)
+    assert not any("differ in" in note for note in found.notes), "a trained backbone is the one that it was before"
+    several = {one.method.name: len(one.method.trainings) for one in found.methods}
+    assert sorted(several.values()) == [1, 1] + [2] * 13, "what is not trained stands there once"
 
 
 def test_a_failure_is_told_and_stops_nothing_else(planned, drain, tiny, tmp_path):

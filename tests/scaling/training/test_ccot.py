@@ -358,7 +358,8 @@ def test_a_preview_reads_no_weights_and_finds_what_does_not_fit(adapter, config_
 
 
 def test_engines_elsewhere_are_refused(config_of):
-    with pytest.raises(UsageError, match="needs `--engine transformers`"):
+    words = "computes keys and values of its tokens here, so it needs `--engine transformers`"
+    with pytest.raises(UsageError, match=words):
         config_of(method="ccot", adapter="x", latent_paths=None, engine="vllm", device="auto").resolved()
 
 

@@ -470,6 +470,18 @@ def test_a_prompt_whose_solutions_show_no_chain_is_refused(settings, quiet):
         train_coconut(settings(prompt="direct"), quiet(), Processes())
 
 
+@pytest.mark.parametrize("prefill", ["Tom", "Tom has 12."])
+def test_a_beginning_of_the_answer_that_is_that_of_a_step_is_refused(settings, quiet, prefill):
+    """It would be read where the step is to be left out. PARITY's chains all begin so, and what is left does not."""
+    with pytest.raises(UsageError, match=f"'{prefill}'.* begins the first step of question .* leaves steps out"):
+        train_coconut(settings(prefill=prefill), quiet(), Processes())
+
+
+def test_other_beginnings_of_the_answer_are_taken(trained, tmp_path):
+    trained(prefill="Let us see:", latent_stages=1, max_steps=1)
+    trained(prefill="Tom", latent_stages=0, max_steps=1, out=tmp_path / "whole")
+
+
 @pytest.mark.parametrize("thought", ["latent", "pause"])
 def test_thoughts_that_exceed_the_context_are_told_before_any_stage_is_trained(settings, quiet, backbone, thought):
     """Those of the last stages do, and the first one, of whole chains, would fit."""
