@@ -362,8 +362,8 @@ def _comparisons(results: Results, *, every_axis: bool) -> Table:
         f"of the paired differences of {units} (t test where a method has several trainings); Holm: adjusted for all "
         f"pairs on that axis; equal: two one-sided tests that they differ by {results.settings.margin:g} points or more, "
         "adjusted likewise; then questions that only one of the two gets right with McNemar's exact test, where both "
-        "ran whole grids on independent questions; and the questions that 80 % power would take, to show a difference in "
-        "the 80 % interval of the one found (where that tells anything), and to show equality if there is none.",
+        "ran whole grids on independent questions; and the questions that 80 % power at Holm's level takes, to show one "
+        "in the 80 % interval of the one found (where that tells anything), and to show equality if there is none.",
         (
             *("pair", "on", "budget", "difference", "p", "p, Holm", "p equal, Holm", "McNemar"),
             *("questions needed", "for equality", "decision"),
