@@ -132,14 +132,19 @@ class Comparison:
         """
         if self.difference is None:
             return "no common budget"
-        if self.p_holm is not None and self.p_holm < LEVEL:
-            return "better" if self.difference.interval.value > 0 else "worse"
-        return EQUAL if self.within_margin else "not decided"
+        return decide(self.difference, self.p_holm, self.p_equal_holm)
 
     @property
     def within_margin(self) -> bool:
         """Whether the difference is shown to be smaller than the margin."""
         return self.p_equal_holm is not None and self.p_equal_holm < LEVEL
+
+
+def decide(difference: Difference, p_holm: float | None, p_equal_holm: float | None) -> str:
+    """The decision that adjusted p-values come to: "better", "worse", "equal within the margin" or "not decided"."""
+    if p_holm is not None and p_holm < LEVEL:
+        return "better" if difference.interval.value > 0 else "worse"
+    return EQUAL if p_equal_holm is not None and p_equal_holm < LEVEL else "not decided"
 
 
 def compare_all(
@@ -271,22 +276,52 @@ def sentence(comparison: Comparison) -> str:
         return f"{first} and {second} have no budget in common on the axis of {axis}: extend the smaller run."
     value = amount(comparison.budget)
     at = f"At {value}{'' if value[-1].isalpha() and axis == 'FLOPs' else ' '}{axis} a question"
-    points = f"{100 * difference.interval.value:+.1f} points"
-    if difference.interval.low is not None and difference.interval.high is not None:
-        points += f", 95 % interval {100 * difference.interval.low:+.1f} to {100 * difference.interval.high:+.1f}"
-    if comparison.p_holm is not None:
-        points += f", {_p('p', comparison.p_holm)}"
-    if comparison.decision == EQUAL and comparison.p_equal_holm is not None:
-        points += f", {_p('p of equivalence', comparison.p_equal_holm)}"
-    if lacking := _lacking(comparison):
-        points += f"; {lacking}"
-    margin = f"{100 * comparison.margin:.3g} point{'s' * (comparison.margin != 0.01)}"
+    found = points(difference, comparison.p_holm)
     if comparison.decision == EQUAL:
-        return f"{at}, {first} and {second} are equal within {margin} ({points})."
+        found += p_of_equivalence(comparison.p_equal_holm)
+    if lacking := _lacking(comparison):
+        found += f"; {lacking}"
+    margin = margin_text(comparison.margin)
+    if comparison.decision == EQUAL:
+        return f"{at}, {first} and {second} are equal within {margin} ({found})."
     if comparison.decision != "not decided":
         less = f", by less than {margin}" if comparison.within_margin else ""
-        return f"{at}, {first} is {comparison.decision} than {second}{less} ({points})."
-    return f"{at}, {first} against {second} is not decided ({points}): {_what_would_decide(comparison, difference)}."
+        return f"{at}, {first} is {comparison.decision} than {second}{less} ({found})."
+    return f"{at}, {first} against {second} is not decided ({found}): {_what_would_decide(comparison, difference)}."
+
+
+def points(difference: Difference, p_holm: float | None) -> str:
+    """The difference in points with its interval and adjusted p-value."""
+    low, high = difference.interval.low, difference.interval.high
+    text = f"{100 * difference.interval.value:+.1f} points"
+    if low is not None and high is not None:
+        text += f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+    text += "" if p_holm is None else f", {_p('p', p_holm)}"
+    return f"{text}{_at_odds(difference, p_holm)}"
+
+
+def _at_odds(difference: Difference, p_holm: float | None) -> str:
+    """What to think of an interval without 0 where no difference is shown, or with 0 where one is; empty where they agree.
+
+    They come from different resamples, so at the border of 5 % they may disagree. Decisions rest on the test.
+    """
+    low, high, p_value = difference.interval.low, difference.interval.high, difference.p_value
+    if low is None or high is None or p_value is None or p_holm is None:
+        return ""
+    without_zero = low > 0 or high < 0
+    if without_zero != (p_value < LEVEL):
+        return "; interval and test disagree, and the test decides"
+    return "; the interval is not corrected for the number of comparisons" if without_zero and p_holm >= LEVEL else ""
+
+
+def p_of_equivalence(p_equal_holm: float | None) -> str:
+    """The adjusted p-value of equivalence, to follow on `points`."""
+    return "" if p_equal_holm is None else f", {_p('p of equivalence', p_equal_holm)}"
+
+
+def margin_text(margin: float) -> str:
+    """The margin, in shares, as points."""
+    return f"{100 * margin:.3g} point{'s' * (margin != 0.01)}"
 
 
 def _p(name: str, value: float) -> str:

@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.clusters import Clusters
+from analysis.differences import Difference
+from analysis.statistics import Interval
 from analysis.verdict import (
     Curve,
     amount,
     common_budget,
     compare_all,
     control_sentence,
+    decide,
     paths_first,
+    points,
     sentence,
 )
 
@@ -113,6 +117,22 @@ def test_questions_that_are_all_alike_tell_of_no_power():
     [few] = compare_all({"A": [curve(np.ones((3, 1)), [2.0])], "B": [curve(np.zeros((3, 1)), [2.0])]}, "flops")
     assert (few.needed, few.detectable) == (None, None)
     assert "3 questions are too few for any test at 5 %" in sentence(few)
+
+
+def test_the_test_decides_where_interval_and_test_disagree():
+    """Decisions follow the adjusted p-value, and the sentence says where the interval seems to say something else."""
+
+    def said(low, high, p_value, p_holm):
+        difference = Difference(Interval(0.1, low, high), p_value, 0.3, 100)
+        return decide(difference, p_holm, None), points(difference, p_holm)
+
+    near = "; interval and test disagree, and the test decides"
+    assert said(-0.01, 0.2, 0.04, 0.04) == ("better", f"+10.0 points, 95 % interval -1.0 to +20.0, p = 0.040{near}")
+    assert said(0.01, 0.2, 0.06, 0.06) == ("not decided", f"+10.0 points, 95 % interval +1.0 to +20.0, p = 0.060{near}")
+    assert said(0.01, 0.2, 0.03, 0.02)[1].endswith("p = 0.020")
+    assert said(-0.01, 0.2, 0.3, 0.6)[1].endswith("p = 0.60")
+    corrected = "p = 0.090; the interval is not corrected for the number of comparisons"
+    assert said(0.01, 0.2, 0.03, 0.09)[1].endswith(corrected)
 
 
 def test_one_question_decides_nothing():
