@@ -39,6 +39,7 @@ class GridFile(BaseModel):
         exclude: rules that leave points out. A rule holds where each of its settings has the value, or one of the list.
         retries: how often a job that fails is tried again.
         shard: questions of a run that make one job; None for all of them.
+        margin: points of accuracy by which methods may differ and be equal in the reports; None for the report's default.
         small: what `--scale small` changes. An axis there replaces the axis of the same name.
     """
 
@@ -53,6 +54,7 @@ class GridFile(BaseModel):
     exclude: list[dict[str, Any]] = []
     retries: int = Field(1, ge=0)
     shard: int | None = Field(None, ge=1)
+    margin: float | None = Field(None, gt=0, lt=100)
     small: dict[str, Any] | None = None
 
 
@@ -148,7 +150,7 @@ def _change(written: dict[str, Any], change: str) -> None:
     replacement = {key: value} if isinstance(value, list) else {}
     written["include"] = _overruled(written.get("include") or [], key, replacement)
     part, name = ("train", key.removeprefix(TRAIN)) if key.startswith(TRAIN) else ("run", key)
-    if key in ("name", "title", "shard", "retries"):
+    if key in ("name", "title", "shard", "retries", "margin"):
         written[key] = value
     elif isinstance(value, list):
         axes[key] = value

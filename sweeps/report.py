@@ -18,6 +18,7 @@ from scaling.records.files import MODULE
 from scaling.records.journal import load_run
 from scaling.records.names import called
 from scaling.records.settings import Tag, run_names
+from sweeps.grid import GridFile
 from sweeps.labels import Words, axes_of, value_of, varied
 from sweeps.plan import Extent, Job, Plan
 from sweeps.points import SIZE, Point
@@ -126,6 +127,11 @@ def _names(runs: Sequence[_ReportedRun]) -> list[str]:
         details = ", ".join(filter(None, (size, run.settings)))
         names.append(f"{run.title} ({details})" if details else run.title)
     return names
+
+
+def report_options(file: GridFile) -> list[str]:
+    """The options of `scale-report` that a grid file asks for."""
+    return [] if file.margin is None else ["--margin", f"{file.margin:g}"]
 
 
 def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[str]) -> dict[str, Path]:
