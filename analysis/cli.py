@@ -111,7 +111,9 @@ def scale_report(
     watch: Annotated[
         bool, typer.Option("--watch", help="Make the report anew while the runs go on, of what is complete.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print report.json alone.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print report.json alone; with --watch once, when the runs are complete.")
+    ] = False,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -147,6 +149,7 @@ def _report(runs: list[str], out: Path, *, as_json: bool, live: bool, **options:
     from analysis.make import make_live_report, make_report
     from analysis.tables import as_json as to_json
     from analysis.watch import watch
+    from analysis.write import end_reloading
 
     console = Console(stderr=True)
 
@@ -163,7 +166,11 @@ def _report(runs: list[str], out: Path, *, as_json: bool, live: bool, **options:
         prose(
             console, f"watching; open {out / 'report.html'}, which loads itself again. Ctrl-C ends this.", style="dim"
         )
-        results = watch(make, folders, lambda text: prose(console, f"{datetime.now():%H:%M:%S} {text}"))
+
+        def say(text: str) -> None:
+            prose(console, f"{datetime.now():%H:%M:%S} {text}")
+
+        results = watch(make, folders, say, leave=lambda: end_reloading(out))
     else:
         results = make_report(runs, out, **options, tell=tell)
     if as_json:

@@ -17,7 +17,8 @@ from analysis.differences import Difference, mean_share, paired_difference
 from analysis.estimators import whole_vote
 from analysis.load import Run
 from analysis.methods import Method
-from analysis.statistics import Interval
+from analysis.statistics import Interval, holm
+from analysis.verdict import EQUAL, MARGIN, decide, margin_text, p_of_equivalence, points
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +38,9 @@ class Followed:
         followed_vote: share of flat votes with it.
         without: share of chains of the method itself that have this answer; None if the report does not hold its run.
         difference: `followed` minus `without`, paired by question.
+        margin: differences below it, in shares, count as equal.
+        p_holm: p-value of the difference, adjusted for the other methods whose assistant read edited questions.
+        p_equal_holm: p-value of equivalence, adjusted likewise and apart.
     """
 
     method: str
@@ -49,14 +53,18 @@ class Followed:
     followed_vote: Interval | None = None
     without: Interval | None = None
     difference: Difference | None = None
+    margin: float = MARGIN / 100
+    p_holm: float | None = None
+    p_equal_holm: float | None = None
 
     @property
     def decision(self) -> str:
-        """Whether answers follow the edit, in two words at most."""
+        """Whether answers follow the edit, by the rule of all verdicts: "followed", "avoided" where they give the edited
+        question's answer less often than without the control, "equal within the margin", "not decided" or "not known"."""
         if self.difference is None:
             return "not known"
-        low = self.difference.interval.low
-        return "followed" if low is not None and low > 0 else "not decided"
+        found = decide(self.difference, self.p_holm, self.p_equal_holm)
+        return {"better": "followed", "worse": "avoided"}.get(found, found)
 
     @property
     def sentence(self) -> str:
@@ -69,30 +77,50 @@ class Followed:
         gives = f"{self.method}: {_percent(self.followed)} of chains give the answer to the edited question"
         if self.difference is None or self.without is None:
             return f"{gives}; the same method without the control is missing to tell by how much that is more."
-        gives += f", {_percent(self.without)} without the control"
+        gives += f", {_percent(self.without)} without the control ({points(self.difference, self.p_holm)}"
+        if self.decision == EQUAL:
+            return (
+                f"{gives}{p_of_equivalence(self.p_equal_holm)}): equal within {margin_text(self.margin)}. So answers do not "
+                f"follow the number that the assistant read, beyond this margin."
+            )
+        gives += ")"
         if self.decision == "followed":
             return f"{gives}. So thoughts carry the number of the question that they were made of."
+        if self.decision == "avoided":
+            return f"{gives}. So thoughts matter, but answers do not follow them."
         return f"{gives}: nothing here shows that answers follow the number that the assistant read."
 
 
 def followed(
-    methods: Sequence[Method], controls: Collection[tuple[str, str]], *, clusters: Clusters | None = None, seed: int
+    methods: Sequence[Method],
+    controls: Collection[tuple[str, str]],
+    *,
+    margin: float = MARGIN / 100,
+    clusters: Clusters | None = None,
+    seed: int,
 ) -> list[Followed]:
     """The methods whose assistant read edited questions.
 
     Args:
         methods: of the report.
         controls: pairs of a method and its control.
+        margin: differences below it, in shares, count as equal.
         clusters: of the questions.
         seed: of the resamples.
     """
     by_name = {method.name: method for method in methods}
     bases = {control: by_name[name] for name, control in controls}
     edited = [method for method in methods if any(one.counterfactual is not None for one in method.runs[0].questions)]
-    return [_followed(method, bases.get(method.name), clusters, seed) for method in edited]
+    found = [_followed(method, bases.get(method.name), margin, clusters, seed) for method in edited]
+    differing = holm([one.difference.p_value if one.difference else None for one in found])
+    equal = holm([one.difference.p_equal if one.difference else None for one in found])
+    return [
+        replace(one, p_holm=p_holm, p_equal_holm=p_equal)
+        for one, p_holm, p_equal in zip(found, differing, equal, strict=True)
+    ]
 
 
-def _followed(method: Method, base: Method | None, clusters: Clusters | None, seed: int) -> Followed:
+def _followed(method: Method, base: Method | None, margin: float, clusters: Clusters | None, seed: int) -> Followed:
     questions = method.runs[0].questions
     edited = np.array([one.counterfactual is not None for one in questions])
     answers = {one.id: one.counterfactual_answer for one in questions if one.counterfactual_answer is not None}
@@ -104,7 +132,7 @@ def _followed(method: Method, base: Method | None, clusters: Clusters | None, se
 
     true = mean(method, [run.lenient.right.mean(axis=(1, 2)) for run in method.runs], edited)
     true_vote = mean(method, [whole_vote(run.lenient).astype(float) for run in method.runs], edited)
-    found = Followed(method.name, len(questions), int(edited.sum()), int(known.sum()), true, true_vote)
+    found = Followed(method.name, len(questions), int(edited.sum()), int(known.sum()), true, true_vote, margin=margin)
     if not known.any():
         return found
     gives = [run.gives(answers) for run in method.runs]
@@ -118,7 +146,7 @@ def _followed(method: Method, base: Method | None, clusters: Clusters | None, se
     if set(method.trainings) == set(base.trainings):  # what a training does to both cancels out
         order = [base.trainings.index(training) for training in method.trainings]
         sides = [[one - sides[1][place] for one, place in zip(sides[0], order, strict=True)], [0 * sides[0][0]]]
-    difference = paired_difference(*sides, clusters=clusters and clusters.only(known), seed=seed)
+    difference = paired_difference(*sides, margin=margin, clusters=clusters and clusters.only(known), seed=seed)
     return replace(found, without=mean(base, plain, known), difference=difference)
 
 

@@ -12,11 +12,12 @@ chance differs from question to question, so the questions' variance holds it, a
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, floor, log2
 
 import numpy as np
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.special import betaincinv, nctdtrinc, ndtri, stdtr, stdtrit
 
 from analysis.clusters import Clusters
 from analysis.statistics import ALIKE, LEVEL, Floats, Interval, bootstrap, resampled_ratios, sign_flip, wilson
@@ -27,6 +28,7 @@ _FEW = 30  # questions, or clusters, that differ; with fewer, resamples have too
 _MOST_QUESTIONS = 10_000_000
 _INNER = 0.8  # confidence of the interval whose ends give the range of `questions_in_range`
 _WIDEST = 100  # a range whose ends differ by a larger factor tells nothing
+_MANY = 40  # units whose flips give p-values in steps too small to matter
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Difference:
         trainings: what trainings add to the variance, for each method that has several, or for both where they share them.
         p_equal: of the two one-sided tests that it lies beyond the margin; None without a margin or for a single question.
         num_clusters: into how many clusters the questions fall; None where each is its own.
+        usual: by how much questions differ that do, the root of the mean square; 0 where none does. With clusters it is
+            that of their sums, over the mean number of questions in a cluster.
     """
 
     interval: Interval
@@ -66,11 +70,17 @@ class Difference:
     trainings: tuple[TrainingPart, ...] = ()
     p_equal: float | None = None
     num_clusters: int | None = None
+    usual: float = 0.0
+
+    def units(self, questions: int) -> int:
+        """How many units of chance so many questions would be: themselves, or clusters as large as those here."""
+        clusters = self.num_clusters
+        return questions if clusters is None else max(2, round(questions * clusters / self.num_questions))
 
     @property
     def error(self) -> float:
         """The standard error."""
-        return float(_variance(self.deviation, self.num_questions, self.trainings)[0] ** 0.5)
+        return float(_variance(self, self.num_questions)[0] ** 0.5)
 
 
 def paired_difference(
@@ -114,6 +124,7 @@ def paired_difference(
         questions,
         p_equal=None if margin is None else equivalence(gaps, margin, clusters=clusters, seed=seed),
         num_clusters=number,
+        usual=_usual(gaps, units) * units.number / questions,
     )
 
 
@@ -205,68 +216,120 @@ def mean_share(trainings: Sequence[Floats], *, clusters: Clusters | None = None,
     return wilson(int(mean.sum()), len(mean)) if binary else bootstrap(mean[:, None], seed=seed)[0]
 
 
-def questions_needed(difference: float, deviation: float, trainings: Sequence[TrainingPart] = ()) -> int | None:
-    """The number of questions with which a two-sided paired test at 5 % finds a true difference with 80 % probability.
+def questions_needed(difference: float, found: Difference, *, level: float = 1 - LEVEL) -> int | None:
+    """The number of questions with which the test finds a true difference with 80 % probability.
 
     Args:
         difference: the true difference.
-        deviation: standard deviation of the questions' differences.
-        trainings: for each method that has several; their number is taken to stay the same.
+        found: whose questions and trainings vary like those to come; the number of trainings stays the same.
+        level: the p-value below which a difference is shown.
 
     Returns:
         None where 10 million questions do not suffice: for a difference of 0, or where trainings vary too much.
     """
-    numbers = range(2, _MOST_QUESTIONS + 1)
-    place = bisect_left(numbers, True, key=lambda number: detectable(deviation, number, trainings) <= abs(difference))
-    return numbers[place] if place < len(numbers) else None
+
+    def suffices(number: int) -> bool:
+        smallest = detectable(found, level=level, questions=number)
+        return smallest is not None and smallest <= abs(difference)
+
+    return _fewest(suffices)
 
 
-def questions_in_range(found: Difference) -> tuple[int, int] | None:
+def questions_in_range(found: Difference, *, level: float = 1 - LEVEL) -> tuple[int, int] | None:
     """Between which numbers of questions 80 % power lies, if the true difference lies in its 80 % interval.
 
     A number from the difference alone would be an estimate from an estimate: it goes with its inverse square.
+
+    Args:
+        found: the difference.
+        level: as of `questions_needed`.
 
     Returns:
         None where such a range tells nothing: the interval holds 0, its ends differ by a factor above 100, or no number of
         questions suffices because trainings vary.
     """
     size = abs(found.interval.value)
-    _, freedom = _variance(found.deviation, found.num_questions, found.trainings)
+    _, freedom = _variance(found, found.num_questions)
     spread = _quantile(_INNER, freedom) * found.error
     if not found.error or size <= spread:
         return None
-    ends = [questions_needed(size + sign * spread, found.deviation, found.trainings) for sign in (1, -1)]
+    ends = [questions_needed(size + sign * spread, found, level=level) for sign in (1, -1)]
     fewest, most = ends
     return None if fewest is None or most is None or most > _WIDEST * fewest else (fewest, most)
 
 
-def questions_for_equality(found: Difference, margin: float) -> int | None:
-    """The number of questions with which TOST at 5 % shows two methods without any difference to be equal, with 80 % power.
+def questions_for_equality(found: Difference, margin: float, *, level: float = 1 - LEVEL) -> int | None:
+    """The number of questions with which `equivalence` shows methods without any difference to be equal, with 80 % power.
+
+    Args:
+        found: as of `questions_needed`.
+        margin: differences below it count as equal.
+        level: the p-value below which equality is shown.
 
     Returns:
         None where 10 million questions do not suffice, because trainings vary too much.
     """
 
     def suffices(number: int) -> bool:
-        variance, freedom = _variance(found.deviation, number, found.trainings)
-        quantiles = _quantile(2 * LEVEL - 1, freedom) + _quantile(POWER, freedom)
-        return quantiles * variance**0.5 <= margin and (1 - margin) ** number <= 1 - LEVEL
+        variance, freedom = _variance(found, number)
+        units = found.units(number)
+        one = 0.0 if found.trainings else found.usual / units  # what one unit more does to the mean
+        error = (
+            max(variance + 2 * one**2, margin * (1 - margin) / units) ** 0.5
+        )  # as `equivalence` has it: two further units
+        tested = _quantile(1 - 2 * level, freedom) * error
+        reaches = tested + _quantile(POWER, freedom) * variance**0.5 + one / 2 <= margin
+        return reaches and (1 - margin) ** units <= level
 
+    return _fewest(suffices)
+
+
+def detectable(found: Difference, *, level: float = 1 - LEVEL, questions: int | None = None) -> float | None:
+    """The smallest true difference that the test finds with 80 % probability.
+
+    It is that of a t test, by the noncentral t distribution, to which a sign-flip test comes close. A sign-flip test of few
+    units rejects at one of few levels, and only if enough of them differ. So it is at least the difference that makes enough
+    of them differ with 80 % probability, if all do so one way and as much as those that were seen.
+
+    Args:
+        found: whose questions and trainings vary like those in question.
+        level: the p-value below which a difference is shown.
+        questions: number of questions; None for as many as there are.
+
+    Returns:
+        None where there are too few units for a p-value below the level.
+    """
+    number = questions or found.num_questions
+    units, fewest = found.units(number), 0.0
+    if not found.trainings:
+        level, differing = _attainable(level, units), _fewest_differing(level)
+        if not level:
+            return None
+        fewest = found.usual * float(betaincinv(differing, units - differing + 1, POWER))
+    variance, freedom = _variance(found, number)
+    threshold = _quantile(1 - level, freedom)
+    errors = threshold + float(ndtri(POWER))
+    if freedom != float("inf"):
+        errors = float(nctdtrinc(freedom, 1 - POWER, threshold))
+    return max(errors * float(variance**0.5), fewest)
+
+
+def _fewest(suffices: Callable[[int], bool]) -> int | None:
+    """The smallest number of questions that suffices; None where 10 million do not. More than suffice do so, too."""
     numbers = range(2, _MOST_QUESTIONS + 1)
     place = bisect_left(numbers, True, key=suffices)
     return numbers[place] if place < len(numbers) else None
 
 
-def detectable(deviation: float, questions: int, trainings: Sequence[TrainingPart] = ()) -> float:
-    """The smallest true difference that a two-sided paired test at 5 % finds with 80 % probability.
+def _fewest_differing(level: float) -> int:
+    """How many units have to differ, at least, for a sign-flip test to give a p-value below the level: 6 for 5 %."""
+    return floor(1 - log2(level)) + 1
 
-    Args:
-        deviation: standard deviation of the questions' differences.
-        questions: number of questions.
-        trainings: for each method that has several.
-    """
-    variance, freedom = _variance(deviation, questions, trainings)
-    return (_quantile(LEVEL, freedom) + _quantile(2 * POWER - 1, freedom)) * float(variance**0.5)
+
+def _attainable(level: float, units: int) -> float:
+    """The largest level below this one at which a sign-flip test of so many units can reject; 0 where there is none."""
+    flips = 2.0 ** (min(units, _MANY) - 1)
+    return level if units > _MANY else (ceil(level * flips) - 1) / flips
 
 
 def _p_equal(room: float, error: float, margin: float, units: Clusters, freedom: float) -> float:
@@ -320,7 +383,8 @@ def _with_two_more(gaps: Floats, units: Clusters) -> tuple[float, float]:
 def _usual(gaps: Floats, units: Clusters) -> float:
     """By how much questions differ that do: the root of the mean square. Of clusters it is that of their sums."""
     sums = units.sums(gaps)
-    return float((sums[np.abs(sums) > ALIKE] ** 2).mean() ** 0.5)
+    differing = sums[np.abs(sums) > ALIKE]
+    return float((differing**2).mean() ** 0.5) if len(differing) else 0.0
 
 
 def _effective_wilson(values: Floats, units: Clusters) -> Interval:
@@ -359,19 +423,25 @@ def _over_trainings(
     """
     parts = tuple(_training_part(np.array(values)) for values in methods if len(values) > 1)
     value, deviation, questions = float(gaps.mean()), _deviation(gaps, units), len(gaps)
-    variance, freedom = _variance(deviation, questions, parts, units=units.number)
+    found = Difference(
+        Interval(value, None, None),
+        None,
+        deviation,
+        questions,
+        parts,
+        num_clusters=None if units.are_questions else units.number,
+        usual=_usual(gaps, units) * units.number / questions,
+    )
+    variance, freedom = _variance(found, questions)
     if not parts or variance <= ALIKE**2:
         return None
     error = float(variance**0.5)
     spread = _quantile(LEVEL, freedom) * error
-    return Difference(
-        Interval(value, max(-1.0, value - spread), min(1.0, value + spread)),
-        2 * _beyond(abs(value) / error, freedom),
-        deviation,
-        questions,
-        parts,
-        None if margin is None else _p_equal(margin - abs(value), error, margin, units, freedom),
-        None if units.are_questions else units.number,
+    return replace(
+        found,
+        interval=Interval(value, max(-1.0, value - spread), min(1.0, value + spread)),
+        p_value=2 * _beyond(abs(value) / error, freedom),
+        p_equal=None if margin is None else _p_equal(margin - abs(value), error, margin, units, freedom),
     )
 
 
@@ -389,19 +459,16 @@ def _training_part(values: Floats) -> TrainingPart:
     return TrainingPart(whole - passing / questions, passing, number - 1)
 
 
-def _variance(
-    deviation: float, questions: int, trainings: Sequence[TrainingPart], *, units: int | None = None
-) -> tuple[float, float]:
-    """The variance of a mean over `questions`, and its degrees of freedom (Satterthwaite), infinite with one training.
+def _variance(found: Difference, questions: int) -> tuple[float, float]:
+    """The variance of a mean over so many questions, and its degrees of freedom (Satterthwaite), one less than the units
+    with one training, and infinite where nothing varies.
 
     Args:
-        deviation: standard deviation of the questions' values.
-        questions: number of questions.
-        trainings: for each method that has several.
-        units: number of clusters; None for that of questions.
+        found: whose questions and trainings vary like these.
+        questions: their number.
     """
-    parts = [(deviation**2 / questions, (units or questions) - 1)]
-    parts += [(one.lasting + one.passing / questions, one.freedom) for one in trainings]
+    parts = [(found.deviation**2 / questions, found.units(questions) - 1)]
+    parts += [(one.lasting + one.passing / questions, one.freedom) for one in found.trainings]
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / degrees for part, degrees in parts)
-    return variance, variance**2 / spread if trainings and spread else float("inf")
+    return variance, variance**2 / spread if spread else float("inf")

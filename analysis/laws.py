@@ -6,9 +6,9 @@ says what a larger grid adds to what was found on the whole grid (arXiv 2510.051
 correlation of chains gives the number of independent ones that are worth as much, and the vote of ever more chains ends
 where the right answer is the most probable one (arXiv 2606.28661).
 
-Questions are the unit: the interval of an extrapolation is a bootstrap over questions, in which the fit takes one Newton
-step from its maximum. Several seeds are averaged within each question and taken as given. What a grid cannot tell is None,
-and `Laws.missing` says why.
+Questions are the unit, or clusters of them: the interval of an extrapolation is a bootstrap over these, in which the fit
+takes one Newton step from its maximum. Several seeds are averaged within each question and taken as given. What a grid
+cannot tell is None, and `Laws.missing` says why.
 
 Shapes: Q questions, N paths, M samples, B resamples, P parameters.
 """
@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from analysis.estimators import pass_at, whole_vote
+from analysis.clusters import Clusters
+from analysis.estimators import whole_vote
 from analysis.load import Ballots
 from analysis.statistics import LEVEL, Interval, wilson
 
@@ -143,12 +144,19 @@ class Laws:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def laws(runs: Sequence[Ballots], *, mean: Callable[[Sequence[Floats]], Interval], seed: int = 0) -> Laws:
+def laws(
+    runs: Sequence[Ballots],
+    *,
+    mean: Callable[[Sequence[Floats]], Interval],
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> Laws:
     """The scaling figures of a method.
 
     Args:
         runs: the answers of its whole grid, one for each seed, on the same questions.
         mean: the mean of a share over questions and seeds with its interval, as of the report's other shares.
+        clusters: of the questions; they are then what intervals draw.
         seed: of the resamples, and of the chains that are drawn from the law.
     """
     _, num_paths, num_samples = runs[0].codes.shape
@@ -158,11 +166,13 @@ def laws(runs: Sequence[Ballots], *, mean: Callable[[Sequence[Floats]], Interval
     if why:
         names = ("same_path", "two_paths", "effective", "most_effective", "sizes", "plateau", "held_out")
         return replace(found, missing=dict.fromkeys(names, why))
-    weights = _resamples(len(covered[0]), seed)
-    same, apart, effective, most = _correlations(runs, weights)
+    units = clusters or Clusters.single(len(covered[0]))
+    weights = _resamples(units, seed)
+    same, apart, effective, most = _correlations(runs, weights, units)
     found = replace(found, same_path=same, two_paths=apart, effective=effective, most_effective=most)
     along = PATHS if num_paths > 1 else SAMPLES
-    sizes, plateau, law = _extrapolated(runs, along, weights, seed)
+    grids = [(num_paths * by, num_samples) if along == PATHS else (num_paths, num_samples * by) for by in FACTORS]
+    sizes, plateau, law = _extrapolated(runs, grids, weights, units.number, seed)
     missing = (
         {} if num_samples > 1 else {"same_path": "one sample of each path does not show how alike those of a path are"}
     )
@@ -172,7 +182,7 @@ def laws(runs: Sequence[Ballots], *, mean: Callable[[Sequence[Floats]], Interval
         missing["most_effective"] = (
             "chains of a question may be no more alike than those of others, so there is no bound"
         )
-    held = _held_out(runs, along, weights, seed)
+    held = _held_out(runs, along, weights, units.number, seed)
     if held is None:
         missing["held_out"] = f"half of {num_paths} x {num_samples} chains are too few for a law"
     return replace(found, law=law, along=along, sizes=sizes, plateau=plateau, held_out=held, missing=missing)
@@ -199,21 +209,23 @@ def _unknown(runs: Sequence[Ballots]) -> str | None:
     return None
 
 
-def _resamples(questions: int, seed: int) -> Floats:
-    """[1 + B, Q], how much each question weighs, with a sum of 1: all alike first, then as they were drawn again."""
+def _resamples(units: Clusters, seed: int) -> Floats:
+    """[1 + B, Q], how much each question weighs, with a sum of 1: all alike first, then as clusters were drawn."""
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(questions, np.full(questions, 1 / questions), _RESAMPLES)
-    return np.vstack([np.ones(questions), drawn]) / questions
+    drawn = rng.multinomial(units.number, np.full(units.number, 1 / units.number), _RESAMPLES)
+    times = np.vstack([np.ones(units.number), drawn])[:, units.of]
+    weights: Floats = times / times.sum(axis=1, keepdims=True)
+    return weights
 
 
-def _share(values: Floats, questions: int) -> Interval:
+def _share(values: Floats, units: int) -> Interval:
     """As `_interval`. Where no question has it, or all have it, the interval is that of the share of the whole grid.
 
     It is then too wide rather than too short: larger grids have no fewer questions with a right chain, and no more with
     right chains alone.
     """
     value = float(values[0])
-    return wilson(int(value) * questions, questions) if value in (0.0, 1.0) else _interval(values)
+    return wilson(int(value) * units, units) if value in (0.0, 1.0) else _interval(values)
 
 
 def _interval(values: Floats) -> Interval:
@@ -226,14 +238,14 @@ def _interval(values: Floats) -> Interval:
 # ---- what chains tell
 
 
-def _correlations(runs: Sequence[Ballots], weights: Floats) -> tuple[Interval | None, ...]:
+def _correlations(runs: Sequence[Ballots], weights: Floats, units: Clusters) -> tuple[Interval | None, ...]:
     """`Laws.same_path` to `Laws.most_effective`.
 
     The variance of the mean of n x m chains of a question, over questions, is v (1 + (m - 1) r + (n - 1) m s) / (n m), where
     v is that of one chain, r the correlation of two chains of a path, and s that of chains of two paths.
     """
     _, n, m = runs[0].codes.shape
-    same, apart = np.mean([_correlation(ballots, weights) for ballots in runs], axis=0)
+    same, apart = np.mean([_correlation(ballots, weights, units) for ballots in runs], axis=0)
     lost = 1 + (m - 1) * same * (m > 1) + (n - 1) * m * apart * (n > 1)
     last = apart if n > 1 else same
     with np.errstate(divide="ignore"):
@@ -246,7 +258,7 @@ def _correlations(runs: Sequence[Ballots], weights: Floats) -> tuple[Interval | 
     )
 
 
-def _correlation(ballots: Ballots, weights: Floats) -> tuple[Floats, Floats]:
+def _correlation(ballots: Ballots, weights: Floats, units: Clusters) -> tuple[Floats, Floats]:
     """The correlations of two chains of a path, and of two paths, [1 + B] each; 0 where there are no two."""
     _, n, m = ballots.codes.shape
     counts = ballots.right.sum(axis=2).astype(float)
@@ -254,11 +266,19 @@ def _correlation(ballots: Ballots, weights: Floats) -> tuple[Floats, Floats]:
     share = total / (n * m)
     mean = weights @ share
     # a square of a mean over questions is too large by the variance of that mean
-    square = mean**2 - (weights @ share**2 - mean**2) / max(1, len(share) - 1)
+    square = mean**2 - _inflation(share, units) * (weights @ share**2 - mean**2) / max(1, len(share) - 1)
     variance = np.maximum(mean - square, 1e-12)
     same = (weights @ ((squares - total) / (n * m * max(1, m - 1))) - square) / variance
     apart = (weights @ ((total**2 - squares) / (m * m * n * max(1, n - 1))) - square) / variance
     return same, apart
+
+
+def _inflation(values: Floats, units: Clusters) -> float:
+    """The variance of a mean over questions, in times that of independent ones; 1 without clusters. values: [Q]."""
+    residuals = values - values.mean()
+    independent = float((residuals**2).sum()) * len(values) / (len(values) - 1)
+    own = float((units.sums(residuals) ** 2).sum()) * units.number / (units.number - 1)
+    return own / independent if independent else 1.0
 
 
 # ---- the fit
@@ -454,19 +474,18 @@ def _steps(law: Law, counts: _Counts, weights: Floats) -> tuple[list[str], Float
 
 
 def _extrapolated(
-    runs: Sequence[Ballots], along: str, weights: Floats, seed: int, factors: Sequence[int] = FACTORS
+    runs: Sequence[Ballots], grids: Sequence[tuple[int, int]], weights: Floats, units: int, seed: int
 ) -> tuple[tuple[Size, ...], Interval, Law]:
     """The grids beyond the whole one, the plateau of the vote, and the law of the first seed.
 
     Args:
         runs: one for each seed.
-        along: what grows.
+        grids: the larger ones.
         weights: the resamples.
+        units: number of clusters, or of questions.
         seed: of the chains that are drawn from the law.
-        factors: how many times the grid each larger one is.
     """
-    questions, n, m = runs[0].codes.shape
-    grids = [(n * by, m) if along == PATHS else (n, m * by) for by in factors]
+    _, n, m = runs[0].codes.shape
     parts, fitted = [], []
     for ballots, covered, voted, every in zip(runs, *_whole(runs), strict=True):
         counts = _Counts.of(ballots)
@@ -482,10 +501,10 @@ def _extrapolated(
     values = np.mean(parts, axis=0)
     cells = len(grids)
     sizes = tuple(
-        Size(*grid, *(_share(values[:, place], questions) for place in (number, 2 * cells + number, cells + number)))
+        Size(*grid, *(_share(values[:, place], units) for place in (number, 2 * cells + number, cells + number)))
         for number, grid in enumerate(grids)
     )
-    return sizes, _share(values[:, -1], questions), fitted[0]
+    return sizes, _share(values[:, -1], units), fitted[0]
 
 
 def _gains(law: Law, names: Sequence[str], grids: Sequence[tuple[int, int]], seed: int, steps: Floats) -> Floats:
@@ -571,22 +590,20 @@ def _plurality(codes: NDArray[np.int64]) -> float:
     return float(np.where((counts[:, 0] == most) & (most > 0), 1 / tied, 0).mean())
 
 
-def _held_out(runs: Sequence[Ballots], along: str, weights: Floats, seed: int) -> HeldOut | None:
+def _held_out(runs: Sequence[Ballots], along: str, weights: Floats, units: int, seed: int) -> HeldOut | None:
     """What the law of the first half of the paths, or of the samples of one path, says of the whole grid.
+
+    Of an odd number it is the smaller half: of 5 paths the first 2 say what all 5 show.
 
     None where a half has fewer than two chains a question, or nothing to fit.
     """
     _, n, m = runs[0].codes.shape
     half_n, half_m = (n // 2, m) if along == PATHS else (n, m // 2)
-    whole = (n // half_n if half_n else 0, m // half_m if half_m else 0)
     if half_n * half_m < 2 or (along == PATHS and half_n < 2):
         return None
     halves = [replace(one, codes=one.codes[:, :half_n, :half_m]) for one in runs]
     if _unknown(halves):
         return None
-    sizes, _, _ = _extrapolated(halves, along, weights, seed, factors=[max(whole)])
-    _, reached_n, reached_m = runs[0].codes[:, : sizes[0].n, : sizes[0].m].shape
-    at = (slice(None), reached_n - 1, reached_m - 1)
-    covered = float(np.mean([pass_at(one)[at].mean() for one in runs]))
-    votes = [whole_vote(replace(one, codes=one.codes[:, :reached_n, :reached_m])) for one in runs]
-    return HeldOut(half_n, half_m, sizes[0].coverage, covered, sizes[0].vote, float(np.mean(votes)))
+    sizes, _, _ = _extrapolated(halves, [(n, m)], weights, units, seed)
+    covered, votes, _ = (float(np.mean(values)) for values in _whole(runs))
+    return HeldOut(half_n, half_m, sizes[0].coverage, covered, sizes[0].vote, votes)

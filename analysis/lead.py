@@ -26,9 +26,13 @@ def lead(names: Sequence[str], comparisons: Sequence[Comparison], num_questions:
     if not pairs:
         return f"Nothing can be compared at equal compute {questions}: extend the smaller runs."
     compared = {frozenset((one.first, one.second)) for one in pairs}
-    if all(frozenset(pair) in compared for pair in combinations(names, 2)):
-        return f"{_ranking(names, pairs, questions)}."
-    return f"{_pairwise(pairs, questions)}."
+    dropped, every = len(comparisons) - len(pairs), len(comparisons)
+    names = names if len(pairs) > 1 else (pairs[0].first, pairs[0].second)
+    ranked = all(frozenset(pair) in compared for pair in combinations(names, 2))
+    begin = _ranking(names, pairs, questions) if ranked else _pairwise(pairs, questions)
+    have, stay = ("has", "stays") if dropped == 1 else ("have", "stay")
+    apart = f"; {dropped} of {every} pairs {have} no common budget and {stay} out of this"
+    return f"{begin}{apart if dropped else ''}."
 
 
 def _ranking(names: Sequence[str], pairs: Sequence[Comparison], questions: str) -> str:

@@ -1,6 +1,7 @@
 """Lists the runs below a folder for `scale-report ls`: what each is, how far it is, and what it found so far.
 
-Figures come from summary.json where that is as new as the journal, else from the journal itself, as a report reads it.
+Figures come from summary.json where that is as new as the journal and questions are independent, else from the journal
+itself, as a report reads it. Where questions have clusters, intervals count these.
 """
 
 from __future__ import annotations
@@ -80,32 +81,42 @@ def _listed(folder: Path) -> Listed:
             task=titled(questions_called(config.get("task"), config.get("data"))),
             num_paths=int(config.get("latent_paths") or 1),
             num_samples=int(config["samples"]),
-            questions=len(load_questions(folder)),
+            questions=len(asked := load_questions(folder)),
         )
-        return Listed(**{**asdict(known), **_figures(folder)})
+        return Listed(**{**asdict(known), **_figures(folder, clustered=any(one.cluster for one in asked))})
     except (UsageError, KeyError, TypeError, ValueError) as error:
         said = str(error) if isinstance(error, UsageError) else f"{folder / RUN} is damaged or not written by a run"
         return Listed(str(folder), problem=said)
 
 
-def _figures(folder: Path) -> dict[str, Any]:
-    """How many questions are complete, and the flat vote's accuracy on them with its interval, by the names of `Listed`."""
+def _figures(folder: Path, *, clustered: bool) -> dict[str, Any]:
+    """How many questions are complete, and the flat vote's accuracy on them with its interval, by the names of `Listed`.
+
+    Args:
+        folder: a run directory.
+        clustered: whether its questions name clusters. The interval of a summary counts questions, so the journal is read.
+    """
     summary = load_summary(folder)
-    if summary is not None and _time(folder / SUMMARY) >= _time(folder / SAMPLES):
+    recent = summary is not None and _time(folder / SUMMARY) >= _time(folder / SAMPLES)
+    if summary is not None and recent and not clustered:
         names = {"complete": "num_questions", "low": "accuracy_low", "high": "accuracy_high", "accuracy": "accuracy"}
         return {name: summary[key] for name, key in names.items()}
     # imported here: a list of finished runs needs none of the packages that a report does
+    from analysis.clusters import clusters_of
+    from analysis.differences import mean_share
     from analysis.estimators import whole_vote
     from analysis.load import Unfinished, load
-    from scaling.records.intervals import wilson_interval
 
     try:
         run = load(folder)
     except Unfinished:
         return {"complete": 0}
-    right, number = float(whole_vote(run.lenient).sum()), len(run.questions)
-    low, high = wilson_interval(right, number)
-    return {"complete": number, "accuracy": right / number, "low": low, "high": high}
+    except UsageError:
+        if summary is None or not recent:  # a run that stopped questions early has its accuracy in its summary alone
+            raise
+        return {"complete": summary["num_questions"], "accuracy": summary["accuracy"]}
+    found = mean_share([whole_vote(run.lenient)], clusters=clusters_of([run.questions]))
+    return {"complete": len(run.questions), "accuracy": found.value, "low": found.low, "high": found.high}
 
 
 def _time(path: Path) -> int:

@@ -236,7 +236,7 @@ def results(methods: Sequence[Method], settings: Settings, tell: Tell, outside: 
         controls=of_controls,
         prompts=over_prompts([(one.method, one.table["accuracy"].value) for one in figures]),
         doses=over_doses([(one.method, one.table["accuracy"]) for one in figures]),
-        followed=followed(methods, of_controls, clusters=clusters, seed=settings.seed),
+        followed=followed(methods, of_controls, margin=settings.margin / 100, clusters=clusters, seed=settings.seed),
         pareto=pareto(figures, "flops" if "flops" in axes else "chains", settings.voter),
         notes=_notes(methods, figures, settings, axes, clusters),
         version=version("softcotpp"),
@@ -337,7 +337,7 @@ def _method(
         calibration=bins,
         calibration_error=error,
         cosines=_mean_cosines(method.runs),
-        laws=laws(ballots, mean=mean_of_runs, seed=settings.seed),
+        laws=laws(ballots, mean=mean_of_runs, clusters=clusters, seed=settings.seed),
     )
     return figures, curves
 
@@ -538,7 +538,7 @@ def _notes(
     if clusters:
         notes.append(
             f"The {len(clusters.of)} questions fall into {clusters.number} clusters of one template or source each, and "
-            f"these are the units of intervals and tests. Scaling laws, calibration and figures of paths count questions."
+            f"these are the units of intervals and tests. Calibration and figures of paths count questions."
         )
     elif (
         len(asked := methods[0].runs[0].questions) > 1 and len({one.cluster for one in asked}) == 1 and asked[0].cluster

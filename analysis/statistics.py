@@ -189,3 +189,19 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, p * (len(given) - rank)))
         adjusted[place] = largest
     return adjusted
+
+
+def holm_level(p_values: Sequence[float | None], place: int, level: float = 1 - LEVEL) -> float:
+    """The p-value below which Holm's correction would reject one of several tests, the others being what they are.
+
+    Args:
+        p_values: of all tests, not adjusted. None is no test.
+        place: which of them.
+        level: for all tests together.
+    """
+    left = 1 + sum(p is not None for other, p in enumerate(p_values) if other != place)
+    for p in sorted(p for other, p in enumerate(p_values) if other != place and p is not None):
+        if p * left >= level:
+            break
+        left -= 1
+    return level / left

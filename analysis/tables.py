@@ -115,12 +115,20 @@ def followed_table(results: Results) -> Table | None:
     """Whose answer chains give where the assistant read an edited question. None where it never did."""
 
     def row(one: Followed) -> tuple[str, ...]:
-        tested = ("-", "-")
+        tested = ("-", *[_p(p_value) for p_value in (one.p_holm, one.p_equal_holm)])
         if one.difference:
-            tested = (_points(one.difference.interval), _p(one.difference.p_value))
+            tested = (_points(one.difference.interval), *tested[1:])
         shares = (_share(one.true), _share(one.followed), _share(one.without))
         votes = (_share(one.true_vote), _share(one.followed_vote))
-        return (one.method, f"{one.edited} of {one.num_questions}", str(one.known), *shares, *tested, *votes)
+        return (
+            one.method,
+            f"{one.edited} of {one.num_questions}",
+            str(one.known),
+            *shares,
+            *tested,
+            one.decision,
+            *votes,
+        )
 
     if not results.followed:
         return None
@@ -129,10 +137,11 @@ def followed_table(results: Results) -> Table | None:
         "Percent over the questions of which the assistant read an edited text, a number changed. True: chains with the "
         "true question's answer. Edited: chains with the right answer to the edited question, where it is known; "
         "without: chains of the method without the control that have this answer; difference: edited - without in points, "
-        "paired by question. Then the same for flat votes.",
+        "paired by question, with p-values of that difference and of equality within the margin, both adjusted by Holm for "
+        "the methods in this table. Then the same for flat votes.",
         (
-            *("method", "edited questions", "answer known", "true", "edited", "without", "difference", "p"),
-            *("vote true", "vote edited"),
+            *("method", "edited questions", "answer known", "true", "edited", "without", "difference"),
+            *("p, Holm", "p equal, Holm", "decision", "vote true", "vote edited"),
         ),
         tuple(map(row, results.followed)),
     )
@@ -207,7 +216,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "comparisons": {axis: [_comparison(one) for one in pairs] for axis, pairs in results.comparisons.items()},
         "prompts": [one.to_dict() for one in results.prompts],
         "doses": [asdict(one) for one in results.doses],
-        "followed": [asdict(one) for one in results.followed],
+        "followed": [{**asdict(one), "decision": one.decision} for one in results.followed],
         "pareto": [{"method": name, "n": n, "m": m} for name, n, m in results.pareto],
         "methods": [_method(one) for one in results.methods],
     }
@@ -366,8 +375,8 @@ def _comparisons(results: Results, *, every_axis: bool) -> Table:
         f"of the paired differences of {units} (t test where a method has several trainings); Holm: adjusted for all "
         f"pairs on that axis; equal: two one-sided tests that they differ by {results.settings.margin:g} points or more, "
         "adjusted likewise; then questions that only one of the two gets right with McNemar's exact test, where both "
-        "ran whole grids on independent questions; and the questions that 80 % power would take, to show a difference in "
-        "the 80 % interval of the one found (where that tells anything), and to show equality if there is none.",
+        "ran whole grids on independent questions; and the questions that 80 % power at Holm's level takes, to show one "
+        "in the 80 % interval of the one found (where that tells anything), and to show equality if there is none.",
         (
             *("pair", "on", "budget", "difference", "p", "p, Holm", "p equal, Holm", "McNemar"),
             *("questions needed", "for equality", "decision"),

@@ -23,7 +23,7 @@ from analysis.differences import (
     questions_in_range,
     questions_needed,
 )
-from analysis.statistics import holm, mcnemar
+from analysis.statistics import holm, holm_level, mcnemar
 
 Floats = NDArray[np.float64]
 
@@ -92,10 +92,14 @@ class Comparison:
         p_equal_holm: p-value of equivalence (`Difference.p_equal`), adjusted likewise and apart.
         trainings: how many trainings each method has; 0 for one that is not trained.
         shared: whether both use the same trainings.
-        needed: between which numbers of questions there is 80 % power, if the true difference lies in its 80 % interval;
-            None where such a range tells nothing.
-        needed_for_equality: questions for 80 % power to show equality within the margin, if there is no difference.
-        detectable: the true difference that this number of questions finds with 80 % power.
+        level: the p-value below which the difference would be shown: 0.05, divided by the number of pairs on the same axis
+            that are not shown to differ, this one included, as Holm's correction does; None without a budget.
+        needed: between which numbers of questions there is 80 % power at this level, if the true difference lies in its
+            80 % interval; None where such a range tells nothing.
+        needed_for_equality: questions for 80 % power to show equality within the margin, if there is no difference, at the
+            level that is left for it likewise.
+        detectable: the true difference that this number of questions finds with 80 % power at this level; None also where
+            there are too few for it.
         only_first: questions that only the first method gets right; None unless all values are 0 or 1, and the questions
             are independent.
         only_second: questions that only the second method gets right; None likewise.
@@ -112,6 +116,7 @@ class Comparison:
     p_equal_holm: float | None
     trainings: tuple[int, int]
     shared: bool
+    level: float | None
     needed: tuple[int, int] | None
     needed_for_equality: int | None
     detectable: float | None
@@ -127,14 +132,19 @@ class Comparison:
         """
         if self.difference is None:
             return "no common budget"
-        if self.p_holm is not None and self.p_holm < LEVEL:
-            return "better" if self.difference.interval.value > 0 else "worse"
-        return EQUAL if self.within_margin else "not decided"
+        return decide(self.difference, self.p_holm, self.p_equal_holm)
 
     @property
     def within_margin(self) -> bool:
         """Whether the difference is shown to be smaller than the margin."""
         return self.p_equal_holm is not None and self.p_equal_holm < LEVEL
+
+
+def decide(difference: Difference, p_holm: float | None, p_equal_holm: float | None) -> str:
+    """The decision that adjusted p-values come to: "better", "worse", "equal within the margin" or "not decided"."""
+    if p_holm is not None and p_holm < LEVEL:
+        return "better" if difference.interval.value > 0 else "worse"
+    return EQUAL if p_equal_holm is not None and p_equal_holm < LEVEL else "not decided"
 
 
 def compare_all(
@@ -161,12 +171,31 @@ def compare_all(
     """
     pairs = list(combinations(curves, 2)) if pairs is None else pairs
     found = [_compared(pair, curves, axis, margin, clusters, seed) for pair in pairs]
-    differing = holm([one.difference.p_value if one.difference else None for one in found])
-    equal = holm([one.difference.p_equal if one.difference else None for one in found])
+    p_values = [one.difference.p_value if one.difference else None for one in found]
+    p_equals = [one.difference.p_equal if one.difference else None for one in found]
+    adjusted = zip(found, holm(p_values), holm(p_equals), strict=True)
     return [
-        replace(one, p_holm=p_holm, p_equal_holm=p_equal)
-        for one, p_holm, p_equal in zip(found, differing, equal, strict=True)
+        _with_power(
+            replace(one, p_holm=p_holm, p_equal_holm=p_equal), holm_level(p_values, place), holm_level(p_equals, place)
+        )
+        for place, (one, p_holm, p_equal) in enumerate(adjusted)
     ]
+
+
+def _with_power(found: Comparison, level: float, level_equal: float) -> Comparison:
+    """The comparison with what its questions would show. level, level_equal: what Holm leaves for it of 5 %."""
+    difference = found.difference
+    if difference is None:
+        return found
+    if not difference.deviation and not difference.trainings:
+        return replace(found, level=level)
+    return replace(
+        found,
+        level=level,
+        needed=questions_in_range(difference, level=level),
+        needed_for_equality=questions_for_equality(difference, found.margin, level=level_equal),
+        detectable=detectable(difference, level=level),
+    )
 
 
 def _compared(
@@ -190,6 +219,7 @@ def _compared(
         p_equal_holm=None,
         trainings=(_number(trainings[0]), _number(trainings[1])),
         shared=trainings[0] == trainings[1] != [""],
+        level=None,
         needed=None,
         needed_for_equality=None,
         detectable=None,
@@ -210,14 +240,7 @@ def _compared(
         if all(np.isin(one, (0.0, 1.0)).all() for one in runs):
             only_first, only_second, p_value = mcnemar(*runs)
             found = replace(found, only_first=only_first, only_second=only_second, mcnemar_p=p_value)
-    if not difference.deviation and not difference.trainings:
-        return found
-    return replace(
-        found,
-        needed=questions_in_range(difference),
-        needed_for_equality=questions_for_equality(difference, margin),
-        detectable=detectable(difference.deviation, difference.num_questions, difference.trainings),
-    )
+    return found
 
 
 def _trainings(curves: Sequence[Curve]) -> list[str]:
@@ -253,22 +276,52 @@ def sentence(comparison: Comparison) -> str:
         return f"{first} and {second} have no budget in common on the axis of {axis}: extend the smaller run."
     value = amount(comparison.budget)
     at = f"At {value}{'' if value[-1].isalpha() and axis == 'FLOPs' else ' '}{axis} a question"
-    points = f"{100 * difference.interval.value:+.1f} points"
-    if difference.interval.low is not None and difference.interval.high is not None:
-        points += f", 95 % interval {100 * difference.interval.low:+.1f} to {100 * difference.interval.high:+.1f}"
-    if comparison.p_holm is not None:
-        points += f", {_p('p', comparison.p_holm)}"
-    if comparison.decision == EQUAL and comparison.p_equal_holm is not None:
-        points += f", {_p('p of equivalence', comparison.p_equal_holm)}"
-    if lacking := _lacking(comparison):
-        points += f"; {lacking}"
-    margin = f"{100 * comparison.margin:.3g} point{'s' * (comparison.margin != 0.01)}"
+    found = points(difference, comparison.p_holm)
     if comparison.decision == EQUAL:
-        return f"{at}, {first} and {second} are equal within {margin} ({points})."
+        found += p_of_equivalence(comparison.p_equal_holm)
+    if lacking := _lacking(comparison):
+        found += f"; {lacking}"
+    margin = margin_text(comparison.margin)
+    if comparison.decision == EQUAL:
+        return f"{at}, {first} and {second} are equal within {margin} ({found})."
     if comparison.decision != "not decided":
         less = f", by less than {margin}" if comparison.within_margin else ""
-        return f"{at}, {first} is {comparison.decision} than {second}{less} ({points})."
-    return f"{at}, {first} against {second} is not decided ({points}): {_what_would_decide(comparison, difference)}."
+        return f"{at}, {first} is {comparison.decision} than {second}{less} ({found})."
+    return f"{at}, {first} against {second} is not decided ({found}): {_what_would_decide(comparison, difference)}."
+
+
+def points(difference: Difference, p_holm: float | None) -> str:
+    """The difference in points with its interval and adjusted p-value."""
+    low, high = difference.interval.low, difference.interval.high
+    text = f"{100 * difference.interval.value:+.1f} points"
+    if low is not None and high is not None:
+        text += f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+    text += "" if p_holm is None else f", {_p('p', p_holm)}"
+    return f"{text}{_at_odds(difference, p_holm)}"
+
+
+def _at_odds(difference: Difference, p_holm: float | None) -> str:
+    """What to think of an interval without 0 where no difference is shown, or with 0 where one is; empty where they agree.
+
+    They come from different resamples, so at the border of 5 % they may disagree. Decisions rest on the test.
+    """
+    low, high, p_value = difference.interval.low, difference.interval.high, difference.p_value
+    if low is None or high is None or p_value is None or p_holm is None:
+        return ""
+    without_zero = low > 0 or high < 0
+    if without_zero != (p_value < LEVEL):
+        return "; interval and test disagree, and the test decides"
+    return "; the interval is not corrected for the number of comparisons" if without_zero and p_holm >= LEVEL else ""
+
+
+def p_of_equivalence(p_equal_holm: float | None) -> str:
+    """The adjusted p-value of equivalence, to follow on `points`."""
+    return "" if p_equal_holm is None else f", {_p('p of equivalence', p_equal_holm)}"
+
+
+def margin_text(margin: float) -> str:
+    """The margin, in shares, as points."""
+    return f"{100 * margin:.3g} point{'s' * (margin != 0.01)}"
 
 
 def _p(name: str, value: float) -> str:
@@ -314,9 +367,6 @@ _NO_DIFFERENCE = "no question tells them apart"
 _AXIS_NAMES = {"chains": "chains", "tokens": "generated tokens", "flops": "FLOPs", "seconds": "seconds"}
 
 
-_FEWEST = 6  # units whose signs are flipped: of fewer, even the most extreme of 2^n flips is no rarer than 5 %
-
-
 def _what_would_decide(comparison: Comparison, difference: Difference) -> str:
     """Why a comparison is not decided, and how many questions would decide it, in plain words."""
     if difference.num_questions < 2:
@@ -324,8 +374,9 @@ def _what_would_decide(comparison: Comparison, difference: Difference) -> str:
     units, what = (
         (difference.num_clusters, "clusters") if difference.num_clusters else (difference.num_questions, "questions")
     )
-    if not difference.trainings and units < _FEWEST:
-        return f"{units} {what} are too few for any test at 5 %"
+    level = LEVEL if comparison.level is None else comparison.level
+    if not difference.trainings and 2.0 ** (1 - units) >= level:  # the p-value if all signs are alike
+        return f"{units} {what} are too few for any test at {100 * level:.2g} %"
     if comparison.detectable is None:
         return (
             "all questions have the same difference, and they are too few"
@@ -333,13 +384,13 @@ def _what_would_decide(comparison: Comparison, difference: Difference) -> str:
             else _NO_DIFFERENCE
         )
     shows = 100 * comparison.detectable
+    if shows >= 100:
+        return f"these {difference.num_questions:,} questions are too few to show any difference"
     would = f"these {difference.num_questions:,} questions would show a true difference of {shows:.1f} points"
     size = abs(difference.interval.value)
-    if not questions_needed(size, difference.deviation, difference.trainings):
+    if not questions_needed(size, difference, level=level):
         lasting = size and any(part.lasting for part in difference.trainings)
         would += ", and one of the size found takes more trainings, not more questions" if lasting else ""
-    elif comparison.needed is not None and comparison.needed[1] <= difference.num_questions:
-        return "too many comparisons, or too few questions, for a difference of this size"
     elif comparison.needed is not None:
         fewest, most = comparison.needed
         would += f", and the one found, by its 80 % interval, would take {_rounded(fewest):,} to {_rounded(most):,}"

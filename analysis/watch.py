@@ -19,16 +19,18 @@ def watch(
     folders: Sequence[Path],
     tell: Tell,
     *,
+    leave: Callable[[], None] = lambda: None,
     wait: Callable[[float], None] = time.sleep,
 ) -> Results:
     """Makes the report whenever a journal has grown, until every question of every run is complete.
 
-    A run that has stopped is waited for, as it may be continued. Ctrl-C ends the waiting.
+    A run that has stopped is waited for, as it may be continued. Ctrl-C ends the waiting, and so does any error.
 
     Args:
         make: makes the report once.
         folders: the run directories whose journals are watched.
         tell: is called with a line after each report, and while no question is complete.
+        leave: is called where the waiting ends before the runs are complete.
         wait: waits so many seconds.
 
     Returns:
@@ -37,6 +39,15 @@ def watch(
     Raises:
         UsageError: as `make` does, but for runs of which no question is complete yet.
     """
+    try:
+        return _watch(make, folders, tell, wait)
+    except BaseException:
+        leave()
+        raise
+
+
+def _watch(make: Callable[[], Results], folders: Sequence[Path], tell: Tell, wait: Callable[[float], None]) -> Results:
+    """As `watch`."""
     while True:
         sizes, began = _sizes(folders), time.monotonic()
         try:

@@ -209,12 +209,13 @@ def report(
     """Hand the finished runs to scale-report. Its options may follow, as in --compute tokens --baseline CoT-SC."""
 
     def work() -> int:
-        from sweeps.report import draw_axes, reports, write_reports
+        from sweeps.report import draw_axes, report_options, reports, write_reports
 
         sweep = _begun(file, scale, change or [], _folder(out))
         entries = sweep.entries()
         groups = reports(sweep.plan, sweep.held(entries), sweep.root, by=by or [])
-        options = list(context.args)
+        # of an option that is given twice the last one counts
+        options = [*report_options(sweep.plan.file), *context.args]
         if "--common" not in options and len(sweep.done(entries)) < len(sweep.plan.jobs):
             print(
                 "scale-sweep: not every job is done, so runs are compared on the questions that all of a report hold",
@@ -273,7 +274,9 @@ def _begun(file: str, scale: str | None, changes: list[str], out: Path | None) -
     sweep = Sweep.begun(file, scale=scale, changes=changes, out=out)
     if Path(file).resolve() != sweep.root.resolve():  # it is a grid file or recipe, and no sweep's folder
         asked = read_grid(file, scale=scale, changes=changes)
-        now, then = (grid.model_dump(mode="json", exclude={"title", "small"}) for grid in (asked, sweep.plan.file))
+        now, then = (
+            grid.model_dump(mode="json", exclude={"title", "small", "margin"}) for grid in (asked, sweep.plan.file)
+        )
         if now != then:
             asking = f"{file} with these options asks" if scale or changes else f"{file} asks"
             print(

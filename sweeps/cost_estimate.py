@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ class Expected:
         unmeasured: number of runs whose rate is not known.
         unread: number of runs whose questions cannot be counted, as their data is not on this machine.
         training_hours: of all trainings; None where the duration of one is not known.
+        seed_trainings: how many trainings one seed of training has, done or not.
+        seed_hours: hours of these; None where the duration of one is not known.
     """
 
     runs: int = 0
@@ -79,6 +81,8 @@ class Expected:
     unmeasured: int = 0
     unread: int = 0
     training_hours: float | None = 0.0
+    seed_trainings: int = 0
+    seed_hours: float | None = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -110,17 +114,30 @@ def expected(
             _add_training(cost, job, training)
         else:
             _add_run(cost, job, counts, rates.get(rate_key(job)), drawn.get(job.id, ()))
+    # trainings that differ in their seed alone: one of each is what one more seed takes
+    jobs = [job for job in plan.jobs if job.kind == "train"]
+    apart = {hashed({key: value for key, value in job.settings.items() if key != "seed"}): job for job in jobs}
+    cost.seed_trainings = len(apart)
+    cost.seed_hours = _together(_training_hours(job, training) for job in apart.values())
     return cost
+
+
+def _training_hours(job: Job, training: Mapping[str, float]) -> float | None:
+    """Hours of a training; None where they are not known. training: seconds of a step, by `training_key`."""
+    seconds, steps = training.get(training_key(job)), job.settings.get("max_steps")
+    return None if seconds is None or steps is None else seconds * steps / 3600
+
+
+def _together(hours: Iterable[float | None]) -> float | None:
+    """The sum; None where one of them is not known."""
+    known = list(hours)
+    return None if None in known else sum(one for one in known if one is not None)
 
 
 def _add_training(cost: Expected, job: Job, training: Mapping[str, float]) -> None:
     """Adds a training to the cost. training: seconds of a step, by `training_key`."""
     cost.trainings += 1
-    seconds, steps = training.get(training_key(job)), job.settings.get("max_steps")
-    if seconds is None or steps is None or cost.training_hours is None:
-        cost.training_hours = None
-    else:
-        cost.training_hours += seconds * steps / 3600
+    cost.training_hours = _together((cost.training_hours, _training_hours(job, training)))
 
 
 def _add_run(cost: Expected, job: Job, counts: Counts, rate: Rate | None, drawn: Sequence[Extent]) -> None:

@@ -79,6 +79,8 @@ def show_plan(
         table.add_row("jobs done already", f"{done:,} of {len(plan.jobs):,}")
     for name, value in cost_rows(cost):
         table.add_row(name, value)
+    if plan.file.margin is not None:
+        table.add_row("reports", f"`scale-report RUNS --margin {plan.file.margin:g}`, by `scale-sweep report`")
     console.print(table)
     if by_task and len(by_task) > 1:
         console.print(_tasks_table(by_task))
@@ -128,6 +130,9 @@ def cost_rows(cost: Expected) -> list[tuple[str, str]]:
         unknown = "hours known once one of each kind has run or been tried, where `max_steps` says how long they are"
         hours = unknown if cost.training_hours is None else f"{cost.training_hours:.2f} h"
         rows.append(("trainings", f"{cost.trainings:,}, {hours}"))
+    if cost.seed_trainings:
+        number = f"{cost.seed_trainings:,} training{'s' * (cost.seed_trainings != 1)}"
+        rows.append(("one training seed", number if cost.seed_hours is None else f"{number}, {cost.seed_hours:.2f} h"))
     return rows
 
 

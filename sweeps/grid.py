@@ -41,6 +41,7 @@ class GridFile(BaseModel):
         shard: questions of a run that make one job; None for all of them.
         order: of the jobs. `models`: all trainings, then all runs, those of the same models together. `file`: as the points
             stand in the file, each training right before the first run that needs it.
+        margin: points of accuracy by which methods may differ and be equal in the reports; None for the report's default.
         small: what `--scale small` changes. An axis there replaces the axis of the same name.
     """
 
@@ -56,6 +57,7 @@ class GridFile(BaseModel):
     retries: int = Field(1, ge=0)
     shard: int | None = Field(None, ge=1)
     order: Literal["models", "file"] = "models"
+    margin: float | None = Field(None, gt=0, lt=100)
     small: dict[str, Any] | None = None
 
 
@@ -151,7 +153,7 @@ def _change(written: dict[str, Any], change: str) -> None:
     replacement = {key: value} if isinstance(value, list) else {}
     written["include"] = _overruled(written.get("include") or [], key, replacement)
     part, name = ("train", key.removeprefix(TRAIN)) if key.startswith(TRAIN) else ("run", key)
-    if key in ("name", "title", "shard", "retries", "order"):
+    if key in ("name", "title", "shard", "retries", "order", "margin"):
         written[key] = value
     elif isinstance(value, list):
         axes[key] = value

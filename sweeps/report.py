@@ -18,6 +18,7 @@ from scaling.records.files import MODULE
 from scaling.records.journal import load_run
 from scaling.records.names import SUMMARY_ENDING, called
 from scaling.records.settings import Tag, run_names
+from sweeps.grid import GridFile
 from sweeps.labels import Words, axes_of, value_of, varied
 from sweeps.plan import Extent, Job, Plan, covers, extent_of
 from sweeps.points import SIZE, Point
@@ -199,6 +200,11 @@ def summarised(folder: Path) -> set[str]:
     """Ids of the points that have a summary in the folder."""
     found = folder.rglob(f"*{SUMMARY_ENDING}")
     return {path.name.removesuffix(SUMMARY_ENDING).rpartition("-")[2] for path in found}
+
+
+def report_options(file: GridFile) -> list[str]:
+    """The options of `scale-report` that a grid file asks for."""
+    return [] if file.margin is None else ["--margin", f"{file.margin:g}"]
 
 
 def write_reports(groups: dict[str, list[str]], root: Path, options: Sequence[str]) -> dict[str, Path]:

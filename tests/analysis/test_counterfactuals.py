@@ -89,12 +89,39 @@ def test_without_a_known_answer_there_is_only_accuracy(report):
     assert row[4:8] == ("-",) * 4
 
 
-def test_the_sentence_follows_the_interval(report):
+def test_the_sentence_follows_the_decision(report):
     base = (grid(40, 0, 0), SOFT)
     follows = report(base, (grid(40, 100, 100), CONTROL | {"questions": edited(40)}))
     assert follows.sentences[-1].endswith("So thoughts carry the number of the question that they were made of.")
     stays = report(base, (grid(40, 0, 0), CONTROL | {"questions": edited(40)}))
     assert "nothing here shows that answers follow the number" in stays.sentences[-1]
+
+
+def test_answers_follow_by_the_rule_of_all_verdicts(report):
+    """None of 200 questions differs, which shows equality; none of 40 does not, as 0.98^40 = 0.45."""
+    base = (grid(200, 0, 0), SOFT)
+    stays = (grid(200, 0, 0), CONTROL | {"questions": edited(200)})
+    (equal,) = report(base, stays).followed
+    assert equal.p_equal_holm == pytest.approx(0.98**200)  # none of 200 differs
+    assert (equal.decision, equal.p_holm) == ("equal within the margin", 1.0)
+    assert "equal within 2 points. So answers do not follow the number" in equal.sentence
+    (few,) = report((grid(40, 0, 0), SOFT), (grid(40, 0, 0), CONTROL | {"questions": edited(40)})).followed
+    assert few.decision == "not decided"
+    (avoided,) = report((grid(40, 100, 100), SOFT), (grid(40, 0, 0), CONTROL | {"questions": edited(40)})).followed
+    assert avoided.decision == "avoided"
+    assert avoided.difference.interval.value == -1.0
+
+
+def test_two_tests_of_edited_questions_are_corrected_together(report):
+    """6 of 40 questions that differ, all one way: p = 2 / 2^6 = 0.031, which is shown alone and not twice."""
+    follows = [*grid(6, 100), *[[[str(q + 1)]] for q in range(6, 40)]]
+    other = {"method": "softcot", "thinker_sha256": "bb"}
+    runs = [(grid(40, 0), SOFT), (follows, CONTROL | {"questions": edited(40)})]
+    (alone,) = report(*runs).followed
+    assert (alone.decision, alone.p_holm) == ("followed", pytest.approx(2 / 2**6))
+    second = [(grid(40, 0), other), (follows, other | {"control": "counterfactual", "questions": edited(40)})]
+    both = report(*runs, *second).followed
+    assert [(one.decision, one.p_holm) for one in both] == [("not decided", pytest.approx(4 / 2**6))] * 2
 
 
 def test_reports_without_edited_questions_and_doses_have_no_such_tables(report):

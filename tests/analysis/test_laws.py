@@ -9,6 +9,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from analysis.clusters import Clusters
 from analysis.differences import mean_share
 from analysis.estimators import pass_all
 from analysis.laws import Law, Laws, fit, laws
@@ -43,6 +44,37 @@ def found(*runs: Ballots) -> Laws:
 
 LAW = Law(mean=0.4, between=0.3, path=0.15, concentration=1.0, silent=0.0)
 LABELS = Law(mean=0.4, between=0.3, path=0.0, concentration=1.0, silent=0.0)
+
+
+def test_questions_in_clusters_of_themselves_change_nothing():
+    """Every question four times, in one cluster, tells no more of larger grids than every question once."""
+    drawn = grid(41, 60, 4, 4, LAW)
+    by = Clusters(np.repeat(np.arange(60), 4))
+    times = Ballots(*(np.repeat(part, 4, axis=0) for part in (drawn.codes, drawn.verdicts, drawn.sizes)))
+    once, fourfold = found(drawn), laws([times], mean=mean_share, clusters=by)
+    as_independent = found(times)
+    for name in ("same_path", "two_paths", "effective"):
+        own, four = getattr(once, name), getattr(fourfold, name)
+        assert (four.value, four.low, four.high) == pytest.approx((own.value, own.low, own.high), abs=1e-6), name
+    for place in range(3):
+        for name in ("coverage", "vote", "every"):
+            own, four, none = (getattr(one.sizes[place], name) for one in (once, fourfold, as_independent))
+            assert four.value == pytest.approx(own.value, abs=0.02)
+            assert four.high - four.low == pytest.approx(own.high - own.low, rel=0.15)
+            assert none.high - none.low < 0.65 * (own.high - own.low)
+
+
+@pytest.mark.parametrize("paths", [5, 7])
+def test_half_of_an_odd_number_says_the_whole(paths):
+    """2 of 5 paths, or 3 of 7, say what 5 or 7 show, and not what 4 or 6 would."""
+    drawn = grid(42, 80, paths, 3, LAW)
+    held = found(drawn).held_out
+    assert (held.n, held.m) == (paths // 2, 3)
+    assert held.coverage_found == drawn.right.any(axis=(1, 2)).mean()
+    half = Ballots(drawn.codes[:, : held.n], drawn.verdicts, drawn.sizes)
+    law = fit(half)
+    missed = 1 - half.right.any(axis=(1, 2)).mean()
+    assert held.coverage.value == pytest.approx(1 - missed * law.none(paths, 3) / law.none(held.n, 3))
 
 
 # ---- what is exact

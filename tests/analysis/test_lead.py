@@ -41,6 +41,16 @@ def line(names, **decisions):
         ("A", {}, ""),
         (
             "ABC",
+            {"AB": "better", "AC": "no common budget", "BC": "no common budget"},
+            "A is better than B on 200 questions; 2 of 3 pairs have no common budget and stay out of this.",
+        ),
+        (
+            "ABC",
+            {"AB": "no common budget", "AC": "better", "BC": "not decided"},
+            "Against C, on 200 questions: A better; B not decided; 1 of 3 pairs has no common budget and stays out of this.",
+        ),
+        (
+            "ABC",
             {"AB": "not decided", "AC": "better", "BC": "better"},
             "Nothing is decided between A and B on 200 questions; C is worst.",
         ),

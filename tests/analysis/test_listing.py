@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,8 @@ from analysis.listing import app, list_runs
 from analysis.load import load
 from scaling.records.errors import UsageError
 from scaling.records.intervals import wilson_interval
+
+from .conftest import asked_of
 
 runner = CliRunner()
 ANSWERS = [[["1", "1"], ["1", "9"]], [["7", "7"], ["7", "2"]], [["3", "3"], ["3", "3"]]]  # two of three votes are right
@@ -53,6 +56,20 @@ def test_where_the_summary_is_older_than_the_journal_the_journal_counts(below):
     assert len(run.questions) == done.complete == 3
     assert done.accuracy == pytest.approx(2 / 3)
     assert (done.low, done.high) == wilson_interval(2, 3)
+
+
+def test_the_interval_counts_clusters(make_run, tmp_path):
+    """20 questions of 10 templates, each twice: no more is known than from 10 questions, whatever the summary says."""
+    questions = [replace(one, cluster=f"template {place // 2}") for place, one in enumerate(asked_of(20))]
+    answers = [[[str(q + 1) if q < 12 else "0"]] for q in range(20)]
+    shutil.copytree(make_run(answers, questions=questions, summary=SUMMARY), tmp_path / "run")
+    [one] = list_runs(tmp_path)
+    # 10 independent questions with p = 0.6 have variance 0.24 / 9; of t with 9 degrees of freedom instead of a normal one
+    worth = 9 * (1.959964 / 2.262157) ** 2
+    assert (one.complete, one.accuracy) == (20, pytest.approx(0.6))
+    assert (one.low, one.high) == pytest.approx(wilson_interval(0.6 * worth, worth), abs=1e-5)
+    shutil.copytree(make_run(answers, summary=SUMMARY), tmp_path / "single")
+    assert list_runs(tmp_path)[1].accuracy == SUMMARY["accuracy"]
 
 
 def test_the_list_fits_eighty_columns(below):

@@ -13,6 +13,7 @@ import pytest
 
 from analysis.browser import browser
 from analysis.load import load
+from analysis.make import make_report
 from analysis.methods import group
 from analysis.results import Settings, results
 from analysis.write import write
@@ -41,6 +42,37 @@ class Reader(HTMLParser):
             value = fields.get(name)
             if value and not value.startswith(("#", "data:image/png;base64,")):
                 self.fetched.append(value)
+
+
+def test_a_smaller_report_leaves_no_figures_of_a_larger_one(make_run, random_answers, tmp_path):
+    """Figures that somebody else put there stay, also under a name that a report might give."""
+    larger = make_run(random_answers(1, 6, 2, 2))
+    smaller = make_run(random_answers(2, 6, 1, 2), method="cot")
+    out = tmp_path / "report"
+    make_report([larger, smaller], out)
+    before = {path.name for path in (out / "figures").iterdir()}
+    assert set(json.loads((out / "report.json").read_text())["figure_files"]) == before
+    (out / "figures" / "own.svg").write_text("mine")
+    make_report([smaller], out)
+    after = {path.name for path in (out / "figures").iterdir()}
+    alone = tmp_path / "alone"
+    make_report([smaller], alone)
+    assert after == {"own.svg", *(path.name for path in (alone / "figures").iterdir())}
+    assert len(after) <= len(before), "figures of paths are gone"
+
+
+def test_a_report_removes_nothing_outside_its_figures(make_run, random_answers, tmp_path):
+    """Whatever the list of an earlier report says."""
+    out = tmp_path / "report"
+    (out / "figures" / "deeper").mkdir(parents=True)
+    for path in (tmp_path / "data.csv", out / "figures" / "deeper" / "x.svg", out / "figures" / "notes.txt"):
+        path.write_text("mine")
+    for listed in (["../../data.csv", "deeper/x.svg", "notes.txt", 3, str(tmp_path / "data.csv")], "data.csv", None):
+        (out / "report.json").write_text(json.dumps({"figure_files": listed}))
+        make_report([make_run(random_answers(2, 3, 1, 2))], out)
+    assert (tmp_path / "data.csv").exists()
+    assert (out / "figures" / "deeper" / "x.svg").exists()
+    assert (out / "figures" / "notes.txt").exists()
 
 
 @pytest.fixture(scope="session")

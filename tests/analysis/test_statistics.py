@@ -14,6 +14,7 @@ from analysis.statistics import (
     bootstrap,
     bootstrap_shares,
     holm,
+    holm_level,
     interval_of_ratio,
     mcnemar,
     sign_flip,
@@ -129,3 +130,18 @@ def test_ratios_over_questions():
         one = interval_of_ratio(bottom * 0.3 + rng.normal(0, 0.2, 80), bottom)
         covered += one.low <= 0.3 <= one.high
     assert within(covered, 200, 0.95)
+
+
+@given(st.lists(st.none() | st.floats(0.001, 1.0), min_size=1, max_size=6), st.data())
+def test_the_level_of_a_test_is_where_holm_begins_to_reject_it(p_values, data):
+    place = data.draw(st.integers(0, len(p_values) - 1))
+    level = holm_level(p_values, place)
+    for p, rejected in ((level * 0.999, True), (level * 1.001, False)):
+        assert (holm([p if other == place else one for other, one in enumerate(p_values)])[place] < 0.05) is rejected
+
+
+def test_the_level_of_a_test_by_hand():
+    """Of three: 0.01 and 0.02 are below 0.05 / 3 and 0.05 / 2, so the third has 0.05; 0.03 and 0.04 leave a third."""
+    assert holm_level([0.01, 0.02, 0.5], 2) == pytest.approx(0.05)
+    assert holm_level([0.03, 0.04, 0.5], 2) == pytest.approx(0.05 / 3)
+    assert holm_level([0.03, None, 0.5], 2) == pytest.approx(0.05 / 2)

@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from analysis.clusters import Clusters
+from analysis.differences import Difference
+from analysis.statistics import Interval
 from analysis.verdict import (
     Curve,
     amount,
     common_budget,
     compare_all,
     control_sentence,
+    decide,
     paths_first,
+    points,
     sentence,
 )
 
@@ -84,17 +89,19 @@ def test_what_is_not_decided_says_what_would_decide_it():
     values[:3] = 1.0
     [one] = compare_all({"A": [curve(values, [2.0])], "B": [curve(values * 0, [2.0])]}, "flops")
     # with two more, one each way: mean 3 / 52, t over 49 degrees of freedom 2.0096 x sqrt((5 / 52 - (3 / 52)^2) / 51)
-    # deviation of 3 ones in 50: sqrt(0.06 x 0.94 x 50 / 49) = 0.2399, standard error 0.0339, 80 % interval 6 -+ 4.35 points:
-    # (2.8016 x 0.2399 / 0.1035)^2 = 42.2 and (2.8016 x 0.2399 / 0.0165)^2 = 1,655; (2.9264 x 0.2399 / 0.02)^2 = 1,232
-    assert one.needed == (43, pytest.approx(1655, rel=0.01))
-    assert one.needed_for_equality == pytest.approx(1233, abs=2)
-    assert one.detectable == pytest.approx(2.8016 * 0.2399 / 50**0.5, abs=1e-4)
+    # deviation of 3 ones in 50: sqrt(0.06 x 0.94 x 50 / 49) = 0.2399, standard error 0.0339, 80 % interval 6 -+ 1.299 x 3.39
+    # points: a noncentral t finds 1.59 of them with 80 % on 1,783 questions; of 10.41, 75 questions have 6 with that chance
+    # equality: 1.6460 x sqrt(0.2399^2 / Q + 2 / Q^2) + 1.2824 x 0.2399 / sqrt(Q) + 1 / 2Q = 0.02 for Q = 1,301.7
+    assert one.needed == (75, 1783)
+    assert one.needed_for_equality == 1302
+    assert one.detectable == pytest.approx(0.15352, abs=1e-5)  # binomial: 6 or more of 50 have it in 80 %
+    assert stats.binom.sf(5, 50, 0.15352) == pytest.approx(0.8, abs=1e-3)
     assert (one.only_first, one.only_second, one.mcnemar_p) == (3, 0, 0.25)
     assert one.difference.p_value == pytest.approx(0.25)
     assert sentence(one) == (
         "At 2 FLOPs a question, A against B is not decided (+6.0 points, 95 % interval -2.8 to +14.3, p = 0.25): these 50 "
-        "questions would show a true difference of 9.5 points, and the one found, by its 80 % interval, would take 43 to "
-        "1,700; if there is none, about 1,300 would show equality within 2."
+        "questions would show a true difference of 15.4 points, and the one found, by its 80 % interval, would take 75 to "
+        "1,800; if there is none, about 1,400 would show equality within 2."
     )
 
 
@@ -110,6 +117,22 @@ def test_questions_that_are_all_alike_tell_of_no_power():
     [few] = compare_all({"A": [curve(np.ones((3, 1)), [2.0])], "B": [curve(np.zeros((3, 1)), [2.0])]}, "flops")
     assert (few.needed, few.detectable) == (None, None)
     assert "3 questions are too few for any test at 5 %" in sentence(few)
+
+
+def test_the_test_decides_where_interval_and_test_disagree():
+    """Decisions follow the adjusted p-value, and the sentence says where the interval seems to say something else."""
+
+    def said(low, high, p_value, p_holm):
+        difference = Difference(Interval(0.1, low, high), p_value, 0.3, 100)
+        return decide(difference, p_holm, None), points(difference, p_holm)
+
+    near = "; interval and test disagree, and the test decides"
+    assert said(-0.01, 0.2, 0.04, 0.04) == ("better", f"+10.0 points, 95 % interval -1.0 to +20.0, p = 0.040{near}")
+    assert said(0.01, 0.2, 0.06, 0.06) == ("not decided", f"+10.0 points, 95 % interval +1.0 to +20.0, p = 0.060{near}")
+    assert said(0.01, 0.2, 0.03, 0.02)[1].endswith("p = 0.020")
+    assert said(-0.01, 0.2, 0.3, 0.6)[1].endswith("p = 0.60")
+    corrected = "p = 0.090; the interval is not corrected for the number of comparisons"
+    assert said(0.01, 0.2, 0.03, 0.09)[1].endswith(corrected)
 
 
 def test_one_question_decides_nothing():
@@ -130,6 +153,31 @@ def test_every_pair_is_compared_and_p_values_are_adjusted_together():
     assert [(one.first, one.second) for one in found] == [("A", "B"), ("A", "C"), ("B", "C")]
     smallest = min(found, key=lambda one: one.difference.p_value)
     assert smallest.p_holm == pytest.approx(min(1.0, 3 * smallest.difference.p_value))
+
+
+def test_what_questions_would_show_is_said_at_the_level_that_holm_leaves():
+    """Of three pairs with a clear winner two are decided, which leaves the third 5 %; with none decided it is a third."""
+    apart = {"A": constant(0.9, [1.0], noise=0.05), "B": constant(0.5, [1.0], noise=0.05), "C": constant(0.5, [1.0])}
+    *decided, open_pair = compare_all({name: [one] for name, one in apart.items()}, "flops")
+    assert [one.decision for one in decided] == ["better", "better"]
+    assert open_pair.level == pytest.approx(0.05)
+    noisy = {name: [constant(0.5, [1.0], noise=0.2)] for name in "ABC"}
+    three = compare_all(noisy, "flops")
+    assert [one.level for one in three] == pytest.approx([0.05 / 3] * 3)
+    [single] = compare_all({name: noisy[name] for name in "AB"}, "flops")
+    # 99 degrees of freedom: 2.829 standard errors at 5 %, 3.277 at a third of it
+    assert three[0].detectable / single.detectable == pytest.approx(3.277 / 2.829, abs=0.01)
+    assert stats.nct.sf(stats.t.isf(0.05 / 6, 99), 99, 3.277) == pytest.approx(0.8, abs=2e-3)
+    assert three[0].needed_for_equality > single.needed_for_equality
+
+
+def test_corrections_may_leave_too_little_for_few_questions():
+    """Seven questions: p is 2 / 2^7 at least, which is below 5 %, and not below 5 % over 6 pairs."""
+    values = np.random.default_rng(3).random((4, 7, 1))
+    curves = {name: [curve(own, [1.0])] for name, own in zip("ABCD", values, strict=True)}
+    found = compare_all(curves, "flops")
+    assert {one.detectable for one in found} == {None}
+    assert "7 questions are too few for any test at 0.83 %" in sentence(found[0])
 
 
 def trained(curves: list[Curve], name: str = "A") -> list[Curve]:
@@ -246,8 +294,8 @@ def test_trainings_that_hide_a_difference_are_said_to():
     [one] = compare_all({"A": trained(first), "B": trained(second, "B")}, "flops")
     assert one.needed is None
     assert "takes more trainings, not more questions" in sentence(one)
-    # two methods' parts of 0.05^2 / 3 with 2 degrees of freedom each: 4 together, and 2.776 + 0.941 standard errors
-    assert one.detectable == pytest.approx(3.717 * (2 * 0.05**2 / 3) ** 0.5, rel=0.05)
+    # two methods' parts of 0.05^2 / 3 with 2 degrees of freedom each: 4 together, and a noncentral t of 3.761 errors
+    assert one.detectable == pytest.approx(3.761 * (2 * 0.05**2 / 3) ** 0.5, rel=0.05)
     [single] = compare_all({"A": first[1:2], "B": second[1:2]}, "flops")
     assert single.detectable < one.detectable
 

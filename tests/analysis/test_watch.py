@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from analysis.cli import app
 from analysis.make import make_live_report
 from analysis.watch import watch
+from analysis.write import end_reloading
 from scaling.records.errors import UsageError
 
 OPTIONS = {
@@ -62,6 +63,43 @@ def test_the_page_follows_the_run_until_it_is_complete(going_on, tmp_path):
     assert said[1].startswith("2 questions complete. CoT-SC answers 50.0 % of 2 questions right")
     assert found.num_questions == 3
     assert 'http-equiv="refresh"' not in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UsageError("no disk")])
+def test_a_page_that_nobody_makes_anew_loads_itself_no_more(going_on, tmp_path, error):
+    folder, grow = going_on
+    out = tmp_path / "report"
+    grow()
+
+    def stop(_seconds):
+        assert 'http-equiv="refresh"' in (out / "report.html").read_text()
+        raise error
+
+    def make():
+        return make_live_report([folder], out, common=False, tell=lambda _: None, **OPTIONS)
+
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else UsageError):
+        watch(make, [folder], lambda _: None, leave=lambda: end_reloading(out), wait=stop)
+    page = (out / "report.html").read_text()
+    assert 'http-equiv="refresh"' not in page
+    assert "loads itself again" not in page
+    assert "it is what was complete" in page
+    end_reloading(out)
+    assert (out / "report.html").read_text() == page
+    end_reloading(tmp_path / "nowhere")
+
+
+def test_ctrl_c_ends_the_reloading_and_prints_no_json(going_on, tmp_path, monkeypatch):
+    folder, grow = going_on
+    grow()
+
+    def stop(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch, "__kwdefaults__", watch.__kwdefaults__ | {"wait": stop})
+    done = CliRunner().invoke(app, [str(folder), "--watch", "--json", "--out", str(tmp_path / "r")])
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert 'http-equiv="refresh"' not in (tmp_path / "r" / "report.html").read_text()
 
 
 def test_while_runs_go_on_they_are_compared_on_what_all_hold(going_on, make_run, tmp_path):

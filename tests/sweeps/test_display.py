@@ -45,6 +45,8 @@ def test_plans_of_all_recipes_fit(name):
     for job in plan.jobs[:SHOWN]:
         assert {job.id, *what(job).split()} <= words
         assert {f"{one}," for one in job.needs[:1]} & words or {*job.needs[:1]} <= words
+    assert ("--margin" in words) is (plan.file.margin is not None)
+    assert "seed" in words, "what one training seed costs"
 
 
 @pytest.mark.parametrize("name", recipes())

@@ -18,7 +18,7 @@ from sweeps.cost_estimate import expected
 from sweeps.grid import read_grid, recipes
 from sweeps.plan import Job, Plan, config_of, plan_of
 from sweeps.points import Point, points_of
-from sweeps.report import reports
+from sweeps.report import report_options, reports
 
 SCALES = ("paper", "small")
 LLAMA, QWEN25, QWEN3 = "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-8B"
@@ -147,6 +147,20 @@ def test_the_paper_scale_has_the_models_and_the_decoding_of_the_papers(name):
 
 
 @published
+def test_reports_on_published_results_have_a_margin_of_one_point_and_several_trainings(name):
+    """Each seed of sampling has a training of its own, as reports take trainings for a level of chance."""
+    for scale in SCALES:
+        assert report_options(planned(name, scale).file) == ["--margin", "1"]
+    made = trainings(planned(name, "paper"))
+    pairs = set()
+    for job in planned(name, "paper").jobs:
+        if job.kind == "run" and job.needs:
+            (training,) = (made[need] for need in job.needs)
+            pairs.add((asked(job).seed, training.seed))
+    assert pairs == {(seed, seed) for seed in range(3 if name == "audit" else 5)}
+
+
+@published
 def test_the_paper_scale_trains_as_the_published_code_does(name):
     for training in trainings(planned(name, "paper")).values():
         assert training.batch_size == BATCH[training.backbone]
@@ -188,7 +202,7 @@ def test_the_ablation_differs_in_the_contrastive_loss_alone():
     for scale in SCALES:
         found = [training.model_dump() for training in trainings(planned("contrastive", scale)).values()]
         differing = {key for key in found[0] if len({str(one[key]) for one in found}) > 1}
-        assert differing <= {"contrastive", "contrastive_weight"}
+        assert differing <= {"contrastive", "contrastive_weight", "seed"}
         assert {one["contrastive"] for one in found} == {"none", "view"}
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from scaling.records.errors import UsageError
-from sweeps.report import draw_axes, reports, write_reports
+from sweeps.report import draw_axes, report_options, reports, write_reports
 
 
 def given(sweep, **options):
@@ -113,6 +113,16 @@ def test_a_run_that_holds_more_than_is_asked_for_is_shown_as_what_is_asked_for(p
     (run,) = methods["CoT"]["runs"]
     assert (run["config"]["limit"], run["config"]["samples"]) == (2, 1)
     assert sorted(smaller.root.rglob("run.json")) == before, "no run is written to show part of another"
+
+
+def test_a_grid_file_chooses_the_margin_of_its_reports(planned, drain, tiny):
+    """And the command line overrules it, as the last of two options counts."""
+    sweep = planned(run=tiny, axes={"method": ["cot"]}, margin=1)
+    drain(sweep)
+    for more, margin in (([], 1.0), (["--margin", "3"], 3.0)):
+        (page,) = write_reports(given(sweep), sweep.root, [*report_options(sweep.plan.file), *more]).values()
+        assert json.loads((page.parent / "report.json").read_text())["margin"] == margin
+    assert report_options(planned(run=tiny, axes={"method": ["cot"]}).plan.file) == []
 
 
 def test_questions_are_no_values_that_have_reports(planned, tiny):
