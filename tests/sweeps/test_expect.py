@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.cost_estimate import expected
+from sweeps.cost_estimate import expected, training_key
 from sweeps.display import cost_rows
 from sweeps.plan import config_of
 
@@ -26,7 +26,7 @@ def test_what_one_training_seed_costs_is_told(planned):
     plan = planned(**file, axes=axes).plan
     trainings = [job for job in plan.jobs if job.kind == "train"]
     assert len(trainings) == 9
-    seconds = {job.models: 36.0 for job in trainings}
+    seconds = {training_key(job): 36.0 for job in trainings}
     cost = expected(plan, done=(), entries=(), rates={}, training=seconds)
     assert (cost.trainings, cost.seed_trainings) == (9, 3)
     assert (cost.training_hours, cost.seed_hours) == (pytest.approx(0.9), pytest.approx(0.3))
