@@ -29,11 +29,6 @@ def write_card(folder: Path, about: dict[str, Any], *, config: TrainConfig) -> N
     (folder / CARD_FILE).write_text(card(about, config=config))
 
 
-def write_lora_card(folder: Path, about: dict[str, Any], *, config: TrainConfig) -> None:
-    """Writes the card of an adapter to its folder. Arguments as of `lora_card`."""
-    (folder / CARD_FILE).write_text(lora_card(about, config=config))
-
-
 def lora_card(about: dict[str, Any], *, config: TrainConfig) -> str:
     """The card of an adapter, in Markdown.
 
@@ -70,11 +65,6 @@ Rank {about["rank"]}, alpha {2 * about["rank"]}, on all linear layers. It learne
 |---|---|
 {_settings(about)}
 """
-
-
-def write_coconut_card(folder: Path, about: dict[str, Any], *, config: TrainConfig) -> None:
-    """Writes the card of a backbone with latent thoughts to its folder. Arguments as of `coconut_card`."""
-    (folder / CARD_FILE).write_text(coconut_card(about, config=config))
 
 
 def coconut_card(about: dict[str, Any], *, config: TrainConfig) -> str:
@@ -120,11 +110,6 @@ From the first validation of a stage to its last, with the stage's own number of
 |---|---|
 {_settings(about)}
 """
-
-
-def write_ccot_card(folder: Path, about: dict[str, Any], *, config: TrainConfig) -> None:
-    """Writes the card of contemplation and its decoder to their folder. Arguments as of `ccot_card`."""
-    (folder / CARD_FILE).write_text(ccot_card(about, config=config))
 
 
 def ccot_card(about: dict[str, Any], *, config: TrainConfig) -> str:

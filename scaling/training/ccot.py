@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 
 from contrastive.compression import count_of
@@ -34,7 +33,7 @@ from contrastive.train import STATE_FILE, Progress, Schedule
 from scaling.config import decided
 from scaling.methods.build import build
 from scaling.methods.ccot import STOP_FILE
-from scaling.models import adapters, hardware
+from scaling.models import adapters
 from scaling.models.loading import LanguageModel
 from scaling.models.shapes import layers_of
 from scaling.records.errors import UsageError
@@ -42,75 +41,25 @@ from scaling.records.records import Question
 from scaling.run import environment
 from scaling.tasks.task import LoadedTask
 from scaling.training.adapter import new_adapters, save_adapter
-from scaling.training.card import write_ccot_card
-from scaling.training.check import Check, answers, answers_of_cot, compare, held_out, settings_of
+from scaling.training.card import ccot_card
+from scaling.training.check import answers, held_out, settings_of
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
 from scaling.training.run import (
-    CONFIG,
-    RESTORE,
     TrainingObserver,
     as_begun,
     digests_of_split,
-    load_own_backbone,
-    load_split,
     micro_batch,
     open_folder,
-    read_about,
     reader_of,
     run_steps,
     schedule_of,
-    write_about,
 )
 from scaling.training.targets import ExampleBuilder
+from scaling.training.weights import WeightsResult, WeightsTraining, begin, figures_of
 from scaling.wording import wording_of
 
-CHECKS = "checks"  # folder in the folder of the training: runs of the check
-
-
-@dataclass(frozen=True, eq=False)
-class CCoTResult:
-    """The result of training contemplation and its decoder.
-
-    Attributes:
-        folder: the folder of both adapters, which are those of the best validation.
-        progress: how far the decoder's training came.
-        figures: of the adapters over the validation questions.
-        parameters: number of parameters in the adapters and the stop head.
-        check: the result of the check, None without `--check-on`.
-        command: the `scale-run` command that uses the adapters.
-    """
-
-    folder: Path
-    progress: Progress
-    figures: ContemplationFigures
-    parameters: int
-    check: Check | None
-    command: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The values that `scale-train --json` prints."""
-        return {
-            "folder": str(self.folder),
-            **vars(self.progress),
-            **self.figures.to_dict(),
-            "parameters": self.parameters,
-            "check": asdict(self.check) if self.check else None,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class _Training:
-    """What all parts of a training need. described: all that decides its result; digests: of the questions."""
-
-    config: TrainConfig
-    backbone: LanguageModel
-    dtype: torch.dtype
-    folder: Path
-    described: dict[str, Any]
-    digests: dict[str, Any]
-    watcher: TrainingObserver
-    processes: Processes
+CCoTResult = WeightsResult[ContemplationFigures]
 
 
 def train_ccot(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> CCoTResult:
@@ -125,11 +74,7 @@ def train_ccot(config: TrainConfig, watcher: TrainingObserver, processes: Proces
         UsageError: where settings, data, models or the folder cannot be used.
         Interrupted: on Ctrl-C.
     """
-    config, dtype = hardware.placed(config.resolved())
-    split = load_split(config, watcher)
-    held_out(config, split)  # what is wrong with them is told before models are loaded
-    backbone = load_own_backbone(config, dtype, watcher)
-    adapters.refuse_quantised(backbone, method=config.method)
+    config, dtype, split, backbone = begin(config, watcher)
     config = _with_layer(config, backbone)
     split, described = as_begun(config, split, {"backbone": backbone})
     check_task = held_out(config, split)  # again, as the questions may be split as an earlier version did
@@ -138,17 +83,14 @@ def train_ccot(config: TrainConfig, watcher: TrainingObserver, processes: Proces
     _tell_counts(config, learn, validate, len(split.train) + len(split.validation), watcher)
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
-        _figures_of(folder)
-    digests = digests_of_split(config, split, learn, validate)
-    training = _Training(config, backbone, dtype, folder, described, digests, watcher, processes)
-    before: dict[str, bool] = {}
-    if check_task and processes.rank == 0:
-        before = answers_of_cot(config, backbone, check_task, watcher, folder=folder, when="before")
-    processes.wait()
+        figures_of(folder, ContemplationFigures)
+    about = {**described, **digests_of_split(config, split, learn, validate)}
+    training = WeightsTraining(config, backbone, folder, about, check_task, ccot_card, watcher, processes)
+    before = training.answers_before()
     progress = _train(training, learn, validate)
     processes.wait()
     if check_task and processes.rank == 0:
-        _check(training, check_task, before)
+        _check(training, check_task, before, dtype=dtype)
     processes.wait()
     return _result(training, progress)
 
@@ -196,7 +138,7 @@ def _tell_counts(
     )
 
 
-def _train(training: _Training, learn: Sequence[Example], validate: Sequence[Example]) -> Progress:
+def _train(training: WeightsTraining, learn: Sequence[Example], validate: Sequence[Example]) -> Progress:
     """Trains both parts, or goes on with them."""
     config, backbone = training.config, training.backbone
     ranks = {CONTEMPLATE: config.rank} if config.rank else {}
@@ -220,10 +162,8 @@ def _train(training: _Training, learn: Sequence[Example], validate: Sequence[Exa
         if not better:
             return
         metrics = {**asdict(figures), **_layers(training.folder)}
-        about = {**training.described, **training.digests, "metrics": metrics, "environment": versions}
         save(model, contemplation, training.folder, backbone=config.backbone)
-        write_about(training.folder, about)
-        write_ccot_card(training.folder, about, config=config)
+        training.write({**training.described, "metrics": metrics, "environment": versions})
 
     return run_steps(
         DecoderTrainer(
@@ -252,7 +192,7 @@ def _begin_pause(contemplation: Contemplation, backbone: LanguageModel) -> None:
 
 
 def _regress(
-    training: _Training, contemplation: Contemplation, learn: Sequence[Example], validate: Sequence[Example]
+    training: WeightsTraining, contemplation: Contemplation, learn: Sequence[Example], validate: Sequence[Example]
 ) -> None:
     """Trains the layers of the module that contemplates, or goes on with them."""
     config, folder = training.config, training.folder / CONTEMPLATE
@@ -322,21 +262,18 @@ def save(model: PeftModel, contemplation: Contemplation, folder: Path, *, backbo
     partial.replace(folder / STOP_FILE)
 
 
-def _check(training: _Training, check_task: LoadedTask, before: dict[str, bool]) -> None:
+def _check(training: WeightsTraining, check_task: LoadedTask, before: dict[str, bool], *, dtype: torch.dtype) -> None:
     """The check after training, with what is in the folder; its result is added to train.json and to the card."""
     config = settings_of(training.config, method=training.config.method, adapter=str(training.folder))
-    built = build(config, check_task, training.dtype, training.watcher.status)
+    built = build(config, check_task, dtype, training.watcher.status)
     after = answers(built, check_task, training.watcher, folder=training.folder, when="after")
-    about = read_about(training.folder)
-    about["metrics"]["check"] = asdict(compare(check_task.name, before, after))
-    write_about(training.folder, about)
-    write_ccot_card(training.folder, about, config=training.config)
+    training.add_check(check_task, before, after)
 
 
-def _result(training: _Training, progress: Progress) -> CCoTResult:
+def _result(training: WeightsTraining, progress: Progress) -> CCoTResult:
     """Reads the result back from the folder, which all processes can do."""
     folder = training.folder
-    figures, check = _figures_of(folder)
+    figures, check, _ = figures_of(folder, ContemplationFigures)
     places = [folder / STOP_FILE, *(folder / name / adapters.WEIGHTS_FILE for name in (CONTEMPLATE, DECODE))]
     kept = [tensor for place in places if place.is_file() for tensor in load_file(place).values()]
     return CCoTResult(
@@ -347,14 +284,3 @@ def _result(training: _Training, progress: Progress) -> CCoTResult:
         check=check if training.config.check_on else None,
         command=command_for(training.config, folder),
     )
-
-
-def _figures_of(folder: Path) -> tuple[ContemplationFigures, Check | None]:
-    """The figures of validation and of the check in train.json. Raises UsageError where they are missing."""
-    try:
-        metrics = read_about(folder)["metrics"]
-        check = metrics.get("check")
-        figures = TypeAdapter(ContemplationFigures).validate_python(metrics)
-        return figures, check and TypeAdapter(Check).validate_python(check)
-    except (KeyError, AttributeError, ValidationError):
-        raise UsageError(f"{folder / CONFIG} holds no figures of a validation: {RESTORE}.") from None

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 
 from contrastive.latent_steps import latent_thoughts
@@ -34,17 +33,16 @@ from scaling.prompts import as_asked
 from scaling.records.errors import UsageError
 from scaling.records.records import PromptedQuestion, Question
 from scaling.run import environment
+from scaling.tasks.task import LoadedTask
 from scaling.training.accuracy import GreedyAccuracy
 from scaling.training.adapter import new_adapter, save_adapter
 from scaling.training.backbone import BackboneTrainer, Figures
-from scaling.training.card import figures_of_stage, write_coconut_card
-from scaling.training.check import Check, answers_of_cot, compare, held_out
+from scaling.training.card import coconut_card, figures_of_stage
+from scaling.training.check import answers_of_cot, held_out
 from scaling.training.config import NONE, TrainConfig
 from scaling.training.curriculum import Curriculum, Stage, stages_of, thoughts_of, token_names
 from scaling.training.hint import command_for
 from scaling.training.run import (
-    CONFIG,
-    RESTORE,
     TrainingObserver,
     describe,
     digests_of_split,
@@ -52,13 +50,12 @@ from scaling.training.run import (
     load_split,
     micro_batch,
     open_folder,
-    read_about,
     reader_of,
     run_steps,
     schedule_of,
-    write_about,
 )
 from scaling.training.targets import ExampleBuilder, Split, steps_of
+from scaling.training.weights import WeightsResult, WeightsTraining, figures_of
 from scaling.wording import wording_of
 
 _MEASURED = 16  # validation questions whose thoughts' norms are measured
@@ -155,38 +152,18 @@ class StagePrompts(ChainOfThought):
         return as_asked(question, read, num_slots=example.latent, assistant_tokens=0)
 
 
-@dataclass(frozen=True, eq=False)
-class CoconutResult:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CoconutResult(WeightsResult[StageFigures]):
     """The result of training a backbone.
 
     Attributes:
-        folder: the folder of the checkpoint, which is that of the best validation of the last stage.
-        progress: how far the last stage came.
-        figures: of the checkpoint over the validation questions.
         stages: what `summary_of` says of each stage.
-        parameters: number of trained parameters.
-        check: the result of the check, None without `--check-on`.
-        command: the `scale-run` command that uses the checkpoint.
     """
 
-    folder: Path
-    progress: Progress
-    figures: StageFigures
     stages: list[dict[str, Any]]
-    parameters: int
-    check: Check | None
-    command: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """The values that `scale-train --json` prints."""
-        return {
-            "folder": str(self.folder),
-            **vars(self.progress),
-            **self.figures.to_dict(),
-            "stages": self.stages,
-            "parameters": self.parameters,
-            "check": asdict(self.check) if self.check else None,
-        }
+    def more(self) -> dict[str, Any]:
+        return {"stages": self.stages, **super().more()}
 
 
 def train_coconut(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> CoconutResult:
@@ -215,20 +192,25 @@ def train_coconut(config: TrainConfig, watcher: TrainingObserver, processes: Pro
     described = {**describe(config, split, {"backbone": backbone}), **thoughts_of(config)}
     folder = open_folder(config, described, processes=processes)
     _refuse_begun(config, folder)
-    before: dict[str, bool] = {}
-    if check_task and processes.rank == 0:
-        before = answers_of_cot(config, backbone, check_task, watcher, folder=folder, when="before")
-    processes.wait()
-    training = _Training(config, split, backbone, folder, described, watcher, processes, stages_of(config, most))
-    progress = training.run()
+    training = WeightsTraining(config, backbone, folder, described, check_task, coconut_card, watcher, processes)
+    before = training.answers_before()
+    stages = _Stages(training, split, stages_of(config, most))
+    progress = stages.run()
     if processes.rank == 0:
-        training.finish()
+        stages.finish()
         if check_task:
-            training.check(check_task, before)
+            training.add_check(check_task, before, stages.answers_after(check_task))
     processes.wait()
-    figures, stages, check = _figures_of(folder)
-    parameters = training.parameters
-    return CoconutResult(folder, progress, figures, stages, parameters, check, command_for(config, folder))
+    figures, check, more = figures_of(folder, StageFigures, "stages")
+    return CoconutResult(
+        folder=folder,
+        progress=progress,
+        figures=figures,
+        stages=more["stages"],
+        parameters=stages.parameters,
+        check=check,
+        command=command_for(config, folder),
+    )
 
 
 def _most_steps(config: TrainConfig, split: Split) -> int:
@@ -272,33 +254,19 @@ def _refuse_begun(config: TrainConfig, folder: Path) -> None:
         raise UsageError(f"{folder} holds this training already: add `--resume` to go on, or give another `--out`.")
 
 
-class _Training:
+class _Stages:
     """All stages of a training."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        split: Split,
-        backbone: LanguageModel,
-        folder: Path,
-        described: dict[str, Any],
-        watcher: TrainingObserver,
-        processes: Processes,
-        stages: Sequence[Stage],
-    ) -> None:
+    def __init__(self, training: WeightsTraining, split: Split, stages: Sequence[Stage]) -> None:
         """
         Args:
-            config: the resolved settings.
+            training: its backbone is changed in place.
             split: the questions.
-            backbone: is changed in place.
-            folder: of the training.
-            described: what decides its result, for train.json.
-            watcher: is told what happens.
-            processes: those that train together.
             stages: in their order.
         """
-        self._config, self._split, self._backbone, self._folder = config, split, backbone, folder
-        self._described, self._watcher, self._processes, self._stages = described, watcher, processes, stages
+        config, backbone, watcher = training.config, training.backbone, training.watcher
+        self._training, self._split, self._stages = training, split, stages
+        self._config, self._backbone, self._watcher, self._folder = config, backbone, watcher, training.folder
         thought = config.thought or NONE
         tokens = prepare_tokens(backbone, token_names(thought), seed=config.seed)
         self._adapter: PeftModel | None = None
@@ -327,7 +295,8 @@ class _Training:
         """Trains all stages that are not done."""
         begun = [number for number, stage in enumerate(self._stages) if self._state(stage).is_file()]
         if self._state(self._stages[-1]).is_file():
-            _figures_of(self._folder)  # the best backbone so far is only there: a damaged one is reported first
+            # the best backbone so far is only there: a damaged one is reported first
+            figures_of(self._folder, StageFigures, "stages")
         progress = Progress()
         left = self._stages[max(begun, default=0) :]
         self._refuse_long(left)
@@ -335,7 +304,7 @@ class _Training:
             self._watcher.status(str(stage))
             trainer = self._trainer(stage)
             progress = run_steps(trainer)
-            self._processes.wait()
+            self._training.processes.wait()
             self._tell(stage)
         return progress
 
@@ -377,7 +346,7 @@ class _Training:
                 num_paths=1,
                 wording=wording_of(config),
                 tell=self._watcher.answering,
-                processes=self._processes,
+                processes=self._training.processes,
             )
         return CoconutTrainer(
             train=learn,
@@ -386,7 +355,7 @@ class _Training:
             folder=self._folder / stage.folder,
             keep=self._keeper(stage, learn, validate),
             watcher=self._watcher,
-            processes=self._processes,
+            processes=self._training.processes,
             accuracy=accuracy,
             reader=reader_of(backbone),
             micro_batch=micro_batch(config, paths=1),
@@ -421,35 +390,27 @@ class _Training:
                 return
             stages = [summary_of(earlier, folder) for earlier in self._stages[:at]]
             metrics = {**asdict(figures), "stages": stages}
-            about = {**self._described, **digests, "metrics": metrics, "environment": surroundings}
             if self._adapter:
                 save_adapter(self._adapter, folder, backbone=config.backbone)
             save_backbone(self._backbone, folder, thought=config.thought or NONE, weights=self._adapter is None)
-            write_about(folder, about)
-            write_coconut_card(folder, about, config=config)
+            about = {**self._training.described, **digests, "metrics": metrics, "environment": surroundings}
+            self._training.write(about)
 
         return keep
 
-    def check(self, task: Any, before: Mapping[str, bool]) -> None:
-        """Answers the questions of the check with the checkpoint, and writes the result into its files."""
+    def answers_after(self, task: LoadedTask) -> dict[str, bool]:
+        """The answers of the check with the checkpoint, by question."""
         config, folder = self._config, self._folder
         if self._adapter:
             adapters.set_weights(self._adapter, load_file(folder / adapters.WEIGHTS_FILE))
             whole = adapters.merged(self._adapter, self._backbone)
         else:
             whole = loading.load(str(folder), name=str(folder), device=config.device, dtype=torch.float32)
-        after = answers_of_cot(config, whole, task, self._watcher, folder=folder, when="after")
-        about = read_about(folder)
-        about["metrics"]["check"] = asdict(compare(task.name, before, after))
-        write_about(folder, about)
-        write_coconut_card(folder, about, config=config)
+        return answers_of_cot(config, whole, task, self._watcher, folder=folder, when="after")
 
     def finish(self) -> None:
         """Writes into the checkpoint's files what all stages have brought."""
-        about = read_about(self._folder)
-        about["metrics"]["stages"] = [summary_of(stage, self._folder) for stage in self._stages]
-        write_about(self._folder, about)
-        write_coconut_card(self._folder, about, config=self._config)
+        self._training.add(stages=[summary_of(stage, self._folder) for stage in self._stages])
 
 
 def summary_of(stage: Stage, folder: Path) -> dict[str, Any]:
@@ -500,14 +461,3 @@ def save_backbone(backbone: LanguageModel, folder: Path, *, thought: str, weight
     for path in sorted(work.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         path.replace(folder / path.name)
     shutil.rmtree(work)
-
-
-def _figures_of(folder: Path) -> tuple[StageFigures, list[dict[str, Any]], Check | None]:
-    """The figures of the checkpoint, the stages and the check in train.json. Raises UsageError where they are missing."""
-    try:
-        metrics = read_about(folder)["metrics"]
-        check = metrics.get("check")
-        figures = TypeAdapter(StageFigures).validate_python(metrics)
-        return figures, metrics["stages"], check and TypeAdapter(Check).validate_python(check)
-    except (KeyError, AttributeError, ValidationError):
-        raise UsageError(f"{folder / CONFIG} holds no figures of a validation: {RESTORE}.") from None

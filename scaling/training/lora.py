@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 
 from contrastive.parallel import Processes
@@ -22,7 +21,7 @@ from contrastive.train import STATE_FILE, Progress
 from scaling.config import decided
 from scaling.methods.build import Built
 from scaling.methods.lora import with_adapter
-from scaling.models import adapters, hardware
+from scaling.models import adapters
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError
 from scaling.records.files import sha256
@@ -30,19 +29,16 @@ from scaling.run import environment
 from scaling.tasks.task import LoadedTask
 from scaling.training.adapter import LoraTrainer, new_adapter, save_adapter, save_merged
 from scaling.training.backbone import Figures
-from scaling.training.card import write_lora_card
-from scaling.training.check import Check, answers, answers_of_cot, compare, held_out, settings_of
+from scaling.training.card import lora_card
+from scaling.training.check import answers, held_out, settings_of
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for, command_for_merged
 from scaling.training.run import (
-    CONFIG,
     RESTORE,
     TrainingObserver,
     as_begun,
     digests_of_split,
     examples,
-    load_own_backbone,
-    load_split,
     micro_batch,
     open_folder,
     read_about,
@@ -52,57 +48,26 @@ from scaling.training.run import (
     write_about,
 )
 from scaling.training.targets import ExampleBuilder
+from scaling.training.weights import WeightsResult, WeightsTraining, begin, figures_of
 from scaling.wording import wording_of
 
 MERGED = "merged"  # folder of the whole model, in the folder of the training
 
 
-@dataclass(frozen=True, eq=False)
-class LoraResult:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LoraResult(WeightsResult[Figures]):
     """The result of training an adapter.
 
     Attributes:
-        folder: the folder of the adapter, which is that of the best validation.
-        progress: how far the training came.
-        figures: of that adapter over the validation questions.
-        parameters: number of trained parameters.
-        check: the result of the check, None without `--check-on`.
         merged: folder of the whole model, None without `--merge`.
-        command: the `scale-run` command that uses the adapter.
-        merged_command: the one that uses the whole model, None without `--merge`.
+        merged_command: the `scale-run` command that uses the whole model, None without `--merge`.
     """
 
-    folder: Path
-    progress: Progress
-    figures: Figures
-    parameters: int
-    check: Check | None
     merged: Path | None
-    command: str
     merged_command: str | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The values that `scale-train --json` prints."""
-        return {
-            "folder": str(self.folder),
-            **vars(self.progress),
-            **self.figures.to_dict(),
-            "parameters": self.parameters,
-            "merged": str(self.merged) if self.merged else None,
-            "check": asdict(self.check) if self.check else None,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class _Training:
-    """What all steps of a training need. described: all that decides its result, from `describe`."""
-
-    config: TrainConfig
-    backbone: LanguageModel
-    folder: Path
-    described: dict[str, Any]
-    watcher: TrainingObserver
-    processes: Processes
+    def more(self) -> dict[str, Any]:
+        return {**super().more(), "merged": str(self.merged) if self.merged else None}
 
 
 def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Processes) -> LoraResult:
@@ -117,21 +82,14 @@ def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Proces
         UsageError: where settings, data, models or the folder cannot be used.
         Interrupted: on Ctrl-C.
     """
-    config, dtype = hardware.placed(config.resolved())
-    split = load_split(config, watcher)
-    held_out(config, split)  # what is wrong with them is told before models are loaded
-    backbone = load_own_backbone(config, dtype, watcher)
-    adapters.refuse_quantised(backbone)
+    config, _, split, backbone = begin(config, watcher)
     split, described = as_begun(config, split, {"backbone": backbone})
     check_task = held_out(config, split)  # again, as the questions may be split as an earlier version did
     folder = open_folder(config, described, processes=processes)
     if (folder / STATE_FILE).is_file():
         _refuse_damaged(folder)
-    training = _Training(config, backbone, folder, described, watcher, processes)
-    before: dict[str, bool] = {}
-    if check_task and processes.rank == 0:
-        before = answers_of_cot(config, backbone, check_task, watcher, folder=folder, when="before")
-    processes.wait()
+    training = WeightsTraining(config, backbone, folder, described, check_task, lora_card, watcher, processes)
+    before = training.answers_before()
     wording = wording_of(config)
     build = ExampleBuilder(backbone, None, task=split.task.definition, num_slots=0, wording=wording)
     learn, validate = examples(config, split, build, backbone, watcher, processes)
@@ -139,13 +97,13 @@ def train_lora(config: TrainConfig, watcher: TrainingObserver, processes: Proces
     progress = run_steps(trainer)
     processes.wait()
     if processes.rank == 0:
-        _finish(training, trainer.model, check_task, before)
+        _finish(training, trainer.model, before)
     processes.wait()
     return _result(training, progress)
 
 
 def _trainer(
-    training: _Training, learn: Sequence[Example], validate: Sequence[Example], digests: dict[str, Any]
+    training: WeightsTraining, learn: Sequence[Example], validate: Sequence[Example], digests: dict[str, Any]
 ) -> LoraTrainer:
     """Puts an adapter on the backbone and makes what trains it. digests: of the questions, for train.json."""
     config, folder = training.config, training.folder
@@ -158,10 +116,8 @@ def _trainer(
         """Saves the adapter with its figures, if it is better than all before."""
         if not better:
             return
-        about = {**training.described, **digests, "metrics": asdict(figures), "environment": versions}
         save_adapter(model, folder, backbone=config.backbone)
-        write_about(folder, about)
-        write_lora_card(folder, about, config=config)
+        training.write({**training.described, **digests, "metrics": asdict(figures), "environment": versions})
 
     return LoraTrainer(
         train=learn,
@@ -178,9 +134,9 @@ def _trainer(
     )
 
 
-def _finish(training: _Training, model: PeftModel, check_task: LoadedTask | None, before: dict[str, bool]) -> None:
+def _finish(training: WeightsTraining, model: PeftModel, before: dict[str, bool]) -> None:
     """Merges the best adapter into the backbone's weights, for `--merge` and for the second half of the check."""
-    if check_task is None and not training.config.merge:
+    if training.check_task is None and not training.config.merge:
         return
     adapters.set_weights(model, load_file(training.folder / adapters.WEIGHTS_FILE))
     whole = adapters.merged(model, training.backbone)
@@ -188,15 +144,11 @@ def _finish(training: _Training, model: PeftModel, check_task: LoadedTask | None
         training.watcher.status(f"writing {training.folder / MERGED}")
         save_merged(whole, training.folder / MERGED)
         write_about(training.folder / MERGED, read_about(training.folder))
-    if check_task:
-        after = _after(training, check_task, whole)
-        about = read_about(training.folder)
-        about["metrics"]["check"] = asdict(compare(check_task.name, before, after))
-        write_about(training.folder, about)
-        write_lora_card(training.folder, about, config=training.config)
+    if training.check_task:
+        training.add_check(training.check_task, before, _after(training, training.check_task, whole))
 
 
-def _after(training: _Training, check_task: LoadedTask, whole: LanguageModel) -> dict[str, bool]:
+def _after(training: WeightsTraining, check_task: LoadedTask, whole: LanguageModel) -> dict[str, bool]:
     """The check after training. whole: the backbone with the adapter merged in."""
     config, folder = training.config, training.folder
     method = with_adapter(
@@ -210,9 +162,9 @@ def _after(training: _Training, check_task: LoadedTask, whole: LanguageModel) ->
     return answers(Built(method, settings), check_task, training.watcher, folder=folder, when="after")
 
 
-def _result(training: _Training, progress: Progress) -> LoraResult:
+def _result(training: WeightsTraining, progress: Progress) -> LoraResult:
     """Reads the result back from the folder, which all processes can do."""
-    figures, check = _figures_of(training.folder)
+    figures, check, _ = figures_of(training.folder, Figures)
     tensors = load_file(training.folder / adapters.WEIGHTS_FILE).values()
     merged = training.folder / MERGED if training.config.merge else None
     return LoraResult(
@@ -227,19 +179,9 @@ def _result(training: _Training, progress: Progress) -> LoraResult:
     )
 
 
-def _figures_of(folder: Path) -> tuple[Figures, Check | None]:
-    """The figures of validation and of the check in train.json. Raises UsageError where they are missing."""
-    try:
-        metrics = read_about(folder)["metrics"]
-        check = metrics.get("check")
-        return TypeAdapter(Figures).validate_python(metrics), check and TypeAdapter(Check).validate_python(check)
-    except (KeyError, AttributeError, ValidationError):
-        raise UsageError(f"{folder / CONFIG} holds no figures of a validation: {RESTORE}.") from None
-
-
 def _refuse_damaged(folder: Path) -> None:
     """Raises UsageError where the best adapter so far cannot be read: it is nowhere but in the folder."""
-    _figures_of(folder)
+    figures_of(folder, Figures)
     try:
         adapters.read(adapters.find(str(folder)))
     except UsageError as error:
