@@ -29,6 +29,44 @@ def write_card(folder: Path, about: dict[str, Any], *, config: TrainConfig) -> N
     (folder / CARD_FILE).write_text(card(about, config=config))
 
 
+def _page(
+    about: dict[str, Any], config: TrainConfig, *, tags: str, title: str, intro: str, figures: str, library: str = ""
+) -> str:
+    """A card: its front matter, what it is, the command that uses it, its figures and its settings.
+
+    Args:
+        about: what its files say of it.
+        config: the resolved settings of its training.
+        tags: on the Hugging Face Hub, with commas between them.
+        title: of the page.
+        intro: a paragraph under the title.
+        figures: the section on held-out questions, and those after it.
+        library: what loads it; none for a plain backbone.
+    """
+    return f"""---
+{library and f"library_name: {library}{_END}"}base_model: {with_revision(about["backbone"])[0]}
+tags: [{tags}]
+---
+
+# {title}
+
+{intro}
+
+```
+{command_for(config, _HERE)}
+```
+
+## Held-out questions of {about["task"]}
+
+{figures}
+## How it was made
+
+| setting | value |
+|---|---|
+{_settings(about)}
+"""
+
+
 def lora_card(about: dict[str, Any], *, config: TrainConfig) -> str:
     """The card of an adapter, in Markdown.
 
@@ -37,34 +75,15 @@ def lora_card(about: dict[str, Any], *, config: TrainConfig) -> str:
         config: the resolved settings of its training, which say how a run has to ask.
     """
     metrics = about["metrics"]
-    return f"""---
-library_name: peft
-base_model: {with_revision(about["backbone"])[0]}
-tags: [lora, softcotpp]
----
-
-# LoRA adapter for {about["backbone"]}
-
-Rank {about["rank"]}, alpha {2 * about["rank"]}, on all linear layers. It learned to answer questions of
-{about["task"]} after the prompt of chain of thought.
-
-```
-{command_for(config, _HERE)}
-```
-
-## Held-out questions of {about["task"]}
-
-| figure | value |
+    intro = f"""Rank {about["rank"]}, alpha {2 * about["rank"]}, on all linear layers. It learned to answer questions of
+{about["task"]} after the prompt of chain of thought."""
+    figures = f"""| figure | value |
 |---|---|
 | loss before training, nats a token | {metrics["before"]:.4f} |
 | loss of this adapter | {metrics["loss"]:.4f} |
-{_check(metrics.get("check"))}
-## How it was made
-
-| setting | value |
-|---|---|
-{_settings(about)}
-"""
+{_check(metrics.get("check"))}"""
+    title = f"LoRA adapter for {about['backbone']}"
+    return _page(about, config, library="peft", tags="lora, softcotpp", title=title, intro=intro, figures=figures)
 
 
 def coconut_card(about: dict[str, Any], *, config: TrainConfig) -> str:
@@ -78,22 +97,7 @@ def coconut_card(about: dict[str, Any], *, config: TrainConfig) -> str:
     stages = [{"stage": stage["stage"], **figures_of_stage(stage)} for stage in metrics["stages"]]
     rows = "\n".join(f"| {' | '.join(map(str, row.values()))} |" for row in stages)
     kind = "an adapter" if about.get("rank") else "all weights"
-    return f"""---
-base_model: {with_revision(about["backbone"])[0]}
-tags: [coconut, latent-reasoning, softcotpp]
----
-
-# {TITLES["coconut"]}: {about["backbone"]}
-
-Trained: {kind}. {_thinks(about)}
-
-```
-{command_for(config, _HERE)}
-```
-
-## Held-out questions of {about["task"]}
-
-| figure | value | 95 % interval, or what it is |
+    figures = f"""| figure | value | 95 % interval, or what it is |
 |---|---|---|
 {"".join(f"| {name} | {value} | {note} |{_END}" for name, value, note in rows_of_backbone(metrics))}
 ## Stages
@@ -103,13 +107,15 @@ From the first validation of a stage to its last, with the stage's own number of
 | stage | left out | thoughts | accuracy | loss | loss in training | norm of thoughts |
 |---|---|---|---|---|---|---|
 {rows}
-{_check(metrics.get("check"))}
-## How it was made
-
-| setting | value |
-|---|---|
-{_settings(about)}
-"""
+{_check(metrics.get("check"))}"""
+    return _page(
+        about,
+        config,
+        tags="coconut, latent-reasoning, softcotpp",
+        title=f"{TITLES['coconut']}: {about['backbone']}",
+        intro=f"Trained: {kind}. {_thinks(about)}",
+        figures=figures,
+    )
 
 
 def ccot_card(about: dict[str, Any], *, config: TrainConfig) -> str:
@@ -120,39 +126,26 @@ def ccot_card(about: dict[str, Any], *, config: TrainConfig) -> str:
         config: the resolved settings of their training, which say how a run has to ask.
     """
     metrics = about["metrics"]
-    figures = [
+    losses = [
         ("loss of answers before training, nats a token", metrics["before"]),
         ("loss of this decoder", metrics["loss"]),
         ("with the gold states instead", metrics["gold"]),
         ("loss of the stop head, nats a contemplation token", metrics["stop"]),
     ]
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures if value is not None)
-    return f"""---
-library_name: peft
-base_model: {with_revision(about["backbone"])[0]}
-tags: [ccot, latent-reasoning, softcotpp]
----
-
-# {TITLES[about["method"]]} for {about["backbone"]}
-
-{_contemplates(about)}
-
-```
-{command_for(config, _HERE)}
-```
-
-## Held-out questions of {about["task"]}
-
-| figure | value |
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in losses if value is not None)
+    figures = f"""| figure | value |
 |---|---|
 {rows}
-{_layers(metrics.get("layers", []))}{_check(metrics.get("check"))}
-## How it was made
-
-| setting | value |
-|---|---|
-{_settings(about)}
-"""
+{_layers(metrics.get("layers", []))}{_check(metrics.get("check"))}"""
+    return _page(
+        about,
+        config,
+        library="peft",
+        tags="ccot, latent-reasoning, softcotpp",
+        title=f"{TITLES[about['method']]} for {about['backbone']}",
+        intro=_contemplates(about),
+        figures=figures,
+    )
 
 
 def rows_of_backbone(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -260,34 +253,21 @@ def card(about: dict[str, Any], *, config: TrainConfig) -> str:
     health = TypeAdapter(Health).validate_python(about["metrics"])
     rows = "\n".join(f"| {name} | {figure} | {note} |" for name, figure, note in rows_of(health))
     said = "\n".join(dict.fromkeys(f"- {sentence}" for sentence in (health.verdict(), *health.warnings())))
-    return f"""---
-library_name: softcotpp
-base_model: {with_revision(about["backbone"])[0]}
-tags: [softcot, latent-reasoning]
----
-
-# {TITLES[about.get("method", DEFAULT)]} thinker for {about["backbone"]}
-
-{_what(about)}
-{_chosen(about, health)}
-```
-{command_for(config, _HERE)}
-```
-
-## Held-out questions of {about["task"]}
-
-| figure | value | 95 % interval, or what it is |
+    figures = f"""| figure | value | 95 % interval, or what it is |
 |---|---|---|
 {rows}
 
 {said}
-
-## How it was made
-
-| setting | value |
-|---|---|
-{_settings(about)}
 """
+    return _page(
+        about,
+        config,
+        library="softcotpp",
+        tags="softcot, latent-reasoning",
+        title=f"{TITLES[about.get('method', DEFAULT)]} thinker for {about['backbone']}",
+        intro=f"{_what(about)}{_chosen(about, health)}",
+        figures=figures,
+    )
 
 
 def rows_of(health: Health) -> list[tuple[str, str, str]]:
@@ -376,4 +356,4 @@ def _chosen(about: dict[str, Any], health: Health) -> str:
         LAST: "the last validation, be it the best or not",
     }[about[CHOSEN_BY]]
     accuracy = "".join(f", accuracy {value} ({note})" for _, value, note in _accuracy(health.accuracy))
-    return f"\nStep {about[STEP]}: {by}. Loss {health.loss:.4f} nats a token{accuracy}.\n"
+    return f"\n\nStep {about[STEP]}: {by}. Loss {health.loss:.4f} nats a token{accuracy}."

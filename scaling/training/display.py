@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -145,10 +146,8 @@ def show_result(console: Console, result: Result) -> None:
     """Prints the figures of the thinker in the checkpoint, the verdict and warnings, and the command that uses it."""
     health, folder, progress = result.health, result.folder, result.progress
     by = ", chosen by accuracy" if health.accuracy else ""
-    table = Table(title=f"thinker of step {progress.best_step}{by}", show_header=False, title_justify="left")
-    for name, figure, note in (*rows_of(health), ("seconds", f"{progress.seconds:.1f}", "")):
-        table.add_row(name, figure, note)
-    console.print(table)
+    rows = (*rows_of(health), ("seconds", f"{progress.seconds:.1f}", ""))
+    _table(console, f"thinker of step {progress.best_step}{by}", rows)
     warnings = health.warnings()
     if health.verdict() not in warnings:
         prose(console, health.verdict())
@@ -162,18 +161,15 @@ def show_result(console: Console, result: Result) -> None:
 def show_adapter(console: Console, result: LoraResult) -> None:
     """Prints the figures of the adapter, the result of the check, and the command that uses it."""
     figures, progress = result.figures, result.progress
-    table = Table(title=f"adapter of step {progress.best_step}", show_header=False, title_justify="left")
     rows = [
-        ("loss", f"{figures.loss:.4f}", "nats a token, held-out questions"),
-        *([] if figures.answer is None else [("loss, answer alone", f"{figures.answer:.4f}", "its own tokens")]),
-        ("loss before training", f"{figures.before:.4f}", ""),
+        *_loss("loss", figures.loss, "nats a token, held-out questions"),
+        *_loss("loss, answer alone", figures.answer, "its own tokens"),
+        *_loss("loss before training", figures.before),
         ("trained parameters", f"{result.parameters:,}", ""),
         ("seconds", f"{progress.seconds:.1f}", ""),
         *_of_check(result.check),
     ]
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    _table(console, f"adapter of step {progress.best_step}", rows)
     _use(console, f"adapter: {result.folder}/", result.command)
     if result.merged_command:
         _use(console, f"merged: {result.merged}/", result.merged_command)
@@ -182,21 +178,31 @@ def show_adapter(console: Console, result: LoraResult) -> None:
 def show_contemplation(console: Console, result: CCoTResult) -> None:
     """Prints the figures of contemplation and its decoder, the result of the check, and the command that uses both."""
     figures, progress = result.figures, result.progress
-    table = Table(title=f"decoder of step {progress.best_step}", show_header=False, title_justify="left")
     rows = [
-        ("loss", f"{figures.loss:.4f}", "nats a token of answers, held-out questions"),
-        *([] if figures.answer is None else [("loss, answer alone", f"{figures.answer:.4f}", "its own tokens")]),
-        *([] if figures.gold is None else [("loss, gold states", f"{figures.gold:.4f}", "in the place of the tokens")]),
-        ("loss before training", f"{figures.before:.4f}", ""),
-        *([] if figures.stop is None else [("loss of the stop head", f"{figures.stop:.4f}", "nats a token")]),
+        *_loss("loss", figures.loss, "nats a token of answers, held-out questions"),
+        *_loss("loss, answer alone", figures.answer, "its own tokens"),
+        *_loss("loss, gold states", figures.gold, "in the place of the tokens"),
+        *_loss("loss before training", figures.before),
+        *_loss("loss of the stop head", figures.stop, "nats a token"),
         ("parameters", f"{result.parameters:,}", ""),
         ("seconds", f"{progress.seconds:.1f}", "of the decoder's training"),
         *_of_check(result.check),
     ]
+    _table(console, f"decoder of step {progress.best_step}", rows)
+    _use(console, f"adapters: {result.folder}/", result.command)
+
+
+def _loss(name: str, value: float | None, note: str = "") -> list[tuple[str, str, str]]:
+    """The row of a loss; none where it was not measured."""
+    return [] if value is None else [(name, f"{value:.4f}", note)]
+
+
+def _table(console: Console, title: str, rows: Iterable[tuple[str, str, str]]) -> None:
+    """Prints figures, each with its name and what it means."""
+    table = Table(title=title, show_header=False, title_justify="left")
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    _use(console, f"adapters: {result.folder}/", result.command)
 
 
 def _of_check(check: Check | None) -> list[tuple[str, str, str]]:
@@ -219,17 +225,13 @@ def show_backbone(console: Console, result: CoconutResult) -> None:
         stages.add_row(str(stage["stage"]), *figures_of_stage(stage).values())
     console.print(stages)
     progress = result.progress
-    title = f"backbone of step {progress.best_step} of the last stage"
-    table = Table(title=title, show_header=False, title_justify="left")
     rows = [
         *rows_of_backbone(asdict(result.figures)),
         ("trained parameters", f"{result.parameters:,}", ""),
         ("seconds", f"{progress.seconds:.1f}", "last stage"),
         *_of_check(result.check),
     ]
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    _table(console, f"backbone of step {progress.best_step} of the last stage", rows)
     _use(console, f"backbone: {result.folder}/", result.command)
 
 
