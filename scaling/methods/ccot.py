@@ -32,7 +32,7 @@ from scaling.prompts import Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
 from scaling.records.errors import UsageError, one_line
 from scaling.records.files import sha256
-from scaling.records.names import CONTEMPLATION
+from scaling.records.names import CONTEMPLATION, LATENT, NONE, PAUSE
 from scaling.records.records import PromptedQuestion, Question
 from scaling.tasks.task import LoadedTask, Task
 from scaling.wording import Wording
@@ -221,9 +221,7 @@ class CCoTParts(Parts):
     def _contemplation(self, reading: LanguageModel) -> Contemplation:
         """What makes the tokens. Raises UsageError where the backbone cannot, or the stop head does not fit."""
         try:
-            made = Contemplation(
-                reading.model, self.about["feedback_layer"] or 1, pause=self.about["thought"] == "pause"
-            )
+            made = Contemplation(reading.model, self.about["feedback_layer"] or 1, pause=self.about["thought"] == PAUSE)
             made.load_state_dict(dict(self.stop))
         except UnsupportedModel as error:
             raise UsageError(
@@ -246,11 +244,11 @@ def files() -> list[str]:
 def refuse_damaged(name: str, about: Mapping[str, Any]) -> None:
     """Raises UsageError where a train.json does not say how to contemplate. name: of the folder, as the user gave it."""
     thought, ratio, layer = about.get("thought"), about.get("ratio"), about.get("feedback_layer")
-    latent = thought != "latent" or (type(layer) is int and layer > 0)
-    if thought == "none":
+    latent = thought != LATENT or (type(layer) is int and layer > 0)
+    if thought == NONE:
         fits = ratio is None
     else:
-        fits = thought in ("latent", "pause") and isinstance(ratio, float | int) and 0 < ratio <= 1 and latent
+        fits = thought in (LATENT, PAUSE) and isinstance(ratio, float | int) and 0 < ratio <= 1 and latent
     if not fits:
         raise UsageError(
             f"`--adapter` {name} is damaged: its {adapters.ABOUT_FILE} does not say how to contemplate: restore it, or give "
@@ -260,9 +258,9 @@ def refuse_damaged(name: str, about: Mapping[str, Any]) -> None:
 
 def called(about: Mapping[str, Any]) -> str:
     """What reports say of an adapter beside the method's name, as "r 0.1" or "pause, r 0.1"."""
-    if about["thought"] == "none":
+    if about["thought"] == NONE:
         return "no tokens"
-    return f"{'pause tokens ' if about['thought'] == 'pause' else ''}r {about['ratio']:g}"
+    return f"{'pause tokens ' if about['thought'] == PAUSE else ''}r {about['ratio']:g}"
 
 
 def _flops(contemplation: Contemplation) -> int:

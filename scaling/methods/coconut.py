@@ -38,13 +38,12 @@ from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts, ThinkerCosts
 from scaling.records.errors import WARNING, UsageError
-from scaling.records.names import LATENT_TRAINING
+from scaling.records.names import LATENT, LATENT_TRAINING, NONE, PAUSE
 from scaling.records.records import PromptedQuestion, Question
 from scaling.records.seeds import stream_seed
 from scaling.tasks.task import LoadedTask
 
 TOKENS = f"{BEGIN} {END} {PAUSED}"  # of checkpoints that name no others, as the published ones
-LATENT, PAUSE, NONE = "latent", "pause", "none"  # what a checkpoint was trained with in the place of thoughts
 _PERTURBATIONS: dict[str, Perturb] = {"gaussian": gaussian, "dropout": dropout}
 _QUESTIONS_AT_ONCE = 8  # questions whose latent steps are computed together
 _ROWS_AT_ONCE = 64  # paths of all these questions

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 LATENT_TRAINING = "latent_training"  # key in a run's settings: how a backbone was trained to think in its own states
+LATENT, PAUSE, NONE = (
+    "latent",
+    "pause",
+    "none",
+)  # what a checkpoint was trained with in the place of a chain or its steps
 CONTEMPLATION = "contemplation"  # key in a run's settings: what stands for a chain of thought in the adapter's training
 TRAINED_FROM = "backbone_trained_from"  # key in a run's environment: the model that its backbone was before
 TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package
@@ -54,7 +59,7 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     several = "-SC" if int(config.get("latent_paths") or 1) == 1 and int(config.get("samples") or 1) > 1 else ""
     shots = f", {config['shots']}-shot" if config.get("shots") else ""
     rounds = f", {config['refine_steps']} rounds" if config.get("refine_steps") is not None else ""
-    fed_back = config.get("latent_steps") is not None and config.get("latent_thought", "latent") == "latent"
+    fed_back = config.get("latent_steps") is not None and config.get("latent_thought", LATENT) == LATENT
     steps = f", {config['latent_steps']} latent steps" if fed_back else ""
     template = re.sub(r"[][,=]", "-", Path(str(config["prompt"])).stem) if config.get("prompt") else ""
     prompt = f" with prompt {template}" if template else ""

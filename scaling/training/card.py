@@ -13,7 +13,7 @@ from contrastive.health import Accuracy, Health
 from contrastive.paired import Estimate
 from scaling.methods.kinds import DEFAULT
 from scaling.models.model_files import with_revision
-from scaling.records.names import TITLES
+from scaling.records.names import LATENT, NONE, PAUSE, TITLES
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
 
@@ -183,7 +183,7 @@ def _thinks(about: dict[str, Any]) -> str:
     """A sentence on what stands before the answers of a backbone that was trained in stages."""
     if not about["latent_stages"]:
         return f"It writes a whole chain before it answers questions of {about['task']}."
-    if about["thought"] == "none":
+    if about["thought"] == NONE:
         return f"It answers questions of {about['task']} with nothing in the place of a chain."
     return (
         f"It answers questions of {about['task']} after {about['latent_steps']} thoughts\n"
@@ -194,9 +194,9 @@ def _thinks(about: dict[str, Any]) -> str:
 def _contemplates(about: dict[str, Any]) -> str:
     """A paragraph on what stands for a chain of thought, and what answers after it."""
     decoder = f"A decoder of rank {about['decoder_rank']} learned to answer questions of {about['task']}"
-    if about["thought"] == "none":
+    if about["thought"] == NONE:
         return f"{decoder} with nothing in the place of a chain."
-    made = {"latent": "Contemplation", "pause": "Pause"}[about["thought"]]
+    made = {LATENT: "Contemplation", PAUSE: "Pause"}[about["thought"]]
     return (
         f"{made} tokens of rank {about['rank']} stand for a chain of thought, {about['ratio']:g} for each of its tokens.\n"
         f"{decoder} after them."

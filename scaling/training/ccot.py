@@ -37,6 +37,7 @@ from scaling.models import adapters
 from scaling.models.loading import LanguageModel
 from scaling.models.shapes import layers_of
 from scaling.records.errors import UsageError
+from scaling.records.names import LATENT, PAUSE
 from scaling.records.records import Question
 from scaling.run import environment
 from scaling.tasks.task import LoadedTask
@@ -102,7 +103,7 @@ def _with_layer(config: TrainConfig, backbone: LanguageModel) -> TrainConfig:
         raise UsageError(
             f"`--feedback-layer` is {layer}, and the backbone {backbone.name} has {count} layers: give 1 to {count}."
         )
-    latent = config.thought == "latent"
+    latent = config.thought == LATENT
     return config.model_copy(update={"feedback_layer": layer or (max(1, count // 2) if latent else None)})
 
 
@@ -147,12 +148,12 @@ def _train(training: WeightsTraining, learn: Sequence[Example], validate: Sequen
     model = new_adapters(backbone, ranks, seed=config.seed)
     layer = config.feedback_layer or 1  # which is of no use without contemplation
     try:
-        contemplation = Contemplation(backbone.model, layer, pause=config.thought == "pause")
+        contemplation = Contemplation(backbone.model, layer, pause=config.thought == PAUSE)
     except UnsupportedModel as error:
         raise UsageError(f"`--backbone` {backbone.name} cannot contemplate: {error}: take another backbone.") from None
     if contemplation.pause is not None:
         _begin_pause(contemplation, backbone)
-    if config.thought == "latent":
+    if config.thought == LATENT:
         _regress(training, contemplation, learn, validate)
     versions = environment(backbone.model.device, config=config)
     versions["versions"]["peft"] = version("peft")

@@ -31,6 +31,7 @@ from scaling.models.latent_tokens import add_tokens, prepare_tokens
 from scaling.models.loading import LanguageModel
 from scaling.prompts import as_asked
 from scaling.records.errors import UsageError
+from scaling.records.names import NONE
 from scaling.records.records import PromptedQuestion, Question
 from scaling.run import environment
 from scaling.tasks.task import LoadedTask
@@ -39,7 +40,7 @@ from scaling.training.adapter import new_adapter, save_adapter
 from scaling.training.backbone import BackboneTrainer, Figures
 from scaling.training.card import coconut_card, figures_of_stage
 from scaling.training.check import answers_of_cot, held_out
-from scaling.training.config import NONE, TrainConfig
+from scaling.training.config import TrainConfig
 from scaling.training.curriculum import Curriculum, Stage, stages_of, thoughts_of, token_names
 from scaling.training.hint import command_for
 from scaling.training.run import (

@@ -23,6 +23,7 @@ from scaling.config import (
 )
 from scaling.methods.kinds import Trait, kind_of
 from scaling.records.errors import UsageError
+from scaling.records.names import LATENT, NONE
 from scaling.records.settings import Effect, Setting, Tag, names
 from scaling.tasks.equations import TEXT
 from scaling.training.mixture import FIRST_STEP, GOLD, SELF, TARGETS, parse_targets, plain_targets
@@ -37,7 +38,6 @@ FORMERLY = {"states": _SLOTS, "stage": _AT_ONCE}
 ROUNDS = 3  # default of `--refine-steps`
 _RANK, _CHECKED = 16, 50  # defaults of `--rank` and of `--check-limit`
 _LATENT_STAGES, _STEP_THOUGHTS = 3, 2  # of GSM8K in arXiv 2412.06769
-LATENT, PAUSE, NONE = "latent", "pause", "none"  # what stands in the place of removed steps
 _RATIO, _RANK_OF_CONTEMPLATION = 0.1, 64  # defaults of `--ratio` and `--rank` of contemplation; see docs/methods.md
 _LAYER_STEPS, _LAYER_LR = 100, 1e-3  # of the regression of each layer
 # Generated questions where nothing says how many, and epochs of those that are limited. Each of two stages has fewer, so

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from contrastive.target_loss import Example
 from scaling.models.latent_tokens import BEGIN, END, PAUSED
+from scaling.records.names import LATENT, NONE, PAUSE
 from scaling.records.records import Question
-from scaling.training.config import LATENT, NONE, PAUSE, TrainConfig
+from scaling.training.config import TrainConfig
 from scaling.training.targets import ExampleBuilder, steps_of
 
 
