@@ -445,22 +445,27 @@ def test_cancelling_what_is_not_there_does_nothing(
 # ---- what goes wrong
 
 
+def run_out_of_memory(model: PreTrainedModel, fails: Callable[[int, int], bool]) -> None:
+    """Makes a model run out of memory in the forward passes that `fails` says, by their rows and tokens a row."""
+    forward = model.forward
+
+    def scarce(*args: object, **kwargs: Tensor) -> object:
+        rows, length, _ = kwargs["inputs_embeds"].shape
+        if fails(rows, length):
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*args, **kwargs)
+
+    model.forward = scarce
+
+
 @BOTH
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(
     make_model: MakeModel, some_requests: SomeRequests, expected: Expected, share: bool
 ) -> None:
     model = make_model("llama").double()
     engine = engine_of(model, 16, share=share)
-    forward, calls = model.forward, []
-
-    def scarce(*args: object, **kwargs: Tensor) -> object:
-        rows, length, _ = kwargs["inputs_embeds"].shape
-        calls.append(rows)
-        if len(calls) > 5 and rows > 4 and length == 1:
-            raise torch.OutOfMemoryError("out of memory")
-        return forward(*args, **kwargs)
-
-    model.forward = scarce
+    calls = itertools.count(1)
+    run_out_of_memory(model, lambda rows, length: next(calls) > 5 and rows > 4 and length == 1)
     found = decoded(engine, some_requests(model), SAMPLED)
     assert engine.batch_size == 4
     assert tokens_of(found) == tokens_of(expected("llama", torch.float64, SAMPLED))
@@ -473,16 +478,8 @@ def test_running_out_of_memory_in_a_prefill_loses_nothing(
     """The fourth prefill, after the first requests have been yielded."""
     model = make_model("llama").double()
     engine = engine_of(model, 2, share=share)
-    forward, prefills = model.forward, []
-
-    def scarce(*args: object, **kwargs: Tensor) -> object:
-        if kwargs["inputs_embeds"].shape[1] > 1:
-            prefills.append(1)
-            if len(prefills) == 4:
-                raise torch.OutOfMemoryError("out of memory")
-        return forward(*args, **kwargs)
-
-    model.forward = scarce
+    prefills = itertools.count(1)
+    run_out_of_memory(model, lambda _, length: length > 1 and next(prefills) == 4)
     found = decoded(engine, some_requests(model), SAMPLED)
     assert engine.batch_size == 1
     assert tokens_of(found) == tokens_of(expected("llama", torch.float64, SAMPLED))
