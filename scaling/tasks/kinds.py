@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from scaling.records.errors import nearest
 from scaling.tasks import expressions
@@ -98,7 +98,12 @@ class Kind:
             whole=lambda said: self.canonical(said, num_choices=len(choices)),
             elsewhere=lambda rest: self.elsewhere(rest, choices),
             question=question,
+            **self.reading(),
         )
+
+    def reading(self) -> dict[str, Any]:
+        """Other arguments of `read_text` for answers of this kind."""
+        return {}
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:
         """The answer in the text after "the answer is" and similar words.
@@ -243,16 +248,8 @@ class Expression(Kind):
     name = "expression"
     ending = '"The answer is" and the answer in \\boxed{}'
 
-    def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
-        return read_text(
-            text,
-            stated=lambda said: self.stated(said, choices),
-            whole=self.canonical,
-            elsewhere=lambda rest: self.elsewhere(rest, choices),
-            question=question,
-            plain=plain,
-            box=boxed_expression,
-        )
+    def reading(self) -> dict[str, Any]:
+        return {"plain": plain, "box": boxed_expression}
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
         return stated_expression(said)
@@ -288,16 +285,8 @@ class Text(Kind):
     name = "text"
     verbatim = True
 
-    def read(self, text: str, *, choices: Sequence[str] = (), question: str = "") -> Reading:
-        return read_text(
-            text,
-            stated=lambda said: self.stated(said, choices),
-            whole=self.canonical,
-            elsewhere=lambda rest: self.elsewhere(rest, choices),
-            question=question,
-            box=self.canonical,
-            literal=True,
-        )
+    def reading(self) -> dict[str, Any]:
+        return {"box": self.canonical, "literal": True}
 
     def stated(self, said: str, choices: Sequence[str]) -> str | None:  # noqa: ARG002
         return self.canonical(_END_OF_TEXT.split(said.strip(), maxsplit=1)[0])
