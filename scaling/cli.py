@@ -40,6 +40,10 @@ def examples(lines: Sequence[str]) -> str:
     return "\n\n".join(["Examples:", *lines])
 
 
+ConfigFile = Annotated[str | None, panel_option("YAML file with any of these options.", OUTPUT, metavar="<path>")]
+AsJson = Annotated[bool, panel_option("Print the result alone, as JSON.", OUTPUT, "--json")]
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"softcotpp {version('softcotpp')}")
@@ -82,9 +86,7 @@ Revision = Annotated[str | None, typer.Option("--revision", callback=_refuse_rev
 @app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=examples(EXAMPLES))
 @takes(RunConfig)
 def scale_run(
-    config: Annotated[
-        str | None, panel_option("YAML file with any of these options.", OUTPUT, metavar="<path>")
-    ] = None,
+    config: ConfigFile = None,
     json: Annotated[bool, panel_option("Print the summary alone, as JSON.", OUTPUT)] = False,
     rescore: Annotated[
         bool,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json as jsonlib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from scaling.cli import LocalFilesOnly, Revision, Version, examples, guarded, refuse_small_limit
+from scaling.cli import AsJson, ConfigFile, LocalFilesOnly, Revision, Version, examples, guarded, refuse_small_limit
 from scaling.collection import imports_without_collection
-from scaling.config import OUTPUT, load_config
+from scaling.config import load_config
 from scaling.methods.kinds import Trait, kind_of
-from scaling.options import panel_option, takes
+from scaling.options import takes
 from scaling.records.errors import UsageError
 from scaling.training.config import TrainConfig
 
@@ -35,10 +35,8 @@ app = typer.Typer(pretty_exceptions_enable=False)
 @app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=examples(EXAMPLES))
 @takes(TrainConfig)
 def scale_train(
-    config: Annotated[
-        str | None, panel_option("YAML file with any of these options.", OUTPUT, metavar="<path>")
-    ] = None,
-    json: Annotated[bool, panel_option("Print the result alone, as JSON.", OUTPUT, "--json")] = False,
+    config: ConfigFile = None,
+    json: AsJson = False,
     local_files_only: LocalFilesOnly = False,  # noqa: ARG001  (takes effect before the command begins)
     revision: Revision = None,  # noqa: ARG001  (is refused)
     version: Version = False,  # noqa: ARG001  (answers before the command begins)
