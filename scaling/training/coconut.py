@@ -314,7 +314,7 @@ class _Stages:
         self._watcher.status(f"checking the lengths of the examples of {len(stages)} stages")
         for stage in stages:
             for curriculum in (self._learn, self._validate):
-                curriculum.examples(stage)
+                curriculum.refuse_long(stage)
 
     def _state(self, stage: Stage) -> Path:
         return self._folder / stage.folder / STATE_FILE

@@ -84,6 +84,15 @@ class Curriculum:
             for example, question in zip(self._whole, self._questions, strict=True)
         ]
 
+    def refuse_long(self, stage: Stage) -> None:
+        """Raises UsageError as `examples` would, and makes only those that may be too long.
+
+        None is longer than the whole one with the stage's thoughts and the tokens around them.
+        """
+        for example, question in zip(self._whole, self._questions, strict=True):
+            if stage.removed and not self._build.fits(example, more=stage.thoughts + len(self._tokens)):
+                self._without(example, question, stage)
+
     def _without(self, whole: Example, question: Question, stage: Stage) -> Example:
         example = self._build.without_steps(whole, question, stage.removed)
         if self._thought != NONE:

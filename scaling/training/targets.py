@@ -224,6 +224,10 @@ class ExampleBuilder:
         self._check(target)
         return replace(example, target=target, answer=self._answer_of(question, text, target))
 
+    def fits(self, example: Example, *, more: int) -> bool:
+        """Whether the backbone's context has room for an example without latent thoughts and so many tokens more."""
+        return len(example.prefix) + len(example.suffix) + len(example.target) + more <= self._context
+
     def refuse_long(self, question: Question, example: Example, *, thoughts: int) -> None:
         """Raises UsageError for an example, with its latent thoughts, that is longer than the backbone's context.
 

@@ -141,6 +141,19 @@ def test_a_question_with_fewer_steps_has_as_many_thoughts(settings, backbone):
     assert made.examples(Stage(3, 3, 6))[0].target == examples[0].target  # nothing was left to leave out
 
 
+def test_only_what_may_be_too_long_is_made_to_be_refused(settings, backbone, monkeypatch):
+    """In the second case the thoughts alone fill the context."""
+    made, questions = curriculum(settings(), backbone, "latent")
+    asked = []
+    original = ExampleBuilder.without_steps
+    monkeypatch.setattr(ExampleBuilder, "without_steps", lambda *given: asked.append(given[2]) or original(*given))
+    made.refuse_long(Stage(2, 2, 4))
+    assert asked == []
+    with pytest.raises(UsageError, match=f"question {questions[0].id} needs"):
+        made.refuse_long(Stage(2, 2, backbone.context))
+    assert asked == [questions[0]]
+
+
 def test_new_embeddings_are_drawn_by_the_seed_and_the_old_ones_stay(tiny_model_folder):
     name, rows = str(tiny_model_folder), []
     for seed in (0, 0, 1):
