@@ -75,20 +75,26 @@ class Curriculum:
         """
         self._build, self._questions, self._thought, self._tokens = build, questions, thought, tokens
         self._whole = [build(question, build.solution(question)) for question in questions]
+        self._left: dict[tuple[int, int], Example] = {}  # by place and steps left out, without thoughts
 
     def examples(self, stage: Stage) -> list[Example]:
         """The examples of a stage. Raises UsageError where one is longer than the backbone's context."""
-        return [
-            self._without(example, question, stage) if stage.removed else example
-            for example, question in zip(self._whole, self._questions, strict=True)
-        ]
+        return [self._without(place, stage) if stage.removed else whole for place, whole in enumerate(self._whole)]
 
-    def _without(self, whole: Example, question: Question, stage: Stage) -> Example:
-        example = self._build.without_steps(whole, question, stage.removed)
+    def _without(self, place: int, stage: Stage) -> Example:
+        example, question = self._left_of(place, stage.removed), self._questions[place]
         if self._thought != NONE:
             example = self.framed(example, stage.thoughts)
         self._build.refuse_long(question, example, thoughts=stage.thoughts)
         return example
+
+    def _left_of(self, place: int, removed: int) -> Example:
+        """The example at a place without its first steps. It is made once, as making it takes long and all stages ask."""
+        question = self._questions[place]
+        key = (place, min(removed, len(steps_of(question))))
+        if key not in self._left:
+            self._left[key] = self._build.without_steps(self._whole[place], question, removed)
+        return self._left[key]
 
     def framed(self, example: Example, thoughts: int) -> Example:
         """The example with so many thoughts after its prompt."""

@@ -141,6 +141,23 @@ def test_a_question_with_fewer_steps_has_as_many_thoughts(settings, backbone):
     assert made.examples(Stage(3, 3, 6))[0].target == examples[0].target  # nothing was left to leave out
 
 
+def test_what_a_question_has_left_is_made_once_for_all_stages(settings, backbone, monkeypatch):
+    """Examples are checked before training and made again by each stage, and those of many questions take minutes."""
+    made, questions = curriculum(settings(), backbone, "latent")
+    asked, without_steps = [], ExampleBuilder.without_steps
+
+    def counted(self, example, question, removed):
+        asked.append((question.id, min(removed, len(question.rationale))))
+        return without_steps(self, example, question, removed)
+
+    monkeypatch.setattr(ExampleBuilder, "without_steps", counted)
+    stages = [Stage(number, number, number) for number in range(5)]
+    first, again = ([made.examples(stage) for stage in stages] for _ in range(2))
+    assert first == again
+    assert len(asked) == len(set(asked)) == sum(len(question.rationale) for question in questions)
+    assert [examples[2].latent for examples in first] == [0, 1, 2, 3, 4]
+
+
 def test_new_embeddings_are_drawn_by_the_seed_and_the_old_ones_stay(tiny_model_folder):
     name, rows = str(tiny_model_folder), []
     for seed in (0, 0, 1):
