@@ -27,6 +27,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,20 @@ from scaling.records.records import Question
 from scaling.tasks.catalogue import load_task
 
 STAGES = 6  # after that of whole chains, with a thought each, as in the paper
-LEFT_OUT = ["--latent-stages", str(STAGES), "--thoughts-per-step", "1"]
+LEFT_OUT = ["--latent-stages", str(STAGES)]
+THOUGHTS = [*LEFT_OUT, "--thoughts-per-step", "1"]
 METHODS: dict[str, list[str]] = {
     "cot": ["--latent-stages", "0"],
     "no cot": [*LEFT_OUT, "--thought", "none", "--no-curriculum"],
     "icot": [*LEFT_OUT, "--thought", "none"],
-    "pause": [*LEFT_OUT, "--thought", "pause"],
-    "coconut": LEFT_OUT,
-    "coconut, no curriculum": [*LEFT_OUT, "--no-curriculum"],
+    "pause": [*THOUGHTS, "--thought", "pause"],
+    "coconut": THOUGHTS,
+    "coconut, no curriculum": [*THOUGHTS, "--no-curriculum"],
 }
 CONTROLS = {"coconut": ["none", "shuffled", "mean"]}  # by method, what takes its thoughts away in rows of their own
 BASE, BASE_STEPS = 8, 300  # sentences of the easy questions that all begin with, and the steps with them
 SENTENCES = 12  # of the easy questions of the stages
-WHOLE = 400  # steps with whole questions after the stages
+WHOLE, WHOLE_STEPS = "whole", 400  # the folder of whole questions, and the steps with them after the stages
 QUESTIONS = 17_886  # to learn from, as many as in the paper
 BATCH, VALIDATION, WARMUP = 32, 64, 30
 BASE_LR, LR = 2e-3, 1e-3
@@ -77,17 +79,19 @@ def main() -> None:
     if unknown := [name for name in names if name not in METHODS]:
         parser.error(f"--only: {unknown[0]} is none of {'; '.join(METHODS)}")
     table = Table(asked.table)
-    test = questions_of(asked.data, "test")
-    for name, choose in SHORTCUTS.items():
-        table.add({"row": name, "seed": None}, partial(of_shortcut, choose, test))
     write_questions(asked.data, asked.out)
+    for data in (easy(SENTENCES), WHOLE):
+        test = questions_of(asked.out / data, "test")
+        for name, choose in SHORTCUTS.items():
+            table.add({"row": name, "test": data, "seed": None}, partial(of_shortcut, choose, test))
     for seed in map(int, asked.seeds.split(",")):
         bench = Bench(asked.out, seed, asked.steps)
-        for name in names:
-            table.add({"row": name, "seed": seed}, partial(bench.measure, name, []))
+        for data, name in product((easy(SENTENCES), WHOLE), names):
+            about = {"test": data, "seed": seed}
+            table.add({"row": name, **about}, partial(bench.measure, name, data))
             for control in CONTROLS.get(name, []):
-                row = {"row": f"{name}, thoughts {control}", "seed": seed}
-                table.add(row, partial(bench.measure, name, ["--control", control]))
+                row = {"row": f"{name}, thoughts {control}", **about}
+                table.add(row, partial(bench.measure, name, data, ["--control", control]))
 
 
 class Table:
@@ -96,11 +100,11 @@ class Table:
     def __init__(self, path: Path) -> None:
         self._path = path
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        self._known = {(row["row"], row["seed"]) for row in rows}
+        self._known = {(row["row"], row["test"], row["seed"]) for row in rows}
 
     def add(self, names: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
-        """Measures a row that the file does not have, and appends it. names: its name and seed."""
-        if (names["row"], names["seed"]) in self._known:
+        """Measures a row that the file does not have, and appends it. names: its name, test and seed."""
+        if tuple(names.values()) in self._known:
             return
         line = json.dumps({**names, **measure()})
         with self._path.open("a") as file:
@@ -123,12 +127,12 @@ class Bench:
         self._prompt = out / "question.jinja"
         self._prompt.write_text(PROMPT)
 
-    def measure(self, name: str, options: Sequence[str]) -> dict[str, Any]:
-        """What a method reaches. options: for its run."""
-        trained = self._method(name)
+    def measure(self, name: str, data: str, options: Sequence[str] = ()) -> dict[str, Any]:
+        """What a method reaches. data: the folder of the test questions; options: for the run."""
+        trained = self._on_easy(name) if data == easy(SENTENCES) else self._on_whole(name)
         method = "cot" if name == "cot" else "coconut"
-        asked = [*self._asked("whole"), "--method", method, "--backbone", str(trained), "--split", "test", *options]
-        asked += ["--samples", "1", "--temperature", "0", "--out", str(self._run_of(name, options))]
+        asked = [*self._asked(data), "--method", method, "--backbone", str(trained), "--split", "test", *options]
+        asked += ["--samples", "1", "--temperature", "0", "--out", str(self._run_of(name, data, options))]
         said = run("scaling.cli", *asked)
         number, tokens = said["num_questions"], said["tokens"]
         return {
@@ -137,27 +141,29 @@ class Bench:
             **{key: round(value, 1) for key, value in json.loads((trained / COST).read_text()).items()},
         }
 
-    def _run_of(self, name: str, options: Sequence[str]) -> Path:
-        return self._folder / "runs" / slug(" ".join([name, *(word.strip("-") for word in options)]))
+    def _run_of(self, name: str, data: str, options: Sequence[str]) -> Path:
+        return self._folder / "runs" / slug(" ".join([name, data, *(word.strip("-") for word in options)]))
 
     def _asked(self, data: str) -> list[str]:
         """What trainings and runs are told about questions. data: the folder of these."""
         return ["--task", "prosqa", "--data", str(self._out / data), "--prompt", str(self._prompt), "--device", "cpu"]
 
-    def _method(self, name: str) -> Path:
-        """Trains a method from the model that looks sentences up. Returns its folder."""
-        options = METHODS[name]
-        once = name == "cot" or "--no-curriculum" in options
-        steps = (STAGES + 1) * self._steps // (1 if once else STAGES + 1)
-        model = self._train(f"{slug(name)}-easy", easy(SENTENCES), self._looking_up(), steps=steps, options=options)
-        last = options if once else [*options, "--no-curriculum"]
-        return self._train(slug(name), "whole", model, steps=WHOLE, options=last)
+    def _on_easy(self, name: str) -> Path:
+        """Trains a method on easy questions, from the model that looks sentences up. Returns its folder."""
+        steps = (STAGES + 1) * self._steps // (1 if once(METHODS[name]) else STAGES + 1)
+        model = self._looking_up()
+        return self._train(f"{slug(name)}-easy", easy(SENTENCES), model, steps=steps, options=METHODS[name])
+
+    def _on_whole(self, name: str) -> Path:
+        """Goes on with whole questions, as in the method's last stage. Returns the folder."""
+        options = METHODS[name] if once(METHODS[name]) else [*METHODS[name], "--no-curriculum"]
+        return self._train(slug(name), WHOLE, self._on_easy(name), steps=WHOLE_STEPS, options=options)
 
     def _looking_up(self) -> Path:
         """Trains the model that all methods begin with."""
         model = self._folder / "untrained"
         if not model.is_dir():
-            make_model(model, seed=self._seed, symbols=symbols_of(self._out / "whole"))
+            make_model(model, seed=self._seed, symbols=symbols_of(self._out / WHOLE))
         return self._train("looking-up", easy(BASE), model, steps=BASE_STEPS, options=METHODS["cot"], lr=BASE_LR)
 
     def _train(
@@ -190,6 +196,11 @@ def run(module: str, *options: str) -> dict[str, Any]:
     return dict(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
 
 
+def once(options: Sequence[str]) -> bool:
+    """Whether a training has one stage. options: as in `METHODS`."""
+    return "--no-curriculum" in options or options[:2] == METHODS["cot"]
+
+
 def slug(name: str) -> str:
     return "-".join(name.replace(",", "").split())
 
@@ -215,7 +226,7 @@ def questions_of(folder: Path, split: str) -> tuple[Question, ...]:
 
 def write_questions(published: Path, out: Path) -> None:
     """Writes what is learned from and what is tested on: whole questions, and easy ones with few of their sentences."""
-    whole = out / "whole"
+    whole = out / WHOLE
     if not whole.is_dir():
         partial = out / "whole.part"
         partial.mkdir(parents=True, exist_ok=True)
@@ -228,7 +239,7 @@ def write_questions(published: Path, out: Path) -> None:
         folder = out / easy(sentences)
         folder.mkdir(exist_ok=True)
         rng = random.Random(sentences)
-        for split in ("train", "validation"):
+        for split in ("train", "validation", "test"):
             path = folder / f"{split}.json"
             if not path.is_file():
                 some = questions_of(whole, split)
@@ -316,6 +327,7 @@ def met(question: Question, word: str, steps: int) -> bool:
 SHORTCUTS: dict[str, Choice] = {
     "the word that is named first": lambda question, word: word == offered(question)[0],
     "the word in fewer sentences": lambda question, word: -sum(word in edge for edge in edges_of(question)),
+    "more above it in 2 steps": lambda question, word: len(above(question, word, 2)),
     "fewer other people 2 steps above": lambda question, word: -others_above(question, word, 2),
     **{f"found in {steps} steps from both ends": partial(met, steps=steps) for steps in (3, 4, 5)},
 }

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from scaling.records.records import Question
 from scaling.tasks.prosqa import ProsQA
+from scaling.training.config import TrainConfig
 
 PLACE = Path(__file__).resolve().parents[1] / "benchmarks" / "prosqa.py"
 # Tom -> wupus -> hipus -> lopus; Ann -> mipus -> kupus, and Ann -> kupus; Bob -> hipus
@@ -50,7 +51,8 @@ def test_what_shortcuts_choose(bench):
     assert found == {
         "the word that is named first": 0.0,
         "the word in fewer sentences": 1.0,
-        # two steps above lopus are hipus, wupus and Bob, and two above kupus mipus and Ann: one other person each
+        # two steps above lopus are hipus, wupus and Bob, and two above kupus mipus and Ann: of these, one other person each
+        "more above it in 2 steps": 1.0,
         "fewer other people 2 steps above": 0.5,
         # three steps lead from Tom to lopus, and none to kupus
         **{f"found in {steps} steps from both ends": 1.0 for steps in (3, 4, 5)},
@@ -89,7 +91,7 @@ def test_rows_that_a_table_has_are_not_measured_again(bench, tmp_path, capsys):
     for _ in range(2):
         table = bench.Table(tmp_path / "rows.jsonl")
         for seed in (0, 1):
-            table.add({"row": "cot", "seed": seed}, measure)
+            table.add({"row": "cot", "test": "whole", "seed": seed}, measure)
     assert len(measured) == 2
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == [0, 1]
@@ -98,13 +100,16 @@ def test_rows_that_a_table_has_are_not_measured_again(bench, tmp_path, capsys):
 
 def test_all_methods_begin_with_one_model_and_take_as_many_steps(bench, tmp_path, monkeypatch):
     trained: dict[str, tuple[str, int]] = {}
+    asked_of: list[tuple[str, str]] = []
 
     def run(module, *words):
         asked = {word: words[at + 1] for at, word in enumerate(words[:-1]) if word.startswith("--")}
         if module == "scaling.cli":
-            assert Path(asked["--backbone"]).name in {bench.slug(name) for name in bench.METHODS}
+            asked_of.append((Path(asked["--data"]).name, Path(asked["--backbone"]).name))
             return {"accuracy": 0.75, "num_questions": 4, "tokens": {"generated": 10}}
-        folder = Path(asked["--out"])
+        options = {word.strip("-").replace("-", "_"): value for word, value in asked.items()}
+        given = {key: value for key, value in options.items() if key in TrainConfig.model_fields}
+        folder = TrainConfig.model_validate({**given, "curriculum": "--no-curriculum" not in words}).resolved().out
         stages = 1 if "--no-curriculum" in words or asked["--latent-stages"] == "0" else 7
         for stage in range(stages):
             (folder / f"stage-{stage}").mkdir(parents=True)
@@ -115,9 +120,11 @@ def test_all_methods_begin_with_one_model_and_take_as_many_steps(bench, tmp_path
     monkeypatch.setattr(bench, "make_model", lambda folder, **_: folder.mkdir())
     monkeypatch.setattr(bench, "symbols_of", lambda _: [])
     seed = bench.Bench(tmp_path, 3, steps=10)
-    rows = {name: seed.measure(name, []) for name in bench.METHODS}
-    assert {row["steps"] for row in rows.values()} == {bench.BASE_STEPS + 70 + bench.WHOLE}
-    assert {(row["accuracy"], row["new_tokens"]) for row in rows.values()} == {(0.75, 2.5)}
+    rows = [seed.measure(name, data) for name in bench.METHODS for data in ("easy-12", "whole")]
+    steps = bench.BASE_STEPS + 70
+    assert [row["steps"] for row in rows] == [steps, steps + bench.WHOLE_STEPS] * len(bench.METHODS)
+    assert {(row["accuracy"], row["new_tokens"]) for row in rows} == {(0.75, 2.5)}
+    assert asked_of[:2] == [("easy-12", "cot-easy"), ("whole", "cot")]
     easy = {f"{bench.slug(name)}-easy" for name in bench.METHODS}
     assert len({trained[name][0] for name in easy}) == 1  # the model that all begin with
     assert all(trained[name.removesuffix("-easy")][0] == str(tmp_path / "seed-3" / name) for name in easy)
