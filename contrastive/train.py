@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -85,9 +86,16 @@ class Schedule:
         """The examples of a step, counted from 0. Every epoch takes each example once, in an order of its own."""
         per_epoch = math.ceil(len(examples) / self.batch_size)
         epoch, number = divmod(step, per_epoch)
-        order = list(range(len(examples)))
-        random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        order = _order_of(len(examples), self.seed, epoch)
         return [examples[place] for place in order[number * self.batch_size : (number + 1) * self.batch_size]]
+
+
+@lru_cache(maxsize=1)
+def _order_of(number: int, seed: int, epoch: int) -> list[int]:
+    """The order of so many examples in an epoch, kept until another one is asked for: shuffling costs as much as a step."""
+    order = list(range(number))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
 
 
 @dataclass

@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from contrastive.target_loss import Example
@@ -193,6 +194,8 @@ class ExampleBuilder:
         self._assistant = PromptBuilder.of_assistant(assistant, task=task, wording=wording) if assistant else None
         self._num_slots = num_slots
         self._context, self._check = backbone.context, backbone.refuse_unknown
+        # several texts of one question are encoded one after the other, and rendering its prompt takes longer than these
+        self._begun = lru_cache(maxsize=1)(lambda question: self._backbone.turns(question).answer)
 
     def solution(self, question: Question) -> str:
         """The target of a question that follows from its gold rationale."""
@@ -288,7 +291,7 @@ class ExampleBuilder:
         statement = self.statement(question)
         at, _ = answer_place(self._task.answers, question.answer, statement) or (0, 0)
         example = self.given(question, statement[:at], statement[at:])
-        begun = self._backbone.turns(question).answer
+        begun = self._begun(question)
         whole = self._target(question, f"{cut}{continuation(statement, begun).lstrip()}")
         prompt = self._backbone.backbone(question, num_slots=0).prefix
         if whole[-len(example.scored) :] == example.scored:
@@ -301,7 +304,7 @@ class ExampleBuilder:
 
     def _target(self, question: Question, text: str, *, end: bool = True) -> tuple[int, ...]:
         """The token ids of what the backbone says after a question's prompt."""
-        begun = self._backbone.turns(question).answer
+        begun = self._begun(question)
         # a prompt without chat format ends with "Answer:", after which a word begins with a space
         rest = continuation(text, begun) if begun or self._tokenizer.chat_template else f" {text}"
         return (*self._target_encoder.text_ids(rest), *([self._end] if end else []))

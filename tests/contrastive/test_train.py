@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -96,6 +97,22 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own(batch_size):
     assert [other.batch(examples, s) for s in range(per_epoch)] != [
         schedule.batch(examples, s) for s in range(per_epoch)
     ]
+
+
+def test_examples_are_shuffled_once_an_epoch(monkeypatch):
+    """A small model's step takes less time than shuffling many thousand examples."""
+    begun = []
+
+    class Counted(random.Random):
+        def shuffle(self, order):
+            begun.append(len(order))
+            super().shuffle(order)
+
+    monkeypatch.setattr(random, "Random", Counted)
+    schedule, examples = Schedule(max_steps=1, batch_size=2, seed=712), list("abcdefghi")
+    for step in range(10):  # an epoch has 5
+        schedule.batch(examples, step)
+    assert begun == [9, 9]
 
 
 def test_training_lowers_the_loss_and_changes_what_is_trained_and_nothing_else(trainer, new_thinker):
