@@ -29,7 +29,7 @@ from sweeps.points import RUN_DEFAULTS, TRAIN_FREE, hashed
 RATES, TRAINING_RATES, PROBES = "rates.json", "training_rates.json", "probes"
 _PROBE = (8, 1, 4)  # size of a probe run: questions, paths, samples
 _PROBED_STEPS = 2  # of a probe of a training
-_TRAINED_LONGER = ("seed", "max_steps", "limit", "validation", "validate_every", "layer_steps")
+_AS_COSTLY = (Tag.LENGTH, Tag.WORDING, Tag.AFTERWARDS)  # settings of trainings of which a step costs as much
 _UNTRAINED_ADAPTER = "cot"  # the method that stands for one whose adapter or backbone is still to be trained
 
 
@@ -213,7 +213,7 @@ def training_key(job: Job) -> str:
     These differ in their seed, their prompt, and how many steps and questions they have. A training in stages has so many
     steps in each of them.
     """
-    differ = {*TRAIN_FREE, *_TRAINED_LONGER, *names(TrainConfig, Tag.WORDING), *names(TrainConfig, Tag.AFTERWARDS)}
+    differ = {*TRAIN_FREE, *(key for tag in _AS_COSTLY for key in names(TrainConfig, tag))}
     return json.dumps({key: value for key, value in sorted(job.settings.items()) if key not in differ})
 
 

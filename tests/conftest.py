@@ -34,6 +34,7 @@ from scaling.records import answer_classes
 # tiny models gain nothing from more threads, and two test processes that share two cores lose much; what tests start, too
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # at 15, Ray's default, workers starve beside the other tests
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 WINDOW = 8  # tokens, of the families whose layers see a sliding window

@@ -47,6 +47,7 @@ class Tag(Enum):
     CONTRAST = "is about how several paths are driven apart, so of no use to one"
     REGRESSION = "is about how contemplation tokens are learned from a chain, so of no use to pause tokens"
     WORDING = "decides how questions are put to the backbone, so that a training and its runs should share it"
+    LENGTH = "decides how long a training is and on what, and not what one of its steps costs"
     AFTERWARDS = "is done with what a training made; a sweep whose trainings differ in it trains twice"
 
 

@@ -50,6 +50,7 @@ _DATA, _MODELS, _PATHS, _LOSS, _STEPS = "What to learn from", "Models", "Paths a
 _LORA = "With --method lora, coconut or ccot, instead of paths, thoughts and their loss"
 _STAND_INS, _COCONUT, _CCOT = "With --method coconut or ccot", "With --method coconut", "With --method ccot"
 _FREE, _INHERITED, _CONTRAST, _AFTERWARDS = Effect.FREE, Tag.INHERITED, Tag.CONTRAST, Tag.AFTERWARDS
+_LENGTH = Tag.LENGTH
 _WORDING = (PROMPT, Tag.WORDING, _INHERITED)
 _THOUGHTS, _ASSISTED, _ADAPTER = Trait.THINKER, Trait.ASSISTANT, Trait.ADAPTER
 _LATENT, _CONTEMPLATION = Trait.LATENT, Trait.CONTEMPLATION
@@ -90,11 +91,11 @@ class TrainConfig(BaseModel):
         Field(ge=2),
         Setting(
             "Questions to learn from. Default: all; generated as --max-steps takes, or 2,048 (of two stages 1,024).",
-            _DATA,
+            *(_DATA, _LENGTH),
         ),
     ] = None
     validation: Annotated[
-        int, Field(ge=2), Setting("Questions held out, never of the test split. Default 32.", _DATA)
+        int, Field(ge=2), Setting("Questions held out, never of the test split. Default 32.", _DATA, _LENGTH)
     ] = 32
     difficulty: Annotated[
         int, Field(ge=1, le=4), Setting("Of generated questions: 1 (default) to 4 at most.", _DATA, _INHERITED)
@@ -272,7 +273,9 @@ class TrainConfig(BaseModel):
     ] = None
     layer_steps: Annotated[
         _Count | None,
-        Setting("Steps of each layer's regression. Default 100.", *(_CCOT, Tag.REGRESSION), used_by=_CONTEMPLATION),
+        Setting(
+            "Steps of each layer's regression. Default 100.", *(_CCOT, Tag.REGRESSION, _LENGTH), used_by=_CONTEMPLATION
+        ),
     ] = None
     layer_lr: Annotated[
         _Positive | None,
@@ -282,7 +285,7 @@ class TrainConfig(BaseModel):
         _Count | None,
         Setting("Times through the targets, a stage. Default 3, of two stages 2; 1 if new ones are generated.", _STEPS),
     ] = None
-    max_steps: Annotated[_Count | None, Setting("Optimiser steps, a stage, instead of epochs.", _STEPS)] = None
+    max_steps: Annotated[_Count | None, Setting("Optimiser steps, a stage, instead of epochs.", _STEPS, _LENGTH)] = None
     last_epochs: Annotated[
         _Count | None, Setting("Epochs of the last stage. Default: as the others.", _STEPS, used_by=_LATENT)
     ] = None
@@ -304,7 +307,7 @@ class TrainConfig(BaseModel):
     weight_decay: Annotated[_Weight, Setting("Default 0.", _STEPS)] = 0.0
     clip: Annotated[_Positive, Setting("Largest norm of the gradient. Default 1.", _STEPS)] = 1.0
     validate_every: Annotated[
-        _Count | None, Setting("Steps. Default: ten times in all; coconut: every epoch.", _STEPS)
+        _Count | None, Setting("Steps. Default: ten times in all; coconut: every epoch.", _STEPS, _LENGTH)
     ] = None
     patience: Annotated[
         _Amount, Setting("Stop after so many validations without a better one. Default 0: never.", _STEPS)
@@ -317,7 +320,7 @@ class TrainConfig(BaseModel):
             used_by=Trait.THOUGHTS,
         ),
     ] = None
-    seed: Annotated[int, Setting("Order of questions and dropout. Default 0.", _STEPS)] = 0
+    seed: Annotated[int, Setting("Order of questions and dropout. Default 0.", _STEPS, _LENGTH)] = 0
     device: Annotated[str, Setting("auto (default), cpu, cuda, cuda:1 ...", OUTPUT, _FREE, _INHERITED)] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
