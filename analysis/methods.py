@@ -250,11 +250,9 @@ def _on_the_same_questions(runs: Sequence[Run], *, common: bool) -> list[Run]:
         UsageError: one id stands for different questions, no question is in all runs, or some run lacks a question.
     """
     everywhere = set.intersection(*({asked.id for asked in run.questions} for run in runs))
-    first = {asked.id: asked for asked in runs[0].questions}
-    for run in runs:
-        changed = [
-            q.id for q in run.questions if q.id in everywhere and content_digest(q) != content_digest(first[q.id])
-        ]
+    first = {asked.id: content_digest(asked) for asked in runs[0].questions}
+    for run in runs[1:]:
+        changed = [one.id for one in run.questions if one.id in everywhere and content_digest(one) != first[one.id]]
         if changed:
             raise UsageError(
                 f"{runs[0].label} and {run.label} ask different things under the same id: {listed(changed)}; "

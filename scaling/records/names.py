@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 LATENT_TRAINING = "latent_training"  # key in a run's settings: how a backbone was trained to think in its own states
-LATENT, PAUSE, NONE = (
-    "latent",
-    "pause",
-    "none",
-)  # what a checkpoint was trained with in the place of a chain or its steps
+# what a checkpoint was trained with in the place of a chain or its steps
+LATENT, PAUSE, NONE = "latent", "pause", "none"
 CONTEMPLATION = "contemplation"  # key in a run's settings: what stands for a chain of thought in the adapter's training
 TRAINED_FROM = "backbone_trained_from"  # key in a run's environment: the model that its backbone was before
 TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package

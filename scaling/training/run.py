@@ -215,9 +215,8 @@ class _Stages:
             open_folder(first, described, processes=self.processes)
             self.watcher.status("first stage: constants, the same for all questions")
             self.train(first, new_thinker(first, self.backbone, None, ()), None, described, source)
-            _health_of(
-                source
-            )  # on resuming, a damaged file is reported as one of this training, and not of `--constant`
+            # on resuming, a damaged file is reported as one of this training, and not of `--constant`
+            _health_of(source)
         return thinkers.constants(source, self.backbone, config.latent_paths, config.soft_tokens)
 
     def train(

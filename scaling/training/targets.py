@@ -228,16 +228,15 @@ class ExampleBuilder:
         return replace(example, target=target, answer=self._answer_of(question, text, target))
 
     def fits(self, example: Example, *, more: int) -> bool:
-        """Whether the backbone's context has room for an example without latent thoughts and so many tokens more."""
-        return len(example.prefix) + len(example.suffix) + len(example.target) + more <= self._context
+        """Whether the backbone's context has room for an example, with its latent thoughts, and so many tokens more."""
+        return _length(example) + more <= self._context
 
     def refuse_long(self, question: Question, example: Example, *, thoughts: int) -> None:
         """Raises UsageError for an example, with its latent thoughts, that is longer than the backbone's context.
 
         thoughts: how many stand in it, be they latent or tokens; the message names their options.
         """
-        read = len(example.prefix) + example.latent + len(example.suffix)
-        self._refuse_long(question, read + len(example.target), thoughts=thoughts)
+        self._refuse_long(question, _length(example), thoughts=thoughts)
 
     def __call__(self, question: Question, text: str, *, end: bool = True) -> Example:
         """Makes an example of a question and a target.
@@ -439,3 +438,8 @@ def _of_question(kind: str, question: Question, chains: Sequence[str], build: Ex
         return [] if step is None else [build(question, step, end=False)]
     taught = build.taught(question, chains)
     return [] if taught is None else [taught]
+
+
+def _length(example: Example) -> int:
+    """How many positions an example takes in the backbone, its latent thoughts included."""
+    return len(example.prefix) + example.latent + len(example.suffix) + len(example.target)
