@@ -312,13 +312,7 @@ class AssistantThinker(Thinker):
         """
         seen = attention_mask.bool()
         if prefix.can_extend(assistant, longest=input_ids.shape[1]):
-            states = self._output(
-                assistant,
-                inputs_embeds=assistant.get_input_embeddings()(input_ids),
-                attention_mask=attention_mask,
-                position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
-                use_cache=False,
-            )
+            _, states = prefix.read_prefix(assistant, input_ids, attention_mask, output=self._output)
             return states.float(), seen
         # such a model may take no mask, so every question is read alone
         rows = [

@@ -1,8 +1,9 @@
 """Runs a model on a prefix once and continues after it.
 
 Where the model is frozen, only the soft tokens and what follows them depend on the trained parameters. The keys and values
-of everything before are therefore computed once for a question, without gradient, and shared by its paths. This works for
-models with an ordinary key-value cache that accept an attention mask from outside; `can_extend` finds out by a trial.
+of everything before are therefore computed once for a question, without gradient, and shared by its paths; and those of a
+beginning that several questions have in common once for them all. This works for models with an ordinary key-value cache
+that accept an attention mask from outside; `can_extend` finds out by a trial.
 `states_after` works for every causal model: for the others it runs the prefix again each time.
 """
 
@@ -20,6 +21,8 @@ from transformers.cache_utils import Cache
 
 from contrastive.forward import MODEL_ERRORS, CaptureCache, agree, attention_masks, hidden_states, pad_right
 from contrastive.windows import lengths, narrowed
+
+WORTH_SHARING = 8  # tokens of a common beginning; fewer take longer to be read apart than they save
 
 Output = Callable[..., Tensor]  # a model's forward pass: (model, inputs_embeds=..., ...) to [B, S, *]
 
@@ -69,25 +72,72 @@ class _PrefixCache(Cache):
         return int(self._prefix.seen.shape[1])
 
 
+class _JoiningCache(_PrefixCache):
+    """The same, but it keeps what it returned: prefixes and what follows them, as longer prefixes.
+
+    Attributes:
+        joined: by layer, keys and values.
+    """
+
+    def __init__(self, prefix: Prefix) -> None:
+        super().__init__(prefix)
+        self.joined: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        self.joined[layer_idx] = super().update(key_states, value_states, layer_idx)
+        return self.joined[layer_idx]
+
+
 @torch.no_grad()
 def prefill(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Prefix:
     """Runs a frozen model on prefixes and returns their keys and values, without gradient. Arguments as of `read_prefix`."""
     return read_prefix(model, input_ids, attention_mask)[0]
 
 
-def read_prefix(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> tuple[Prefix, Tensor]:
+def read_prefix(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, *, output: Output = hidden_states
+) -> tuple[Prefix, Tensor]:
     """Runs a model on prefixes. A gradient flows through all that is returned.
 
+    The beginning that all have in common, such as that of a chat template, an instruction or solved examples, is read once.
+
     Args:
-        model: the model.
+        model: the model, one that `can_extend`.
         input_ids: [B, P] int64, padded on the right.
         attention_mask: [B, P] int64, 0 for padding.
+        output: what is computed for each position.
 
     Returns:
-        The keys and values of the prefixes, and the last hidden states, [B, P, D].
+        The keys and values of the prefixes, and what `output` computes, [B, P, *].
     """
+    common = common_beginning(input_ids, attention_mask)
+    if common < WORTH_SHARING:
+        return _read(model, input_ids, attention_mask, output)
+    once, first = _read(model, input_ids[:1, :common], attention_mask[:1, :common], output)
+    rows, width = len(input_ids), input_ids.shape[1] - common
+    shared = Prefix(
+        [keys.expand(rows, -1, -1, -1) for keys in once.keys],
+        [values.expand(rows, -1, -1, -1) for values in once.values],
+        once.seen.expand(rows, -1),
+    )
+    cache = _JoiningCache(shared)
+    rest = _after(
+        model,
+        shared,
+        model.get_input_embeddings()(input_ids[:, common:]),
+        torch.arange(common, common + width, device=input_ids.device).expand(rows, -1),
+        torch.ones(width, width, dtype=torch.bool, device=input_ids.device).tril(),
+        output,
+        cache,
+    )
+    keys, values = zip(*(cache.joined[layer] for layer in sorted(cache.joined)), strict=True)
+    return Prefix([*keys], [*values], attention_mask.bool()), torch.cat([first.expand(rows, -1, -1), rest], dim=1)
+
+
+def _read(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, output: Output) -> tuple[Prefix, Tensor]:
+    """As `read_prefix`, each prefix by itself."""
     capture = CaptureCache()
-    states = hidden_states(
+    states = output(
         model,
         inputs_embeds=model.get_input_embeddings()(input_ids),
         attention_mask=attention_mask,
@@ -96,6 +146,19 @@ def read_prefix(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tenso
         use_cache=True,
     )
     return Prefix(capture.keys, capture.values, attention_mask.bool()), states
+
+
+def common_beginning(input_ids: Tensor, attention_mask: Tensor) -> int:
+    """How many first tokens all rows share, where each keeps at least one of its own. A single row shares none.
+
+    Args:
+        input_ids: [B, P] int64, padded on the right.
+        attention_mask: [B, P] int64, 0 for padding.
+    """
+    if len(input_ids) < 2:
+        return 0
+    same = int((input_ids == input_ids[:1]).all(0).long().cummin(0).values.sum())
+    return max(0, min(same, int(attention_mask.sum(-1).min()) - 1))
 
 
 def extend(
@@ -120,18 +183,31 @@ def extend(
     Returns:
         [B * n, S, *], whatever `output` computes.
     """
+    return _after(model, prefix, inputs, positions, allowed, output or hidden_states, _PrefixCache(prefix))
+
+
+def _after(
+    model: PreTrainedModel,
+    prefix: Prefix,
+    inputs: Tensor,
+    positions: Tensor,
+    allowed: Tensor,
+    output: Output,
+    cache: _PrefixCache,
+) -> Tensor:
+    """As `extend`. cache: of the prefix."""
     rows, length = inputs.shape[:2]
     before = prefix.seen.repeat_interleave(rows // len(prefix.seen), dim=0)
     seen = torch.cat([before[:, None].expand(-1, length, -1), allowed.expand(rows, -1, -1)], dim=2)
     behind = torch.arange(before.shape[1], device=inputs.device).expand(rows, -1)
-    return (output or hidden_states)(
+    return output(
         model,
         inputs_embeds=inputs,
         attention_mask=attention_masks(
             model.config, seen, positions, inputs.dtype, torch.cat([behind, positions], dim=1)
         ),
         position_ids=positions,
-        past_key_values=_PrefixCache(prefix),
+        past_key_values=cache,
         use_cache=True,
     )
 

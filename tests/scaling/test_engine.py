@@ -257,6 +257,42 @@ def test_a_prefix_is_prefilled_once_for_all_paths_and_samples(
     assert engine.counters.prefill_avoided == 6 * PROMPT - computed
 
 
+def beginning_alike(requests: Sequence[Request], ids: tuple[int, ...]) -> list[Request]:
+    """The requests with more tokens before the prefixes of all prompts."""
+    prompts = {r.prompt: replace(r.prompt, prefix=(*ids, *r.prompt.prefix)) for r in requests}
+    return [replace(r, prompt=prompts[r.prompt]) for r in requests]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_all_prompts_begin_with_is_prefilled_once(
+    make_model: MakeModel, some_requests: SomeRequests, without_cache: WithoutCache, family: str, batch_size: int
+) -> None:
+    model = make_model(family).double()
+    start = tuple(range(20, 29))
+    requests = beginning_alike(some_requests(model, questions=4, paths=2, samples=2), start)
+    engine = engine_of(model, batch_size)
+    found = decoded(engine, requests, GREEDY)
+    assert tokens_of(found) == {key_of(r): without_cache(model, r, GREEDY, END).tokens for r in requests}
+    prompts = {r.prompt for r in requests}
+    prefixes = {prompt.prefix for prompt in prompts}
+    each_by_itself = sum(map(len, prefixes)) + sum(len(prompt) - len(prompt.prefix) for prompt in prompts)
+    assert engine.counters.prefill_computed == each_by_itself - (len(prefixes) - 1) * len(start)
+
+
+def test_a_beginning_that_not_all_prompts_have_is_given_up(
+    make_model: MakeModel, some_requests: SomeRequests, without_cache: WithoutCache
+) -> None:
+    """Prompts that share less and less with the first one; the last ones share nothing."""
+    model = make_model("llama").double()
+    engine = engine_of(model, 4)
+    for length in (12, 10, 2, 10):
+        requests = beginning_alike(some_requests(model, questions=3, paths=1, samples=1), tuple(range(20, 20 + length)))
+        requests = [replace(r, prompt=replace(r.prompt, question_id=f"{length} {key_of(r)[0]}")) for r in requests]
+        wanted = {key_of(r): without_cache(model, r, GREEDY, END).tokens for r in requests}
+        assert tokens_of(decoded(engine, requests, GREEDY)) == wanted
+
+
 def test_plain_decoding_prefills_a_prompt_once_for_all_its_samples(
     make_model: MakeModel, some_requests: SomeRequests
 ) -> None:

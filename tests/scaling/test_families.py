@@ -299,12 +299,16 @@ def test_a_family_that_sees_continues_a_text(family: str) -> None:
 
 
 def examples() -> list[Example]:
+    """Two questions, whose prompts have a beginning in common that is longer than the window."""
     generator = torch.Generator().manual_seed(2)
 
     def ids(length: int) -> tuple[int, ...]:
         return tuple(torch.randint(5, 90, (length,), generator=generator).tolist())
 
-    return [Example(f"q{n}", ids(4 + 7 * n), ids(3 + 8 * n), ids(2), (*ids(2 + n), 1)) for n in range(2)]
+    both = ids(WINDOW + 1)
+    return [
+        Example(f"q{n}", (*both, *ids(4 + 7 * n)), (*both, *ids(5 + 8 * n)), ids(2), (*ids(2 + n), 1)) for n in range(2)
+    ]
 
 
 def plain_loss(thinker: AssistantThinker, model: PreTrainedModel, batch: Sequence[Example]) -> Tensor:

@@ -23,8 +23,9 @@ from scaling.engines.local.single import RereadingDecoder, SingleRowDecoder
 from scaling.records.errors import one_line, out_of_memory
 
 Kind = type[PlainDecoder] | type[SingleRowDecoder]
-# tokens; the first two are the same, and so are shared, and the last one ends within a window of the trial
-_PREFIXES = (10, 10, 6, 2)
+# tokens; the first two are the same, and so are shared, the third goes on from there, and the last one ends within a window
+# of the trial
+_PREFIXES = (10, 10, 16, 2)
 _THOUGHTS, _SUFFIX, _STEPS = 2, 2, 2
 _TOKENS = 40
 
@@ -117,7 +118,8 @@ def _prompts(model: PreTrainedModel) -> tuple[list[SoftPrompt], Tensor]:
 def _logits(model: PreTrainedModel, decoder: Decoder) -> Tensor:
     """Logits after each prompt and after each of the tokens that follow it, [prompts, 1 + _STEPS, V]."""
     prompts, following = _prompts(model)
-    decoder.hold(prompts)
+    for held in (prompts[:-1], prompts[-1:]):  # apart, as the last one begins with less than what the others share
+        decoder.hold(held)
     logits = [decoder.place(range(len(prompts)), prompts)]
     logits += [decoder.step(tokens) for tokens in following.T]
     return torch.stack(logits, dim=1)

@@ -17,10 +17,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from contrastive.forward import CaptureCache
+from contrastive.windows import switches
 from scaling.engines.base import KeysAndValues, SoftPrompt
 from scaling.engines.embedded import embedded
 from scaling.engines.local import attention
 from scaling.engines.local.attention import Groups, Levels, SharedLevel
+from scaling.engines.local.beginning import Beginning
 from scaling.engines.local.decoder import batches
 from scaling.engines.local.levels import OwnKeys, Store
 from scaling.models.signatures import positions_to_keep
@@ -81,6 +83,8 @@ class SharedPrefixDecoder:
         self._model = model
         device = model.device
         self._prefixes, self._segments = Store(device), Store(device)
+        # none where a result must not depend on what was read before, or where keys change with the length of the text
+        self._beginning = None if block or switches(model) else Beginning()
         self._own = OwnKeys(num_rows, max_new_tokens, device, multiple=self._multiple)
         self._held: dict[SoftPrompt, _Held] = {}
         self._prefix_slots: dict[Shared, int] = {}
@@ -103,8 +107,11 @@ class SharedPrefixDecoder:
         split = [_split(prompt) for prompt in prompts]
         new = {one.prefix: one.length for one in split if one.prefix not in self._prefix_slots}
         unread = [prefix for prefix in new if isinstance(prefix, tuple)]
+        saved = 0
+        if unread and self._beginning and not self._beginning.known:
+            self._compute_prefixes([unread.pop(0)])
         for batch in batches([len(prefix) for prefix in unread]):
-            self._compute_prefixes([unread[number] for number in batch])
+            saved += self._compute_prefixes([unread[number] for number in batch])
         for prefix in new:
             if isinstance(prefix, KeysAndValues):
                 self._take_in(prefix)
@@ -113,7 +120,7 @@ class SharedPrefixDecoder:
             for length in {split[number].after for number in batch}:
                 self._compute_segments([prompts[number] for number in batch if split[number].after == length], length)
         self._groupings.clear()
-        return sum(new.values()) + sum(one.after for one in split)
+        return sum(new.values()) - saved + sum(one.after for one in split)
 
     def drop(self, prompt: SoftPrompt) -> None:
         held = self._held.pop(prompt)
@@ -192,18 +199,26 @@ class SharedPrefixDecoder:
         even = store.even and self._block is None
         return SharedLevel(keys, values, lengths, starts, users.groups, positions, even, users.slots)
 
-    def _compute_prefixes(self, prefixes: list[tuple[int, ...]]) -> None:
-        """Padded on the right, where causal attention never looks."""
-        lengths = [len(prefix) for prefix in prefixes]
-        device = self._rows.device
-        width = max(1, *lengths)  # at least one token goes through the model, even if none is asked for
-        padded = [[*prefix, *[0] * (width - len(prefix))] for prefix in prefixes]
+    def _compute_prefixes(self, prefixes: list[tuple[int, ...]]) -> int:
+        """Padded on the right, where causal attention never looks. Returns how many tokens were known from earlier ones."""
+        beginning, device = self._beginning, self._rows.device
+        common = beginning.narrow(prefixes) if beginning and beginning.known else 0
+        rest = [prefix[common:] for prefix in prefixes]
+        width = max(1, *map(len, rest))  # at least one token goes through the model, even if none is asked for
+        padded = [[*own, *[0] * (width - len(own))] for own in rest]
         inputs = self._model.get_input_embeddings()(torch.tensor(padded, device=device))
+        levels = self._own_level(torch.full((len(prefixes),), common, device=device), width)
         caught = CaptureCache()
-        starts = torch.zeros(len(prefixes), dtype=torch.long, device=device)
-        self._forward(inputs, caught, self._own_level(starts, width))
-        slots = self._prefixes.add(caught, lengths, start=[0] * len(prefixes))
+        if beginning and common:
+            levels.shared = [beginning.level(levels.positions)]
+        self._forward(inputs, caught, levels)
+        if beginning and common:
+            caught = beginning.before(caught)
+        elif beginning and not beginning.known:
+            beginning.start(prefixes[0], caught)
+        slots = self._prefixes.add(caught, [len(prefix) for prefix in prefixes], start=[0] * len(prefixes))
         self._prefix_slots.update(zip(prefixes, slots, strict=True))
+        return common * len(prefixes)
 
     def _take_in(self, read: KeysAndValues) -> None:
         """Holds what a method has read."""
