@@ -21,7 +21,7 @@ from scipy.special import betaincinv, nctdtrinc, ndtri, stdtr, stdtrit
 
 from analysis.clusters import Clusters
 from analysis.statistics import ALIKE, LEVEL, Floats, Interval, bootstrap, resampled_ratios, sign_flip, wilson
-from scaling.records.intervals import wilson_interval
+from scaling.records.intervals import wilson_of_clusters
 
 POWER = 0.8
 _FEW = 30  # questions, or clusters, that differ; with fewer, resamples have too few values to draw from
@@ -196,8 +196,7 @@ def equivalence(gaps: Floats, margin: float, *, clusters: Clusters | None = None
 def mean_share(trainings: Sequence[Floats], *, clusters: Clusters | None = None, seed: int = 0) -> Interval:
     """The mean share over questions and trainings, with its interval; see `paired_difference`.
 
-    With clusters it is the Wilson interval, with a t quantile, of as many independent questions as would have the same
-    standard error (the effective sample size; Korn and Graubard 1998).
+    With clusters it is `wilson_of_clusters`.
 
     Args:
         trainings: for each training its values, [Q].
@@ -211,7 +210,7 @@ def mean_share(trainings: Sequence[Floats], *, clusters: Clusters | None = None,
         low = several.interval.low
         return several.interval if low is None else replace(several.interval, low=max(0.0, low))
     if clusters is not None:
-        return _effective_wilson(mean, units)
+        return Interval(float(mean.mean()), *wilson_of_clusters(mean.tolist(), clusters.of.tolist()))
     binary = bool(np.isin(mean, (0.0, 1.0)).all())
     return wilson(int(mean.sum()), len(mean)) if binary else bootstrap(mean[:, None], seed=seed)[0]
 
@@ -385,15 +384,6 @@ def _usual(gaps: Floats, units: Clusters) -> float:
     sums = units.sums(gaps)
     differing = sums[np.abs(sums) > ALIKE]
     return float((differing**2).mean() ** 0.5) if len(differing) else 0.0
-
-
-def _effective_wilson(values: Floats, units: Clusters) -> Interval:
-    """The Wilson interval of a mean share, for the number of questions that clusters of them are worth."""
-    share, number = float(values.mean()), units.number
-    error = _error(units.sums(values), units.sizes) if values.std() > ALIKE else 0.0
-    worth = share * (1 - share) / error**2 if error else float(number)
-    worth *= (_quantile(LEVEL, float("inf")) / _quantile(LEVEL, number - 1)) ** 2
-    return Interval(share, *wilson_interval(share * worth, worth))
 
 
 def _quantile(confidence: float, freedom: float) -> float:

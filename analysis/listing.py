@@ -94,11 +94,12 @@ def _figures(folder: Path, *, clustered: bool) -> dict[str, Any]:
 
     Args:
         folder: a run directory.
-        clustered: whether its questions name clusters. The interval of a summary counts questions, so the journal is read.
+        clustered: whether its questions name clusters. Before 0.2 the interval of a summary counted questions even so, and
+            the journal is read.
     """
     summary = load_summary(folder)
     recent = summary is not None and _time(folder / SUMMARY) >= _time(folder / SAMPLES)
-    if summary is not None and recent and not clustered:
+    if summary is not None and recent and (not clustered or "num_clusters" in summary):
         names = {"complete": "num_questions", "low": "accuracy_low", "high": "accuracy_high", "accuracy": "accuracy"}
         return {name: summary[key] for name, key in names.items()}
     # imported here: a list of finished runs needs none of the packages that a report does

@@ -337,4 +337,5 @@ def _bytes(value: int) -> str:
 def _interval(summary: dict[str, Any]) -> str:
     if summary["accuracy_low"] is None:
         return "no interval below 2 questions"
-    return f"95 % interval {summary['accuracy_low']:.1%} to {summary['accuracy_high']:.1%}"
+    clusters = f", {summary['num_clusters']} clusters" if summary.get("num_clusters") else ""
+    return f"95 % interval {summary['accuracy_low']:.1%} to {summary['accuracy_high']:.1%}{clusters}"

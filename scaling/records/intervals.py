@@ -1,11 +1,13 @@
-"""Intervals that a run and a report give alike. Standard library only."""
+"""Intervals that a run and a report give alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from math import sqrt
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+_ALIKE = 1e-12  # values that differ by less are equal: sums in another order differ by rounding
 
 
 def wilson_interval(successes: float, total: float) -> tuple[float | None, float | None]:
@@ -41,3 +43,31 @@ def wilson_of_chains(right: Sequence[int], chains: int) -> tuple[float | None, f
     else:
         effective = min(max(share * (1 - share) / squared_error, number), number * chains)
     return wilson_interval(share * effective, effective)
+
+
+def wilson_of_clusters(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float | None, float | None]:
+    """95 % interval of a mean share over questions that fall into clusters, such as those of one template.
+
+    It is the Wilson interval, with a t quantile, of as many independent questions as would have the same standard error
+    (the effective sample size; Korn and Graubard, Survey Methodology 24, 1998), which is that of a ratio of sums over
+    clusters, by Taylor linearisation. Where each question is a cluster of its own, or all are one, which tells nothing of
+    others, it is `wilson_interval`.
+
+    Args:
+        values: of each question, from 0 to 1.
+        clusters: of each question, the name of its cluster.
+    """
+    sizes, number = Counter(clusters), len(set(clusters))
+    share = sum(values) / len(values) if values else 0.0
+    if number in (1, len(values)):
+        return wilson_interval(sum(values), len(values))
+    from scipy.special import stdtrit  # here, as few runs need it, and importing it takes time
+
+    sums: dict[Hashable, float] = dict.fromkeys(sizes, 0.0)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value
+    squares = sum((sums[cluster] - size * share) ** 2 for cluster, size in sizes.items())
+    error = sqrt(number / (number - 1) * squares) / len(values) if max(values) - min(values) > _ALIKE else 0.0
+    worth = share * (1 - share) / error**2 if error else float(number)
+    worth *= (_Z / float(stdtrit(number - 1, 0.975))) ** 2
+    return wilson_interval(share * worth, worth)

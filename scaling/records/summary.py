@@ -12,14 +12,14 @@ counts as wrong, which may happen in one session and not in the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from scaling.records.adaptive import leading
 from scaling.records.answer_classes import classes_of
-from scaling.records.intervals import wilson_interval
+from scaling.records.intervals import wilson_of_clusters
 from scaling.records.records import LATENT_STEPS, TIMEOUTS, Completion, Key, PromptedQuestion, Question
 from scaling.records.voters import OF_RUNS, Voter, voter_of
 from scaling.records.votes import flat_vote, hierarchical_vote, majority
@@ -91,8 +91,9 @@ def summarise(
 
     Returns:
         The figures by name. accuracy, accuracy_low, accuracy_high, accuracy_strict and ties are those of the flat vote,
-        whatever `voter` says. num_completions is the number of completions that count, and all rates of completions are
-        shares of it; unread is the number of those that the answer reader failed on.
+        whatever `voter` says; the interval takes clusters of questions as units, of which there are num_clusters.
+        num_completions is the number of completions that count, and all rates of completions are shares of it; unread is the
+        number of those that the answer reader failed on.
 
     Raises:
         ValueError: for an empty grid, or a name that is not a built-in voter's.
@@ -104,7 +105,8 @@ def summarise(
     grids = ((q, leading(q.id, completions, **size, confidence=adaptive)) for q in questions)
     of_questions = [(question, grid) for question, grid in grids if grid is not None]
     whole = [(question.id, grid) for question, grid in of_questions]
-    figures = {**_vote_figures(whole), **_completion_figures([grid for _, grid in whole])}
+    clusters = [question.cluster or (question.id,) for question, _ in of_questions]
+    figures = {**_vote_figures(whole, clusters), **_completion_figures([grid for _, grid in whole])}
     right = sum(voter.vote(question, grid).answer in right_answers(grid) for question, grid in of_questions)
     return {
         **figures,
@@ -113,6 +115,7 @@ def summarise(
         "accuracy_voted": _share(right, len(whole)),
         "num_questions": len(whole),
         "num_questions_expected": len(questions),
+        "num_clusters": len(set(clusters)) if len(set(clusters)) < len(whole) else None,
         "complete": len(whole) == len(questions),
         **({"adaptive": _savings(whole, completions, **size, confidence=adaptive)} if adaptive is not None else {}),
     }
@@ -163,19 +166,20 @@ def right_completions(grid: Grid) -> list[bool]:
     return [completion.answer is not None and classes[completion.answer].shown in right for completion in grid]
 
 
-def _vote_figures(whole: Sequence[tuple[str, Grid]]) -> dict[str, Any]:
-    """Figures of votes. whole: id and completions of each complete question."""
-    flat_right = hierarchical_right = strict_right = ties = 0
+def _vote_figures(whole: Sequence[tuple[str, Grid]], clusters: Sequence[Hashable]) -> dict[str, Any]:
+    """Figures of votes. whole: id and completions of each complete question; clusters: the name of each one's cluster."""
+    right: list[bool] = []
+    hierarchical_right = strict_right = ties = 0
     for question_id, grid in whole:
         lenient, strict = right_answers(grid), right_answers(grid, strict=True)
         flat = flat_vote(question_id, grid)
-        flat_right += flat.answer in lenient
+        right.append(flat.answer in lenient)
         hierarchical_right += hierarchical_vote(question_id, grid).answer in lenient
         strict_right += majority(question_id, [(c.path, c.answer_strict) for c in grid]).answer in strict
         ties += flat.tied
-    low, high = wilson_interval(flat_right, len(whole))
+    low, high = wilson_of_clusters(right, clusters)
     return {
-        "accuracy": _share(flat_right, len(whole)),
+        "accuracy": _share(sum(right), len(whole)),
         "accuracy_low": low,
         "accuracy_high": high,
         "accuracy_hierarchical": _share(hierarchical_right, len(whole)),

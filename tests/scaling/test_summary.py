@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.records.intervals import wilson_interval, wilson_of_chains
+from scaling.records.intervals import wilson_interval, wilson_of_chains, wilson_of_clusters
 from scaling.records.records import Completion, Key, Question
 from scaling.records.summary import summarise
 
@@ -194,3 +194,33 @@ def test_an_answer_judged_right_once_is_right_wherever_it_stands(run, random):
 def test_an_empty_grid_or_an_unknown_voter_is_refused(change):
     with pytest.raises(ValueError, match="cannot summarise"):
         summarise(questions(1), {}, **({"num_paths": 1, "num_samples": 1, "voter": "flat"} | change))
+
+
+# ---- clusters
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=30))
+def test_questions_that_are_clusters_of_their_own_have_wilsons_interval(right: list[bool]) -> None:
+    assert wilson_of_clusters(right, range(len(right))) == wilson_interval(sum(right), len(right))
+    assert wilson_of_clusters(right, [0] * len(right)) == wilson_interval(sum(right), len(right))
+
+
+def test_copies_of_clusters_are_worth_no_more_than_one_question_each() -> None:
+    """10 questions, 4 of them right, 50 times each: worth 10 but for t and the n - 1 of a standard error."""
+    right = [number < 4 for number in range(10) for _ in range(50)]
+    clusters = [number for number in range(10) for _ in range(50)]
+    t_over_z = 2.2621571628 / 1.9599639845  # 97.5 % quantiles; t of 9 degrees of freedom
+    worth = 9 / t_over_z**2
+    found = wilson_of_clusters(right, clusters)
+    assert found == pytest.approx(wilson_interval(0.4 * worth, worth), rel=1e-9)
+    assert wilson_of_clusters(right[::-1], clusters[::-1]) == pytest.approx(found, rel=1e-9)
+
+
+def test_a_run_says_its_clusters_and_its_interval_is_wider_for_them() -> None:
+    asked = [dataclasses.replace(question, cluster=f"c{number // 4}") for number, question in enumerate(questions(24))]
+    found = by_key([drawn(q.id, 0, 0, GOLD if number // 4 in (1, 2) else "6") for number, q in enumerate(asked)])
+    size = {"num_paths": 1, "num_samples": 1, "voter": "flat"}
+    clustered, apart = summarise(asked, found, **size), summarise(questions(24), found, **size)
+    assert (clustered["num_clusters"], apart["num_clusters"]) == (6, None)
+    assert clustered["accuracy"] == apart["accuracy"] == 8 / 24
+    assert clustered["accuracy_low"] < apart["accuracy_low"] < apart["accuracy_high"] < clustered["accuracy_high"]
