@@ -7,7 +7,7 @@ shown is decided elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import combinations
@@ -500,59 +500,12 @@ def _notes(
     clusters: Clusters | None,
 ) -> list[str]:
     """Sentences on what may be wrong or misleading about the figures. axes: the costs that all methods have."""
-    notes = [_incomplete(run) for method in methods for run in method.runs if run.incomplete]
-    notes += list(
-        dict.fromkeys(note for method in methods for run in method.runs for note in _training_notes(method, run))
-    )
-    for key, values in unlike_settings(methods).items():
-        notes.append(f"The runs differ in {key} ({', '.join(values)}): their difference may come from that alone.")
-    devices = {str(run.environment.get("device")) for method in methods for run in method.runs}
-    if len(devices) > 1:
-        notes.append(f"Seconds were measured on different devices: {', '.join(sorted(devices))}.")
-    if settings.axis not in axes:
-        notes.append(f"The verdict is on chains, as {settings.axis} are not known for every run.")
-    if len(methods[0].runs[0].questions) == 1:
-        notes.append("One question gives no interval and no verdict.")
-    if settings.left_out:
-        notes.append(
-            f"Without the votes {', '.join(settings.left_out)}: not every run holds what chains weigh in them."
-        )
-    notes += [
-        f"{run.label}: the answer reader failed on {run.unread} completions, which count as having no answer."
-        for method in methods
-        for run in method.runs
-        if run.unread
-    ]
-    notes += [
-        f"{run.label}: {run.data.strays} completions of questions that it does not ask are passed over."
-        for method in methods
-        for run in method.runs
-        if run.data.strays
-    ]
-    notes += [
-        f"{run.label}: {run.summary['timeouts']} comparisons with gold answers ran out of time and count as wrong."
-        for method in methods
-        for run in method.runs
-        if run.summary.get("timeouts")
-    ]
-    if clusters:
-        notes.append(
-            f"The {len(clusters.of)} questions fall into {clusters.number} clusters of one template or source each, and "
-            f"these are the units of intervals and tests. Calibration and figures of paths count questions."
-        )
-    elif (
-        len(asked := methods[0].runs[0].questions) > 1 and len({one.cluster for one in asked}) == 1 and asked[0].cluster
-    ):
-        notes.append(
-            "All questions are of one template or source: intervals and tests are about more questions of it alone."
-        )
-    if summarised := [method.name for method in methods if method.runs[0].data.summarised]:
-        notes.append(
-            f"Of {', '.join(summarised)} there are summaries alone, which hold no texts: their chains are not shown here."
-        )
-    single = [method.name for method in methods if method.trained and len(method.trainings) == 1]
-    if single:
-        notes.append(f"One training of {', '.join(single)}: what another would give is not in its intervals.")
+    runs = [run for method in methods for run in method.runs]
+    notes = [_incomplete(run) for run in runs if run.incomplete]
+    notes += dict.fromkeys(note for one in methods for run in one.runs for note in _training_notes(one, run))
+    notes += _notes_on_settings(methods, settings, axes)
+    notes += [note for run in runs for note in _notes_on_answers(run)]
+    notes += _notes_on_units(methods, clusters)
     worst = max(float(one.grids[f"{settings.voter}_error"].max()) for one in figures)
     if worst > 0:
         notes.append(
@@ -560,6 +513,47 @@ def _notes(
             f"most {100 * worst:.2f} points."
         )
     return notes
+
+
+def _notes_on_settings(methods: Sequence[Method], settings: Settings, axes: list[str]) -> Iterator[str]:
+    """Sentences on what the runs do not have in common, and what therefore is not compared."""
+    for key, values in unlike_settings(methods).items():
+        yield f"The runs differ in {key} ({', '.join(values)}): their difference may come from that alone."
+    devices = {str(run.environment.get("device")) for method in methods for run in method.runs}
+    if len(devices) > 1:
+        yield f"Seconds were measured on different devices: {', '.join(sorted(devices))}."
+    if settings.axis not in axes:
+        yield f"The verdict is on chains, as {settings.axis} are not known for every run."
+    if settings.left_out:
+        yield f"Without the votes {', '.join(settings.left_out)}: not every run holds what chains weigh in them."
+
+
+def _notes_on_answers(run: Run) -> Iterator[str]:
+    """Sentences on completions of a run that were not read or judged."""
+    if run.unread:
+        yield f"{run.label}: the answer reader failed on {run.unread} completions, which count as having no answer."
+    if run.data.strays:
+        yield f"{run.label}: {run.data.strays} completions of questions that it does not ask are passed over."
+    if timeouts := run.summary.get("timeouts"):
+        yield f"{run.label}: {timeouts} comparisons with gold answers ran out of time and count as wrong."
+
+
+def _notes_on_units(methods: Sequence[Method], clusters: Clusters | None) -> Iterator[str]:
+    """Sentences on what the units of intervals are, and which chance is not in them."""
+    asked = methods[0].runs[0].questions
+    if len(asked) == 1:
+        yield "One question gives no interval and no verdict."
+    elif clusters:
+        yield (
+            f"The {len(clusters.of)} questions fall into {clusters.number} clusters of one template or source each, and "
+            f"these are the units of intervals and tests. Calibration and figures of paths count questions."
+        )
+    elif len({one.cluster for one in asked}) == 1 and asked[0].cluster:
+        yield "All questions are of one template or source: intervals and tests are about more questions of it alone."
+    if summarised := [method.name for method in methods if method.runs[0].data.summarised]:
+        yield f"Of {', '.join(summarised)} there are summaries alone, which hold no texts: their chains are not shown here."
+    if single := [method.name for method in methods if method.trained and len(method.trainings) == 1]:
+        yield f"One training of {', '.join(single)}: what another would give is not in its intervals."
 
 
 def _training_notes(method: Method, run: Run) -> list[str]:

@@ -291,27 +291,11 @@ def examine(
     groups = questions_of(examples)
     first = [examples[places[0]] for places in groups]
     numbers = range(len(first))[processes.rank :: processes.count]
-    thoughts = torch.stack(
-        list(
-            processes.collect(
-                {n: think(thinker, assistant, reader.backbone, [first[n]], num_slots)[0].cpu() for n in numbers}
-            ).values()
-        )
-    )
-    plans, total = [_plan(first, n, thinker.num_paths) for n in range(len(first))], thoughts.sum(0)
+    each = {n: think(thinker, assistant, reader.backbone, [first[n]], num_slots)[0].cpu() for n in numbers}
+    thoughts = torch.stack(list(processes.collect(each).values()))
+    plans = [_plan(first, n, thinker.num_paths) for n in range(len(first))]
     plan_of = {place: plans[n] for n, places in enumerate(groups) for place in places}
-    batches = _batches(examples, [plan_of[place].num_rows for place in range(len(examples))])
-    found: dict[int, tuple[Tensor, Tensor]] = processes.collect(
-        {
-            place: sums
-            for places in batches[processes.rank :: processes.count]
-            for place, sums in _losses(
-                reader,
-                {place: examples[place] for place in places},
-                torch.stack([plan_of[place].rows(thoughts, total) for place in places]),
-            ).items()
-        }
-    )
+    found = _losses_by_plan(reader, examples, plan_of, thoughts, processes)
     sums = [torch.stack([found[place][0] * examples[place].weight for place in places]).sum(0) for places in groups]
     tokens = tuple(weighted_tokens([examples[place] for place in places]) for places in groups)
     of_answers = [float(found[place][1][: thinker.num_paths].mean()) for place in range(len(examples))]
@@ -332,6 +316,22 @@ def examine(
         effective_rank=diversity.effective_rank(thoughts),
         dead=tuple(diversity.dead_paths(cosines)),
     )
+
+
+def _losses_by_plan(
+    reader: Reader, examples: Sequence[Example], plan_of: Mapping[int, _Plan], thoughts: Tensor, processes: Processes
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """The losses of all examples after the thoughts of their plans, by the example's place; see `_losses`.
+
+    thoughts: of all questions, [Q, N, L, D].
+    """
+    total = thoughts.sum(0)
+    batches = _batches(examples, [plan_of[place].num_rows for place in range(len(examples))])
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for places in batches[processes.rank :: processes.count]:
+        rows = torch.stack([plan_of[place].rows(thoughts, total) for place in places])
+        found |= _losses(reader, {place: examples[place] for place in places}, rows)
+    return processes.collect(found)
 
 
 @torch.no_grad()

@@ -144,13 +144,34 @@ def reward_model(name: str) -> Score:
         UsageError: it cannot be loaded, or has several outputs.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from scaling.control_tokens import DataEncoder
-    from scaling.models.hardware import pick_device, pick_dtype
-    from scaling.models.model_files import with_revision
+    from scaling.models.hardware import pick_device
 
     device = pick_device("auto")
+    tokenizer, model = _loaded(name, device)
+    encoded = _encoder(tokenizer)
+
+    @torch.inference_mode()
+    def score(question: str, chains: list[str]) -> list[float]:
+        rows = [encoded(question, chain) for chain in chains]
+        scores = [0.0] * len(rows)
+        for batch in _batches(rows):
+            inputs = tokenizer.pad({"input_ids": [rows[i] for i in batch]}, padding_side="right", return_tensors="pt")
+            logits = model(**inputs.to(device)).logits[:, 0].float().tolist()
+            for i, value in zip(batch, logits, strict=True):
+                scores[i] = value
+        return scores
+
+    return score
+
+
+def _loaded(name: str, device: str) -> tuple[Any, Any]:
+    """Tokenizer and model of `reward_model`, which raises as this does."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from scaling.models.hardware import pick_dtype
+    from scaling.models.model_files import with_revision
+
     place, revision = (name, "main") if Path(name).exists() else with_revision(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
@@ -170,7 +191,12 @@ def reward_model(name: str) -> Score:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    model.to(device).eval()
+    return tokenizer, model.to(device).eval()
+
+
+def _encoder(tokenizer: Any) -> Callable[[str, str], list[int]]:
+    """Turns a question and a chain into token ids: in the model's chat format, or as a pair of texts."""
+    from scaling.control_tokens import DataEncoder
 
     data = DataEncoder(tokenizer)
 
@@ -184,18 +210,7 @@ def reward_model(name: str) -> Score:
         plain = not any(map(data.holds_control, (question, chain)))
         return list(tokenizer(question, chain, **({} if plain else {"split_special_tokens": True}))["input_ids"])
 
-    @torch.inference_mode()
-    def score(question: str, chains: list[str]) -> list[float]:
-        rows = [encoded(question, chain) for chain in chains]
-        scores = [0.0] * len(rows)
-        for batch in _batches(rows):
-            inputs = tokenizer.pad({"input_ids": [rows[i] for i in batch]}, padding_side="right", return_tensors="pt")
-            logits = model(**inputs.to(device)).logits[:, 0].float().tolist()
-            for i, value in zip(batch, logits, strict=True):
-                scores[i] = value
-        return scores
-
-    return score
+    return encoded
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
