@@ -157,6 +157,8 @@ class Loop(ABC, Generic[Judged]):
         processes: those that train together.
         accuracy: measures the accuracy of what is trained, by which the best validation is then chosen. Every process
             calls it, and has to get the same. None for choosing by the loss.
+        start_counts: whether the best validation may be the one before the first step. Otherwise that one is kept until the
+            next, however good it was.
     """
 
     train: Sequence[Example]
@@ -167,6 +169,7 @@ class Loop(ABC, Generic[Judged]):
     watcher: StepObserver
     processes: Processes = field(default_factory=Processes)
     accuracy: Callable[[], Accuracy] | None = None
+    start_counts: bool = True
 
     @abstractmethod
     def trained(self) -> list[Parameter]:
@@ -255,11 +258,13 @@ class Loop(ABC, Generic[Judged]):
             health = replace(health, accuracy=self.accuracy())
         progress.seconds += time.monotonic() - began
         if math.isinf(progress.best) and not math.isfinite(health.loss):
-            raise NotFinite(f"the loss of the validation questions is {health.loss} before anything was learned")
+            when = f"after {progress.step} steps" if progress.step else "before anything was learned"
+            raise NotFinite(f"the loss of the validation questions is {health.loss} {when}")
         better = progress.is_beaten_by(health)
         if better:
-            progress.best, progress.best_step, progress.waited = health.loss, progress.step, 0
-            progress.best_accuracy = health.accuracy.value if health.accuracy else None
+            counts = self.start_counts or progress.step > 0
+            progress.best, progress.best_step, progress.waited = health.loss if counts else math.inf, progress.step, 0
+            progress.best_accuracy = health.accuracy.value if health.accuracy and counts else None
             self._best = None
             if health.per_question:
                 self._best = _Best(health.per_question.own, health.training)

@@ -358,6 +358,8 @@ class _Stages:
             watcher=self._watcher,
             processes=self._training.processes,
             accuracy=accuracy,
+            # before its first step a stage's answers may be right because the steps are written out after all
+            start_counts=not (accuracy and stage.removed),
             reader=reader_of(backbone),
             micro_batch=micro_batch(config, paths=1),
             recompute=config.gradient_checkpointing,

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import softcotpp as sc
+from contrastive.health import Accuracy
 from contrastive.parallel import Processes
 from contrastive.target_loss import Example, Reader
 from contrastive.train import METRICS_FILE, STATE_FILE, Schedule
@@ -21,6 +22,7 @@ from scaling.models import adapters, loading
 from scaling.models.latent_tokens import BEGIN, END, PAUSED, prepare_tokens
 from scaling.records.errors import Interrupted, UsageError
 from scaling.training import check, run
+from scaling.training.accuracy import GreedyAccuracy
 from scaling.training.cli import app
 from scaling.training.coconut import CoconutTrainer, StagePrompts, train_coconut
 from scaling.training.config import TrainConfig
@@ -320,6 +322,20 @@ def test_accuracy_chooses_unless_told_otherwise(trained):
     for stage in result.stages:
         assert len(stage["accuracy"]) == 2
     assert any("accuracy" in text for text in said if text.startswith("end of stage"))
+
+
+@pytest.mark.parametrize(("latent_stages", "best"), [(1, 2), (0, 0)])
+def test_a_model_that_has_not_learned_to_leave_steps_out_is_not_kept_for_its_accuracy(
+    trained, monkeypatch, latent_stages, best
+):
+    """Before its first step the last stage answers all, as it writes the steps out after all; later it answers none."""
+    earlier = 2 * latent_stages  # stages before the last one, as some questions have more steps
+    measured = iter([0.0] * 4 * earlier + [1.0, 0.0, 0.5, 0.25])
+    unknown = {"low": None, "high": None, "chains": 3, "questions": 3}
+    monkeypatch.setattr(GreedyAccuracy, "__call__", lambda _: Accuracy(value=next(measured), **unknown))
+    result, _ = trained(select="accuracy", latent_stages=latent_stages, max_steps=3, validate_every=1)
+    assert result.progress.best_step == best
+    assert result.figures.accuracy.value == {2: 0.5, 0: 1.0}[best]
 
 
 @pytest.mark.parametrize(("thought", "tokens"), [("pause", 3), ("none", 0)])
