@@ -140,7 +140,7 @@ class Contemplation(nn.Module):
             seen: [B, K] bool, False for padding.
         """
         if self.pause is not None:
-            inputs = self.pause.to(inputs.dtype).expand(*inputs.shape[:2], -1)
+            inputs = self.pause.to(prefix.keys[0].dtype).expand(*inputs.shape[:2], -1)
         activate(self.model, CONTEMPLATE)
         cache = LayerCache(prefix.keys, prefix.values)
         calls = calls_after(self.model, prefix.seen, inputs, cache)

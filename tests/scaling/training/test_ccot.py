@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from dataclasses import asdict
 
@@ -126,6 +127,13 @@ def test_resume_ends_where_an_uninterrupted_training_does(settings, quiet, tmp_p
         found, expected = load_file(tmp_path / "trained" / name), load_file(tmp_path / "whole" / name)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_trained_in_half_precision(trained, kind):
+    result, _ = trained(thought=kind, dtype="bfloat16", max_steps=2)
+    assert result.progress.step == 2
+    assert math.isfinite(result.figures.loss)
 
 
 def test_questions_without_a_chain_are_left_out_and_said(settings, quiet, tmp_path):
