@@ -1,11 +1,13 @@
 """ProsQA with a small model trained from nothing: chains, no chains, iCoT, pauses and Coconut, on the published questions.
 
-usage: prosqa.py --data FOLDER [--out FOLDER] [--table FILE] [--seeds 0,1,2] [--only "cot;coconut"] [--steps 250]
+usage: prosqa.py --data FOLDER [--out FOLDER] [--table FILE] [--seeds 0,1,2] [--only "cot;coconut"] [--on "easy-12;whole"]
+       [--steps 250]
 
 FOLDER has the published test.json and valid.json; questions to learn from have their words. For each seed a Llama of three
 layers learns first, from whole chains, to look sentences up, in questions of which only 8 sentences are left. With this one
 model every method begins, by `scale-train --method coconut`: first on questions of 12 sentences, with `--steps` steps in
-each of seven stages, or seven times as many where there is one stage; then on whole questions, as in its last stage.
+each of seven stages, or seven times as many where there is one stage; then, as in its last stage, on questions of 18 and of
+26 sentences and on whole ones.
 `scale-run` asks all published test questions, greedily, and again with the thoughts of Coconut taken away. Rows without a
 seed are answers that need no model.
 
@@ -53,7 +55,10 @@ METHODS: dict[str, list[str]] = {
 CONTROLS = {"coconut": ["none", "shuffled", "mean"]}  # by method, what takes its thoughts away in rows of their own
 BASE, BASE_STEPS = 8, 300  # sentences of the easy questions that all begin with, and the steps with them
 SENTENCES = 12  # of the easy questions of the stages
-WHOLE, WHOLE_STEPS = "whole", 400  # the folder of whole questions, and the steps with them after the stages
+LONGER = (18, 26)  # sentences of the questions on the way to whole ones
+LONGER_STEPS, WHOLE_STEPS = 400, 1200  # after the stages: with questions of each such length, and with whole ones
+WHOLE = "whole"  # the folder of whole questions
+TESTS = (f"easy-{SENTENCES}", WHOLE)
 QUESTIONS = 17_886  # to learn from, as many as in the paper
 BATCH, VALIDATION, WARMUP = 32, 64, 30
 BASE_LR, LR = 2e-3, 1e-3
@@ -73,20 +78,24 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=Path("prosqa.jsonl"), help="file for the rows")
     parser.add_argument("--seeds", default="0", help="with commas between them")
     parser.add_argument("--only", default=";".join(METHODS), help="methods by name, with semicolons between them")
+    parser.add_argument("--on", default=";".join(TESTS), help="test questions, with a semicolon between them")
     parser.add_argument("--steps", type=int, default=250, help="of each of the seven stages")
     asked = parser.parse_args()
     names = asked.only.split(";")
     if unknown := [name for name in names if name not in METHODS]:
         parser.error(f"--only: {unknown[0]} is none of {'; '.join(METHODS)}")
+    tests = asked.on.split(";")
+    if unknown := [name for name in tests if name not in TESTS]:
+        parser.error(f"--on: {unknown[0]} is none of {'; '.join(TESTS)}")
     table = Table(asked.table)
     write_questions(asked.data, asked.out)
-    for data in (easy(SENTENCES), WHOLE):
+    for data in tests:
         test = questions_of(asked.out / data, "test")
         for name, choose in SHORTCUTS.items():
             table.add({"row": name, "test": data, "seed": None}, partial(of_shortcut, choose, test))
     for seed in map(int, asked.seeds.split(",")):
         bench = Bench(asked.out, seed, asked.steps)
-        for data, name in product((easy(SENTENCES), WHOLE), names):
+        for data, name in product(tests, names):
             about = {"test": data, "seed": seed}
             table.add({"row": name, **about}, partial(bench.measure, name, data))
             for control in CONTROLS.get(name, []):
@@ -155,9 +164,13 @@ class Bench:
         return self._train(f"{slug(name)}-easy", easy(SENTENCES), model, steps=steps, options=METHODS[name])
 
     def _on_whole(self, name: str) -> Path:
-        """Goes on with whole questions, as in the method's last stage. Returns the folder."""
+        """Goes on with longer and then with whole questions, as in the method's last stage. Returns the folder."""
         options = METHODS[name] if once(METHODS[name]) else [*METHODS[name], "--no-curriculum"]
-        return self._train(slug(name), WHOLE, self._on_easy(name), steps=WHOLE_STEPS, options=options)
+        model = self._on_easy(name)
+        for sentences in LONGER:
+            folder = f"{slug(name)}-{sentences}"
+            model = self._train(folder, easy(sentences), model, steps=LONGER_STEPS, options=options)
+        return self._train(slug(name), WHOLE, model, steps=WHOLE_STEPS, options=options)
 
     def _looking_up(self) -> Path:
         """Trains the model that all methods begin with."""
@@ -235,7 +248,7 @@ def write_questions(published: Path, out: Path) -> None:
         learned = load_task("prosqa", split="train", data=published, limit=QUESTIONS).questions
         write_rows(partial / "train.json", learned)
         partial.replace(whole)
-    for sentences in (BASE, SENTENCES):
+    for sentences in (BASE, SENTENCES, *LONGER):
         folder = out / easy(sentences)
         folder.mkdir(exist_ok=True)
         rng = random.Random(sentences)

@@ -121,10 +121,12 @@ def test_all_methods_begin_with_one_model_and_take_as_many_steps(bench, tmp_path
     monkeypatch.setattr(bench, "symbols_of", lambda _: [])
     seed = bench.Bench(tmp_path, 3, steps=10)
     rows = [seed.measure(name, data) for name in bench.METHODS for data in ("easy-12", "whole")]
-    steps = bench.BASE_STEPS + 70
-    assert [row["steps"] for row in rows] == [steps, steps + bench.WHOLE_STEPS] * len(bench.METHODS)
+    steps, longer = bench.BASE_STEPS + 70, bench.LONGER_STEPS * len(bench.LONGER)
+    assert [row["steps"] for row in rows] == [steps, steps + longer + bench.WHOLE_STEPS] * len(bench.METHODS)
     assert {(row["accuracy"], row["new_tokens"]) for row in rows} == {(0.75, 2.5)}
     assert asked_of[:2] == [("easy-12", "cot-easy"), ("whole", "cot")]
     easy = {f"{bench.slug(name)}-easy" for name in bench.METHODS}
     assert len({trained[name][0] for name in easy}) == 1  # the model that all begin with
-    assert all(trained[name.removesuffix("-easy")][0] == str(tmp_path / "seed-3" / name) for name in easy)
+    for name in map(bench.slug, bench.METHODS):  # longer and longer questions, each from the model before
+        ways = [f"{name}-easy", *(f"{name}-{sentences}" for sentences in bench.LONGER), name]
+        assert [trained[way][0] for way in ways[1:]] == [str(tmp_path / "seed-3" / way) for way in ways[:-1]]
