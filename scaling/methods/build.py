@@ -66,8 +66,6 @@ def build(config: RunConfig, task: LoadedTask, dtype: torch.dtype, tell: Tell) -
     Raises:
         UsageError: a part of the method cannot be used, or does not fit the models.
     """
-    if config.quantize:
-        int8.refuse_unfit(config.device)
     parts = parts_of(config, task)
     surroundings = Surroundings(parts.config, task, dtype, tell)
     method = parts.build(surroundings)
