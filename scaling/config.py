@@ -388,7 +388,7 @@ class RunConfig(BaseModel):
     quantize: Annotated[
         Literal["int8"] | None,
         Setting(
-            "int8: the backbone's linear layers in int8, on a CPU; faster, less memory, other tokens. Default: none.",
+            "int8: the backbone's linear layers with 8-bit weights, on a CPU; other tokens. Default: none.",
             *(OUTPUT, _METHODS, Tag.NAMED, Tag.VALIDATION, Tag.LOADED),
         ),
     ] = None
