@@ -12,6 +12,9 @@ first batch with one new token, vLLM the first question's prompts with one new t
 get theirs together.
 decode_tokens_per_second (engine): the tokens after each completion's first one, by the median less the seconds of the
 whole job with one new token. share_of_floor is that rate by the floor's.
+cpu_seconds (engine): of each repetition, of all threads: to compare cases on a machine that does other work besides.
+engine-float32, engine-int8: the engine in float32 whatever `--dtype`, and with `--quantize int8`.
+peak_memory_mb: of the whole process. held_memory_mb (engine): resident at the end, when what loading took is given back.
 counters: prompt tokens computed, and avoided because completions share them.
 same_start: share of completions whose first 8 tokens are those of the run's first case.
 floor: the least time of a decoding step of all completions together (256 at most), as measured on this machine: weights
@@ -28,12 +31,15 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 import torch
 from floor import floor, timed
 from torch import Tensor
@@ -50,7 +56,7 @@ from scaling.engines.vllm.engine import VllmEngine
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thinkers import make_thinker
 from scaling.methods.thoughts import Thinking
-from scaling.models import loading, model_files
+from scaling.models import int8, loading, model_files
 from scaling.models.hardware import available_memory, cpu_name, pick_device, pick_dtype
 from scaling.records.errors import UsageError
 from scaling.tasks.catalogue import load_task
@@ -97,7 +103,7 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    known = ("engine", "generate", *_OF_VLLM)
+    known = ("engine", "engine-float32", "engine-int8", "generate", *_OF_VLLM)
     if unknown := set(asked.cases.split(",")) - {*known}:
         parser.error(f"--cases: there is no case {', '.join(sorted(unknown))}; give some of {','.join(known)}")
     return asked
@@ -197,8 +203,12 @@ def place(asked: argparse.Namespace) -> tuple[str, torch.dtype]:
 
 
 def load(asked: argparse.Namespace) -> PreTrainedModel:
+    return load_backbone(asked).model
+
+
+def load_backbone(asked: argparse.Namespace) -> loading.LanguageModel:
     device, dtype = place(asked)
-    return loading.load(model_files.locate(asked.backbone), name=asked.backbone, device=device, dtype=dtype).model
+    return loading.load(model_files.locate(asked.backbone), name=asked.backbone, device=device, dtype=dtype)
 
 
 def circumstances(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
@@ -220,11 +230,19 @@ def circumstances(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
 
 def timings(asked: argparse.Namespace, work: Callable[[], list[list[int]]]) -> Row:
     """The timed repetitions of a job that returns the tokens of each completion."""
-    seconds, tokens = zip(*(timed(work) for _ in range(asked.repeats)), strict=True)
+    began = [time.process_time()]
+
+    def measured() -> list[list[int]]:
+        done = work()
+        began.append(time.process_time())
+        return done
+
+    seconds, tokens = zip(*(timed(measured) for _ in range(asked.repeats)), strict=True)
     generated = sum(map(len, tokens[-1]))
     return {
         "tokens": generated,
         "seconds": [round(took, 3) for took in seconds],
+        "cpu_seconds": [round(after - before, 3) for before, after in pairwise(began)],
         "tokens_per_second": round(generated / statistics.median(seconds), 1),
         "heads": [ids[:_HEAD] for ids in tokens[-1]],
     }
@@ -243,12 +261,25 @@ def make_engine(model: PreTrainedModel, batch_size: str, *, tokens_per_row: int)
     return TransformersEngine(model, end_tokens=(), batch_size=rows, max_batch_tokens=tokens)
 
 
-def engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
+def engine_float32_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
+    asked.dtype = "float32"
+    return engine_case(asked, prompts)
+
+
+def engine_int8_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
+    int8.refuse_unfit(place(asked)[0])
+    backbone = load_backbone(asked)
+    int8.quantise(backbone)
+    return {**engine_case(asked, prompts, backbone.model), "quantize": "int8"}
+
+
+def engine_case(asked: argparse.Namespace, prompts: list[Prompt], model: PreTrainedModel | None = None) -> Row:
     fields = [field.name for field in dataclasses.fields(SoftPrompt)]
     soft = [SoftPrompt(**{name: prompt[name] for name in fields}) for prompt in prompts]
     wanted = [Request(prompt, sample, seed=0) for prompt in soft for sample in range(asked.samples)]
     order = {id(request): number for number, request in enumerate(wanted)}
-    engine = make_engine(load(asked), asked.batch_size, tokens_per_row=max(map(len, soft)) + asked.new_tokens)
+    tokens_per_row = max(map(len, soft)) + asked.new_tokens
+    engine = make_engine(model or load(asked), asked.batch_size, tokens_per_row=tokens_per_row)
 
     def decode(requests: list[Request], new_tokens: int) -> list[list[int]]:
         engine.counters = Counters()
@@ -265,6 +296,7 @@ def engine_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
         "decode_tokens_per_second": round(later, 1),
         "first_token_seconds": round(first_token, 3),
         "batch_size": engine.batch_size,
+        "held_memory_mb": psutil.Process().memory_info().rss >> 20,
         "counters": dataclasses.asdict(engine.counters),
     }
 
@@ -349,6 +381,8 @@ def floor_case(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
 
 _CASES: dict[str, Callable[[argparse.Namespace, list[Prompt]], Row]] = {
     "engine": engine_case,
+    "engine-float32": engine_float32_case,
+    "engine-int8": engine_int8_case,
     "batch-size": batch_size_case,
     "generate": generate_case,
     "vllm-engine": vllm_engine_case,

@@ -148,6 +148,23 @@ def agree(actual: Tensor, expected: Tensor) -> bool:
     return float(by_row[-2 if len(by_row) > 2 else -1]) < 0.05
 
 
+@contextmanager
+def finely(model: PreTrainedModel) -> Iterator[None]:
+    """While entered, layers that round what they read to a few bits round it finely.
+
+    Two ways of computing the same can then be compared: otherwise the last bit of a state may decide how another one is
+    rounded. Such layers have an attribute `fine`, which is True meanwhile.
+    """
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "fine")]
+    for layer in layers:
+        layer.fine = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.fine = False
+
+
 def differences(actual: Tensor, expected: Tensor) -> Tensor:
     """Distance of each vector of the rows [R, S, *] from the expected one, relative to its length, [R, S] float32."""
     actual, expected = actual.float(), expected.float()

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from contrastive.forward import MODEL_ERRORS, CaptureCache, agree, attention_masks, hidden_states, pad_right
+from contrastive.forward import MODEL_ERRORS, CaptureCache, agree, attention_masks, finely, hidden_states, pad_right
 from contrastive.windows import lengths, narrowed
 
 WORTH_SHARING = 8  # tokens of a common beginning; fewer take longer to be read apart than they save
@@ -286,7 +286,7 @@ def _try_extending(model: PreTrainedModel, longest: int | None) -> bool:
     prefixes = [ids[:11], ids[11:14]]  # one is longer than TRIAL_WINDOW, the other is shorter
     inputs = model.get_input_embeddings()(torch.tensor(ids[14 : 14 + 2 * paths * steps], device=model.device))
     inputs = inputs.view(2, paths, steps, -1)
-    with narrowed(model, longest=longest):
+    with narrowed(model, longest=longest), finely(model):
         expected = torch.stack(
             [_without_cache(model, *each, hidden_states) for each in zip(prefixes, inputs, strict=True)]
         )

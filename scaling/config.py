@@ -385,6 +385,13 @@ class RunConfig(BaseModel):
         Literal["auto", "float32", "bfloat16", "float16"],
         Setting("auto (default), float32, bfloat16 or float16.", OUTPUT, Tag.LOADED),
     ] = "auto"
+    quantize: Annotated[
+        Literal["int8"] | None,
+        Setting(
+            "int8: the backbone's linear layers with 8-bit weights, on a CPU; other tokens. Default: none.",
+            *(OUTPUT, _METHODS, Tag.NAMED, Tag.VALIDATION, Tag.LOADED),
+        ),
+    ] = None
     seed: Annotated[int, Setting("Start of all random streams. Default 0.", _DECODING, _SEEDS)] = 0
     voter: Annotated[
         str,

@@ -112,7 +112,7 @@ _KINDS = (
     EngineKind(
         "transformers",
         builder="scaling.engines.local.build",
-        settings=frozenset({"device", "max_batch_tokens", "exact"}),
+        settings=frozenset({"device", "max_batch_tokens", "exact", "quantize"}),
         in_process=True,
     ),
     EngineKind(
@@ -127,6 +127,7 @@ _KINDS = (
             "device": "vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names; `--assistant-device` is the assistant's",
             "max_batch_tokens": 'give `--engine-args "gpu_memory_utilization=0.8"`',
             "exact": _NOT_EXACT,
+            "quantize": 'give vLLM\'s own, `--engine-args "quantization=..."`, or a backbone that is published quantised',
         },
         refusal=_vllm_refusal,
     ),
@@ -137,7 +138,11 @@ _KINDS = (
         local_weights=False,
         asks_model_name=True,
         package="openai",
-        advice={"device": "give `--assistant-device` for the assistant", "exact": _NOT_EXACT},
+        advice={
+            "device": "give `--assistant-device` for the assistant",
+            "exact": _NOT_EXACT,
+            "quantize": "serve a quantised model, and leave it out",
+        },
         refusal=_server_refusal,
     ),
 )

@@ -19,6 +19,7 @@ from scaling.methods.custom import CustomParts
 from scaling.methods.kinds import KINDS, Trait
 from scaling.methods.lora import LoraParts
 from scaling.methods.softcot import PlaceholderParts, SoftCoTParts
+from scaling.models import int8
 from scaling.models.loading import LanguageModel
 from scaling.tasks.task import LoadedTask
 
@@ -68,4 +69,6 @@ def build(config: RunConfig, task: LoadedTask, dtype: torch.dtype, tell: Tell) -
     parts = parts_of(config, task)
     surroundings = Surroundings(parts.config, task, dtype, tell)
     method = parts.build(surroundings)
+    if config.quantize:  # only now, as an adapter is merged into plain weights
+        int8.quantise(method.backbone)
     return Built(method, parts.config, surroundings.assistant if parts.config.assisted else None)

@@ -32,7 +32,7 @@ from scaling.methods.thoughts import (
     controlled,
     refuse_unfit_control,
 )
-from scaling.models import adapters
+from scaling.models import adapters, int8
 from scaling.models.latent_tokens import BEGIN, END, PAUSED
 from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, Prompt, PromptBuilder, as_asked
@@ -405,6 +405,8 @@ class CoconutParts(Parts):
     def build(self, surroundings: Surroundings) -> Method:
         config, task = self.config, surroundings.task.definition
         backbone, identity = self._backbone(surroundings)
+        if config.quantize:  # before it thinks
+            int8.quantise(backbone)
         if frame := self._frame(backbone):
             frame.refuse_unknown(backbone)
         builder = PromptBuilder.of(backbone, task=task, wording=surroundings.wording)

@@ -93,9 +93,11 @@ def load_backbone(config: RunConfig, dtype: torch.dtype, *, own: bool = False) -
     Args:
         config: settings with device and dtype chosen.
         dtype: of the weights.
-        own: True for a new object that nobody else uses, because its weights are going to change.
+        own: True for a new object that nobody else uses, because its weights are going to change, as they do with
+            `--quantize`.
     """
     kind = KINDS[config.engine]
+    own = own or config.quantize is not None
     if kind.in_process:
         source = model_files.locate(config.backbone)
         return loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=own)
@@ -107,7 +109,7 @@ def load_backbone(config: RunConfig, dtype: torch.dtype, *, own: bool = False) -
 def assistant_is_backbone(config: RunConfig) -> bool:
     """Whether backbone and assistant are the same model in this process, which is then loaded once."""
     same = model_files.locate(config.assistant) == model_files.locate(config.backbone)
-    return same and KINDS[config.engine].in_process
+    return same and KINDS[config.engine].in_process and config.quantize is None  # the assistant keeps its type
 
 
 def load_assistant(config: RunConfig, dtype: torch.dtype) -> LanguageModel:

@@ -76,11 +76,15 @@ def placed(config: Config) -> tuple[Config, torch.dtype]:
         The settings with both filled in, and the dtype as torch has it.
 
     Raises:
-        UsageError: this machine does not have the device, or that of the assistant.
+        UsageError: this machine does not have the device, or that of the assistant, or cannot do what `--quantize` asks.
     """
     device = pick_device(config.device)
     if assistant_device := getattr(config, "assistant_device", None):  # settings of trainings have none
         pick_device(assistant_device, option="--assistant-device")
+    if getattr(config, "quantize", None):
+        from scaling.models import int8  # imported here, because it imports transformers
+
+        int8.refuse_unfit(device)
     dtype = pick_dtype(config.dtype, device)
     return config.model_copy(update={"device": device, "dtype": str(dtype).removeprefix("torch.")}), dtype
 

@@ -45,7 +45,7 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
 
     -SC stands for self-consistency: several samples of a single path. The rounds of a method that refines its thoughts are
     named, and so are latent steps and a prompt other than `plain`. Brackets say how the method was trained, unless that was
-    on questions of the run's own task, and name what stands for a chain, a control and a scale of thoughts.
+    on questions of the run's own task, and name what stands for a chain, a control, a scale of thoughts and int8 weights.
 
     Args:
         config: the settings in run.json.
@@ -63,7 +63,7 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     scale = config.get("thought_scale")
     dose = None if scale is None else f"thoughts x {scale:g}"
     trained = (training_of(config, environment or {}), config.get(CONTEMPLATION), config.get(LATENT_TRAINING))
-    details = [str(detail) for detail in (*trained, config.get("control"), dose) if detail]
+    details = [str(detail) for detail in (*trained, config.get("control"), dose, config.get("quantize")) if detail]
     brackets = f" [{', '.join(details)}]" if details else ""
     return f"{title}{several}{shots}{rounds}{steps}{prompt}{brackets}"
 

@@ -33,6 +33,7 @@ SOFT = {"method": "softcot++", "latent_paths": 2, "samples": 2, "task": "gsm8k"}
         ({"thinker": "x", "task": None}, {"thinker_trained_on": "own", "task": "own"}, "SoftCoT++"),
         ({"thinker": "x"}, {"thinker_trained_on": "a=b, [c]"}, "SoftCoT++ [trained on a-b- -c-]"),
         ({"method": "lora", "adapter": "x"}, {"adapter_trained_on": "aqua"}, "LoRA [trained on aqua]"),
+        ({"thinker": "x", "quantize": "int8"}, {"thinker_trained_on": "aqua"}, "SoftCoT++ [trained on aqua, int8]"),
         ({"method": "cot", "thinker": None}, {"thinker_trained_on": "aqua"}, "CoT"),
     ],
 )

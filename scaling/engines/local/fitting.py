@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from contrastive.forward import MODEL_ERRORS, agree, differences
+from contrastive.forward import MODEL_ERRORS, agree, differences, finely
 from contrastive.windows import narrowed
 from scaling.engines.base import SoftPrompt
 from scaling.engines.embedded import embedded
@@ -51,7 +51,7 @@ def fit(model: PreTrainedModel, *, longest: int | None = None) -> Fit:
         longest: tokens of the longest prompt with its completion, None if not known. Attention windows that are shorter are
             made small for the trial, so that tokens beyond a window are tried, too.
     """
-    with narrowed(model, longest=longest):
+    with narrowed(model, longest=longest), finely(model):
         expected = _reference(model)
         because = _why_not_shared(model, expected)
         if because is None or not bool(expected.isfinite().all()):
