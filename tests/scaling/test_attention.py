@@ -37,7 +37,7 @@ def random_groups(seed: int) -> tuple[Tensor, int]:
 @pytest.mark.parametrize("seed", range(30))
 def test_groups_name_the_rows_of_each_group(seed: int) -> None:
     group, num_groups = random_groups(seed)
-    found = Groups.of(group, num_groups=num_groups)
+    found = Groups.of(group.tolist(), num_groups=num_groups, device=group.device)
     most = int(group.bincount().max())
     assert found.index.shape == (num_groups, most)
     for number, members in enumerate(found.index.tolist()):
@@ -48,13 +48,13 @@ def test_groups_name_the_rows_of_each_group(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_places_lead_back_to_the_rows(seed: int) -> None:
     group, num_groups = random_groups(seed)
-    found = Groups.of(group, num_groups=num_groups)
+    found = Groups.of(group.tolist(), num_groups=num_groups, device=group.device)
     assert found.index.flatten()[found.place].tolist() == list(range(len(group)))
     assert torch.equal(found.place // found.index.shape[1], group)
 
 
 def test_groups_of_no_row_are_only_filled_up() -> None:
-    found = Groups.of(torch.tensor([2, 0, 2]), num_groups=5)
+    found = Groups.of([2, 0, 2], num_groups=5, device=torch.device("cpu"))
     assert found.index.tolist() == [[1, 0], [0, 0], [0, 2], [0, 0], [0, 0]]
 
 
@@ -130,7 +130,8 @@ def random_case(seed: int, *, group: int = 1, queries: int = 1, even: bool = Fal
     def level(lengths: Tensor, first: Tensor, of: Tensor) -> SharedLevel:
         shape = (len(lengths), HEADS, int(lengths.max()), WIDTH)
         keys, values = [some(*shape) for _ in range(LAYERS)], [some(*shape) for _ in range(LAYERS)]
-        return SharedLevel(keys, values, lengths, first, Groups.of(of, num_groups=len(lengths)), positions, even)
+        groups = Groups.of(of.tolist(), num_groups=len(lengths), device=of.device)
+        return SharedLevel(keys, values, lengths, first, groups, positions, even)
 
     shared = [
         level(prefix_lengths, torch.zeros_like(prefix_lengths), prefix),
