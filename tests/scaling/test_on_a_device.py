@@ -38,6 +38,9 @@ SIZED_BY_VALUES = (
     aten.bincount,
 )
 
+# what gives the host values
+TOLD = (Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__)
+
 
 class OnDevice(Tensor):
     """A tensor that says it is on DEVICE. inner: the same on the CPU."""
@@ -59,10 +62,12 @@ class OnDevice(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Indexing and `tolist` do not go through the dispatcher as they are."""
-        if func is Tensor.tolist:
-            Pretended.wait("tolist")
-            return args[0].inner.tolist()
+        """What does not go through the dispatcher as it is, or asks for the device before."""
+        if func in TOLD:
+            Pretended.wait(func.__name__)
+            return func(args[0].inner)
+        if func in (Tensor.contiguous, Tensor.__invert__):
+            return OnDevice(func(args[0].inner))
         if func is Tensor.__getitem__:
             return OnDevice(inner_of(args[0])[index_on_host(args[1])])
         if func is Tensor.__setitem__:
@@ -106,6 +111,9 @@ def index_on_host(index: Any) -> Any:
 
 def run_on_device(func: Any, args: Any, kwargs: Any) -> Any:
     """Runs an operator on the CPU, as if on the device where its tensors are."""
+    with Pretended():  # operators made of others are seen as a whole in inference mode
+        if (made := func.decompose(*args, **kwargs)) is not NotImplemented:
+            return made
     packet = func.overloadpacket
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     on_device = any(isinstance(tensor, OnDevice) for tensor in tensors)
@@ -129,7 +137,9 @@ def run_on_device(func: Any, args: Any, kwargs: Any) -> Any:
     return tree_map(lambda leaf: OnDevice(leaf) if isinstance(leaf, Tensor) else leaf, found) if to_device else found
 
 
-def flash(query: Tensor, key: Tensor, value: Tensor, dropout: float, causal: bool, *_: Any, scale: float) -> Any:
+def flash(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, causal: bool = False, *_: Any, scale: float
+) -> Any:
     """As torch's FlashAttention: half precision, no mask."""
     Pretended.kernels["flash"] += 1
     assert query.dtype in (torch.bfloat16, torch.float16)
@@ -144,8 +154,8 @@ def efficient(
     value: Tensor,
     bias: Tensor | None,
     logs: bool,
-    dropout: float,
-    causal: bool,
+    dropout: float = 0.0,
+    causal: bool = False,
     *,
     scale: float,
 ) -> Any:
@@ -188,14 +198,19 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Pretended]]:
 
 
 def moved(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    return model.to(dtype).requires_grad_(False).to(DEVICE)
+    model.to(dtype).requires_grad_(False)
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # else parameters would stay of their old class
+    try:
+        return model.to(DEVICE)
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
 
 
 def decoded(
     model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding, *, end: Sequence[int] = (), **options: Any
 ) -> list[Generated]:
     engine = TransformersEngine(model, end_tokens=end, **{"batch_size": 8, "max_batch_tokens": 4096, **options})
-    assert engine.plain_because is None
+    assert engine.plain_because is None, engine.plain_because
     found = {id(done.request): done for done in engine.generate(requests, decoding)}
     return [found[id(request)] for request in requests]
 
@@ -274,12 +289,14 @@ def test_an_exact_step_waits_once_too(make_model: MakeModel, some_requests: Some
         lambda x: torch.tensor([1, 2], device=x.device),
     ],
 )
-def test_what_makes_a_host_wait_is_counted(wait: Callable[[Tensor], Any]) -> None:
+@pytest.mark.parametrize("inference", [False, True])
+def test_what_makes_a_host_wait_is_counted(wait: Callable[[Tensor], Any], inference: bool) -> None:
     """The measure itself: each of these synchronises a host with its GPU."""
-    values = torch.arange(4, device=DEVICE)
-    before = len(Pretended.waits)
-    wait(values)
-    assert len(Pretended.waits) == before + 1
+    with torch.inference_mode(inference):
+        values = torch.arange(4, device=DEVICE)
+        before = len(Pretended.waits)
+        wait(values)
+        assert len(Pretended.waits) == before + 1
 
 
 def test_what_a_device_does_by_itself_is_not_counted() -> None:
