@@ -11,7 +11,7 @@ VLLM_PIP := $(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check
 DIST_VENV ?= .venv-dist
 DIST_PIP := $(DIST_VENV)/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-vllm check docs dist bench clean
+.PHONY: demo test test-vllm test-gpu check docs dist bench clean
 
 demo: $(VENV)/.runtime  ## set up, then 8 latent paths x 4 samples on 20 arithmetic questions
 	$(BIN)/scale-run --latent-paths 8 --samples 4
@@ -21,6 +21,10 @@ test: $(VENV)/.dev  ## set up, then all tests
 
 test-vllm: $(VLLM_VENV)/.ready  ## set up vLLM's CPU build in an environment of its own, then the tests that need it
 	$(VLLM_VENV)/bin/pytest -p no:unraisableexception tests/scaling/test_vllm_real.py
+
+test-gpu: $(VENV)/.dev  ## the tests that need a GPU, which all others skip
+	@$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('error: torch finds no GPU here: \`make test-gpu\` needs one, and torch built for CUDA (here: torch ' + torch.__version__ + ').')"
+	$(BIN)/pytest tests/gpu
 
 check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff check .

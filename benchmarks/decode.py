@@ -117,6 +117,7 @@ def compare(asked: argparse.Namespace) -> int:
         say(f"vLLM: left out, as {asked.vllm_python} does not exist; `make test-vllm` builds it")
         cases = [case for case in cases if case not in _OF_VLLM]
     failed = False
+    say(f"on {device_name()}")
     with TemporaryDirectory() as folder:
         job = ["--job", str(Path(folder) / "prompts.pt"), "--questions", str(1 if asked.scaling else asked.questions)]
         # made in a process of their own: on Linux a child's peak memory starts at that of its parent
@@ -211,6 +212,10 @@ def load_backbone(asked: argparse.Namespace) -> loading.LanguageModel:
     return loading.load(model_files.locate(asked.backbone), name=asked.backbone, device=device, dtype=dtype)
 
 
+def device_name() -> str:
+    return torch.cuda.get_device_name() if pick_device("auto") == "cuda" else cpu_name()
+
+
 def circumstances(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
     device, dtype = place(asked)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -220,11 +225,11 @@ def circumstances(asked: argparse.Namespace, prompts: list[Prompt]) -> Row:
         **on_device,
         "backbone": asked.backbone,
         "dtype": str(dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device": device_name(),
         "threads": torch.get_num_threads(),
         "completions": len(prompts) * asked.samples,
         "prompt_tokens": sum(len(prompt["embeddings"]) for prompt in prompts) * asked.samples,
-        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "versions": {name: version(name) for name in ("torch", "transformers")} | {"cuda": torch.version.cuda},
     }
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 
@@ -22,22 +20,18 @@ class StopStrings:
         self.strings = tuple(strings)
         self._tokenizer = tokenizer
 
-    def last_tokens(self, device: torch.device) -> Tensor:
+    @cached_property
+    def last_tokens(self) -> frozenset[int]:
         """Ids of the tokens that may complete a stop string, because they hold its last character.
 
         The text needs to be searched only after one of these tokens.
         """
-        if self._last.device != device:
-            self._last = self._last.to(device)
-        return self._last
-
-    @cached_property
-    def _last(self) -> Tensor:
         signs = {string[-1] for string in self.strings}
         bytes_of = {f"<0x{ord(sign):02X}>" for sign in signs}  # as vocabularies of bytes name them
         vocabulary = self._tokenizer.get_vocab().items()
-        ids = [number for name, number in vocabulary if name in bytes_of or any(sign in name for sign in signs)]
-        return torch.tensor(sorted(ids), dtype=torch.long)
+        return frozenset(
+            number for name, number in vocabulary if name in bytes_of or any(sign in name for sign in signs)
+        )
 
     def end(self, tokens: Sequence[int]) -> bool:
         """Whether the text of these tokens holds a stop string."""

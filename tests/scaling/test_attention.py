@@ -21,7 +21,6 @@ FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "phi")
 HEADS, WIDTH, LAYERS = 2, 8, 2
 SCALE = 0.3
 WINDOWS = (None, 1, 5, 1000)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 
 
 # ---- Groups
@@ -37,7 +36,7 @@ def random_groups(seed: int) -> tuple[Tensor, int]:
 @pytest.mark.parametrize("seed", range(30))
 def test_groups_name_the_rows_of_each_group(seed: int) -> None:
     group, num_groups = random_groups(seed)
-    found = Groups.of(group, num_groups=num_groups)
+    found = Groups.of(group.tolist(), num_groups=num_groups, device=group.device)
     most = int(group.bincount().max())
     assert found.index.shape == (num_groups, most)
     for number, members in enumerate(found.index.tolist()):
@@ -48,13 +47,13 @@ def test_groups_name_the_rows_of_each_group(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_places_lead_back_to_the_rows(seed: int) -> None:
     group, num_groups = random_groups(seed)
-    found = Groups.of(group, num_groups=num_groups)
+    found = Groups.of(group.tolist(), num_groups=num_groups, device=group.device)
     assert found.index.flatten()[found.place].tolist() == list(range(len(group)))
     assert torch.equal(found.place // found.index.shape[1], group)
 
 
 def test_groups_of_no_row_are_only_filled_up() -> None:
-    found = Groups.of(torch.tensor([2, 0, 2]), num_groups=5)
+    found = Groups.of([2, 0, 2], num_groups=5, device=torch.device("cpu"))
     assert found.index.tolist() == [[1, 0], [0, 0], [0, 2], [0, 0], [0, 0]]
 
 
@@ -130,7 +129,8 @@ def random_case(seed: int, *, group: int = 1, queries: int = 1, even: bool = Fal
     def level(lengths: Tensor, first: Tensor, of: Tensor) -> SharedLevel:
         shape = (len(lengths), HEADS, int(lengths.max()), WIDTH)
         keys, values = [some(*shape) for _ in range(LAYERS)], [some(*shape) for _ in range(LAYERS)]
-        return SharedLevel(keys, values, lengths, first, Groups.of(of, num_groups=len(lengths)), positions, even)
+        groups = Groups.of(of.tolist(), num_groups=len(lengths), device=of.device)
+        return SharedLevel(keys, values, lengths, first, groups, positions, even)
 
     shared = [
         level(prefix_lengths, torch.zeros_like(prefix_lengths), prefix),
@@ -217,12 +217,9 @@ def random_part(*, keys: int, seed: int, dtype: torch.dtype = torch.float64) -> 
     return tuple(torch.randn(3, 2, keys, WIDTH, generator=generator, dtype=dtype) for _ in range(2))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_part_is_softmax_attention_and_its_log_sum_exp(
-    device: str, dtype: torch.dtype, atol: float, masked: bool
-) -> None:
+def test_a_part_is_softmax_attention_and_its_log_sum_exp(dtype: torch.dtype, atol: float, masked: bool) -> None:
     query, _ = random_part(keys=5, seed=0, dtype=dtype)
     key, value = random_part(keys=11, seed=1, dtype=dtype)
     hidden = torch.zeros(3, 1, 5, 11, dtype=torch.bool)
@@ -230,36 +227,34 @@ def test_a_part_is_softmax_attention_and_its_log_sum_exp(
         hidden = torch.rand(hidden.shape, generator=torch.Generator().manual_seed(2)) < 0.4
         hidden[..., 0] = False
     scores = (query.double() @ key.double().transpose(-1, -2) * SCALE).masked_fill(hidden, -torch.inf)
-    mask = additive(hidden, dtype).to(device) if masked else None
-    out, lse = partial_attention(query.to(device), key.to(device), value.to(device), mask, SCALE)
+    mask = additive(hidden, dtype) if masked else None
+    out, lse = partial_attention(query, key, value, mask, SCALE)
     assert out.dtype == dtype
     assert lse.dtype == torch.float32
     expected = (scores.softmax(-1) @ value.double()).transpose(1, 2)
-    torch.testing.assert_close(out.cpu().double(), expected, atol=atol, rtol=0)
+    torch.testing.assert_close(out.double(), expected, atol=atol, rtol=0)
     expected = scores.logsumexp(-1).transpose(1, 2).unsqueeze(-1)
-    torch.testing.assert_close(lse.cpu().double(), expected, atol=atol, rtol=0)
+    torch.testing.assert_close(lse.double(), expected, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_query_that_sees_nothing_gets_finite_numbers_and_no_weight(device: str, dtype: torch.dtype) -> None:
+def test_a_query_that_sees_nothing_gets_finite_numbers_and_no_weight(dtype: torch.dtype) -> None:
     query, _ = random_part(keys=1, seed=0, dtype=dtype)
     parts = []
     for seed, hides in ((1, True), (2, False)):
         key, value = random_part(keys=4, seed=seed, dtype=dtype)
-        mask = additive(torch.full((3, 1, 1, 4), hides), dtype).to(device)
-        parts.append(partial_attention(query.to(device), key.to(device), value.to(device), mask, SCALE))
+        mask = additive(torch.full((3, 1, 1, 4), hides), dtype)
+        parts.append(partial_attention(query, key, value, mask, SCALE))
     assert all(states.isfinite().all() for part in parts for states in part)
     assert torch.equal(merge(parts), parts[1][0])
     assert torch.equal(merge(parts[::-1]), parts[1][0])
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_parts_of_which_none_sees_anything_merge_to_finite_numbers(device: str) -> None:
+def test_parts_of_which_none_sees_anything_merge_to_finite_numbers() -> None:
     query, _ = random_part(keys=1, seed=0, dtype=torch.float32)
     key, value = random_part(keys=4, seed=1, dtype=torch.float32)
-    mask = additive(torch.ones(3, 1, 1, 4, dtype=torch.bool), torch.float32).to(device)
-    part = partial_attention(query.to(device), key.to(device), value.to(device), mask, SCALE)
+    mask = additive(torch.ones(3, 1, 1, 4, dtype=torch.bool), torch.float32)
+    part = partial_attention(query, key, value, mask, SCALE)
     assert merge([part, part, part]).isfinite().all()
 
 

@@ -204,7 +204,7 @@ class Rows:
         self.rows[target] = list(self.rows[source])
 
     def clear(self, row: int) -> None:
-        self.own.lengths[row] = 0
+        self.own.clear([row])
         self.rows[row] = []
 
     def fresh(self) -> float:

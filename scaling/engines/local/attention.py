@@ -20,6 +20,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from scaling.engines.local.decoder import on_device
+from scaling.engines.local.kernels import attend
+
 NAME = "shared_prefix"
 KEYS = 64  # attended to at a time where results must not depend on how many there are
 _QUERIES = (
@@ -40,18 +43,19 @@ class Groups:
     place: Tensor
 
     @classmethod
-    def of(cls, group: Tensor, *, num_groups: int) -> Groups:
-        """group: [R] int64, the group of each row."""
-        order = group.argsort(stable=True)
-        counts = group.bincount(minlength=num_groups)
-        ordered = group[order]
-        rank = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[ordered]
-        most = int(counts.max())
-        index = group.new_zeros(num_groups, most)
-        index[ordered, rank] = order
-        place = torch.empty_like(group)
-        place[order] = ordered * most + rank
-        return cls(index, place)
+    def of(cls, group: Sequence[int], *, num_groups: int, device: torch.device) -> Groups:
+        """group: the group of each row. Made on the host, as a device would have to tell how large the largest one is."""
+        members: list[list[int]] = [[] for _ in range(num_groups)]
+        for row, number in enumerate(group):
+            members[number].append(row)
+        most = max(map(len, members))
+        place = [0] * len(group)
+        for number, rows in enumerate(members):
+            for rank, row in enumerate(rows):
+                place[row] = number * most + rank
+        index = [row for rows in members for row in (*rows, *[0] * (most - len(rows)))]
+        both = on_device([*index, *place], device)
+        return cls(both[: len(index)].view(num_groups, most), both[len(index) :])
 
 
 @dataclass(eq=False)
@@ -135,7 +139,8 @@ class Levels:
 
     positions: [R, X] of the queries; starts: [R] position of a row's first own key; lengths: [R] own keys that count at
     the last query: query x of X sees lengths - X + 1 + x of them. fixed: whether a row's result must be the same, bit for
-    bit, whatever the number of rows, groups and keys: every product then has one size.
+    bit, whatever the number of rows, groups and keys: every product then has one size. causal: whether a row's own keys
+    are those of its X queries and no others, as in a prefill.
     """
 
     shared: Sequence[SharedLevel]
@@ -143,6 +148,7 @@ class Levels:
     starts: Tensor
     lengths: Tensor
     fixed: bool = False
+    causal: bool = False
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def attend(
@@ -153,18 +159,20 @@ class Levels:
         heads = key.shape[1]
         group = all_heads // heads
         packed = query.reshape(rows, heads, group * length, width)
-        mask = self._mask(window, group, key.shape[2], query.dtype)
         by_head = packed.transpose(0, 1).contiguous() if self.shared else packed
-        if self.fixed:
+        if self.causal and length > 1 and (window is None or window >= length):
+            parts = [causal_attention(query, key, value, scale)]
+        else:
+            mask = self._mask(window, group, key.shape[2], query.dtype)
             # a prefill is of one row, whose own keys are as many whatever else is computed
-            chunks = _chunks(key.shape[2]) if length == 1 else [slice(None)]
+            chunks = _chunks(key.shape[2]) if self.fixed and length == 1 else [slice(None)]
             own = [(key[:, :, keys], value[:, :, keys], mask[..., keys]) for keys in chunks]
             parts = [partial_attention(packed, *seen, scale) for seen in own]
-            for level in self.shared:
+        for level in self.shared:
+            if self.fixed:
                 parts += level.attend_fixed(layer, by_head, scale=scale, window=window)
-        else:
-            parts = [partial_attention(packed, key, value, mask, scale)]
-            parts += [level.attend(layer, by_head, scale=scale, window=window) for level in self.shared]
+            else:
+                parts.append(level.attend(layer, by_head, scale=scale, window=window))
         merged = (merge_in_order if self.fixed else merge)(parts).reshape(rows, group, length, heads, width)
         return merged.permute(0, 2, 3, 1, 4).reshape(rows, length, all_heads, width)
 
@@ -220,18 +228,22 @@ def partial_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     query: [B, H, Q, d]; key, value: [B, H, T, d]; mask: additive, broadcastable to [B, H, Q, T]. Returns [B, Q, H, d] and
     [B, Q, H, 1]. A query that sees no key gets a finite output and a log-sum-exp that no other level's can be smaller than.
     """
-    if query.device.type == "cpu":
-        out, lse = _flash_on_cpu(query, key, value, attn_mask=mask, scale=scale)
-    else:
-        scores = (query @ key.transpose(-1, -2)).float() * scale
-        if mask is not None:
-            scores += mask
-        lse = scores.logsumexp(-1)
-        out = (scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value
+    out, lse = attend(query, key, value, mask, scale, causal=False)
     return out.transpose(1, 2), lse.transpose(1, 2).unsqueeze(-1)
 
 
-_flash_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
+    """Attention of X queries to their own X keys, each to those up to itself, without the mask that says so.
+
+    query: [R, H * G, X, d]; key, value: [R, H, X, d]. Returns [R, G * X, H, d] and [R, G * X, H, 1].
+    """
+    rows, all_heads, length, width = query.shape
+    heads = key.shape[1]
+    group = all_heads // heads
+    keys, values = (states.repeat_interleave(group, dim=1) if group > 1 else states for states in (key, value))
+    out, lse = attend(query, keys, values, None, scale, causal=True)
+    out = out.reshape(rows, heads, group * length, width).transpose(1, 2)
+    return out, lse.reshape(rows, heads, group * length).transpose(1, 2).unsqueeze(-1)
 
 
 def additive(hidden: Tensor, dtype: torch.dtype) -> Tensor:

@@ -49,7 +49,13 @@ class Beginning:
         zeros = positions.new_zeros(len(positions))
         length = torch.full_like(zeros[:1], len(self._ids or ()))
         return SharedLevel(
-            self._keys, self._values, length, zeros[:1], Groups.of(zeros, num_groups=1), positions, even=True
+            self._keys,
+            self._values,
+            length,
+            zeros[:1],
+            Groups.of([0] * len(zeros), num_groups=1, device=zeros.device),
+            positions,
+            even=True,
         )
 
     def before(self, filled: CaptureCache) -> CaptureCache:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from scaling.engines.base import SoftPrompt
@@ -75,6 +76,20 @@ def batches(lengths: Sequence[int]) -> list[list[int]]:
         else:
             grouped.append([number])
     return grouped
+
+
+def on_device(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Numbers that the host knows, as an int64 tensor on a device.
+
+    The host does not wait until the device has done what it was given before, as it would with `torch.tensor` alone.
+    """
+    return torch.tensor(numbers, dtype=torch.long).to(device, non_blocking=True)
+
+
+def index_of(rows: Sequence[int], device: torch.device) -> slice | Tensor:
+    """What picks rows of a tensor on a device: a slice where they follow each other, so that nothing has to be copied."""
+    following = range(rows[0], rows[0] + len(rows)) if rows else range(0)
+    return slice(following.start, following.stop) if list(rows) == list(following) else on_device(rows, device)
 
 
 def compacted(used: int, gone: Sequence[int]) -> list[int]:

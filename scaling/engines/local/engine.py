@@ -14,14 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scaling.engines.base import Counters, Decoding, Generated, Request
-from scaling.engines.local.decoder import Decoder
+from scaling.engines.local.decoder import Decoder, index_of, on_device
 from scaling.engines.local.exact import block_for
 from scaling.engines.local.fitting import fit
 from scaling.engines.local.packing import PackedWeights
 from scaling.engines.local.sampling import confidences, sample_tokens, sample_tokens_, uniforms
 from scaling.engines.local.scheduler import Scheduler
 from scaling.engines.local.shared import SharedPrefixDecoder
-from scaling.engines.stops import StopStrings
 from scaling.models.hardware import available_memory
 from scaling.models.shapes import kv_bytes_of
 from scaling.records.errors import UsageError, out_of_memory
@@ -66,7 +65,7 @@ class TransformersEngine:
         self.counters = Counters()
         self.tell: Callable[[str], None] = lambda _: None
         self._model = model
-        self._end = torch.tensor(sorted(end_tokens), dtype=torch.long, device=model.device)
+        self._end = frozenset(end_tokens)
         self._cancelled: set[str] = set()
         try:
             fitted = fit(model, longest=longest)
@@ -133,7 +132,7 @@ class TransformersEngine:
             lookahead=lookahead,
         )
         apart = self.block is not None
-        rows = _Rows(self.batch_size, decoding, self._end, apart=apart)
+        rows = _Rows(self.batch_size, decoding, self._end, device=self._model.device, apart=apart)
         return _DecodingPass(
             decoder,
             scheduler,
@@ -254,7 +253,7 @@ class _DecodingPass:
         counters.decode_steps += 1
         counters.decoded_rows += used
         counters.row_capacity += self._most_rows
-        flat = self._rows.prompt_tokens + int(self._rows.steps[:used].sum())
+        flat = self._rows.prompt_tokens + sum(map(len, self._rows.tokens[:used]))
         own = flat - self._rows.prompt_tokens if self._decoder.share_prefix else flat
         self._peak_held = max(self._peak_held, self._scheduler.held_tokens + own)
         self._peak_flat = max(self._peak_flat, flat)
@@ -266,70 +265,91 @@ class _DecodingPass:
 class _Rows:
     """The completions that are being decoded, one in each of R rows.
 
+    Everything that decides what happens next is on the host, which waits for the device once a token: when it asks which
+    tokens were drawn.
+
     Attributes:
         capacity: R.
         requests: those that are not done, by row.
         prompt_tokens: tokens of the prompts of these requests.
+        tokens: those that each row has drawn.
         last: [R] int64, the last token of each row.
-        steps: [R] int64, how many tokens each row has drawn.
     """
 
-    def __init__(self, capacity: int, decoding: Decoding, end: Tensor, *, apart: bool = False) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        decoding: Decoding,
+        end: frozenset[int],
+        *,
+        device: torch.device,
+        apart: bool = False,
+    ) -> None:
         """
         Args:
             capacity: R.
             decoding: how tokens are chosen.
-            end: ids of the end tokens, int64.
+            end: ids of the end tokens.
+            device: of the logits.
             apart: whether each row's token is drawn by itself, so that not even the rounding of its probabilities depends on
                 the other rows.
         """
         self.capacity, self._apart = capacity, apart
         self.requests: dict[int, Request] = {}
         self.prompt_tokens = 0
-        self.last, self.steps, self._seeds = torch.zeros(3, capacity, dtype=torch.long, device=end.device)
-        self._tokens = torch.zeros(capacity, decoding.max_new_tokens, dtype=torch.long, device=end.device)
-        # [2, R]: sums over the tokens of log-probability and self-certainty
-        self._confidences = torch.zeros(2, capacity, dtype=torch.float64, device=end.device)
+        self.tokens: list[list[int]] = [[] for _ in range(capacity)]
+        self.last, self._steps, self._seeds = self._states = torch.zeros(3, capacity, dtype=torch.long, device=device)
+        # of each row, the sums over its tokens of log-probability and self-certainty
+        self._confidences = [(0.0, 0.0)] * capacity
         self._decoding, self._end = decoding, end
         self._stopped: set[int] = set()  # rows that a stop string has ended, until they are taken
 
     def start(self, rows: list[int], requests: list[Request]) -> None:
-        at = torch.tensor(rows, device=self._end.device)
-        self._seeds[at] = torch.tensor([request.seed for request in requests], device=at.device)
-        self.steps[at] = 0
-        self._confidences[:, at] = 0.0
+        device = self._states.device
+        at = index_of(rows, device)
+        self._seeds[at] = on_device([request.seed for request in requests], device)
+        self._steps[at] = 0
+        for row in rows:
+            self.tokens[row], self._confidences[row] = [], (0.0, 0.0)
         self.requests.update(zip(rows, requests, strict=True))
         self.prompt_tokens += sum(len(request.prompt) for request in requests)
 
     def draw(self, rows: list[int], logits: Tensor) -> list[int]:
         """One more token in each of `rows`, from logits [len(rows), V]. Returns the rows that are then done."""
-        at = torch.tensor(rows, device=self._end.device)
-        drawn = [self._choose(*part) for part in self._parts(logits, uniforms(self._seeds[at], self.steps[at]))]
+        at = index_of(rows, self._states.device)
+        drawn = [self._choose(*part) for part in self._parts(logits, uniforms(self._seeds[at], self._steps[at]))]
         chosen = torch.cat([tokens for tokens, _ in drawn])
-        if bool((chosen < 0).any()):
+        self.last[at] = chosen
+        self._steps[at] += 1
+        if self._decoding.log_probs:
+            # float64 holds every token's id, so that one copy tells all
+            measures = torch.cat([measures for _, measures in drawn], dim=1)
+            told = torch.cat([chosen.double()[None], measures.double()])
+            numbers, log_probs, certainties = told.tolist()
+            new = [int(number) for number in numbers]
+            self._add(rows, log_probs, certainties)
+        else:
+            new = chosen.tolist()
+        if min(new) < 0:
             raise UsageError(
                 f"the backbone's logits are not numbers (NaN) in {str(logits.dtype).removeprefix('torch.')}; try "
                 f"`--dtype float32`, and check the backbone's weights and the `--thinker` checkpoint."
             )
-        if self._decoding.log_probs:
-            self._confidences[:, at] += torch.cat([measures for _, measures in drawn], dim=1)
-        self._tokens[at, self.steps[at]] = chosen
-        self.last[at] = chosen
-        self.steps[at] += 1
-        done = torch.isin(chosen, self._end) | (self.steps[at] == self._decoding.max_new_tokens)
-        if self._decoding.stop:
-            done |= self._stop(rows, chosen, self._decoding.stop)
-        return [rows[number] for number in done.nonzero().flatten().tolist()]
+        return [row for row, token in zip(rows, new, strict=True) if self._append(row, token)]
 
-    def _stop(self, rows: list[int], chosen: Tensor, stop: StopStrings) -> Tensor:
-        """Which of `rows` a stop string ends with the tokens just chosen, [len(rows)] bool."""
-        ended = torch.isin(chosen, stop.last_tokens(chosen.device))
-        for number in ended.nonzero().flatten().tolist():
-            row = rows[number]
-            ended[number] = stop.end(self._tokens[row, : int(self.steps[row])].tolist())
-            if ended[number]:
-                self._stopped.add(row)
-        return ended
+    def _append(self, row: int, token: int) -> bool:
+        """Adds a row's token. Returns whether the row is then done."""
+        tokens, stop = self.tokens[row], self._decoding.stop
+        tokens.append(token)
+        if stop and token in stop.last_tokens and stop.end(tokens):
+            self._stopped.add(row)
+        return token in self._end or row in self._stopped or len(tokens) == self._decoding.max_new_tokens
+
+    def _add(self, rows: list[int], log_probs: list[float], certainties: list[float]) -> None:
+        """Adds the confidences of one more token in each of `rows`."""
+        for row, log_prob, certainty in zip(rows, log_probs, certainties, strict=True):
+            before = self._confidences[row]
+            self._confidences[row] = (before[0] + log_prob, before[1] + certainty)
 
     def _parts(self, logits: Tensor, uniform: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
         return zip(torch.split(logits, 1), torch.split(uniform, 1), strict=True) if self._apart else [(logits, uniform)]
@@ -343,10 +363,9 @@ class _Rows:
 
     def take(self, row: int) -> Generated:
         """Returns the finished completion of a row, and frees the row."""
-        request = self.requests[row]
-        tokens = self._tokens[row, : int(self.steps[row])].tolist()
-        ended = bool(torch.isin(self.last[row], self._end)) or row in self._stopped
-        log_prob, certainty = self._confidences[:, row].tolist()
+        request, tokens = self.requests[row], self.tokens[row]
+        ended = tokens[-1] in self._end or row in self._stopped
+        log_prob, certainty = self._confidences[row]
         measures = (log_prob, certainty / len(tokens)) if self._decoding.log_probs else ()
         generated = Generated(request, tokens, "end" if ended else "length", *measures)
         self._stopped.discard(row)
@@ -356,8 +375,9 @@ class _Rows:
 
     def rearrange(self, order: list[int]) -> None:
         """Moves rows: the completion of row order[r] is in row r from now on."""
-        for states in (self.last, self.steps, self._seeds, self._tokens, self._confidences.T):
-            states[: len(order)] = states[order]
+        self._states[:, : len(order)] = self._states[:, on_device(order, self._states.device)]
+        self.tokens[: len(order)] = [self.tokens[old] for old in order]
+        self._confidences[: len(order)] = [self._confidences[old] for old in order]
         self.requests = {new: self.requests[old] for new, old in enumerate(order)}
 
 
@@ -379,7 +399,7 @@ def fitted_engine(
         batch_size, max_batch_tokens: as for `TransformersEngine`; None to choose them here.
         exact: as for `TransformersEngine`.
     """
-    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else available_memory()
+    free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else available_memory()
     rows, tokens = auto_limits(
         model,
         tokens_per_row=tokens_per_row,

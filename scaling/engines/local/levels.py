@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
 from contrastive.forward import CaptureCache
-from scaling.engines.local.decoder import compacted
+from scaling.engines.local.decoder import compacted, index_of, on_device
 
 _SLOTS, _TOKENS = 8, 64  # a store grows by at least so much
 
@@ -39,11 +39,11 @@ class Store:
         """Takes in pieces; filled holds [B, H, T, d] a layer, of which the first lengths[b] tokens count. Returns slots."""
         slots = [self._slot() for _ in lengths]
         self._reserve(filled, max(slots) + 1, filled.keys[0].shape[2])
-        rows = torch.tensor(slots, device=self.lengths.device)
+        device = self.lengths.device
+        rows = on_device(slots, device)
         for own, new in zip(self._keys + self._values, filled.keys + filled.values, strict=True):
             own[rows, :, : new.shape[2]] = new
-        self.lengths[rows] = torch.tensor(lengths, device=rows.device)
-        self.starts[rows] = torch.tensor(start, device=rows.device)
+        self.lengths[rows], self.starts[rows] = on_device([[*lengths], [*start]], device)
         self._used.update(zip(slots, lengths, strict=True))
         return slots
 
@@ -99,8 +99,8 @@ class Store:
 class OwnKeys(Cache):
     """Keys and values that R rows have decoded themselves: row r's token t at [r, :, t].
 
-    lengths: [R] int64 tokens held by each row; only the first `used` rows count. multiple: T is rounded up to it, and so
-    is the capacity.
+    lengths: [R] int64 tokens held by each row; only the first `used` rows count. The host counts them, too, as it would
+    have to wait for a device to tell. multiple: T is rounded up to it, and so is the capacity.
     """
 
     def __init__(self, num_rows: int, capacity: int, device: torch.device, *, multiple: int = 1) -> None:
@@ -108,6 +108,7 @@ class OwnKeys(Cache):
         capacity = -(-capacity // multiple) * multiple
         self._multiple = multiple
         self.lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self._counts = [0] * num_rows
         self.used = 0
         self._shape = (num_rows, capacity)
         self._rows = torch.arange(num_rows, device=device)
@@ -135,12 +136,18 @@ class OwnKeys(Cache):
                 self._allocate(key_states[None], value_states[None])
         for own, new in zip(self._keys + self._values, [*keys, *values], strict=True):
             own[row, :, : new.shape[1]] = new
-        self.lengths[row] = keys[0].shape[1]
+        self.lengths[row] = self._counts[row] = keys[0].shape[1]
+
+    def clear(self, rows: Sequence[int]) -> None:
+        """Rows hold nothing any more."""
+        self.lengths[index_of(rows, self.lengths.device)] = 0
+        for row in rows:
+            self._counts[row] = 0
 
     def move(self, source: int, target: int) -> None:
         """Copies a row over another one."""
-        length = int(self.lengths[source])
-        self.lengths[target] = length
+        length = self._counts[source]
+        self.lengths[target] = self._counts[target] = length
         for states in self._keys + self._values:
             states[target, :, :length] = states[source, :, :length]
 
@@ -158,8 +165,9 @@ class OwnKeys(Cache):
         many the longest of them then has."""
         self._span = slice(self.used) if rows is None else rows
         self._at = self.lengths[self._span].clone()
-        self._longest = int(self._at.max()) + 1
         self.lengths[self._span] += 1
+        counts = [count + 1 for count in self._counts[self._span]]
+        self._counts[self._span], self._longest = counts, max(counts)
         return self._longest
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:

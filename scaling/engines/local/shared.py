@@ -23,7 +23,7 @@ from scaling.engines.embedded import embedded
 from scaling.engines.local import attention
 from scaling.engines.local.attention import Groups, Levels, SharedLevel
 from scaling.engines.local.beginning import Beginning
-from scaling.engines.local.decoder import batches
+from scaling.engines.local.decoder import batches, index_of, on_device
 from scaling.engines.local.levels import OwnKeys, Store
 from scaling.models.signatures import positions_to_keep
 
@@ -89,8 +89,9 @@ class SharedPrefixDecoder:
         self._held: dict[SoftPrompt, _Held] = {}
         self._prefix_slots: dict[Shared, int] = {}
         self._prefix_users: Counter[Shared] = Counter()
-        # of each row: its slots in the two stores, and the length of its prompt
-        self._rows = torch.zeros(3, num_rows, dtype=torch.long, device=device)
+        # of each row: its slots in the two stores, which only the host looks at, and the length of its prompt
+        self._slots = [(0, 0)] * num_rows
+        self._starts = torch.zeros(num_rows, dtype=torch.long, device=device)
         self._groupings: dict[int, _Grouping] = {}  # by the first row of a pass; the same until rows or stores change
         # a model's own mask is never looked at, but it would take time to make: anything of four axes is passed through
         self._no_mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device)
@@ -133,17 +134,19 @@ class SharedPrefixDecoder:
 
     def place(self, rows: Sequence[int], prompts: Sequence[SoftPrompt]) -> Tensor:
         held = [self._held[prompt] for prompt in prompts]
-        at = torch.tensor(rows, device=self._rows.device)
-        kept = [[h.prefix_slot for h in held], [h.segment_slot for h in held], [h.length for h in held]]
-        self._rows[:, at] = torch.tensor(kept, device=at.device)
-        self._own.lengths[at] = 0
+        device = self._starts.device
+        self._starts[index_of(rows, device)] = on_device([h.length for h in held], device)
+        for row, h in zip(rows, held, strict=True):
+            self._slots[row] = (h.prefix_slot, h.segment_slot)
+        self._own.clear(rows)
         self._own.used = max(self._own.used, max(rows) + 1)
         self._groupings.clear()
         return torch.stack([h.logits for h in held])
 
     def remove(self, rows: Sequence[int]) -> list[int]:
         order = self._own.remove(rows)
-        self._rows[:, : len(order)] = self._rows[:, order]
+        self._starts[: len(order)] = self._starts[on_device(order, self._starts.device)]
+        self._slots[: len(order)] = [self._slots[row] for row in order]
         self._groupings.clear()
         return order
 
@@ -151,8 +154,9 @@ class SharedPrefixDecoder:
         if self._block is None:
             return self._pass(tokens, slice(self.used))
         filled = -(-self.used // self._block) * self._block
-        self._own.lengths[self.used : filled] = 0
-        self._rows[:, self.used : filled] = self._rows[:, :1]
+        self._own.clear(range(self.used, filled))
+        self._starts[self.used : filled] = self._starts[:1]
+        self._slots[self.used : filled] = self._slots[:1] * (filled - self.used)
         tokens = pad(tokens, (0, filled - self.used))
         starts = range(0, filled, self._block)
         passes = [slice(start, start + self._block) for start in starts]
@@ -162,7 +166,7 @@ class SharedPrefixDecoder:
         """Feeds some rows one token each. Logits after it."""
         self._own.extend(rows)
         grouping = self._grouping(rows)
-        lengths, starts = self._own.lengths[rows], self._rows[2, rows]
+        lengths, starts = self._own.lengths[rows], self._starts[rows]
         positions = (starts + lengths - 1)[:, None]
         shared = [
             level
@@ -174,20 +178,23 @@ class SharedPrefixDecoder:
 
     def _grouping(self, rows: slice) -> _Grouping:
         if rows.start not in self._groupings:
-            prefix, segment, _ = self._rows[:, rows]
+            prefixes, segments = zip(*self._slots[rows], strict=True)
             self._groupings[rows.start] = _Grouping(
-                self._users(self._prefixes, prefix), self._users(self._segments, segment)
+                self._users(self._prefixes, prefixes), self._users(self._segments, segments)
             )
         return self._groupings[rows.start]
 
-    def _users(self, store: Store, slots: Tensor) -> _Users:
-        """slots: [R] the slot that each row uses."""
+    def _users(self, store: Store, slots: Sequence[int]) -> _Users:
+        """slots: the slot that each row uses."""
+        device = self._starts.device
         if self._block is None:
-            return _Users(Groups.of(slots, num_groups=store.num_groups))
-        used, group = torch.unique(slots, return_inverse=True)
+            return _Users(Groups.of(slots, num_groups=store.num_groups, device=device))
+        used = sorted(set(slots))
+        number = {slot: n for n, slot in enumerate(used)}
         if len(used) == 1:  # at least two: a call with a single product could spread it over all threads
-            used = used.repeat(2)
-        return _Users(Groups.of(group, num_groups=len(used)), used)
+            used *= 2
+        groups = Groups.of([number[slot] for slot in slots], num_groups=len(used), device=device)
+        return _Users(groups, on_device(used, device))
 
     def _level(self, store: Store, users: _Users, positions: Tensor) -> SharedLevel | None:
         """A store as the queries at `positions` see it; None where it holds no token."""
@@ -201,12 +208,12 @@ class SharedPrefixDecoder:
 
     def _compute_prefixes(self, prefixes: list[tuple[int, ...]]) -> int:
         """Padded on the right, where causal attention never looks. Returns how many tokens were known from earlier ones."""
-        beginning, device = self._beginning, self._rows.device
+        beginning, device = self._beginning, self._starts.device
         common = beginning.narrow(prefixes) if beginning and beginning.known else 0
         rest = [prefix[common:] for prefix in prefixes]
         width = max(1, *map(len, rest))  # at least one token goes through the model, even if none is asked for
         padded = [[*own, *[0] * (width - len(own))] for own in rest]
-        inputs = self._model.get_input_embeddings()(torch.tensor(padded, device=device))
+        inputs = self._model.get_input_embeddings()(on_device(padded, device))
         levels = self._own_level(torch.full((len(prefixes),), common, device=device), width)
         caught = CaptureCache()
         if beginning and common:
@@ -229,8 +236,8 @@ class SharedPrefixDecoder:
     def _compute_segments(self, prompts: list[SoftPrompt], length: int) -> None:
         inputs = torch.stack([embedded(self._model, prompt)[-length:] for prompt in prompts])
         split = [_split(prompt) for prompt in prompts]
-        used = torch.tensor([self._prefix_slots[one.prefix] for one in split], device=inputs.device)
-        starts = torch.tensor([one.length for one in split], device=inputs.device)
+        used = [self._prefix_slots[one.prefix] for one in split]
+        starts = on_device([one.length for one in split], inputs.device)
         levels = self._own_level(starts, length)
         if level := self._level(self._prefixes, self._users(self._prefixes, used), levels.positions):
             levels.shared = [level]
@@ -244,7 +251,8 @@ class SharedPrefixDecoder:
     def _own_level(self, starts: Tensor, length: int) -> Levels:
         """Rows of `length` tokens at once, from position `starts` on: the causal attention of a prefill."""
         positions = starts[:, None] + torch.arange(length, device=starts.device)
-        return Levels([], positions, starts, torch.full_like(starts, length), fixed=self._block is not None)
+        lengths = torch.full_like(starts, length)
+        return Levels([], positions, starts, lengths, fixed=self._block is not None, causal=True)
 
     def _forward(self, inputs: Tensor, cache: Cache, levels: Levels) -> Tensor:
         """Logits [rows, V] after the last position of inputs [rows, X, D]."""
