@@ -251,8 +251,8 @@ def check_key(key: str) -> None:
         hint = nearest(name, kind.model_fields).replace("`", f"`{prefix}", 1)
         if not prefix and name in TrainConfig.model_fields:
             hint = f" Did you mean `{TRAIN}{name}`?"
-        if not prefix and not hint:
-            hint = f" An argument of vLLM goes into `engine_args`, as in `engine_args: {name}=VALUE`."
+        elif not prefix:
+            hint += f" An argument of vLLM goes into `engine_args`, as in `engine_args: {name}=VALUE`."
         raise UsageError(f"unknown setting `{key}` in the grid.{hint}")
     if why := settings_of(kind)[name].not_in_sweeps:
         raise UsageError(f"`{key}` cannot be set in a grid: {why}; leave it out.")

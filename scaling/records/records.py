@@ -7,7 +7,6 @@ are texts. So a question has N x M completions, and a vote over them decides its
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
@@ -204,8 +203,8 @@ def cost_from(told: dict[str, Any]) -> Costs:
 
 
 def is_amount(value: object) -> bool:
-    """Whether the value is a finite number, 0 or larger."""
-    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+    """Whether the value is a number from 0 to 1e30, which no cost exceeds, and of which sums and milliseconds are finite."""
+    return type(value) in (int, float) and 0 <= value <= 1e30  # type: ignore[operator]
 
 
 def added(costs: Mapping[str, float], more: Mapping[str, float]) -> Costs:

@@ -363,7 +363,7 @@ def test_the_card_says_what_stands_before_answers(trained, changes, said):
 
 
 def test_an_adapter_trains_the_new_tokens_too(trained, settings, quiet, backbone, tmp_path):
-    result, _ = trained(rank=2, max_steps=2, latent_stages=1, check_on=None)
+    result, _ = trained(rank=2, max_steps=2, latent_stages=1, check_on=None, dtype="float32")
     saved = load_file(result.folder / adapters.WEIGHTS_FILE)
     assert result.parameters == sum(tensor.numel() for tensor in saved.values())
     assert result.command.startswith(f"scale-run --method coconut --adapter {result.folder} --backbone ")
@@ -381,7 +381,9 @@ def test_an_adapter_trains_the_new_tokens_too(trained, settings, quiet, backbone
     examples = Curriculum(build, split.validation, thought="latent", tokens=ids).examples(stage)
     loss = float(Reader(whole.model).whole(examples).sum()) / sum(len(example.scored) for example in examples)
     assert loss == pytest.approx(result.figures.loss, rel=1e-4)
-    stopped = settings(rank=2, max_steps=2, latent_stages=1, out=tmp_path / "stopped", validate_every=1)
+    stopped = settings(
+        rank=2, max_steps=2, latent_stages=1, dtype="float32", out=tmp_path / "stopped", validate_every=1
+    )
     with pytest.raises(Interrupted):
         train_coconut(stopped, quiet(4), Processes())
     train_coconut(stopped.model_copy(update={"resume": True}), quiet(), Processes())
