@@ -230,8 +230,7 @@ def _parts(config: RunConfig) -> list[Part]:
         models.setdefault(config.assistant, "assistant")
     thinks = kind_of(config.method).has(Trait.LATENT) and not config.adapter  # the backbone itself was trained to
     for name, role in models.items():
-        place = Path(name).expanduser()
-        about = adapters.read_about(place) if place.is_dir() else {}
+        about = adapters.about_of_model(name)
         is_method = thinks and role == "backbone"
         parts += [Part(role, name, about, None, is_method=is_method)] if learned_from(about) else []
     return parts

@@ -550,6 +550,21 @@ def test_a_report_names_runs_by_their_steps_and_has_columns_of_them(tmp_path, co
     assert "latent steps" not in plain.columns
 
 
+@pytest.mark.parametrize(("method", "other"), [("coconut", "lora"), ("lora", "coconut")])
+def test_an_adapter_that_another_method_was_trained_for_is_refused(
+    config_of, make_adapter, tiny_model_folder, silent, method, other
+):
+    folder = make_adapter()
+    settings = config_of(method=method, adapter=folder, backbone=str(tiny_model_folder), latent_paths=None)
+    (folder / "train.json").write_text(json.dumps({"method": other}))
+    for refused in (lambda: preview(settings), lambda: prepare(settings, silent)):
+        with pytest.raises(UsageError, match=f"trained by `scale-train --method {other}`, and `--method` is {method}"):
+            refused()
+    (folder / "train.json").write_text(json.dumps({"method": ["damaged"]}))  # says nothing of its method
+    if method == "lora":
+        assert prepare(settings, silent)
+
+
 def test_an_adapter_without_embeddings_of_the_tokens_is_refused(coconut, make_adapter, tiny_model_folder, silent):
     settings = coconut(backbone=tiny_model_folder, adapter=make_adapter())
     for refused in (lambda: preview(settings), lambda: prepare(settings, silent)):
