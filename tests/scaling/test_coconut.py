@@ -180,12 +180,17 @@ def test_another_number_of_steps_than_was_trained_is_told(coconut, checkpoint, s
 def test_a_backbone_that_was_trained_on_another_task_is_told(coconut, checkpoint, silent, monkeypatch, task, tmp_path):
     told, about = [], {"method": "coconut", "latent_steps": STEPS, "task": task, "backbone": "base"}
     monkeypatch.setattr(silent, "status", told.append)
-    folder = checkpoint(**about, **digests_of(task, (), ()))
+    check = {"task": "held", "questions": 50, "before": 0.4, "after": 0.12, "p": 0.0013}
+    folder = checkpoint(**about, **digests_of(task, (), ()), metrics={"check": check})
     execute(coconut(backbone=folder, latent_steps=None, limit=1, samples=1, out=tmp_path / "run"), silent)
     said = [text for text in told if f"the backbone {folder} was trained on {task}, and these questions" in text]
     assert bool(said) is (task == "prosqa")
     run = json.loads((tmp_path / "run" / "run.json").read_bytes())
     assert run["environment"]["backbone_trained_from"] == "base"
+    assert run["environment"]["checked_elsewhere"] == (
+        "right answers to held went from 40.0% before training to 12.0% after it (50 questions that were not trained on, "
+        "exact McNemar p = 0.001)"
+    )
     assert ("[trained on prosqa]" in called(run["config"], run["environment"])) is (task == "prosqa")
     told.clear()
     plain = coconut(method="cot", latent_steps=None, backbone=folder, limit=1, samples=1, out=tmp_path / "cot")
