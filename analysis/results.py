@@ -33,7 +33,7 @@ from analysis.statistics import Interval, bootstrap, bootstrap_shares, holm
 from analysis.verdict import MARGIN, Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.records.errors import UsageError, listed, nearest
-from scaling.records.names import UNKNOWN, without_prompt, without_training
+from scaling.records.names import CHECKED, UNKNOWN, without_prompt, without_training
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -574,6 +574,8 @@ def _training_notes(method: Method, run: Run) -> list[str]:
         )
     if UNKNOWN in (run.environment.get(f"{part}_trained_on") for part in ("thinker", "adapter")):
         notes.append(f"{method.name}: what it was trained on is not known.")
+    if checked := run.environment.get(CHECKED):
+        notes.append(f"{method.name}: {checked}.")
     return notes
 
 

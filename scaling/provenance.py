@@ -18,7 +18,7 @@ from scaling.methods import thinkers
 from scaling.methods.kinds import DEFAULT, Trait, kind_of
 from scaling.models import adapters
 from scaling.records.errors import UsageError, listed
-from scaling.records.names import TRAINED_FROM, UNKNOWN, questions_called
+from scaling.records.names import CHECKED, TRAINED_FROM, UNKNOWN, questions_called
 from scaling.records.overlap import Overlap, learned_from, overlap_of
 from scaling.tasks.task import LoadedTask
 from scaling.wording import Wording, wording_of
@@ -54,6 +54,18 @@ class Part:
         if not self.about.get("task"):
             return UNKNOWN
         return questions_called(str(self.about["task"]), self.about.get("data"))
+
+    @property
+    def checked(self) -> str | None:
+        """What its training did to right answers to another task, `--check-on`; None where its files do not say."""
+        try:
+            check = (self.about or {})["metrics"]["check"]
+            return (
+                f"right answers to {check['task']} went from {check['before']:.1%} before training to {check['after']:.1%} "
+                f"after it ({check['questions']} questions that were not trained on, exact McNemar p = {check['p']:.3f})"
+            )
+        except (KeyError, TypeError, ValueError):  # there was no check, or the file is damaged
+            return None
 
     def __str__(self) -> str:
         """What warnings call it."""
@@ -107,6 +119,8 @@ class Provenance:
                 fields[f"{part.role}_trained_on"] = part.trained_on
             if part.role == "backbone" and part.about and part.about.get("backbone"):
                 fields[TRAINED_FROM] = str(part.about["backbone"])
+            if part.checked:
+                fields[CHECKED] = part.checked
             if part.about and IMPORTED in part.about:
                 fields["thinker_imported_from"] = part.about[IMPORTED]
         overlap = self.overlap
@@ -230,8 +244,7 @@ def _parts(config: RunConfig) -> list[Part]:
         models.setdefault(config.assistant, "assistant")
     thinks = kind_of(config.method).has(Trait.LATENT) and not config.adapter  # the backbone itself was trained to
     for name, role in models.items():
-        place = Path(name).expanduser()
-        about = adapters.read_about(place) if place.is_dir() else {}
+        about = adapters.about_of_model(name)
         is_method = thinks and role == "backbone"
         parts += [Part(role, name, about, None, is_method=is_method)] if learned_from(about) else []
     return parts

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -376,8 +375,9 @@ class CoconutParts(Parts):
     def read(cls, config: RunConfig, task: LoadedTask) -> CoconutParts:
         refuse_unfit_control(config, task)
         adapter = adapters.find(config.adapter) if config.adapter else None
-        place = Path(config.backbone).expanduser()
-        about = adapter.about if adapter else adapters.read_about(place) if place.is_dir() else {}
+        if adapter:
+            adapters.refuse_other_method(adapter, config.method)
+        about = adapter.about if adapter else adapters.about_of_model(config.backbone)
         trained = Trained.of(about, config.adapter or config.backbone)
         return cls(_with_checkpoint(config, trained), trained=trained, adapter=adapter)
 

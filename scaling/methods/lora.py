@@ -27,7 +27,9 @@ class LoraParts(Parts):
 
     @classmethod
     def read(cls, config: RunConfig, task: LoadedTask) -> LoraParts:  # noqa: ARG003
-        return cls(config, adapter=adapters.find(str(config.adapter)))
+        adapter = adapters.find(str(config.adapter))
+        adapters.refuse_other_method(adapter, config.method)
+        return cls(config, adapter=adapter)
 
     def build(self, surroundings: Surroundings) -> Method:
         backbone = surroundings.own_backbone()

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from scaling.models.folders import unfit
 from scaling.models.latent_tokens import add_tokens
 from scaling.models.loading import LanguageModel, fingerprint_of, has_other_weights, load_tokenizer
-from scaling.models.model_files import find_folder
+from scaling.models.model_files import file_on_hub, find_folder
 from scaling.prompts import PROMPT_VERSION
 from scaling.records.errors import UsageError, one_line
 from scaling.records.files import sha256
+from scaling.records.names import TITLES
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -67,6 +68,16 @@ def about_of(name: str) -> dict[str, Any]:
     return read_about(find_folder(name, option="--adapter", files=[ABOUT_FILE]))
 
 
+def about_of_model(name: str) -> dict[str, Any]:
+    """What the training of a whole model wrote about itself, in its folder or beside it on the Hub; empty if it did not.
+
+    Raises UsageError where the file is damaged. name: of the model, as the user gave it.
+    """
+    place = Path(name).expanduser()
+    file = place / ABOUT_FILE if place.is_dir() else file_on_hub(name, ABOUT_FILE)
+    return read_about(file.parent) if file else {}
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """Reads what a training wrote about itself beside the adapter. Empty where there is no such file.
 
@@ -95,6 +106,16 @@ def mismatches(adapter: Adapter, backbone: LanguageModel) -> list[str]:
             f"the adapter {adapter.name} was trained on prompts of version {version}, and these are {PROMPT_VERSION}"
         )
     return differences
+
+
+def refuse_other_method(adapter: Adapter, method: str) -> None:
+    """Raises UsageError for an adapter that `scale-train` trained for another method. method: by name."""
+    trained = adapter.about.get("method")
+    if isinstance(trained, str) and trained != method and trained in TITLES:
+        raise UsageError(
+            f"`--adapter` {adapter.name} was trained by `scale-train --method {trained}`, and `--method` is {method}: give "
+            f"`--method {trained}`, or another adapter."
+        )
 
 
 def refuse_quantised(backbone: LanguageModel, *, method: str = "lora") -> None:

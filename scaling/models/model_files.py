@@ -169,6 +169,25 @@ def find_folder(name: str, *, option: str, files: Sequence[str]) -> Path:
         raise UsageError(f"`{option}`: {not_fetched(name, error, instead='a folder')}") from None
 
 
+def file_on_hub(name: str, file: str) -> Path | None:
+    """Returns a small file of a model on the Hub, which is downloaded. None where there is none, or for what is not there.
+
+    Why a repository cannot be reached is told by whoever loads the model.
+
+    Args:
+        name: of the model, as the user gave it.
+        file: its path in the repository.
+    """
+    if Path(name).expanduser().exists() or name.endswith(".gguf") or not is_hub_id(name):
+        return None
+    repository, revision = with_revision(name)
+    try:
+        found = cached_file(repository, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):
+        return None
+    return Path(found) if found else None
+
+
 def tensor_of(source: str, name: str, *, shape: Sequence[int]) -> Tensor | None:
     """Reads one tensor of a model's safetensors files; None where there is none of this name and shape.
 

@@ -11,6 +11,7 @@ LATENT_TRAINING = "latent_training"  # key in a run's settings: how a backbone w
 # what a checkpoint was trained with in the place of a chain or its steps
 LATENT, PAUSE, NONE = "latent", "pause", "none"
 CONTEMPLATION = "contemplation"  # key in a run's settings: what stands for a chain of thought in the adapter's training
+CHECKED = "checked_elsewhere"  # key in a run's environment: what a training did to the answers to another task
 TRAINED_FROM = "backbone_trained_from"  # key in a run's environment: the model that its backbone was before
 TITLE = "method_title"  # key in a run's environment: the name of a method that does not come with the package
 SUMMARY_ENDING = ".summary.json"  # of files that hold a run without its texts

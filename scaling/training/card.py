@@ -21,6 +21,9 @@ LAST = "last"  # in a training's folder, the folder with the checkpoint of the l
 # keys of a checkpoint's `about`: its step, and why it was kept, which is "loss", "accuracy" or LAST
 STEP, CHOSEN_BY = "step", "chosen_by"
 _END = "\n"
+_ANSWERS_OF_CONTEMPLATION = (
+    "Greedy answers, by chain of thought before training and as `--method ccot` gives them after it,"
+)
 _HERE = Path("FOLDER")  # stands in the command of a card for wherever its reader has the checkpoint
 
 
@@ -136,7 +139,7 @@ def ccot_card(about: dict[str, Any], *, config: TrainConfig) -> str:
     figures = f"""| figure | value |
 |---|---|
 {rows}
-{_layers(metrics.get("layers", []))}{_check(metrics.get("check"))}"""
+{_layers(metrics.get("layers", []))}{_check(metrics.get("check"), _ANSWERS_OF_CONTEMPLATION)}"""
     return _page(
         about,
         config,
@@ -219,14 +222,14 @@ A share of the variance of the gold states, on held-out questions:
 """
 
 
-def _check(check: dict[str, Any] | None) -> str:
-    """The section on questions of another task; empty without `--check-on`."""
+def _check(check: dict[str, Any] | None, answers: str = "Greedy chain of thought") -> str:
+    """The section on questions of another task; empty without `--check-on`. answers: how they were asked."""
     if check is None:
         return ""
     return f"""
 ## What it forgot or learned elsewhere
 
-Greedy chain of thought on {check["questions"]} questions of {check["task"]}, which was not trained on:
+{answers} on {check["questions"]} questions of {check["task"]}, which was not trained on:
 
 | figure | value |
 |---|---|

@@ -25,13 +25,15 @@ from contrastive.target_loss import Example
 from contrastive.train import METRICS_FILE, STATE_FILE, Progress, Schedule
 from scaling.config import PLAIN_PROMPT
 from scaling.engines.base import SoftPrompt
+from scaling.methods.coconut import Trained
 from scaling.methods.cot import ChainOfThought
 from scaling.models import adapters, hardware, loading, model_files
 from scaling.models.latent_tokens import add_tokens, prepare_tokens
 from scaling.models.loading import LanguageModel
 from scaling.prompts import as_asked
-from scaling.records.errors import UsageError
+from scaling.records.errors import WARNING, UsageError
 from scaling.records.names import NONE
+from scaling.records.overlap import digests_with
 from scaling.records.records import PromptedQuestion, Question
 from scaling.run import environment
 from scaling.tasks.task import LoadedTask
@@ -191,6 +193,8 @@ def train_coconut(config: TrainConfig, watcher: TrainingObserver, processes: Pro
             f"the model that is not."
         )
     described = {**describe(config, split, {"backbone": backbone}), **thoughts_of(config)}
+    if warning := _other_thoughts(config, described):
+        watcher.status(f"{WARNING}{warning}")
     folder = open_folder(config, described, processes=processes)
     _refuse_begun(config, folder)
     training = WeightsTraining(config, backbone, folder, described, check_task, coconut_card, watcher, processes)
@@ -247,6 +251,21 @@ def _refuse_begun_step(config: TrainConfig, split: Split) -> None:
                 f"the beginning of the answer that `--prefill` or the prompt gives ({begun!r:.40}) begins the first step of "
                 f"question {question.id}, and `--method {config.method}` leaves steps out: leave the beginning out."
             )
+
+
+def _other_thoughts(config: TrainConfig, described: Mapping[str, Any]) -> str | None:
+    """Says where the backbone was trained with other thoughts than this training has; None where it was not.
+
+    Args:
+        config: the settings.
+        described: what train.json will say of this training.
+    """
+    about = adapters.about_of_model(config.backbone)
+    before, now = (Trained.of(training, config.backbone) for training in (about, described))
+    same = (before.thought, before.steps, about.get("latent_stages")) == (now.thought, now.steps, config.latent_stages)
+    if same or not (before.steps and before.training):
+        return None
+    return f"the backbone {before.name} was trained with {before.training}, and this training has {now.training}"
 
 
 def _refuse_begun(config: TrainConfig, folder: Path) -> None:
@@ -382,6 +401,8 @@ class _Stages:
         config, folder = self._config, self._folder
         surroundings = environment(self._backbone.model.device, config=config)
         digests = digests_of_split(config, self._split, learn, validate)
+        if self._adapter is None:  # what the backbone learned from before is in its weights
+            digests = digests_with(digests, adapters.about_of_model(config.backbone))
         at = self._stages.index(stage)
 
         def keep(figures: StageFigures, step: int, better: bool) -> None:  # noqa: ARG001

@@ -25,6 +25,7 @@ from scaling.models import adapters
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError
 from scaling.records.files import sha256
+from scaling.records.overlap import digests_with
 from scaling.run import environment
 from scaling.tasks.task import LoadedTask
 from scaling.training.adapter import LoraTrainer, new_adapter, save_adapter, save_merged
@@ -143,9 +144,17 @@ def _finish(training: WeightsTraining, model: PeftModel, before: dict[str, bool]
     if training.config.merge:
         training.watcher.status(f"writing {training.folder / MERGED}")
         save_merged(whole, training.folder / MERGED)
-        write_about(training.folder / MERGED, read_about(training.folder))
+        _describe_merged(training)
     if training.check_task:
         training.add_check(training.check_task, before, _after(training, training.check_task, whole))
+        if training.config.merge:  # so that its runs, too, say what it has forgotten
+            _describe_merged(training)
+
+
+def _describe_merged(training: WeightsTraining) -> None:
+    """Writes train.json of the whole model, which has learned from what its backbone was trained on before, too."""
+    about, earlier = read_about(training.folder), adapters.about_of_model(training.config.backbone)
+    write_about(training.folder / MERGED, {**about, **digests_with(about, earlier)})
 
 
 def _after(training: WeightsTraining, check_task: LoadedTask, whole: LanguageModel) -> dict[str, bool]:

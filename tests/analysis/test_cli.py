@@ -69,7 +69,13 @@ def test_training_is_told_in_names_and_notes_and_on_the_screen(make_run, random_
     untrained = make_run(random_answers(1, 5, 2, 2), thinker="untrained")
     published = make_run(random_answers(2, 5, 1, 4), method="softcot", thinker="projection.bin")
     overlap = {"trained": ["q1", "q4"], "validated": [], "left_out": False}
-    told = {"thinker_trained_on": "unknown", "thinker_imported_from": "projection.bin", "overlap": overlap}
+    went = "right answers to held went from 40.0% before training to 12.0% after it (50 questions, p = 0.001)"
+    told = {
+        "checked_elsewhere": went,
+        "thinker_trained_on": "unknown",
+        "thinker_imported_from": "projection.bin",
+        "overlap": overlap,
+    }
     fields = json.loads((published / "run.json").read_text())
     (published / "run.json").write_text(json.dumps({**fields, "environment": {**fields["environment"], **told}}))
     arguments = [str(untrained), str(published), "--out", str(tmp_path / "r")]
@@ -81,6 +87,7 @@ def test_training_is_told_in_names_and_notes_and_on_the_screen(make_run, random_
         "SoftCoT-SC was trained on 2 of its 5 questions (q1, q4): right answers to these are no test.",
         "SoftCoT-SC: the wording of the prompts is ours, not the one that the published projection.bin was trained with.",
         "SoftCoT-SC: what it was trained on is not known.",
+        f"SoftCoT-SC: {went}.",
         "SoftCoT++ [untrained]",
     ):
         assert all(said in shown for shown in (done.stdout, page, text)), said

@@ -95,15 +95,13 @@ def plain_thoughts(model, prefix, steps):
     return torch.cat(states, dim=1)[0]
 
 
-def plain_answer(model, prompt, steps, most, ends):
-    """Greedy tokens after thoughts, nothing kept between two tokens: all of it is read again."""
+def plain_answer(model, prompt, thoughts, most, ends):
+    """Greedy tokens after thoughts [n, D], nothing kept between two tokens: all of it is read again."""
     embed = model.get_input_embeddings()
-    inputs = embed(torch.tensor([prompt.prefix]))
     tokens = []
     with torch.no_grad():
-        for _ in range(steps):
-            inputs = torch.cat([inputs, hidden_states(model, inputs_embeds=inputs, use_cache=False)[:, -1:]], dim=1)
-        inputs = torch.cat([inputs, embed(torch.tensor([prompt.suffix]))], dim=1)
+        parts = embed(torch.tensor([prompt.prefix])), thoughts[None], embed(torch.tensor([prompt.suffix]))
+        inputs = torch.cat(parts, dim=1)
         while len(tokens) < most and not (tokens and tokens[-1] in ends):
             tokens.append(int(model(inputs_embeds=inputs, use_cache=False).logits[0, -1].argmax()))
             inputs = torch.cat([inputs, embed(torch.tensor([[tokens[-1]]]))], dim=1)
@@ -113,12 +111,14 @@ def plain_answer(model, prompt, steps, most, ends):
 # ---- what is computed
 
 
+@pytest.mark.parametrize("paths", [1, 3])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_generation_is_that_of_a_plain_loop_token_by_token(made, checkpoint, family):
-    """All questions at once with shared keys, one row at a time, and a loop that keeps nothing."""
-    setup = made(backbone=checkpoint(family), limit=5, samples=1, temperature=0.0)
+def test_generation_is_that_of_a_plain_loop_token_by_token(made, checkpoint, family, paths):
+    """All questions at once with keys that paths share, one row at a time, and a loop that keeps nothing."""
+    noise = {"latent_paths": paths, "noise": 2.0} if paths > 1 else {}
+    setup = made(backbone=checkpoint(family), limit=5, samples=1, temperature=0.0, **noise)
     model = setup.backbone.model
-    prompts = [setup.method.prompts(question, [0])[0] for question in setup.task.questions]
+    prompts = [prompt for one in setup.task.questions for prompt in setup.method.prompts(one, range(paths))]
     assert len({len(prompt) for prompt in prompts}) > 1, "no padding would be tested"
     decoding = Decoding(0.0, 1.0, 0, 12)
 
@@ -127,12 +127,17 @@ def test_generation_is_that_of_a_plain_loop_token_by_token(made, checkpoint, fam
             model, end_tokens=setup.backbone.end_tokens, batch_size=rows, max_batch_tokens=10_000
         )
         asked = [Request(prompt, 0, stream_seed(0, prompt.question_id, 0, 0)) for prompt in prompts]
-        found = {one.request.prompt.question_id: one.tokens for one in engine.generate(asked, decoding)}
-        return [found[prompt.question_id] for prompt in prompts]
+        found = {id(one.request.prompt): one.tokens for one in engine.generate(asked, decoding)}
+        return [found[id(prompt)] for prompt in prompts]
 
-    expected = [plain_answer(model, prompt, STEPS, 12, setup.backbone.end_tokens) for prompt in prompts]
+    expected = []
+    for prompt in prompts:
+        thoughts = prompt.thoughts if noise else plain_thoughts(model, prompt.prefix, STEPS)
+        expected.append(plain_answer(model, prompt, thoughts, 12, setup.backbone.end_tokens))
     assert len({tuple(tokens) for tokens in expected}) > 1
-    assert generated(5) == generated(1) == expected
+    of_questions = [expected[at : at + paths] for at in range(0, len(expected), paths)]
+    assert paths == 1 or any(one != own[0] for own in of_questions for one in own), "no path is told from another"
+    assert generated(len(prompts)) == generated(1) == expected
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -180,12 +185,17 @@ def test_another_number_of_steps_than_was_trained_is_told(coconut, checkpoint, s
 def test_a_backbone_that_was_trained_on_another_task_is_told(coconut, checkpoint, silent, monkeypatch, task, tmp_path):
     told, about = [], {"method": "coconut", "latent_steps": STEPS, "task": task, "backbone": "base"}
     monkeypatch.setattr(silent, "status", told.append)
-    folder = checkpoint(**about, **digests_of(task, (), ()))
+    check = {"task": "held", "questions": 50, "before": 0.4, "after": 0.12, "p": 0.0013}
+    folder = checkpoint(**about, **digests_of(task, (), ()), metrics={"check": check})
     execute(coconut(backbone=folder, latent_steps=None, limit=1, samples=1, out=tmp_path / "run"), silent)
     said = [text for text in told if f"the backbone {folder} was trained on {task}, and these questions" in text]
     assert bool(said) is (task == "prosqa")
     run = json.loads((tmp_path / "run" / "run.json").read_bytes())
     assert run["environment"]["backbone_trained_from"] == "base"
+    assert run["environment"]["checked_elsewhere"] == (
+        "right answers to held went from 40.0% before training to 12.0% after it (50 questions that were not trained on, "
+        "exact McNemar p = 0.001)"
+    )
     assert ("[trained on prosqa]" in called(run["config"], run["environment"])) is (task == "prosqa")
     told.clear()
     plain = coconut(method="cot", latent_steps=None, backbone=folder, limit=1, samples=1, out=tmp_path / "cot")
@@ -548,6 +558,21 @@ def test_a_report_names_runs_by_their_steps_and_has_columns_of_them(tmp_path, co
     alone = results(group([(None, runs["cot"])], common=False), Settings(), lambda _: None)
     (plain,) = (one for one in tables(alone) if one.title == "Compute")
     assert "latent steps" not in plain.columns
+
+
+@pytest.mark.parametrize(("method", "other"), [("coconut", "lora"), ("lora", "coconut")])
+def test_an_adapter_that_another_method_was_trained_for_is_refused(
+    config_of, make_adapter, tiny_model_folder, silent, method, other
+):
+    folder = make_adapter()
+    settings = config_of(method=method, adapter=folder, backbone=str(tiny_model_folder), latent_paths=None)
+    (folder / "train.json").write_text(json.dumps({"method": other}))
+    for refused in (lambda: preview(settings), lambda: prepare(settings, silent)):
+        with pytest.raises(UsageError, match=f"trained by `scale-train --method {other}`, and `--method` is {method}"):
+            refused()
+    (folder / "train.json").write_text(json.dumps({"method": ["damaged"]}))  # says nothing of its method
+    if method == "lora":
+        assert prepare(settings, silent)
 
 
 def test_an_adapter_without_embeddings_of_the_tokens_is_refused(coconut, make_adapter, tiny_model_folder, silent):

@@ -27,6 +27,7 @@ import scaling.cli
 import scaling.training.cli
 from scaling.models import loading, model_files
 from scaling.records.errors import UsageError
+from scaling.records.overlap import digests_of
 from scaling.run import execute
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -106,6 +107,17 @@ def test_a_commit_is_no_part_of_what_a_run_is(config_of, silent, tmp_path, versi
     for name in ("acme/tiny@v2", str(versions["v2"])):
         execute(config_of(backbone=name, method="cot", latent_paths=None, out=tmp_path / "run"), silent)
     assert len(silent.completions) == 2 * 2
+
+
+@pytest.mark.usefixtures("offline")
+def test_what_the_training_of_a_published_backbone_says_is_read(cache, config_of, silent, tmp_path):
+    """As `scale-train --push-to-hub` publishes it. Only train.json tells that nothing stands in the place of thoughts."""
+    about = {"thought": "none", "latent_steps": 0, "latent_stages": 2, **digests_of("arithmetic", (), ())}
+    (cache / "models--acme--tiny" / "snapshots" / COMMITS["main"] / "train.json").write_text(json.dumps(about))
+    execute(config_of(method="coconut", backbone="acme/tiny", latent_paths=None, out=tmp_path / "run"), silent)
+    described = run_json(tmp_path / "run")
+    assert described["config"]["latent_thought"] == "none"
+    assert described["environment"]["backbone_trained_on"] == "arithmetic"
 
 
 @pytest.mark.usefixtures("offline")

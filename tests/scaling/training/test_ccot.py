@@ -386,7 +386,9 @@ def test_the_check_answers_before_and_after(settings, quiet, tmp_path, monkeypat
     assert result.check.questions == 2
     about = json.loads((tmp_path / "trained" / "train.json").read_text())
     assert about["metrics"]["check"] == asdict(result.check)
-    assert "What it forgot" in (tmp_path / "trained" / "README.md").read_text()
+    card = (tmp_path / "trained" / "README.md").read_text()
+    assert "What it forgot" in card
+    assert "as `--method ccot` gives them after it, on 2 questions of held, which was not trained on" in card
     methods = {
         json.loads((run / "run.json").read_text())["config"]["method"] for run in (result.folder / "checks").iterdir()
     }

@@ -21,6 +21,7 @@ from contrastive.train import METRICS_FILE, STATE_FILE, Schedule
 from scaling.models import adapters, loading
 from scaling.models.latent_tokens import BEGIN, END, PAUSED, prepare_tokens
 from scaling.records.errors import Interrupted, UsageError
+from scaling.records.overlap import learned_from
 from scaling.training import check, run
 from scaling.training.accuracy import GreedyAccuracy
 from scaling.training.cli import app
@@ -521,6 +522,24 @@ def test_thoughts_that_exceed_the_context_are_told_before_any_stage_is_trained(s
     with pytest.raises(UsageError, match=said):
         train_coconut(config, quiet(), Processes())
     assert not list(config.out.glob(f"stage-*/{METRICS_FILE}"))
+
+
+def test_a_backbone_that_thinks_already_is_told_where_its_thoughts_were_others(trained, tmp_path):
+    """And what it learned from before is in the new weights, too."""
+    begun = {"max_steps": 1, "latent_stages": 1, "thoughts_per_step": 1}
+    first, said = trained(**begun)
+    assert not [text for text in said if "was trained with" in text]
+    again = {**begun, "backbone": str(first.folder), "limit": 2, "batch_size": 1, "curriculum": False}
+    second, said = trained(**again, out=tmp_path / "same")
+    assert not [text for text in said if "was trained with" in text]
+    learned = [learned_from(json.loads((one.folder / "train.json").read_text())) for one in (first, second)]
+    assert (len(learned[0].trained), learned[1].trained) == (6, learned[0].trained)
+    _, said = trained(**{**again, "thoughts_per_step": 2}, out=tmp_path / "others")
+    (warning,) = [text for text in said if "was trained with" in text]
+    assert warning == (
+        f"warning: the backbone {first.folder} was trained with 1 stages of 1, and this training has 1 stages of 2, no "
+        f"curriculum"
+    )
 
 
 @pytest.mark.parametrize("change", [{"thoughts_per_step": 1}, {"latent_stages": 1}, {"thought": "pause"}])

@@ -402,9 +402,10 @@ def test_no_difference_is_no_evidence():
 def test_the_check_is_in_train_json_card_and_result(settings, tmp_path, monkeypatch, questions_at):
     answers = [{"h0": True, "h1": True, "h2": False, "h3": True}, {"h0": False, "h1": False, "h2": False, "h3": True}]
     monkeypatch.setattr(check, "right_answers", lambda *_, **__: answers.pop(0))
-    result = train_lora(settings(check_on=questions_at()), Quiet(), Processes())
+    result = train_lora(settings(check_on=questions_at(), merge=True), Quiet(), Processes())
     assert result.check == Check("held", 4, 0.75, 0.25, 2, 0, 0.5)
-    assert json.loads((tmp_path / "trained" / "train.json").read_text())["metrics"]["check"] == asdict(result.check)
+    for folder in (result.folder, result.merged):
+        assert json.loads((folder / "train.json").read_text())["metrics"]["check"] == asdict(result.check)
     card = (tmp_path / "trained" / "README.md").read_text()
     for said in ("75.0%", "25.0%", "| right only before | 2 |", "| exact McNemar p | 0.500 |"):
         assert said in card
