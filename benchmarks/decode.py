@@ -1,4 +1,4 @@
-"""Tokens per second of the engine, `--engine vllm`, transformers' own `generate` and vLLM itself, on the same soft prompts.
+"""Tokens per second of the engine, `--engine vllm`, transformers' `generate`, vLLM and llama.cpp, on the same soft prompts.
 
 usage: decode.py [--backbone NAME] [--questions 2] [--latent-paths 8] [--samples 4] [--new-tokens 128] [--scaling] ...
 
@@ -12,9 +12,11 @@ first batch with one new token, vLLM the first question's prompts with one new t
 get theirs together.
 decode_tokens_per_second (engine): the tokens after each completion's first one, by the median less the seconds of the
 whole job with one new token. share_of_floor is that rate by the floor's.
-cpu_seconds (engine): of each repetition, of all threads: to compare cases on a machine that does other work besides.
+cpu_seconds (engine, llama-cpp): of each repetition, of all threads: to compare cases on a machine that does other work.
 engine-float32, engine-int8: the engine in float32 whatever `--dtype`, and with `--quantize int8`.
 peak_memory_mb: of the whole process. held_memory_mb (engine): resident at the end, when what loading took is given back.
+llama-cpp: two rows, of the backbone as `--llama-gguf FILE` has it, and of the same weights at 16 bits (llama-cpp-float16).
+`llama_cpp_case.py` says what it does, and what its own fields are; `--llama-python` has llama-cpp-python.
 counters: prompt tokens computed, and avoided because completions share them.
 same_start: share of completions whose first 8 tokens are those of the run's first case.
 floor: the least time of a decoding step of all completions together (256 at most), as measured on this machine: weights
@@ -39,6 +41,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from floor import floor, timed
@@ -65,6 +68,7 @@ _SCALING = ((1, 1), (8, 1), (8, 4), (8, 16), (64, 8))  # latent paths, samples
 _BATCH_SIZES = (8, 16, 32, 64, 128)  # of `generate`
 _HEAD = 8  # tokens of each completion that are compared between cases
 _OF_VLLM = ("vllm", "vllm-engine")  # cases that run in vLLM's own environment
+_OF_LLAMA = ("llama-cpp", "llama-cpp-float16")  # rows of the case `llama-cpp`, in llama.cpp's own environment
 
 Prompt = dict[str, Any]
 Row = dict[str, Any]
@@ -97,22 +101,30 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32", "float16"))
     parser.add_argument("--batch-size", default="auto", help="of the engine; `generate` picks its own")
     parser.add_argument("--vllm-python", type=Path, default=Path(".venv-vllm/bin/python"))
+    parser.add_argument("--llama-python", type=Path, default=Path(".venv-llama/bin/python"))
+    parser.add_argument("--llama-gguf", type=Path, help="the backbone as a GGUF file, for the case llama-cpp")
     parser.add_argument("--cases", default="engine,generate,vllm,vllm-engine")
     parser.add_argument("--scaling", action="store_true", help="the engine alone, one question, 1 to 512 completions")
     for hidden in ("--case", "--job"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    known = ("engine", "engine-float32", "engine-int8", "generate", *_OF_VLLM)
+    known = ("engine", "engine-float32", "engine-int8", "generate", *_OF_VLLM, "llama-cpp")
     if unknown := set(asked.cases.split(",")) - {*known}:
         parser.error(f"--cases: there is no case {', '.join(sorted(unknown))}; give some of {','.join(known)}")
+    if "llama-cpp" in asked.cases.split(","):
+        if not (asked.llama_gguf and asked.llama_gguf.is_file()):
+            parser.error("--cases llama-cpp takes the backbone as a GGUF file: give `--llama-gguf FILE`")
+        if not asked.llama_python.is_file():
+            parser.error(f"--llama-python: {asked.llama_python} does not exist; give a Python with llama-cpp-python")
     return asked
 
 
 def compare(asked: argparse.Namespace) -> int:
     """All cases, one after the other, each in its own process. Returns the exit status: 1 where a case failed."""
     cells = _SCALING if asked.scaling else ((asked.latent_paths, asked.samples),)
-    cases = ["engine"] if asked.scaling else asked.cases.split(",")
+    named = ["engine"] if asked.scaling else asked.cases.split(",")
+    cases = [row for case in named for row in (_OF_LLAMA if case == "llama-cpp" else (case,))]
     if {*_OF_VLLM} & {*cases} and not asked.vllm_python.is_file():
         say(f"vLLM: left out, as {asked.vllm_python} does not exist; `make test-vllm` builds it")
         cases = [case for case in cases if case not in _OF_VLLM]
@@ -135,9 +147,9 @@ def measured(asked: argparse.Namespace, cases: list[str], options: list[str]) ->
     yield (floor := child("floor", options))
     heads = None
     for case in cases:
-        if case in _OF_VLLM:
-            known = {name: floor.get(name) for name in ("backbone", "dtype", "device", "completions", "prompt_tokens")}
-            row = {"case": case, **child(case, options, asked), **known}
+        if case in (*_OF_VLLM, *_OF_LLAMA):
+            names = ["backbone", "device", "completions", "prompt_tokens", *(["dtype"] if case in _OF_VLLM else [])]
+            row = {"case": case, **child(case, options, asked), **{name: floor.get(name) for name in names}}
         elif case == "generate":
             row = child(
                 case, [*options, "--rows", str(child("batch-size", options).get("batch_size", _BATCH_SIZES[0]))]
@@ -153,16 +165,14 @@ def measured(asked: argparse.Namespace, cases: list[str], options: list[str]) ->
         yield row
 
 
-def child(case: str, options: list[str], vllm: argparse.Namespace | None = None) -> Row:
-    """The row that a case's own process prints. vllm: the run's options, where the case is vLLM's."""
+def child(case: str, options: list[str], asked: argparse.Namespace | None = None) -> Row:
+    """The row that a case's own process prints. asked: the run's options, where another environment runs the case."""
     say(f"{case} {' '.join(options[4:])}")
     command = [sys.executable, __file__, *sys.argv[1:], *options, "--case", case]
-    if vllm and case == "vllm-engine":
-        command[0] = str(vllm.vllm_python)
-    elif vllm:
-        script, model = str(Path(__file__).with_name("vllm_case.py")), model_files.locate(vllm.backbone)
-        command = [str(vllm.vllm_python), script, *options, "--model", model, "--dtype", vllm.dtype]
-        command += ["--new-tokens", str(vllm.new_tokens), "--repeats", str(vllm.repeats)]
+    if asked and case == "vllm-engine":
+        command[0] = str(asked.vllm_python)
+    elif asked:
+        command = foreign_command(case, asked) + options
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         say(f"{case}: failed with exit status {done.returncode}")
@@ -170,6 +180,22 @@ def child(case: str, options: list[str], vllm: argparse.Namespace | None = None)
     lines = done.stdout.strip().splitlines()
     row: Row = json.loads(lines[-1]) if lines else {}
     return row
+
+
+def foreign_command(case: str, asked: argparse.Namespace) -> list[str]:
+    """What runs a case whose script imports nothing of this project."""
+    own: list[object]
+    if case == "vllm":
+        own = [asked.vllm_python, beside("vllm_case.py"), "--model", model_files.locate(asked.backbone)]
+        own += ["--dtype", asked.dtype]
+    else:
+        own = [asked.llama_python, beside("llama_cpp_case.py"), "--gguf", asked.llama_gguf]
+        own += ["--threads", torch.get_num_threads(), *(["--float16"] if case == "llama-cpp-float16" else [])]
+    return [str(word) for word in (*own, "--new-tokens", asked.new_tokens, "--repeats", asked.repeats)]
+
+
+def beside(name: str) -> Path:
+    return Path(__file__).with_name(name)
 
 
 def say(text: str) -> None:
@@ -196,6 +222,14 @@ def make_prompts(asked: argparse.Namespace) -> None:
     with torch.inference_mode():
         saved = [{**vars(prompt), "embeddings": embedded(backbone.model, prompt).cpu()} for prompt in prompts]
     torch.save(saved, asked.job)
+    rows = [prompt["embeddings"].float().numpy() for prompt in saved]
+    numbers = {question.id: number for number, question in enumerate(task.questions)}
+    np.savez(  # for an environment without torch
+        Path(asked.job).with_suffix(".npz"),
+        embeddings=np.concatenate(rows),
+        lengths=[len(row) for row in rows],
+        questions=[numbers[prompt.question_id] for prompt in prompts],
+    )
 
 
 def place(asked: argparse.Namespace) -> tuple[str, torch.dtype]:
