@@ -81,6 +81,20 @@ def _least(column: Sequence[str]) -> int:
     return max(map(len, [*head.split(), *"\n".join(cells).split("\n")]))
 
 
+def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
+    """How wide each column of a table that fits is: what heads lack is shared, the shortest first.
+
+    What Rich gives them may be more than the terminal's width, whose right side is then missing.
+    """
+    widths = [_least(column) for column in columns]
+    left, lacking = width - _width(columns), [max(0, len(column[0]) - _least(column)) for column in columns]
+    for done, place in enumerate(sorted(range(len(columns)), key=lacking.__getitem__)):
+        more = min(lacking[place], left // (len(columns) - done))
+        widths[place] += more
+        left -= more
+    return widths
+
+
 def _broken(cell: str) -> str:
     for before, after in _BREAKS:
         cell = cell.replace(before, after)
@@ -90,11 +104,10 @@ def _broken(cell: str) -> str:
 def _rich(title: str, columns: Sequence[Sequence[str]], width: int) -> RichTable:
     """A table with these columns, the first cell of each being its head. Rich wraps nothing else, where that is possible."""
     printed = RichTable(title=title, title_justify="left")
-    fits = _width(columns) <= width
-    for place, column in enumerate(columns):
-        least = _least(column) if fits else None
+    widths = _widths(columns, width) if _width(columns) <= width else [None] * len(columns)
+    for place, (column, wide) in enumerate(zip(columns, widths, strict=True)):
         # escaped, as rich would take brackets in a name for markup
-        printed.add_column(escape(column[0]), justify="right" if place else "left", min_width=least, overflow="fold")
+        printed.add_column(escape(column[0]), justify="right" if place else "left", width=wide, overflow="fold")
     for cells in zip(*(column[1:] for column in columns), strict=True):
         printed.add_row(*map(escape, cells))
     return printed

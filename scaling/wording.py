@@ -54,6 +54,10 @@ _OF_QUESTIONS = (
 )
 _OF_SOLUTIONS = ("rationale", "answer", "solution", "conclusion")  # they tell the answer, so no prompt may have them
 _SHORT = 60  # characters of an option's value in a warning
+_HOW_TO_BEGIN = (
+    ' Begin with `{% extends "plain" %}`, and give the text its place, such as `{% block system %}...{% endblock %}`; for '
+    "another request and nothing more, `--instruction TEXT` needs no template."
+)
 _MARK = "\ufdd1"  # stands for the slots while a template is rendered; no text has this noncharacter of Unicode
 _OF_JINJA = {"loop", "self", "super", "caller", "varargs", "kwargs"}
 _BLOCK_BEGINS = re.compile(r"(\{%[-+]?\s*block\s+\w+\s*)[-+]?%\}")
@@ -355,7 +359,8 @@ class PromptTemplate:
         tree = self._environment.parse(self._sources[name])
         for node in tree.body:
             if not isinstance(node, nodes.Block | nodes.Extends) and not _is_space(node):
-                raise self._refused("has text or code outside of its blocks, which is shown nowhere", node.lineno)
+                why = "has text or code outside of its blocks, which is shown nowhere"
+                raise self._refused(why, node.lineno, _HOW_TO_BEGIN)
         for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport)):
             raise self._refused("includes another file, and may only extend a shipped template", node.lineno)
         for block in tree.find_all(nodes.Block):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from analysis.display import fitted, show
@@ -38,6 +40,28 @@ def test_every_table_fits_and_breaks_no_word(found):
         for cells in (table.columns, *table.rows):
             assert {word for cell in cells for word in cell.split()} <= words, table.title
         assert "…" not in text
+
+
+@given(
+    row=st.text("xy", min_size=1, max_size=30),
+    methods=st.lists(
+        st.tuples(st.text("ab ", min_size=1, max_size=60).filter(str.strip), st.text("xy", min_size=1, max_size=30)),
+        min_size=1,
+        max_size=5,
+    ),
+)
+@example(
+    row="intraclass correlation",
+    methods=[
+        ("SoftCoT++ with prompt tutor [trained on arithmetic]", "+0.400 (+0.000 to +0.571)"),
+        ("CoT-SC with prompt tutor", "10.0 to 10.0"),
+    ],
+)
+def test_no_table_loses_its_right_side(row, methods):
+    lines = shown(Table("Title", "", ("method", row), tuple(methods))).splitlines()
+    ends = {"┏": "┓", "┃": "┃", "┡": "┩", "│": "│", "└": "┘"}
+    assert all(line[-1] == ends[line[0]] for line in lines if line[0] in ends)
+    assert max(map(len, lines)) <= WIDTH
 
 
 def test_each_part_of_a_table_says_what_its_rows_are():

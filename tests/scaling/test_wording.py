@@ -276,7 +276,7 @@ def test_a_file_of_its_own_has_the_blocks_of_plain_beside(template):
         ("{% block user %}{{ answer }}{% endblock %}", 2, "tells the answer"),
         ("\n{% block user %}{{ question {% endblock %}", 3, "is no template"),
         ("{% block usre %}{% endblock %}", 2, "block `usre`.*`user`"),
-        ("text", 2, "outside of its blocks"),
+        ("text", 2, "outside of its blocks.*block system.*--instruction"),
         ("{% set x = 1 %}", 2, "outside of its blocks"),
         ("{% block system %}\n{{ ''.__class__.__mro__ }}{% endblock %}", 3, "__class__.* unsafe"),
         ("{% block system %}\n\n{{ paragraphs.__globals__ }}{% endblock %}", 4, "__globals__.* unsafe"),
