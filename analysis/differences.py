@@ -20,8 +20,8 @@ import numpy as np
 from scipy.special import betaincinv, nctdtrinc, ndtri, stdtr, stdtrit
 
 from analysis.clusters import Clusters
-from analysis.statistics import ALIKE, LEVEL, Floats, Interval, bootstrap, resampled_ratios, sign_flip, wilson
-from scaling.records.intervals import wilson_of_clusters
+from analysis.statistics import LEVEL, Floats, Interval, bootstrap, resampled_ratios, sign_flip, wilson
+from scaling.records.intervals import ALIKE, error_of_ratio, wilson_of_clusters
 
 POWER = 0.8
 _FEW = 30  # questions, or clusters, that differ; with fewer, resamples have too few values to draw from
@@ -362,21 +362,14 @@ def _deviation(gaps: Floats, units: Clusters) -> float:
     """
     if not gaps.std() > ALIKE:
         return 0.0
-    return _error(units.sums(gaps), units.sizes) * float(len(gaps) ** 0.5)
-
-
-def _error(sums: Floats, sizes: Floats) -> float:
-    """The standard error of sum(sums) / sum(sizes), whose units are independent (Taylor linearisation)."""
-    residuals = sums - sizes * (sums.sum() / sizes.sum())
-    number = len(sums)
-    return float((number / (number - 1) * (residuals**2).sum()) ** 0.5 / sizes.sum())
+    return error_of_ratio(units.sums(gaps).tolist(), units.sizes.tolist()) * float(len(gaps) ** 0.5)
 
 
 def _with_two_more(gaps: Floats, units: Clusters) -> tuple[float, float]:
     """Mean and standard error with two further questions that differ as the others do, one each way. gaps: [Q]."""
     sums, sizes, usual = units.sums(gaps), units.sizes, _usual(gaps, units)
     sums, sizes = np.append(sums, [usual, -usual]), np.append(sizes, [sizes.mean()] * 2)
-    return float(sums.sum() / sizes.sum()), _error(sums, sizes)
+    return float(sums.sum() / sizes.sum()), error_of_ratio(sums.tolist(), sizes.tolist())
 
 
 def _usual(gaps: Floats, units: Clusters) -> float:

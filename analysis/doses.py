@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from analysis.methods import Method, may_differ
+from analysis.methods import Method, without
 from analysis.statistics import Interval
-from scaling.records.names import called
-from scaling.records.settings import Differs
 
 _SCALE = "thought_scale"
 
@@ -35,17 +34,10 @@ class OverDoses:
 
 def over_doses(methods: Sequence[tuple[Method, Interval]]) -> list[OverDoses]:
     """The methods that a report holds at several scales. methods: each with its accuracy."""
-    groups: dict[tuple[str, int, int, str], dict[float, Interval]] = {}
-    left_out = {*may_differ(Differs.SEEDS), _SCALE}
+    groups: dict[Any, dict[float, Interval]] = {}
     for method, accuracy in methods:
-        run = method.runs[0]
-        settings = {key: value for key, value in run.config.items() if key != _SCALE}
-        equal = sorted(
-            (key, str(value)) for key, value in settings.items() if key not in left_out and value is not None
-        )
-        key = (called(settings, run.environment), method.num_paths, method.num_samples, str(equal))
-        scale = run.config.get(_SCALE)
-        groups.setdefault(key, {})[1.0 if scale is None else float(scale)] = accuracy
+        scale = method.runs[0].config.get(_SCALE)
+        groups.setdefault(without(method, [_SCALE]), {})[1.0 if scale is None else float(scale)] = accuracy
     return [
         OverDoses(name, num_paths, num_samples, dict(sorted(accuracies.items())))
         for (name, num_paths, num_samples, _), accuracies in groups.items()

@@ -26,6 +26,7 @@ from analysis.clusters import Clusters
 from analysis.estimators import whole_vote
 from analysis.load import Ballots
 from analysis.statistics import LEVEL, Interval, wilson
+from scaling.records.intervals import ALIKE
 
 Floats = NDArray[np.float64]
 
@@ -232,7 +233,7 @@ def _interval(values: Floats) -> Interval:
     """The first of 1 + B values, with percentiles of the others; no interval where these are all alike."""
     low, high = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     value = float(values[0])
-    return Interval(value, float(low), float(high)) if high - low > 1e-12 else Interval(value, None, None)
+    return Interval(value, float(low), float(high)) if high - low > ALIKE else Interval(value, None, None)
 
 
 # ---- what chains tell

@@ -169,6 +169,23 @@ def _differ_in_control_alone(run: Run, control: Run) -> bool:
     return differing.keys() <= {*run_names(Effect.FREE, Effect.SIZE), "control", "seed"}
 
 
+def without(method: Method, names: Sequence[str]) -> tuple[str, int, int, tuple[tuple[str, str], ...]]:
+    """What is equal for methods that differ in some settings alone, and in what may differ between seeds.
+
+    Args:
+        method: one of them.
+        names: of the settings.
+
+    Returns:
+        Its name without the settings, N, M, and all other settings that it has.
+    """
+    run = method.runs[0]
+    left_out = {*may_differ(Differs.SEEDS), *names, *(fact for name in names for fact in run_settings()[name].facts)}
+    name = called({key: value for key, value in run.config.items() if key not in names}, run.environment)
+    settings = {key: str(value) for key, value in run.config.items() if key not in left_out and value is not None}
+    return name, method.num_paths, method.num_samples, tuple(sorted(settings.items()))
+
+
 def _names(given: Sequence[str | None], runs: Sequence[Run]) -> list[str]:
     """A name for each run: the one that the user gave, or else the method's.
 

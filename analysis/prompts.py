@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.methods import Method, may_differ, short
-from scaling.records.names import called
-from scaling.records.settings import Differs, Tag, run_names, run_settings
+from analysis.methods import Method, short, without
+from scaling.records.settings import Tag, run_names
 
 _PLAIN = "plain"  # the prompt of runs that name none
 _WORDING = run_names(Tag.WORDING)
@@ -64,7 +63,7 @@ def over_prompts(methods: Sequence[tuple[Method, float]]) -> list[OverPrompts]:
     """The methods that a report holds with at least two prompts. methods: each with its accuracy."""
     groups: dict[Any, list[tuple[Method, float]]] = {}
     for method, accuracy in methods:
-        groups.setdefault(_without_prompt(method), []).append((method, accuracy))
+        groups.setdefault(without(method, _WORDING), []).append((method, accuracy))
     rows = []
     for (name, *_), group in groups.items():
         configs = [method.runs[0].config for method, _ in group]
@@ -75,16 +74,6 @@ def over_prompts(methods: Sequence[tuple[Method, float]]) -> list[OverPrompts]:
             first = group[0][0]
             rows.append(OverPrompts(name, first.num_paths, first.num_samples, accuracies))
     return rows
-
-
-def _without_prompt(method: Method) -> tuple[Any, ...]:
-    """What is equal for methods that differ in their prompt alone: the name first, then all other settings."""
-    run = method.runs[0]
-    left_out = {*may_differ(Differs.SEEDS), *_WORDING}
-    left_out |= {fact for key in _WORDING for fact in run_settings()[key].facts}
-    name = called({key: value for key, value in run.config.items() if key not in _WORDING}, run.environment)
-    settings = sorted((key, str(value)) for key, value in run.config.items() if key not in left_out)
-    return name, method.num_paths, method.num_samples, tuple(setting for setting in settings if setting[1] != "None")
 
 
 def _label(key: str, value: Any) -> str:

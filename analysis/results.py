@@ -33,6 +33,7 @@ from analysis.statistics import Interval, bootstrap, bootstrap_shares, holm
 from analysis.verdict import MARGIN, Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
 from scaling.records.errors import UsageError, listed, nearest
+from scaling.records.intervals import ALIKE
 from scaling.records.names import CHECKED, UNKNOWN, without_prompt, without_training
 
 Floats = NDArray[np.float64]
@@ -486,7 +487,7 @@ def pareto(methods: Sequence[MethodResults], axis: str, voter: str) -> list[tupl
     ]
     front, best = [], math.inf
     for _, negative_accuracy, name, n, m in sorted(cells):
-        if negative_accuracy < best - 1e-12:
+        if negative_accuracy < best - ALIKE:
             best = negative_accuracy
             front.append((name, n, m))
     return front

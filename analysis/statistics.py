@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from scaling.records.intervals import wilson_interval
+from scaling.records.intervals import ALIKE, wilson_interval
 
 Floats = NDArray[np.float64]
 Method = Literal["BCa", "percentile"]
@@ -24,7 +24,6 @@ _WORK = 200_000_000  # most values drawn for one interval or test
 _FEWEST, _MOST = 999, 9999  # resamples
 _AT_ONCE = 20_000_000  # most values in memory at once
 _BCA_UP_TO = 1000  # questions; with more, the correction is too small to see in a plot, and its jackknife too slow
-ALIKE = 1e-12  # values that deviate less than this are equal: sums in another order differ by rounding
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -110,8 +111,9 @@ def read_prefix(
     Returns:
         The keys and values of the prefixes, and what `output` computes, [B, P, *].
     """
-    common = common_beginning(input_ids, attention_mask)
-    if common < WORTH_SHARING:
+    # every row keeps at least one token of its own
+    common = min(common_beginning(input_ids.tolist()), int(attention_mask.sum(-1).min()) - 1)
+    if len(input_ids) < 2 or common < WORTH_SHARING:
         return _read(model, input_ids, attention_mask, output)
     once, first = _read(model, input_ids[:1, :common], attention_mask[:1, :common], output)
     rows, width = len(input_ids), input_ids.shape[1] - common
@@ -148,17 +150,9 @@ def _read(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, out
     return Prefix(capture.keys, capture.values, attention_mask.bool()), states
 
 
-def common_beginning(input_ids: Tensor, attention_mask: Tensor) -> int:
-    """How many first tokens all rows share, where each keeps at least one of its own. A single row shares none.
-
-    Args:
-        input_ids: [B, P] int64, padded on the right.
-        attention_mask: [B, P] int64, 0 for padding.
-    """
-    if len(input_ids) < 2:
-        return 0
-    same = int((input_ids == input_ids[:1]).all(0).long().cummin(0).values.sum())
-    return max(0, min(same, int(attention_mask.sum(-1).min()) - 1))
+def common_beginning(rows: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all rows of token ids share."""
+    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*rows, strict=False)))
 
 
 def extend(

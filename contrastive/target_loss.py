@@ -20,6 +20,7 @@ from contrastive.forward import MODEL_ERRORS, hidden_states, pad_right
 from contrastive.latent_steps import rows_of, think
 from contrastive.losses import token_divergences, token_losses
 from contrastive.prefix import Prefix, can_extend, prefill, states_after
+from contrastive.windows import switches
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Reader:
         """
         self.backbone = backbone
         self.untrained: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._switches = switches(backbone)
         self._cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)
         # Usually the logits are those of the output layer on the last hidden states: then only the states of the target
         # tokens go through that layer. A model that does more to its logits computes them at all positions, in more memory.
@@ -153,8 +155,10 @@ class Reader:
     def _by_itself(self, examples: Sequence[Example]) -> Tensor:
         """The losses of all scored tokens after what the backbone reads and thinks, [tokens, 1]."""
         by_example: dict[int, Tensor] = {}
-        for steps in sorted({example.latent for example in examples}):
-            places = [place for place, example in enumerate(examples) if example.latent == steps]
+        apart = self._apart(examples, max((example.latent for example in examples), default=0))
+        keys = [(example.latent, place if apart else 0) for place, example in enumerate(examples)]
+        for key in sorted(set(keys)):
+            steps, places = key[0], [place for place, own in enumerate(keys) if own == key]
             part = [examples[place] for place in places]
             losses = self._after_latent_steps(part, steps) if steps else self._after_prompts(part)
             by_example |= zip(places, torch.split(losses, [len(example.scored) for example in part]), strict=True)
@@ -185,6 +189,9 @@ class Reader:
     def _after_thoughts(self, examples: Sequence[Example], thoughts: Tensor, before: Prefix | None) -> Tensor:
         """The losses of all scored tokens, [tokens, N] float32. Arguments as of `losses`."""
         _, paths, slots, _ = thoughts.shape
+        if len(examples) > 1 and self._apart(examples, slots):
+            alone = zip(examples, thoughts, strict=True)
+            return torch.cat([self._after_thoughts([example], own[None], None) for example, own in alone])
         device, embed = self.backbone.device, self.backbone.get_input_embeddings()
         teachers = self._teachers(examples)
         # the last target token is only predicted, so that the model need not read it
@@ -196,6 +203,21 @@ class Reader:
         # the state before the first scored token predicts it: the last one of the suffix, or of what is given
         starts = [slots + len(example.suffix) + example.given - 1 for example in examples]
         return self._by_token(states, examples, starts, teachers)
+
+    def _apart(self, examples: Sequence[Example], thoughts: int) -> bool:
+        """Whether examples are to be run one at a time: where the model computes other keys for long texts, and padding may
+        make short ones long.
+
+        Args:
+            examples: B of them.
+            thoughts: as many as any of them has.
+        """
+        if not self._switches:
+            return False
+        prompt = max(len(example.prefix) for example in examples) + thoughts
+        tail = max(len(example.suffix) + len(example.target) for example in examples)
+        taught = max(len(example.reference or ()) + len(example.scored) for example in examples)
+        return min(self._switches) < max(prompt + tail, taught) - 1  # the last token is only predicted
 
     @torch.no_grad()
     def _teachers(self, examples: Sequence[Example]) -> Tensor | None:

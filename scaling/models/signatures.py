@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,14 +16,13 @@ def takes(model: PreTrainedModel, name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
 
-def last_logits_only(model: PreTrainedModel, inputs: Tensor) -> dict[str, Any]:
-    """Keyword arguments that make a model compute the last position's logits alone; empty where it always computes all.
+def last_logits_only(model: PreTrainedModel) -> Callable[[Tensor], dict[str, Any]]:
+    """What gives, for inputs [rows, X, D], the keyword arguments with which a model computes the last logits alone.
 
-    Args:
-        model: takes the arguments.
-        inputs: the embeddings that it is given with them, [rows, X, D].
+    There are none where it always computes all. The model is asked once, as looking at a signature takes time.
     """
-    return {"logits_to_keep": positions_to_keep(inputs)} if takes(model, "logits_to_keep") else {}
+    taken = takes(model, "logits_to_keep")
+    return lambda inputs: {"logits_to_keep": positions_to_keep(inputs)} if taken else {}
 
 
 def positions_to_keep(inputs: Tensor, number: int = 1) -> int | Tensor:

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from contrastive.forward import decoder_of
 from contrastive.token_sets import SoftTokenSets
+from contrastive.windows import switches
 from scaling.models.loading import LanguageModel
 
 SLOTS, LAST, MEAN = "slots", "last", "mean"
@@ -42,8 +43,9 @@ def read_states(
     slots = SoftTokenSets.from_rows(assistant.rare_rows(), 1)(num_slots)[0]
     slots = slots.to(device=assistant.model.device, dtype=assistant.model.dtype)
     kept: dict[tuple[str, int], list[Tensor]] = {(place, layer): [] for layer in layers for place in PLACES}
-    for start in range(0, len(prompts), _BATCH):
-        rows = prompts[start : start + _BATCH]
+    batch = 1 if switches(assistant.model) else _BATCH  # padding would make short texts long, whose keys are others
+    for start in range(0, len(prompts), batch):
+        rows = prompts[start : start + batch]
         for row, of_layers in zip(rows, _hidden(assistant.model, rows, slots, layers), strict=True):
             for layer, states in zip(layers, of_layers, strict=True):
                 read = states[: len(row)]

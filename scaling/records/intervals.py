@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from math import sqrt
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
-_ALIKE = 1e-12  # values that differ by less are equal: sums in another order differ by rounding
+ALIKE = 1e-12  # values that differ by less are equal: sums in another order differ by rounding
 
 
 def wilson_interval(successes: float, total: float) -> tuple[float | None, float | None]:
@@ -35,13 +35,13 @@ def wilson_of_chains(right: Sequence[int], chains: int) -> tuple[float | None, f
     number, share = len(right), sum(right) / (len(right) * chains)
     if number < 2:
         return None, None
-    squared_error = sum((count / chains - share) ** 2 for count in right) / (number - 1) / number
+    error = error_of_ratio(right, [chains] * number)
     if share in (0, 1):
         effective = float(number)
-    elif squared_error == 0:
+    elif error == 0:
         effective = float(number * chains)
     else:
-        effective = min(max(share * (1 - share) / squared_error, number), number * chains)
+        effective = min(max(share * (1 - share) / error**2, number), number * chains)
     return wilson_interval(share * effective, effective)
 
 
@@ -49,9 +49,8 @@ def wilson_of_clusters(values: Sequence[float], clusters: Sequence[Hashable]) ->
     """95 % interval of a mean share over questions that fall into clusters, such as those of one template.
 
     It is the Wilson interval, with a t quantile, of as many independent questions as would have the same standard error
-    (the effective sample size; Korn and Graubard, Survey Methodology 24, 1998), which is that of a ratio of sums over
-    clusters, by Taylor linearisation. Where each question is a cluster of its own, or all are one, which tells nothing of
-    others, it is `wilson_interval`.
+    (the effective sample size; Korn and Graubard, Survey Methodology 24, 1998), see `error_of_ratio`. Where each question
+    is a cluster of its own, or all are one, which tells nothing of others, it is `wilson_interval`.
 
     Args:
         values: of each question, from 0 to 1.
@@ -66,8 +65,21 @@ def wilson_of_clusters(values: Sequence[float], clusters: Sequence[Hashable]) ->
     sums: dict[Hashable, float] = dict.fromkeys(sizes, 0.0)
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] += value
-    squares = sum((sums[cluster] - size * share) ** 2 for cluster, size in sizes.items())
-    error = sqrt(number / (number - 1) * squares) / len(values) if max(values) - min(values) > _ALIKE else 0.0
+    varied = max(values) - min(values) > ALIKE
+    error = error_of_ratio([*sums.values()], [*sizes.values()]) if varied else 0.0
     worth = share * (1 - share) / error**2 if error else float(number)
     worth *= (_Z / float(stdtrit(number - 1, 0.975))) ** 2
     return wilson_interval(share * worth, worth)
+
+
+def error_of_ratio(sums: Sequence[float], sizes: Sequence[float]) -> float:
+    """The standard error of sum(sums) / sum(sizes), by Taylor linearisation.
+
+    Args:
+        sums: of the values of each cluster, at least two. Clusters are independent.
+        sizes: how many values each has.
+    """
+    number, total = len(sums), sum(sizes)
+    ratio = sum(sums) / total
+    squares = sum((above - size * ratio) ** 2 for above, size in zip(sums, sizes, strict=True))
+    return sqrt(number / (number - 1) * squares) / total

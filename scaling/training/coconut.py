@@ -27,7 +27,7 @@ from scaling.config import PLAIN_PROMPT
 from scaling.engines.base import SoftPrompt
 from scaling.methods.coconut import Trained
 from scaling.methods.cot import ChainOfThought
-from scaling.models import adapters, hardware, loading, model_files
+from scaling.models import adapters, loading, model_files
 from scaling.models.latent_tokens import add_tokens, prepare_tokens
 from scaling.models.loading import LanguageModel
 from scaling.prompts import as_asked
@@ -50,9 +50,9 @@ from scaling.training.run import (
     describe,
     digests_of_split,
     load_own_backbone,
-    load_split,
     micro_batch,
     open_folder,
+    prepare,
     reader_of,
     run_steps,
     schedule_of,
@@ -181,8 +181,7 @@ def train_coconut(config: TrainConfig, watcher: TrainingObserver, processes: Pro
         UsageError: where settings, data, models or the folder cannot be used.
         Interrupted: on Ctrl-C.
     """
-    config, dtype = hardware.placed(config.resolved())
-    split = load_split(config, watcher)
+    config, dtype, split = prepare(config, watcher)
     check_task = held_out(config, split)
     most = _most_steps(config, split)
     _refuse_begun_step(config, split)

@@ -135,8 +135,7 @@ def train(config: TrainConfig, watcher: TrainingObserver, processes: Processes) 
         UsageError: where settings, data, models or the folder cannot be used.
         Interrupted: on Ctrl-C.
     """
-    config, dtype = hardware.placed(config.resolved())
-    split = load_split(config, watcher)
+    config, dtype, split = prepare(config, watcher)
     assisted = kind_of(config.method).has(Trait.ASSISTANT)
     for line in model_files.before_loading(config.backbone, *([config.assistant] if assisted else [])):
         watcher.status(line)
@@ -294,8 +293,9 @@ def load_own_backbone(config: TrainConfig, dtype: torch.dtype, watcher: Training
     return loading.load(source, name=config.backbone, device=config.device, dtype=dtype, own=True)
 
 
-def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
-    """Loads and splits the questions of a training, and warns the watcher of what is wrong with them."""
+def prepare(config: TrainConfig, watcher: TrainingObserver) -> tuple[TrainConfig, torch.dtype, Split]:
+    """The resolved settings of a training, its dtype and its questions; tells the watcher what is wrong with these."""
+    config, dtype = hardware.placed(config.resolved())
     task = definition_of(config.task, config.data, columns=config.columns, kind=config.answer_kind)
     if task.generated and (number := (config.limit or 0) + config.validation) > _AT_ONCE:
         watcher.status(f"generating {number:,} questions of {task.name}")
@@ -304,7 +304,7 @@ def load_split(config: TrainConfig, watcher: TrainingObserver) -> Split:
         watcher.status(line)
     for warning in split.warnings(config):
         watcher.status(f"{WARNING}{warning}")
-    return split
+    return config, dtype, split
 
 
 def warnings_of_constants(config: TrainConfig, split: Split) -> list[str]:

@@ -14,7 +14,7 @@ from contrastive.checkpoint import CARD_FILE
 from contrastive.health import Validation
 from contrastive.parallel import Processes
 from contrastive.train import Progress
-from scaling.models import adapters, hardware
+from scaling.models import adapters
 from scaling.models.loading import LanguageModel
 from scaling.records.errors import UsageError
 from scaling.tasks.task import LoadedTask
@@ -25,7 +25,7 @@ from scaling.training.run import (
     RESTORE,
     TrainingObserver,
     load_own_backbone,
-    load_split,
+    prepare,
     read_about,
     write_about,
 )
@@ -125,8 +125,7 @@ def begin(config: TrainConfig, watcher: TrainingObserver) -> tuple[TrainConfig, 
     Raises:
         UsageError: where settings, data or the backbone cannot be used.
     """
-    config, dtype = hardware.placed(config.resolved())
-    split = load_split(config, watcher)
+    config, dtype, split = prepare(config, watcher)
     held_out(config, split)  # what is wrong with them is told before models are loaded
     backbone = load_own_backbone(config, dtype, watcher)
     adapters.refuse_quantised(backbone, method=config.method)

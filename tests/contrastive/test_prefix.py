@@ -64,12 +64,23 @@ def test_a_gradient_flows_through_the_shared_beginning(model: PreTrainedModel) -
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * largest)  # the norms of these models are in float32
 
 
-@pytest.mark.parametrize(("common", "positions"), [(20, 20 + 2 * 5), (3, 2 * 8)])
+@pytest.mark.parametrize(
+    ("common", "own", "positions"),
+    [
+        (20, (5, 5), 20 + 2 * 5),
+        (3, (5, 5), 2 * 8),
+        (20, (5,), 25),
+        (9, (0, 4), 8 + 2 * 5),  # a whole row: its last token is read as its own
+        (8, (0, 4), 2 * 12),
+    ],
+)
 def test_a_long_common_beginning_is_read_once(
-    make_model: Callable[..., PreTrainedModel], common: int, positions: int
+    make_model: Callable[..., PreTrainedModel], common: int, own: Sequence[int], positions: int
 ) -> None:
     model, read = make_model("llama"), []
-    rows = prompts(random.Random(5), common=common, own=(5, 5))
+    rows = [
+        row[: common + more] for row, more in zip(prompts(random.Random(5), common=common, own=own), own, strict=True)
+    ]
 
     def counted(*_: object, **inputs: torch.Tensor) -> torch.Tensor:
         read.append(inputs["inputs_embeds"].shape[:2].numel())
@@ -79,12 +90,10 @@ def test_a_long_common_beginning_is_read_once(
     assert sum(read) == positions
 
 
-def test_the_common_beginning_leaves_every_row_a_token_of_its_own() -> None:
+def test_the_common_beginning_is_that_of_all_rows() -> None:
     """By definition, on random rows that often agree, of which some are the beginning of others."""
     rng = random.Random(1)
     for _ in range(300):
         rows = [[rng.choice((5, 5, 5, 6)) for _ in range(rng.randint(1, 9))] for _ in range(rng.randint(1, 4))]
-        most = min(map(len, rows)) - 1
-        alike = [size for size in range(most + 1) if all(row[:size] == rows[0][:size] for row in rows)]
-        expected = max(alike) if len(rows) > 1 else 0
-        assert common_beginning(*pad_right(rows, CPU)) == expected
+        most = min(map(len, rows))
+        assert common_beginning(rows) == max(n for n in range(most + 1) if all(row[:n] == rows[0][:n] for row in rows))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from contrastive.forward import CaptureCache
-from contrastive.prefix import WORTH_SHARING, after_prefix
+from contrastive.prefix import WORTH_SHARING, after_prefix, common_beginning
 from scaling.engines.local.attention import Groups, SharedLevel
 
 
@@ -36,7 +35,7 @@ class Beginning:
     def narrow(self, prefixes: Sequence[tuple[int, ...]]) -> int:
         """Keeps what these prefixes begin with, too; nothing where that is short. Returns how many tokens are left."""
         known = self._ids or ()
-        common = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(known, *prefixes, strict=False)))
+        common = common_beginning([known, *prefixes])
         left = common if common >= WORTH_SHARING else 0
         if left != len(known):
             self._ids = known[:left]

@@ -35,7 +35,7 @@ class PlainDecoder:
     share_prefix = False
 
     def __init__(self, model: PreTrainedModel, *, num_rows: int, max_new_tokens: int) -> None:
-        self._model = model
+        self._model, self._last_only = model, last_logits_only(model)
         self._max_new_tokens = max_new_tokens
         self._own = OwnKeys(num_rows, max_new_tokens, model.device)
         self._held: dict[SoftPrompt, _Held] = {}
@@ -114,7 +114,7 @@ class PlainDecoder:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            **last_logits_only(self._model, inputs),
+            **self._last_only(inputs),
         )
         logits: Tensor = output.logits[:, -1]
         return logits

@@ -45,7 +45,7 @@ class SingleRowDecoder:
 
     def __init__(self, model: PreTrainedModel, *, num_rows: int, max_new_tokens: int) -> None:
         del num_rows, max_new_tokens  # nothing is allocated ahead
-        self._model = model
+        self._model, self._last_only = model, last_logits_only(model)
         self._switches = switches(model)
         self._held: dict[SoftPrompt, _Text] = {}
         self._rows: list[_Text] = []
@@ -104,7 +104,7 @@ class SingleRowDecoder:
 
     def _forward(self, embeddings: Tensor, new: Tensor, caches: dict[str, Any]) -> _Text:
         """embeddings: [T, D] of the whole text; new: those that the caches do not hold yet."""
-        given: dict[str, Any] = {"use_cache": self._cached, **caches, **last_logits_only(self._model, new[None])}
+        given: dict[str, Any] = {"use_cache": self._cached, **caches, **self._last_only(new[None])}
         output = self._model(inputs_embeds=new[None], **given)
         kept = {name: output[name] for name in _CACHES if self._cached and output.get(name) is not None}
         return _Text(embeddings, output.logits[0, -1], kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -120,6 +122,19 @@ def test_states_are_those_of_each_prompt_alone(which, request):
         for layer in layers:
             torch.testing.assert_close(together[LAST, layer][number], hidden[layer][0, -1], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(together[MEAN, layer][number], hidden[layer][0].mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_long_prompt_does_not_change_the_frequencies_of_those_beside_it(tiny_model_folder, tmp_path):
+    """LongRoPE has other ones beyond a length, which padding to the longest row must not take a shorter row over."""
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "longrope")
+    config = json.loads((folder / "config.json").read_bytes())
+    config["rope_parameters"] |= {"rope_type": "longrope", "original_max_position_embeddings": 6}
+    config["rope_parameters"] |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = loading.load(str(folder), name="longrope", device="cpu", dtype=torch.float32)
+    prompts = [(5, 6, 7, 8, 9), (11, 12, 13)]
+    together, one = (read_states(model, some, num_slots=2, layers=[2]) for some in (prompts, prompts[1:]))
+    torch.testing.assert_close(together[LAST, 2][1], one[LAST, 2][0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_slots_are_those_of_an_untrained_thinker(tiny):
