@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from analysis.verdict import Comparison
+from scaling.records.errors import counted
 
 _SHOWN = 3  # most methods that the line names in one place; of more only the number is said
 _NO_BUDGET = "no common budget"
@@ -19,7 +20,7 @@ def lead(names: Sequence[str], comparisons: Sequence[Comparison], num_questions:
         comparisons: of pairs of these methods; where every pair was compared the line ranks the methods.
         num_questions: that all of them answered.
     """
-    questions = f"on {num_questions:,} question{'s' * (num_questions != 1)}"
+    questions = f"on {counted(num_questions, 'question')}"
     pairs = [one for one in comparisons if one.decision != _NO_BUDGET]
     if len(names) < 2:
         return ""

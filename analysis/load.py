@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from analysis.arguments import WHOLE, Size
 from analysis.journal_table import read_table, table_of
 from scaling.records.answer_classes import classes_of
-from scaling.records.errors import UsageError
+from scaling.records.errors import UsageError, counted
 from scaling.records.journal import (
     ID,
     RUN,
@@ -285,7 +285,7 @@ def load_shards(folders: Sequence[Path], size: Size = WHOLE) -> Run:
         environment=merged.environment,
         summary=_measured({}, merged.costs, merged.costs, generated),
         thoughts=merged.thoughts,
-        label=f"{folders[0]} and {len(folders) - 1} other shards",
+        label=f"{folders[0]} and {counted(len(folders) - 1, 'other shard')}",
         size=size,
     )
 

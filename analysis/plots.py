@@ -28,6 +28,7 @@ from analysis.results import MethodResults, Results
 from analysis.statistics import Interval
 from analysis.verdict import amount
 from scaling.records.csv_cells import quoted
+from scaling.records.errors import counted
 
 INK = "#111113"  # colour of all lines and letters that are not data; the report puts the page's colour in its place
 _ENTRY = "legend: "  # prefix of labels, removed from the legend; see `entry`
@@ -114,7 +115,7 @@ def _accuracy(results: Results, axis: str, of_method: dict[str, Look]) -> Plot:
 
     caption = (
         f"Accuracy of the {results.settings.voter} vote against {AXES[axis]}; bands are 95 % intervals over "
-        f"{results.num_questions} questions. Each line grows by latent paths first, then by samples of each."
+        f"{counted(results.num_questions, 'question')}. Each line grows by latent paths first, then by samples of each."
     )
     if axis == "seconds":
         caption += (

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from analysis.looks import Look, looks
 from analysis.plots import Plot, entry, figure, save, share_axis
 from scaling.records.csv_cells import unquoted
+from scaling.records.errors import counted
 from scaling.records.names import called
 from scaling.records.settings import Effect, run_names, run_settings
 
@@ -77,7 +78,7 @@ def _against(table: pd.DataFrame, key: str, others: Sequence[str]) -> Plot | Non
     caption = f"Accuracy of the flat vote against {_title(key)}, each line at its largest grid."
     caption += " Lines are means over seeds, dots are seeds." if several else " Bars are 95 % intervals over questions."
     caption += " Dotted: methods without this setting." if level else ""
-    caption += f" {left_out} more lines are in the table alone." if left_out else ""
+    caption += f" In the table alone: {counted(left_out, 'more line')}." if left_out else ""
     columns = [*apart, key, *(size for size in _SIZES if size in drawn and size != key), "accuracy", "accuracy_low"]
     data = drawn[[*columns, "accuracy_high", *(["seed"] if "seed" in drawn else [])]]
     return figure(f"accuracy-{key}", f"Accuracy against {_title(key)}", caption, data, draw)

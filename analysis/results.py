@@ -32,7 +32,7 @@ from analysis.prompts import OverPrompts, over_prompts
 from analysis.statistics import Interval, bootstrap, bootstrap_shares, holm
 from analysis.verdict import MARGIN, Comparison, Curve, compare_all, control_sentence, paths_first, sentence
 from analysis.voters import Outside, rule
-from scaling.records.errors import UsageError, listed, nearest
+from scaling.records.errors import UsageError, counted, listed, nearest
 from scaling.records.intervals import ALIKE
 from scaling.records.names import CHECKED, UNKNOWN, without_prompt, without_training
 
@@ -184,7 +184,7 @@ class Results:
         interval = ""
         if accuracy.low is not None and accuracy.high is not None:
             interval = f" (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
-        questions = f"{self.num_questions:,} question{'s' * (self.num_questions != 1)}"
+        questions = counted(self.num_questions, "question")
         return f"{self.methods[0].method.name} answers {100 * accuracy.value:.1f} % of {questions} right{interval}."
 
     @property
@@ -532,11 +532,11 @@ def _notes_on_settings(methods: Sequence[Method], settings: Settings, axes: list
 def _notes_on_answers(run: Run) -> Iterator[str]:
     """Sentences on completions of a run that were not read or judged."""
     if run.unread:
-        yield f"{run.label}: the answer reader failed on {run.unread} completions, which count as having no answer."
+        yield f"{run.label}: the answer reader failed on {counted(run.unread, 'completion')}, counted as having no answer."
     if run.data.strays:
-        yield f"{run.label}: {run.data.strays} completions of questions that it does not ask are passed over."
+        yield f"{run.label} passes over {counted(run.data.strays, 'completion')} of questions that it does not ask."
     if timeouts := run.summary.get("timeouts"):
-        yield f"{run.label}: {timeouts} comparisons with gold answers ran out of time and count as wrong."
+        yield f"{run.label}: {counted(timeouts, 'comparison')} with gold answers ran out of time, counted as wrong."
 
 
 def _notes_on_units(methods: Sequence[Method], clusters: Clusters | None) -> Iterator[str]:
@@ -564,10 +564,10 @@ def _training_notes(method: Method, run: Run) -> list[str]:
     for ids, verb in ((trained, "trained"), (validated, "validated")):
         if ids and left_out:
             notes.append(
-                f"{method.name}: {len(ids)} questions that it was {verb} on are left out ({listed(ids, shown=3)})."
+                f"{method.name} leaves out {counted(len(ids), 'question')} that it was {verb} on ({listed(ids, shown=3)})."
             )
         elif ids:
-            of = f"{len(ids)} of its {len(run.questions)} questions ({listed(ids, shown=3)})"
+            of = f"{len(ids)} of its {counted(len(run.questions), 'question')} ({listed(ids, shown=3)})"
             notes.append(f"{method.name} was {verb} on {of}: right answers to these are no test.")
     if imported := run.environment.get("thinker_imported_from"):
         notes.append(
@@ -581,5 +581,5 @@ def _training_notes(method: Method, run: Run) -> list[str]:
 
 
 def _incomplete(run: Run) -> str:
-    number = len(run.incomplete)
-    return f"{run.label}: {number} question{'s' * (number > 1)} not complete and left out; the same run again completes it."
+    questions = counted(len(run.incomplete), "question")
+    return f"{run.label}: {questions} not complete and left out; the same run again completes it."

@@ -18,6 +18,7 @@ from analysis.prompts import OverPrompts
 from analysis.results import MethodResults, Results, Voted
 from analysis.statistics import Interval
 from analysis.verdict import Comparison, amount, p_text
+from scaling.records.errors import counted
 from scaling.records.names import titled
 from scaling.records.voters import voter_of, voter_record
 
@@ -190,10 +191,10 @@ def _escaped(text: str) -> str:
 
 def headline(results: Results) -> str:
     """The title of a report: its methods, the task and the number of questions."""
-    questions = f"{results.num_questions} question{'s' * (results.num_questions != 1)}"
     names = [one.method.name for one in results.methods]
     return (
-        f"{', '.join(names) if len(names) <= _MANY else f'{len(names)} methods'} on {titled(results.task)}, {questions}"
+        f"{', '.join(names) if len(names) <= _MANY else f'{len(names)} methods'} on {titled(results.task)}, "
+        f"{counted(results.num_questions, 'question')}"
     )
 
 
@@ -288,7 +289,7 @@ def _runs(method: Method) -> str:
     """How many trainings and sampling seeds a method has, as a text."""
     trainings, runs = len(method.trainings), len(method.runs)
     if trainings == 1:
-        return f"{runs} seeds of one training" if method.trained else f"{runs} seeds"
+        return f"{counted(runs, 'seed')} of one training" if method.trained else counted(runs, "seed")
     return f"{trainings} trainings" if trainings == runs else f"{trainings} trainings, {runs} runs"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.load import Unfinished
 from analysis.results import Results, Tell
+from scaling.records.errors import counted
 from scaling.records.journal import SAMPLES
 
 EVERY = 20  # seconds at least between two reports, and between two loads of an open page
@@ -57,7 +58,7 @@ def _watch(make: Callable[[], Results], folders: Sequence[Path], tell: Tell, wai
         else:
             if not any(run.incomplete for one in found.methods for run in one.method.runs):
                 return found
-            tell(f"{found.num_questions} questions complete. {found.lead}")
+            tell(f"{counted(found.num_questions, 'question')} complete. {found.lead}")
         pause = max(EVERY, _SHARE * (time.monotonic() - began))
         wait(pause)
         while _sizes(folders) == sizes:

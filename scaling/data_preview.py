@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from scaling.config import RunConfig
-from scaling.records.errors import DATA
+from scaling.records.errors import DATA, counted
 from scaling.tasks.catalogue import task_of
 from scaling.tasks.task import LoadedTask, ask
 
@@ -43,9 +43,9 @@ def _question(task: LoadedTask, number: int) -> dict[str, Any]:
 
 def as_text(preview: dict[str, Any]) -> str:
     """A preview as a person reads it."""
-    counted = f"{preview['num_questions']} questions of {preview['task']}, answers of kind {preview['kind']}"
+    asked = f"{counted(preview['num_questions'], 'question')} of {preview['task']}, answers of kind {preview['kind']}"
     taken = [f"{DATA}{preview['taken']}"] if preview["taken"] else []
-    return "\n\n".join(["\n".join([*taken, counted]), *map(_as_text, preview["questions"])])
+    return "\n\n".join(["\n".join([*taken, asked]), *map(_as_text, preview["questions"])])
 
 
 def _as_text(question: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from scaling.notebook_bar import NotebookBar
 from scaling.records.adaptive import leading
-from scaling.records.errors import DATA, WARNING
+from scaling.records.errors import DATA, WARNING, counted
 from scaling.records.names import TITLES, UNKNOWN, titled
 from scaling.records.records import Completion, Key
 from scaling.records.summary import right_answers
@@ -114,11 +114,12 @@ class RunProgress:
     def _opening(self, folder: Path) -> str:
         """The line at the beginning: how many completions the run wants, and how many are already there."""
         grid = self._grid
-        size = f"{len(grid.questions)} questions x {grid.num_paths} paths x {grid.num_samples} samples"
+        each = ((len(grid.questions), "question"), (grid.num_paths, "path"), (grid.num_samples, "sample"))
+        size = " x ".join(counted(*one) for one in each)
         whole = len(grid.questions) * grid.num_paths * grid.num_samples
         most = "at most " if grid.adaptive is not None else ""
         already = f", {self._done} of {most}{self._wanted} already there" if self._done else ""
-        return f"{size} = {most}{whole} completions in {folder}{already}"
+        return f"{size} = {most}{counted(whole, 'completion')} in {folder}{already}"
 
     def _figures(self) -> str:
         """Decided questions, speed and running accuracy, for the text beside the bar."""
@@ -235,7 +236,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         *_doubtful(summary),
         ("strict reading", _percent(summary["accuracy_strict"]), "only answers in the asked-for form"),
-        ("questions", f"{summary['num_questions']}", f"{summary['num_completions']} completions"),
+        ("questions", f"{summary['num_questions']}", counted(summary["num_completions"], "completion")),
         *_training(summary.get("training") or {}),
         *_saved(summary),
         *_thought(tokens),
@@ -319,7 +320,7 @@ def _saved(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         return []
     adaptive = summary["adaptive"]
     value = f"{adaptive['samples_saved']:,} ({_percent(adaptive['samples_saved_share'])})"
-    return [("samples saved", value, f"{adaptive['questions_stopped']} questions were decided early")]
+    return [("samples saved", value, f"{counted(adaptive['questions_stopped'], 'question')} decided early")]
 
 
 def _percent(value: float | None) -> str:

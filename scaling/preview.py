@@ -22,7 +22,7 @@ from scaling.models import loading, model_files
 from scaling.models.loading import LanguageModel
 from scaling.models.quantised import refuse_unloadable
 from scaling.prompts import SLOT, PromptBuilder, as_asked, prompt_identity
-from scaling.records.errors import WARNING, UsageError
+from scaling.records.errors import WARNING, UsageError, counted
 from scaling.records.journal import refuse_unfit_folder
 from scaling.records.records import PromptedQuestion
 from scaling.run import begin, completed, described_by, refuse_too_long
@@ -161,7 +161,7 @@ def _assistant(config: RunConfig, task: LoadedTask, assistant: LanguageModel) ->
         ids, following, slots = builder.hint_request(question), f"it writes at most {MAX_HINT_TOKENS}", ""
     else:
         ids = builder.assistant(read_by_assistant(config, task.definition, question))
-        following = f"{num_slots} slots"
+        following = counted(num_slots, "slot")
         slots = "".join(f"[{slot}]" for slot in range(1, num_slots + 1))
     return f"assistant prompt, {len(ids)} tokens, then {following}:\n{assistant.tokenizer.decode(list(ids))}{slots}"
 

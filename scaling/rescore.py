@@ -21,7 +21,7 @@ from scaling.models.loading import load_tokenizer
 from scaling.models.model_files import locate
 from scaling.prompts import own_words
 from scaling.reading import Equal, answered
-from scaling.records.errors import UsageError, listed
+from scaling.records.errors import UsageError, counted, listed
 from scaling.records.journal import RUN, Journal, load_run, stored_questions
 from scaling.records.records import Completion, PromptedQuestion, Question
 from scaling.records.settings import Effect, Tag, run_names
@@ -132,7 +132,8 @@ def _judge_anew(journal: Journal, gold: dict[str, Question], task: Task, stored:
     read = sum(_answers(journal.completions[old.key]) != _answers(old) for old in judged)
     left = len(journal.completions) - len(judged)
     tell(
-        f"{len(judged)} completions are judged anew: {read} answers are read otherwise, {verdicts} verdicts have changed"
+        f"{counted(len(judged), 'completion')} judged anew: {counted(read, 'answer')} read otherwise, "
+        f"{counted(verdicts, 'verdict')} changed"
         + (f"; {left} of questions that are not known any more are left as they are" if left else "")
     )
 

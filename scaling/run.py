@@ -40,7 +40,7 @@ from scaling.prompts import check_assistant_lengths, check_lengths, stop_strings
 from scaling.provenance import Provenance, provenance_of
 from scaling.reading import Equal, equality, judged, reader
 from scaling.records.adaptive import Stopping
-from scaling.records.errors import WARNING, Interrupted
+from scaling.records.errors import WARNING, Interrupted, counted
 from scaling.records.journal import Journal, place_of
 from scaling.records.names import TITLE
 from scaling.records.records import LATENT_STEPS, TIMEOUTS, Completion, Costs, Key, PromptedQuestion, Question, added
@@ -156,8 +156,8 @@ def judge_restated(journal: Journal, task: LoadedTask, tell: Callable[[str], Non
 
     verdicts = judge_again(journal, affected, task.definition, judge)
     tell(
-        f"the gold answers of {len(questions)} questions have changed: {len(affected)} completions are judged anew, "
-        f"{verdicts} verdicts have changed"
+        f"the gold answers of {counted(len(questions), 'question')} have changed: {counted(len(affected), 'completion')} "
+        f"judged anew, {counted(verdicts, 'verdict')} changed"
     )
 
 

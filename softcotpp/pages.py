@@ -14,7 +14,7 @@ from rich.console import Console
 
 from analysis.make import make_report
 from analysis.results import Results
-from scaling.records.errors import UsageError
+from scaling.records.errors import UsageError, counted
 from softcotpp.options import folder_of, plain, refuse_unknown
 from softcotpp.runs import Run, shown
 
@@ -50,7 +50,9 @@ def report(
     if not runs:
         raise UsageError("`sc.report` needs at least one run, and none was given: give those to compare.")
     if names is not None and len(names) != len(runs):
-        raise UsageError(f"`names` has {len(names)} names for {len(runs)} runs: give one for each.")
+        raise UsageError(
+            f"`names` has {counted(len(names), 'name')} for {counted(len(runs), 'run')}: give one for each."
+        )
     console = Console(stderr=True, quiet=quiet)
 
     def tell(text: str) -> None:

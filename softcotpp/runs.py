@@ -23,7 +23,7 @@ from analysis.load import load as read_figures
 from analysis.statistics import Interval
 from analysis.voters import Outside, rule
 from scaling.config import RunConfig
-from scaling.records.errors import UsageError, nearest
+from scaling.records.errors import UsageError, counted, nearest
 from scaling.records.journal import load as read_journal
 from scaling.records.journal import load_questions, load_run, load_summary
 from scaling.records.records import Completion, PromptedQuestion, Question
@@ -258,7 +258,7 @@ class Run:
             raise UsageError(f"the run has no question `{wanted}`.{nearest(wanted, ids)}")
         if not isinstance(wanted, str) and not (isinstance(wanted, Integral) and 0 <= wanted < len(ids)):
             raise UsageError(
-                f"`thoughts` of question {wanted!s:.60}, and the run has {len(ids)} questions: give an id, or a "
+                f"`thoughts` of question {wanted!s:.60}, and the run has {counted(len(ids), 'question')}: give an id, or a "
                 f"whole number from 0."
             )
         asked = self._asked[ids.index(wanted) if isinstance(wanted, str) else wanted]

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from scaling.cli import Version, examples, guarded
-from scaling.records.errors import Interrupted, UsageError, nearest
+from scaling.records.errors import Interrupted, UsageError, counted, nearest
 
 PLAN, RUN, STATUS, REPORT, RECIPES = (
     ("scale-sweep plan scaling-curve --scale small", "scale-sweep plan grid.yaml --set 'samples=[1, 4]'"),
@@ -134,7 +134,8 @@ def run(
         if retry_failed:
             _retry(sweep.root)
         console = plain(stderr=True)
-        console.print(f"{len(sweep.plan.points)} points, {len(sweep.plan.jobs)} jobs in {sweep.root}", soft_wrap=True)
+        points, jobs = counted(len(sweep.plan.points), "point"), counted(len(sweep.plan.jobs), "job")
+        console.print(f"{points}, {jobs} in {sweep.root}", soft_wrap=True)
         if sweep.left_out:
             console.print(f"{sweep.left_out} more have a summary in {sweep.summaries} already", soft_wrap=True)
         try:
@@ -149,7 +150,7 @@ def run(
             console.print(state_of(entries))
             if gone := {job.id for job in sweep.plan.jobs} - {entry.job.id for entry in entries}:
                 console.print(
-                    f"{len(gone)} jobs were taken out by another command: give it another `--out`", style="red"
+                    f"{counted(len(gone), 'job')} taken out by another command: give it another `--out`", style="red"
                 )
             show_points(plain(), sweep.plan, results)
             print(f"files: {sweep.root}/ (points.csv, runs/, checkpoints/); report: scale-sweep report {sweep.root}")

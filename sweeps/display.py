@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scaling.methods.kinds import DEFAULT, Trait, kind_of
+from scaling.records.errors import counted
 from sweeps.cost_estimate import Expected
 from sweeps.labels import Words, axes_of, unmet
 from sweeps.ledger import DONE, FAILED, PENDING, RUNNING, Entry
@@ -93,7 +94,7 @@ def show_plan(
         jobs.add_row(job.id, what(job) + needs, _sizes(job), str(serving[job.id] or ""))
     console.print(jobs)
     if len(plan.jobs) > SHOWN:
-        console.print(f"and {len(plan.jobs) - SHOWN:,} more jobs; --json lists all", style="dim")
+        console.print(f"and {counted(len(plan.jobs) - SHOWN, 'more job')}; --json lists all", style="dim")
 
 
 def _tasks_table(by_task: Mapping[str, Expected]) -> Table:
@@ -123,15 +124,19 @@ def cost_rows(cost: Expected) -> list[tuple[str, str]]:
             ("hours expected", f"{cost.hours:.2f} of one worker, at the measured rate"),
         ]
     if cost.unmeasured:
-        rows.append(("not measured", f"{cost.unmeasured:,} runs: `scale-sweep plan FILE --measure` tries a few chains"))
+        rows.append(
+            ("not measured", f"{counted(cost.unmeasured, 'run')}: `scale-sweep plan FILE --measure` tries a few chains")
+        )
     if cost.unread:
-        rows.append(("not counted", f"{cost.unread:,} runs whose questions are on the Hub and have no `limit`"))
+        rows.append(
+            ("not counted", f"{counted(cost.unread, 'run')} whose questions are on the Hub and have no `limit`")
+        )
     if cost.trainings:
         unknown = "hours known once one of each kind has run or been tried, where `max_steps` says how long they are"
         hours = unknown if cost.training_hours is None else f"{cost.training_hours:.2f} h"
         rows.append(("trainings", f"{cost.trainings:,}, {hours}"))
     if cost.seed_trainings:
-        number = f"{cost.seed_trainings:,} training{'s' * (cost.seed_trainings != 1)}"
+        number = counted(cost.seed_trainings, "training")
         rows.append(("one training seed", number if cost.seed_hours is None else f"{number}, {cost.seed_hours:.2f} h"))
     return rows
 
@@ -143,7 +148,7 @@ def what(job: Job) -> str:
         paths = job.settings.get("latent_paths", TRAIN_DEFAULTS["latent_paths"])
         method = job.settings.get("method", DEFAULT)
         thinker = "thinker" if method == TRAIN_DEFAULTS["method"] else method
-        kind = f"{thinker}, {paths} path{'s' * (paths != 1)}"
+        kind = f"{thinker}, {counted(paths, 'path')}"
         if kind_of(method).has(Trait.ADAPTER):
             kind = f"{method} {trained_role(method, job.settings)}"
         return f"train {kind}{label}"
@@ -156,7 +161,7 @@ def state_of(entries: Sequence[Entry]) -> Group:
     """How many jobs are in each state, what runs now, and what failed and why."""
     counts = Counter("blocked" if entry.blocked else entry.state for entry in entries)
     states = [f"{counts[state]} {state}" for state in (DONE, RUNNING, PENDING, FAILED, "blocked") if counts[state]]
-    parts: list[RenderableType] = [Text(f"{len(entries)} jobs: {', '.join(states)}", style="bold")]
+    parts: list[RenderableType] = [Text(f"{counted(len(entries), 'job')}: {', '.join(states)}", style="bold")]
     running = [entry for entry in entries if entry.state == RUNNING]
     if running:
         parts.append(_running(running))
@@ -165,7 +170,8 @@ def state_of(entries: Sequence[Entry]) -> Group:
         tries = "" if entry.attempts == 1 else f" after {entry.attempts} attempts"
         parts.append(Text(f"failed{tries}: {entry.job.id}, {what(entry.job)}: {entry.reason}", style="red"))
     blocked = Counter(entry.blocked for entry in entries if entry.blocked)
-    parts += [Text(f"{count} jobs wait for {name}, which failed", style="red") for name, count in blocked.items()]
+    waiting = [f"{counted(count, 'job')} waiting for {name}, which failed" for name, count in blocked.items()]
+    parts += [Text(line, style="red") for line in waiting]
     again = [e for e in entries if e.state in (PENDING, RUNNING) and e.attempts and e.reason]
     parts += [Text(f"tried again: {e.job.id}: {e.reason}", style="yellow") for e in again[:SHOWN]]
     return Group(*parts)

@@ -357,7 +357,7 @@ def test_a_report_of_runs_in_memory_and_on_disk(kept, options, tmp_path):
     assert len(made.verdict) == 1
     assert (tmp_path / "page" / "report.html").is_file()
     assert "srcdoc" in made._repr_html_()
-    with pytest.raises(sc.UsageError, match="`names` has 1 names for 2 runs"):
+    with pytest.raises(sc.UsageError, match="`names` has 1 name for 2 runs"):
         sc.report(kept[0], cot, names=["ours"])
     with pytest.raises(sc.UsageError, match="at least one run"):
         sc.report()

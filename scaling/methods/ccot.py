@@ -30,7 +30,7 @@ from scaling.models.loading import LanguageModel, has_other_weights
 from scaling.models.model_files import find_folder
 from scaling.prompts import Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts
-from scaling.records.errors import UsageError, one_line
+from scaling.records.errors import UsageError, counted, one_line
 from scaling.records.files import sha256
 from scaling.records.names import CONTEMPLATION, LATENT, NONE, PAUSE
 from scaling.records.records import PromptedQuestion, Question
@@ -91,7 +91,7 @@ class CCoT:
     def count(self, questions: Sequence[Question], tell: Tell) -> None:
         """Contemplates on questions, to know how many tokens each of them gets. tell: shows the user how far that is."""
         if self._most and questions:
-            tell(f"contemplating on {len(questions):,} questions")
+            tell(f"contemplating on {counted(len(questions), 'question')}")
         said = time.monotonic()
         for number, question in enumerate(questions):
             self.asked(question)

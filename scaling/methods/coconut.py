@@ -36,7 +36,7 @@ from scaling.models.latent_tokens import BEGIN, END, PAUSED
 from scaling.models.loading import LanguageModel
 from scaling.prompts import SLOT, Prompt, PromptBuilder, as_asked
 from scaling.records.costs import RunCosts, ThinkerCosts
-from scaling.records.errors import WARNING, UsageError
+from scaling.records.errors import WARNING, UsageError, counted
 from scaling.records.names import LATENT, LATENT_TRAINING, NONE, PAUSE
 from scaling.records.records import PromptedQuestion, Question
 from scaling.records.seeds import stream_seed
@@ -428,7 +428,7 @@ class CoconutParts(Parts):
         if steps is None and self.trained.thought == LATENT:
             yield f"{name} does not say how it was trained: only a backbone that learned to can think in its own states"
         if steps not in (None, self.soft_tokens):
-            yield f"{name} was trained with {steps} latent steps, and this run has {self.soft_tokens}"
+            yield f"{name} was trained with {counted(steps, 'latent step')}, and this run has {self.soft_tokens}"
         own, given = (self.trained.tokens or "").split()[: len(self._names)], self._names
         if own and tuple(own) != given:
             yield f"{name} was trained with the tokens `{' '.join(own)}`, and this run has `{' '.join(given)}`"

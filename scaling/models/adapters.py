@@ -20,7 +20,7 @@ from scaling.models.latent_tokens import add_tokens
 from scaling.models.loading import LanguageModel, fingerprint_of, has_other_weights, load_tokenizer
 from scaling.models.model_files import file_on_hub, find_folder
 from scaling.prompts import PROMPT_VERSION
-from scaling.records.errors import UsageError, one_line
+from scaling.records.errors import UsageError, counted, one_line
 from scaling.records.files import sha256
 from scaling.records.names import TITLES
 
@@ -172,7 +172,9 @@ def load(adapter: Adapter, backbone: LanguageModel, *, name: str = "default") ->
     except Exception as error:  # of a hostile config `peft` raises anything
         raise UsageError(_unfit(adapter, backbone, one_line(error))) from None
     if unmatched:
-        raise UsageError(_unfit(adapter, backbone, f"{len(unmatched)} tensors without their like, as {unmatched[0]}"))
+        raise UsageError(
+            _unfit(adapter, backbone, f"{counted(len(unmatched), 'tensor')} without their like, as {unmatched[0]}")
+        )
     return model
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from scaling.records.errors import counted
 from scaling.records.records import Question
 
 ANSWER, OPERATION, OPERAND, RESULT = "answer", "operations", "operands", "intermediate results"
@@ -107,7 +108,7 @@ def _fact(kind: str, name: str, values: tuple[float | str | None, ...]) -> tuple
     """A fact, or None and the reason why a probe cannot be asked for it."""
     counts = Counter(value for value in values if value is not None)
     if counts.total() < _KNOWN:
-        return None, f"only {counts.total()} questions tell it, and {_KNOWN} are needed"
+        return None, f"only {counted(counts.total(), 'question')} to tell it, and {_KNOWN} are needed"
     if len(counts) == 1:
         return None, "it is the same for all questions"
     is_class = len(counts) <= _FEW or any(isinstance(value, str) for value in counts)

@@ -64,6 +64,11 @@ def listed(ids: Sequence[str], *, shown: int = 5) -> str:
     return f"{', '.join(ids[:shown])}{more}"
 
 
+def counted(number: int, noun: str) -> str:
+    """How many there are of something, such as `1 question` or `2,000 questions`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def install(extra: str) -> str:
     """The command that installs an optional part of this package."""
     return f'`pip install "softcotpp[{extra}]"`'

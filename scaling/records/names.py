@@ -37,6 +37,8 @@ PAIRS = ".txt"  # ending of a file of lines such as "Question||<<1+2=3>> #### 3"
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", PAIRS)  # endings of files of questions
 _SPLITS = ("train", "test", "validation", "dev", "valid")  # names of files that say nothing about their questions
 _PROMPT = re.compile(r" with prompt .*?(?= [\[(]|$)")  # the part of a method's name that says how it was asked
+# of one thing: settings of runs hold "1 stages of 2", and may not change
+_ONE = re.compile(r"(\b1 (?:round|latent step|stage))s\b")
 # the part of a method's name that says how it was trained, and what else is in the same brackets
 _TRAINING = re.compile(r" \[(?:untrained|trained on [^\],]+)(?:, ([^\]]+))?\]")
 
@@ -66,7 +68,7 @@ def called(config: Mapping[str, Any], environment: Mapping[str, Any] | None = No
     trained = (training_of(config, environment or {}), config.get(CONTEMPLATION), config.get(LATENT_TRAINING))
     details = [str(detail) for detail in (*trained, config.get("control"), dose, config.get("quantize")) if detail]
     brackets = f" [{', '.join(details)}]" if details else ""
-    return f"{title}{several}{shots}{rounds}{steps}{prompt}{brackets}"
+    return _ONE.sub(r"\1", f"{title}{several}{shots}{rounds}{steps}{prompt}{brackets}")
 
 
 def training_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from contrastive.health import Accuracy, Health
 from contrastive.paired import Estimate
 from scaling.methods.kinds import DEFAULT
 from scaling.models.model_files import with_revision
+from scaling.records.errors import counted
 from scaling.records.names import LATENT, NONE, PAUSE, TITLES
 from scaling.training.config import TrainConfig
 from scaling.training.hint import command_for
@@ -189,7 +190,7 @@ def _thinks(about: dict[str, Any]) -> str:
     if about["thought"] == NONE:
         return f"It answers questions of {about['task']} with nothing in the place of a chain."
     return (
-        f"It answers questions of {about['task']} after {about['latent_steps']} thoughts\n"
+        f"It answers questions of {about['task']} after {counted(about['latent_steps'], 'thought')}\n"
         f"(`{about['thought']}`) in the place of a chain."
     )
 
@@ -229,7 +230,7 @@ def _check(check: dict[str, Any] | None, answers: str = "Greedy chain of thought
     return f"""
 ## What it forgot or learned elsewhere
 
-{answers} on {check["questions"]} questions of {check["task"]}, which was not trained on:
+{answers} on {counted(check["questions"], "question")} of {check["task"]}, which was not trained on:
 
 | figure | value |
 |---|---|
@@ -334,16 +335,14 @@ def cosine(value: float | None) -> str:
 
 def _what(about: dict[str, Any]) -> str:
     """A paragraph on what a thinker is, and what it makes of a question."""
-    size = f"{about['soft_tokens']} soft thoughts for each path, after which\n{about['backbone']} reasons."
+    size = f"{counted(about['soft_tokens'], 'soft thought')} for each path, after which\n{about['backbone']} reasons."
     if "assistant" not in about:
         paths, title = about["latent_paths"], TITLES[about["method"]]
-        return (
-            f"{title}, {paths} latent path{'s' * (paths != 1)}; no frozen model is in here. It gives a question {size}"
-        )
+        return f"{title}, {counted(paths, 'latent path')}; no frozen model is in here. It gives a question {size}"
     if states := about.get("states"):
         learned = f"A projection and learned gains, on the states `{states}` of the assistant"
     else:
-        learned = f"{about['latent_paths']} learned initial token sets and one projection"
+        learned = f"{counted(about['latent_paths'], 'learned initial token set')} and one projection"
     if "stage" in about:
         learned += ", on top of constants for all questions"
     return f"{learned}; no frozen model is in here. The assistant\n{about['assistant']} turns a question into {size}"

@@ -36,7 +36,7 @@ from scaling.methods.ccot import STOP_FILE
 from scaling.models import adapters
 from scaling.models.loading import LanguageModel
 from scaling.models.shapes import layers_of
-from scaling.records.errors import UsageError
+from scaling.records.errors import UsageError, counted
 from scaling.records.names import LATENT, PAUSE
 from scaling.records.records import Question
 from scaling.run import environment
@@ -134,8 +134,8 @@ def _tell_counts(
     chains = [len(chain_of(example)) for example in (*learn, *validate)]
     counts = [count_of(length, config.ratio or 0) for length in chains]
     watcher.status(
-        f"{len(learn)} questions to learn from, {len(validate)} to validate on{left}; {sum(chains) / used:.1f} tokens a "
-        f"chain, {sum(counts) / used:.1f} in its place"
+        f"{counted(len(learn), 'question')} to learn from, {len(validate)} to validate on{left}; {sum(chains) / used:.1f} "
+        f"tokens a chain, {sum(counts) / used:.1f} in its place"
     )
 
 
@@ -203,7 +203,7 @@ def _regress(
     each = {"max_steps": steps * count, "per_layer": steps, "validate_every": steps, "patience": 0}
     schedule = LayerSchedule(**{**shared, **each, "lr": decided(config, "layer_lr")})
     watcher = training.watcher
-    watcher.status(f"contemplation: {steps} steps for each of {count} layers")
+    watcher.status(f"contemplation: {counted(steps, 'step')} for each of {count} layers")
 
     def tell(figures: LayerFigures, step: int, better: bool) -> None:  # noqa: ARG001
         """Says what a layer has learned."""

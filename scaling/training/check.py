@@ -15,7 +15,7 @@ from scaling.config import RunConfig
 from scaling.methods.build import Built
 from scaling.methods.cot import ChainOfThought
 from scaling.models.loading import LanguageModel
-from scaling.records.errors import Interrupted, UsageError
+from scaling.records.errors import Interrupted, UsageError, counted
 from scaling.records.journal import load
 from scaling.records.overlap import digest_of
 from scaling.records.settings import Tag, names
@@ -103,7 +103,7 @@ def answers(built: Built, task: LoadedTask, watcher: TrainingObserver, *, folder
     Returns:
         For each question, by id, whether its answer is right.
     """
-    watcher.status(f"answering {len(task.questions)} questions of {task.name} {when} training")
+    watcher.status(f"answering {counted(len(task.questions), 'question')} of {task.name} {when} training")
     return right_answers(built, task, watcher.sampling(), parent=folder / CHECKS)
 
 

@@ -31,7 +31,7 @@ from scaling.models import adapters, loading, model_files
 from scaling.models.latent_tokens import add_tokens, prepare_tokens
 from scaling.models.loading import LanguageModel
 from scaling.prompts import as_asked
-from scaling.records.errors import WARNING, UsageError
+from scaling.records.errors import WARNING, UsageError, counted
 from scaling.records.names import NONE
 from scaling.records.overlap import digests_with
 from scaling.records.records import PromptedQuestion, Question
@@ -329,7 +329,7 @@ class _Stages:
 
     def _refuse_long(self, stages: Sequence[Stage]) -> None:
         """Raises UsageError where an example of any of these stages is too long, so that none is trained in vain."""
-        self._watcher.status(f"checking the lengths of the examples of {len(stages)} stages")
+        self._watcher.status(f"checking the lengths of the examples of {counted(len(stages), 'stage')}")
         for stage in stages:
             for curriculum in (self._learn, self._validate):
                 curriculum.refuse_long(stage)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from contrastive.target_loss import Example
 from scaling.models.latent_tokens import BEGIN, END, PAUSED
+from scaling.records.errors import counted
 from scaling.records.names import LATENT, NONE, PAUSE
 from scaling.records.records import Question
 from scaling.training.config import TrainConfig
@@ -38,8 +39,8 @@ class Stage:
         return f"stage-{self.number}"
 
     def __str__(self) -> str:
-        steps = f"the first {self.removed} steps left out" if self.removed else "whole chains"
-        return f"stage {self.number}: {steps}, {self.thoughts} thoughts"
+        steps = f"the first {counted(self.removed, 'step')} left out" if self.removed else "whole chains"
+        return f"stage {self.number}: {steps}, {counted(self.thoughts, 'thought')}"
 
 
 def stages_of(config: TrainConfig, most_steps: int) -> list[Stage]:

@@ -19,6 +19,7 @@ from contrastive.train import Progress as Training
 from contrastive.train import Schedule
 from scaling.display import RunProgress, bar_on, clock, prose, say
 from scaling.notebook_bar import NotebookBar
+from scaling.records.errors import counted
 from scaling.run import RunObserver
 from scaling.training.card import chains_of, cosine, figures_of_stage, rows_of, rows_of_backbone
 
@@ -210,7 +211,11 @@ def _of_check(check: Check | None) -> list[tuple[str, str, str]]:
     if check is None:
         return []
     return [
-        (f"{check.task} before", f"{check.before:.1%}", f"greedy, {check.questions} questions not trained on"),
+        (
+            f"{check.task} before",
+            f"{check.before:.1%}",
+            f"greedy, {counted(check.questions, 'question')} not trained on",
+        ),
         (f"{check.task} after", f"{check.after:.1%}", f"exact McNemar p = {check.p:.3f}"),
         ("right only before", f"{check.only_before}", ""),
         ("right only after", f"{check.only_after}", ""),

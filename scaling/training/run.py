@@ -54,7 +54,7 @@ from scaling.models.loading import LanguageModel
 from scaling.models.quantised import refuse_untrainable
 from scaling.prompts import PROMPT_VERSION
 from scaling.provenance import Part, name_of
-from scaling.records.errors import WARNING, Interrupted, UsageError, listed, one_line
+from scaling.records.errors import WARNING, Interrupted, UsageError, counted, listed, one_line
 from scaling.records.files import replaced
 from scaling.records.journal import config_hash, spelled
 from scaling.records.overlap import KEY as DIGESTS
@@ -609,7 +609,7 @@ def examples(
                 raise UsageError(_none_of(kind))
             examples_so_far += of_kind if weight == 1 else [replace(example, weight=weight) for example in of_kind]
     learn, validate = made
-    watcher.status(f"{len(learn)} targets to learn from, {len(validate)} to validate on")
+    watcher.status(f"{counted(len(learn), 'target')} to learn from, {len(validate)} to validate on")
     return learn, validate
 
 

@@ -25,7 +25,7 @@ from scaling.control_tokens import DataEncoder
 from scaling.methods.cot import ChainOfThought
 from scaling.models.loading import LanguageModel
 from scaling.prompts import PromptBuilder, continuation, prompt_identity
-from scaling.records.errors import DATA, UsageError, listed
+from scaling.records.errors import DATA, UsageError, counted, listed
 from scaling.records.journal import Journal, config_hash
 from scaling.records.names import stem_of
 from scaling.records.overlap import Learned, digest_of, overlap_of, template_of
@@ -333,10 +333,10 @@ class ExampleBuilder:
     def _refuse_long(self, question: Question, length: int, *, thoughts: int = 0) -> None:
         """Raises UsageError for a question that needs more tokens than the backbone's context. thoughts: among them."""
         if length > self._context:
-            counted = f" and {thoughts} thoughts" if thoughts else ""
+            among = f" and {counted(thoughts, 'thought')}" if thoughts else ""
             fewer = "give fewer thoughts by `--thoughts-per-step` or `--latent-stages`, " if thoughts else ""
             raise UsageError(
-                f"question {question.id} needs {length} tokens with its target{counted}, more than the backbone's context "
+                f"question {question.id} needs {length} tokens with its target{among}, more than the backbone's context "
                 f"of {self._context}: {fewer}leave the question out of the data, or take a backbone with a longer context."
             )
 

@@ -214,7 +214,7 @@ def test_notes_say_what_a_reader_must_know(make_run, random_answers):
     lines = (other / "questions.jsonl").read_text().splitlines(keepends=True)
     (other / "questions.jsonl").write_text("".join(lines[:-1]))
     left = len((other / "samples.jsonl").read_text().splitlines()) - load(other).tokens.size
-    assert f"{other}: {left} completions of questions that it does not ask are passed over." in report([other]).notes
+    assert f"{other} passes over {left} completions of questions that it does not ask." in report([other]).notes
     assert single.methods[0].table["accuracy"].low is None
 
 

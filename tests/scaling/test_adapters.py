@@ -95,7 +95,7 @@ def test_tensors_that_have_no_place_are_refused(make_adapter, tiny_model_folder,
     else:
         del tensors[name]
     save_file(tensors, folder / adapters.WEIGHTS_FILE)
-    with pytest.raises(UsageError, match=r"does not fit `--backbone`.*1 tensors without their like"):
+    with pytest.raises(UsageError, match=r"does not fit `--backbone`.*1 tensor without their like"):
         adapters.load(adapters.find(str(folder)), loaded(tiny_model_folder))
 
 

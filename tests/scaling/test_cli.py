@@ -484,7 +484,7 @@ def test_an_adaptive_run_ends_with_a_line_on_what_it_saved(call, small, tmp_path
     assert result.exit_code == 0, result.output
     assert "at most 2 completions" in result.stderr
     line = next(line for line in result.stdout.splitlines() if "samples saved" in line)
-    assert "0 questions were decided early" in line  # of two samples no first one decides
+    assert "0 questions decided early" in line  # of two samples no first one decides
     assert "0 (0.0%)" in line
 
 

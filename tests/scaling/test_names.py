@@ -99,6 +99,10 @@ def test_tasks_have_titles_and_other_questions_keep_their_names():
         ({"latent_thought": "latent", "latent_training": "3 stages of 2"}, "Coconut, 6 latent steps [3 stages of 2]"),
         ({"latent_thought": "latent"}, "Coconut, 6 latent steps"),
         (
+            {"latent_thought": "latent", "latent_steps": 1, "latent_training": "1 stages of 1"},
+            "Coconut, 1 latent step [1 stage of 1]",
+        ),
+        (
             {"latent_thought": "pause", "latent_training": "pause tokens, 3 stages of 2"},
             "Coconut [pause tokens, 3 stages of 2]",
         ),

@@ -105,14 +105,14 @@ def test_answers_are_read_and_judged_as_today_and_nothing_else_changes(tmp_path,
         assert (one.answer, one.answer_strict) == ANSWERS[one.sample]
         assert (one.correct, one.correct_strict) == (one.answer == gold, one.answer_strict == gold)
     assert [(one.answer, one.kind) for one in load_questions(folder)] == [("5", "number"), ("6", "number")]
-    assert told[-1] == "8 completions are judged anew: 8 answers are read otherwise, 2 verdicts have changed"
+    assert told[-1] == "8 completions judged anew: 8 answers read otherwise, 2 verdicts changed"
     assert (summary["pass_at_1"], summary["coverage"], summary["num_questions"]) == (2 / 8, 1.0, 2)
     assert (summary["seconds"], summary["timeouts"]) == (4.0, 0)
     assert json.loads((folder / "summary.json").read_text()) == summary
     again = (folder / "samples.jsonl").read_bytes()
     rescore(RunConfig(out=folder), told.append)
     assert (folder / "samples.jsonl").read_bytes() == again
-    assert told[-1].endswith("0 answers are read otherwise, 0 verdicts have changed")
+    assert told[-1].endswith("0 answers read otherwise, 0 verdicts changed")
 
 
 def test_a_question_that_reads_otherwise_today_is_refused(tmp_path, a_run, told):
@@ -261,7 +261,7 @@ def test_the_command_prints_what_has_changed_and_the_table(tmp_path, a_run):
     folder = a_run(tmp_path / "run", "a")
     done = CliRunner().invoke(app, ["--rescore", "--out", str(folder)])
     assert done.exit_code == 0
-    assert "4 completions are judged anew: 4 answers are read otherwise, 1 verdicts have changed" in done.stderr
+    assert "4 completions judged anew: 4 answers read otherwise, 1 verdict changed" in done.stderr
     assert "pass@1" in done.stdout
     assert "25.0%" in done.stdout
     both = CliRunner().invoke(app, ["--rescore", "--dry-run", "--out", str(folder)])

@@ -257,7 +257,7 @@ def test_a_corrected_gold_answer_is_judged_by_and_nothing_is_drawn(
     assert (again["run"], again["accuracy"]) == (first["run"], 0.5)
     lines = lines_of(Path(first["run"]))
     assert {key[0] for key, line in lines.items() if line["correct"]} == {"a", "b"} - {changed}
-    told = "the gold answers of 1 questions have changed: 4 completions are judged anew, 4 verdicts have changed"
+    told = "the gold answers of 1 question have changed: 4 completions judged anew, 4 verdicts changed"
     assert [line for line in said if "gold" in line] == [told]
     grown = execute(config_of(**options, samples=3), silent)
     assert (grown["run"], len(silent.completions), grown["pass_at_1"]) == (first["run"], 4, 0.5)

@@ -197,7 +197,7 @@ def test_a_sweep_whose_jobs_were_taken_out_did_not_succeed(say, grid, tiny, monk
     monkeypatch.setattr(local, "run_local", another_command)
     told = say("run", file)
     assert told.exit_code == 1
-    assert "2 jobs were taken out by another command: give it another `--out`" in flowing(told.stderr)
+    assert "2 jobs taken out by another command: give it another `--out`" in flowing(told.stderr)
 
 
 def test_ctrl_c_ends_the_watching_and_shows_the_state(say, grid, tiny, monkeypatch):
@@ -211,7 +211,7 @@ def test_ctrl_c_ends_the_watching_and_shows_the_state(say, grid, tiny, monkeypat
     monkeypatch.setattr("time.sleep", interrupted)
     told = say("status", file, "--watch")
     assert told.exit_code == 0
-    assert "1 jobs: 1 pending" in flowing(told.stdout)
+    assert "1 job: 1 pending" in flowing(told.stdout)
 
 
 def test_looking_takes_a_tenth_of_the_time_at_most(monkeypatch):

@@ -62,7 +62,7 @@ def test_what_few_questions_tell_is_not_asked_for():
     questions[0] = Question("0", "?", "no", rationale=("1 + 2 = 3",))
     facts, reasons = facts_of(questions)
     assert [fact.name for fact in facts] == ["answer"]
-    assert "operation: only 1 questions tell it, and 20 are needed" in reasons
+    assert "operation: only 1 question to tell it, and 20 are needed" in reasons
 
 
 def test_what_is_always_the_same_is_not_asked_for():
