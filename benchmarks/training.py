@@ -7,6 +7,8 @@ own; one step warms it up and `--repeats` are timed.
 plain: every path's whole sequence goes through both models with gradient, the paths of a question as one batch, and the
 logits of all positions are kept: what a loop over transformers' models does.
 ours: the keys of instruction and question are computed once a question without gradient and shared by its paths.
+CPU seconds are those of the process, so that other programs count less; times_faster is of them, on a GPU of seconds.
+later_epochs: the same step where the prompts were read in an epoch before, and kept (on a CPU, as trainings do).
 constant, attention: the two stages of a staged training, with states pooled by attention.
 --latent-steps 6: instead, a step of Coconut, in which all weights of the backbone are trained. plain: the prompt is read
 again for each thought, and once more with the target. ours: it is read once, and each thought but the first is one position.
@@ -21,7 +23,9 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -37,12 +41,13 @@ from torch.nn.functional import cross_entropy
 
 from contrastive.assistant_thinker import AssistantThinker
 from contrastive.forward import pad_right
-from contrastive.objective import Objective, backward
+from contrastive.objective import Objective, backward, think
 from contrastive.parallel import Processes
+from contrastive.prompt_cache import caching
 from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
 from scaling.models import loading
-from scaling.models.hardware import cpu_name, pick_device, pick_dtype
+from scaling.models.hardware import available_memory, cpu_name, pick_device, pick_dtype
 from scaling.models.loading import LanguageModel
 from scaling.models.model_files import locate
 from scaling.tasks.catalogue import load_task
@@ -68,7 +73,10 @@ def main() -> None:
             plain, ours = (torch.load(Path(folder) / f"{case}.pt") for case in ("plain", "ours"))
         rows[1]["gradient_difference"] = float(f"{float((ours - plain).norm() / plain.norm()):.2g}")
         for row in rows[1:]:
-            row["times_faster"] = round(rows[0]["seconds_per_step"] / row["seconds_per_step"], 2)
+            unit = "cpu_seconds_per_step" if "cpu_seconds_per_step" in row else "seconds_per_step"
+            for of in (row, row.get("later_epochs", {})):
+                if of:
+                    of["times_faster"] = round(rows[0][unit] / of[unit], 2)
         for row in rows:
             print(json.dumps(row), flush=True)
 
@@ -133,13 +141,31 @@ def step_case(asked: argparse.Namespace) -> Row:
         else:
             ours(thinker, reads, backbone, examples, asked.soft_tokens)
 
-    return measured(asked, device, thinker, examples, loss)
+    @contextmanager
+    def kept() -> Iterator[None]:
+        prompts = [(backbone.model, [each.prefix for each in examples])]
+        prompts += [(reads.model, [each.assistant for each in examples])] if reads else []
+        with caching(prompts, limit=available_memory()):
+            with torch.no_grad():
+                think(thinker, reads.model if reads else None, backbone.model, examples, asked.soft_tokens)
+                reader_of(backbone).read_prefixes(examples)
+            yield
+
+    return measured(asked, device, thinker, examples, loss, None if asked.case == "plain" else kept)
 
 
 def measured(
-    asked: argparse.Namespace, device: str, trained: Module, examples: list[Example], loss: Callable[[], None]
+    asked: argparse.Namespace,
+    device: str,
+    trained: Module,
+    examples: list[Example],
+    loss: Callable[[], None],
+    kept: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> Row:
-    """Times a step and saves its gradient. trained: what gets the gradient; loss: computes it."""
+    """Times a step and saves its gradient.
+
+    trained: what gets the gradient; loss: computes it; kept: while entered, the prompts are kept as in a later epoch.
+    """
 
     def step() -> None:
         trained.zero_grad()
@@ -148,7 +174,12 @@ def measured(
             torch.cuda.synchronize()
 
     step()
-    seconds = [timed(step)[0] for _ in range(asked.repeats)]
+    taken, later = [], []
+    for _ in range(asked.repeats):
+        taken.append(seconds_of(step))
+        if kept and device == "cpu":
+            with kept():
+                later.append(seconds_of(step))
     gradient = torch.cat([p.grad.flatten().cpu() for p in trained.parameters() if p.grad is not None])
     torch.save(gradient, Path(asked.folder) / f"{asked.case}.pt")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -156,8 +187,8 @@ def measured(
     return {
         "case": asked.case,
         **({"latent_steps": asked.latent_steps} if asked.latent_steps else {"paths": asked.num_paths}),
-        "seconds_per_step": round(statistics.median(seconds), 3),
-        "seconds": [round(took, 3) for took in seconds],
+        **per_step(taken, device),
+        **({"later_epochs": per_step(later, device)} if later else {}),
         "peak_memory_mb": peak >> 20,
         **on_device,
         "questions": len(examples),
@@ -169,6 +200,22 @@ def measured(
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def seconds_of(step: Callable[[], None]) -> tuple[float, float]:
+    """Seconds, and CPU seconds."""
+    began = time.process_time()
+    seconds, _ = timed(step)
+    return seconds, time.process_time() - began
+
+
+def per_step(taken: list[tuple[float, float]], device: str) -> Row:
+    names = ("seconds", "cpu_seconds") if device == "cpu" else ("seconds",)
+    columns = dict(zip(names, zip(*taken, strict=True), strict=False))
+    return {
+        **{f"{name}_per_step": round(statistics.median(values), 3) for name, values in columns.items()},
+        **{name: [round(took, 3) for took in values] for name, values in columns.items()},
     }
 
 

@@ -9,14 +9,14 @@ The letters of the shapes are explained in `contrastive.thinker`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from contrastive import prefix
+from contrastive import prefix, prompt_cache
 from contrastive.forward import hidden_states, layer_states
 from contrastive.projection import new_projection
 from contrastive.thinker import Flops, Inputs, Thinker
@@ -257,7 +257,7 @@ class AssistantThinker(Thinker):
             return torch.cat([one.with_constant(one._from_pooled(*states, num_slots)) for one in each], dim=1)
         if not prefix.can_extend(assistant, longest=ids.shape[1] + num_slots):
             return super().paths_apart(inputs, num_slots)
-        question = prefix.prefill(assistant, ids, mask)
+        question = prompt_cache.prefill(assistant, ids, mask)
         return torch.cat([one.project(one.follow(assistant, question, num_slots)) for one in each], dim=1)
 
     def states(self, assistant: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, num_slots: int) -> Tensor:
@@ -276,7 +276,7 @@ class AssistantThinker(Thinker):
             return prefix.states_after(
                 assistant, questions, tokens.expand(len(input_ids), -1, -1, -1), output=self._output
             )
-        return self.follow(assistant, prefix.prefill(assistant, input_ids, attention_mask), num_slots)
+        return self.follow(assistant, prompt_cache.prefill(assistant, input_ids, attention_mask), num_slots)
 
     def follow(self, assistant: PreTrainedModel, question: prefix.Prefix, num_slots: int) -> Tensor:
         """The assistant's hidden states at the slots, [B, N, L, D_a], after questions that it has already read.
@@ -300,7 +300,7 @@ class AssistantThinker(Thinker):
     @property
     def _output(self) -> prefix.Output:
         """What is read of the assistant's forward pass."""
-        return hidden_states if self.layer is None else partial(layer_states, layer=self.layer)
+        return hidden_states if self.layer is None else _of_layer(self.layer)
 
     @torch.no_grad()
     def prompt_states(
@@ -312,7 +312,7 @@ class AssistantThinker(Thinker):
         """
         seen = attention_mask.bool()
         if prefix.can_extend(assistant, longest=input_ids.shape[1]):
-            _, states = prefix.read_prefix(assistant, input_ids, attention_mask, output=self._output)
+            states = prompt_cache.read_states(assistant, input_ids, attention_mask, output=self._output)
             return states.float(), seen
         # such a model may take no mask, so every question is read alone
         rows = [
@@ -367,6 +367,12 @@ class AssistantThinker(Thinker):
         if self.normalise:
             return states * states.pow(2).mean(-1, keepdim=True).clamp(min=1e-12).rsqrt()
         return states
+
+
+@cache
+def _of_layer(layer: int) -> prefix.Output:
+    """What reads a layer's states; always the same object, by which a cache of prompts knows it again."""
+    return partial(layer_states, layer=layer)
 
 
 def state_statistics(states: Sequence[Tensor]) -> Tensor:

@@ -501,8 +501,9 @@ def _losses(reader: Reader, batch: Mapping[int, Example], rows: Tensor) -> dict[
     """
     rows = rows.to(reader.backbone.device)
     examples = list(batch.values())
-    without = reader.losses(examples, rows[:, :1, :0])
-    losses, of_answers = reader.losses_and_answers(examples, rows)
+    before = reader.read_prefixes(examples)
+    without = reader.losses(examples, rows[:, :1, :0], before=before)
+    losses, of_answers = reader.losses_and_answers(examples, rows, before=before)
     sums = torch.cat([losses, without], dim=1).double().cpu()
     return dict(zip(batch, zip(sums, of_answers.double().cpu(), strict=True), strict=True))
 

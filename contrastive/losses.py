@@ -32,9 +32,7 @@ def token_losses(
         cap: soft limit of the logits where the model has one: they become cap * tanh(logits / cap).
     """
     if torch.is_grad_enabled() and (head.requires_grad or (bias is not None and bias.requires_grad)):
-        logits = linear(states, head, bias)
-        wide = logits.float() if logits.dtype.itemsize < 4 else logits
-        return cross_entropy(_capped(wide, cap), targets, reduction="none")
+        return cross_entropy(_logits(states, head, bias, cap), targets, reduction="none")
     losses: Tensor = _TokenLosses.apply(states, head, bias, targets, cap)  # type: ignore[no-untyped-call]
     return losses
 
@@ -55,10 +53,10 @@ class _TokenLosses(_OfStates):
     def forward(
         ctx: Any, states: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float | None
     ) -> Tensor:
-        losses, gradient = states.new_empty(len(states), dtype=torch.float32), torch.empty_like(states)
+        losses, gradient = _wide(states.new_empty(len(states))), torch.empty_like(states)
         for part in range(0, len(states), _CHUNK):
             at = slice(part, part + _CHUNK)
-            logits = _capped(linear(states[at], head, bias).float(), cap)
+            logits = _logits(states[at], head, bias, cap)
             log_probs = logits.log_softmax(-1)
             losses[at] = -log_probs.gather(1, targets[at, None])[:, 0]
             if ctx.needs_input_grad[0]:
@@ -77,7 +75,7 @@ class _TokenLosses(_OfStates):
 def token_divergences(
     states: Tensor, teachers: Tensor, head: Tensor, bias: Tensor | None, *, cap: float | None = None
 ) -> Tensor:
-    """Kullback-Leibler divergence KL(teacher || student) of the next token at each position, [T] float32, in nats.
+    """Kullback-Leibler divergence KL(teacher || student) of the next token at each position, [T] float32 or wider, in nats.
 
     sum_v p_teacher(v) (log p_teacher(v) - log p_student(v)), with both distributions at temperature 1. As in `token_losses`,
     the gradient is computed in the forward pass, chunk by chunk. Only the student's states get one.
@@ -100,10 +98,10 @@ class _TokenDivergences(_OfStates):
     def forward(
         ctx: Any, states: Tensor, teachers: Tensor, head: Tensor, bias: Tensor | None, cap: float | None
     ) -> Tensor:
-        divergences, gradient = states.new_empty(len(states), dtype=torch.float32), torch.empty_like(states)
+        divergences, gradient = _wide(states.new_empty(len(states))), torch.empty_like(states)
         for part in range(0, len(states), _CHUNK):
             at = slice(part, part + _CHUNK)
-            student, teacher = (_capped(linear(each[at], head, bias).float(), cap) for each in (states, teachers))
+            student, teacher = (_logits(each[at], head, bias, cap) for each in (states, teachers))
             log_probs, log_targets = student.log_softmax(-1), teacher.log_softmax(-1)
             targets = log_targets.exp()
             divergences[at] = (targets * (log_targets - log_probs)).sum(-1)
@@ -117,9 +115,14 @@ class _TokenDivergences(_OfStates):
         return divergences
 
 
-def _capped(logits: Tensor, cap: float | None) -> Tensor:
-    """Logits with the soft limit of a model that has one."""
+def _logits(states: Tensor, head: Tensor, bias: Tensor | None, cap: float | None) -> Tensor:
+    """Logits in float32 or wider, with the soft limit of a model that has one."""
+    logits = _wide(linear(states, head, bias))
     return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype.itemsize < 4 else values
 
 
 def paper_loss(thoughts: Tensor, *, temperature: float = 1.0) -> Tensor:

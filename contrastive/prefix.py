@@ -116,6 +116,26 @@ def read_prefix(
     if len(input_ids) < 2 or common < WORTH_SHARING:
         return _read(model, input_ids, attention_mask, output)
     once, first = _read(model, input_ids[:1, :common], attention_mask[:1, :common], output)
+    whole, rest = read_on(model, once, input_ids, attention_mask, output=output)
+    return whole, torch.cat([first.expand(len(input_ids), -1, -1), rest], dim=1)
+
+
+def read_on(
+    model: PreTrainedModel, once: Prefix, input_ids: Tensor, attention_mask: Tensor, *, output: Output
+) -> tuple[Prefix, Tensor]:
+    """Reads what is left of prefixes whose beginning a model has read. A gradient flows through all that is returned.
+
+    Args:
+        model: the model.
+        once: the beginning, a single one without padding, that all the prefixes have in common.
+        input_ids: [B, P] int64, the whole prefixes, padded on the right.
+        attention_mask: [B, P] int64, 0 for padding.
+        output: what is computed for each position after the beginning.
+
+    Returns:
+        The keys and values of the whole prefixes, and what `output` computes.
+    """
+    common = once.seen.shape[1]
     rows, width = len(input_ids), input_ids.shape[1] - common
     shared = Prefix(
         [keys.expand(rows, -1, -1, -1) for keys in once.keys],
@@ -133,7 +153,7 @@ def read_prefix(
         cache,
     )
     keys, values = zip(*(cache.joined[layer] for layer in sorted(cache.joined)), strict=True)
-    return Prefix([*keys], [*values], attention_mask.bool()), torch.cat([first.expand(rows, -1, -1), rest], dim=1)
+    return Prefix([*keys], [*values], attention_mask.bool()), rest
 
 
 def _read(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, output: Output) -> tuple[Prefix, Tensor]:

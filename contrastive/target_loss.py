@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 from transformers import PreTrainedModel
 
+from contrastive import prompt_cache
 from contrastive.forward import MODEL_ERRORS, hidden_states, pad_right
 from contrastive.latent_steps import rows_of, think
 from contrastive.losses import token_divergences, token_losses
-from contrastive.prefix import Prefix, can_extend, prefill, states_after
+from contrastive.prefix import Prefix, can_extend, states_after
 from contrastive.windows import switches
 
 
@@ -113,7 +114,8 @@ class Reader:
         """Keys and values of the examples' prefixes, for `losses`; None for a model that cannot go on from them."""
         if not can_extend(self.backbone):
             return None
-        return prefill(self.backbone, *pad_right([example.prefix for example in examples], self.backbone.device))
+        ids, mask = pad_right([example.prefix for example in examples], self.backbone.device)
+        return prompt_cache.prefill(self.backbone, ids, mask)
 
     def losses(self, examples: Sequence[Example], thoughts: Tensor, *, before: Prefix | None = None) -> Tensor:
         """Loss of each example's target after each path's thoughts, summed over its scored tokens, in nats.
@@ -198,6 +200,7 @@ class Reader:
         tails, _ = pad_right([(*example.suffix, *example.target[:-1]) for example in examples], device)
         after = embed(tails)[:, None].expand(-1, paths, -1, -1)
         inputs = torch.cat([thoughts.to(after.dtype), after], dim=2)
+        before = before or self.read_prefixes(examples)
         prefixes = [example.prefix for example in examples]
         states = states_after(self.backbone, prefixes, inputs, output=self._output, before=before)
         # the state before the first scored token predicts it: the last one of the suffix, or of what is given
@@ -263,10 +266,9 @@ class Reader:
             return self._token_losses(chosen, targets.repeat_interleave(paths)).view(-1, paths)
         taught = torch.tensor([example.reference is not None for example in examples], device=device)
         of_teacher = taught[question].repeat_interleave(paths)
-        losses = torch.zeros(len(chosen), device=device)
         told = self._token_losses(chosen[~of_teacher], targets.repeat_interleave(paths)[~of_teacher])
         matched = self._divergences(chosen[of_teacher], teachers.repeat_interleave(paths, dim=0))
-        losses = losses.masked_scatter(~of_teacher, told).masked_scatter(of_teacher, matched)
+        losses = told.new_zeros(len(chosen)).masked_scatter(~of_teacher, told).masked_scatter(of_teacher, matched)
         return losses.view(-1, paths)
 
     def _divergences(self, states: Tensor, teachers: Tensor) -> Tensor:
@@ -308,7 +310,7 @@ class Reader:
                 raise
             return False
         expected_losses = cross_entropy(expected.float(), ids[0, 1:], reduction="none")
-        return torch.allclose(actual, expected_losses, rtol=0.02, atol=0.02)
+        return torch.allclose(actual.float(), expected_losses, rtol=0.02, atol=0.02)
 
 
 def _summed(by_token: Tensor, counts: Sequence[int]) -> Tensor:

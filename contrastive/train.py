@@ -33,6 +33,7 @@ from contrastive.health import Accuracy, Health, Validation, examine
 from contrastive.objective import Objective, backward
 from contrastive.paired import Estimate, mean_difference
 from contrastive.parallel import Processes
+from contrastive.prompt_cache import caching
 from contrastive.target_loss import Example, Reader
 from contrastive.thinker import Thinker
 
@@ -88,6 +89,10 @@ class Schedule:
         epoch, number = divmod(step, per_epoch)
         order = _order_of(len(examples), self.seed, epoch)
         return [examples[place] for place in order[number * self.batch_size : (number + 1) * self.batch_size]]
+
+    def repeats(self, examples: Sequence[Example]) -> bool:
+        """Whether a training takes some of these examples more than once."""
+        return self.max_steps > math.ceil(len(examples) / self.batch_size)
 
 
 @lru_cache(maxsize=1)
@@ -395,6 +400,8 @@ class Trainer(Loop[Health]):
         reader: computes losses with the frozen backbone.
         objective: the loss.
         constant: losses of the validation questions with the best constant prompt, see `health.examine`; None if not known.
+        prompt_memory: bytes for what the models have read of prompts that come again; how many changes no result. None to
+            read them anew each time, with their batch.
     """
 
     thinker: Thinker
@@ -402,6 +409,16 @@ class Trainer(Loop[Health]):
     reader: Reader
     objective: Objective
     constant: Mapping[str, float] | None = None
+    prompt_memory: int | None = None
+
+    def run(self) -> Progress:
+        """As in `Loop`. What comes again, in epochs or validations, is read once, as far as `prompt_memory` allows."""
+        again = [*self.validation, *(self.train if self.schedule.repeats(self.train) else ())]
+        prompts = [(self.reader.backbone, [example.prefix for example in again])]
+        if self.assistant is not None:
+            prompts.append((self.assistant, [example.assistant for example in again]))
+        with caching(() if self.prompt_memory is None else prompts, limit=self.prompt_memory or 0):
+            return super().run()
 
     def trained(self) -> list[Parameter]:
         return [parameter for parameter in self.thinker.parameters() if parameter.requires_grad]

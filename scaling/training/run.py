@@ -76,6 +76,7 @@ TRACKED = "softcotpp"  # name of a training in a tracker, and of the folder with
 FOUND = ("metrics", "environment", DIGESTS)  # keys of train.json that do not decide the result of a training
 RESTORE = "restore the file, or begin again with another `--out`"  # the advice for a damaged file
 _REFERENCE = 64  # questions whose states give the mean and deviation for standardising
+_PROMPT_SHARE = 4  # that part of the free memory may hold what was read of prompts
 ROWS = 8  # targets x paths that go through the backbone together by default
 _VALIDATIONS = 10  # of a training by default
 _AT_ONCE = 200  # questions that are generated before anybody asks what takes so long
@@ -271,6 +272,7 @@ class _Stages:
             watcher=self.watcher,
             processes=self.processes,
             accuracy=accuracy,
+            prompt_memory=_prompt_memory(config, self.processes),
         )
         progress = run_steps(trainer)
         self.processes.wait()
@@ -707,6 +709,11 @@ def schedule_of(config: TrainConfig, num_examples: int) -> Schedule:
     validate_every = config.validate_every or max(1, math.ceil(max_steps / _VALIDATIONS))
     shared = config.model_dump(include={field.name for field in fields(Schedule)})
     return Schedule(**{**shared, "max_steps": max_steps, "validate_every": validate_every})
+
+
+def _prompt_memory(config: TrainConfig, processes: Processes) -> int | None:
+    """Bytes for prompts that are read again. None on a GPU, where a prompt alone takes as long as several together."""
+    return hardware.available_memory() // _PROMPT_SHARE // processes.count if config.device == "cpu" else None
 
 
 def _objective(config: TrainConfig) -> Objective:

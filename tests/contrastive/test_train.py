@@ -17,12 +17,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from contrastive.assistant_thinker import AssistantThinker
 from contrastive.health import Accuracy
 from contrastive.objective import Objective
+from contrastive.prefix import can_extend
+from contrastive.projection import new_projection
 from contrastive.target_loss import Reader
 from contrastive.train import METRICS_FILE, STATE_FILE, ModelChanged, Schedule, Trainer, digest
 
 OBJECTIVE = Objective(num_slots=2, weight=0.1, question_weight=0.1)
+ROOM = 1 << 30  # bytes, more than all prompts take
 SCHEDULE = Schedule(max_steps=7, batch_size=2, lr=0.02, warmup=2, validate_every=3)
 
 
@@ -152,20 +156,50 @@ def test_a_digest_tells_a_single_bit(make_model):
     assert digest(model) != before
 
 
-@pytest.mark.parametrize("die_at", [1, 4, 6])
-def test_a_resumed_training_ends_with_the_same_parameters(trainer, tmp_path, die_at):
-    whole = trainer("whole")
+@pytest.mark.parametrize(("die_at", "memory"), [(1, None), (4, None), (6, None), (4, ROOM), (6, 20_000)])
+def test_a_resumed_training_ends_with_the_same_parameters(trainer, tmp_path, die_at, memory):
+    """Also where prompts are kept: the training that goes on keeps others, and has less room for them."""
+    whole = trainer("whole", prompt_memory=memory)
     whole.run()
     with pytest.raises(KeyboardInterrupt):
-        trainer("cut", watcher=RecordingObserver(die_at=die_at)).run()
+        trainer("cut", watcher=RecordingObserver(die_at=die_at), prompt_memory=memory).run()
     observer = RecordingObserver()
-    again = trainer("cut", watcher=observer)
+    again = trainer("cut", watcher=observer, prompt_memory=memory and memory - 9_000)
     progress = again.run()
     assert observer.first == (die_at - 1) // 3 * 3  # the last validation; step 6 dies before its own
     for name, tensor in whole.thinker.state_dict().items():
         assert torch.equal(again.thinker.state_dict()[name], tensor), name
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
     assert progress.step == 7
+
+
+@pytest.mark.parametrize("max_steps", [7, 3])
+def test_prompts_that_come_again_are_read_once(trainer, max_steps):
+    """Three epochs of five questions and four validations of two; in a single epoch only the latter come again."""
+    pooled = AssistantThinker.pooled("mean", new_projection(32, 32, scale=0.3), num_paths=3, num_slots=2)
+    schedule = replace(SCHEDULE, max_steps=max_steps)
+    training = trainer(thinker=pooled, prompt_memory=ROOM, schedule=schedule)
+    examples, read = [*training.train, *training.validation], []
+    assert can_extend(training.assistant)  # tries it out, which also reads
+
+    def count(_, __, given):
+        read.extend(ids.tolist() for ids in given["inputs_embeds"][:, 0])
+
+    training.assistant.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    training.run()
+    embed = training.assistant.get_input_embeddings().weight
+    times = [read.count(embed[example.assistant[0]].tolist()) for example in examples]
+    assert times == [1] * 7
+
+
+def test_what_is_kept_changes_nothing_but_the_last_digits(trainer, tmp_path):
+    for folder, memory in (("anew", None), ("kept", ROOM)):
+        trainer(folder, prompt_memory=memory).run()
+    anew, kept = (metrics(tmp_path / folder) for folder in ("anew", "kept"))
+    assert len(anew) == len(kept)
+    for one, other in zip(anew, kept, strict=True):
+        if "language" in one:
+            assert one["language"] == pytest.approx(other["language"], rel=1e-4)
 
 
 def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path):

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from contrastive import checkpoint
 from contrastive.parallel import Processes
-from contrastive.train import METRICS_FILE, STATE_FILE
+from contrastive.train import METRICS_FILE, STATE_FILE, Trainer
 from scaling.cli import app as run_app
 from scaling.config import RunConfig
 from scaling.methods.softcot import SoftCoT
 from scaling.methods.thinkers import make_thinker
 from scaling.methods.thoughts import Thinking
-from scaling.models import loading, model_files
+from scaling.models import hardware, loading, model_files
 from scaling.prompts import PromptBuilder
 from scaling.records.errors import UsageError
 from scaling.records.records import Question
@@ -328,6 +328,25 @@ def test_what_a_training_writes_and_that_a_run_takes_it(settings, tmp_path, run)
     assert f"{result.health.loss:.4f}" in card
     lines = run(tmp_path / "run", thinker=out, latent_paths=None)
     assert {key[1] for key in lines} == {0, 1}
+
+
+def test_how_much_memory_is_free_changes_no_result(settings, tmp_path, monkeypatch):
+    """A quarter of it is for what was read of prompts; here all of them, or none."""
+    trained, given, original = [], [], Trainer.run
+
+    def spy(trainer):
+        given.append(trainer.prompt_memory)
+        return original(trainer)
+
+    monkeypatch.setattr(Trainer, "run", spy)
+    data = rows_of(tmp_path / "data" / "train.jsonl", 9)
+    for free in (4 << 30, 0):
+        monkeypatch.setattr(hardware, "available_memory", lambda free=free: free)
+        out = tmp_path / str(free)
+        train(settings(data=data, out=out, **SLOTS_AT_ONCE), Quiet(), Processes())
+        trained.append(load_file(out / STATE_FILE))
+    assert given == [1 << 30, 0]
+    assert all(torch.equal(one, trained[1][name]) for name, one in trained[0].items())
 
 
 def test_the_kept_thinker_is_the_best_one(settings, tmp_path):
